@@ -1,0 +1,75 @@
+"""The `p3kit` command. Each command lives in a module of its own, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from p3kit import __version__
+from p3kit.errors import P3kitError
+
+# name -> (module:attribute, one line of help). `p3kit --help` reads this table and imports none of the modules.
+COMMANDS = {
+    "run": ("p3kit.cli.run:run", "Plan and train the agents of a spec."),
+    "plan": ("p3kit.cli.plan:plan", "Show what `run` would start."),
+    "validate": ("p3kit.cli.spec:validate", "Check a spec: all faults at once, then notes."),
+    "show": ("p3kit.cli.spec:show", "Print the resolved spec with the origin of every value."),
+    "schema": ("p3kit.cli.spec:schema", "Print the JSON Schema that editors read."),
+    "data": ("p3kit.cli.data:data", "Say what the bars of a spec are, and where they come from."),
+    "runs": ("p3kit.cli.runs:runs", "List the runs."),
+    "resume": ("p3kit.cli.runs:resume", "Continue a stopped or crashed run from its last checkpoint."),
+    "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
+    "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
+    "report": ("p3kit.cli.report:report", "Write the weekly status report."),
+    "sync": ("p3kit.cli.aim:sync", "Mirror the run directories into Aim."),
+    "ui": ("p3kit.cli.aim:ui", "Open Aim on the mirrored runs, on this machine only."),
+}
+
+
+class LazyCommands(click.Group):
+    """A click group that imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else "see p3kit --help"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except P3kitError as error:
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit run specs/phase3.toml",
+)
+@click.version_option(__version__, prog_name="p3kit")
+def main() -> None:
+    """Train PPO trading agents from declarative TOML specs, and be told honestly how they did."""

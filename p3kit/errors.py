@@ -1,0 +1,75 @@
+"""What goes wrong, said so that a user can mend it: where, what, and the remedy.
+
+Every error that a user can cause derives from `P3kitError`. The command line prints `str(error)` and exits with
+`error.exit_code`; nothing else is caught there, so a traceback always means a fault of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One thing wrong with an input.
+
+    `where` is a place a user can go to (`specs/phase3.toml:14:1`, `--set ppo.gama=1`, `data/AAPL.csv: row 812`),
+    `what` says which key and value, and what was expected, `hint` is the remedy or the nearest right word.
+    """
+
+    where: str
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"; {self.hint}" if self.hint else "")
+
+
+class P3kitError(Exception):
+    """A failure with a message for the user. `exit_code` 1: the work failed; 2: the input is at fault."""
+
+    exit_code = 1
+
+    def __init__(self, where: str, what: str, hint: str = "") -> None:
+        self.faults: tuple[Fault, ...] = (Fault(where, what, hint),)
+        super().__init__(str(self.faults[0]))
+
+
+class InputError(P3kitError):
+    """The user's input is at fault: a spec, a flag, a data file, the name of a run."""
+
+    exit_code = 2
+
+
+class SpecError(InputError):
+    """All faults of one spec at once."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        Exception.__init__(self, "\n".join(str(fault) for fault in self.faults))
+
+
+class DataError(InputError):
+    """Bars that cannot be trusted: the message names symbol, file, row and remedy."""
+
+
+class RunNotFound(InputError):
+    """No run directory goes by that name."""
+
+
+class MissingExtra(InputError):
+    """A package of an optional extra is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            purpose, f"needs the package {package!r}, which is not installed", f"pip install 'p3kit[{extra}]'"
+        )
+
+
+class CheckpointError(P3kitError):
+    """A checkpoint that is torn, altered, or from another run."""
+
+
+class NumericalFault(P3kitError):
+    """A number that is not finite where money or learning depends on it."""

@@ -1,0 +1,123 @@
+"""The glossary of every metric p3kit records, and the formulas behind the trading ones.
+
+Metric names are `group/name`, the name being the training guide's. A trainer can record nothing that is not listed here;
+`effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`).
+Returns and shares are fractions, never percent. Ranges are what a healthy run shows, not pass criteria.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COMPONENTS = ("pnl", "cost", "time", "sharpe", "drawdown", "sizing", "hold")
+"""The seven reward components, in the order of every tensor that holds them."""
+
+ACTIONS = ("HOLD", "BUY_SMALL", "BUY_MEDIUM", "BUY_LARGE", "SELL_HALF", "SELL_ALL", "ADD")
+"""The seven actions, in the order of every tensor that holds them."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One recorded number. `healthy` is (low, high); None on a side means open."""
+
+    name: str
+    unit: str
+    meaning: str
+    healthy: tuple[float | None, float | None] | None = None
+
+
+def _glossary() -> dict[str, Metric]:
+    rows = [
+        # policy: optimiser side, mean over an equal share of the update's epochs
+        Metric("policy/policy_loss", "1", "clipped surrogate loss; hovers around 0 by construction"),
+        Metric("policy/entropy", "nats", "mean entropy of the masked policy", (0.3, None)),
+        Metric("policy/entropy_norm", "share", "entropy / ln(valid actions), states with one valid action left out", (0.15, 0.965)),
+        Metric("policy/kl_divergence", "nats", "mean k3 estimate of KL(old, new) over the epochs of this row", (None, 0.02)),
+        Metric("policy/kl_max", "nats", "largest KL of any minibatch in this row", (None, 0.5)),
+        Metric("policy/clip_fraction", "share", "share of ratios outside 1 ± clip_range", (0.0, 0.3)),
+        Metric("policy/ratio_error", "1", "mean |ratio − 1| of the update's first minibatch; 0 but for rounding", (0.0, 1e-3)),
+        Metric("policy/epochs_done", "epochs", "epochs run before target_kl ended the update"),
+        # policy: rollout side, per tick
+        Metric("policy/hold_share", "share", "share of HOLD among the actions taken", (None, 0.95)),
+        Metric("policy/valid_actions", "actions", "mean number of actions the mask allows", (1.5, None)),
+        *(Metric(f"policy/share.{action}", "share", f"share of {action} among the actions taken") for action in ACTIONS),
+        # value
+        Metric("value/value_loss", "1", "value loss of the kind chosen by ppo.value_loss"),
+        Metric("value/explained_variance", "share", "1 − Var(return − value)/Var(return) on the rollout", (0.0, 1.0)),
+        Metric("value/value_mean", "scaled reward", "mean value of the rollout's states"),
+        Metric("value/return_mean", "scaled reward", "mean GAE return of the rollout"),
+        Metric("value/return_std", "scaled reward", "standard deviation of the GAE returns", (0.01, 50.0)),
+        # gradients
+        Metric("grad/grad_norm", "1", "mean gradient norm before clipping", (None, 100.0)),
+        Metric("grad/grad_norm_max", "1", "largest gradient norm before clipping", (None, 100.0)),
+        Metric("grad/grad_clipped_pct", "share", "share of gradient steps that were clipped (a fraction, 0 to 1)"),
+        # reward
+        Metric("reward/mean", "scaled reward", "mean reward per step as the learner sees it"),
+        Metric("reward/std", "scaled reward", "standard deviation of the reward as the learner sees it"),
+        Metric("reward/max_abs", "scaled reward", "largest |reward| as the learner sees it", (None, 1000.0)),
+        Metric("reward/total", "reward", "mean weighted reward per step, before scaling and clipping"),
+        Metric("reward/scale", "reward", "what rewards are divided by (running scaling; 1 otherwise)"),
+        Metric("reward/scale_steps", "steps", "steps behind the running scale"),
+        Metric("reward/clipped_share", "share", "share of rewards cut by reward.clip", (None, 0.02)),
+        Metric("reward/positive_share", "share", "share of steps with a reward above 0", (0.001, 0.999)),
+        *(Metric(f"reward/{c}", "reward", f"mean weighted {c} component per step") for c in COMPONENTS),
+        *(Metric(f"reward/raw.{c}", "reward", f"mean {c} component per step, before its weight") for c in COMPONENTS),
+        *(Metric(f"reward/share.{c}", "share", f"share of {c} in the sum of mean |weighted component| per step") for c in COMPONENTS),
+        *(Metric(f"reward/episode_share.{c}", "share", f"share of {c} in the sum of |weighted component summed over an episode|") for c in COMPONENTS),
+        # episodes
+        Metric("episode/episode_reward_mean", "reward", "mean weighted reward of the episodes that ended, before scaling"),
+        Metric("episode/episode_reward_std", "reward", "standard deviation over the episodes that ended"),
+        Metric("episode/episode_length_mean", "bars", "mean length of the episodes that ended"),
+        Metric("episode/episode_success_rate", "share", "share of ended episodes that made money"),
+        Metric("episode/episode_return_mean", "share of initial", "mean total return of the episodes that ended"),
+        Metric("episode/episodes", "episodes", "episodes that ended in this row"),
+        Metric("episode/trades", "trades", "round trips closed per episode"),
+        # evaluation on the validation split, deterministic policy
+        Metric("eval/sharpe_ratio", "1/√year", "annualised Sharpe ratio of the validation bars", (0.3, None)),
+        Metric("eval/sortino_ratio", "1/√year", "annualised Sortino ratio of the validation bars"),
+        Metric("eval/max_drawdown", "share", "deepest fall from a peak", (0.0, 0.25)),
+        Metric("eval/total_return", "share of initial", "compounded return over the validation split"),
+        Metric("eval/annual_volatility", "1/√year", "annualised standard deviation of bar returns"),
+        Metric("eval/total_trades", "trades", "flat-to-flat round trips"),
+        Metric("eval/trades_per_bar", "trades/bar", "round trips per validation bar; the guide's 500–1,000 in two hourly years is 0.15–0.31"),
+        Metric("eval/win_rate", "share", "share of round trips with a profit net of both fees", (0.52, None)),
+        Metric("eval/profit_factor", "1", "profit of winners / loss of losers, net", (1.3, None)),
+        Metric("eval/exposure", "share", "mean share of equity invested"),
+        Metric("eval/turnover", "1/year", "traded value per year / mean equity"),
+        Metric("eval/cost_paid", "share of initial", "commission and slippage paid"),
+        Metric("eval/hold_share", "share", "share of HOLD among the actions taken"),
+        Metric("eval/actions_used", "actions", "actions with at least 1 % of the steps", (3, None)),
+        Metric("eval/sharpe_excess", "1/√year", "Sharpe ratio minus buy-and-hold's on the same bars"),
+        Metric("eval/buy_and_hold_sharpe", "1/√year", "buy-and-hold's Sharpe ratio in the same windows and fees"),
+        Metric("eval/best_fixed_rule_return", "share of initial", "total return of the best fixed rule that is not HOLD"),
+        Metric("eval/train_sharpe_ratio", "1/√year", "the same policy and rules on the training split"),
+        # performance
+        Metric("perf/steps_per_second", "steps/s", "env steps per second of this agent, everything on", (100.0, None)),
+        Metric("perf/rollout_s", "s", "seconds of this iteration spent in the rollout"),
+        Metric("perf/update_s", "s", "seconds of this iteration spent in the update"),
+        Metric("perf/evaluation_s", "s", "seconds of this iteration spent in evaluation"),
+        Metric("perf/memory_mb", "MB", "peak resident memory of the trainer process"),
+        # evidence for the diagnosis
+        Metric("diag/ev_reference", "share", "explained variance of a ridge fit on (at most 2,048 rows of) the same batch"),
+        Metric("diag/update_ratio", "1", "‖ΔW‖/‖W‖/√(gradient steps) of the update", (2e-3, 0.03)),
+        Metric("diag/dormant_share", "share", "hidden units with a normalised activation below 0.025", (None, 0.5)),
+        Metric("diag/feature_rank", "units", "singular values behind 99 % of the energy of the last hidden layer"),
+        Metric("diag/advantage_std", "scaled reward", "standard deviation of the advantages before normalisation", (1e-6, None)),
+        Metric("diag/advantage_signal", "1", "correlation of advantage and change of log-probability over the update", (0.0, None)),
+        Metric("diag/obs_max_abs", "1", "largest |observation| after normalisation, before clipping", (None, 50.0)),
+        Metric("diag/obs_clipped_share", "share", "share of observation values cut by observation.clip", (None, 0.02)),
+        Metric("diag/mask_violations", "actions", "masked actions that were selected", (0, 0)),
+        Metric("diag/nonfinite", "steps", "gradient steps with a number that is not finite; they were not applied", (0, 0)),
+        Metric("diag/gradient_steps", "steps", "gradient steps of this row"),
+        Metric("diag/amp_scale", "1", "loss scale of the fp16 gradient scaler"),
+    ]
+    return {row.name: row for row in rows}
+
+
+METRICS = _glossary()
+"""Every metric by name."""
+
+
+def is_metric(name: str) -> bool:
+    """Whether `name` may be recorded or named in a trigger (`effective/` paths are checked against the spec elsewhere)."""
+    return name in METRICS or name.startswith("effective/")
