@@ -1,0 +1,166 @@
+"""From a spec to the runs it stands for: which agents, in which run, with how much work. Pure but for `provenance`."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p3kit.spec import Spec
+from p3kit.spec.shipped import find_trainer
+
+if TYPE_CHECKING:
+    from p3kit.market import SymbolData
+
+RUN_SCHEMA_VERSION = 1
+_VERSIONED = ("p3kit", "torch", "numpy", "pandas", "pydantic", "gymnasium", "envpool", "aim")
+
+
+@dataclass(frozen=True)
+class AgentPlan:
+    """One agent: a symbol, a seed and a point of the matrix, with the spec as it applies to it."""
+
+    name: str
+    symbol: str
+    seed: int
+    point: Mapping[str, Any]
+    spec: Spec
+
+    @property
+    def rollout_steps(self) -> int:
+        """Env steps of one full iteration."""
+        return int(self.spec.ppo.n_steps * self.spec.env.num_envs)
+
+    @property
+    def iterations(self) -> int:
+        """Rollout-and-update rounds; the last one is shortened so that exactly `total_timesteps` are taken."""
+        return math.ceil(self.spec.ppo.total_timesteps / self.rollout_steps)
+
+    @property
+    def gradient_steps(self) -> int:
+        """Optimiser steps if no update is ended early by `target_kl`."""
+        knobs = self.spec.ppo
+        full, rest = divmod(knobs.total_timesteps, self.rollout_steps)
+        effective_batch = knobs.batch_size * knobs.accumulation_steps
+        minibatches = full * math.ceil(self.rollout_steps / effective_batch) + math.ceil(rest / effective_batch)
+        return int(knobs.n_epochs * minibatches)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "symbol": self.symbol,
+            "seed": self.seed,
+            "point": dict(self.point),
+            "total_timesteps": self.spec.ppo.total_timesteps,
+            "spec": self.spec.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One execution of one trainer."""
+
+    spec: Spec
+    trainer: Path
+    agents: tuple[AgentPlan, ...]
+
+    def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
+        """What `run.json` holds: all that is needed to repeat the run, and to notice that it cannot be repeated."""
+        return {
+            "schema_version": RUN_SCHEMA_VERSION,
+            "name": self.spec.name,
+            "trainer": self.trainer.stem,
+            "spec": self.spec.model_dump(mode="json"),
+            "agents": [agent.to_json() for agent in self.agents],
+            "env_id": None,
+            "data": {agent.symbol: describe_data(market[agent.symbol]) for agent in self.agents},
+            "command": list(command),
+            "created": time.time(),
+            **provenance(),
+        }
+
+
+def plan_runs(spec: Spec, spec_dir: Path) -> list[RunPlan]:
+    """All runs of a spec, in the order symbols × seeds × matrix points.
+
+    Every trainer of this version trains one agent per run. `spec_dir` is where a trainer given as a relative path is
+    looked for. Raises SpecError when the trainer does not exist.
+    """
+    trainer = find_trainer(spec.trainer, spec_dir)
+    points = spec.points()
+    runs = []
+    for symbol in spec.symbols:
+        for seed in spec.seeds:
+            for point in points:
+                name = agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1)
+                agent = AgentPlan(name, symbol, seed, point, spec.for_agent(symbol, point))
+                runs.append(RunPlan(spec, trainer, (agent,)))
+    return runs
+
+
+def agent_name(symbol: str, seed: int, point: Mapping[str, Any], *, several_seeds: bool) -> str:
+    """`AAPL`, or `AAPL.s2`, `AAPL.s2.gae_lambda=0.9` where a symbol has several agents."""
+    parts = [symbol]
+    if several_seeds or point:
+        parts.append(f"s{seed}")
+    parts += [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in point.items()]
+    return ".".join(parts)
+
+
+def data_notes(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
+    """What a user should know about a spec that only the bars can tell."""
+    notes = []
+    for symbol, bars in market.items():
+        notes += [f"{symbol}: {note}" for note in bars.notes]
+    first = next(iter(market.values()))
+    if first.synthetic:
+        notes.append("the data are synthetic: no result says anything about a real market")
+    if spec.ppo.gamma < 1:
+        horizon = 1 / (1 - spec.ppo.gamma)
+        days = horizon / first.bars_per_year * 365.25
+        notes.append(
+            f"gamma {spec.ppo.gamma:g} looks {horizon:.0f} bars ahead, about {days:.0f} calendar days at the counted "
+            f"{first.bars_per_year:.0f} bars a year"
+        )
+    return notes
+
+
+def describe_data(bars: SymbolData) -> dict[str, Any]:
+    """The identity of a symbol's bars, as stored with a run and compared on resume."""
+    return {
+        "fingerprint": bars.fingerprint,
+        "source": bars.source,
+        "synthetic": bars.synthetic,
+        "bars": len(bars.close),
+        "first": str(bars.timestamps[0])[:19],
+        "last": str(bars.timestamps[-1])[:19],
+        "bars_per_year": bars.bars_per_year,
+        "splits": {name: list(span) for name, span in bars.splits.items()},
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of what a result depends on, and the commit of the folder the command was given in."""
+    versions = {"python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an extra that is not installed has no version
+    return {"versions": versions, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str | None:
+    """`<hash>` or `<hash>+changes`; None outside a git checkout or without git."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
