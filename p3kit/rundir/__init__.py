@@ -1,0 +1,21 @@
+"""The run directory: plain files that own the truth about a run. No other package knows a file name in it.
+
+run.json        the plan: resolved spec, agents, versions, data fingerprints, command line; written once
+spec.toml       the spec as the user wrote it
+trainer.py      the very code that ran
+status.json     state, pid, heartbeat, progress and verdict per agent; replaced atomically
+metrics.jsonl   one row per agent and recorded point
+events.jsonl    numbered happenings: evaluations, checkpoints, symptoms, interventions, resumes
+log.txt         what the trainer process printed
+checkpoints/    last.pt, init.pt, best-<step>.pt
+histograms/     reward and action histograms, value maps, equity curves, as JSON
+plots/          pictures drawn from them
+replays/        episodes, bar by bar
+stop            present when someone asked the run to end
+"""
+
+from p3kit.rundir.directory import Histogram, RunDir, Series, find_run, list_runs, mark_crashed
+from p3kit.rundir.names import file_name
+from p3kit.rundir.rows import EVENT_KINDS
+
+__all__ = ["EVENT_KINDS", "Histogram", "RunDir", "Series", "file_name", "find_run", "list_runs", "mark_crashed"]

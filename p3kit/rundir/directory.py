@@ -1,0 +1,517 @@
+"""`RunDir`: one run on disk. Trainers write through it, everything else reads through it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p3kit.errors import P3kitError, RunNotFound
+from p3kit.metrics import METRICS, is_metric
+from p3kit.rundir import processes, rows
+from p3kit.rundir.names import file_name
+
+SCHEMA_VERSION = 1
+"""Of run.json and the files beside it. A reader refuses directories of a newer version."""
+
+STATES = ("queued", "running", "done", "failed", "crashed", "stopped")
+"""queued: not begun. done: to the end or stopped early by its own rules. failed: the trainer said why. crashed: it could
+not. stopped: asked to end, checkpoint written. All but queued, running and done can be resumed."""
+
+ACTIVE_STATES = ("queued", "running")
+
+_RUN_NAME = re.compile(r"run-(\d+)")
+_HISTOGRAM_NAME = re.compile(r"(?P<kind>[a-z_]+)-(?P<agent>.+)-(?P<step>\d{9,})\.json")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric of one agent, in the order it was recorded. Shapes: all (n,). Values may be nan or inf."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One drawing's numbers. `kind`: reward, actions, gradients, value_map or equity; `global_step` of the agent."""
+
+    kind: str
+    agent: str
+    global_step: int
+    path: Path
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The numbers, read from disk."""
+        data: dict[str, Any] = rows.read_json(self.path)["data"]
+        return data
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run directory. Cheap to make: nothing is read before it is asked for, nothing is cached."""
+
+    path: Path
+
+    # ------------------------------------------------------------------ making and finding
+
+    @classmethod
+    def create(cls, runs_root: Path | str, run_json: Mapping[str, Any], spec_text: str, trainer_file: Path) -> RunDir:
+        """Makes `run-N` in `runs_root` with the next free number and fills it. Its state is `queued`.
+
+        The number is taken by mkdir, so two processes never get the same. If anything fails (full disk, unreadable
+        trainer) the directory is removed again. `run.json` comes last: a directory without it is no run.
+        """
+        root = Path(runs_root)
+        trainer_source = Path(trainer_file).read_bytes()
+        run = cls(_take_number(root))
+        try:
+            for folder in ("checkpoints", "histograms", "plots", "replays"):
+                (run.path / folder).mkdir()
+            rows.write_bytes(run.path / "spec.toml", spec_text.encode("utf-8", "surrogateescape"))
+            rows.write_bytes(run.trainer_file, trainer_source)
+            run.write_status({"state": "queued", **processes.this_process(), "heartbeat": time.time(), "agents": {}})
+            document = {"created": time.time(), **run_json, "schema_version": SCHEMA_VERSION, "run": run.name}
+            rows.write_json(run.path / "run.json", document)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDir:
+        """The run in `path`. Raises RunNotFound when there is no `run.json`."""
+        run = cls(Path(path))
+        if not (run.path / "run.json").is_file():
+            raise RunNotFound(str(path), "is no run directory (it has no run.json)", "p3kit runs lists the runs")
+        return run
+
+    @property
+    def name(self) -> str:
+        """`run-42`."""
+        return self.path.resolve().name
+
+    @property
+    def number(self) -> int | None:
+        """42 of `run-42`; None for a directory that was renamed."""
+        match = _RUN_NAME.fullmatch(self.name)
+        return int(match[1]) if match else None
+
+    # ------------------------------------------------------------------ files
+
+    @property
+    def trainer_file(self) -> Path:
+        """The copy of the trainer that runs."""
+        return self.path / "trainer.py"
+
+    @property
+    def log_file(self) -> Path:
+        """What the trainer process printed."""
+        return self.path / "log.txt"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of pictures."""
+        return self.path / "plots"
+
+    @property
+    def replays(self) -> Path:
+        """The folder of episode replays."""
+        return self.path / "replays"
+
+    def spec_text(self) -> str:
+        """The spec as the user wrote it."""
+        return (self.path / "spec.toml").read_bytes().decode("utf-8", "surrogateescape")
+
+    def checkpoint(self, name: str) -> Path:
+        """Where the checkpoint `name` (`last.pt`, `init.pt`, `best-49152.pt`) is or will be."""
+        return self.path / "checkpoints" / file_name(name)
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that exist, by name."""
+        return sorted(self.path.glob("checkpoints/*.pt"))
+
+    def log_tail(self, lines: int = 15) -> list[str]:
+        """The last lines that the trainer process printed, without trailing blanks."""
+        with contextlib.suppress(FileNotFoundError), self.log_file.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 32_768))
+            return handle.read().decode("utf-8", "replace").rstrip().splitlines()[-lines:]
+        return []
+
+    # ------------------------------------------------------------------ run.json
+
+    def info(self) -> dict[str, Any]:
+        """`run.json`: name, run, trainer, spec, agents, env_id, versions, git_commit, data, command, created, notes.
+
+        Raises P3kitError when it is damaged or was written by a newer p3kit.
+        """
+        info = rows.read_json(self.path / "run.json")
+        if not isinstance(info, dict) or info.get("schema_version", 0) > SCHEMA_VERSION:
+            raise P3kitError(
+                str(self.path / "run.json"),
+                f"has a schema newer than {SCHEMA_VERSION}",
+                "pip install -U p3kit reads it",
+            )
+        return info
+
+    def agent_names(self) -> list[str]:
+        """The agents of the run, in the order of its plan."""
+        return [agent["name"] for agent in self.info().get("agents", [])]
+
+    # ------------------------------------------------------------------ metrics
+
+    @property
+    def _metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def append_metrics(self, metric_rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds rows `{"agent", "iteration", "global_step", "time", "metrics": {name: number}}`, all in one write.
+
+        nan and inf are kept. A value of None (not applicable, such as the Sharpe ratio of a policy that never trades) is
+        left out: an absent name is the one form of "no value". Raises P3kitError for a name that is not in the glossary
+        and for a value that is no number; then nothing is written.
+        """
+        prepared = [_checked_row(row) for row in metric_rows]
+        if prepared:
+            self._say_torn("metrics.jsonl", rows.append_rows(self._metrics_file, prepared))
+
+    def read_metrics(self, agent: str | None = None) -> list[dict[str, Any]]:
+        """All rows, or those of one agent, in the order they were recorded; an incomplete last row is left out."""
+        return [row for row in self.tail_metrics()[0] if agent is None or row["agent"] == agent]
+
+    def tail_metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The rows from byte `offset` on, and the offset to ask with next time.
+
+        A resume rewrites the file without the rows newer than its checkpoint: followers start again at 0 when they see
+        an event of kind `resume`.
+        """
+        found, offset = rows.read_rows(self._metrics_file, offset)
+        for row in found:
+            row["metrics"] = rows.decode(row["metrics"])
+        return found, offset
+
+    def series(self, agent: str) -> dict[str, Series]:
+        """Every metric of `agent` as arrays; a metric that was never recorded is absent."""
+        columns: dict[str, list[tuple[int, float, int]]] = {}
+        for row in self.read_metrics(agent):
+            for name, value in row["metrics"].items():
+                columns.setdefault(name, []).append((row["global_step"], value, row["iteration"]))
+        series = {}
+        for name, points in columns.items():
+            steps, values, iterations = zip(*points, strict=True)
+            series[name] = Series(
+                np.asarray(steps, dtype=np.int64),
+                np.asarray(values, dtype=np.float64),
+                np.asarray(iterations, dtype=np.int64),
+            )
+        return series
+
+    # ------------------------------------------------------------------ events
+
+    @property
+    def _events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def append_event(self, kind: str, agent: str | None = None, global_step: int | None = None, **fields: Any) -> int:
+        """Adds an event and returns its number, one more than the last. Several processes may write.
+
+        `kind` is one of EVENT_KINDS; `fields` are plain data. Raises P3kitError for an unknown kind.
+        """
+        if kind not in rows.EVENT_KINDS:
+            known = ", ".join(rows.EVENT_KINDS)
+            raise P3kitError(f"event {kind!r}", "is no kind of event", f"kinds: {known}")
+        if reserved := {"seq", "time"} & fields.keys():
+            raise P3kitError(f"event {kind!r}", f"may not set {sorted(reserved)}", "they are set when it is written")
+        row = {"time": time.time(), "kind": kind, "agent": agent, "global_step": global_step, **fields}
+        seq, torn = rows.append_numbered(self._events_file, row)
+        self._say_torn("events.jsonl", torn)
+        return seq
+
+    def read_events(self, kind: str | None = None, agent: str | None = None, after: int = -1) -> list[dict[str, Any]]:
+        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; those of one kind, of one agent, or with
+        a number above `after`, where asked for. Numbers never come twice, not even after a resume."""
+        found, _ = rows.read_rows(self._events_file)
+        return [
+            rows.decode(row)
+            for row in found
+            if row["seq"] > after and (kind is None or row["kind"] == kind) and (agent is None or row["agent"] == agent)
+        ]
+
+    def _say_torn(self, file: str, torn_bytes: int) -> None:
+        if torn_bytes:
+            row = {"time": time.time(), "kind": "torn_line", "agent": None, "global_step": None}
+            rows.append_numbered(self._events_file, {**row, "file": file, "bytes": torn_bytes})
+
+    # ------------------------------------------------------------------ resume
+
+    def cut_after(self, global_steps: Mapping[str, int]) -> int:
+        """Drops rows and histograms newer than `global_steps[agent]`; returns how many metric and event rows went.
+
+        For a resume: what was recorded after the checkpoint will be recorded again. Agents that are not named keep their
+        rows. Events without an agent are judged by the largest step named, events without a step stay. When rows went, a
+        `note` event keeps the numbering of events going up.
+        """
+
+        def is_newer(row: Mapping[str, Any]) -> bool:
+            agent, step = row.get("agent"), row.get("global_step")
+            limit = global_steps.get(agent) if agent is not None else max(global_steps.values(), default=None)
+            return step is not None and limit is not None and step > limit
+
+        dropped = 0
+        for path in (self._metrics_file, self._events_file):
+            if not path.exists():
+                continue
+            with rows.locked(path) as handle:
+                torn = rows.cut_torn_row(handle)
+                found, _ = rows.read_rows(path)
+                kept = [row for row in found if not is_newer(row)]
+                gone = len(found) - len(kept)
+                if gone and path == self._events_file:
+                    note = {"time": time.time(), "kind": "note", "agent": None, "global_step": None}
+                    text = f"{gone} events newer than the checkpoint were cut off"
+                    kept.append({"seq": rows.last_seq(handle, path) + 1, **note, "text": text})
+                if gone:
+                    content = "".join(rows.dump(row) + "\n" for row in kept)
+                    rows.write_bytes(path, content.encode("utf-8", "surrogateescape"))
+            self._say_torn(path.name, torn)
+            dropped += gone
+        for histogram in self.histograms():
+            if is_newer({"agent": histogram.agent, "global_step": histogram.global_step}):
+                histogram.path.unlink()
+        return dropped
+
+    # ------------------------------------------------------------------ status
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replaces `status.json` in one step. A `pid` is completed by its start mark and machine, so that a recycled
+        number is never taken for this run. Raises P3kitError for an unknown state."""
+        if status.get("state") not in STATES:
+            raise P3kitError(str(self.path / "status.json"), f"{status.get('state')!r} is no state", " | ".join(STATES))
+        complete = dict(status)
+        if isinstance(complete.get("pid"), int) and "pid_start" not in complete:
+            complete |= processes.identity(complete["pid"])
+        rows.write_json(self.path / "status.json", complete)
+
+    def status(self) -> dict[str, Any]:
+        """`status.json`: state, pid, heartbeat, message, agents. A missing or damaged file reads as `crashed`."""
+        try:
+            status = rows.read_json(self.path / "status.json")
+        except (FileNotFoundError, P3kitError) as error:
+            return {"state": "crashed", "message": f"status.json cannot be read: {error}", "agents": {}}
+        return {"message": "", "agents": {}, **status}
+
+    def update_status(self, **fields: Any) -> None:
+        """Changes some fields of the status. For the one who owns the run: before, or after, its process."""
+        status = self.status()
+        if "pid" in fields:
+            status = {key: value for key, value in status.items() if key not in ("pid_start", "host")}
+        self.write_status({**status, **fields})
+
+    def is_alive(self) -> bool:
+        """Whether the process that wrote the status still exists."""
+        return processes.is_alive(self.status(), time.time())
+
+    def mark_crashed(self) -> bool:
+        """Marks the run crashed if it says it is queued or running but its process is gone. Returns whether it did."""
+        status = self.status()
+        if status["state"] not in ACTIVE_STATES or processes.is_alive(status, time.time()) or self._is_locked():
+            return False
+        begun = status["state"] == "running"
+        message = "its process is gone" if begun else "it never began: the p3kit run that queued it is gone"
+        self.write_status({**status, "state": "crashed", "message": message})
+        self.append_event("crash", message=message)
+        return True
+
+    # ------------------------------------------------------------------ stop and lock
+
+    def request_stop(self) -> None:
+        """Asks the run to write a checkpoint and end: the file `stop`, and SIGTERM to its process if it is alive here.
+
+        A run that has not begun will not begin.
+        """
+        (self.path / "stop").touch()
+        self.append_event("stop")
+        status = self.status()
+        if (
+            status["state"] == "running"
+            and status.get("host") == processes.host()
+            and processes.is_alive(status, time.time())
+        ):
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.kill(status["pid"], signal.SIGTERM)
+
+    def stop_requested(self) -> bool:
+        """Whether someone asked the run to end."""
+        return (self.path / "stop").exists()
+
+    def clear_stop(self) -> None:
+        """Forgets a request to end."""
+        (self.path / "stop").unlink(missing_ok=True)
+
+    def lock(self, wait_s: float = 1.0) -> int:
+        """Takes the run for training; returns an open file descriptor. The lock lasts while any process holds it open,
+        so it is handed on to the trainer. Raises P3kitError when another process still trains this run after `wait_s`
+        seconds (someone who only looks whether it is taken holds it for an instant)."""
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                os.close(descriptor)
+                remedy = f"p3kit stop {self.name} ends it"
+                raise P3kitError(self.name, "is being trained by another process", remedy) from None
+            return descriptor
+
+    def _is_locked(self) -> bool:
+        try:
+            os.close(self.lock(wait_s=0.0))
+        except P3kitError:
+            return True
+        return False
+
+    # ------------------------------------------------------------------ histograms
+
+    def write_histogram(self, kind: str, agent: str, global_step: int, data: Mapping[str, Any]) -> Path:
+        """Writes the numbers behind one picture and returns the file.
+
+        Kinds: reward {edges, counts} · actions {labels, counts} · gradients {edges, counts} · value_map {bars (edges),
+        unrealised (edges), values (rows × columns, null where empty)} · equity {timestamps (ISO), equity, price,
+        position, baselines: {name: [equity]}, regime}.
+        """
+        path = self.path / "histograms" / f"{kind}-{file_name(agent)}-{global_step:09d}.json"
+        rows.write_json(path, {"kind": kind, "agent": agent, "global_step": global_step, "data": data})
+        return path
+
+    def histograms(self, kind: str | None = None, agent: str | None = None) -> list[Histogram]:
+        """The histograms that exist, by kind, agent and step; their numbers are read on demand."""
+        agents = {file_name(name): name for name in self.agent_names()}
+        found = []
+        for path in self.path.glob("histograms/*.json"):
+            match = _HISTOGRAM_NAME.fullmatch(path.name)
+            if match:
+                owner = agents.get(match["agent"], match["agent"])
+                found.append(Histogram(match["kind"], owner, int(match["step"]), path))
+        chosen = [h for h in found if (kind is None or h.kind == kind) and (agent is None or h.agent == agent)]
+        return sorted(chosen, key=lambda h: (h.kind, h.agent, h.global_step))
+
+
+def list_runs(runs_root: Path | str) -> list[RunDir]:
+    """The runs in `runs_root`, oldest number first; a root that does not exist holds none."""
+    root = Path(runs_root)
+    if not root.is_dir():
+        return []
+    named = [(int(match[1]), path) for path in root.iterdir() if (match := _RUN_NAME.fullmatch(path.name))]
+    return [RunDir(path) for _, path in sorted(named) if (path / "run.json").is_file()]
+
+
+def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]:
+    """The run that `reference` names, and the agent if it names one.
+
+    `run-42` · `42` · `latest` · a path to a run directory; each may be followed by `/AGENT`. Raises RunNotFound with the
+    nearest name.
+    """
+    root = Path(runs_root)
+    whole = reference.rstrip("/")
+    if (Path(whole) / "run.json").is_file():
+        return RunDir(Path(whole)), None
+    if "/" in whole and (run_path := _run_above(Path(whole))) is not None:
+        run, agent = RunDir(run_path), str(Path(whole).relative_to(run_path))
+    else:
+        name, _, agent = whole.partition("/")
+        run = _named_run(root, name)
+    return (run, _checked_agent(run, agent)) if agent else (run, None)
+
+
+def mark_crashed(runs_root: Path | str) -> list[RunDir]:
+    """Marks the runs whose process is gone as crashed, and returns them."""
+    return [run for run in list_runs(runs_root) if run.mark_crashed()]
+
+
+def _take_number(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    number = max((int(match[1]) for path in root.iterdir() if (match := _RUN_NAME.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        path = root / f"run-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+
+
+def _run_above(path: Path) -> Path | None:
+    for parent in path.parents:
+        if (parent / "run.json").is_file():
+            return parent
+    return None
+
+
+def _named_run(root: Path, name: str) -> RunDir:
+    runs = list_runs(root)
+    if not runs:
+        raise RunNotFound(name, f"there are no runs in {root}", "start one with: p3kit run specs/smoke.toml")
+    if name == "latest":
+        return runs[-1]
+    wanted = f"run-{name}" if name.isdigit() else name
+    for run in runs:
+        if run.name == wanted:
+            return run
+    raise RunNotFound(
+        name, f"no run of that name in {root}", f'did you mean "{_nearest(wanted, runs)}"? p3kit runs lists all'
+    )
+
+
+def _nearest(wanted: str, runs: Sequence[RunDir]) -> str:
+    if match := _RUN_NAME.fullmatch(wanted):
+        return min(runs, key=lambda run: abs((run.number or 0) - int(match[1]))).name
+    return next(iter(difflib.get_close_matches(wanted, [run.name for run in runs], n=1)), runs[-1].name)
+
+
+def _checked_agent(run: RunDir, agent: str) -> str:
+    names = run.agent_names()
+    if agent in names:
+        return agent
+    near = difflib.get_close_matches(agent, names, n=1, cutoff=0.4)
+    hint = f'did you mean "{near[0]}"?' if near else f"its agents: {', '.join(names)}"
+    raise RunNotFound(f"{run.name}/{agent}", f"{run.name} has no agent of that name", hint)
+
+
+def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    if missing := [key for key in ("agent", "iteration", "global_step", "time", "metrics") if key not in row]:
+        raise P3kitError("metrics row", f"lacks {', '.join(missing)}")
+    metrics = {}
+    for name, value in row["metrics"].items():
+        if not is_metric(name):
+            near = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else "every recorded metric is listed in p3kit/metrics.py"
+            raise P3kitError(f"metric {name!r}", "is not in the glossary", hint)
+        if value is None:
+            continue
+        number = rows.encode(value)
+        if isinstance(number, bool | list | dict) or (isinstance(value, str)):
+            raise P3kitError(f"metric {name!r}", f"is {value!r}, which is no number")
+        metrics[name] = number
+    return {
+        "agent": str(row["agent"]),
+        "iteration": int(row["iteration"]),
+        "global_step": int(row["global_step"]),
+        "time": float(row["time"]),
+        "metrics": metrics,
+    }

@@ -1,0 +1,23 @@
+"""Names that are safe as file names. Symbols and agent names come from users: `BRK/B`, `../../etc`, `EUR USD`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+LONGEST_NAME = 80
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")
+
+
+def file_name(name: str) -> str:
+    """`name` as one path component: letters, digits and `._=+-` only, no leading dot or dash, at most 80 characters.
+
+    A name that had to be changed gets eight hex digits of its hash, so that two names never share a file.
+    """
+    safe = _UNSAFE.sub("_", name)
+    if safe[:1] in (".", "-", ""):
+        safe = "_" + safe[1:]
+    if safe == name and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{safe[: LONGEST_NAME - len(digest) - 1]}-{digest}"

@@ -1,0 +1,240 @@
+"""Files of JSON rows that survive a kill at any moment, and JSON documents that are replaced whole.
+
+A row counts once its newline is on disk. What follows the last newline is a torn row: readers leave it out, the next
+append cuts it off and says so. Numbers that are not finite are written as the strings "nan", "inf" and "-inf", which
+every JSON reader takes, and come back as floats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from p3kit.errors import P3kitError
+
+EVENT_KINDS = {
+    "resume": "training went on from a checkpoint",
+    "checkpoint": "a checkpoint was written",
+    "evaluation": "the policy walked a split",
+    "early_stop": "training ended before its last step, and why",
+    "symptom": "a symptom was raised or went away",
+    "intervention": "an intervention fired, was suppressed or released",
+    "verdict": "an agent was graded",
+    "note": "something worth knowing",
+    "torn_line": "an incomplete row was cut off",
+    "nonfinite": "a number was not finite",
+    "oom": "an allocation failed",
+    "crash": "the trainer process ended without a final status",
+    "stop": "someone asked the run to end",
+    "final_evaluation": "the test split was touched",
+}
+"""Every kind of event, and what it says."""
+
+_NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_TEXT_FIELDS = ("agent", "kind", "text", "message")
+_BLOCK = 1 << 16
+
+
+def encode(value: Any) -> Any:
+    """`value` in plain JSON types: numpy and torch scalars and arrays as numbers and lists, nan and inf as strings."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, Mapping):
+        return {str(key): encode(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
+        return encode(value.tolist())
+    raise TypeError(f"cannot be written as JSON: {value!r} of type {type(value).__name__}")
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode` for nan and inf. Fields that hold text (agent, kind, text, message) stay text."""
+    if isinstance(value, str):
+        return _NONFINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: inner if key in _TEXT_FIELDS else decode(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [decode(inner) for inner in value]
+    return value
+
+
+def dump(value: Any, indent: int | None = None) -> str:
+    """`value` as strict JSON."""
+    return json.dumps(encode(value), allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces `path` by `value` in one step: readers see the old document or the new one, never a part."""
+    write_bytes(path, (dump(value, indent=1) + "\n").encode("utf-8", "surrogateescape"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content`: a temporary file, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # on a full or vanished disk the temporary file may not be removable either
+            temporary.unlink(missing_ok=True)
+        raise _disk_error(path, error) from error
+    _sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """The document in `path`. Raises P3kitError when it is not JSON, FileNotFoundError when it is not there."""
+    try:
+        return decode(json.loads(path.read_bytes()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise P3kitError(str(path), f"is not valid JSON ({error})", "restore the file or delete the run") from error
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Adds `rows` at the end of `path` in one write; returns how many bytes of a torn last row were cut off before.
+
+    If the disk is full the file keeps the rows it had. Raises P3kitError.
+    """
+    with locked(path) as handle:
+        cut = cut_torn_row(handle)
+        _write_at_end(handle, path, "".join(dump(row) + "\n" for row in rows))
+    return cut
+
+
+def append_numbered(path: Path, row: Mapping[str, Any]) -> tuple[int, int]:
+    """Adds `row` with the field `seq`, one more than the last row's; returns (seq, bytes of a torn row cut off).
+
+    Safe between processes: the number is read and the row written under a lock.
+    """
+    with locked(path) as handle:
+        cut = cut_torn_row(handle)
+        seq = last_seq(handle, path) + 1
+        _write_at_end(handle, path, dump({"seq": seq, **row}) + "\n")
+    return seq, cut
+
+
+def read_rows(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The complete rows that begin at byte `offset` or later, and the offset behind the last of them.
+
+    A file that does not exist holds no rows. An `offset` that is no beginning of a row (the file was cut since) starts
+    again at 0. Raises P3kitError naming the line of a damaged row.
+    """
+    try:
+        with path.open("rb") as handle:
+            if offset:
+                handle.seek(offset - 1)
+                if handle.read(1) != b"\n":
+                    offset = 0
+            handle.seek(offset)
+            content = handle.read()
+    except FileNotFoundError:
+        return [], 0
+    complete = content[: content.rfind(b"\n") + 1]
+    rows = []
+    for index, line in enumerate(complete.splitlines()):
+        try:
+            rows.append(json.loads(line))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            place = f"{path}:{index + 1}" if not offset else f"{path}: row {index + 1} after byte {offset}"
+            raise P3kitError(place, f"is not a JSON row ({error})", "delete that line to read the rest") from error
+    return rows, offset + len(complete)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Any]:
+    """`path` opened for reading and writing, held alone: other writers wait. The lock goes with the process."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise _disk_error(path, error) from error
+        with os.fdopen(descriptor, "r+b", buffering=0) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_current(path, descriptor):  # else `path` was replaced while we waited
+                yield handle
+                return
+
+
+def cut_torn_row(handle: Any) -> int:
+    """Cuts what follows the last newline; returns how many bytes that were."""
+    end = handle.seek(0, os.SEEK_END)
+    whole = _after_last_newline(handle, end)
+    if whole < end:
+        handle.truncate(whole)
+    return int(end - whole)
+
+
+def last_seq(handle: Any, path: Path) -> int:
+    """The `seq` of the last row, -1 in an empty file."""
+    end = handle.seek(0, os.SEEK_END)
+    if end == 0:
+        return -1
+    start = _after_last_newline(handle, end - 1)
+    handle.seek(start)
+    line = handle.read(end - start)
+    try:
+        return int(json.loads(line)["seq"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise P3kitError(str(path), "the last row has no sequence number", "delete that line") from error
+
+
+def _is_current(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _after_last_newline(handle: Any, end: int) -> int:
+    """The offset behind the last newline before `end`; 0 without one."""
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        handle.seek(start)
+        found = handle.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return int(start + found + 1)
+        end = start
+    return 0
+
+
+def _write_at_end(handle: Any, path: Path, text: str) -> None:
+    end = handle.seek(0, os.SEEK_END)
+    content = memoryview(text.encode("utf-8", "surrogateescape"))
+    try:
+        while content:
+            content = content[handle.write(content) :]
+    except OSError as error:
+        handle.truncate(end)
+        raise _disk_error(path, error) from error
+
+
+def _disk_error(path: Path, error: OSError) -> P3kitError:
+    return P3kitError(
+        str(path),
+        f"cannot be written ({error.strerror or error})",
+        "free some space or mend the folder, then p3kit resume",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

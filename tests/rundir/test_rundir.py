@@ -1,0 +1,520 @@
+"""The run directory under the things that happen to it: kills, races, full disks, strange names."""
+
+import errno
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p3kit.errors import P3kitError, RunNotFound
+from p3kit.rundir import RunDir, file_name, find_run, list_runs, mark_crashed, processes, rows
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    path = tmp_path / "fake.py"
+    path.write_text("print('hello')\n")
+    return path
+
+
+@pytest.fixture
+def make_run(tmp_path, trainer):
+    def make(agents=("AAPL",)):
+        info = {"name": "test", "agents": [{"name": name} for name in agents]}
+        return RunDir.create(tmp_path / "runs", info, "name = 'test'\n", trainer)
+
+    return make
+
+
+def row(step, agent="AAPL", **metrics):
+    return {
+        "agent": agent,
+        "iteration": step // 100,
+        "global_step": step,
+        "time": 1.0 * step,
+        "metrics": {name.replace("__", "/"): value for name, value in metrics.items()},
+    }
+
+
+# ---------------------------------------------------------------------- making and finding
+
+
+def test_a_new_run_holds_what_it_was_made_from(make_run):
+    run = make_run(("AAPL", "BRK/B"))
+    assert (run.name, run.number) == ("run-1", 1)
+    assert run.info()["run"] == "run-1"
+    assert run.info()["schema_version"] == 1
+    assert run.agent_names() == ["AAPL", "BRK/B"]
+    assert run.spec_text() == "name = 'test'\n"
+    assert run.trainer_file.read_text() == "print('hello')\n"
+    assert run.status()["state"] == "queued"
+
+
+def _create_some(root, trainer, count, names):
+    for _ in range(count):
+        names.put(RunDir.create(root, {"agents": []}, "", trainer).name)
+
+
+def test_processes_that_start_runs_at_once_get_different_numbers(tmp_path, trainer):
+    context = multiprocessing.get_context("spawn")
+    names = context.Queue()
+    arguments = (tmp_path / "runs", trainer, 15, names)
+    workers = [context.Process(target=_create_some, args=arguments) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    taken = [names.get(timeout=60) for _ in range(60)]
+    for worker in workers:
+        worker.join()
+    assert sorted(taken, key=lambda name: int(name[4:])) == [f"run-{n}" for n in range(1, 61)]
+    assert [run.name for run in list_runs(tmp_path / "runs")] == [f"run-{n}" for n in range(1, 61)]
+
+
+def test_a_run_that_cannot_be_made_leaves_no_directory(tmp_path, trainer):
+    with pytest.raises(FileNotFoundError):
+        RunDir.create(tmp_path / "runs", {}, "", tmp_path / "nowhere.py")
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        RunDir.create(tmp_path / "runs", {"odd": object()}, "", trainer)
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+def test_a_directory_without_run_json_is_no_run(tmp_path, make_run):
+    make_run()
+    (tmp_path / "runs" / "run-7").mkdir()
+    assert [run.name for run in list_runs(tmp_path / "runs")] == ["run-1"]
+    assert make_run().name == "run-8"
+    with pytest.raises(RunNotFound, match=r"run-7: is no run directory"):
+        RunDir.open(tmp_path / "runs" / "run-7")
+
+
+def test_find_run_takes_every_form_of_the_name(tmp_path, make_run):
+    for _ in range(11):
+        run = make_run(("AAPL", "BRK/B"))
+    root = tmp_path / "runs"
+    assert find_run(root, "run-2") == (RunDir(root / "run-2"), None)
+    assert find_run(root, "2") == (RunDir(root / "run-2"), None)
+    assert find_run(root, "latest") == (run, None)
+    assert find_run(root, "latest/AAPL") == (run, "AAPL")
+    assert find_run(root, "3/BRK/B") == (RunDir(root / "run-3"), "BRK/B")
+    assert find_run("elsewhere", str(root / "run-4")) == (RunDir(root / "run-4"), None)
+    assert find_run("elsewhere", f"{root / 'run-4'}/") == (RunDir(root / "run-4"), None)
+    assert find_run("elsewhere", str(root / "run-4" / "BRK/B")) == (RunDir(root / "run-4"), "BRK/B")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("run-99", 'did you mean "run-3"?'),
+        ("0", 'did you mean "run-1"?'),
+        ("rnu-2", 'did you mean "run-2"?'),
+        ("run-1/APPL", 'did you mean "AAPL"?'),
+        ("run-1/../../etc/passwd", "run-1 has no agent of that name"),
+    ],
+)
+def test_find_run_names_the_nearest(tmp_path, make_run, reference, message):
+    for _ in range(3):
+        make_run()
+    with pytest.raises(RunNotFound) as caught:
+        find_run(tmp_path / "runs", reference)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_find_run_without_runs_says_how_to_start_one(tmp_path):
+    with pytest.raises(RunNotFound, match=r"there are no runs in .*p3kit run specs/smoke.toml"):
+        find_run(tmp_path / "runs", "latest")
+
+
+def test_a_newer_schema_is_refused(make_run):
+    run = make_run()
+    rows.write_json(run.path / "run.json", {"schema_version": 99})
+    with pytest.raises(P3kitError, match="newer"):
+        run.info()
+
+
+# ---------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["AAPL", "BRK.B", "AAPL.s2.gae_lambda=0.9", "best-49152.pt"])
+def test_ordinary_names_stay_as_they_are(name):
+    assert file_name(name) == name
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_any_name_becomes_one_safe_path_component(name):
+    safe = file_name(name)
+    assert Path(safe).name == safe
+    assert safe not in (".", "..")
+    assert not safe.startswith((".", "-"))
+    assert len(safe) <= 80
+
+
+@given(st.text(min_size=1, max_size=90), st.text(min_size=1, max_size=90))
+def test_two_names_never_share_a_file(one, other):
+    assert (file_name(one) == file_name(other)) == (one == other)
+
+
+def test_histograms_of_hostile_agents_stay_inside_the_run(make_run):
+    run = make_run(("../../etc", "BRK/B", "AAPL.s2.gae_lambda=0.9"))
+    for agent in run.agent_names():
+        run.write_histogram("reward", agent, 4096, {"edges": [0, 1], "counts": np.array([3])})
+        run.write_histogram("value_map", agent, 8192, {"values": [[None, math.nan]]})
+    assert sorted(path.parent.name for path in run.path.rglob("*.json") if "-0000" in path.name) == ["histograms"] * 6
+    assert {h.agent for h in run.histograms()} == set(run.agent_names())
+    (histogram,) = run.histograms("reward", "BRK/B")
+    assert (histogram.kind, histogram.global_step) == ("reward", 4096)
+    assert histogram.data == {"edges": [0, 1], "counts": [3]}
+    assert math.isnan(run.histograms("value_map", "../../etc")[0].data["values"][0][1])
+
+
+# ---------------------------------------------------------------------- metrics
+
+
+def test_metrics_come_back_as_they_went_in(make_run):
+    run = make_run(("AAPL", "AMD"))
+    run.append_metrics([row(100, policy__entropy=1.2, value__value_loss=np.float32(0.5))])
+    run.append_metrics([row(100, "AMD", policy__entropy=1.1), row(200, policy__entropy=np.float64(0.9))])
+    assert [r["global_step"] for r in run.read_metrics("AAPL")] == [100, 200]
+    series = run.series("AAPL")["policy/entropy"]
+    np.testing.assert_array_equal(series.steps, [100, 200])
+    np.testing.assert_array_equal(series.values, [1.2, 0.9])
+    np.testing.assert_array_equal(series.iterations, [1, 2])
+    assert "value/value_loss" not in run.series("AMD")
+    assert run.series("NOBODY") == {}
+
+
+def test_numbers_that_are_not_finite_survive_as_strict_json(make_run):
+    run = make_run()
+    run.append_metrics(
+        [row(1, policy__entropy=math.nan, grad__grad_norm=np.inf, value__value_mean=np.float32(-np.inf))]
+    )
+    text = (run.path / "metrics.jsonl").read_text()
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert '"policy/entropy": "nan"' in text
+    metrics = run.read_metrics()[0]["metrics"]
+    assert math.isnan(metrics["policy/entropy"])
+    assert (metrics["grad/grad_norm"], metrics["value/value_mean"]) == (math.inf, -math.inf)
+
+
+def test_a_value_that_does_not_apply_is_left_out(make_run):
+    run = make_run()
+    run.append_metrics([row(1, eval__sharpe_ratio=None, eval__total_trades=0)])
+    assert run.read_metrics()[0]["metrics"] == {"eval/total_trades": 0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"policy/entropie": 1.0}, 'did you mean "policy/entropy"?'),
+        ({"loss": 1.0}, "not in the glossary"),
+        ({"policy/entropy": "high"}, "no number"),
+        ({"policy/entropy": [1.0]}, "no number"),
+        ({"policy/entropy": True}, "no number"),
+    ],
+)
+def test_what_is_no_metric_is_refused_and_nothing_is_written(make_run, metrics, message):
+    run = make_run()
+    with pytest.raises(P3kitError) as caught:
+        run.append_metrics([row(1, policy__entropy=1.0), {**row(2), "metrics": metrics}])
+    assert message in str(caught.value)
+    assert run.read_metrics() == []
+
+
+def test_a_follower_gets_each_row_once(make_run):
+    run = make_run()
+    assert run.tail_metrics(0) == ([], 0)
+    run.append_metrics([row(1, policy__entropy=1.0)])
+    first, offset = run.tail_metrics(0)
+    assert [r["global_step"] for r in first] == [1]
+    with (run.path / "metrics.jsonl").open("a") as handle:
+        handle.write('{"agent": "AAPL", "itera')  # being written just now
+    assert run.tail_metrics(offset) == ([], offset)
+    run.append_metrics([row(2, policy__entropy=1.0)])
+    more, offset = run.tail_metrics(offset)
+    assert [r["global_step"] for r in more] == [2]
+
+
+def test_a_follower_of_a_file_that_was_cut_starts_again(make_run):
+    run = make_run()
+    run.append_metrics([row(step, policy__entropy=1.0) for step in range(1, 6)])
+    _, offset = run.tail_metrics()
+    run.cut_after({"AAPL": 2})
+    again, _ = run.tail_metrics(offset)
+    assert [r["global_step"] for r in again] == [1, 2]
+
+
+@pytest.mark.parametrize("torn", ['{"agent": "AAPL", "iter', "\x00\x00\x00", '{"agent": "AAPL"}', "é"[:1]])
+def test_a_torn_last_row_is_cut_off_and_said(make_run, torn):
+    run = make_run()
+    run.append_metrics([row(1, policy__entropy=1.0)])
+    with (run.path / "metrics.jsonl").open("a") as handle:
+        handle.write(torn)
+    assert [r["global_step"] for r in run.read_metrics()] == [1]
+    run.append_metrics([row(2, policy__entropy=1.0)])
+    assert [r["global_step"] for r in run.read_metrics()] == [1, 2]
+    (event,) = run.read_events("torn_line")
+    assert (event["file"], event["bytes"]) == ("metrics.jsonl", len(torn.encode()))
+
+
+def test_a_file_that_is_one_long_torn_row_is_emptied(make_run):
+    run = make_run()
+    (run.path / "metrics.jsonl").write_text("x" * 200_000)
+    run.append_metrics([row(1, policy__entropy=1.0)])
+    assert len(run.read_metrics()) == 1
+
+
+def test_a_damaged_row_in_the_middle_is_named(make_run):
+    run = make_run()
+    run.append_metrics([row(1, policy__entropy=1.0)])
+    with (run.path / "metrics.jsonl").open("a") as handle:
+        handle.write("not json\n")
+    with pytest.raises(P3kitError, match=r"metrics\.jsonl:2: is not a JSON row"):
+        run.read_metrics()
+
+
+def test_a_full_disk_keeps_the_rows_that_were_there(make_run, monkeypatch):
+    run = make_run()
+    run.append_metrics([row(1, policy__entropy=1.0)])
+    before = (run.path / "metrics.jsonl").read_bytes()
+
+    def write_half_then_fail(handle, path, text):
+        handle.seek(0, os.SEEK_END)
+        half = FailingHandle(handle)
+        return original(half, path, text)
+
+    class FailingHandle:
+        def __init__(self, handle):
+            self.handle, self.writes = handle, 0
+
+        def __getattr__(self, name):
+            return getattr(self.handle, name)
+
+        def write(self, content):
+            self.writes += 1
+            if self.writes > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.handle.write(content[:10])
+
+    original = rows._write_at_end
+    monkeypatch.setattr(rows, "_write_at_end", write_half_then_fail)
+    with pytest.raises(P3kitError, match=r"No space left on device.*free some space"):
+        run.append_metrics([row(2, policy__entropy=1.0)])
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+# ---------------------------------------------------------------------- events
+
+
+def test_events_are_numbered_and_filtered(make_run):
+    run = make_run()
+    assert run.append_event("checkpoint", "AAPL", 100, file="last.pt") == 0
+    assert run.append_event("evaluation", "AAPL", 100, metrics={"eval/sharpe_ratio": math.nan}, windows=3) == 1
+    assert run.append_event("evaluation", "AMD", 100, metrics={}) == 2
+    assert [e["seq"] for e in run.read_events()] == [0, 1, 2]
+    assert [e["agent"] for e in run.read_events("evaluation")] == ["AAPL", "AMD"]
+    assert [e["seq"] for e in run.read_events(after=1)] == [2]
+    (event,) = run.read_events("evaluation", agent="AAPL")
+    assert math.isnan(event["metrics"]["eval/sharpe_ratio"])
+    assert event["windows"] == 3
+
+
+def test_an_agent_called_nan_stays_a_name(make_run):
+    run = make_run(("nan",))
+    run.append_event("note", "nan", 1, text="inf", value=math.inf)
+    (event,) = run.read_events()
+    assert (event["agent"], event["text"], event["value"]) == ("nan", "inf", math.inf)
+
+
+def test_an_unknown_kind_of_event_is_refused(make_run):
+    with pytest.raises(P3kitError, match="kinds: resume, checkpoint"):
+        make_run().append_event("chekpoint")
+
+
+def test_a_torn_event_is_cut_off_and_numbers_go_on(make_run):
+    run = make_run()
+    run.append_event("note", text="one")
+    with (run.path / "events.jsonl").open("a") as handle:
+        handle.write('{"seq": 1, "ki')
+    run.append_event("note", text="two")
+    assert [(e["seq"], e["kind"]) for e in run.read_events()] == [(0, "note"), (1, "note"), (2, "torn_line")]
+
+
+def _append_events(path, count):
+    for _ in range(count):
+        RunDir(path).append_event("note", text="x" * 3000)
+
+
+def test_processes_that_write_events_at_once_never_share_a_number(make_run):
+    run = make_run()
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append_events, args=(run.path, 50)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [e["seq"] for e in run.read_events()] == list(range(150))
+
+
+# ---------------------------------------------------------------------- resume
+
+
+def test_cut_after_drops_what_is_newer_than_the_checkpoint(make_run):
+    run = make_run(("AAPL", "AMD"))
+    for step in (100, 200, 300):
+        for agent in ("AAPL", "AMD"):
+            run.append_metrics([row(step, agent, policy__entropy=1.0)])
+            run.append_event("evaluation", agent, step)
+            run.write_histogram("reward", agent, step, {})
+    run.append_event("checkpoint", global_step=200)
+    run.append_event("checkpoint", global_step=300)
+    run.append_event("note", text="without a step")
+    # metrics: AAPL 200, 300 and AMD 300; evaluations: the same three; the run's own checkpoint at 300
+    assert run.cut_after({"AAPL": 100, "AMD": 200}) == 7
+    assert [(r["agent"], r["global_step"]) for r in run.read_metrics()] == [("AAPL", 100), ("AMD", 100), ("AMD", 200)]
+    assert [(h.agent, h.global_step) for h in run.histograms()] == [("AAPL", 100), ("AMD", 100), ("AMD", 200)]
+    kinds = [e["kind"] for e in run.read_events()]
+    assert kinds == ["evaluation", "evaluation", "evaluation", "checkpoint", "note", "note"]
+    numbers = [e["seq"] for e in run.read_events()]
+    assert numbers == sorted(set(numbers))
+    assert run.append_event("resume") == numbers[-1] + 1 == 10
+
+
+def test_cut_after_with_nothing_newer_changes_nothing(make_run):
+    run = make_run()
+    run.append_metrics([row(100, policy__entropy=1.0)])
+    run.append_event("checkpoint", "AAPL", 100)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    assert run.cut_after({"AAPL": 100}) == 0
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+def test_cut_after_mends_a_torn_row_first(make_run):
+    run = make_run()
+    run.append_metrics([row(100, policy__entropy=1.0)])
+    for name in ("metrics.jsonl", "events.jsonl"):
+        with (run.path / name).open("a") as handle:
+            handle.write('{"agent": "AA')
+    assert run.cut_after({"AAPL": 0}) == 1
+    assert {event["file"] for event in run.read_events("torn_line")} == {"metrics.jsonl"}
+    assert run.read_metrics() == []
+
+
+# ---------------------------------------------------------------------- status
+
+
+def test_status_is_replaced_whole(make_run):
+    run = make_run()
+    run.write_status(
+        {"state": "running", "pid": os.getpid(), "agents": {"AAPL": {"sharpe": math.nan, "state": "running"}}}
+    )
+    status = run.status()
+    assert math.isnan(status["agents"]["AAPL"]["sharpe"])
+    assert status["pid_start"] == processes.process_start(os.getpid())
+    assert list(run.path.glob(".status*")) == []
+    with pytest.raises(P3kitError, match="'sleeping' is no state"):
+        run.write_status({"state": "sleeping"})
+
+
+def _write_statuses(path, count):
+    for n in range(count):
+        RunDir(path).write_status({"state": "running", "message": "x" * 5000, "agents": {}, "n": n})
+
+
+def test_a_reader_never_sees_half_a_status(make_run):
+    run = make_run()
+    writer = multiprocessing.get_context("spawn").Process(target=_write_statuses, args=(run.path, 300))
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        status = run.status()
+        assert status["state"] in ("queued", "running"), status
+        seen.add(status.get("n"))
+    assert run.status()["n"] == 299
+    assert len(seen) > 1
+
+
+def test_a_damaged_status_reads_as_crashed(make_run):
+    run = make_run()
+    (run.path / "status.json").write_text('{"state": "runn')
+    assert run.status()["state"] == "crashed"
+    (run.path / "status.json").unlink()
+    assert "status.json" in run.status()["message"]
+
+
+def test_a_run_whose_process_was_killed_is_marked_crashed(tmp_path, make_run):
+    run, other = make_run(), make_run()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run.write_status({"state": "running", "pid": process.pid, "agents": {"AAPL": {"global_step": 5}}})
+    other.write_status({"state": "done", "pid": process.pid, "agents": {}})
+    assert run.is_alive()
+    assert mark_crashed(tmp_path / "runs") == []
+    process.send_signal(signal.SIGKILL)
+    while processes.process_start(process.pid) is not None:  # a zombie counts as gone: it is not reaped yet
+        time.sleep(0.01)
+    assert mark_crashed(tmp_path / "runs") == [run]
+    process.wait()
+    assert run.status()["state"] == "crashed"
+    assert run.status()["agents"] == {"AAPL": {"global_step": 5}}
+    assert other.status()["state"] == "done"
+    assert [e["kind"] for e in run.read_events()] == ["crash"]
+
+
+def test_a_recycled_pid_is_not_taken_for_the_run(make_run):
+    run = make_run()
+    run.write_status({"state": "running", "pid": os.getpid(), "pid_start": "another boot:123", "agents": {}})
+    assert not run.is_alive()
+    assert run.mark_crashed()
+
+
+def test_a_run_queued_by_a_command_that_is_gone_is_marked_crashed(make_run):
+    run = make_run()
+    assert not run.mark_crashed()  # queued by this process, which lives
+    run.update_status(pid=999_999_999)
+    assert run.mark_crashed()
+    assert "never began" in run.status()["message"]
+
+
+def test_a_run_on_another_machine_is_judged_by_its_heartbeat(make_run):
+    run = make_run()
+    elsewhere = {"state": "running", "pid": 1, "pid_start": "x", "host": "elsewhere", "agents": {}}
+    run.write_status({**elsewhere, "heartbeat": time.time() - 60})
+    assert not run.mark_crashed()
+    run.write_status({**elsewhere, "heartbeat": time.time() - 3600})
+    assert run.mark_crashed()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(make_run):
+    run = make_run()
+    descriptor = run.lock()
+    with pytest.raises(P3kitError, match="run-1: is being trained by another process; p3kit stop run-1"):
+        run.lock(wait_s=0.05)
+    os.close(descriptor)
+    os.close(run.lock())
+
+
+def test_a_request_to_stop_reaches_the_process(make_run):
+    run = make_run()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run.write_status({"state": "running", "pid": process.pid, "agents": {}})
+    assert not run.stop_requested()
+    run.request_stop()
+    assert run.stop_requested()
+    assert process.wait(timeout=10) == -signal.SIGTERM
+    run.clear_stop()
+    assert not run.stop_requested()
+
+
+def test_the_log_tail_is_the_last_lines(make_run):
+    run = make_run()
+    assert run.log_tail() == []
+    run.log_file.write_bytes(b"\xff\n" + b"\n".join(b"line %d" % n for n in range(50_000)) + b"\n\n")
+    assert run.log_tail(2) == ["line 49998", "line 49999"]
