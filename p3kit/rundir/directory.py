@@ -27,8 +27,8 @@ SCHEMA_VERSION = 1
 """Of run.json and the files beside it. A reader refuses directories of a newer version."""
 
 STATES = ("queued", "running", "done", "failed", "crashed", "stopped")
-"""queued: not begun. done: to the end or stopped early by its own rules. failed: the trainer said why. crashed: it could
-not. stopped: asked to end, checkpoint written. All but queued, running and done can be resumed."""
+"""queued: not begun. done: to the end, or ended early by its own rules. failed: the trainer said why. crashed: it could
+not say. stopped: asked to end, checkpoint written. Failed, crashed and stopped runs can be resumed."""
 
 ACTIVE_STATES = ("queued", "running")
 
@@ -164,7 +164,7 @@ class RunDir:
             raise P3kitError(
                 str(self.path / "run.json"),
                 f"has a schema newer than {SCHEMA_VERSION}",
-                "pip install -U p3kit reads it",
+                "pip install -U p3kit",
             )
         return info
 
@@ -181,9 +181,9 @@ class RunDir:
     def append_metrics(self, metric_rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows `{"agent", "iteration", "global_step", "time", "metrics": {name: number}}`, all in one write.
 
-        nan and inf are kept. A value of None (not applicable, such as the Sharpe ratio of a policy that never trades) is
-        left out: an absent name is the one form of "no value". Raises P3kitError for a name that is not in the glossary
-        and for a value that is no number; then nothing is written.
+        nan and inf are kept. A value of None (not applicable, as the Sharpe ratio of a policy that never trades) is left
+        out: an absent name is the one form of "no value". Raises P3kitError for a name that is not in the glossary and
+        for a value that is no number; then nothing is written.
         """
         prepared = [_checked_row(row) for row in metric_rows]
         if prepared:
@@ -242,8 +242,9 @@ class RunDir:
         return seq
 
     def read_events(self, kind: str | None = None, agent: str | None = None, after: int = -1) -> list[dict[str, Any]]:
-        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; those of one kind, of one agent, or with
-        a number above `after`, where asked for. Numbers never come twice, not even after a resume."""
+        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of one kind, of one agent, or
+        with a number above `after`, where asked for. Numbers never come twice, not even after a resume.
+        """
         found, _ = rows.read_rows(self._events_file)
         return [
             rows.decode(row)
@@ -261,9 +262,9 @@ class RunDir:
     def cut_after(self, global_steps: Mapping[str, int]) -> int:
         """Drops rows and histograms newer than `global_steps[agent]`; returns how many metric and event rows went.
 
-        For a resume: what was recorded after the checkpoint will be recorded again. Agents that are not named keep their
-        rows. Events without an agent are judged by the largest step named, events without a step stay. When rows went, a
-        `note` event keeps the numbering of events going up.
+        For a resume: what was recorded after the checkpoint will be recorded again. Agents that are not named keep
+        their rows. Events without an agent are judged by the largest step named, events without a step stay. Where
+        events went, a `note` says so and keeps their numbering going up.
         """
 
         def is_newer(row: Mapping[str, Any]) -> bool:
@@ -425,8 +426,8 @@ def list_runs(runs_root: Path | str) -> list[RunDir]:
 def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]:
     """The run that `reference` names, and the agent if it names one.
 
-    `run-42` · `42` · `latest` · a path to a run directory; each may be followed by `/AGENT`. Raises RunNotFound with the
-    nearest name.
+    `run-42` · `42` · `latest` · a path to a run directory; each may be followed by `/AGENT`. Raises RunNotFound with
+    the nearest name.
     """
     root = Path(runs_root)
     whole = reference.rstrip("/")
