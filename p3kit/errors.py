@@ -53,6 +53,14 @@ class SpecError(InputError):
 class DataError(InputError):
     """Bars that cannot be trusted: the message names symbol, file, row and remedy."""
 
+    @classmethod
+    def collected(cls, faults: Iterable[Fault]) -> DataError:
+        """The faults of several files or symbols at once."""
+        error = cls("", "")
+        error.faults = tuple(faults)
+        error.args = ("\n".join(str(fault) for fault in error.faults),)
+        return error
+
 
 class RunNotFound(InputError):
     """No run directory goes by that name."""

@@ -1,0 +1,95 @@
+"""What passes between the parts of the market: the bars of one symbol, and the bars made ready for an environment.
+
+Notation for shapes: T bars of one symbol, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+BEAR, SIDEWAYS, BULL = 0, 1, 2
+REGIMES = ("bear", "sideways", "bull")
+"""The three regimes, in the order of their codes."""
+
+OPTIONAL_COLUMNS = ("open", "high", "low", "volume")
+"""Columns a bar table may have beside `timestamp` and `close`."""
+
+SECONDS_PER_YEAR = 365.25 * 86_400
+
+
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """The bars of one symbol as they were parsed, oldest first. Nothing is filled in or mended.
+
+    `timestamps` are UTC where the source names a time zone, and as written where it names none. `source` is the label
+    shown to users; `notes` are things worth knowing that are no reason to refuse.
+    """
+
+    symbol: str
+    timestamps: NDArray[np.datetime64]  # (T,) datetime64[ns], strictly increasing
+    close: Floats  # (T,) prices > 0
+    open: Floats | None = None
+    high: Floats | None = None
+    low: Floats | None = None
+    volume: Floats | None = None  # (T,) ≥ 0
+    source: str = ""
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.close)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The optional columns these bars have, in the order of `OPTIONAL_COLUMNS`."""
+        return tuple(name for name in OPTIONAL_COLUMNS if getattr(self, name) is not None)
+
+    @property
+    def bars_per_year(self) -> float:
+        """Bars per calendar year, counted: 252 for daily bars, about 1,638 for hourly ones in regular sessions."""
+        seconds = float((self.timestamps[-1] - self.timestamps[0]) / np.timedelta64(1, "s"))
+        return (len(self) - 1) / seconds * SECONDS_PER_YEAR
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolData:
+    """All an environment needs to know of one symbol.
+
+    Rows of `features` before the longest look-back are NaN and `regime` is −1 there; no split reaches them: for every
+    split (first, last) the rows first − window … last − 1 are finite.
+    """
+
+    symbol: str
+    timestamps: NDArray[np.datetime64]  # (T,) datetime64[ns]
+    close: Floats  # (T,)
+    open: Floats | None  # (T,) or None where the source has none
+    high: Floats | None
+    low: Floats | None
+    features: NDArray[np.float32]  # (T, F), standardised with training statistics if observation.normalize = "train"
+    feature_names: tuple[str, ...]  # F names
+    feature_mean: Floats  # (F,) what was subtracted; 0 where a feature is left as it is
+    feature_scale: Floats  # (F,) what was divided by; 1 where a feature is left as it is
+    volatility: Floats  # (T,) of the last 20 bars, annualised; NaN in the first 20
+    regime: NDArray[np.int8]  # (T,) 0 bear, 1 sideways, 2 bull; −1 before the look-back
+    bars_per_year: float
+    fingerprint: str  # SHA-256 (hex) of the parsed table
+    splits: dict[Literal["train", "validation", "test"], tuple[int, int]]
+    """Split → (first, last exclusive) bar an account may act on; embargo and warm-up already taken out."""
+    source: str  # "sample", "csv data/AAPL.csv", "synthetic (not real)"
+    synthetic: bool
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.close)
+
+    def regime_shares(self, split: Literal["train", "validation", "test"]) -> dict[str, float]:
+        """Share of the split's bars in each regime; zeros for an empty split."""
+        first, last = self.splits[split]
+        counts = np.bincount(self.regime[first:last], minlength=len(REGIMES))
+        return {name: float(n) / max(last - first, 1) for name, n in zip(REGIMES, counts, strict=True)}

@@ -1,0 +1,208 @@
+"""From a spec to market data: bars read or made, refused if they cannot be trusted, turned into features and splits."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from p3kit.errors import DataError, Fault
+from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, SymbolData
+from p3kit.market.features import LOOKBACK, compute_features, standardise
+from p3kit.market.fingerprint import fingerprint
+from p3kit.market.sample import SYMBOLS, sample_bars
+from p3kit.market.splits import SPLITS, split_bars
+from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_market
+
+if TYPE_CHECKING:
+    from p3kit.spec import Spec
+
+_SYMBOL = re.compile(r"[A-Za-z0-9^][A-Za-z0-9._^=-]{0,31}")
+
+_BIG_MOVE = 0.45
+"""A log return beyond this (−36 %, +57 % in one bar) is noted: most are splits that nobody adjusted for."""
+
+_LONG_GAP_DAYS = 30
+
+
+def load_market(spec: Spec, symbols: Sequence[str]) -> dict[str, SymbolData]:
+    """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
+
+    Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
+    bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
+    """
+    _check_names(spec, symbols)
+    bars: dict[str, Bars] = {}
+    faults: list[Fault] = []
+    for symbol in symbols:
+        try:
+            bars[symbol] = _bars_of(spec, symbol)
+        except DataError as error:
+            faults.extend(error.faults)
+    columns: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    if not faults:
+        columns, dropped = _common_columns(spec, bars)
+
+    market: dict[str, SymbolData] = {}
+    for symbol, table in bars.items():
+        try:
+            market[symbol] = _prepare(spec, table, columns, dropped)
+        except DataError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise DataError.collected(faults)
+    return market
+
+
+def synthetic_market(spec: Spec, symbol: str) -> SyntheticMarket:
+    """The synthetic market behind a symbol of a spec with `data.source = "synthetic"`: bars, true signal and regimes."""
+    table = spec.data.synthetic
+    settings = SyntheticSettings(
+        bars=table.bars, edge=table.edge, volatility=table.volatility, span=table.span, regimes=table.regimes
+    )
+    return make_market(symbol, settings)
+
+
+def look_back(spec: Spec) -> int:
+    """Bars behind a bar that its observation depends on, itself included: window + longest look-back of a feature."""
+    return spec.env.window + LOOKBACK
+
+
+def _check_names(spec: Spec, symbols: Sequence[str]) -> None:
+    """Symbols become file names: nothing but letters, digits and a few harmless signs, wherever the spec came from."""
+    faults = []
+    for symbol in symbols:
+        if not _SYMBOL.fullmatch(symbol):
+            faults.append(
+                Fault("symbols", f"{symbol!r} is no symbol", "use 1 to 32 letters, digits and . _ ^ = -, a letter first")
+            )
+        elif spec.data.source == "sample" and symbol not in SYMBOLS:
+            near = difflib.get_close_matches(symbol.upper(), SYMBOLS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"it has {' '.join(SYMBOLS)}; for others set data.source = \"csv\""
+            faults.append(Fault("symbols", f'"{symbol}" is not in the shipped sample', hint))
+    if faults:
+        raise DataError.collected(faults)
+
+
+def _bars_of(spec: Spec, symbol: str) -> Bars:
+    source = spec.data.source
+    if source == "sample":
+        return sample_bars(symbol)
+    if source == "synthetic":
+        return synthetic_market(spec, symbol).bars
+    from p3kit.market.files import read_bars
+
+    return read_bars(source, spec.data.path, symbol)
+
+
+def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Optional columns that every symbol of the spec has, and those that only some have.
+
+    Decided over all symbols of the spec, not only those asked for: a trainer that loads one symbol must build the same
+    observation as one that loads them all.
+    """
+    found = {symbol: set(table.columns) for symbol, table in bars.items()}
+    if spec.data.source in ("csv", "parquet"):
+        from p3kit.market.files import read_columns
+
+        for symbol in spec.symbols:
+            if symbol not in found:
+                found[symbol] = set(read_columns(spec.data.source, spec.data.path, symbol))
+    common, present = set.intersection(*found.values()), set.union(*found.values())
+    return (
+        tuple(name for name in OPTIONAL_COLUMNS if name in common),
+        tuple(name for name in OPTIONAL_COLUMNS if name in present - common),
+    )
+
+
+def _prepare(spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[str, ...]) -> SymbolData:
+    """Features, splits and notes of one symbol."""
+    behind, episode = look_back(spec), spec.env.episode_bars
+    place = bars.source if spec.data.source in ("csv", "parquet") else f"{bars.source} {bars.symbol}"
+    if len(bars) < behind + episode + 1:
+        raise DataError(
+            place,
+            f"{len(bars)} bars; at least {behind + episode + 1} are needed (longest look-back {LOOKBACK} + "
+            f"env.window {spec.env.window} + env.episode_bars {episode} + 1)",
+            "give more bars, or lower env.window or env.episode_bars",
+        )
+    embargo = behind if spec.data.embargo == "auto" else int(spec.data.embargo)
+    parts = {name: getattr(spec.data.split, name) for name in SPLITS}
+    splits, problems = split_bars(
+        bars.timestamps, parts, embargo=embargo, warm_up=behind, episode_bars=episode
+    )
+    if problems:
+        raise DataError.collected(Fault(place, f"{key} = {what}", hint) for key, what, hint in problems)
+
+    features = compute_features(bars, columns)
+    notes = [*bars.notes, *_remarks(bars)]
+    if spec.data.source == "synthetic":
+        notes.append("synthetic bars: made by a formula, no market ever traded them")
+    if dropped:
+        notes.append(
+            f"features use the columns that every symbol has; left out here or elsewhere: {', '.join(dropped)}"
+        )
+    if embargo < behind:
+        notes.append(
+            f"data.embargo = {embargo} is shorter than window + look-back ({behind}): the first observations of "
+            "validation and test see bars that training acted on"
+        )
+    if spec.observation.normalize == "train":
+        values, mean, scale, constant = standardise(features, *splits["train"])
+        if constant:
+            notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")
+    else:
+        values = features.values.astype(np.float32)
+        mean, scale = np.zeros(len(features.names)), np.ones(len(features.names))
+
+    return SymbolData(
+        symbol=bars.symbol,
+        timestamps=bars.timestamps,
+        close=bars.close,
+        open=bars.open,
+        high=bars.high,
+        low=bars.low,
+        features=values,
+        feature_names=features.names,
+        feature_mean=mean,
+        feature_scale=scale,
+        volatility=features.volatility * np.sqrt(bars.bars_per_year),
+        regime=features.regime,
+        bars_per_year=bars.bars_per_year,
+        fingerprint=fingerprint(bars),
+        splits=splits,
+        source=bars.source,
+        synthetic=bars.synthetic,
+        notes=notes,
+    )
+
+
+def _remarks(bars: Bars) -> list[str]:
+    """What a careful person would look at twice."""
+    remarks = []
+    moves = np.abs(np.diff(np.log(bars.close)))
+    worst = int(moves.argmax())
+    if moves[worst] > _BIG_MOVE:
+        change = bars.close[worst + 1] / bars.close[worst] - 1.0
+        remarks.append(
+            f"the close moves {change:+.0%} in one bar at {_moment(bars, worst + 1)} ({int((moves > _BIG_MOVE).sum())} such "
+            "bars): are prices adjusted for splits?"
+        )
+    days = np.diff(bars.timestamps) / np.timedelta64(1, "D")
+    longest = int(days.argmax())
+    if days[longest] > _LONG_GAP_DAYS:
+        remarks.append(
+            f"{days[longest]:.0f} days without a bar before {_moment(bars, longest + 1)}; bars a year are counted over "
+            "the whole range, gaps included"
+        )
+    if (bars.close[1:] == bars.close[:-1]).mean() > 0.5:
+        remarks.append("more than half of the bars close where the one before closed")
+    return remarks
+
+
+def _moment(bars: Bars, row: int) -> str:
+    return str(bars.timestamps[row].astype("datetime64[m]")).replace("T00:00", "").replace("T", " ")
