@@ -181,7 +181,7 @@ class RunDir:
     def append_metrics(self, metric_rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows `{"agent", "iteration", "global_step", "time", "metrics": {name: number}}`, all in one write.
 
-        nan and inf are kept. A value of None (not applicable, as the Sharpe ratio of a policy that never trades) is left
+        nan and inf are kept. A value of None (no value, as the Sharpe ratio of a policy that never trades) is left
         out: an absent name is the one form of "no value". Raises P3kitError for a name that is not in the glossary and
         for a value that is no number; then nothing is written.
         """
@@ -242,7 +242,7 @@ class RunDir:
         return seq
 
     def read_events(self, kind: str | None = None, agent: str | None = None, after: int = -1) -> list[dict[str, Any]]:
-        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of one kind, of one agent, or
+        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of a kind, an agent, or
         with a number above `after`, where asked for. Numbers never come twice, not even after a resume.
         """
         found, _ = rows.read_rows(self._events_file)
