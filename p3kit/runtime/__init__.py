@@ -1,0 +1,18 @@
+"""All that a trainer sees of p3kit."""
+
+from p3kit.runtime.checkpoints import load_checkpoint, load_optimizer_state, optimizer_state, part, under
+from p3kit.runtime.entry import open_run
+from p3kit.runtime.recording import Rollout
+from p3kit.runtime.run import Agent, Run
+
+__all__ = [
+    "Agent",
+    "Rollout",
+    "Run",
+    "load_checkpoint",
+    "load_optimizer_state",
+    "open_run",
+    "optimizer_state",
+    "part",
+    "under",
+]

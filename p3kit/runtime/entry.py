@@ -1,0 +1,107 @@
+"""How a trainer script starts: launched by p3kit with a run directory, or alone from a terminal with flags of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from p3kit.errors import P3kitError
+from p3kit.market import load_market
+from p3kit.plan import plan_runs
+from p3kit.rundir import RunDir
+from p3kit.runtime.run import Run
+from p3kit.spec import load_spec
+from p3kit.spec.knobs import Knob, read_knobs
+
+A = TypeVar("A")
+
+
+def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
+    """The run this process is to train, from the command line of a trainer script.
+
+    `--run-dir runs/run-7 [--resume]` is how p3kit starts a trainer. Without it the script is its own command: every knob of
+    `Args` is a flag, and a scratch run directory is made under `--runs`. Input errors are printed and end the process with
+    exit code 2; `--help` ends it with 0.
+    """
+    knobs = read_knobs(Path(trainer_file))
+    command = click.Command(
+        Path(trainer_file).name,
+        params=_options(knobs),
+        callback=lambda **flags: flags,
+        help=_help(Path(trainer_file).name),
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    )
+    try:
+        flags: dict[str, Any] = command.main(standalone_mode=False)
+        if not isinstance(flags, dict):  # --help was printed
+            sys.exit(0)
+        if flags["run_dir"]:
+            return Run(RunDir.open(Path(flags["run_dir"])), args_type, resume=flags["resume"])
+        given = {knob.name: flags[knob.name] for knob in knobs if flags[knob.name] is not None}
+        return Run(_scratch(flags, given, Path(trainer_file)), args_type, resume=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except P3kitError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+
+
+def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -> RunDir:
+    """A run directory of one agent from flags: the same path through spec, plan and run directory as `p3kit run`."""
+    overrides = [f"ppo.{name}={_toml(value)}" for name, value in knobs.items()]
+    text = f'name = "scratch"\ntrainer = {_toml(str(trainer_file.resolve()))}\n'
+    text += f"symbols = [{_toml(flags['symbol'])}]\nseeds = [{flags['seed']}]\n"
+    text += f'[data]\nsource = "{flags["source"]}"\n'
+    if flags["env_id"]:  # a foreign task brings its own scales
+        text += '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\n'
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scratch.toml"
+        path.write_text(text, encoding="utf-8")
+        spec = load_spec(path, [*overrides, *flags["set"]]).spec
+        (plan,) = plan_runs(spec, path.parent)
+    market = load_market(spec, spec.symbols)
+    info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
+    directory = RunDir.create(Path(flags["runs"]), info, text, trainer_file)
+    click.echo(f"scratch run in {directory.path}", err=True)
+    return directory
+
+
+def _options(knobs: list[Knob]) -> list[click.Parameter]:
+    own: list[click.Parameter] = [
+        click.Option(["--run-dir"], help="Train the run planned in this directory (as p3kit starts it)."),
+        click.Option(["--resume"], is_flag=True, help="Continue that run from its last checkpoint."),
+        click.Option(["--runs"], default=os.environ.get("P3KIT_RUNS", "runs"), help="Where scratch runs go."),
+        click.Option(["--symbol"], default="AAPL", help="What to trade."),
+        click.Option(["--source"], default="sample", type=click.Choice(["sample", "synthetic"]), help="Whose bars."),
+        click.Option(["--seed"], default=1, type=int, help="Seed of the agent."),
+        click.Option(["--env-id"], help="Train on an EnvPool or gymnasium task instead, e.g. CartPole-v1."),
+        click.Option(["--set"], multiple=True, help="Any other spec value, e.g. --set env.num_envs=16."),
+    ]
+    return own + [
+        click.Option([f"--{knob.name.replace('_', '-')}"], help=f"{knob.doc} [default: {knob.default}]") for knob in knobs
+    ]
+
+
+def _help(name: str) -> str:
+    return f"""Train one agent with {name}, alone or as a run of p3kit.
+
+    \b
+    python {name} --symbol AAPL --total-timesteps 20000
+    python {name} --source synthetic --set env.num_envs=16
+    python {name} --env-id CartPole-v1 --n-steps 128 --total-timesteps 100000
+    """
+
+
+def _toml(value: Any) -> str:
+    """A flag's text as a TOML value: numbers, booleans and lists as they are, words in quotes."""
+    text = str(value)
+    plain = text.replace("_", "").replace(".", "").replace("-", "").replace("+", "").replace("e", "").isdigit()
+    if plain or text in ("true", "false") or text.startswith("["):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

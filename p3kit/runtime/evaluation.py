@@ -1,0 +1,278 @@
+"""Backtests on a whole split: the policy, and beside it the fixed rules, in the same engine and at the same fees.
+
+A split is walked in windows of `episode_bars` back to back from its first bar (the last one shorter), each starting flat with
+the initial capital. Windows do not depend on each other, so all of them are played at once as rows of one batched
+environment, and their bar returns are concatenated in order of time. Nothing here sees an intervention: the spec is the
+user's own.
+
+Notation for shapes: W windows, B bars of the split, R rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from p3kit import metrics as formulas
+from p3kit.env import Timestep, TradingEnv
+from p3kit.market import SymbolData
+from p3kit.spec import Spec
+
+HOLD, BUY_LARGE, SELL_ALL = (formulas.ACTIONS.index(name) for name in ("HOLD", "BUY_LARGE", "SELL_ALL"))
+RANDOM_PATHS = 16
+MOVING_AVERAGES = (10, 50)
+_EQUITY_POINTS = 1_500
+REGIMES = ("bear", "sideways", "bull")
+
+Array = NDArray[Any]
+Policy = Callable[[Tensor, Tensor], Tensor]
+"""(observation (R, D), mask (R, A)) → action (R,)"""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One path over one split: B bars in order of time."""
+
+    bar: Array  # (B,) the bar each action was decided on
+    bar_return: Array  # (B,) equity change of the step / equity before it
+    action: Array  # (B,)
+    exposure: Array  # (B,) share of equity invested after the step
+    traded: Array  # (B,) traded value / equity
+    cost: Array  # (B,) commission and slippage / initial capital
+    profit: Array  # (trades,) net profit of each round trip / initial capital
+
+    @cached_property
+    def equity(self) -> Array:
+        """(B + 1,) compounded from 1."""
+        return np.concatenate([[1.0], np.cumprod(1 + self.bar_return)])
+
+
+def windows(first: int, last: int, length: int) -> list[tuple[int, int]]:
+    """(first bar, last bar) of windows back to back: each decides on its first … last − 1 bars, marks on the next.
+
+    `first`, `last` is the half-open bar range of a split; every return of the split belongs to exactly one window.
+    """
+    starts = range(first, last - 1, length)
+    return [(start, min(start + length, last - 1)) for start in starts]
+
+
+class Evaluator:
+    """Evaluates one agent's policy on the validation split, with the training split beside it for the gap."""
+
+    def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int, device: torch.device) -> None:
+        self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
+
+    def __call__(self, policy: Policy) -> Evaluation:
+        validation, train = self._windows("validation"), self._windows("train")
+        walks = self._walk(lambda step, env: policy(env.observe(step.index, step.account), step.mask), validation + train)
+        return Evaluation(
+            policy=_join(walks[: len(validation)]),
+            train=_join(walks[len(validation) :]),
+            rules=self.rules,
+            bars=self.bars,
+            bootstrap_seed=self.seed,
+        )
+
+    @cached_property
+    def rules(self) -> dict[str, list[Walk]]:
+        """The fixed rules on the validation split: one path each, sixteen for the random one. Played once per run."""
+        spans = self._windows("validation")
+        long = {"hold": np.zeros(len(self.bars.close), bool), "buy_and_hold": np.ones(len(self.bars.close), bool)}
+        long["moving_average"] = _moving_average_signal(self.bars.close)
+        fixed = torch.as_tensor(np.stack(list(long.values())), device=self.device)  # (rules, T)
+        rows = len(spans) * (len(long) + RANDOM_PATHS)
+        rule = torch.arange(rows, device=self.device) // len(spans)
+        is_random = rule >= len(long)
+        generator = torch.Generator().manual_seed(seed_of("random baseline", self.seed, self.symbol))
+
+        def decide(step: Timestep, env: TradingEnv) -> Tensor:
+            wants_long = fixed[rule.clamp_max(len(long) - 1), step.bar]
+            flat = step.mask[:, BUY_LARGE]
+            action = torch.where(flat & wants_long, BUY_LARGE, HOLD)
+            action = torch.where(~flat & ~wants_long, SELL_ALL, action)
+            noise = torch.rand(step.mask.shape, generator=generator).to(self.device)
+            return torch.where(is_random, noise.masked_fill(~step.mask, -1).argmax(1), action)
+
+        walks = self._walk(decide, spans * (len(long) + RANDOM_PATHS))
+        paths = [_join(walks[i : i + len(spans)]) for i in range(0, rows, len(spans))]
+        return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
+
+    def _windows(self, split: str) -> list[tuple[int, int]]:
+        first, last = self.bars.splits[split]
+        return windows(first, last, self.spec.env.episode_bars)
+
+    @torch.no_grad()
+    def _walk(self, decide: Callable[[Timestep, TradingEnv], Tensor], spans: list[tuple[int, int]]) -> list[Walk]:
+        """Play every window once; one Walk per window."""
+        env = TradingEnv(
+            {self.symbol: self.bars},
+            self.spec,
+            symbols=[self.symbol],
+            split="validation",
+            num_envs=len(spans),
+            device=self.device,
+        )
+        first, last = (torch.tensor(edge, device=self.device) for edge in zip(*spans, strict=True))
+        step = env.reset_windows(torch.zeros_like(first), first, last)
+        still = torch.zeros(len(spans), dtype=torch.float64, device=self.device)  # restarts are never used here
+        columns: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
+        for _ in range(max(b - a for a, b in spans)):
+            before = step
+            action = torch.where(before.alive, decide(before, env), HOLD)
+            step = env.step(action, still)
+            row = (before.alive, before.bar, step.bar_return, action, step.exposure)
+            row += (step.traded_value, step.cost_paid, step.closed_profit)
+            for name, values in zip(_COLUMNS, row, strict=True):
+                columns[name].append(values)
+        env.raise_if_faulty()
+        table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
+        return [self._cut(table, row) for row in range(len(spans))]
+
+    def _cut(self, table: Mapping[str, Array], row: int) -> Walk:
+        played = table["alive"][:, row]
+        column = {name: values[played, row] for name, values in table.items()}
+        capital = self.spec.env.initial_capital
+        equity = capital * np.concatenate([[1.0], np.cumprod(1 + column["bar_return"])[:-1]])
+        return Walk(
+            bar=column["bar"],
+            bar_return=column["bar_return"],
+            action=column["action"],
+            exposure=column["exposure"],
+            traded=column["traded_value"] / equity,
+            cost=column["cost_paid"] / capital,
+            profit=column["closed_profit"][~np.isnan(column["closed_profit"])] / capital,
+        )
+
+
+_COLUMNS = ("alive", "bar", "bar_return", "action", "exposure", "traded_value", "cost_paid", "closed_profit")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy did on the validation split, and what the fixed rules did there."""
+
+    policy: Walk
+    train: Walk
+    rules: Mapping[str, list[Walk]]
+    bars: SymbolData
+    bootstrap_seed: int
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """`eval/…` metrics of the policy. A ratio that does not exist (no trade, no loss) is left out, not guessed."""
+        values = {f"eval/{name}": value for name, value in walk_metrics(self.policy, self.bars.bars_per_year).items()}
+        hold = self.baselines["buy_and_hold"]["sharpe_ratio"]
+        values["eval/buy_and_hold_sharpe"] = hold
+        if values["eval/sharpe_ratio"] is not None and hold is not None:
+            values["eval/sharpe_excess"] = values["eval/sharpe_ratio"] - hold
+        values["eval/best_fixed_rule_return"] = max(
+            row["total_return"] for name, row in self.baselines.items() if name not in ("hold", "random")
+        )
+        values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year)["sharpe_ratio"]
+        return {name: value for name, value in values.items() if value is not None}
+
+    @cached_property
+    def baselines(self) -> dict[str, dict[str, float | None]]:
+        """Metrics of each fixed rule; the random rule's are means over its paths."""
+        table: dict[str, dict[str, float | None]] = {}
+        for name, paths in self.rules.items():
+            rows = [walk_metrics(path, self.bars.bars_per_year) for path in paths]
+            table[name] = {key: _mean([row[key] for row in rows]) for key in rows[0]}
+        return table
+
+    def regimes(self) -> dict[str, dict[str, float | None]]:
+        """Per regime of the deciding bar: bars, compounded return and Sharpe ratio of the policy."""
+        table = {}
+        regime = self.bars.regime[self.policy.bar]
+        for number, name in enumerate(REGIMES):
+            returns = self.policy.bar_return[regime == number]
+            table[name] = {
+                "bars": len(returns),
+                "total_return": float(np.prod(1 + returns) - 1),
+                "sharpe_ratio": formulas.sharpe_ratio(returns, self.bars.bars_per_year) if len(returns) > 1 else None,
+            }
+        return table
+
+    def intervals(self) -> dict[str, list[float] | None]:
+        """95 % stationary-bootstrap intervals of the Sharpe ratio and of its paired excess over buy-and-hold."""
+        if "eval/sharpe_ratio" not in self.metrics:
+            return {"sharpe_interval": None, "excess_interval": None}
+        own, hold = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        sharpe = formulas.bootstrap_sharpe(own, self.bars.bars_per_year, seed=self.bootstrap_seed)
+        excess = formulas.bootstrap_sharpe_difference(
+            own, hold, self.bars.bars_per_year, seed=self.bootstrap_seed
+        )
+        return {"sharpe_interval": list(sharpe), "excess_interval": list(excess)}
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the policy does what a constant rule does: never trades, or holds the market throughout."""
+        hold = self.rules["buy_and_hold"][0]
+        return bool(not self.policy.exposure.any() or np.mean(self.policy.action == hold.action) > 0.99)
+
+    def equity_curves(self) -> dict[str, Any]:
+        """Curves for pictures: at most 1,500 evenly spaced points of time, equity from 1."""
+        count = len(self.policy.bar)
+        points = np.unique(np.linspace(0, count - 1, min(count, _EQUITY_POINTS)).round().astype(int))
+        bar = self.policy.bar[points]
+        return {
+            "timestamps": [str(stamp)[:19] for stamp in self.bars.timestamps[bar + 1]],
+            "price": self.bars.close[bar + 1].tolist(),
+            "regime": [REGIMES[number] for number in self.bars.regime[bar]],
+            "position": self.policy.exposure[points].tolist(),
+            "equity": self.policy.equity[points + 1].tolist(),
+            "baselines": {name: paths[0].equity[points + 1].tolist() for name, paths in self.rules.items()},
+            "bars": count,
+        }
+
+
+def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
+    """The trading metrics of one path. `sharpe_ratio` is None for a path that never held a position."""
+    never_traded = not walk.exposure.any() and len(walk.profit) == 0
+    shares = np.bincount(walk.action, minlength=len(formulas.ACTIONS)) / len(walk.action)
+    return {
+        "sharpe_ratio": None if never_traded else formulas.sharpe_ratio(walk.bar_return, bars_per_year),
+        "sortino_ratio": None if never_traded else formulas.sortino_ratio(walk.bar_return, bars_per_year),
+        "max_drawdown": formulas.max_drawdown(walk.equity),
+        "total_return": float(walk.equity[-1] - 1),
+        "annual_volatility": formulas.annual_volatility(walk.bar_return, bars_per_year),
+        "total_trades": len(walk.profit),
+        "trades_per_bar": len(walk.profit) / len(walk.bar),
+        "win_rate": formulas.win_rate(walk.profit),
+        "profit_factor": formulas.profit_factor(walk.profit),
+        "exposure": float(walk.exposure.mean()),
+        "turnover": float(walk.traded.mean() * bars_per_year),
+        "cost_paid": float(walk.cost.sum()),
+        "hold_share": float(shares[HOLD]),
+        "actions_used": int((shares >= 0.01).sum()),
+    }
+
+
+def _join(walks: list[Walk]) -> Walk:
+    return Walk(**{name: np.concatenate([getattr(walk, name) for walk in walks]) for name in Walk.__dataclass_fields__})
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _moving_average_signal(close: Array) -> Array:
+    """Long while the fast average of closes up to and including the bar is above the slow one; flat before both exist."""
+    fast, slow = (np.convolve(close, np.ones(n) / n)[: len(close)] for n in MOVING_AVERAGES)
+    signal: Array = fast > slow
+    signal[: MOVING_AVERAGES[1] - 1] = False
+    return signal
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from words and numbers, the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,72 @@
+"""What the diagnosis needs to know of a net and an update, as small tensor functions on a sample of the batch.
+
+Notation for shapes: B sampled rows, D observation values, H hidden units. Everything returns 0-d tensors: the trainer moves
+them from the device once per iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+SAMPLE_ROWS = 2_048
+DORMANT = 0.025
+"""Threshold τ of a dormant unit (Sokar et al. 2023, definition 3.1)."""
+_RANK_ENERGY = 0.99
+
+
+def sample_rows(rows: int, device: torch.device) -> Tensor:
+    """At most 2,048 row numbers, evenly spread over a batch of `rows`, in order. No random numbers are drawn."""
+    return torch.linspace(0, rows - 1, min(rows, SAMPLE_ROWS), device=device, dtype=torch.float64).long()
+
+
+def explained_variance(value: Tensor, target: Tensor) -> Tensor:
+    """1 − Var(target − value)/Var(target) over all elements; NaN where the target is constant."""
+    target = target.double()
+    return 1 - (target - value.double()).var() / target.var()
+
+
+def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
+    """What a linear forecast could explain: the reference beside the value function's explained variance.
+
+    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as the
+    value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows.
+    """
+    observation, target = observation.double(), target.double()
+    half = observation.shape[0] // 2
+    fit_x, fit_y = observation[:half], target[:half]
+    mean, std = fit_x.mean(0), fit_x.std(0).clamp_min(1e-8)
+    x = ((fit_x - mean) / std).clamp(-10, 10)
+    gram = x.T @ x + half * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weights = torch.linalg.solve(gram, x.T @ (fit_y - fit_y.mean()))
+    forecast = ((observation[half:] - mean) / std).clamp(-10, 10) @ weights + fit_y.mean()
+    return explained_variance(forecast, target[half:])
+
+
+def dormant_share(activations: Iterable[Tensor]) -> Tensor:
+    """Share of hidden units with a normalised mean |activation| of at most τ. `activations`: one (B, H) per layer."""
+    dormant = []
+    for activation in activations:
+        score = activation.abs().mean(0)
+        dormant.append(score <= DORMANT * score.mean())
+    return torch.cat(dormant).double().mean()
+
+
+def feature_rank(activation: Tensor) -> Tensor:
+    """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024)."""
+    energy = torch.linalg.svdvals(activation.double()).square().cumsum(0)
+    return (energy < _RANK_ENERGY * energy[-1]).sum() + 1
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of two tensors of one shape; NaN where one is constant."""
+    a, b = a.double().flatten(), b.double().flatten()
+    a, b = a - a.mean(), b - b.mean()
+    return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
+
+
+def update_ratio(before: Tensor, after: Tensor, gradient_steps: int) -> Tensor:
+    """‖ΔW‖/‖W‖/√(gradient steps), from flat parameter vectors."""
+    return (after - before).norm() / before.norm() / max(gradient_steps, 1) ** 0.5

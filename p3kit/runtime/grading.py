@@ -1,0 +1,140 @@
+"""When to stop early, and what an agent is worth: the guide's criteria (3.3), judged on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from p3kit.spec import Spec
+
+Metrics = Mapping[str, float]
+
+
+@dataclass
+class EarlyStop:
+    """Plateau and stretch goal (guide 3.3 and 4.5). State is plain numbers, stored in checkpoints."""
+
+    best: float = float("-inf")
+    best_step: int = 0
+    waited: int = 0
+
+    def update(self, spec: Spec, metrics: Metrics, global_step: int, progress: float) -> str | None:
+        """Take in one evaluation with new weights; the reason to stop, or None.
+
+        A plateau needs both `patience` evaluations and `plateau_steps` env steps without a gain of `min_delta`. The stretch
+        goal counts only where buy-and-hold did worse in the same evaluation. Nothing stops before `min_progress`.
+        """
+        rule = spec.early_stop
+        sharpe = metrics.get("eval/sharpe_ratio")
+        if sharpe is not None and sharpe > self.best + rule.min_delta:
+            self.best, self.best_step, self.waited = sharpe, global_step, 0
+        else:
+            self.waited += 1
+        if progress < rule.min_progress:
+            return None
+        if sharpe is not None and sharpe > rule.stretch_sharpe and metrics.get("eval/sharpe_excess", 0.0) > 0:
+            return f"validation Sharpe {sharpe:.2f} is above the stretch goal {rule.stretch_sharpe:g} and buy-and-hold's"
+        still = global_step - self.best_step
+        if self.waited >= rule.patience and still >= rule.plateau_steps:
+            return f"validation Sharpe has not risen by {rule.min_delta:g} for {self.waited} evaluations, {still:,} steps"
+        return None
+
+    def state_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+    def load_state_dict(self, state: Metrics) -> None:
+        self.best, self.best_step = float(state["best"]), int(state["best_step"])
+        self.waited = int(state["waited"])
+
+
+def supervised_return(spec: Spec, symbol: str) -> float | None:
+    """Total return of the user's earlier model for `symbol`, from `[baselines.supervised]`."""
+    table: Mapping[str, float] = spec.baselines.supervised
+    return table.get(symbol, table.get("default"))
+
+
+def verdict(spec: Spec, symbol: str, metrics: Metrics, nonfinite: float, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Grade one agent from the evaluation chosen by validation Sharpe.
+
+    `metrics` are the training and `eval/` metrics recorded with it, `nonfinite` the gradient steps of the whole run that had
+    to be thrown away, `evaluation` the event (baselines, intervals, whether the policy is a constant rule).
+    """
+    minimum = _minimum(spec, metrics, nonfinite)
+    strong = _strong(spec, symbol, metrics)
+    stretch = metrics.get("eval/sharpe_ratio", float("-inf")) > spec.early_stop.stretch_sharpe
+    grade = "FAIL"
+    if all(reason["met"] for reason in minimum):
+        grade = "PASS"
+        if all(reason["met"] for reason in strong):
+            grade = "STRETCH" if stretch and metrics.get("eval/sharpe_excess", 0.0) > 0 else "STRONG"
+    excess = evaluation["excess_interval"]
+    return {
+        "grade": grade,
+        "reasons": minimum + strong,
+        "over_buy_and_hold": "shown" if excess is not None and excess[0] > 0 else "not shown",
+        "labels": _labels(spec, metrics, evaluation),
+        "chosen_step": evaluation["global_step"],
+        "supervised_return": supervised_return(spec, symbol),
+        **{key: evaluation[key] for key in ("metrics", "baselines", "sharpe_interval", "excess_interval")},
+    }
+
+
+def _minimum(spec: Spec, metrics: Metrics, nonfinite: float) -> list[dict[str, Any]]:
+    criteria = spec.criteria.minimum
+    low, high = criteria.entropy
+    entropy = metrics.get("policy/entropy")
+    reasons = [
+        _above("validation_sharpe", metrics.get("eval/sharpe_ratio"), criteria.validation_sharpe),
+        _explained_variance(criteria.explained_variance, metrics),
+        _reason("entropy", entropy, f"{low:g} to {high:g} nats", entropy is not None and low <= entropy <= high),
+        _reason("no NaN", nonfinite, "0 gradient steps thrown away", nonfinite == 0),
+    ]
+    return [reason | {"set": "minimum"} for reason in reasons]
+
+
+def _explained_variance(criterion: float | str, metrics: Metrics) -> dict[str, Any]:
+    value = metrics.get("value/explained_variance")
+    if criterion != "reference":
+        return _above("explained_variance", value, float(criterion))
+    # what returns of this market can explain at all is measured by a linear forecast of the same batch
+    reference = metrics.get("diag/ev_reference")
+    bar = 0.5 if reference is None else min(0.5, max(reference, 0.0))
+    text = "≥ 0.5" if bar == 0.5 else f"≥ {bar:.2f} (ridge reference of the same batch)"
+    return _reason("explained_variance", value, text, value is not None and value >= bar)
+
+
+def _strong(spec: Spec, symbol: str, metrics: Metrics) -> list[dict[str, Any]]:
+    criteria = spec.criteria.strong
+    reasons = [_above("validation_sharpe", metrics.get("eval/sharpe_ratio"), criteria.validation_sharpe)]
+    baseline = supervised_return(spec, symbol)
+    if baseline is not None:
+        total, bar = metrics.get("eval/total_return"), baseline + criteria.beats_supervised
+        reasons.append(_reason("beats_supervised", total, f"≥ {bar:.2f} total return", total is not None and total >= bar))
+    drawdown, used = metrics.get("eval/max_drawdown"), metrics.get("eval/actions_used")
+    within = drawdown is not None and drawdown < criteria.max_drawdown
+    reasons.append(_reason("max_drawdown", drawdown, f"< {criteria.max_drawdown:g}", within))
+    reasons.append(
+        _reason("actions_used", used, f"≥ {criteria.actions_used}", used is not None and used >= criteria.actions_used)
+    )
+    return [reason | {"set": "strong"} for reason in reasons]
+
+
+def _labels(spec: Spec, metrics: Metrics, evaluation: Mapping[str, Any]) -> list[str]:
+    labels = []
+    if evaluation["constant"]:
+        labels.append("constant")
+    hold = evaluation["baselines"]["hold"]["sharpe_ratio"]  # None: no trade, no ratio
+    if (0.0 if hold is None else hold) > spec.criteria.minimum.validation_sharpe:
+        labels.append("all-HOLD meets the Sharpe criterion too")
+    if "eval/sharpe_ratio" not in metrics:
+        labels.append("never traded")
+    return labels
+
+
+def _above(criterion: str, value: float | None, threshold: float) -> dict[str, Any]:
+    return _reason(criterion, value, f"> {threshold:g}", value is not None and value > threshold)
+
+
+def _reason(criterion: str, value: float | None, threshold: str, met: bool) -> dict[str, Any]:
+    return {"criterion": criterion, "value": value, "threshold": threshold, "met": met}

@@ -1,0 +1,197 @@
+"""From one iteration's arrays to the rows of `metrics.jsonl`: rollout quantities per tick, optimiser quantities beside them.
+
+Notation for shapes: T steps, N envs, A actions, C reward components, G gradient steps, M optimiser metrics. A *tick* is 4,096
+env steps; an iteration has as many rows as it holds whole ticks (at least one), and the epochs of its update are shared out
+over the same rows, so that six long updates can still be diagnosed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p3kit.metrics import ACTIONS, COMPONENTS
+
+TICK_STEPS = 4_096
+Array = NDArray[Any]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one rollout left behind, on the CPU. `equity` is NaN for tasks without money."""
+
+    reward: Array  # (T, N) as the learner sees it
+    clipped: Array  # (T, N) bool
+    weighted: Array  # (T, N, C) components × weights
+    raw: Array  # (T, N, C)
+    bonus: Array  # (T, N) reward.action_bonus paid
+    action: Array  # (T, N)
+    valid_actions: Array  # (T, N)
+    done: Array  # (T, N) bool
+    equity: Array  # (T, N) share of the initial capital, after the step
+    closed: Array  # (T, N) bool, a round trip closed in this step
+
+    def between(self, first: int, last: int) -> Rollout:
+        """The steps [first, last)."""
+        return Rollout(**{name: values[first:last] for name, values in vars(self).items()})
+
+
+@dataclass
+class EpisodeLedger:
+    """Sums of the episodes still running, per env; carried from rollout to rollout and stored in checkpoints."""
+
+    components: Array  # (N, C)
+    total: Array  # (N,)
+    length: Array  # (N,)
+    trades: Array  # (N,)
+    _names: tuple[str, ...] = field(default=("components", "total", "length", "trades"), repr=False)
+
+    @classmethod
+    def empty(cls, num_envs: int) -> EpisodeLedger:
+        zeros = np.zeros(num_envs)
+        return cls(np.zeros((num_envs, len(COMPONENTS))), zeros, zeros.copy(), zeros.copy())
+
+    def take(self, rollout: Rollout) -> list[dict[str, Any]]:
+        """Add a rollout's steps and hand out the episodes that ended in it."""
+        ended = []
+        reward = rollout.weighted.sum(-1) + rollout.bonus  # (T, N)
+        for env in range(reward.shape[1]):
+            start = 0
+            for end in np.flatnonzero(rollout.done[:, env]) + 1:
+                self._add(env, rollout, reward, start, end)
+                ended.append(
+                    {
+                        "components": self.components[env].copy(),
+                        "total": self.total[env],
+                        "length": self.length[env],
+                        "trades": self.trades[env],
+                        "return": rollout.equity[end - 1, env] - 1,
+                    }
+                )
+                self._clear(env)
+                start = end
+            self._add(env, rollout, reward, start, reward.shape[0])
+        return ended
+
+    def _add(self, env: int, rollout: Rollout, reward: Array, start: int, end: int) -> None:
+        self.components[env] += rollout.weighted[start:end, env].sum(0)
+        self.total[env] += reward[start:end, env].sum()
+        self.length[env] += end - start
+        self.trades[env] += rollout.closed[start:end, env].sum()
+
+    def _clear(self, env: int) -> None:
+        for name in self._names:
+            getattr(self, name)[env] = 0
+
+    def state_dict(self) -> dict[str, Array]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        for name in self._names:
+            getattr(self, name)[:] = state[name]
+
+
+def tick_rows(
+    rollout: Rollout,
+    ledger: EpisodeLedger,
+    update: Mapping[str, Array],
+    start_step: int,
+    end_step: int,
+) -> list[tuple[int, Metrics]]:
+    """(global_step, metrics) per tick of one iteration.
+
+    `update` maps metric names to one value per gradient step (G,), in order; names that end in `_max` are maximised, the
+    others averaged. Gradient steps that were never taken (`target_kl` ended the update) simply leave fewer to share out.
+    """
+    steps = rollout.reward.shape[0]
+    ticks = max(1, (end_step - start_step) // TICK_STEPS)
+    edges = np.linspace(0, steps, ticks + 1).round().astype(int)
+    shares = [np.array_split(values, ticks) for values in update.values()]
+    rows = []
+    for tick in range(ticks):
+        part = rollout.between(edges[tick], edges[tick + 1])
+        metrics = _rollout_metrics(part) | _episode_metrics(ledger.take(part))
+        metrics |= _update_metrics(update.keys(), [share[tick] for share in shares])
+        step = end_step if tick == ticks - 1 else start_step + round((end_step - start_step) * edges[tick + 1] / steps)
+        rows.append((step, metrics))
+    return rows
+
+
+def _update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
+    metrics: Metrics = {}
+    for name, values in zip(names, shares, strict=True):
+        if len(values) == 0:
+            continue
+        metrics[name] = float(values.max() if name.endswith("_max") else values.mean())
+        metrics["diag/gradient_steps"] = len(values)
+    if "diag/nonfinite" in metrics:  # a count, not a mean
+        metrics["diag/nonfinite"] = float(shares[list(names).index("diag/nonfinite")].sum())
+    return metrics
+
+
+def _rollout_metrics(rollout: Rollout) -> Metrics:
+    reward = rollout.reward
+    metrics: Metrics = {
+        "reward/mean": float(reward.mean()),
+        "reward/std": float(reward.std()),
+        "reward/max_abs": float(np.abs(reward).max()),
+        "reward/total": float(rollout.weighted.sum(-1).mean() + rollout.bonus.mean()),
+        "reward/clipped_share": float(rollout.clipped.mean()),
+        "reward/positive_share": float((reward > 0).mean()),
+        "policy/hold_share": float((rollout.action == 0).mean()),
+        "policy/valid_actions": float(rollout.valid_actions.mean()),
+    }
+    magnitude = np.abs(rollout.weighted).mean((0, 1))
+    for i, name in enumerate(COMPONENTS):
+        metrics[f"reward/{name}"] = float(rollout.weighted[..., i].mean())
+        metrics[f"reward/raw.{name}"] = float(rollout.raw[..., i].mean())
+        if magnitude.sum() > 0:
+            metrics[f"reward/share.{name}"] = float(magnitude[i] / magnitude.sum())
+    for i, action in enumerate(ACTIONS):
+        metrics[f"policy/share.{action}"] = float((rollout.action == i).mean())
+    return metrics
+
+
+def _episode_metrics(ended: Sequence[Mapping[str, Any]]) -> Metrics:
+    metrics: Metrics = {"episode/episodes": len(ended)}
+    if not ended:
+        return metrics
+    totals = np.array([episode["total"] for episode in ended])
+    returns = np.array([episode["return"] for episode in ended])
+    metrics["episode/episode_reward_mean"] = float(totals.mean())
+    metrics["episode/episode_reward_std"] = float(totals.std())
+    metrics["episode/episode_length_mean"] = float(np.mean([episode["length"] for episode in ended]))
+    metrics["episode/trades"] = float(np.mean([episode["trades"] for episode in ended]))
+    if np.isfinite(returns).all():  # tasks without money have none
+        metrics["episode/episode_success_rate"] = float((returns > 0).mean())
+        metrics["episode/episode_return_mean"] = float(returns.mean())
+    sums = np.abs(np.stack([episode["components"] for episode in ended])).mean(0)
+    if sums.sum() > 0:
+        metrics |= {f"reward/episode_share.{name}": float(sums[i] / sums.sum()) for i, name in enumerate(COMPONENTS)}
+    return metrics
+
+
+def histogram(values: Array, bins: int = 50) -> dict[str, list[float]]:
+    """{edges (bins + 1), counts (bins)} of the finite values, for pictures and Aim's distributions."""
+    counts, edges = np.histogram(values[np.isfinite(values)], bins=bins)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def value_map(bar: Array, unrealised: Array, value: Array, bins: int = 24) -> dict[str, Any]:
+    """Mean value over bar of the episode × unrealised return; None where no state fell. Inputs are flat, of one length."""
+    _, bar_edges = np.histogram(bar, bins=bins)
+    low, high = np.quantile(unrealised, [0.005, 0.995])
+    edges = np.linspace(min(low, -1e-6), max(high, 1e-6), bins + 1)
+    total, _, _ = np.histogram2d(bar, unrealised, bins=(bar_edges, edges), weights=value)
+    count, _, _ = np.histogram2d(bar, unrealised, bins=(bar_edges, edges))
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return {
+        "bars": bar_edges.tolist(),
+        "unrealised": edges.tolist(),
+        "values": [[None if np.isnan(v) else float(v) for v in line] for line in mean],
+    }

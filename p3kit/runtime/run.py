@@ -1,0 +1,465 @@
+"""What a trainer sees of p3kit: a run, its agents, and a handful of calls.
+
+    with open_run(Args, __file__) as run:
+        agent = run.agent
+        while not agent.finished(global_step):
+            args = agent.args_at(global_step)      # schedules applied
+            ...                                    # rollout, advantages, loss: the trainer's own
+            agent.record(...)                      # metrics, one transfer from the device
+            agent.evaluate(...)                    # when due
+            run.save_checkpoint(...)               # when due
+
+The trainer owns the algorithm; the run owns files, clocks, schedules and evaluation.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from p3kit.env import TradingEnv, VectorTask
+from p3kit.errors import NumericalFault, P3kitError
+from p3kit.market import SymbolData, load_market
+from p3kit.metrics import COMPONENTS
+from p3kit.rundir import RunDir
+from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
+from p3kit.runtime.evaluation import Evaluator, Policy, seed_of
+from p3kit.runtime.grading import EarlyStop, verdict
+from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
+from p3kit.runtime.scaling import ObservationScaler, RewardScaler
+from p3kit.spec import Spec, get_path, resolve_spec
+from p3kit.spec.schedules import value_at
+
+A = TypeVar("A")
+_STATUS_SECONDS = 1.0
+_CARRIED = ("value/explained_variance", "diag/ev_reference", "policy/entropy", "policy/entropy_norm", "policy/hold_share")
+
+
+class Run(Generic[A]):
+    """One trainer process and its run directory. Use as a context manager: it reports how the run ended."""
+
+    def __init__(self, directory: RunDir, args_type: type[A], *, resume: bool) -> None:
+        self.directory, self.args_type = directory, args_type
+        info = directory.info()
+        self.env_id: str | None = info["env_id"]
+        self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"))
+        self.device = _device(self.spec)
+        self.precision = _precision(self.spec, self.device)
+        market = {} if self.env_id else load_market(self.spec, [agent["symbol"] for agent in info["agents"]])
+        self._refuse_changed_data(info, market)
+        self.agents = [Agent(self, agent, market) for agent in info["agents"]]
+        self._stop_signal = False
+        self._written = 0.0
+        self._state = "running"
+        self._message = ""
+        self.resumed: Flat | None = self._restore() if resume else None
+
+    @property
+    def agent(self) -> Agent[A]:
+        """The agent of a trainer that trains one."""
+        if len(self.agents) != 1:
+            raise P3kitError(self.directory.name, f"holds {len(self.agents)} agents; this trainer trains one")
+        return self.agents[0]
+
+    def __enter__(self) -> Run[A]:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._on_signal)
+        torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
+        torch.set_float32_matmul_precision("high")  # TF32 where the device has it
+        self._write_status()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._state = "stopped" if any(agent.state == "stopped" for agent in self.agents) else "done"
+        else:
+            self._state = "failed"
+            self._message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, torch.OutOfMemoryError):
+                self.directory.append_event("oom", message=self._message, memory_mb=memory_mb())
+        self._write_status()
+        if error is not None:
+            if not isinstance(error, P3kitError):
+                traceback.print_exception(kind, error, trace)
+            print(f"{self.directory.name} failed: {error}", file=sys.stderr)
+            sys.exit(error.exit_code if isinstance(error, P3kitError) else 1)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether someone asked for a checkpoint and an end: a signal, or `p3kit stop`."""
+        return self._stop_signal or self.directory.stop_requested()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The forward passes' number format: bf16 or fp16 under autocast, or fp32 as it is."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss where gradients are fp16, and hands it through otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+
+    def compiled(self, function: Any) -> Any:
+        """`function` through torch.compile where `compute.compile` asks for it, or where it repays (CUDA)."""
+        wanted = self.spec.compute.compile
+        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu"):
+            return function
+        return torch.compile(function)
+
+    def heartbeat(self) -> None:
+        """Say that the run is alive; writes `status.json` at most once a second."""
+        if time.time() - self._written >= _STATUS_SECONDS:
+            self._write_status()
+
+    def save_checkpoint(self, name: str, trainer_state: Flat) -> None:
+        """Write `checkpoints/<name>.pt`: the trainer's state and that of every agent."""
+        state = under("trainer", trainer_state)
+        for agent in self.agents:
+            state |= under(f"agent/{agent.name}", agent.state_dict())
+        save_checkpoint(self.directory.checkpoint(name), state, compress=self.spec.checkpoints.compress)
+        for agent in self.agents:
+            self.directory.append_event("checkpoint", agent=agent.name, global_step=agent.global_step, file=f"{name}.pt")
+        self._write_status()
+
+    def _restore(self) -> Flat:
+        """Load `last.pt` (or `init.pt`) into the agents, cut what is newer, and hand the trainer its own part."""
+        last, first = self.directory.checkpoint("last"), self.directory.checkpoint("init")
+        path = last if last.exists() else first
+        state = load_checkpoint(path, self.device)
+        for agent in self.agents:
+            agent.load_state_dict(part(f"agent/{agent.name}", state))
+        dropped = self.directory.cut_after({agent.name: agent.global_step for agent in self.agents})
+        for agent in self.agents:
+            self.directory.append_event(
+                "resume", agent=agent.name, global_step=agent.global_step, file=path.name, rows_dropped=dropped
+            )
+        return part("trainer", state)
+
+    def _refuse_changed_data(self, info: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
+        for symbol, bars in market.items():
+            if bars.fingerprint != info["data"][symbol]["fingerprint"]:
+                raise P3kitError(
+                    f"{self.directory.name}: data of {symbol}",
+                    "have changed since the run was planned (their fingerprint differs)",
+                    "restore the data, or start a new run",
+                )
+
+    def _on_signal(self, *_: Any) -> None:
+        self._stop_signal = True
+
+    def _write_status(self) -> None:
+        self._written = time.time()
+        self.directory.write_status(
+            {
+                "state": self._state,
+                "pid": os.getpid(),
+                "heartbeat": self._written,
+                "message": self._message,
+                "agents": {agent.name: agent.status() for agent in self.agents},
+            }
+        )
+
+
+class Agent(Generic[A]):
+    """One agent of a run: its spec, its generator, its schedules, its record."""
+
+    def __init__(self, run: Run[A], plan: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
+        self.run, self.name, self.symbol, self.seed = run, plan["name"], plan["symbol"], plan["seed"]
+        self.spec: Spec = resolve_spec(plan["spec"], f"{run.directory.path / 'run.json'}: {self.name}")
+        self.total_timesteps: int = plan["total_timesteps"]
+        self.args: A = run.args_type(**self.spec.ppo.model_dump())
+        self.generator = torch.Generator().manual_seed(seed_of("agent", self.seed, self.symbol))
+        self.global_step = 0
+        self.state = "running"
+        self._market = market
+        self._evaluator = (
+            Evaluator(self.spec, market[self.symbol], self.symbol, self.seed, run.device) if market else None
+        )
+        self._early_stop = EarlyStop()
+        self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
+        self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
+        self._nonfinite = 0.0
+        self._latest: dict[str, float] = {}
+        self._verdict: dict[str, Any] | None = None
+        self._clock = time.perf_counter()
+
+    # ── what the trainer builds on ───────────────────────────────────────────────────────────────────────────────────
+
+    def make_env(self) -> TradingEnv | VectorTask:
+        """The training environment, on the run's device."""
+        if self.run.env_id:
+            return VectorTask(self.run.env_id, self.spec.env.num_envs, self.seed)
+        return TradingEnv(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
+
+    def args_at(self, global_step: int) -> A:
+        """The trainer's arguments in force at `global_step`, schedules applied."""
+        knobs = {
+            path.removeprefix("ppo."): self.value_at(path, global_step)
+            for path in self.spec.schedules
+            if path.startswith("ppo.")
+        }
+        return self.run.args_type(**(self.spec.ppo.model_dump() | knobs))
+
+    def value_at(self, path: str, global_step: int) -> float:
+        """A spec value in force at `global_step`: its schedule at the share of training done, else the value itself."""
+        schedule = self.spec.schedules.get(path)
+        if schedule is None:
+            return float(get_path(self.spec, path))
+        return value_at(schedule, global_step / self.total_timesteps)
+
+    def reward_weights_at(self, global_step: int) -> Tensor:
+        """(7,) float64, the weights of the components in force."""
+        if self.run.env_id:  # a foreign task has one reward; it sits in the first slot
+            return torch.eye(1, len(COMPONENTS), dtype=torch.float64)[0]
+        weights = [self.value_at(f"reward.weights.{name}", global_step) for name in COMPONENTS]
+        return torch.tensor(weights, dtype=torch.float64, device=self.run.device)
+
+    def reward_scaler(self, num_envs: int) -> RewardScaler:
+        reward = self.spec.reward
+        clip = None if reward.clip == "off" else float(reward.clip)
+        return RewardScaler(reward.scaling, clip, num_envs, self.run.device)
+
+    def observation_scaler(self, size: int) -> ObservationScaler:
+        observation = self.spec.observation
+        return ObservationScaler(
+            size, running=observation.normalize == "running", clip=observation.clip, device=self.run.device
+        )
+
+    # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
+
+    def finished(self, global_step: int) -> bool:
+        """Whether to leave the loop: all steps taken, an early stop, or someone asked for an end."""
+        self.global_step = global_step
+        if self.state != "running":
+            return True
+        if global_step >= self.total_timesteps:
+            self.state = "done"
+        elif self.run.stop_requested:
+            self.state = "stopped"
+        return self.state != "running"
+
+    def due(self, every: int, before: int) -> bool:
+        """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
+        return self.global_step // every > before // every or self.global_step >= self.total_timesteps
+
+    def record(
+        self,
+        iteration: int,
+        start_step: int,
+        global_step: int,
+        rollout: Rollout,
+        update: Mapping[str, Any],
+        whole: Mapping[str, float],
+    ) -> None:
+        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row.
+
+        Raises NumericalFault when not one gradient step of the update was finite.
+        """
+        self.global_step = global_step
+        seconds = time.perf_counter() - self._clock
+        self._clock += seconds
+        rows = tick_rows(rollout, self._ledger, update, start_step, global_step)
+        whole = dict(whole) | self._effective(start_step)
+        whole["perf/steps_per_second"] = (global_step - start_step) / seconds
+        whole["perf/memory_mb"] = memory_mb()
+        rows[-1][1].update(whole)
+        now = time.time()
+        self.run.directory.append_metrics([self._row(iteration, step, now, metrics) for step, metrics in rows])
+        for _, metrics in rows:
+            self._latest |= metrics
+        self._count_nonfinite(global_step, np.asarray(update["diag/nonfinite"]))
+        self.run.heartbeat()
+
+    def evaluate(self, iteration: int, policy: Policy, weights: Flat) -> None:
+        """Backtest `policy` on the validation split; keep the weights if they are among the best; maybe stop early."""
+        if self._evaluator is None:
+            return
+        clock = time.perf_counter()
+        evaluation = self._evaluator(policy)
+        metrics = dict(evaluation.metrics)
+        seconds = time.perf_counter() - clock
+        self._latest |= metrics
+        row = self._row(iteration, self.global_step, time.time(), metrics | {"perf/evaluation_s": seconds})
+        self.run.directory.append_metrics([row])
+        event: dict[str, Any] = {
+            "split": "validation",
+            "metrics": metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest},
+            "baselines": evaluation.baselines,
+            "regimes": evaluation.regimes(),
+            "windows": len(range(0, len(evaluation.policy.bar), self.spec.env.episode_bars)),
+            "constant": evaluation.is_constant,
+            "new_best": self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights),
+            **evaluation.intervals(),
+        }
+        self.run.directory.append_event("evaluation", agent=self.name, global_step=self.global_step, **event)
+        self.run.directory.write_histogram("equity", self.name, self.global_step, evaluation.equity_curves())
+        progress = self.global_step / self.total_timesteps
+        reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
+        if reason and self.state == "running" and progress < 1:
+            self.state = "done"
+            self.run.directory.append_event(
+                "early_stop", agent=self.name, global_step=self.global_step, reason=reason
+            )
+        self._clock = time.perf_counter()  # steps per second are the trainer's; evaluation has its own row
+        self.run.heartbeat()
+
+    def write_histograms(
+        self, env: TradingEnv | VectorTask, rollout: Rollout, account: Tensor, value: Tensor, gradient: Tensor
+    ) -> None:
+        """Write the distributions of the last rollout and gradient. account (R, K), value (R,), gradient (P,)."""
+        counts = np.bincount(rollout.action.flatten(), minlength=env.num_actions)
+        tables: dict[str, dict[str, Any]] = {
+            "reward": histogram(rollout.reward),
+            "actions": {"labels": list(env.action_names), "counts": counts.tolist()},
+            "gradients": histogram(gradient.cpu().numpy()),
+        }
+        if isinstance(env, TradingEnv):
+            fields = env.account_fields
+            bar = (1 - account[:, fields.index("episode_left")]) * self.spec.env.episode_bars
+            unrealised = account[:, fields.index("unrealised")]
+            tables["value_map"] = value_map(bar.cpu().numpy(), unrealised.cpu().numpy(), value.cpu().numpy())
+        for kind, table in tables.items():
+            self.run.directory.write_histogram(kind, self.name, self.global_step, table)
+
+    def conclude(self) -> None:
+        """Judge the agent at the weights chosen by validation, and journal the verdict. A stopped agent has none yet."""
+        events = [event for event in self.run.directory.read_events("evaluation") if event["agent"] == self.name]
+        if self.state == "stopped" or not events:
+            return
+        traded = [event for event in events if "eval/sharpe_ratio" in event["metrics"]]
+        chosen = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else events[-1]
+        self._verdict = verdict(self.spec, self.symbol, chosen["metrics"], self._nonfinite, chosen)
+        self.run.directory.append_event(
+            "verdict", agent=self.name, global_step=self.global_step, **self._verdict
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The agent's part of `status.json`."""
+        latest = {key: self._latest.get(name) for key, name in _STATUS.items()}
+        return {
+            "symbol": self.symbol,
+            "state": self.state,
+            "global_step": self.global_step,
+            "total_timesteps": self.total_timesteps,
+            **latest,
+            "verdict": self._verdict,
+        }
+
+    # ── resume ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def state_dict(self) -> Flat:
+        state: Flat = {"global_step": self.global_step, "nonfinite": self._nonfinite}
+        state["generator"] = self.generator.get_state()
+        state |= under("early_stop", self._early_stop.state_dict())
+        state |= under("best", {str(step): sharpe for step, sharpe in self._best.items()})
+        state |= under("latest", self._latest)
+        state |= under("ledger", {name: torch.as_tensor(value) for name, value in self._ledger.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: Flat) -> None:
+        """Restore what `state_dict` gave; the environment's state is the trainer's to load."""
+        self.global_step, self._nonfinite = int(state["global_step"]), float(state["nonfinite"])
+        self.generator.set_state(state["generator"].cpu())
+        self._early_stop.load_state_dict(part("early_stop", state))
+        self._best = {int(step): float(sharpe) for step, sharpe in part("best", state).items()}
+        self._latest = dict(part("latest", state))
+        self._ledger.load_state_dict({name: value.cpu().numpy() for name, value in part("ledger", state).items()})
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _row(self, iteration: int, step: int, now: float, metrics: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "agent": self.name,
+            "iteration": iteration,
+            "global_step": step,
+            "time": now,
+            "metrics": dict(metrics),
+        }
+
+    def _effective(self, global_step: int) -> dict[str, float]:
+        """Every scheduled value, and the dials that a reader looks for first, as they were in force."""
+        paths = {"ppo.learning_rate", "ppo.ent_coef", "ppo.clip_range", *self.spec.schedules}
+        return {f"effective/{path}": self.value_at(path, global_step) for path in sorted(paths)}
+
+    def _count_nonfinite(self, global_step: int, nonfinite: np.ndarray[Any, Any]) -> None:
+        if not nonfinite.any():
+            return
+        self._nonfinite += float(nonfinite.sum())
+        self.run.directory.append_event(
+            "nonfinite",
+            agent=self.name,
+            global_step=global_step,
+            gradient_steps=len(nonfinite),
+            thrown_away=int(nonfinite.sum()),
+            first=int(np.flatnonzero(nonfinite)[0]),
+        )
+        if nonfinite.all():
+            raise NumericalFault(
+                f"{self.name} at step {global_step}",
+                f"none of the {len(nonfinite)} gradient steps of this update was finite",
+                f"p3kit diagnose {self.run.directory.name} names the first tensor that went wrong",
+            )
+
+    def _keep_if_best(self, sharpe: float | None, weights: Flat) -> bool:
+        """Keep `best-<step>.pt` while it is among the `keep_best` by validation Sharpe; whether it is the best."""
+        if sharpe is None:
+            return False
+        is_best = sharpe > max(self._best.values(), default=float("-inf"))
+        self._best[self.global_step] = sharpe
+        compress = self.spec.checkpoints.compress
+        save_checkpoint(self._best_path(self.global_step), weights, compress=compress)
+        while len(self._best) > self.spec.checkpoints.keep_best:
+            worst = min(self._best, key=lambda step: self._best[step])
+            del self._best[worst]
+            self._best_path(worst).unlink(missing_ok=True)
+        return is_best
+
+    def _best_path(self, step: int) -> Path:
+        return self.run.directory.checkpoint(f"best-{step:09d}", agent=None if len(self.run.agents) == 1 else self.name)
+
+
+_STATUS = {
+    "steps_per_second": "perf/steps_per_second",
+    "sharpe": "eval/sharpe_ratio",
+    "entropy_norm": "policy/entropy_norm",
+    "hold_share": "policy/hold_share",
+}
+
+
+def memory_mb() -> float:
+    """Peak resident memory of this process in MB (kilobytes on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _device(spec: Spec) -> torch.device:
+    wanted = spec.compute.device
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise P3kitError(f"compute.device = {wanted!r}", "this machine has no CUDA device", 'use "auto" or "cpu"')
+    return torch.device(wanted)
+
+
+def _precision(spec: Spec, device: torch.device) -> torch.dtype:
+    wanted = spec.compute.precision
+    if wanted == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]

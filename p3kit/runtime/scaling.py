@@ -1,0 +1,124 @@
+"""Running statistics: of observations, and of the discounted return that rewards are divided by."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from p3kit.runtime.checkpoints import Flat
+
+_EPSILON = 1e-8
+
+
+class RunningMoments:
+    """Mean and variance of rows seen so far, merged batch by batch (Chan, Golub and LeVeque 1983)."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self.variance = torch.ones(size, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def update(self, rows: Tensor) -> None:
+        """Take in `rows` of shape (rows, size)."""
+        rows = rows.to(torch.float64)
+        count, mean, variance = rows.shape[0], rows.mean(0), rows.var(0, correction=0)
+        if self.count == 0:
+            self.mean, self.variance, self.count = mean, variance, count
+            return
+        total = self.count + count
+        shift = mean - self.mean
+        self.variance = (
+            self.variance * self.count + variance * count + shift.square() * self.count * count / total
+        ) / total
+        self.mean = self.mean + shift * count / total
+        self.count = total
+
+    def state_dict(self) -> Flat:
+        return {"mean": self.mean, "variance": self.variance, "count": self.count}
+
+    def load_state_dict(self, state: Flat) -> None:
+        self.mean, self.variance, self.count = state["mean"], state["variance"], int(state["count"])
+
+
+class ObservationScaler:
+    """`observation.normalize = "running"`: standardise by what was seen so far; otherwise hand through.
+
+    Statistics move once per iteration, after the update, so that a rollout and its update see the same numbers.
+    """
+
+    def __init__(self, size: int, *, running: bool, clip: float, device: torch.device) -> None:
+        self.running, self.clip = running, clip
+        self.moments = RunningMoments(size, device)
+
+    def __call__(self, observation: Tensor) -> Tensor:
+        """(…, size) float32 → the same shape, standardised and clipped."""
+        if not self.running or self.moments.count == 0:
+            return observation
+        mean, std = self.moments.mean, (self.moments.variance + _EPSILON).sqrt()
+        return ((observation - mean.float()) / std.float()).clamp(-self.clip, self.clip)
+
+    def update(self, observation: Tensor) -> None:
+        """Take in rows of shape (rows, size) as the environment gave them."""
+        if self.running:
+            self.moments.update(observation)
+
+    def state_dict(self) -> Flat:
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: Flat) -> None:
+        self.moments.load_state_dict(state)
+
+
+class RewardScaler:
+    """`reward.scaling`, then `reward.clip`.
+
+    "running" divides by the standard deviation of the discounted return (Engstrom et al. 2020, section 3; VecNormalize).
+    We depart from VecNormalize in one thing: the statistics take in the whole rollout before it is scaled, so that all
+    rewards of an update share one scale and the first update needs no warm-up.
+    """
+
+    def __init__(
+        self, kind: Literal["running", "tanh", "none"], clip: float | None, num_envs: int, device: torch.device
+    ) -> None:
+        self.kind, self.clip = kind, clip
+        self.discounted = torch.zeros(num_envs, dtype=torch.float64, device=device)
+        self.moments = RunningMoments(1, device)
+
+    def __call__(self, reward: Tensor, done: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale one rollout. `reward`, `done`: (n_steps, num_envs). Returns (scaled float32, was clipped, scale)."""
+        reward = reward.to(torch.float64)
+        scale = torch.ones((), dtype=torch.float64, device=reward.device)
+        if self.kind == "running":
+            self.moments.update(self._discount(reward, done, gamma).reshape(-1, 1))
+            scale = (self.moments.variance[0] + _EPSILON).sqrt()
+        scaled = torch.tanh(reward) if self.kind == "tanh" else reward / scale
+        if self.clip is None:
+            return scaled.float(), torch.zeros_like(done), scale
+        return scaled.clamp(-self.clip, self.clip).float(), scaled.abs() > self.clip, scale
+
+    def _discount(self, reward: Tensor, done: Tensor, gamma: float) -> Tensor:
+        """Discounted sum of rewards so far in each episode, (n_steps, num_envs); carries over rollouts."""
+        keep = gamma * (~done).to(torch.float64)
+        sums = torch.empty_like(reward)
+        running = self.discounted
+        for step in range(reward.shape[0]):
+            running = running + reward[step]
+            sums[step] = running
+            # VecNormalize's order: the reward that ends an episode counts, then the sum starts again
+            running = running * keep[step]
+        self.discounted = running
+        return sums
+
+    @property
+    def steps(self) -> int:
+        """Env steps behind the scale."""
+        return self.moments.count
+
+    def state_dict(self) -> Flat:
+        return {"discounted": self.discounted} | self.moments.state_dict()
+
+    def load_state_dict(self, state: Flat) -> None:
+        self.discounted = state["discounted"]
+        self.moments.load_state_dict(state)
