@@ -111,6 +111,10 @@ class RunDir:
         match = _RUN_NAME.fullmatch(self.name)
         return int(match[1]) if match else None
 
+    def delete(self) -> None:
+        """Removes the directory with all that is in it."""
+        shutil.rmtree(self.path)
+
     # ------------------------------------------------------------------ files
 
     @property
@@ -137,9 +141,10 @@ class RunDir:
         """The spec as the user wrote it."""
         return (self.path / "spec.toml").read_bytes().decode("utf-8", "surrogateescape")
 
-    def checkpoint(self, name: str) -> Path:
-        """Where the checkpoint `name` (`last.pt`, `init.pt`, `best-49152.pt`) is or will be."""
-        return self.path / "checkpoints" / file_name(name)
+    def checkpoint(self, name: str, agent: str | None = None) -> Path:
+        """Where the checkpoint `name` (`last`, `init`, `best-000049152`) is or will be; `agent` where a run has several."""
+        whole = name.removesuffix(".pt") + (f"-{file_name(agent)}" if agent else "")
+        return self.path / "checkpoints" / f"{file_name(whole)}.pt"
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints that exist, by name."""

@@ -134,6 +134,15 @@ def test_find_run_without_runs_says_how_to_start_one(tmp_path):
         find_run(tmp_path / "runs", "latest")
 
 
+def test_checkpoints_have_one_place(make_run):
+    run = make_run(("BRK/B",))
+    assert run.checkpoint("last") == run.checkpoint("last.pt") == run.path / "checkpoints" / "last.pt"
+    assert run.checkpoint("best-000049152", agent="AMD").name == "best-000049152-AMD.pt"
+    assert run.checkpoint("best-1", agent="../../etc").parent == run.path / "checkpoints"
+    run.checkpoint("last").touch()
+    assert run.checkpoints() == [run.checkpoint("last")]
+
+
 def test_a_newer_schema_is_refused(make_run):
     run = make_run()
     rows.write_json(run.path / "run.json", {"schema_version": 99})

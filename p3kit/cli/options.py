@@ -1,0 +1,67 @@
+"""Options and arguments that several commands share, each defined once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+runs_option = click.option(
+    "--runs",
+    "runs_root",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="P3KIT_RUNS",
+    default=Path("runs"),
+    show_default=True,
+    show_envvar=True,
+    help="Folder of the run directories.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of the spec, e.g. --set ppo.ent_coef=0.05. Repeatable; later wins.",
+)
+
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Trainer processes at a time, one thread each.  [default: the number of cores]",
+)
+
+no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")
+
+spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+def available_cores() -> int:
+    """Cores this process may use: a container's or taskset's share, not the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of runs for the shell: `latest`, `run-42`, and `run-42/AGENT` once a slash is typed."""
+    from p3kit.rundir import list_runs
+
+    runs = list_runs(ctx.params.get("runs_root") or os.environ.get("P3KIT_RUNS", "runs"))
+    name, slash, _ = incomplete.partition("/")
+    if slash:
+        words = [f"{run.name}/{agent}" for run in runs if run.name == name for agent in run.agent_names()]
+    else:
+        words = ["latest", *(run.name for run in runs)] if runs else []
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+run_argument = click.argument("run", metavar="RUN", shell_complete=complete_run)
+
+several_runs_argument = click.argument(
+    "references", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run
+)
