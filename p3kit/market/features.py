@@ -25,7 +25,7 @@ RETURN_SPANS = (1, 5, 20)
 MOMENTUM_SPANS = (3, 6, 12, 24, 48)
 VOLATILITY_BARS = 20
 TREND_BARS = 60
-REGIME_THRESHOLD = 0.75
+REGIME_THRESHOLD = 0.5
 """A trend of this many standard deviations over `TREND_BARS` bars is a bull (or bear) market."""
 
 VOLATILITY_FLOOR = 1e-6

@@ -20,7 +20,7 @@ from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_mark
 if TYPE_CHECKING:
     from p3kit.spec import Spec
 
-_SYMBOL = re.compile(r"[A-Za-z0-9^][A-Za-z0-9._^=-]{0,31}")
+_SYMBOL = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._^=-]{1,32}")
 
 _BIG_MOVE = 0.45
 """A log return beyond this (−36 %, +57 % in one bar) is noted: most are splits that nobody adjusted for."""
@@ -78,7 +78,7 @@ def _check_names(spec: Spec, symbols: Sequence[str]) -> None:
     for symbol in symbols:
         if not _SYMBOL.fullmatch(symbol):
             faults.append(
-                Fault("symbols", f"{symbol!r} is no symbol", "use 1 to 32 letters, digits and . _ ^ = -, a letter first")
+                Fault("symbols", f"{symbol!r} is no symbol", "use 1 to 32 letters, digits and . _ ^ = -")
             )
         elif spec.data.source == "sample" and symbol not in SYMBOLS:
             near = difflib.get_close_matches(symbol.upper(), SYMBOLS, n=1)

@@ -1,14 +1,17 @@
 """The synthetic market: hourly bars whose past hints at the next return by a known amount.
 
-    r[t+1] = drift[k] + σ[k] (edge s[t] + ε)        s[t] = m[t] / (c σ)        m[t] = (1 − α) m[t−1] + α r[t]
+    r[t+1] = drift[k] − σ[k]²/2 + σ[k] (edge s[t] + ε)      s[t] = m[t] / (c σ)      m[t] = (1 − α) m[t−1] + α r[t]
 
 r are log returns, ε is standard normal, α = 2/(span + 1), so m is the EWMA of past returns; c is chosen so that s has
 variance 1 (with its own feedback, and without regimes). `edge` is then the correlation of the signal with the next
-return, up to 1/√(1 + edge²). All the signal is in the closes: whoever sees the bars can compute s.
+return, up to 1/√(1 + edge²). All the signal is in the closes: whoever sees the bars can compute s. The term −σ²/2 makes
+the expected simple return of a bar zero where drift and edge are: without an edge the price is a fair game, every trade
+loses its costs, and HOLD is right.
 
 With regimes, k is a hidden Markov chain of bear, sideways and bull phases that last `REGIME_BARS` bars on average; drift
-and volatility follow it (`DRIFT`, `VOLATILITY`). The drifts average to zero, so without an edge neither holding nor
-selling pays. Without regimes drift is 0 and volatility constant; then `optimal.py` knows the exact optimal rule.
+and volatility follow it (`DRIFT`, `VOLATILITY`), and the drifts average to zero. Who knew the regime could profit from it
+even at edge 0; a trailing trend tells little of it in a quarter of a year. Without regimes drift is 0 and volatility
+constant: that is the market for proofs, for there `optimal.py` knows the exact optimal rule.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ REGIME_BARS = 400
 """Mean length of a regime in bars: about a quarter of a year."""
 
 DRIFT = (-0.25, 0.0, 0.25)
-"""Log drift a year in bear, sideways and bull phases."""
+"""Drift a year in bear, sideways and bull phases."""
 
 VOLATILITY = (1.3, 0.8, 0.8)
 """Volatility in bear, sideways and bull phases, as a multiple of σ; the mean square is 1."""
@@ -47,7 +50,7 @@ class SyntheticSettings:
     """What the market is made of; the fields of `[data.synthetic]`."""
 
     bars: int = 60_000
-    edge: float = 0.165
+    edge: float = 0.18
     volatility: float = 0.0055  # σ: standard deviation of a bar's log return
     span: int = 12
     regimes: bool = True
@@ -69,8 +72,9 @@ class SyntheticSettings:
 
     @property
     def drift(self) -> tuple[float, ...]:
-        """Log drift per bar of each regime: (bear, sideways, bull), or one calm regime."""
-        return tuple(d / BARS_PER_YEAR for d in DRIFT) if self.regimes else (0.0,)
+        """Mean log return per bar at s = 0 of each regime: (bear, sideways, bull), or of the one calm regime."""
+        a_bar = tuple(d / BARS_PER_YEAR for d in DRIFT) if self.regimes else (0.0,)
+        return tuple(d - 0.5 * sigma**2 for d, sigma in zip(a_bar, self.sigma, strict=True))
 
     @property
     def sigma(self) -> tuple[float, ...]:
@@ -144,7 +148,7 @@ def make_market(symbol: str, settings: SyntheticSettings, seed: int | None = Non
     return SyntheticMarket(bars, settings, signal_of(close, settings), state)
 
 
-def make_bars(symbol: str, seed: int | None = None, bars: int = 60_000, edge: float = 0.165, **settings: float) -> Bars:
+def make_bars(symbol: str, seed: int | None = None, bars: int = 60_000, edge: float = 0.18, **settings: float) -> Bars:
     """The bars of `make_market`, for those who need nothing else. `settings`: volatility, span, regimes."""
     return make_market(symbol, SyntheticSettings(bars=bars, edge=edge, **settings), seed).bars  # type: ignore[arg-type]
 
