@@ -1,0 +1,23 @@
+"""The spec language: every word a user may write, and how a file becomes a checked `Spec`.
+
+Light on purpose: pydantic and a TOML parser, no pandas, no torch.
+"""
+
+from p3kit.spec.access import get_path, numeric_paths
+from p3kit.spec.loading import LoadedSpec, load_spec, resolve_spec
+from p3kit.spec.models import Spec
+from p3kit.spec.schedules import value_at
+from p3kit.spec.shipped import find_trainer, shipped_specs, shipped_trainers
+
+__all__ = [
+    "LoadedSpec",
+    "Spec",
+    "find_trainer",
+    "get_path",
+    "load_spec",
+    "numeric_paths",
+    "resolve_spec",
+    "shipped_specs",
+    "shipped_trainers",
+    "value_at",
+]

@@ -1,0 +1,28 @@
+"""Reaching into a spec by dotted path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from p3kit.spec import kinds
+from p3kit.spec.models import Spec
+
+
+def get_path(spec: Spec, dotted: str) -> Any:
+    """The value at `reward.weights.cost`. Raises KeyError."""
+    value: Any = spec
+    for part in dotted.split("."):
+        if isinstance(value, BaseModel) and part in type(value).model_fields:
+            value = getattr(value, part)
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            raise KeyError(dotted)
+    return value
+
+
+def numeric_paths(spec: Spec) -> set[str]:
+    """Paths that may be scheduled, and changed by interventions: numbers that neither fix shapes nor act only once."""
+    return set(kinds.live_paths(type(spec)))

@@ -1,0 +1,80 @@
+"""Plain tables against the models and the checks across tables: a Spec, or everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from p3kit.errors import SpecError
+from p3kit.spec.crosschecks import crosschecks
+from p3kit.spec.faults import Problem, problems_of
+from p3kit.spec.keypath import KeyPath, without
+from p3kit.spec.knobs import knobs_model, read_knobs
+from p3kit.spec.models import Knobs, Spec
+from p3kit.spec.shipped import find_trainer
+
+
+class AnyKnobs(Knobs):
+    """Stands in for `[ppo]` while the trainer is unknown: the rest of the spec can still be checked."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> tuple[Spec | None, list[Problem]]:
+    """The spec, and all that is wrong with it. None when the models refuse it."""
+    problems: list[Problem] = []
+    model = spec_model(AnyKnobs)
+    try:
+        file = Path(trainer_file) if trainer_file else find_trainer(_trainer_name(tables))
+        model = spec_model(knobs_model(read_knobs(file)))
+    except SpecError as error:
+        problems += [_trainer_problem(fault.where, fault.what, fault.hint) for fault in error.faults]
+    spec, refused = _validate(model, tables)
+    problems += refused
+    sound = spec or _sound_part(model, tables, [problem.path for problem in refused])
+    if sound is not None:
+        faulty = [problem.path for problem in problems]
+        problems += [found.problem for found in crosschecks(sound) if not found.depends_on(faulty)]
+    return spec, problems
+
+
+@lru_cache(maxsize=64)
+def spec_model(knobs: type[Knobs]) -> type[Spec]:
+    """The model of a spec whose `[ppo]` has these knobs. Equal knobs give the same class, so specs compare."""
+    fields: dict[str, Any] = {"ppo": (knobs, knobs())}
+    return create_model("Spec", __base__=Spec, __doc__=Spec.__doc__, **fields)
+
+
+def _trainer_name(tables: Mapping[str, Any]) -> str:
+    name = tables.get("trainer", Spec.model_fields["trainer"].default)
+    return name if isinstance(name, str) and name else Spec.model_fields["trainer"].default
+
+
+def _trainer_problem(where: str, what: str, hint: str) -> Problem:
+    """A fault inside the trainer's file names that file; it is reported where the spec names the trainer."""
+    return Problem(("trainer",), f"trainer: {what}" if where == "trainer" else f"trainer: {where}: {what}", hint)
+
+
+def _validate(model: type[Spec], tables: Mapping[str, Any]) -> tuple[Spec | None, list[Problem]]:
+    try:
+        return model.model_validate(dict(tables)), []
+    except ValidationError as error:
+        return None, problems_of(error, model, tables)
+
+
+def _sound_part(model: type[Spec], tables: Mapping[str, Any], faulty: list[KeyPath]) -> Spec | None:
+    """The spec with defaults in place of what the models refused, so that checks across tables can still speak."""
+    sound = dict(tables)
+    for path in faulty:
+        sound = without(sound, path) if path else sound
+    sound = {"name": "unnamed", "symbols": ["UNKNOWN"], **sound}
+    spec, still_faulty = _validate(model, sound)
+    if spec is None:
+        for problem in still_faulty:
+            sound.pop(str(problem.path[0]), None) if problem.path else None
+        spec, _ = _validate(model, {"name": "unnamed", "symbols": ["UNKNOWN"], **sound})
+    return spec

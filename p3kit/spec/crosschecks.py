@@ -1,0 +1,290 @@
+"""Checks that need more than one table of a spec. Each is a function from a Spec to what it finds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from p3kit.spec import kinds
+from p3kit.spec.agents import agent_tables
+from p3kit.spec.expansion import full_path
+from p3kit.spec.faults import Problem, problems_of
+from p3kit.spec.interventions import Add, Controller, Intervention, Scale, Set
+from p3kit.spec.keypath import KeyPath, is_written, split_path, with_value, written_path
+from p3kit.spec.models import PER_AGENT, SAMPLE_SYMBOLS, SearchRange, Spec
+from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.schedules import extremes
+from p3kit.spec.writing import toml_value
+
+
+@dataclass(frozen=True)
+class Found:
+    """A problem, and the places it was concluded from: where one of them is faulty itself, the conclusion is void."""
+
+    problem: Problem
+    drawn_from: tuple[KeyPath, ...] = ()
+
+    def depends_on(self, faulty: Sequence[KeyPath]) -> bool:
+        """Whether the problem rests on a place that is faulty, lies in one, or holds one."""
+        places = (self.problem.path, *self.drawn_from)
+        return any(place[: len(bad)] == bad or bad[: len(place)] == place for place in places for bad in faulty)
+
+
+def crosschecks(spec: Spec) -> Iterator[Found]:
+    """Everything wrong with a spec whose tables are each right in themselves."""
+    yield from _sample_symbols(spec)
+    yield from _data_files(spec)
+    yield from _minibatch_fits(spec)
+    yield from _schedules(spec)
+    yield from _interventions(spec)
+    yield from _baselines(spec)
+    yield from _catalogue_rows(spec)
+    yield from _agents(spec)
+    yield from _matrix(spec)
+    yield from _tune(spec)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _sample_symbols(spec: Spec) -> Iterator[Found]:
+    if spec.data.source != "sample":
+        return
+    for index, symbol in enumerate(spec.symbols):
+        if symbol not in SAMPLE_SYMBOLS:
+            hint = did_you_mean(symbol, SAMPLE_SYMBOLS).removeprefix("; ") or f"it has {', '.join(SAMPLE_SYMBOLS)}"
+            problem = Problem(("symbols", index), f'symbols[{index}] = "{symbol}": not in the shipped sample', hint)
+            yield Found(problem, (("data", "source"),))
+
+
+def _data_files(spec: Spec) -> Iterator[Found]:
+    data, here = spec.data, (("data", "source"), ("symbols",))
+    if data.source not in ("csv", "parquet"):
+        return
+    if data.path is None:
+        what = f'data.path: missing; source = "{data.source}" needs the file of each symbol'
+        yield Found(Problem(("data", "path"), what, f'for example path = "data/{{symbol}}.{data.source}"'), here)
+    elif unknown := [name for name in re.findall(r"\{[^}]*\}?", data.path) if name != "{symbol}"]:
+        yield Found(Problem(("data", "path"), f"data.path: unknown placeholder {unknown[0]}", "expected {symbol}"), here)
+    elif "{symbol}" not in data.path and len(spec.symbols) > 1:
+        what = f"data.path = {toml_value(data.path)}: one file for {len(spec.symbols)} symbols"
+        yield Found(Problem(("data", "path"), what, "put {symbol} into it"), here)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def _minibatch_fits(spec: Spec) -> Iterator[Found]:
+    batch, steps, envs = getattr(spec.ppo, "batch_size", None), getattr(spec.ppo, "n_steps", None), spec.env.num_envs
+    if isinstance(batch, int) and isinstance(steps, int) and batch > steps * envs:
+        what = f"ppo.batch_size = {batch}: larger than the rollout of n_steps × num_envs = {steps} × {envs} = {steps * envs}"
+        yield Found(Problem(("ppo", "batch_size"), what), (("ppo", "n_steps"), ("env", "num_envs")))
+
+
+# --- paths named in a spec --------------------------------------------------------------------------------------------
+
+
+def _not_live(spec: Spec, path: str) -> tuple[str, str] | None:
+    """Why the number at `path` cannot move while a run trains (what, hint); None when it can."""
+    model = type(spec)
+    live = sorted(kinds.live_paths(model))
+    if path in live:
+        return None
+    known = {".".join(key) for key in kinds.key_paths(model)}
+    if path not in known:
+        return "unknown key", did_you_mean(path, live, f"; these can move: {', '.join(live)}").removeprefix("; ")
+    return "fixed for the whole run: it is a size, a word, or read only once", f"these can move: {', '.join(live)}"
+
+
+def _refused(spec: Spec, path: str, value: Any) -> str:
+    """Why `path` cannot have this value, as `expected …`; empty when it can."""
+    tables = with_value(spec.model_dump(mode="json"), split_path(path), value)
+    try:
+        type(spec).model_validate(tables)
+    except ValidationError as error:
+        problems = problems_of(error, type(spec), tables)
+        return problems[0].what.partition(": ")[2] + (f"; {problems[0].hint}" if problems[0].hint else "")
+    return ""
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def _schedules(spec: Spec) -> Iterator[Found]:
+    for path, schedule in spec.schedules.items():
+        place: KeyPath = ("schedules", path)
+        if problem := _not_live(spec, path):
+            yield Found(Problem(place, f"schedules: {path}: {problem[0]}", problem[1]))
+            continue
+        for value in extremes(schedule):
+            if refused := _refused(spec, path, value):
+                yield Found(Problem(place, f"schedules: {path} reaches {value:g}: {refused}"), (split_path(path),))
+                break
+
+
+# --- interventions ----------------------------------------------------------------------------------------------------
+
+
+def _interventions(spec: Spec) -> Iterator[Found]:
+    set_by: dict[str, str] = {}
+    ids: set[str] = set()
+    for index, rule in enumerate(spec.intervention):
+        place: KeyPath = ("intervention", index)
+        if rule.id in ids:
+            yield Found(Problem((*place, "id"), f'intervention id = "{rule.id}": there twice'))
+        ids.add(rule.id)
+        for at, key, values in _moved_keys(rule):
+            yield from _moved_key(spec, (*place, *at), rule, key, values)
+        for number, action in enumerate(rule.actions()):
+            if isinstance(action, Set):
+                first = set_by.setdefault(full_path(action.set), rule.id)
+                if first != rule.id or number != _first_set(rule, action.set):
+                    what = f'intervention "{rule.id}": {full_path(action.set)} is already set by "{first}"'
+                    yield Found(Problem((*place, "do", number), what, "two live values for one key; use scale"))
+
+
+def _first_set(rule: Intervention, key: str) -> int:
+    actions = enumerate(rule.actions())
+    return next(number for number, action in actions if isinstance(action, Set) and full_path(action.set) == full_path(key))
+
+
+def _moved_keys(rule: Intervention) -> Iterator[tuple[KeyPath, str, list[float | None]]]:
+    """What a rule moves: place inside it, key, and the values that the key could be given."""
+    if isinstance(rule.controller, Controller):
+        yield ("controller", "key"), rule.controller.key, [rule.controller.min, rule.controller.max]
+    for number, action in enumerate(rule.actions()):
+        match action:
+            case Set(set=key, to=value):
+                yield ("do", number, "set"), key, [value]
+            case Scale(scale=key, min=low, max=high):
+                yield ("do", number, "scale"), key, [low, high]
+            case Add(add=key, min=low, max=high):
+                yield ("do", number, "add"), key, [low, high]
+
+
+def _moved_key(
+    spec: Spec, place: KeyPath, rule: Intervention, key: str, values: list[float | None]
+) -> Iterator[Found]:
+    path = full_path(key)
+    if problem := _not_live(spec, path):
+        yield Found(Problem(place, f'intervention "{rule.id}": {path}: {problem[0]}', problem[1]))
+        return
+    for value in values:
+        if value is not None and (refused := _refused(spec, path, value)):
+            what = f'intervention "{rule.id}": {path} = {value:g}: {refused}'
+            yield Found(Problem(place, what), (split_path(path),))
+
+
+# --- tables keyed by symbol or symptom --------------------------------------------------------------------------------
+
+
+def _baselines(spec: Spec) -> Iterator[Found]:
+    for symbol in spec.baselines.supervised:
+        if symbol != "default" and symbol not in spec.symbols:
+            place = ("baselines", "supervised", symbol)
+            yield Found(_not_a_symbol(spec, place, symbol, ["default"]), (("symbols",),))
+
+
+def _catalogue_rows(spec: Spec) -> Iterator[Found]:
+    if not spec.diagnose.rows:
+        return
+    from p3kit.symptoms import SYMPTOMS
+
+    for row in spec.diagnose.rows:
+        if row not in SYMPTOMS:
+            near = did_you_mean(row, SYMPTOMS, "; see p3kit/symptoms.py").removeprefix("; ")
+            yield Found(Problem(("diagnose", "rows", row), f'diagnose.rows: unknown symptom "{row}"', near))
+
+
+def _not_a_symbol(spec: Spec, place: KeyPath, symbol: str, others: list[str]) -> Problem:
+    known = [*spec.symbols, *others]
+    hint = did_you_mean(symbol, known).removeprefix("; ") or f"symbols are {', '.join(spec.symbols[:12])}"
+    return Problem(place, f"{written_path(place)}: not one of the symbols", hint)
+
+
+# --- agents, matrix, search -------------------------------------------------------------------------------------------
+
+
+def _agents(spec: Spec) -> Iterator[Found]:
+    for symbol, tables in spec.agents.items():
+        place: KeyPath = ("agents", symbol)
+        if symbol not in spec.symbols:
+            yield Found(_not_a_symbol(spec, place, symbol, []), (("symbols",),))
+        strange = [table for table in tables if table not in PER_AGENT]
+        for table in strange:
+            yield Found(_not_per_agent((*place, table), table))
+        if not strange:
+            yield from _overlay(spec, place, agent_tables(spec, symbol, {}), tables)
+
+
+def _not_per_agent(place: KeyPath, table: str) -> Problem:
+    known = table in Spec.model_fields
+    hint = f"these can: {', '.join(PER_AGENT)}" if known else did_you_mean(table, PER_AGENT).removeprefix("; ")
+    return Problem(place, f"{written_path(place)}: {'cannot differ by agent' if known else 'unknown table'}", hint)
+
+
+def _overlay(spec: Spec, place: KeyPath, whole: dict[str, Any], own: Mapping[str, Any]) -> Iterator[Found]:
+    """What is wrong with one agent's spec and not with the base."""
+    model = type(spec)
+    try:
+        problems = [found.problem for found in crosschecks(model.model_validate(whole))]
+    except ValidationError as error:
+        problems = problems_of(error, model, whole)
+    for problem in problems:
+        path = problem.path if is_written(own, problem.path) else problem.path[:-1]
+        yield Found(Problem((*place, *path), f"{written_path(place)}: {problem.what}", problem.hint), (problem.path,))
+
+
+def _matrix(spec: Spec) -> Iterator[Found]:
+    faulty = False
+    for path, values in spec.matrix.items():
+        place: KeyPath = ("matrix", path)
+        if problem := _not_a_setting(spec, path):
+            yield Found(Problem(place, f"matrix: {path}: {problem[0]}", problem[1]))
+            faulty = True
+            continue
+        for index, value in enumerate(values):
+            if refused := _refused(spec, path, value):
+                yield Found(Problem((*place, index), f"matrix: {path} = {toml_value(value)}: {refused}"))
+                faulty = True
+    if not faulty:
+        yield from _combinations(spec)
+
+
+def _combinations(spec: Spec) -> Iterator[Found]:
+    """Values that are right one by one may not go together: a batch larger than a rollout."""
+    if not spec.matrix:
+        return
+    seen: set[Problem] = set()
+    for point in spec.points():
+        agent = type(spec).model_validate(agent_tables(spec, None, point))
+        for found in crosschecks(agent):
+            if found.problem not in seen:
+                seen.add(found.problem)
+                written = ", ".join(f"{path} = {toml_value(value)}" for path, value in point.items())
+                yield Found(Problem(("matrix",), f"matrix: with {written}: {found.problem.what}", found.problem.hint))
+
+
+def _not_a_setting(spec: Spec, path: str) -> tuple[str, str] | None:
+    """Why `path` cannot differ from agent to agent (what, hint); None when it can."""
+    settings = [".".join(key) for key in kinds.key_paths(type(spec)) if key[0] in PER_AGENT and len(key) > 1]
+    if path in settings:
+        return None
+    if split_path(path)[0] in Spec.model_fields and split_path(path)[0] not in PER_AGENT:
+        return "cannot differ by agent", f"these tables can: {', '.join(PER_AGENT)}"
+    return "unknown key", did_you_mean(path, settings).removeprefix("; ")
+
+
+def _tune(spec: Spec) -> Iterator[Found]:
+    for path, space in (spec.tune.space if spec.tune else {}).items():
+        place: KeyPath = ("tune", "space", path)
+        if problem := _not_a_setting(spec, path):
+            yield Found(Problem(place, f"tune.space: {path}: {problem[0]}", problem[1]))
+            continue
+        for value in [space.low, space.high] if isinstance(space, SearchRange) else space:
+            if refused := _refused(spec, path, value):
+                yield Found(Problem(place, f"tune.space: {path} = {toml_value(value)}: {refused}"))

@@ -1,0 +1,168 @@
+"""From pydantic's errors to sentences that a user can act on: key, value, what was expected, nearest right word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from p3kit.spec import kinds
+from p3kit.spec.keypath import KeyPath, written_path
+from p3kit.spec.models import Spec
+from p3kit.spec.nearest import nearest
+from p3kit.spec.writing import toml_value
+
+OTHER_WORDS = {
+    # CleanRL
+    "clip_coef": "clip_range",
+    "num_steps": "n_steps",
+    "update_epochs": "n_epochs",
+    "minibatch_size": "batch_size",
+    "num_minibatches": "batch_size",
+    # others
+    "lr": "learning_rate",
+    "entropy_coef": "ent_coef",
+    "value_coef": "vf_coef",
+    "discount": "gamma",
+    "lam": "gae_lambda",
+    "lambda": "gae_lambda",
+    "seed": "seeds",
+    "symbol": "symbols",
+    "agent": "agents",
+    "interventions": "intervention",
+}
+"""Words of other libraries and what they are called here: hints, never aliases."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a spec, before it is known which file and line it came from."""
+
+    path: KeyPath
+    what: str
+    hint: str = ""
+
+
+def problems_of(error: ValidationError, model: type[Spec], tables: Mapping[str, Any]) -> list[Problem]:
+    """One problem per place, in the order of pydantic's errors."""
+    by_path: dict[KeyPath, Problem] = {}
+    for detail in error.errors(include_url=False):
+        path, kind, value = _locate(detail, model, tables)
+        by_path.setdefault(path, _problem(detail, path, kind, value, model))
+    return list(by_path.values())
+
+
+def _locate(detail: ErrorDetails, model: type[Spec], tables: Mapping[str, Any]) -> tuple[KeyPath, Any, Any]:
+    """Path, type and value of the place that an error is about.
+
+    pydantic's `loc` names members of unions beside keys; walking value and type together tells them apart.
+    """
+    path: list[str | int] = []
+    kind: Any = model
+    value: Any = tables
+    loc = list(detail["loc"])
+    while loc:
+        part = loc.pop(0)
+        if kinds.is_tagged(kind) and isinstance(part, str):
+            kind = kinds.tagged(kind, part) or kind
+        elif len(kinds.alternatives(kind)) > 1:
+            continue  # the label of a plain union's member
+        else:
+            path.append(part)
+            kind = kinds.child(kind, part) if kind is not None else None
+            inside = isinstance(value, Mapping) and part in value
+            inside = inside or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value))
+            value = value[part] if inside else None
+    return tuple(path), kind, value
+
+
+def _problem(detail: ErrorDetails, path: KeyPath, kind: Any, value: Any, model: type[Spec]) -> Problem:
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(path, value, model)
+        case "missing":
+            return Problem(path, f"{written_path(path)}: missing; expected {kinds.in_words(kind)}")
+        case "value_error":
+            return Problem(path, _said(path, value, str(detail["ctx"]["error"])))
+        case "unknown_form":
+            return Problem(path, _said(path, value, detail["msg"]))
+        case "union_tag_invalid":
+            path, value = (*path, "kind"), value["kind"]
+            known = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
+            return Problem(path, _said(path, value, f"expected {_one_of(known)}"), _near(value, known))
+        case "union_tag_not_found":
+            return Problem(path, _said(path, value, 'expected a table such as { kind = "linear", start = 3e-4, end = 1e-5 }'))
+        case "too_short":
+            return Problem(path, _said(path, value, "expected at least one item"))
+    return Problem(path, _said(path, value, f"expected {kinds.in_words(kind)}"), _near(value, kinds.literals(kind)))
+
+
+def _said(path: KeyPath, value: Any, what: str) -> str:
+    """`ppo.learning_rate = 3: expected …`; a value too long to show is left out."""
+    shown = _shown(value)
+    return f"{written_path(path)}{f' = {shown}' if shown else ''}: {what}"
+
+
+def _shown(value: Any) -> str:
+    if value is None or (isinstance(value, Mapping) and len(value) > 3):
+        return ""
+    if not isinstance(value, str | bool | int | float | date | list | tuple | Mapping):
+        return ""
+    text = toml_value(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _near(value: Any, known: Iterable[str]) -> str:
+    near = nearest(value, known) if isinstance(value, str) else None
+    return f'did you mean "{near}"?' if near else ""
+
+
+def _one_of(words: list[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words[:-1]) + f' or "{words[-1]}"'
+
+
+# --- unknown keys -----------------------------------------------------------------------------------------------------
+
+
+def _unknown_key(path: KeyPath, value: Any, model: type[Spec]) -> Problem:
+    what = "unknown table" if isinstance(value, Mapping) and len(path) == 1 else "unknown key"
+    return Problem(path, _said(path, value, what), _right_word(path, model))
+
+
+def _right_word(path: KeyPath, model: type[Spec]) -> str:
+    """The best hint there is for a key nobody knows."""
+    *above, word = (str(part) for part in path)
+    here = _keys_at(model, path[:-1])
+    if word in OTHER_WORDS and OTHER_WORDS[word] in here:
+        return f'here it is called "{OTHER_WORDS[word]}"'
+    elsewhere = _home_of(word, model) or _home_of(OTHER_WORDS.get(word, ""), model)
+    if elsewhere:
+        return elsewhere
+    if near := nearest(word, here):
+        return f'did you mean "{near}"?'
+    if above and here:
+        return f"{written_path(tuple(path[:-1]))} has {', '.join(here)}"
+    return f"known here: {', '.join(here)}" if here else ""
+
+
+def _keys_at(model: type[Spec], path: KeyPath) -> list[str]:
+    kind: Any = model
+    for part in path:
+        kind = kinds.child(kind, part)
+        if kind is None:
+            return []
+    return kinds.keys_of(kind)
+
+
+def _home_of(word: str, model: type[Spec]) -> str:
+    """Where a word that is right in itself belongs: the first table that has it."""
+    for key in kinds.key_paths(model):
+        if key[-1] == word:
+            table = ".".join(key[:-1])
+            return f'"{word}" belongs in [{table}]' if table else f'"{word}" belongs at the top, above the first [table]'
+    return ""
+

@@ -1,0 +1,470 @@
+"""`[[intervention]]`: when a symptom shows, what to do about it.
+
+Only the form is here, and the checks that one intervention can fail by itself; those that need the rest of the spec (is the
+key live, do two interventions set it) stand in `crosschecks.py`. No code in specs: these verbs are all there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from p3kit.metrics import METRICS, is_metric
+from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.table import Count, Items, Positive, PositiveShare, Table
+
+# --- what may be watched ----------------------------------------------------------------------------------------------
+
+PROGRESS = "progress"
+"""May be compared like a metric: the share of training done."""
+
+
+def _metric(name: str) -> str:
+    if name != PROGRESS and not is_metric(name):
+        raise ValueError(f"unknown metric{did_you_mean(name, [*METRICS, PROGRESS], '; see p3kit/metrics.py')}")
+    return name
+
+
+def _symptom(name: str) -> str:
+    """A symptom of the catalogue, with a detail after a colon where it has one (`num.nan:obs`)."""
+    from p3kit.symptoms import SYMPTOMS
+
+    known, _, detail = name.partition(":")
+    if known not in SYMPTOMS or (":" in name and not re.fullmatch(r"[a-z_]+", detail)):
+        raise ValueError(f"unknown symptom{did_you_mean(known, SYMPTOMS, '; see p3kit/symptoms.py')}")
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_metric)]
+Symptom = Annotated[str, AfterValidator(_symptom)]
+Comparison = Literal["<", "<=", ">", ">="]
+
+
+class Span(Table):
+    """A stretch of training, in exactly one unit."""
+
+    updates: Count | None = None
+    """Updates of the agent."""
+    gradient_steps: Count | None = None
+    """Optimiser steps."""
+    env_steps: Count | None = None
+    """Env steps of the agent."""
+    episodes: Count | None = None
+    """Finished episodes."""
+    evals: Count | None = None
+    """Evaluations."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Span:
+        if len(_written(self)) != 1:
+            raise ValueError("expected exactly one of updates, gradient_steps, env_steps, episodes, evals")
+        return self
+
+
+class MinimumData(Table):
+    """What must have been seen before a trigger is believed; all that is named must hold."""
+
+    updates: Count | None = None
+    """Updates of the agent."""
+    gradient_steps: Count | None = None
+    """Optimiser steps."""
+    env_steps: Count | None = None
+    """Env steps of the agent."""
+    episodes: Count | None = None
+    """Finished episodes."""
+    evals: Count | None = None
+    """Evaluations."""
+
+
+class Condition(Table):
+    """A metric compared with a number."""
+
+    metric: Metric
+    """A metric of the glossary, or progress."""
+    op: Comparison
+    """How it is compared."""
+    value: float
+    """What it is compared with."""
+    agg: Literal["last", "mean", "median", "min", "max", "ewma"] = "last"
+    """How several values become one."""
+    span: Count = 1
+    """Over how many values."""
+    patience: Count = 1
+    """Consecutive checks for which it must hold."""
+
+
+class All(Table):
+    """Every part holds."""
+
+    all: Annotated[Items[Trigger], MinLen(1)]
+    """The parts."""
+
+
+class AnyOf(Table):
+    """At least one part holds."""
+
+    any: Annotated[Items[Trigger], MinLen(1)]
+    """The parts."""
+
+
+class Not(Table):
+    """The part does not hold."""
+
+    model_config = ConfigDict(validate_by_alias=True)
+
+    part: Trigger = Field(alias="not")
+    """The part."""
+
+
+def _kind_of_trigger(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "symptom"
+    keys = value if isinstance(value, dict) else _written(value) if isinstance(value, Table) else ()
+    return next((key for key in ("metric", "all", "any", "not") if key in keys), None)
+
+
+Trigger = Annotated[
+    Annotated[Symptom, Tag("symptom")]
+    | Annotated[Condition, Tag("metric")]
+    | Annotated[All, Tag("all")]
+    | Annotated[AnyOf, Tag("any")]
+    | Annotated[Not, Tag("not")],
+    Discriminator(
+        _kind_of_trigger,
+        custom_error_type="unknown_form",
+        custom_error_message="expected a symptom, or { metric, op, value }, { all = […] }, { any = […] }, { not = … }",
+    ),
+]
+
+# --- what may be done -------------------------------------------------------------------------------------------------
+
+Permanent = Literal["permanent"]
+UntilRelease = Literal["release"]
+Duration = Permanent | UntilRelease | Span
+
+
+class Set(Table):
+    """Give a key a value; a schedule on it is masked meanwhile and keeps its own clock."""
+
+    set: str
+    """A spec path; a bare name means ppo.NAME."""
+    to: float
+    """The value."""
+    until: Duration = "permanent"
+    """permanent, release, or a span such as { env_steps = 10_000 }."""
+    ramp: Span | None = None
+    """Get there gradually over this span."""
+
+
+class Scale(Table):
+    """Multiply the effective value of a key; schedules go on beneath."""
+
+    scale: str
+    """A spec path; a bare name means ppo.NAME."""
+    by: Positive
+    """The factor."""
+    max: float | None = None
+    """Never above this; needed when the factor is above 1."""
+    min: float | None = None
+    """Never below this; needed when the factor is below 1."""
+    until: Duration = "permanent"
+    """permanent, release, or a span such as { env_steps = 10_000 }."""
+    ramp: Span | None = None
+    """Get there gradually over this span."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Scale:
+        if self.by == 1:
+            raise ValueError("by = 1 changes nothing")
+        return _check_bound(self, self.by, upwards=self.by > 1)
+
+
+class Add(Table):
+    """Add to the effective value of a key; schedules go on beneath."""
+
+    add: str
+    """A spec path; a bare name means ppo.NAME."""
+    by: float
+    """What is added; may be negative."""
+    max: float | None = None
+    """Never above this; needed when `by` is above 0."""
+    min: float | None = None
+    """Never below this; needed when `by` is below 0."""
+    until: Duration = "permanent"
+    """permanent, release, or a span such as { env_steps = 10_000 }."""
+    ramp: Span | None = None
+    """Get there gradually over this span."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Add:
+        if self.by == 0:
+            raise ValueError("by = 0 changes nothing")
+        return _check_bound(self, self.by, upwards=self.by > 0)
+
+
+Modifier = TypeVar("Modifier", bound=Table)
+
+
+def _check_bound(modifier: Modifier, by: float, upwards: bool) -> Modifier:
+    side = "max" if upwards else "min"
+    if getattr(modifier, side) is None:
+        raise ValueError(f"by = {by:g} needs a {side}, so that repeating it cannot run away")
+    return modifier
+
+
+class Rollback(Table):
+    """Return to earlier weights, optimiser and normalisers. Needs a change beside it, or the same failure replays."""
+
+    rollback: Literal["last_good", "init"]
+    """The newest checkpoint without an open symptom, or the initial weights."""
+    otherwise: Literal["init", "stop"] = Field("init", alias="else")
+    """What to do when there is none."""
+
+
+class Reinit(Table):
+    """Draw new initial weights for a part of the network."""
+
+    reinit: Literal["dormant", "policy_head", "value_head"]
+    """Which part."""
+
+
+class Freeze(Table):
+    """Stop a part from changing."""
+
+    freeze: Literal["encoder", "normalizer"]
+    """Which part."""
+
+
+class Dump(Table):
+    """Write evidence into the run directory."""
+
+    dump: Literal["episode_replay", "minibatch"]
+    """What to write."""
+    episodes: Count = 2
+    """Episodes to replay."""
+
+
+class Stop(Table):
+    """End the agent's training."""
+
+    stop: Literal["fail", "done"]
+    """With which result."""
+
+
+class EarlyStopUpdate(Table):
+    """End the update in which the symptom showed."""
+
+    early_stop_update: Literal[True]
+    """true"""
+
+
+class Note(Table):
+    """Journal a sentence."""
+
+    note: Annotated[str, MinLen(1)]
+    """The sentence."""
+
+
+VERBS: dict[str, type[Table]] = {
+    "set": Set,
+    "scale": Scale,
+    "add": Add,
+    "rollback": Rollback,
+    "reinit": Reinit,
+    "freeze": Freeze,
+    "dump": Dump,
+    "stop": Stop,
+    "early_stop_update": EarlyStopUpdate,
+    "note": Note,
+}
+"""Every verb an intervention may use."""
+
+HARMLESS = (Dump, Note)
+"""Verbs that leave the training alone."""
+
+
+def _verb(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else _written(value) if isinstance(value, Table) else ()
+    return next((verb for verb in VERBS if verb in keys), None)
+
+
+Action = Annotated[
+    Annotated[Set, Tag("set")]
+    | Annotated[Scale, Tag("scale")]
+    | Annotated[Add, Tag("add")]
+    | Annotated[Rollback, Tag("rollback")]
+    | Annotated[Reinit, Tag("reinit")]
+    | Annotated[Freeze, Tag("freeze")]
+    | Annotated[Dump, Tag("dump")]
+    | Annotated[Stop, Tag("stop")]
+    | Annotated[EarlyStopUpdate, Tag("early_stop_update")]
+    | Annotated[Note, Tag("note")],
+    Discriminator(
+        _verb,
+        custom_error_type="unknown_form",
+        custom_error_message=f"expected a table with one of the verbs {', '.join(VERBS)}",
+    ),
+]
+
+
+class Controller(Table):
+    """A closed loop: keep a metric near a target by moving a key (KL-adaptive learning rate, as in rsl_rl)."""
+
+    key: str
+    """The spec path that is moved."""
+    metric: Metric
+    """What is held near the target."""
+    target: float
+    """The target."""
+    band: Annotated[float, Gt(1)] = 2.0
+    """Act when the metric is above target × band or below target / band."""
+    factor: Annotated[float, Gt(1)] = 1.5
+    """Divide the key by this when the metric is too high, multiply when it is too low."""
+    min: float
+    """Never below this."""
+    max: float
+    """Never above this."""
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Controller:
+        if self.min >= self.max:
+            raise ValueError(f"min = {self.min:g} is not below max = {self.max:g}")
+        return self
+
+
+class Verify(Table):
+    """How to tell whether it helped."""
+
+    metric: Metric
+    """What is looked at."""
+    op: Comparison
+    """How it is compared."""
+    than: Literal["before"] | float
+    """With its value before the intervention, or with a number."""
+    within: Span
+    """When it is judged."""
+
+
+def _a_list(value: Any) -> Any:
+    """`on = "policy.hold"` is short for `on = ["policy.hold"]`."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _k_of_n(text: str) -> str:
+    match = re.fullmatch(r"([1-9]\d{0,3}) of ([1-9]\d{0,3})", text)
+    if not match or int(match[1]) > int(match[2]):
+        raise ValueError('expected something like "3 of 5"')
+    return text
+
+
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", text):
+        raise ValueError("expected at most 64 small letters, digits, - and _, with a letter or digit first")
+    return text
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class Intervention(Table):
+    """One rule: a trigger, what to do, and how to tell whether it helped."""
+
+    id: Identifier
+    """Its name in the journal: small letters, digits, - and _."""
+    on: Annotated[Items[Trigger], MinLen(1), BeforeValidator(_a_list)] | None = None
+    """A symptom, a condition on a metric, or several (any of them triggers)."""
+    do: Annotated[Items[Action], MinLen(1)] | None = None
+    """What to do, in this order."""
+    controller: Controller | None = None
+    """A closed loop, in place of `on` and `do`."""
+    cause: Annotated[Items[str], MinLen(1)] | None = None
+    """Act only on these diagnosed causes; unset: on every cause that can be repaired."""
+    unless: Annotated[Items[Symptom], MinLen(1)] | None = None
+    """Do nothing while one of these symptoms is raised."""
+    scope: Literal["agent", "group", "run"] = "agent"
+    """Whose training is changed; keys that agents share need run."""
+    share: PositiveShare | None = None
+    """For scope = "run": the share of agents that must show the symptom."""
+    check: Literal["minibatch", "update", "eval"] = "update"
+    """When the trigger is looked at."""
+    min_data: MinimumData = MinimumData()
+    """What must have been seen before the trigger is believed."""
+    patience: Count = 1
+    """Consecutive checks for which the trigger must hold."""
+    within: Annotated[str, AfterValidator(_k_of_n)] | None = None
+    """In place of patience: "3 of 5" checks."""
+    release: Condition | None = None
+    """When the trouble counts as over: ends what lasts `until = "release"`. Keep it apart from the trigger."""
+    cooldown: Span | None = None
+    """How long to wait before acting again."""
+    max_times: Count = 1
+    """How often it may act."""
+    priority: Annotated[int, Ge(0), Le(1000)] = 100
+    """One intervention per key and check; the lowest number wins."""
+    verify: Verify | None = None
+    """How to tell whether it helped."""
+    on_fail: Literal["next", "rollback", "stop", "keep"] = "keep"
+    """When it did not help: try the next one, roll back, stop, or leave it."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Intervention:
+        for fault in _shortcomings(self):
+            raise ValueError(fault)
+        return self
+
+    def actions(self) -> tuple[Table, ...]:
+        """What it does; nothing for a controller."""
+        return self.do or ()
+
+
+def _shortcomings(rule: Intervention) -> Iterator[str]:
+    """What one intervention can get wrong by itself."""
+    if rule.controller is not None:
+        if rule.on is not None or rule.do is not None:
+            yield "expected either a controller, or on and do"
+        return
+    if rule.on is None or rule.do is None:
+        yield f'needs "{"do" if rule.on else "on"}" (or a controller)'
+    actions = rule.actions()
+    if any(isinstance(action, Rollback) for action in actions) and not any(map(_changes_something, actions)):
+        yield "a rollback that changes nothing would replay the same failure; add a set, scale, add or reinit"
+    if rule.release is None and any(getattr(action, "until", None) == "release" for action in actions):
+        yield 'until = "release" needs a release condition'
+    if rule.patience > 1 and rule.within is not None:
+        yield "expected either patience or within"
+    if rule.share is not None and rule.scope != "run":
+        yield 'share needs scope = "run"'
+    if any(_reads_the_clock(trigger) for trigger in rule.on or ()) and not all(isinstance(a, HARMLESS) for a in actions):
+        yield "speed depends on the machine, so it may drive only dump and note: runs would not replay"
+
+
+def _changes_something(action: Table) -> bool:
+    return isinstance(action, Set | Scale | Add | Reinit | Freeze)
+
+
+def _reads_the_clock(trigger: Any) -> bool:
+    """Whether a trigger depends on wall-clock time."""
+    match trigger:
+        case str():
+            return trigger == "run.slow"
+        case Condition(metric=metric):
+            return metric.startswith("perf/")
+        case All(all=parts) | AnyOf(any=parts):
+            return any(map(_reads_the_clock, parts))
+        case Not(part=part):
+            return _reads_the_clock(part)
+    return False
+
+
+def _written(table: Table) -> list[str]:
+    """Fields of a model that are set, by the name a user writes."""
+    fields = type(table).model_fields
+    return [field.alias or name for name, field in fields.items() if getattr(table, name) is not None]
+
+
+for _model in (All, AnyOf, Not):
+    _model.model_rebuild()

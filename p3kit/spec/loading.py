@@ -1,0 +1,295 @@
+"""From a TOML file (and those it extends, and `--set`) to a checked `Spec`, with the origin of every value."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from p3kit.errors import Fault, SpecError
+from p3kit.spec.checking import check
+from p3kit.spec.expansion import expand
+from p3kit.spec.faults import Problem
+from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, value_at_path, written_path
+from p3kit.spec.models import Spec
+from p3kit.spec.nearest import nearest
+from p3kit.spec.positions import Lines, scan
+from p3kit.spec.shipped import looks_like_a_file
+
+MAX_BYTES = 1_000_000
+"""A spec is written by hand; anything larger is another file by mistake."""
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A spec and where it came from."""
+
+    spec: Spec
+    origins: dict[str, str]
+    """Dotted path of every value → `specs/phase3.toml:14:1`, `--set ppo.ent_coef=0.05`, or `default`."""
+    source_text: str
+    """The file as the user wrote it."""
+    path: Path
+
+    def written(self, dotted: str) -> bool:
+        """Whether the user wrote something at `dotted` or below it."""
+        return any(
+            origin != "default" and (path == dotted or path.startswith((f"{dotted}.", f"{dotted}[")))
+            for path, origin in self.origins.items()
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """Tables as the user wrote them, and the place of each key."""
+
+    tables: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def under(self, over: Written) -> Written:
+        """`over` on top of this: what it replaces loses its places."""
+        merged = merge(self.tables, over.tables)
+        kept = {path: place for path, place in self.places.items() if is_written(merged, path)}
+        return Written(merged, {**kept, **over.places})
+
+    def place(self, path: KeyPath, otherwise: str) -> str:
+        """Where `path`, or the nearest table around it, was written."""
+        for depth in range(len(path), 0, -1):
+            if path[:depth] in self.places:
+                return self.places[path[:depth]]
+        return otherwise
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
+    """Read and check a spec. Raises SpecError with all faults at once, each with file, line and column.
+
+    `overrides` are `ppo.ent_coef=0.05`, as given to `--set`; later ones win.
+    """
+    written = _read_with_bases(Path(path), ())
+    for override in overrides:
+        written = written.under(_read_override(override))
+    spec, written = _build(written, f"{path}:1:1", trainer_file=None, look_for_files=True)
+    return LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path))
+
+
+def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path | None = None) -> Spec:
+    """Check plain tables (of a run.json, or made by a program) the same way. Raises SpecError, naming `where`.
+
+    `trainer_file`: read the knobs from this file (a run's own trainer.py) in place of the one `trainer` names.
+    """
+    return _build(Written(dict(tables)), where, trainer_file, look_for_files=False)[0]
+
+
+def _build(
+    written: Written, where: str, trainer_file: str | Path | None, look_for_files: bool
+) -> tuple[Spec, Written]:
+    tables, renamed, problems = expand(written.tables)
+    written = Written(tables, _follow(written.places, renamed))
+    spec, found = check(tables, trainer_file)
+    problems += found
+    if spec is not None and look_for_files:
+        problems += _missing_data_files(spec)
+    if problems or spec is None:
+        raise SpecError(
+            dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in _in_file_order(problems, written))
+        )
+    return spec, written
+
+
+def _in_file_order(problems: list[Problem], written: Written) -> list[Problem]:
+    """Faults of a file from its top to its bottom; files in the order of their names."""
+
+    def position(problem: Problem) -> tuple[str, int, int]:
+        place = written.place(problem.path, "")
+        match = re.fullmatch(r"(.*):(\d+):(\d+)", place, re.DOTALL)
+        return (match[1], int(match[2]), int(match[3])) if match else (place, 0, 0)
+
+    return sorted(problems, key=position)
+
+
+def _follow(places: Mapping[KeyPath, str], renamed: Mapping[KeyPath, KeyPath]) -> dict[KeyPath, str]:
+    """Places under the names that expansion gave their keys."""
+    if not renamed:
+        return dict(places)
+    moved: dict[KeyPath, str] = {}
+    for path, place in places.items():
+        above = next((old for old in renamed if path[: len(old)] == old), None)
+        moved[(*renamed[above], *path[len(above) :]) if above else path] = place
+    return moved
+
+
+def _missing_data_files(spec: Spec) -> list[Problem]:
+    """Files that `data.path` names and that are not there: told before anything is planned."""
+    if spec.data.path is None or spec.data.source not in ("csv", "parquet"):
+        return []
+    names = [spec.data.path.replace("{symbol}", symbol) for symbol in spec.symbols]
+    missing = [name for name in names if not Path(name).is_file()]
+    if not missing:
+        return []
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    return [Problem(("data", "path"), f"data.path: {missing[0]}{more}: no such file", "paths are relative to the spec file")]
+
+
+# --- origins ----------------------------------------------------------------------------------------------------------
+
+
+def _origins(spec: Spec, written: Written) -> dict[str, str]:
+    """Where each value of the resolved spec came from."""
+    return {
+        written_path(path): written.place(path, "default") if is_written(written.tables, path) else "default"
+        for path, _ in leaves(spec.model_dump(mode="json"))
+    }
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
+    """A file on top of the files it extends. `below` are the files that led here."""
+    written = _read_file(path)
+    bases = written.tables.pop("extends", [])
+    if isinstance(bases, str):
+        bases = [bases]
+    place = written.place(("extends",), str(path))
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise SpecError([Fault(place, "extends: expected a file, or a list of files")])
+    whole = Written()
+    for name in bases:
+        base = Path(os.path.normpath(path.parent / name))
+        chain = (*below, path)
+        if any(_is_same(base, one) for one in chain):
+            way = " → ".join(str(one) for one in (*chain, base))
+            raise SpecError([Fault(place, f'extends = "{name}": a circle: {way}')])
+        if not base.is_file():
+            raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base))])
+        whole = whole.under(_read_with_bases(base, chain))
+    return whole.under(written)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _similar_file(path: Path) -> str:
+    """The nearest TOML file in the same folder."""
+    folder = path.parent if path.parent.is_dir() else Path(".")
+    near = nearest(path.name, sorted(file.name for file in folder.glob("*.toml")))
+    return f'did you mean "{folder / near}"?' if near else ""
+
+
+def _read_file(path: Path) -> Written:
+    """One file: its tables, where each key stands, and its paths made relative to here."""
+    text = _read_text(path)
+    tables = _parse(text, str(path))
+    lines = Lines(text)
+    places = {key: f"{path}:{lines.at(offset)}" for key, offset in scan(text).offsets.items()}
+    return Written(_relative_to_here(tables, path.parent), places)
+
+
+def _read_text(path: Path) -> str:
+    where = str(path)
+    if path.is_dir():
+        specs = sorted(file.name for file in path.glob("*.toml"))
+        raise SpecError([Fault(where, "is a directory; expected a spec file", f"in it: {', '.join(specs)}" if specs else "")])
+    if not path.exists():
+        raise SpecError([Fault(where, "no such file", _similar_file(path))])
+    if not path.is_file():
+        raise SpecError([Fault(where, "is not a regular file")])
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError([Fault(where, f"cannot be read: {error.strerror}")]) from None
+    if len(content) > MAX_BYTES:
+        size = path.stat().st_size / 1e6
+        raise SpecError([Fault(where, f"is {size:.1f} MB; a spec is at most {MAX_BYTES / 1e6:g} MB", "is it the right file?")])
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
+        byte = f"0x{content[error.start]:02x}"
+        raise SpecError([Fault(f"{where}:{line}:{column}", f"byte {byte} is not UTF-8", "save the file as UTF-8")]) from None
+
+
+def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths in a spec are relative to its file; from here on they are relative to the current directory."""
+    moved = dict(tables)
+    trainer, data = moved.get("trainer"), moved.get("data")
+    if isinstance(trainer, str) and looks_like_a_file(trainer):
+        moved["trainer"] = _from_here(folder, trainer)
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        moved["data"] = {**data, "path": _from_here(folder, data["path"])}
+    return moved
+
+
+def _from_here(folder: Path, name: str) -> str:
+    """Relative, so that no run directory holds the path of somebody's home."""
+    return name if os.path.isabs(name) else os.path.relpath(folder / name)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise SpecError([_syntax_fault(error, text, where)]) from None
+    except RecursionError as error:
+        raise SpecError([Fault(where, str(error))]) from None
+
+
+# --- syntax errors ----------------------------------------------------------------------------------------------------
+
+
+def _syntax_fault(error: tomli.TOMLDecodeError, text: str, where: str) -> Fault:
+    if error.msg.startswith("Cannot "):
+        lines = Lines(text)
+        for path, first, later in scan(text, stop=error.pos + 1).twice:
+            line = lines.at(first).split(":")[0]
+            return Fault(f"{where}:{lines.at(later)}", f"{written_path(path)}: written twice; first in line {line}")
+    message = error.msg[0].lower() + error.msg[1:]
+    return Fault(f"{where}:{error.lineno}:{error.colno}", f"not TOML: {message}", _syntax_hint(text, error.pos))
+
+
+def _syntax_hint(text: str, position: int) -> str:
+    """What was probably meant by a value without quotes."""
+    match = re.compile(r"[A-Za-z_][^\s,\]}#=]*").match(text, position)
+    if match is None:
+        return ""
+    word = match[0]
+    if word.lower() in ("null", "none", "nil"):
+        return 'there is no null; leave the key out, or write "off" where that is a choice'
+    if word.lower() in ("true", "false"):
+        return f"write {word.lower()}"
+    return f'text stands in quotes: "{word}"' if len(word) <= 60 else "text stands in quotes"
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def _read_override(override: str) -> Written:
+    """`ppo.ent_coef=0.05`: the value is TOML; a bare word is text, since shells eat quotes."""
+    where = f"--set {override}"
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip() or "\n" in override:
+        raise SpecError([Fault(where, "expected KEY=VALUE", "for example --set ppo.ent_coef=0.05")])
+    tables = _try_toml(f"{key} = {value}")
+    if tables is None and re.fullmatch(r"\s*[A-Za-z_./][\w./{}-]*\s*", value):
+        tables = _try_toml(f'{key} = "{value.strip()}"')
+    if tables is None:
+        raise SpecError([Fault(where, "not TOML", 'text stands in quotes: --set \'name="my test"\'')])
+    if "extends" in tables:
+        raise SpecError([Fault(where, "extends can only stand in a file")])
+    places = {path[:depth]: where for path, _ in leaves(tables) for depth in range(1, len(path) + 1)}
+    return Written(tables, places)
+
+
+def _try_toml(text: str) -> dict[str, Any] | None:
+    try:
+        return tomli.loads(text)
+    except (tomli.TOMLDecodeError, RecursionError):
+        return None

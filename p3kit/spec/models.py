@@ -1,0 +1,533 @@
+"""The words a user may write: one model per table of a spec, one sentence per field.
+
+Read top to bottom, this file is the reference of the language. Every default is the training guide's where the guide
+has one. Checks that need more than one table stand in `crosschecks.py`; `[ppo]` is not here: its fields are the trainer's
+own `Args` (`knobs.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
+
+from p3kit.spec.interventions import Intervention
+from p3kit.spec.schedules import Schedule
+from p3kit.spec.table import (
+    LIVE,
+    Auto,
+    Count,
+    CountOrNone,
+    Items,
+    NotNegative,
+    Off,
+    OpenShare,
+    Pair,
+    Positive,
+    PositiveShare,
+    Share,
+    Table,
+)
+
+SAMPLE_SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
+"""The stocks of the shipped sample."""
+
+PER_AGENT = (
+    "observation", "env", "reward", "ppo", "schedules", "evaluation", "checkpoints", "early_stop", "criteria"
+)  # fmt: skip
+"""Tables that may differ from agent to agent: what `[agents.X]` and `[matrix]` may touch."""
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _symbol(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._^=-]{1,32}", text) or not re.search(r"[A-Za-z0-9]", text):
+        raise ValueError("expected a symbol of at most 32 letters, digits and . - _ ^ = (it becomes a file name)")
+    return text
+
+
+def _experiment_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", text):
+        raise ValueError("expected a name of at most 64 letters, digits, spaces and . - _, with a letter or digit first")
+    return text
+
+
+def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [item for index, item in enumerate(items) if item in items[:index]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is there twice; expected each one once".replace("'", '"'))
+    return items
+
+
+def _iso_date(value: Any) -> Any:
+    """The plain (JSON) form of a spec holds dates as text."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        return date.fromisoformat(value)
+    return value
+
+
+Symbol = Annotated[str, AfterValidator(_symbol)]
+
+
+# --- market data ------------------------------------------------------------------------------------------------------
+
+
+def parse_range(text: str) -> tuple[date, date]:
+    """`"2010-01-01..2018-12-31"` as (first day, last day), both included. Raises ValueError."""
+    first, dots, last = text.partition("..")
+    if not dots:
+        raise ValueError(f"{text!r} is no range of days")
+    days = date.fromisoformat(first.strip()), date.fromisoformat(last.strip())
+    if days[0] > days[1]:
+        raise ValueError(f"{text!r} ends before it starts")
+    return days
+
+
+def _date_range(text: str) -> str:
+    try:
+        parse_range(text)
+    except ValueError:
+        raise ValueError('expected a share like 0.70, or days like "2010-01-01..2018-12-31"') from None
+    return text
+
+
+SplitPart = OpenShare | Annotated[str, AfterValidator(_date_range)]
+
+
+class Split(Table):
+    """Where training ends and judging begins: three shares that sum to 1, or three ranges of days in order."""
+
+    train: SplitPart
+    """What the agent learns from: a share of the bars, or days as "2010-01-01..2018-12-31" (both included)."""
+    validation: SplitPart
+    """What weights are chosen by and grades are given on."""
+    test: SplitPart
+    """Touched only by `p3kit evaluate RUN --final`, and every touch is journalled."""
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Split:
+        parts = (self.train, self.validation, self.test)
+        shares = [part for part in parts if isinstance(part, float)]
+        ranges = [parse_range(part) for part in parts if isinstance(part, str)]
+        if shares and ranges:
+            raise ValueError("mixes shares with days; expected three of one kind")
+        if shares and abs(sum(shares) - 1.0) > 1e-9:
+            raise ValueError(f"train + validation + test is {sum(shares):.6g}; expected 1")
+        for (_, earlier_last), (later_first, _) in zip(ranges, ranges[1:], strict=False):
+            if later_first <= earlier_last:
+                raise ValueError("expected train before validation before test, without a common day")
+        return self
+
+
+class Synthetic(Table):
+    """The synthetic regime market: hourly bars in which the past hints at the next return by a known amount."""
+
+    bars: Annotated[int, Ge(2_000), Le(450_000)] = 60_000
+    """Bars per symbol; more bars make validation less noisy."""
+    edge: NotNegative = 0.18
+    """Next return = edge × volatility × signal + noise; 0 makes HOLD the right answer, 0.18 is a clear edge."""
+    volatility: Annotated[float, Gt(0), Lt(0.2)] = 0.0055
+    """Standard deviation of a bar's return, as a fraction."""
+    span: Annotated[int, Ge(2), Le(500)] = 12
+    """Bars of the exponentially weighted mean of past returns that is the signal; longer means slower trades."""
+    regimes: bool = True
+    """Whether drift and volatility switch between bull, bear and sideways; false gives one calm market."""
+
+
+class Data(Table):
+    """Which bars, and how they are cut into training, validation and test."""
+
+    source: Literal["sample", "csv", "parquet", "synthetic"] = "sample"
+    """Ten real US stocks shipped with p3kit (daily, 2010 to 2022), your own files, or a made-up market."""
+    path: str | None = None
+    """The file of a symbol, for csv and parquet: "data/{symbol}.csv", relative to the spec file."""
+    split: Split = Split(train=0.70, validation=0.15, test=0.15)
+    """Shares or days of training, validation and test, in that order in time."""
+    embargo: CountOrNone | Auto = "auto"
+    """Bars left out at the end of a split so that no feature sees across; auto: window + longest look-back."""
+    synthetic: Synthetic = Synthetic()
+    """Settings of `source = "synthetic"`."""
+
+
+class Observation(Table):
+    """How observations are normalised before the network sees them."""
+
+    normalize: Literal["train", "running", "none"] = "train"
+    """By statistics of the training split (they never move), by running statistics, or not at all."""
+    clip: Positive = 10.0
+    """Normalised values are cut to ± this; a lower value hides more outliers."""
+
+
+# --- environment and reward -------------------------------------------------------------------------------------------
+
+
+class Env(Table):
+    """The trading account: what it may do, what that costs, how long an episode lasts."""
+
+    backend: Literal["batched", "scalar"] = "batched"
+    """All accounts as tensors, or one plain Python account at a time (slow; for debugging)."""
+    num_envs: Annotated[int, Ge(1), Le(65_536)] = 8
+    """Accounts that trade side by side; more gives a larger rollout and faster env steps."""
+    window: Annotated[int, Ge(1), Le(10_000)] = 24
+    """Past bars in an observation."""
+    initial_capital: Positive = 100_000.0
+    """Money at the start of an episode; results are relative to it."""
+    sizes: Annotated[tuple[PositiveShare, PositiveShare, PositiveShare], Strict(False)] = (0.25, 0.50, 1.00)
+    """Shares of equity that BUY_SMALL, BUY_MEDIUM and BUY_LARGE spend, costs included."""
+    max_position: PositiveShare = 1.0
+    """Largest share of equity that a position may reach by buying."""
+    max_adds: CountOrNone = 2
+    """How often a position may be added to; 0 switches ADD off."""
+    fill: Literal["next", "close"] = "next"
+    """Orders fill at the next bar's open (or close where there is no open), or, optimistically, at the close just seen."""
+    commission_bps: Annotated[float, Ge(0), Lt(10_000)] = 10.0
+    """Commission in basis points of the traded value, on both sides."""
+    slippage_bps: Annotated[float, Ge(0), Lt(10_000)] = 5.0
+    """Slippage in basis points, charged once, in the price."""
+    stop: OpenShare | Off = "off"
+    """Forced exit when the price falls this share below the entry price."""
+    target: Positive | Off = "off"
+    """Forced exit when the price rises this share above the entry price."""
+    max_hold: Count | Off = "off"
+    """Forced exit after this many bars in a position."""
+    episode_bars: Annotated[int, Ge(2)] = 252
+    """Bars of an episode; its end is a truncation, after which the value function still counts the future."""
+    ruin: Annotated[float, Ge(0), Lt(1)] = 0.5
+    """The episode ends for good when equity falls below this share of the initial capital."""
+
+    @model_validator(mode="after")
+    def _sizes_can_be_bought(self) -> Env:
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError("sizes: expected three rising shares, small < medium < large")
+        if self.sizes[-1] > self.max_position:
+            raise ValueError(
+                f"sizes: {self.sizes[-1]:g} is above max_position = {self.max_position:g}, so it could never be bought"
+            )
+        return self
+
+
+Weight = Annotated[float, Ge(0), LIVE]
+
+
+class Weights(Table):
+    """Weights of the seven reward components. The guide's sum to 0.90; only their ratios matter under running scaling."""
+
+    pnl: Weight = 0.40
+    """Change of equity: the aim itself."""
+    cost: Weight = 0.15
+    """Commission and slippage paid; higher means fewer trades."""
+    time: Weight = 0.15
+    """Quick winners and slow losers; higher means earlier exits."""
+    sharpe: Weight = 0.05
+    """Risk-adjusted return; higher means steadier equity."""
+    drawdown: Weight = 0.10
+    """New drawdowns; higher means more caution."""
+    sizing: Weight = 0.05
+    """Distance of a position's size from what its volatility asks for."""
+    hold: Weight = 0.00
+    """Sitting on an old position; 0 switches it off, so that patience costs nothing."""
+
+    @model_validator(mode="after")
+    def _something_is_rewarded(self) -> Weights:
+        if not any(value > 0 for value in dict(self).values()):
+            raise ValueError("all weights are 0, so there is nothing to learn; expected at least one above 0")
+        return self
+
+
+class Reward(Table):
+    """What the agent is paid for."""
+
+    formulas: Literal["sound", "guide"] = "sound"
+    """The guide's intent without its defects, or the guide's formulas to the letter (`p3kit validate` names the defects)."""
+    scaling: Literal["running", "tanh", "none"] = "running"
+    """Divide by the running standard deviation of the discounted return, squash by tanh, or leave as it is."""
+    clip: Annotated[float, Gt(0), LIVE] = 10.0
+    """The scaled reward is cut to ± this; how often is counted."""
+    target_volatility: Annotated[float, Gt(0), Le(10)] = 0.25
+    """Volatility a year that the sizing component aims at, as a fraction."""
+    target_sharpe: float = 1.0
+    """Annual Sharpe ratio that the guide's Sharpe component subtracts (`formulas = "guide"` only)."""
+    action_bonus: Annotated[float, Ge(0), LIVE] = 0.0
+    """Paid for every action but HOLD; above 0 it pays for churn, so use it for a while only."""
+    weights: Weights = Weights()
+    """Weights of the seven components."""
+
+
+# --- computing --------------------------------------------------------------------------------------------------------
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise ValueError('expected "auto", "cpu", "cuda" or "cuda:1"')
+    return text
+
+
+class Compute(Table):
+    """Where and how precisely to compute. Results do not depend on threads or grouping."""
+
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    """auto takes CUDA where there is one; or cpu, cuda, cuda:1."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto is bf16 on CUDA that has it, fp16 on other CUDA, fp32 on a CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto compiles where it repays."""
+    threads: Count | Auto = "auto"
+    """Torch threads per trainer process; auto is 1, since processes already fill the cores."""
+    group: Count | Auto = "auto"
+    """Agents per process in a stacked trainer."""
+
+
+# --- evaluation, checkpoints, stopping, grades ------------------------------------------------------------------------
+
+
+class Evaluation(Table):
+    """How often the whole validation split is walked."""
+
+    every: Count = 5_000
+    """Env steps of an agent between evaluations, rounded up to the next update."""
+
+
+class Checkpoints(Table):
+    """What is kept on disk while training."""
+
+    every: Count = 10_000
+    """Env steps of an agent between checkpoints, rounded up to the next update; a kill loses at most these."""
+    keep_best: Annotated[int, Ge(1), Le(1_000)] = 3
+    """How many of the best weights to keep, by validation Sharpe ratio."""
+    compress: bool = True
+    """Write checkpoints compressed: smaller, a little slower."""
+
+
+class EarlyStop(Table):
+    """When to stop before `ppo.total_timesteps`: on a plateau, or when the stretch goal is reached."""
+
+    min_progress: Share = 0.5
+    """No stop before this share of the training is done."""
+    patience: Count | Off = 5
+    """Evaluations without a better validation Sharpe ratio that make a plateau; off never stops on a plateau."""
+    min_delta: NotNegative = 0.01
+    """How much better the Sharpe ratio must be to count as better."""
+    plateau_steps: CountOrNone = 10_000
+    """A plateau also lasts at least this many env steps."""
+    stretch_sharpe: float | Off = 0.8
+    """Stop and save when validation beats this Sharpe ratio and buy-and-hold's."""
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("expected two numbers, low < high")
+    return pair
+
+
+class Criteria(Table):
+    """What a grade asks for; every criterion can be "off". Values are judged on the validation split."""
+
+    validation_sharpe: float | Off = "off"
+    """Sharpe ratio must be at least this."""
+    explained_variance: Annotated[float, Le(1)] | Literal["reference"] | Off = "off"
+    """Explained variance of the value function; reference: ≥ 0.5, or ≥ a ridge regression on the same batch."""
+    entropy: Annotated[Pair, AfterValidator(_rising)] | Off = "off"
+    """Policy entropy in nats must lie between these two."""
+    beats_supervised: float | Off = "off"
+    """Total return must be at least the supervised baseline's plus this (0.20 is 20 points)."""
+    max_drawdown: PositiveShare | Off = "off"
+    """Deepest fall from a peak must be below this share."""
+    actions_used: Annotated[int, Ge(1), Le(7)] | Off = "off"
+    """At least this many of the seven actions must have 1 % of the steps each."""
+
+
+class MinimumCriteria(Criteria):
+    """What makes an agent PASS (guide 3.3, minimum success)."""
+
+    validation_sharpe: float | Off = 0.3
+    """Sharpe ratio must be at least this."""
+    explained_variance: Annotated[float, Le(1)] | Literal["reference"] | Off = "reference"
+    """Explained variance of the value function; reference: ≥ 0.5, or ≥ a ridge regression on the same batch."""
+    entropy: Annotated[Pair, AfterValidator(_rising)] | Off = (0.5, 1.5)
+    """Policy entropy in nats must lie between these two."""
+
+
+class StrongCriteria(Criteria):
+    """What makes an agent STRONG (guide 3.3, strong success)."""
+
+    validation_sharpe: float | Off = 0.5
+    """Sharpe ratio must be at least this."""
+    beats_supervised: float | Off = 0.20
+    """Total return must be at least the supervised baseline's plus this (0.20 is 20 points)."""
+    max_drawdown: PositiveShare | Off = 0.20
+    """Deepest fall from a peak must be below this share."""
+    actions_used: Annotated[int, Ge(1), Le(7)] | Off = 4
+    """At least this many of the seven actions must have 1 % of the steps each."""
+
+
+class Grades(Table):
+    """The criteria behind the grades."""
+
+    minimum: MinimumCriteria = MinimumCriteria()
+    """All of these make a PASS."""
+    strong: StrongCriteria = StrongCriteria()
+    """All of these on top make it STRONG."""
+
+
+class Baselines(Table):
+    """Results from before, to stand beside the agents'."""
+
+    supervised: dict[str, float] = {}
+    """Total return of your earlier models: by symbol, and `default` for the rest (-0.88 is a loss of 88 %)."""
+
+    def supervised_return(self, symbol: str) -> float | None:
+        """Total return of the user's earlier model for `symbol`, a fraction; None when none was given."""
+        return self.supervised.get(symbol, self.supervised.get("default"))
+
+
+# --- diagnosis, sweeps ------------------------------------------------------------------------------------------------
+
+
+class Budget(Table):
+    """How much automatic repair an agent may use up; then it is only watched."""
+
+    actions: CountOrNone = 6
+    """Interventions that may fire."""
+    rollbacks: CountOrNone = 2
+    """Returns to an earlier checkpoint."""
+    lost_steps_pct: Annotated[float, Ge(0), Le(100)] = 20.0
+    """Percent of the steps that rollbacks may throw away."""
+
+
+class RowOverride(Table):
+    """Changes to one row of the symptom catalogue; what is absent stays as the catalogue has it."""
+
+    warn: float | None = None
+    """Value from which the row warns."""
+    critical: float | None = None
+    """Value from which the row is critical."""
+    patience: Count | None = None
+    """Checks in a row before it is raised."""
+
+
+class Diagnose(Table):
+    """Watching a run for symptoms while it trains."""
+
+    mode: Literal["off", "watch", "act"] = "watch"
+    """off; watch: journal symptoms and what would have been done; act: let interventions act. Unset: act where there are any."""
+    catalogue: Literal["p3kit@1"] = "p3kit@1"
+    """The rule pack and its version."""
+    strict: bool = True
+    """Stop a run whose contract is broken (ratio not 1, masked action taken, NaN in an observation)."""
+    budget: Budget = Budget()
+    """How much automatic repair an agent may use up."""
+    rows: dict[str, RowOverride] = {}
+    """Thresholds of single rows, by symptom: `[diagnose.rows."policy.hold"]`."""
+
+
+class SearchRange(Table):
+    """A range to search in. Two whole numbers make a search over whole numbers."""
+
+    low: int | float
+    """Lowest value tried."""
+    high: int | float
+    """Highest value tried."""
+    log: bool = False
+    """Search orders of magnitude evenly."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> SearchRange:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} is not below high = {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError("a log range starts above 0")
+        return self
+
+
+Scalar = bool | int | float | str
+Setting = Scalar | Items[Scalar]
+
+
+class Tune(Table):
+    """What `p3kit tune` searches."""
+
+    trials: Count = 24
+    """Settings to try."""
+    space: dict[str, SearchRange | Annotated[Items[Setting], MinLen(1)]]
+    """By spec path: a range { low, high, log } or a list of choices."""
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+class Knobs(Table):
+    """`[ppo]`: the trainer's own knobs. The real fields come from the class `Args` of the trainer's file."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class Spec(Table):
+    """An experiment: which agents to train, on what, how, and what counts as success. Required: name, symbols."""
+
+    name: Annotated[str, AfterValidator(_experiment_name)]
+    """The experiment's name in reports; runs of one name are reported together."""
+    trainer: Annotated[str, MinLen(1)] = "ppo"
+    """A trainer shipped in trainers/, or the path of your own file, relative to the spec file."""
+    symbols: Annotated[Items[Symbol], MinLen(1), AfterValidator(_distinct)]
+    """What is traded: one agent per symbol, seed and matrix point."""
+    seeds: Annotated[Items[Annotated[int, Ge(0), Lt(2**32)]], MinLen(1), AfterValidator(_distinct)] = (1,)
+    """Random seeds; several give an honest spread."""
+    start_date: Annotated[date, BeforeValidator(_iso_date)] | None = None
+    """The day on which week 1 of the reports begins; unset: the day of the first run."""
+    data: Data = Data()
+    """Which bars, and how they are cut into training, validation and test."""
+    observation: Observation = Observation()
+    """How observations are normalised."""
+    env: Env = Env()
+    """The trading account."""
+    reward: Reward = Reward()
+    """What the agent is paid for."""
+    ppo: Knobs = Knobs()
+    """The trainer's own knobs."""
+    schedules: dict[str, Schedule] = {}
+    """Numbers that change while training, by spec path; a bare name means ppo.NAME."""
+    compute: Compute = Compute()
+    """Where and how precisely to compute."""
+    evaluation: Evaluation = Evaluation()
+    """How often the validation split is walked."""
+    checkpoints: Checkpoints = Checkpoints()
+    """What is kept on disk."""
+    early_stop: EarlyStop = EarlyStop()
+    """When to stop before the steps are used up."""
+    criteria: Grades = Grades()
+    """What makes an agent PASS or STRONG."""
+    baselines: Baselines = Baselines()
+    """Results from before."""
+    agents: dict[str, dict[str, Any]] = {}
+    """Per-symbol overrides: `[agents.AMD]` may hold any table that may differ from agent to agent."""
+    diagnose: Diagnose = Diagnose()
+    """Watching for symptoms."""
+    intervention: Items[Intervention] = ()
+    """What to do when a symptom shows."""
+    matrix: dict[str, Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct)]] = {}
+    """By spec path, the values to try: one agent per combination."""
+    tune: Tune | None = None
+    """What `p3kit tune` searches."""
+
+    def points(self) -> list[dict[str, Any]]:
+        """Every combination of the matrix, first key slowest; `[{}]` without a matrix."""
+        combinations: list[dict[str, Any]] = [{}]
+        for path, values in self.matrix.items():
+            combinations = [{**point, path: value} for point in combinations for value in values]
+        return combinations
+
+    def for_agent(self, symbol: str, point: Mapping[str, Any] | None = None) -> Spec:
+        """This spec as one agent sees it: `[agents.SYMBOL]`, then the matrix point applied; neither table remains.
+
+        Raises SpecError when the combination is at fault (a batch larger than the rollout, say).
+        """
+        from p3kit.spec.agents import agent_spec
+
+        return agent_spec(self, symbol, point or {})

@@ -1,0 +1,57 @@
+"""Where the shipped trainers and specs are: beside p3kit/ in a checkout, in p3kit/_shipped/ in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import p3kit
+from p3kit.errors import Fault, SpecError
+from p3kit.spec.nearest import did_you_mean
+
+OTHER_ALGORITHMS = {
+    "sac": "SAC is made for continuous actions; these are discrete",
+    "td3": "TD3 is made for continuous actions; these are discrete",
+    "dqn": "DQN has no policy gradient and takes no entropy bonus",
+    "a2c": "A2C is PPO without clipping, and less stable",
+}
+"""What the guide (1.1) weighed and left, and why."""
+
+
+def shipped_trainers() -> dict[str, Path]:
+    """Trainers by name. Files that begin with _ are none."""
+    return {path.stem: path for path in _shipped("trainers", "*.py") if not path.name.startswith("_")}
+
+
+def shipped_specs() -> list[Path]:
+    """The specs that come with p3kit, sorted by name."""
+    return _shipped("specs", "*.toml")
+
+
+def looks_like_a_file(trainer: str) -> bool:
+    """Whether `trainer` names a file of the user's own, not a shipped trainer."""
+    return trainer.endswith(".py") or "/" in trainer or "\\" in trainer
+
+
+def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
+    """The file of a trainer: shipped, by name, or the user's own, by path relative to `spec_dir`. Raises SpecError."""
+    if looks_like_a_file(name_or_path):
+        own = Path(spec_dir) / name_or_path
+        if not own.is_file():
+            raise SpecError([Fault("trainer", f"{own}: no such file")])
+        return own
+    trainers = shipped_trainers()
+    if name_or_path in trainers:
+        return trainers[name_or_path]
+    if name_or_path.lower() in OTHER_ALGORITHMS:
+        reason = OTHER_ALGORITHMS[name_or_path.lower()]
+        raise SpecError([Fault("trainer", f'"{name_or_path}" is not offered', f'{reason}; use "ppo"')])
+    known = f'; shipped are {", ".join(sorted(trainers)) or "none"}, or give the path of your own .py file'
+    raise SpecError([Fault("trainer", f'no trainer "{name_or_path}"{did_you_mean(name_or_path, trainers, known)}')])
+
+
+def _shipped(kind: str, pattern: str) -> list[Path]:
+    package = Path(p3kit.__file__).parent
+    for folder in (package / "_shipped" / kind, package.parent / kind):
+        if folder.is_dir():
+            return sorted(folder.glob(pattern))
+    return []

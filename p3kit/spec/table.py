@@ -1,0 +1,58 @@
+"""What every table of a spec is made of: the strict base model and the small types its fields share.
+
+Strict means: a word is never a number, a bool is never a number, a float is never an int (2048.0 steps are refused);
+an int is accepted where a float is asked for, since `clip = 10` is what people write. NaN and infinity are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Strict, model_serializer
+
+
+class Table(BaseModel):
+    """A table of the spec: immutable, and every key in it is one that we know."""
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, to_plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """TOML has no null: a field that is not set is absent from the plain form."""
+        return {key: value for key, value in to_plain(self).items() if value is not None}
+
+
+class Live:
+    """Marks a number that schedules and interventions may move while a run trains."""
+
+    def __repr__(self) -> str:
+        return "LIVE"
+
+
+LIVE = Live()
+
+Item = TypeVar("Item")
+Items = Annotated[tuple[Item, ...], Strict(False)]
+"""A TOML array, kept as a tuple. The items themselves stay strict."""
+
+Pair = Annotated[tuple[float, float], Strict(False)]
+"""A TOML array of two numbers: low, high."""
+
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+PositiveShare = Annotated[float, Gt(0), Le(1)]
+OpenShare = Annotated[float, Gt(0), Lt(1)]
+Count = Annotated[int, Ge(1)]
+CountOrNone = Annotated[int, Ge(0)]
+
+Auto = Literal["auto"]
+Off = Literal["off"]
