@@ -1,0 +1,324 @@
+"""Further rows of the guide (1.2, 2.2-2.4, 3.1, 6.1, 6.2): pure functions of recorded metrics.
+
+The guide's words stay as labels. Its numbers are read with their units: an entropy of 1.5 nats is impossible with four
+valid actions (ln 4 is 1.39), healthy clip fractions are 0.00-0.10 and not 0.1-0.3, a phase is a share of training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p3kit.diagnose.evidence import Evidence, Floats, Span, robust_jump, sustained, trailing
+from p3kit.diagnose.findings import Finding, format_number
+from p3kit.diagnose.rows import (
+    Row,
+    detector,
+    early_share,
+    indices,
+    or_one,
+    passed,
+    raised,
+    silent,
+    too_early,
+    with_values,
+    within,
+)
+from p3kit.metrics import COMPONENTS
+from p3kit.symptoms import Severity
+
+# --------------------------------------------------------------------------------------------
+
+
+@detector("reward.share", "reward/episode_share.pnl", warn=0.5, critical=0.7, minimum=3, patience=3)
+def component_dominates(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4: PnL should be 40-50 %. Under the sound formulas it carries 75-95 %, which is what a reward that means
+    money looks like; another component must not carry more than half, nor grow by 0.15 beyond a quarter while
+    training."""
+    pnl = evidence.ticks("reward/episode_share.pnl")
+    acting = np.nan_to_num(evidence.ticks("policy/hold_share").at(pnl.steps)) <= 0.95
+    found: list[tuple[float, str, Span, Floats, bool]] = []
+    highest = 0.0
+    for component in COMPONENTS[1:]:
+        share = evidence.ticks(f"reward/episode_share.{component}").at(pnl.steps)
+        if not np.any(np.isfinite(share)):
+            continue
+        highest = max(highest, float(np.nanmax(share)))
+        start = float(np.nanmean(share[:3]))
+        level = sustained((share > row.warn) & acting, row.patience, pnl.iterations)
+        drift = sustained((share > start + 0.15) & (share > 0.25) & acting, row.patience, pnl.iterations)
+        span = level or drift
+        if span is not None:
+            found.append((float(np.max(share[indices(span)])), component, span, share, start > row.warn))
+    if not found:
+        text = f"largest share of a component other than pnl {highest:.2f}"
+        return passed(evidence, row, text, highest, row.warn)
+    value, component, span, share, from_the_start = max(found, key=lambda item: item[0])
+    start = float(np.nanmean(share[:3]))
+    severity: Severity = "critical" if value > row.critical else "warning"
+    text = f"{component} carries {value:.0%} of the episode reward, pnl {pnl.values[span.last]:.0%}"
+    causes = [
+        (2.0 if from_the_start else 0.0, "weights", f"{start:.0%} already in the first ticks"),
+        (1.0, "component_drift", f"from {start:.0%} in the first ticks to {value:.0%}"),
+    ]
+    if from_the_start:
+        causes.pop()
+    threshold = row.warn if value > row.warn else start + 0.15
+    return raised(evidence, row, pnl, span, value, text, threshold, severity, causes, component)
+
+
+@detector("reward.dead", "reward/raw.pnl", minimum=3)
+def component_always_zero(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4: bug or design? A component with weight 0 is off by design and not counted."""
+    dead = []
+    for component in COMPONENTS:
+        raw, share = evidence.ticks(f"reward/raw.{component}"), evidence.ticks(f"reward/share.{component}")
+        weight = evidence.effective(f"reward.weights.{component}")
+        if len(raw) and weight and not np.any(np.abs(raw.values) > 1e-12) and not np.any(np.abs(share.values) > 1e-12):
+            dead.append(component)
+    if not dead:
+        return passed(evidence, row, "every weighted component paid or charged something")
+    trades = evidence.ticks("episode/trades")
+    traded = bool(len(trades) and np.any(trades.values > 0))
+    cause = (1.0, "never_fired", "trades were closed") if traded else (1.0, "no_trades", "no trade was closed")
+    clock = evidence.ticks("reward/raw.pnl")
+    text = f"always zero: {', '.join(dead)}"
+    return raised(evidence, row, clock, Span(0, len(clock) - 1, True), float(len(dead)), text, causes=[cause])
+
+
+@detector("reward.one_sign", "reward/positive_share", "reward/mean", "reward/std", warn=0.999, minimum=2, patience=2)
+def one_sign(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4: all positive or all negative. Mostly zero (a flat account) is neither."""
+    positive = evidence.ticks("reward/positive_share")
+    mean = evidence.ticks("reward/mean").at(positive.steps)
+    std = evidence.ticks("reward/std").at(positive.steps)
+    all_positive = (positive.values > row.warn) & (std > 0)
+    all_negative = (positive.values < 1 - row.warn) & (std > 0) & (mean < -0.1 * std)
+    span = sustained(all_positive | all_negative, row.patience)
+    if span is None:
+        return silent(evidence, row, positive, "share of positive rewards")
+    value = float(positive.values[span.last])
+    offset = float(np.mean(np.abs(mean[indices(span)]) / std[indices(span)]))
+    weights = {component: evidence.effective(f"reward.weights.{component}") or 0.0 for component in COMPONENTS}
+    penalties = float(sum(weights.values()) - weights["pnl"])
+    causes = [
+        (2.0 if offset > 3 else 0.5, "offset", f"the mean is {format_number(offset)} standard deviations from 0"),
+        (
+            1.0 if value < 0.5 else 0.0,
+            "penalties",
+            f"other weights sum to {penalties:.2f}, pnl to {weights['pnl']:.2f}",
+        ),
+    ]
+    return raised(evidence, row, positive, span, value, f"{value:.1%} of rewards are positive", causes=causes)
+
+
+@detector("reward.tail", "reward/max_abs", "reward/std", warn=40.0, critical=1000.0)
+def long_tail(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4 and 3.2. Single steps against the usual spread; a quiet tick (a mostly flat account) is measured
+    against the spread of the whole run so far."""
+    largest = evidence.ticks("reward/max_abs", "max")
+    scale = or_one(evidence.ticks("reward/scale").at(largest.steps))
+    std = evidence.ticks("reward/std").at(largest.steps) * scale
+    usual = np.array([max(std[i], float(np.median(std[: i + 1]))) for i in range(len(std))])
+    ratio = np.divide(largest.values * scale, usual, out=np.zeros(len(usual)), where=usual > 0)
+    extreme = largest.values > row.critical
+    span = sustained((ratio > row.warn) | extreme, row.patience)
+    if span is None:
+        return silent(evidence, row, with_values(largest, ratio), "largest |reward|", "standard deviations")
+    at = span.first + int(np.argmax(ratio[indices(span)]))
+    severity: Severity = "critical" if np.any(extreme[indices(span)]) else "warning"
+    text = f"largest |reward| {format_number(float(largest.values[at]))}, {ratio[at]:.0f} standard deviations"
+    cause = [(1.0, "outlier", f'reward.scaling is "{evidence.setting("reward.scaling")}"')]
+    return raised(evidence, row, largest, span, float(ratio[at]), text, severity=severity, causes=cause)
+
+
+@detector(
+    "trade.too_many", "eval/trades_per_bar", "eval/total_return", warn=0.31, minimum=2, patience=2, unit="evaluations"
+)
+def trades_too_much(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2 and 6.2: more than 1,000 trades a year of hourly bars, read as buys plus sells: 0.31 round trips a bar.
+    A warning only where the churn does not pay."""
+    trades = evidence.evaluations("eval/trades_per_bar")
+    span = sustained(trades.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, trades, "most round trips per bar")
+    total = evidence.evaluations("eval/total_return").at(trades.steps)[span.last]
+    cost = evidence.evaluations("eval/cost_paid").at(trades.steps)[span.last]
+    severity: Severity = "warning" if total <= 0 else "information"
+    value = float(trades.values[span.last])
+    text = f"{value:.2f} round trips per validation bar; total return {total:+.1%}, costs {cost:.1%} of the capital"
+    share, time = early_share(evidence, "cost"), evidence.ticks("reward/episode_share.time")
+    farms = bool(len(time) and time.values[-1] > early_share(evidence, "time") + 0.1)
+    causes = [(1.0, "cost_weak", f"cost carried {share:.0%} of the reward in the first ticks")]
+    if farms:
+        causes.append((2.0, "scalping", f"the share of the time component rose to {time.values[-1]:.0%}"))
+    return raised(evidence, row, trades, span, value, text, severity=severity, causes=causes)
+
+
+@detector("trade.never", "eval/total_trades", warn=0.0, minimum=2, patience=2, unit="evaluations")
+def never_trades(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2. Information where no fixed rule earned its costs."""
+    trades = evidence.evaluations("eval/total_trades")
+    late = evidence.progress(trades.steps) > 0.2
+    if np.count_nonzero(late) < row.patience:
+        return too_early(evidence, row, f"{np.count_nonzero(late)} evaluations after 20 %", f"{row.patience}")
+    span = sustained((trades.values <= row.warn) & late, row.patience)
+    if span is None:
+        return silent(evidence, row, trades, "fewest round trips")
+    rule = evidence.evaluations("eval/best_fixed_rule_return")
+    severity: Severity = "information" if len(rule) and rule.values[-1] <= 0 else "warning"
+    cause = [(1.0, "cost_strong", f"cost weight {format_number(evidence.effective('reward.weights.cost'))}")]
+    text = f"no round trip in {span.last - span.first + 1} evaluations"
+    return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=cause)
+
+
+@detector("trade.drawdown", "eval/max_drawdown", warn=0.30, minimum=2, patience=2, unit="evaluations")
+def deep_drawdown(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2 and 6.2."""
+    drawdown = evidence.evaluations("eval/max_drawdown")
+    span = sustained(drawdown.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, drawdown, "deepest drawdown")
+    value = float(np.max(within(drawdown, span)))
+    cause = [(1.0, "drawdown_weak", f"drawdown weight {format_number(evidence.effective('reward.weights.drawdown'))}")]
+    return raised(evidence, row, drawdown, span, value, f"validation drawdown {value:.1%}", causes=cause)
+
+
+_CORRIDOR = ((0.0, 0.2, 0.5, 1.0), (0.5, 0.5, 0.25, 0.1), (1.0, 1.0, 0.95, 0.8))
+"""Share of training, lower and upper bound of policy/entropy_norm."""
+
+
+@detector("phase.entropy", "policy/entropy_norm", minimum=3, patience=3)
+def entropy_path(evidence: Evidence, row: Row) -> Finding:
+    """Guide 3.1: 1.5, 1.0, 0.8, 0.5 nats over the four phases, as shares of ln 7 and of training, with room either
+    side."""
+    entropy = evidence.ticks("policy/entropy_norm")
+    progress = evidence.progress(entropy.steps)
+    low, high = (np.interp(progress, _CORRIDOR[0], bound) for bound in _CORRIDOR[1:])
+    below, above = entropy.values < low, entropy.values > high
+    span = sustained(below | above, row.patience, entropy.iterations)
+    if span is None:
+        return silent(evidence, row, entropy, "share of the largest entropy")
+    value, last = float(entropy.values[span.last]), span.last
+    side = "below" if below[last] else "above"
+    bound = float(low[last] if below[last] else high[last])
+    text = f"entropy {value:.2f} of its maximum at {progress[last]:.0%} of training"
+    cause = [(1.0, side, f"expected {low[last]:.2f} to {high[last]:.2f} here")]
+    return raised(evidence, row, entropy, span, value, text, threshold=bound, causes=cause)
+
+
+@detector("phase.ev", "value/explained_variance", "diag/ev_reference", warn=0.1, minimum=5)
+def explained_variance_path(evidence: Evidence, row: Row) -> Finding:
+    """Guide 3.1 and 6.1: above 0.5, then 0.7. What a linear fit reaches on the same batch takes the place of the
+    number."""
+    explained = evidence.ticks("value/explained_variance")
+    reference = evidence.ticks("diag/ev_reference").at(explained.steps)
+    late = evidence.progress(explained.steps) > 0.4
+    if not np.any(late):
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%} of training", "40 %")
+    width = explained.rows_for(5)
+    lag = trailing(reference, width, np.median) - trailing(explained.values, width, np.median)
+    span = sustained((lag > row.warn) & late, row.patience, explained.iterations)
+    if span is None:
+        return silent(evidence, row, explained, "explained variance")
+    last = span.last
+    text = f"explained variance {explained.values[last]:.2f}, a linear fit reaches {reference[last]:.2f}"
+    cause = [(1.0, "value_learning", f"{lag[last]:.2f} below the fit over five ticks")]
+    return raised(evidence, row, explained, span, float(lag[last]), text, causes=cause)
+
+
+@detector("train.clip", "policy/clip_fraction", warn=0.4, minimum=2, patience=2)
+def clip_fraction_high(evidence: Evidence, row: Row) -> Finding:
+    """Guide 6.1 asks 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
+    clipped = evidence.ticks("policy/clip_fraction")
+    span = sustained(clipped.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, clipped, "highest clip fraction")
+    value = float(np.max(within(clipped, span)))
+    cause = [(1.0, "step_size", f"learning rate {format_number(evidence.effective('ppo.learning_rate'))}")]
+    return raised(evidence, row, clipped, span, value, f"{value:.0%} of ratios were clipped", causes=cause)
+
+
+@detector("train.kl", "policy/kl_divergence", warn=0.05, critical=0.5, minimum=1, patience=2)
+def kl_high(evidence: Evidence, row: Row) -> Finding:
+    """Guide 6.1: below 0.02 (and 1.3: stop at 0.015, which is a stop inside the update). A mean above 0.05 twice, or
+    one minibatch above 0.5."""
+    mean, largest = evidence.ticks("policy/kl_divergence"), evidence.ticks("policy/kl_max", "max")
+    burst = sustained(largest.values > row.critical, 1)
+    span = sustained(mean.values > row.warn, row.patience)
+    clock, found = (largest, burst) if burst is not None else (mean, span)
+    if found is None:
+        return silent(evidence, row, mean, "highest mean KL")
+    value = float(np.max(within(clock, found)))
+    text = f"KL of one minibatch {format_number(value)}" if burst else f"mean KL {format_number(value)}"
+    rate, epochs = evidence.effective("ppo.learning_rate") or 0.0, evidence.setting("ppo.n_epochs") or 0
+    causes = [
+        (float(rate) / 3e-4, "learning_rate", f"learning rate {format_number(float(rate))}"),
+        (float(epochs) / 10, "epochs", f"{epochs} epochs on the same rollout"),
+    ]
+    severity: Severity = "critical" if burst else "warning"
+    threshold = row.critical if burst else row.warn
+    return raised(evidence, row, clock, found, value, text, threshold, severity, causes)
+
+
+@detector("opt.grad", "grad/grad_norm", warn=10.0, critical=100.0, minimum=1, patience=1)
+def gradient_explodes(evidence: Evidence, row: Row) -> Finding:
+    """Guide 6.1: norm below 1, clipped below 20 %. Neither holds in healthy runs with max_grad_norm 0.5; an explosion
+    is a norm above 100, or a jump of ten robust deviations that is also five times its past."""
+    norm = evidence.ticks("grad/grad_norm")
+    largest = evidence.ticks("grad/grad_norm_max", "max") if evidence.has("grad/grad_norm_max") else norm
+    huge = sustained(largest.values > row.critical, 1)
+    past = np.array([np.median(norm.values[max(0, i - 10) : i]) if i else np.nan for i in range(len(norm))])
+    jump = robust_jump(norm.values, 0.02 * np.abs(norm.values))
+    leap = sustained((jump > row.warn) & (norm.values > 5 * past), row.patience)
+    clock, span = (largest, huge) if huge is not None else (norm, leap)
+    if span is None:
+        return silent(evidence, row, norm, "highest mean norm")
+    value = float(np.max(within(clock, span)))
+    text = f"gradient norm {format_number(value)} before clipping"
+    if huge is None:
+        text += f", {format_number(value / float(past[span.first]))} times its past"
+    cause = [(1.0, "explosion", f"learning rate {format_number(evidence.effective('ppo.learning_rate'))}")]
+    severity: Severity = "critical" if huge is not None else "warning"
+    return raised(evidence, row, clock, span, value, text, row.critical if huge else None, severity, cause)
+
+
+@detector("value.mean", "value/value_mean", "value/return_mean", "value/return_std", warn=1.0, minimum=8, patience=5)
+def value_mean_off(evidence: Evidence, row: Row) -> Finding:
+    """Guide 6.1: the value mean should follow the episode returns."""
+    value = evidence.ticks("value/value_mean")
+    target = evidence.ticks("value/return_mean").at(value.steps)
+    std = evidence.ticks("value/return_std").at(value.steps)
+    bias = np.divide(np.abs(value.values - target), std, out=np.zeros(len(std)), where=std > 0)
+    bias[: value.rows_for(row.minimum) - value.rows_for(row.patience) + 1] = 0.0  # the head starts at 0
+    span = sustained(bias > row.warn, value.rows_for(row.patience), value.iterations)
+    if span is None:
+        return silent(evidence, row, with_values(value, bias), "largest bias", "standard deviations of the returns")
+    last = span.last
+    text = f"value mean {format_number(float(value.values[last]))}, return mean {format_number(float(target[last]))}"
+    cause = [(1.0, "bias", f"{bias[last]:.1f} standard deviations apart")]
+    return raised(evidence, row, value, span, float(bias[last]), text, causes=cause)
+
+
+@detector("perf.no_progress", "eval/total_return", warn=0.3, minimum=2, unit="evaluations")
+def no_progress(evidence: Evidence, row: Row) -> Finding:
+    """Guide 6.2 and 3.3: Sharpe above 0.3. By 60 % of training; a warning only where it is neither better than
+    buy-and-hold nor than staying flat, and some fixed rule did make money."""
+    total = evidence.evaluations("eval/total_return")
+    late = np.flatnonzero(evidence.progress(total.steps) >= 0.6)
+    if not len(late):
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%} of training", "60 %")
+    sharpe = np.nan_to_num(evidence.evaluations("eval/sharpe_ratio").at(total.steps), nan=0.0)  # n/a: it never traded
+    best = np.maximum.accumulate(sharpe)
+    span = sustained((best < row.warn) & (evidence.progress(total.steps) >= 0.6), row.patience)
+    if span is None or not span.open:
+        return passed(evidence, row, f"best validation Sharpe {best[-1]:.2f}", float(best[-1]), row.warn)
+    excess = evidence.evaluations("eval/sharpe_excess")
+    rule = evidence.evaluations("eval/best_fixed_rule_return")
+    worse = total.values[-1] <= 0 and not (len(excess) and excess.values[-1] > 0)
+    nothing_to_find = len(rule) > 0 and rule.values[-1] <= 0
+    severity: Severity = "warning" if worse and not nothing_to_find else "information"
+    text = f"best validation Sharpe {best[-1]:.2f}, total return {total.values[-1]:+.1%}"
+    if len(rule):
+        text += f"; the best fixed rule made {rule.values[-1]:+.1%}"
+    cause = [(1.0, "no_signal", "no fixed rule made money either" if nothing_to_find else "learning looks normal")]
+    return raised(evidence, row, total, span, float(best[-1]), text, severity=severity, causes=cause)

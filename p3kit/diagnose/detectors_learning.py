@@ -1,0 +1,311 @@
+"""Rows from the literature on how PPO fails: pure functions of recorded metrics.
+
+The worst faults look healthy on the usual dials. A learning rate of 3e-2 shows in KL, clip fraction, explained variance
+and gradient norm much as a healthy one does; it shows in the change of the weights, in dormant units and in rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from p3kit.diagnose.evidence import Evidence, Span, sustained
+from p3kit.diagnose.findings import Finding, format_number, format_steps
+from p3kit.diagnose.rows import (
+    DETECTORS,
+    Row,
+    detector,
+    passed,
+    raised,
+    silent,
+    too_early,
+    within,
+)
+from p3kit.symptoms import Severity
+
+# ---------------------------------------------------------------------------------------------
+
+
+@detector("opt.step_too_big", "diag/update_ratio", warn=0.03)
+def step_too_big(evidence: Evidence, row: Row) -> Finding:
+    """The earliest sign of a learning rate that ruins the net while KL, clip fraction and gradients look healthy."""
+    ratio = evidence.ticks("diag/update_ratio", "max")
+    span = sustained(ratio.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, ratio, "largest weight change per gradient step")
+    value = float(np.max(within(ratio, span)))
+    rate = evidence.effective("ppo.learning_rate", int(ratio.steps[span.first]))
+    text = f"weights moved by {format_number(value)} of their norm per gradient step (root mean)"
+    cause = [(1.0, "learning_rate", f"learning rate {format_number(rate)}")]
+    return raised(evidence, row, ratio, span, value, text, causes=cause)
+
+
+@detector("opt.lr_decayed", "effective/ppo.learning_rate", warn=0.05, minimum=2)
+def learning_rate_decayed(evidence: Evidence, row: Row) -> Finding:
+    """Exact: the learning rate in force against its own start."""
+    rate = evidence.ticks("effective/ppo.learning_rate")
+    early = evidence.progress(rate.steps) < 0.6
+    span = sustained((rate.values < row.warn * rate.values[0]) & early, row.patience)
+    if span is None:
+        return silent(evidence, row, rate, "learning rate in force")
+    value = float(rate.values[span.last] / rate.values[0])
+    text = f"learning rate {format_number(float(rate.values[span.last]))}, {value:.1%} of its start"
+    reached = evidence.progress(int(rate.steps[span.first]))
+    cause = [(1.0, "schedule", f"it got there at {reached:.0%} of training: let the schedule end with the run")]
+    return raised(evidence, row, rate, span, value, text, causes=cause)
+
+
+@detector("net.dormant", "diag/dormant_share", warn=0.5)
+def dormant_units(evidence: Evidence, row: Row) -> Finding:
+    """Sokar et al. 2023."""
+    dormant = evidence.ticks("diag/dormant_share")
+    span = sustained(dormant.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, dormant, "largest share")
+    value = float(np.max(within(dormant, span)))
+    causes = [*_step_size_cause(evidence), (1.0, "plasticity", f"{dormant.values[0]:.0%} at the start")]
+    if span.first == 0 and len(causes) == 1:
+        causes = [(1.0, "initial", f"{dormant.values[0]:.0%} from the start")]
+    return raised(evidence, row, dormant, span, value, f"{value:.0%} of hidden units are dormant", causes=causes)
+
+
+@detector("net.rank", "diag/feature_rank", warn=1 / 3, minimum=2, patience=2)
+def feature_rank_collapsed(evidence: Evidence, row: Row) -> Finding:
+    """Moalla et al. 2024: rank falls before PPO collapses."""
+    rank = evidence.ticks("diag/feature_rank")
+    span = sustained(rank.values < row.warn * rank.values[0], rank.rows_for(row.patience, least=1), rank.iterations)
+    if span is None:
+        return silent(evidence, row, rank, "singular values behind 99 % of the energy")
+    value = float(np.min(within(rank, span)))
+    causes = [*_step_size_cause(evidence), (1.0, "plasticity", f"{rank.values[0]:.0f} at the start")]
+    text = f"feature rank {value:.0f}, {rank.values[0]:.0f} at the start"
+    return raised(evidence, row, rank, span, value, text, threshold=float(row.warn * rank.values[0]), causes=causes)
+
+
+def _step_size_cause(evidence: Evidence) -> list[tuple[float, str, str]]:
+    ratio = evidence.ticks("diag/update_ratio", "max")
+    if len(ratio) and np.max(ratio.values) > DETECTORS["opt.step_too_big"].warn:
+        return [(2.0, "step_size", f"weights moved by {format_number(float(np.max(ratio.values)))} per gradient step")]
+    return []
+
+
+@detector("policy.frozen", "policy/kl_divergence", warn=5e-5, minimum=5, patience=5)
+def policy_frozen(evidence: Evidence, row: Row) -> Finding:
+    """The policy stands still although there is entropy left to lose."""
+    kl = evidence.ticks("policy/kl_divergence")
+    ratio = evidence.ticks("diag/update_ratio").at(kl.steps)
+    entropy = np.nan_to_num(evidence.ticks("policy/entropy_norm").at(kl.steps), nan=1.0)
+    early = evidence.progress(kl.steps) < 0.8
+    still = (kl.values < row.warn) | (np.nan_to_num(ratio, nan=1.0) < 2e-4)
+    span = sustained(still & early & (entropy > 0.05), row.patience, kl.iterations)
+    if span is None:
+        return silent(evidence, row, kl, "lowest mean KL")
+    value = float(np.mean(within(kl, span)))
+    rate = evidence.effective("ppo.learning_rate", int(kl.steps[span.last]))
+    advantage = evidence.ticks("diag/advantage_std")
+    causes = []
+    if rate is not None and rate < 3e-5:
+        causes.append((3.0, "learning_rate", f"learning rate {format_number(float(rate))}"))
+    if len(advantage) and advantage.values[-1] < 1e-6:
+        causes.append((2.0, "no_advantage", f"advantages spread by {format_number(float(advantage.values[-1]))}"))
+    if np.nanmax(ratio, initial=0.0) > 2e-3:
+        causes.append(
+            (
+                1.5,
+                "detached",
+                f"weights move by {format_number(float(np.nanmax(ratio)))} per gradient step, the policy does not",
+            )
+        )
+    return raised(evidence, row, kl, span, value, f"KL per update {format_number(value)}", causes=causes)
+
+
+@detector("policy.uniform", "policy/entropy_norm", warn=0.965, minimum=3, patience=3)
+def still_random(evidence: Evidence, row: Row) -> Finding:
+    """Guide 1.2: random behaviour after 50k of 100k steps."""
+    entropy = evidence.ticks("policy/entropy_norm")
+    late = evidence.progress(entropy.steps) > 0.5
+    if not np.any(late):
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%} of training", "50 %")
+    span = sustained((entropy.values > row.warn) & late, row.patience, entropy.iterations)
+    if span is None:
+        return silent(evidence, row, entropy, "share of the largest entropy")
+    value = float(np.mean(within(entropy, span)))
+    coefficient = evidence.effective("ppo.ent_coef", int(entropy.steps[span.last]))
+    causes = []
+    if coefficient is not None:
+        strong = coefficient > 0.05
+        text = f"ent_coef {format_number(coefficient)}" + (", above the guide's 0.05" if strong else "")
+        causes.append((3.0 if strong else 1.0, "ent_coef_high", text))
+    kl = evidence.ticks("policy/kl_divergence")
+    if len(kl) and float(np.median(kl.values)) < 5e-5:
+        causes.append((2.0, "frozen", f"median KL {format_number(float(np.median(kl.values)))}"))
+    signal = evidence.ticks("diag/advantage_signal")
+    if len(signal) and float(np.median(signal.values[-5:])) <= 0:
+        causes.append((2.5, "no_signal", f"advantage signal {format_number(float(np.median(signal.values[-5:])))}"))
+    return raised(evidence, row, entropy, span, value, f"entropy still {value:.3f} of its maximum", causes=causes)
+
+
+@detector("policy.early_entropy", "policy/entropy_norm", warn=0.35, minimum=3, patience=3)
+def entropy_falls_early(evidence: Evidence, row: Row) -> Finding:
+    """Guide 1.2: entropy → 0 quickly. Silent where HOLD is right: committing to it early is no fault."""
+    entropy = evidence.ticks("policy/entropy_norm")
+    early = evidence.progress(entropy.steps) < 0.6
+    span = sustained((entropy.values < row.warn) & early, row.patience, entropy.iterations)
+    rule = evidence.evaluations("eval/best_fixed_rule_return")
+    if span is not None and len(rule) and rule.values[-1] <= 0:
+        return passed(evidence, row, "low, and no fixed rule made money on validation: little is left to explore")
+    if span is None:
+        return silent(evidence, row, entropy, "share of the largest entropy")
+    span = replace(span, open=bool(entropy.values[-1] < row.warn))
+    value = float(np.mean(within(entropy, span)))
+    onset = int(entropy.steps[span.first])
+    causes = [(1.0, "ent_coef_low", f"ent_coef {format_number(evidence.effective('ppo.ent_coef', onset))}")]
+    kl = evidence.ticks("policy/kl_divergence").before(onset)
+    if len(kl) and np.max(kl) > 0.03:
+        causes.append((2.0, "step_size", f"KL had reached {format_number(float(np.max(kl)))}"))
+    text = f"entropy {value:.2f} of its maximum at {evidence.progress(onset):.0%} of training"
+    return raised(evidence, row, entropy, span, value, text, causes=causes)
+
+
+@detector("policy.init_scale", "policy/entropy_norm", warn=0.9)
+def initial_policy(evidence: Evidence, row: Row) -> Finding:
+    """Andrychowicz et al. 2020: start near uniform."""
+    entropy = evidence.ticks("policy/entropy_norm")
+    value = float(entropy.values[0])
+    if value >= row.warn or _step_size_cause(evidence):
+        return passed(evidence, row, f"entropy {value:.3f} of its maximum in the first tick", value, row.warn)
+    text = f"entropy {value:.2f} of its maximum in the first tick"
+    cause = [(1.0, "init_gain", f"init_gain {format_number(evidence.setting('ppo.init_gain'))}")]
+    return raised(evidence, row, entropy, Span(0, 0, True), value, text, causes=cause)
+
+
+@detector("ppo.ratio_ne_1", "policy/ratio_error", warn=1e-3)
+def ratio_not_one(evidence: Evidence, row: Row) -> Finding:
+    """Exact but for rounding: before the first gradient step old and new policy are the same."""
+    error = evidence.ticks("policy/ratio_error", "max")
+    limit = max(row.warn, 2e-2) if evidence.reduced_precision else row.warn
+    span = sustained(error.values > limit, row.patience)
+    if span is None:
+        return replace(silent(evidence, row, error, "largest error"), threshold=limit)
+    value = float(np.max(within(error, span)))
+    cause = [(1.0, "stored_log_prob", "rollout and update see different policies")]
+    text = f"mean |ratio − 1| of the first minibatch {format_number(value)}"
+    return raised(evidence, row, error, span, value, text, threshold=limit, causes=cause)
+
+
+@detector("ppo.adv_std", "diag/advantage_std", warn=1e-6)
+def advantages_equal(evidence: Evidence, row: Row) -> Finding:
+    """A reward that is the same everywhere teaches nothing."""
+    spread = evidence.ticks("diag/advantage_std")
+    span = sustained(spread.values < row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, spread, "smallest spread")
+    cause = [(1.0, "constant_reward", "every step paid the same")]
+    return raised(
+        evidence, row, spread, span, float(np.min(within(spread, span))), "advantages are all equal", causes=cause
+    )
+
+
+@detector("ppo.adv_signal", "diag/advantage_signal", "policy/kl_divergence", warn=0.0, minimum=5)
+def updates_ignore_advantages(evidence: Evidence, row: Row) -> Finding:
+    """An update makes actions with a positive advantage likelier. Not calibrated yet: five ticks in a row, no
+    exception."""
+    signal = evidence.ticks("diag/advantage_signal")
+    moving = evidence.ticks("policy/kl_divergence").at(signal.steps) > 1e-4
+    span = sustained((signal.values <= row.warn) & moving, signal.rows_for(5, least=4), signal.iterations)
+    if span is None:
+        return silent(evidence, row, signal, "correlation of advantage and change of log-probability")
+    value = float(np.mean(within(signal, span)))
+    sign = value < -0.02
+    cause = (1.0, "sign", f"correlation {value:.3f}") if sign else (1.0, "misaligned", f"correlation {value:.3f}")
+    return raised(evidence, row, signal, span, value, f"advantage signal {value:.3f}", causes=[cause])
+
+
+@detector("reward.scale", "value/return_std", warn=50.0, minimum=2, patience=2)
+def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.3. A flat account has no returns, which is not a matter of scale."""
+    std = evidence.ticks("value/return_std")
+    holding = np.nan_to_num(evidence.ticks("policy/hold_share").at(std.steps)) > 0.95
+    large, small = std.values > row.warn, (std.values < 0.01) & ~holding
+    span = sustained(large | small, std.rows_for(row.patience, least=1))
+    if span is None:
+        return silent(evidence, row, std, "standard deviation of the returns")
+    value = float(np.median(within(std, span)))
+    scaling = f'reward.scaling is "{evidence.setting("reward.scaling")}"'
+    cause = (1.0, "too_large", scaling) if value > 1 else (1.0, "too_small", scaling)
+    text = f"returns have a standard deviation of {format_number(value)}"
+    return raised(evidence, row, std, span, value, text, threshold=row.warn if value > 1 else 0.01, causes=[cause])
+
+
+@detector("obs.scale", "diag/obs_max_abs", warn=50.0, minimum=1, patience=2)
+def observations_out_of_scale(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.3. A rare outlier that is clipped does no harm and is information."""
+    largest, cut = evidence.ticks("diag/obs_max_abs", "max"), evidence.ticks("diag/obs_clipped_share")
+    clip = evidence.setting("observation.clip")
+    clipped = isinstance(clip, (int, float)) and clip < row.warn
+    often = sustained(cut.values > 0.02, cut.rows_for(row.patience, least=1)) if len(cut) else None
+    span = sustained(largest.values > row.warn, largest.rows_for(row.patience, least=1))
+    if often is None and span is None:
+        return silent(evidence, row, largest, "largest |observation|")
+    clock, found = (cut, often) if often is not None else (largest, span)
+    severity: Severity = "warning" if often is not None or not clipped else "information"
+    value = float(np.max(within(clock, found or Span(0, 0, True))))
+    text = (
+        f"{value:.1%} of observation values were clipped" if often else f"largest |observation| {format_number(value)}"
+    )
+    if severity == "information":
+        text += f", clipped at {format_number(float(clip))}"
+    raw = evidence.setting("observation.normalize") == "none"
+    cause = (
+        (1.0, "not_normalised", 'observation.normalize is "none"') if raw else (1.0, "outliers", "although normalised")
+    )
+    threshold = 0.02 if often is not None else row.warn
+    return raised(evidence, row, clock, found or Span(0, 0, True), value, text, threshold, severity, [cause])
+
+
+@detector("env.no_end", "episode/episodes")
+def episodes_never_end(evidence: Evidence, row: Row) -> Finding:
+    """No episode in twice the time that all accounts need for one."""
+    bars, accounts = evidence.setting("env.episode_bars"), evidence.setting("env.num_envs")
+    if not bars or not accounts:
+        return Finding(
+            row.symptom, evidence.agent, "no_evidence", "critical", "the spec does not say how long episodes last"
+        )
+    episodes = evidence.ticks("episode/episodes", "sum")
+    need = 2 * int(bars) * int(accounts)
+    if evidence.last_step < need:
+        return too_early(evidence, row, f"{format_steps(evidence.last_step)} steps", f"{format_steps(need)}")
+    ended = np.cumsum(episodes.values)
+    silent_since = np.where(episodes.values > 0, episodes.steps, 0)
+    quiet = episodes.steps - np.maximum.accumulate(silent_since)
+    span = sustained(quiet >= need, row.patience)
+    if span is None:
+        return passed(evidence, row, f"{ended[-1]:,.0f} episodes ended", float(ended[-1]), 0.0)
+    cause = [(1.0, "truncation_missing", f"episodes should last {bars} bars")]
+    text = f"no episode ended in {format_steps(int(np.max(quiet)))} steps"
+    return raised(evidence, row, episodes, span, float(np.max(quiet)), text, threshold=float(need), causes=cause)
+
+
+@detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=2, patience=2, unit="evaluations")
+def too_good(evidence: Evidence, row: Row) -> Finding:
+    """By level only: a leak that pays less goes unseen until features are permuted in a probe."""
+    sharpe = evidence.evaluations("eval/sharpe_ratio")
+    span = sustained(sharpe.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, sharpe, "highest validation Sharpe")
+    value = float(np.max(within(sharpe, span)))
+    cause = [(1.0, "future_feature", "no honest feature pays this well on bars it has not seen")]
+    return raised(evidence, row, sharpe, span, value, f"validation Sharpe {value:.1f}", causes=cause)
+
+
+@detector("mask.tight", "policy/valid_actions", warn=1.5, patience=2, minimum=2)
+def mask_too_tight(evidence: Evidence, row: Row) -> Finding:
+    """Guide 3.2: action masking too restrictive."""
+    valid = evidence.ticks("policy/valid_actions")
+    span = sustained(valid.values < row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, valid, "valid actions on average")
+    value = float(np.mean(within(valid, span)))
+    cause = [(1.0, "mask_rules", "the mask leaves little but HOLD")]
+    return raised(evidence, row, valid, span, value, f"{value:.2f} valid actions on average", causes=cause)

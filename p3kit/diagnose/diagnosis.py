@@ -1,0 +1,209 @@
+"""From a run directory to its diagnosis: gather the evidence, ask every detector, rank, and work out the patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from p3kit.diagnose.detectors import DETECTORS
+from p3kit.diagnose.evidence import TICK, Evidence
+from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
+from p3kit.rundir import RunDir
+from p3kit.symptoms import SYMPTOMS, Change, Value, write_patch
+
+FOLLOWS: Mapping[str, tuple[str, ...]] = {
+    "phase.entropy": (
+        "policy.hold",
+        "policy.correct_inaction",
+        "policy.early_entropy",
+        "policy.uniform",
+        "policy.frozen",
+    ),
+    "policy.early_entropy": ("policy.hold", "opt.step_too_big", "train.kl", "policy.init_scale"),
+    "policy.uniform": ("policy.frozen", "ppo.adv_std", "ppo.adv_signal"),
+    "policy.frozen": ("opt.lr_decayed", "ppo.adv_std"),
+    "policy.hold": ("opt.step_too_big", "ppo.adv_signal", "mask.tight"),
+    "phase.ev": ("value.fail",),
+    "value.fail": ("reward.scale", "reward.tail", "ppo.adv_std"),
+    "value.mean": ("value.fail", "reward.scale", "reward.explode"),
+    "trade.never": ("policy.hold", "policy.correct_inaction", "policy.frozen"),
+    "reward.dead": ("policy.hold", "policy.correct_inaction"),
+    "net.dormant": ("opt.step_too_big",),
+    "net.rank": ("opt.step_too_big", "net.dormant"),
+    "train.kl": ("opt.step_too_big",),
+    "train.clip": ("opt.step_too_big", "train.kl"),
+    "opt.grad": ("reward.scale", "reward.tail", "num.nan"),
+    "train.unstable": ("opt.step_too_big", "train.kl", "reward.explode"),
+    "reward.scale": ("reward.tail", "ppo.adv_std"),
+    "reward.tail": ("reward.explode",),
+    "gen.gap": ("data.leak",),
+}
+"""Which raised row explains which other one, the nearest explanation first. perf.no_progress follows any of them."""
+
+SHOWN_RANGES = (
+    "policy/entropy",
+    "policy/entropy_norm",
+    "policy/kl_divergence",
+    "policy/clip_fraction",
+    "value/explained_variance",
+    "grad/grad_norm",
+    "policy/hold_share",
+    "reward/episode_share.pnl",
+    "episode/episode_reward_mean",
+    "eval/sharpe_ratio",
+    "eval/max_drawdown",
+    "perf/steps_per_second",
+)
+"""The ranges that a clean bill of health and the weekly report show."""
+
+
+def diagnose(run: RunDir, agent: str | None = None) -> list[AgentDiagnosis]:
+    """Judge every agent of a run, or one. Reads files only; a run may still be training."""
+    info, status, events = run.info(), run.status(), run.read_events()
+    symbols = info["spec"].get("symbols") or []
+    diagnoses = []
+    for plan in info["agents"]:
+        if agent is not None and plan["name"] != agent:
+            continue
+        evidence = gather_evidence(run, plan, info, status, events)
+        diagnoses.append(
+            AgentDiagnosis(
+                run=run.name,
+                agent=plan["name"],
+                symbol=plan["symbol"],
+                several_symbols=len(symbols) > 1,
+                global_step=evidence.last_step,
+                total_timesteps=evidence.total_timesteps,
+                findings=judge(evidence),
+                ranges=tuple(ranges(evidence)),
+            )
+        )
+    return diagnoses
+
+
+def gather_evidence(
+    run: RunDir,
+    plan: Mapping[str, Any],
+    info: Mapping[str, Any],
+    status: Mapping[str, Any],
+    events: Sequence[Mapping[str, Any]],
+) -> Evidence:
+    """The record of one agent; `plan` is its entry in run.json. Events without an agent belong to all."""
+    name = plan["name"]
+    ended_badly = status.get("state") in ("failed", "crashed")
+    return Evidence(
+        agent=name,
+        series=run.series(name),
+        spec=plan["spec"],
+        total_timesteps=int(plan["total_timesteps"]),
+        events=[event for event in events if event.get("agent") in (None, name)],
+        device=str(info.get("device") or "cpu"),
+        failure=str(status.get("message") or "") if ended_badly else "",
+    )
+
+
+def judge(evidence: Evidence) -> tuple[Finding, ...]:
+    """Every row of the catalogue that has a detector: raised rows first, the worst and earliest on top."""
+    findings = {symptom: row(evidence) for symptom, row in DETECTORS.items()}
+    raised = {symptom: finding for symptom, finding in findings.items() if finding.raised}
+    judged = [
+        _with_patch(replace(finding, follows=_explanation(finding, raised)), evidence) if finding.raised else finding
+        for finding in findings.values()
+    ]
+    return tuple(sorted(judged, key=_order))
+
+
+def _order(finding: Finding) -> tuple[Any, ...]:
+    catalogue = list(SYMPTOMS).index(finding.symptom)
+    if not finding.raised:
+        return (1, 0, 0, 0, catalogue)
+    return (0, finding.follows is not None, SEVERITIES.index(finding.severity), finding.since_step or 0, catalogue)
+
+
+def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
+    """The raised row that explains this one, if it began no more than two ticks after it."""
+    candidates: Iterable[str] = FOLLOWS.get(finding.symptom, ())
+    if finding.symptom == "perf.no_progress":
+        candidates = [name for name, other in raised.items() if other.alarming and name not in _OUTCOMES]
+    for name in candidates:
+        root = raised.get(name)
+        if root is not None and (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:
+            return name
+    return None
+
+
+_OUTCOMES = ("perf.no_progress", "gen.gap", "trade.never", "trade.too_many", "trade.drawdown", "run.slow")
+"""Rows about results and resources: they explain no other row."""
+
+
+def _with_patch(finding: Finding, evidence: Evidence) -> Finding:
+    """Add the changes of the likeliest cause, worked out from the values that were in force when it began."""
+    if not finding.causes:
+        return finding
+    cause = SYMPTOMS[finding.symptom].cause(finding.causes[0].id)
+    found: dict[str, SpecChange] = {}
+    for change in cause.changes:
+        for made in spec_changes(change, evidence, finding.since_step, finding.component):
+            found[made.path] = made
+    changes = tuple(found.values())
+    return replace(finding, changes=changes, patch=write_patch({change.path: change.after for change in changes}))
+
+
+def spec_changes(
+    change: Change, evidence: Evidence, step: int | None = None, component: str | None = None
+) -> list[SpecChange]:
+    """What to write into the spec for a change. Where the value follows a schedule, the schedule is changed by the same
+    factor, since it would win over a plain value. Empty where nothing would change."""
+    path = change.path.format(component=component or "time")
+    current = evidence.effective(path, step)
+    number = current if isinstance(current, (int, float)) and not isinstance(current, bool) else None
+    if change.by is not None and number is None and current is not None:
+        return []  # a word such as "off" cannot be scaled
+    after = change.applied(number if change.by is not None or number is not None else None)
+    if change.by is None and current == change.to:
+        after = None
+    if path == "ppo.batch_size" and isinstance(after, int):
+        rollout = (evidence.setting("ppo.n_steps") or after) * (evidence.setting("env.num_envs") or 1)
+        after = min(after, int(rollout)) if min(after, int(rollout)) != current else None
+    if after is None:
+        return []
+    schedule = (evidence.setting("schedules") or {}).get(path)
+    if isinstance(schedule, Mapping) and isinstance(after, (int, float)) and number:
+        return _scaled_schedule(path, schedule, float(after) / float(number))
+    return [SpecChange(path, current, after)]
+
+
+def _scaled_schedule(path: str, schedule: Mapping[str, Any], factor: float) -> list[SpecChange]:
+    """The numbers of a schedule times `factor`. A piecewise one is left to the user: it has no single start."""
+    table = f'schedules."{path}"'
+    return [
+        SpecChange(f"{table}.{key}", schedule[key], float(f"{schedule[key] * factor:.3g}"))
+        for key in ("value", "start", "end")
+        if isinstance(schedule.get(key), (int, float))
+    ]
+
+
+def ranges(evidence: Evidence) -> Iterable[Range]:
+    """What the shown metrics did over the whole record."""
+    for metric in SHOWN_RANGES:
+        ticks = evidence.evaluations(metric) if metric.startswith("eval/") else evidence.ticks(metric)
+        if len(ticks):
+            yield Range(metric, float(np.min(ticks.values)), float(np.max(ticks.values)), float(ticks.values[-1]))
+
+
+def merged_patch(diagnoses: Sequence[AgentDiagnosis]) -> str:
+    """The patches of several agents as one TOML fragment; each agent's under its own `[agents.SYMBOL]` where the spec
+    has several symbols. Of two agents of one symbol the first one's value is kept."""
+    merged: dict[tuple[str | None, str], Value] = {}
+    for diagnosis in diagnoses:
+        symbol = diagnosis.symbol if diagnosis.several_symbols else None
+        for finding in diagnosis.findings:
+            if finding.alarming and finding.follows is None:
+                for change in finding.changes:
+                    merged.setdefault((symbol, change.path), change.after)
+    symbols = dict.fromkeys(symbol for symbol, _ in merged)
+    parts = [write_patch({path: v for (owner, path), v in merged.items() if owner == s}, s) for s in symbols]
+    return "\n\n".join(parts)
