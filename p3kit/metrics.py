@@ -7,7 +7,15 @@ Returns and shares are fractions, never percent. Ranges are what a healthy run s
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 COMPONENTS = ("pnl", "cost", "time", "sharpe", "drawdown", "sizing", "hold")
 """The seven reward components, in the order of every tensor that holds them."""
@@ -121,3 +129,200 @@ METRICS = _glossary()
 def is_metric(name: str) -> bool:
     """Whether `name` may be recorded or named in a trigger (`effective/` paths are checked against the spec elsewhere)."""
     return name in METRICS or name.startswith("effective/")
+
+
+# --- formulas ---------------------------------------------------------------------------------------------------------
+# Plain functions of numpy arrays. Returns are simple returns per bar, as fractions; results that the data do not define
+# (the Sharpe ratio of an account that never traded) are None. A NaN in is a NaN out: nothing is dropped.
+
+_NO_SPREAD = 1e-14
+"""Standard deviations up to this are rounding: returns that are all the same."""
+
+
+def total_return(returns: Floats) -> float:
+    """Compounded return of bar returns (T,)."""
+    return float(np.prod(1.0 + np.asarray(returns, dtype=np.float64)) - 1.0)
+
+
+def annual_volatility(returns: Floats, bars_per_year: float) -> float | None:
+    """Standard deviation (n − 1) of bar returns (T,), annualised; None for fewer than two."""
+    returns = np.asarray(returns, dtype=np.float64)
+    return float(returns.std(ddof=1) * math.sqrt(bars_per_year)) if len(returns) >= 2 else None
+
+
+def sharpe_ratio(returns: Floats, bars_per_year: float) -> float | None:
+    """Mean / standard deviation (n − 1) of bar returns (T,), annualised, risk-free rate 0.
+
+    None for fewer than two returns or where they are all the same, as those of an account that never trades.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    if len(returns) < 2:
+        return None
+    spread = float(returns.std(ddof=1))
+    return None if spread <= _NO_SPREAD else float(returns.mean()) / spread * math.sqrt(bars_per_year)
+
+
+def sortino_ratio(returns: Floats, bars_per_year: float) -> float | None:
+    """Mean / root mean square of the returns below 0, annualised (Sortino and Price 1994, target 0).
+
+    None for fewer than two returns or where none is below 0.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    if len(returns) < 2:
+        return None
+    downside = math.sqrt(float(np.mean(np.minimum(returns, 0.0) ** 2)))
+    return None if downside <= _NO_SPREAD else float(returns.mean()) / downside * math.sqrt(bars_per_year)
+
+
+def max_drawdown(equity: Floats) -> float:
+    """Deepest fall of equity (T,) from a peak before it, as a share of the peak: 0 (never fell) to 1 (ruin).
+
+    Begin the series with the initial capital, or a loss in the first bar is not seen. 0 for an empty series.
+    """
+    equity = np.asarray(equity, dtype=np.float64)
+    return float(np.max(1.0 - equity / np.maximum.accumulate(equity), initial=0.0))
+
+
+def profit_factor(trade_profits: Floats) -> float | None:
+    """Profit of the winners / loss of the losers, net of costs; infinite without losers, None without trades.
+
+    None too where every trade made exactly nothing.
+    """
+    profits = np.asarray(trade_profits, dtype=np.float64)
+    won, lost = float(profits[profits > 0].sum()), float(-profits[profits < 0].sum())
+    if np.isnan(profits).any():
+        return math.nan
+    if lost == 0.0:
+        return math.inf if won > 0.0 else None
+    return won / lost
+
+
+def win_rate(trade_profits: Floats) -> float | None:
+    """Share of trades with a profit above 0, net of costs; None without trades."""
+    profits = np.asarray(trade_profits, dtype=np.float64)
+    return float(np.mean(profits > 0)) if len(profits) else None
+
+
+def interquartile_mean(values: Floats) -> float:
+    """Mean of the middle half: a quarter of the values (rounded down) is cut off at each end.
+
+    Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", section 4.3. Raises
+    ValueError for no values.
+    """
+    values = np.sort(np.asarray(values, dtype=np.float64))
+    if not len(values):
+        raise ValueError("the interquartile mean of no values")
+    cut = len(values) // 4
+    return float(values[cut : len(values) - cut].mean())
+
+
+def bootstrap_sharpe(
+    returns: Floats,
+    bars_per_year: float,
+    level: float = 0.95,
+    draws: int = 1_000,
+    seed: int = 0,
+    block: float | None = None,
+) -> tuple[float, float] | None:
+    """Confidence interval (low, high) of the annualised Sharpe ratio, by the stationary bootstrap.
+
+    Politis and Romano 1994: the series is drawn anew in blocks of random length (geometric, mean `block`) that wrap
+    around its end, so that dependence between neighbouring bars survives. `block` defaults to the cube root of the number
+    of returns. The interval holds the middle `level` of the drawn ratios. A draw in which nothing moves counts as 0. None
+    where the Sharpe ratio itself is None. Same arguments, same interval.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    if sharpe_ratio(returns, bars_per_year) is None:
+        return None
+    drawn = [
+        _sharpe_of_rows(returns[index], bars_per_year)
+        for index in _stationary_draws(len(returns), draws, block, np.random.default_rng(seed))
+    ]
+    return _middle(np.concatenate(drawn), level)
+
+
+def bootstrap_sharpe_difference(
+    returns: Floats,
+    reference: Floats,
+    bars_per_year: float,
+    level: float = 0.95,
+    draws: int = 1_000,
+    seed: int = 0,
+    block: float | None = None,
+) -> tuple[float, float] | None:
+    """Confidence interval (low, high) of Sharpe(returns) − Sharpe(reference) over the same bars.
+
+    Paired: both series are drawn with the same blocks (as in Ledoit and Wolf 2008), so that what moves both cancels.
+    Otherwise as `bootstrap_sharpe`. None where either Sharpe ratio is None; ValueError if the lengths differ.
+    """
+    returns, reference = np.asarray(returns, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if returns.shape != reference.shape:
+        raise ValueError(f"{len(returns)} returns and {len(reference)} of the reference: expected the same bars")
+    if sharpe_ratio(returns, bars_per_year) is None or sharpe_ratio(reference, bars_per_year) is None:
+        return None
+    drawn = [
+        _sharpe_of_rows(returns[index], bars_per_year) - _sharpe_of_rows(reference[index], bars_per_year)
+        for index in _stationary_draws(len(returns), draws, block, np.random.default_rng(seed))
+    ]
+    return _middle(np.concatenate(drawn), level)
+
+
+def deflated_sharpe(
+    sharpe: float,
+    bars_per_year: float,
+    *,
+    bars: int,
+    trials: int,
+    sharpe_std: float,
+    skewness: float = 0.0,
+    kurtosis: float = 3.0,
+) -> float:
+    """Probability that the true Sharpe ratio of the best of `trials` tries is above 0.
+
+    Bailey and López de Prado 2014, "The Deflated Sharpe Ratio", equations 1 and 2.
+
+    - sharpe: annualised ratio of the chosen strategy, measured on `bars` returns with `skewness` and `kurtosis` (3 for
+      the normal distribution)
+    - trials: independent strategies tried; sharpe_std: standard deviation of their annualised ratios
+
+    Raises ValueError for fewer than two bars or less than one trial.
+    """
+    if bars < 2 or trials < 1:
+        raise ValueError(f"{bars} bars and {trials} trials: expected at least 2 and 1")
+    normal, year = NormalDist(), math.sqrt(bars_per_year)
+    observed, luck = sharpe / year, 0.0
+    if trials > 1:  # the expected maximum of `trials` ratios that are all luck
+        euler = 0.5772156649015329
+        best = (1.0 - euler) * normal.inv_cdf(1.0 - 1.0 / trials) + euler * normal.inv_cdf(1.0 - 1.0 / (trials * math.e))
+        luck = sharpe_std / year * best
+    error = math.sqrt(1.0 - skewness * observed + (kurtosis - 1.0) / 4.0 * observed**2)
+    return normal.cdf((observed - luck) * math.sqrt(bars - 1.0) / error)
+
+
+def _stationary_draws(
+    length: int, draws: int, block: float | None, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Index rows (rows, length) of the stationary bootstrap, `draws` rows in all, some at a time to bound memory."""
+    restart = 1.0 / max(length ** (1.0 / 3.0) if block is None else block, 1.0)
+    at_once = max(1, 2_000_000 // length)
+    position = np.arange(length)
+    for first in range(0, draws, at_once):
+        rows = min(at_once, draws - first)
+        starts = rng.random((rows, length)) < restart
+        starts[:, 0] = True
+        origin = rng.integers(0, length, (rows, length))
+        # where the current block began, and how far we are into it
+        began = np.maximum.accumulate(np.where(starts, position, 0), axis=1)
+        yield (np.take_along_axis(origin, began, axis=1) + position - began) % length
+
+
+def _sharpe_of_rows(returns: Floats, bars_per_year: float) -> Floats:
+    """Annualised Sharpe ratio of each row (rows, T) -> (rows,); 0 for rows in which nothing moves."""
+    mean, spread = returns.mean(axis=1), returns.std(axis=1, ddof=1)
+    moves = ~(spread <= _NO_SPREAD)
+    return np.asarray(np.where(moves, mean / np.where(moves, spread, 1.0), 0.0) * math.sqrt(bars_per_year))
+
+
+def _middle(values: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)

@@ -98,7 +98,8 @@ def optimal_rule(
     grid = np.linspace(-6.0, 6.0, grid_points)  # s has unit variance; beyond ±6 lies one bar in 10⁸
 
     # log return of the asset at (s, k, ε), and of an account with each share in it: (S, K, E) -> (S, K, n + 1)
-    asset = drift[:, None] + sigma[:, None] * (settings.edge * grid[:, None, None] + eps)
+    pull = settings.volatility * settings.edge * grid[:, None, None]
+    asset = drift[:, None] + pull + sigma[:, None] * eps
     growth = np.stack([np.log1p(w * np.expm1(asset)) @ probability for w in shares], axis=-1)
 
     # where the signal goes: (S, K, E) -> one (S, S) matrix per regime, linear interpolation between grid points

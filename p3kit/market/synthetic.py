@@ -1,6 +1,6 @@
 """The synthetic market: hourly bars whose past hints at the next return by a known amount.
 
-    r[t+1] = drift[k] − σ[k]²/2 + σ[k] (edge s[t] + ε)      s[t] = m[t] / (c σ)      m[t] = (1 − α) m[t−1] + α r[t]
+    r[t+1] = drift[k] − σ[k]²/2 + σ edge s[t] + σ[k] ε      s[t] = m[t] / (c σ)      m[t] = (1 − α) m[t−1] + α r[t]
 
 r are log returns, ε is standard normal, α = 2/(span + 1), so m is the EWMA of past returns; c is chosen so that s has
 variance 1 (with its own feedback, and without regimes). `edge` is then the correlation of the signal with the next
@@ -122,14 +122,18 @@ def make_market(symbol: str, settings: SyntheticSettings, seed: int | None = Non
     gap = sigma * GAP * gap_noise
     shock = sigma * math.sqrt(1.0 - GAP**2) * noise + gap + drift
     # The signal feeds back into the returns, so this recursion cannot be vectorised; plain floats are the fastest loop.
-    keep, gain, coupling = 1.0 - settings.alpha, settings.alpha, settings.edge * settings.signal_scale
-    pull = (sigma / settings.volatility * coupling).tolist()  # what a unit of m adds to the next return
+    keep, gain = 1.0 - settings.alpha, settings.alpha
+    pull = settings.edge * settings.signal_scale  # what a unit of m adds to the next return
     mean, returns = 0.0, [0.0] * total
-    for t, (p, x) in enumerate(zip(pull, shock.tolist(), strict=True)):
-        returns[t] = p * mean + x
+    for t, x in enumerate(shock.tolist()):
+        returns[t] = pull * mean + x
         mean = keep * mean + gain * returns[t]
 
     log_close = np.cumsum(np.asarray(returns)) + math.log(100.0)
+    if np.abs(log_close).max() > 300.0:
+        raise DataError(
+            "data.synthetic", f"prices of {symbol} run away (beyond e^±300)", "lower edge, volatility or bars"
+        )
     close = np.exp(log_close)
     previous = np.concatenate([[100.0], close[:-1]])
     open_ = previous * np.exp(gap)

@@ -1,0 +1,170 @@
+"""The trading formulas against empyrical-reloaded, published numbers, and what must hold for any series."""
+
+from __future__ import annotations
+
+import math
+
+import empyrical
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import kurtosis, skew, trim_mean
+
+from p3kit import metrics
+
+YEAR = 252.0
+SERIES = arrays(np.float64, st.integers(2, 60), elements=st.floats(-0.2, 0.25, allow_nan=False))
+
+
+def returns_of(seed: int, bars: int = 500, mean: float = 4e-4, std: float = 0.012) -> np.ndarray:
+    return np.random.default_rng(seed).normal(mean, std, bars)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_formulas_agree_with_empyrical(seed: int) -> None:
+    returns = returns_of(seed)
+    equity = np.concatenate([[1.0], np.cumprod(1.0 + returns)])
+    assert metrics.sharpe_ratio(returns, YEAR) == pytest.approx(empyrical.sharpe_ratio(returns), rel=1e-12)
+    assert metrics.sortino_ratio(returns, YEAR) == pytest.approx(empyrical.sortino_ratio(returns), rel=1e-12)
+    assert metrics.max_drawdown(equity) == pytest.approx(-empyrical.max_drawdown(returns), rel=1e-12)
+    assert metrics.annual_volatility(returns, YEAR) == pytest.approx(empyrical.annual_volatility(returns), rel=1e-12)
+    assert metrics.total_return(returns) == pytest.approx(empyrical.cum_returns_final(returns), rel=1e-12)
+
+
+def test_what_the_data_do_not_define_is_none_and_a_nan_stays_a_nan() -> None:
+    flat = np.zeros(100)
+    assert metrics.sharpe_ratio(flat, YEAR) is None
+    assert metrics.sharpe_ratio(np.full(100, 0.001), YEAR) is None, "rounding is no spread"
+    assert metrics.sortino_ratio(np.abs(returns_of(1)), YEAR) is None
+    assert metrics.sharpe_ratio(flat[:1], YEAR) is metrics.annual_volatility(flat[:1], YEAR) is None
+    assert metrics.bootstrap_sharpe(flat, YEAR) is None
+    assert metrics.bootstrap_sharpe_difference(flat, returns_of(1, 100), YEAR) is None
+    assert metrics.win_rate(np.array([])) is metrics.profit_factor(np.array([])) is None
+    broken = np.append(returns_of(1), math.nan)
+    for value in (metrics.sharpe_ratio(broken, YEAR), metrics.sortino_ratio(broken, YEAR), metrics.total_return(broken)):
+        assert value is not None and math.isnan(value)
+
+
+def test_trades() -> None:
+    assert metrics.profit_factor(np.array([3.0, -1.0, 0.0, 1.0])) == 4.0
+    assert metrics.win_rate(np.array([3.0, -1.0, 0.0, 1.0])) == 0.5
+    assert metrics.profit_factor(np.array([3.0])) == math.inf
+    assert metrics.profit_factor(np.array([0.0])) is None
+
+
+def test_drawdown_sees_a_loss_in_the_first_bar_and_an_empty_series_has_none() -> None:
+    assert metrics.max_drawdown(np.array([100.0, 80.0, 90.0])) == pytest.approx(0.2)
+    assert metrics.max_drawdown(np.array([])) == 0.0
+
+
+@given(SERIES)
+def test_drawdown_is_a_share_and_a_deeper_fall_at_the_end_never_makes_it_smaller(returns: np.ndarray) -> None:
+    equity = np.concatenate([[1.0], np.cumprod(1.0 + returns)])
+    drawdown = metrics.max_drawdown(equity)
+    assert 0.0 <= drawdown <= 1.0
+    assert metrics.max_drawdown(np.append(equity, equity[-1] * 0.9)) >= drawdown
+
+
+@given(SERIES, st.floats(0.01, 100.0))
+def test_sharpe_does_not_depend_on_leverage(returns: np.ndarray, leverage: float) -> None:
+    sharpe = metrics.sharpe_ratio(returns, YEAR)
+    if sharpe is not None and returns.std() > 1e-6:
+        assert metrics.sharpe_ratio(returns * leverage, YEAR) == pytest.approx(sharpe, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 10, 33])
+def test_interquartile_mean_agrees_with_scipy(count: int) -> None:
+    values = returns_of(count, count)
+    assert metrics.interquartile_mean(values) == pytest.approx(trim_mean(values, 0.25), rel=1e-12)
+
+
+def test_interquartile_mean_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        metrics.interquartile_mean(np.array([]))
+
+
+def test_deflated_sharpe_gives_the_example_of_its_paper() -> None:
+    """Bailey and López de Prado 2014, "A numerical example": 2.5 a year over 1,250 days, skewness −3, kurtosis 10."""
+    example = {"bars": 1250, "sharpe_std": math.sqrt(0.5), "skewness": -3.0, "kurtosis": 10.0}
+    assert metrics.deflated_sharpe(2.5, 250.0, trials=100, **example) == pytest.approx(0.9004, abs=5e-5)
+    assert metrics.deflated_sharpe(2.5, 250.0, trials=46, **example) == pytest.approx(0.9505, abs=5e-5)
+    plain = {"bars": 1250, "sharpe_std": math.sqrt(0.5)}
+    assert metrics.deflated_sharpe(2.5, 250.0, trials=88, **plain) == pytest.approx(0.9505, abs=5e-5)
+
+
+def test_deflated_sharpe_of_a_single_trial_is_the_probabilistic_sharpe() -> None:
+    returns = returns_of(3)
+    sharpe = metrics.sharpe_ratio(returns, YEAR)
+    assert sharpe is not None
+    shape = {"skewness": float(skew(returns)), "kurtosis": float(kurtosis(returns, fisher=False))}
+    one = metrics.deflated_sharpe(sharpe, YEAR, bars=len(returns), trials=1, sharpe_std=0.0, **shape)
+    many = metrics.deflated_sharpe(sharpe, YEAR, bars=len(returns), trials=50, sharpe_std=0.5, **shape)
+    assert 0.5 < one and many < one
+    with pytest.raises(ValueError, match="expected at least"):
+        metrics.deflated_sharpe(sharpe, YEAR, bars=1, trials=1, sharpe_std=0.0)
+
+
+# --- bootstrap --------------------------------------------------------------------------------------------------------
+
+
+def plain_stationary_draw(length: int, restart: float, rng: np.random.Generator) -> list[int]:
+    """Politis and Romano 1994, section 2, one index at a time."""
+    index = [int(rng.integers(length))]
+    while len(index) < length:
+        index.append(int(rng.integers(length)) if rng.random() < restart else (index[-1] + 1) % length)
+    return index
+
+
+def test_bootstrap_is_deterministic_and_moves_with_the_seed() -> None:
+    returns = returns_of(1)
+    assert metrics.bootstrap_sharpe(returns, YEAR, seed=7) == metrics.bootstrap_sharpe(returns, YEAR, seed=7)
+    assert metrics.bootstrap_sharpe(returns, YEAR, seed=7) != metrics.bootstrap_sharpe(returns, YEAR, seed=8)
+
+
+def test_bootstrap_draws_are_blocks_of_the_asked_length() -> None:
+    """Blocks continue by one bar (around the end too), and their mean length is the one asked for."""
+    length, block = 300, 10.0
+    index = np.concatenate(list(metrics._stationary_draws(length, 400, block, np.random.default_rng(0))))
+    assert index.shape == (400, length) and index.min() >= 0 and index.max() < length
+    continues = (index[:, 1:] - index[:, :-1]) % length == 1
+    assert continues.mean() == pytest.approx(1 - (1 / block) * (1 - 1 / length), abs=0.003)
+    assert np.bincount(index.ravel(), minlength=length).std() / 400 < 0.1, "every bar is drawn about as often"
+
+
+def test_bootstrap_agrees_with_the_plain_reference() -> None:
+    noise = returns_of(5, 401)
+    returns = noise[1:] + 0.5 * noise[:-1]  # neighbours depend on one another
+    rng = np.random.default_rng(1)
+    slow = [
+        metrics.sharpe_ratio(returns[plain_stationary_draw(len(returns), 1 / 8, rng)], YEAR) for _ in range(2_000)
+    ]
+    low, high = metrics.bootstrap_sharpe(returns, YEAR, level=0.8, draws=4_000, block=8.0)  # type: ignore[misc]
+    assert [low, high] == pytest.approx(list(np.quantile(slow, [0.1, 0.9])), abs=0.15)  # 2 standard errors of the slow one
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    truth = 4e-4 / 0.012 * math.sqrt(YEAR)
+    intervals = [metrics.bootstrap_sharpe(returns_of(seed, 400), YEAR, draws=300) for seed in range(200)]
+    covered = np.mean([low <= truth <= high for low, high in intervals])  # type: ignore[misc]
+    assert 0.89 <= covered <= 0.99
+
+
+def test_paired_difference_cancels_what_moves_both() -> None:
+    market = returns_of(1, 1_000)
+    better = market + returns_of(2, 1_000, mean=5e-4, std=1e-3)
+    low, high = metrics.bootstrap_sharpe_difference(better, market, YEAR)  # type: ignore[misc]
+    alone_low, alone_high = metrics.bootstrap_sharpe(better, YEAR)  # type: ignore[misc]
+    assert low > 0.0, "shown: the whole interval is above zero"
+    assert high - low < 0.5 * (alone_high - alone_low)
+    assert metrics.bootstrap_sharpe_difference(market, market, YEAR) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="expected the same bars"):
+        metrics.bootstrap_sharpe_difference(market, market[1:], YEAR)
+
+
+def test_bootstrap_of_a_policy_that_trades_once_counts_motionless_draws_as_zero() -> None:
+    returns = np.zeros(400)
+    returns[200:203] = 0.01
+    low, high = metrics.bootstrap_sharpe(returns, YEAR)  # type: ignore[misc]
+    assert low == 0.0 < high
