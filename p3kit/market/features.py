@@ -25,6 +25,7 @@ RETURN_SPANS = (1, 5, 20)
 MOMENTUM_SPANS = (3, 6, 12, 24, 48)
 VOLATILITY_BARS = 20
 TREND_BARS = 60
+TREND_SMOOTHING = 5
 REGIME_THRESHOLD = 0.5
 """A trend of this many standard deviations over `TREND_BARS` bars is a bull (or bear) market."""
 
@@ -103,20 +104,18 @@ def rolling_volatility(close: Floats, bars: int = VOLATILITY_BARS) -> Floats:
 def compute_regimes(close: Floats) -> NDArray[np.int8]:
     """Regime of each bar from trailing trend and volatility, (T,): 0 bear, 1 sideways, 2 bull, −1 before `LOOKBACK`.
 
-    The trend is the log return of the last 60 bars divided by what their own volatility makes likely (σ√60).
+    The trend is the log return of the last 60 bars divided by what their own volatility makes likely (σ√60), averaged
+    over the last 5 bars, or regimes would flicker whenever it crosses a threshold.
     """
-    trend = _trend(close)
+    returns = log_returns(close)
+    volatility = np.maximum(rolling(returns, TREND_BARS, _std), VOLATILITY_FLOOR)
+    trend = rolling(returns, TREND_BARS, _sum) / (volatility * np.sqrt(TREND_BARS))
+    trend = rolling(trend, TREND_SMOOTHING, _mean)
     regime = np.full(len(close), SIDEWAYS, dtype=np.int8)
     regime[trend > REGIME_THRESHOLD] = BULL
     regime[trend < -REGIME_THRESHOLD] = BEAR
     regime[:LOOKBACK] = -1
     return regime
-
-
-def _trend(close: Floats) -> Floats:
-    returns = log_returns(close)
-    volatility = np.maximum(rolling(returns, TREND_BARS, _std), VOLATILITY_FLOOR)
-    return rolling(returns, TREND_BARS, _sum) / (volatility * np.sqrt(TREND_BARS))
 
 
 def compute_features(bars: Bars, columns: tuple[str, ...] | None = None) -> Features:
