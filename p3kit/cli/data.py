@@ -1,0 +1,114 @@
+"""`p3kit data`: what the bars of a spec are, how they are cut, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p3kit.cli.options import json_option, set_option, spec_argument
+
+if TYPE_CHECKING:
+    from p3kit.market import SymbolData
+
+
+@click.command()
+@spec_argument
+@set_option
+@json_option
+def data(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what the bars of SPEC are, and where they come from.
+
+    Refuses bars that cannot be trusted, naming file, row and remedy; nothing is trained.
+    """
+    from p3kit.market import load_market
+    from p3kit.spec import load_spec
+
+    loaded = load_spec(spec, overrides).spec
+    market = load_market(loaded, loaded.symbols)
+    if as_json:
+        click.echo(json.dumps({symbol: describe(bars) for symbol, bars in market.items()}, indent=2, ensure_ascii=False))
+    else:
+        click.echo(render(market))
+
+
+def describe(bars: SymbolData) -> dict[str, Any]:
+    """The facts about one symbol, in JSON's types. Dates are those of bars an account may act on, both included."""
+    facts: dict[str, Any] = {
+        "source": bars.source,
+        "synthetic": bars.synthetic,
+        "first": str(bars.timestamps[0])[:19],
+        "last": str(bars.timestamps[-1])[:19],
+        "bars": len(bars),
+        "bars_per_year": round(bars.bars_per_year, 2),
+        "features": list(bars.feature_names),
+        "fingerprint": bars.fingerprint,
+        "splits": {
+            name: {
+                "first": str(bars.timestamps[first])[:19],
+                "last": str(bars.timestamps[last - 1])[:19],
+                "bars": last - first,
+                "close_change": round(float(bars.close[last - 1] / bars.close[first]) - 1.0, 6),
+                "regimes": {regime: round(share, 4) for regime, share in bars.regime_shares(name).items()},
+            }
+            for name, (first, last) in bars.splits.items()
+        },
+        "notes": list(bars.notes),
+    }
+    if bars.source == "sample":
+        from p3kit.market import sample
+
+        facts |= {"provenance": sample.PROVENANCE, "caution": sample.CAUTION}
+    return facts
+
+
+def render(market: Mapping[str, SymbolData]) -> str:
+    """The same for people: a row per symbol, a block per split, then notes and where the data come from."""
+    facts = {symbol: describe(bars) for symbol, bars in market.items()}
+    rows = [("symbol", "bars", "first", "last", "bars a year", "fingerprint", "source")]
+    rows += [
+        (symbol, f"{f['bars']:,}", f["first"][:10], f["last"][:10], f"{f['bars_per_year']:,.1f}", f["fingerprint"][:12],
+         f["source"])
+        for symbol, f in facts.items()
+    ]  # fmt: skip
+    text = _table(rows, right={1, 4})
+    for name in ("train", "validation", "test"):
+        rows = [(name, "bars", "first", "last", "close", "bear", "sideways", "bull")]
+        for symbol, f in facts.items():
+            split = f["splits"][name]
+            shares = (f"{share:.0%}" for share in split["regimes"].values())
+            change = f"{split['close_change']:+.0%}"
+            rows.append((symbol, f"{split['bars']:,}", split["first"][:10], split["last"][:10], change, *shares))
+        text += "\n" + _table(rows, right={1, 4, 5, 6, 7})
+
+    names = next(iter(facts.values()))["features"]
+    text += f"\n{len(names)} features: {', '.join(names)}\n"
+    for note, symbols in _notes(facts).items():
+        text += f"note ({', '.join(symbols)}): {note}\n"
+    for f in facts.values():
+        if "caution" in f:
+            text += f"\nthe sample: {f['provenance']}.\ncaution, in the words of that package: {f['caution']}\n"
+            break
+    return text.rstrip("\n")
+
+
+def _notes(facts: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Note → the symbols it is about, so that the same note is said once."""
+    notes: dict[str, list[str]] = {}
+    for symbol, f in facts.items():
+        for note in f["notes"]:
+            notes.setdefault(note, []).append(symbol)
+    return notes
+
+
+def _table(rows: list[tuple[str, ...]], right: set[int]) -> str:
+    """Rows in columns, the first row the heading; columns in `right` end on one line."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
