@@ -5,29 +5,29 @@
 1. *Decide.* The agent stands at the close of bar t. Its observation holds the `window` bars up to and including t and
    the account at that close. E is equity there: cash + shares × close(t).
 2. *Fill.* `fill = "next"`: at the open of t + 1, or at its close where a symbol has no open (a *late* fill).
-   `fill = "close"`: at the close of t just seen. A purchase pays fill × (1 + slippage) a share and commission on that; a
-   sale gets fill × (1 − slippage) less commission on that. A BUY of size w spends min(w, max_position) × E *including*
-   its costs, so it can be paid at any price. An ADD spends the least of the opening w × E, max_position × E − market
-   value, and the cash, all at the close of t. SELL_HALF sells half the shares, SELL_ALL all.
-3. *Resting orders.* On bar t + 1 a position meets its stop (average fill price × (1 − stop)), its target (× (1 + target))
-   and its holding limit. First the open: at or beyond a level, it is sold at the open. Then the rest of the bar: the
-   stop first, at its level, then the target, at its level; then at the close, a position that has been held `max_hold`
-   bars. The bar's path is its open, high and low. Without high and low they are the larger and smaller of open and
-   close; without an open the path starts from the close of t, kept inside [low, high]; with closes alone it is the close
-   of t + 1, so stops and targets fill there. An order filled before the path begins is under its resting orders at once.
-   A late order fills after the path: what was held before it meets the path, a position sold there voids the order, and
-   what the order bought meets its first path on bar t + 2.
-4. *Mark.* Equity is marked at the close of t + 1. Below `ruin` × initial: `terminated`, and the position is sold at that
-   close. Else, if t + 1 is the last bar of the episode: `truncated`, and the position is sold at that close. A forced
-   sale costs what any sale costs. E′ is equity after all that.
-5. *Reward.* The components describe E → E′ (`p3kit.env.reward`). The new observation is of bar t + 1; in training, a row
-   whose episode ended stands at a new start in the same step, and `Timestep.final_*` keeps where it arrived.
+   `fill = "close"`: at the close of t just seen. A purchase pays fill × (1 + slippage) a share and commission on that;
+   a sale gets fill × (1 − slippage) a share less commission on that. A BUY of size w spends min(w, max_position) × E
+   *including* its costs, so it can be paid at any price. An ADD spends the least of the opening w × E, of max_position
+   × E − market value, and of the cash, all at the close of t. SELL_HALF sells half the shares, SELL_ALL all.
+3. *Resting orders.* On bar t + 1 a position meets its stop (average fill price × (1 − stop)), its target
+   (× (1 + target)) and its holding limit. First the open: at or beyond a level, the position is sold at the open. Then
+   the rest of the bar: the stop first, at its level, then the target, at its level. Then the close, where a position
+   that has been held `max_hold` bars is sold. The path of the bar is its open, high and low; without high and low,
+   these are the larger and the smaller of open and close; without an open the path starts from the close of t, kept
+   inside [low, high]; with closes alone it is the close of t + 1, so stops and targets fill there. An order filled
+   before the path begins is under its resting orders at once. A late order fills after the path: what was held before
+   it meets the path, a position sold there voids the order, and what the order bought meets its first path on t + 2.
+4. *Mark.* Equity is marked at the close of t + 1. Below `ruin` × initial: `terminated`, and the position is sold at
+   that close. Else, if t + 1 is the last bar of the episode: `truncated`, and the position is sold at that close. A
+   forced sale costs what any sale costs. E′ is equity after all that.
+5. *Reward.* The components describe E → E′ (`p3kit.env.reward`). The new observation is of bar t + 1; in training, a
+   row whose episode ended stands at a new start in the same step, and `Timestep.final_*` keeps where it arrived.
 
-*Bars held* counts the closes since the opening fill; a late fill's own bar does not count, since its path was over. A
-sale inside or at the close of a bar counts that bar, a sale at the fill before its path does not. *Entry value* is shares
-at their fill prices; *paid* is what they cost with fees; a sale of a share of the position takes the same share of both.
-The profit of a *piece* (each sale, by order or by force) is its proceeds net of fees less its part of paid. A *round
-trip* runs from flat to flat. The position is *under water* when its market value is less than paid.
+*Bars held* counts the closes since the opening fill. A late fill's own bar does not count, since its path was over. A
+sale inside or at the close of a bar counts that bar; a sale at a fill before the bar's path does not. *Entry value* is
+shares at their average fill price; *paid* is what they cost with fees; a sale of a share of the position takes the same
+share of both. The profit of a *piece* (each sale, by order or by force) is its proceeds net of fees less its part of
+paid. A *round trip* runs from flat to flat. A position is *under water* when its market value is less than paid.
 
 *Mask.* HOLD always; flat: the three BUYs; long: SELL_HALF, SELL_ALL, and ADD when it would spend at least half the
 smallest size × E, fewer than `max_adds` ADDs were made, and the position is not under water at the close of t.
@@ -37,7 +37,8 @@ hit, an ADD as allowed, an account as not ruined; a profit within 10⁻⁹ × in
 """
 
 from p3kit.env.rules import Rules
+from p3kit.env.task import VectorTask
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 
-__all__ = ["Rules", "Timestep", "TradingEnv"]
+__all__ = ["Rules", "Timestep", "TradingEnv", "VectorTask"]

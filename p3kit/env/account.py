@@ -253,9 +253,7 @@ def _mark(
     )
     peak = torch.maximum(account.peak, equity)
     max_drawdown = torch.maximum(account.max_drawdown, 1 - equity / peak)
-    new = account._replace(
-        cash=cash, shares=shares, equity=equity, peak=peak, max_drawdown=max_drawdown, steps=steps
-    )
+    new = account._replace(cash=cash, shares=shares, equity=equity, peak=peak, max_drawdown=max_drawdown, steps=steps)
     return new, piece, exit_value, exit_value - proceeds, terminated, truncated
 
 
@@ -281,7 +279,7 @@ def action_mask(account: Account, masks: Tensor) -> Tensor:
     return masks.index_select(0, (account.shares > 0).long() + (account.add_spend > 0).long())
 
 
-def account_fields(account: Account, last_action: Tensor, one_hot: Tensor, rules: Rules) -> Tensor:
+def observe_account(account: Account, last_action: Tensor, one_hot: Tensor, rules: Rules) -> Tensor:
     """`ACCOUNT_FIELDS` of each account, (N, K) float32; `one_hot` is (7, 7) float64, the identity."""
     equity, paid = account.equity, account.paid
     value = equity - account.cash

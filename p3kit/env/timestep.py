@@ -12,10 +12,10 @@ class Timestep(NamedTuple):
 
     `index`, `account` and `mask` are where the row acts next: after a restart, where an episode ended. `final_index`
     and `final_account` are where the step itself arrived: its last observation, to bootstrap a truncated episode from.
-    Everything from `components` on describes the step that was made; after `reset` it is zero (NaN for `closed_profit`).
+    What follows describes the step that was made; after `reset` it is zero (NaN for `closed_profit`).
     """
 
-    index: Tensor  # (N,) int64, row of the feature table
+    index: Tensor  # type: ignore[assignment]  # (N,) int64, row of the feature table (tuple.index is not needed)
     account: Tensor  # (N, K) float32
     mask: Tensor  # (N, A) bool, True where the action is allowed
     components: Tensor  # (N, 7) float64, raw

@@ -12,11 +12,11 @@ from p3kit.env.account import (
     ACCOUNT_FIELDS,
     HOLD,
     Account,
-    account_fields,
     action_mask,
     advance,
     fresh_account,
     mask_table,
+    observe_account,
     order_table,
 )
 from p3kit.env.bars import Bars
@@ -44,6 +44,7 @@ class TradingEnv:
     autoreset = "same_step"
     action_names = ACTIONS
     num_actions = len(ACTIONS)
+    account_fields = ACCOUNT_FIELDS
     account_size = len(ACCOUNT_FIELDS)
 
     def __init__(
@@ -58,7 +59,8 @@ class TradingEnv:
         invalid_action: Literal["error", "hold"] = "error",
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol). A masked action is executed as HOLD and counted;
-        with `invalid_action="error"` `raise_if_faulty` then raises. Raises DataError where a split holds too few bars."""
+        with `invalid_action="error"`, `raise_if_faulty` then raises. Raises DataError where a split has too few bars.
+        """
         self.device = torch.device(device)
         self.symbols = tuple(symbols)
         self.split = split
@@ -97,7 +99,7 @@ class TradingEnv:
         return first, end
 
     def update(self, spec: Spec) -> None:
-        """Take numbers that moved (costs, limits, reward settings) from `spec`. Windows, fills and rows stay as built."""
+        """Take numbers that moved (costs, limits, reward settings) from `spec`. Windows, fills and rows stay."""
         self.rules = Rules.from_spec(spec)
         self._orders = order_table(self.rules, self.device)
 
@@ -117,9 +119,9 @@ class TradingEnv:
     def reset_windows(self, symbol_index: Tensor, first_bar: Tensor, last_bar: Tensor) -> Timestep:
         """Let each row play its own window once: flat at `first_bar`, forced out at the close of `last_bar`.
 
-        All (N,) int64; `symbol_index` counts in `symbols`, and N need not be what it was. A row whose window ended stays
-        where it is, `alive` and `valid` False, whatever action it is given. Raises ValueError for a window that leaves
-        the split or has fewer than two bars.
+        All (N,) int64; `symbol_index` counts in `symbols`, and N need not be what it was. A row whose window ended
+        stays where it is, `alive` and `valid` False, whatever action it is given. Raises ValueError for a window that
+        leaves the split or has fewer than two bars.
         """
         symbol_index, first_bar, last_bar = (t.to(self.device) for t in (symbol_index, first_bar, last_bar))
         symbol = self._symbol_rows[symbol_index]
@@ -128,8 +130,8 @@ class TradingEnv:
         if bool(wrong.any()):
             i = int(wrong.nonzero()[0])
             raise ValueError(
-                f"window {i}, bars {int(first_bar[i])} to {int(last_bar[i])} of {self.symbols[int(symbol_index[i])]}, is "
-                f"not inside the {self.split} split, bars {int(first[i])} to {int(end[i]) - 1}"
+                f"window {i}, bars {int(first_bar[i])} to {int(last_bar[i])} of {self.symbols[int(symbol_index[i])]}, "
+                f"is not inside the {self.split} split, bars {int(first[i])} to {int(end[i]) - 1}"
             )
         length = (last_bar - first_bar).to(torch.float64)
         return self._begin(symbol, first_bar + self._offsets[symbol], length, replay=True)
@@ -138,15 +140,13 @@ class TradingEnv:
     def step(self, action: Tensor, start: Tensor | None = None) -> Timestep:
         """Let one bar pass. `action` (N,) int64; `start` (N,) in [0, 1) says where a row that ends restarts, and is not
         used in windows."""
-        if start is None and not self._replay:
-            raise ValueError("step needs `start` outside reset_windows: where do rows restart that end?")
         before, index = self._account, self._index + 1
         allowed = self._mask.gather(1, action.unsqueeze(1)).squeeze(1)
         action = torch.where(allowed, action, HOLD)
         bar = self.bars.transition(self._index)
         after, flows = advance(before, action, bar, self._orders, self.rules, self.bars.any_late)
         components, after = reward_components(before, after, flows, bar.volatility, self.rules)
-        fields = account_fields(after, action, self._one_hot, self.rules)
+        fields = observe_account(after, action, self._one_hot, self.rules)
         arrived = Timestep(
             index=index,
             account=fields,
@@ -167,10 +167,13 @@ class TradingEnv:
             alive=self._alive,
             valid=self._alive,
         )
-        step = self._stay(arrived, after) if self._replay else self._restart(arrived, after, start)
-        self._masked_actions = self._masked_actions + (~allowed & step.valid)
-        unnoted = ~components.isfinite() & (self._nonfinite_bar < 0) & step.valid.unsqueeze(1)
-        self._nonfinite_bar = torch.where(unnoted, step.bar.unsqueeze(1), self._nonfinite_bar)
+        if self._replay:
+            step = self._stay(arrived, after)
+        elif start is not None:
+            step = self._restart(arrived, after, start)
+        else:
+            raise ValueError("outside windows, step needs `start`: where does a row go on whose episode ends?")
+        self._note_faults(step, allowed)
         return step
 
     def _start_row(self, start: Tensor) -> Tensor:
@@ -186,11 +189,11 @@ class TradingEnv:
         self._account = fresh_account(length, self.rules)
         self._fresh = torch.stack(self._account)  # (fields, N)
         last_action = torch.full_like(index, HOLD)
-        self._fields = self._fresh_fields = account_fields(self._account, last_action, self._one_hot, self.rules)
+        self._fields = self._fresh_fields = observe_account(self._account, last_action, self._one_hot, self.rules)
         self._mask = action_mask(self._account, self._masks)
         self._alive = torch.ones_like(index, dtype=torch.bool)
         self._masked_actions = torch.zeros_like(index)
-        self._nonfinite_bar = torch.full((len(index), len(COMPONENTS)), -1, dtype=torch.int64, device=self.device)
+        self._nonfinite_bar = index.new_full((len(index), len(COMPONENTS)), -1)  # (N, 7) first bar, −1 none
         return self._standing()
 
     def _standing(self) -> Timestep:
@@ -276,13 +279,19 @@ class TradingEnv:
 
     # ---- faults -----------------------------------------------------------------------------------------------------
 
+    def _note_faults(self, step: Timestep, allowed: Tensor) -> None:
+        """Count masked actions and remember the first bar at which a component was not finite, without a sync."""
+        self._masked_actions = self._masked_actions + (~allowed & step.valid)
+        unnoted = ~step.components.isfinite() & (self._nonfinite_bar < 0)
+        self._nonfinite_bar = torch.where(unnoted, step.bar.unsqueeze(1), self._nonfinite_bar)
+
     @property
     def masked_actions(self) -> Tensor:
         """(N,) int64: masked actions asked for since the last reset; each was executed as HOLD."""
         return self._masked_actions
 
     def raise_if_faulty(self) -> None:
-        """Raise NumericalFault for a reward component that was not finite, or for a masked action, since the last reset.
+        """Raise NumericalFault if a reward component was not finite or a masked action selected since the last reset.
 
         Waits for the device: call it once per rollout.
         """
@@ -318,7 +327,7 @@ class TradingEnv:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
-        """Continue where `state_dict` was taken; returns the rows as they stand. Raises CheckpointError on another N."""
+        """Continue where `state_dict` was taken; returns the rows as they stand. CheckpointError if N differs."""
         self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
         if state["account"].shape != self._fresh.shape:
             raise CheckpointError(
