@@ -142,7 +142,7 @@ class RunDir:
         return (self.path / "spec.toml").read_bytes().decode("utf-8", "surrogateescape")
 
     def checkpoint(self, name: str, agent: str | None = None) -> Path:
-        """Where the checkpoint `name` (`last`, `init`, `best-000049152`) is or will be; `agent` where a run has several."""
+        """Where checkpoint `name` (`last`, `init`, `best-000049152`) is or will be; `agent` where a run has several."""
         whole = name.removesuffix(".pt") + (f"-{file_name(agent)}" if agent else "")
         return self.path / "checkpoints" / f"{file_name(whole)}.pt"
 

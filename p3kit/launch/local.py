@@ -1,0 +1,230 @@
+"""Local slots: `jobs` trainer processes at a time on this machine, until every run has ended or someone interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from p3kit.errors import InputError, P3kitError
+from p3kit.launch.board import Board, agent_views, board_for
+from p3kit.launch.process import TrainerProcess
+from p3kit.rundir import RunDir
+
+if TYPE_CHECKING:
+    from p3kit.market import SymbolData
+    from p3kit.plan import RunPlan
+    from p3kit.spec import LoadedSpec
+
+POLL_S = 0.1
+"""Seconds between two looks at whether a process has ended."""
+
+LOOK_S = 0.5
+"""Seconds between two looks at what the runs say of themselves."""
+
+LOG_LINES = 12
+"""Lines of its log that are shown when a run fails."""
+
+RunHook = Callable[[RunDir], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended: every run with its state, and whether it was interrupted (Ctrl-C, SIGTERM)."""
+
+    runs: tuple[RunDir, ...]
+    states: Mapping[str, str]
+    interrupted: bool
+
+    @property
+    def unfinished(self) -> list[RunDir]:
+        """The runs that `p3kit resume` can continue."""
+        return [run for run in self.runs if self.states[run.name] != "done"]
+
+    @property
+    def exit_code(self) -> int:
+        """130 interrupted, 1 a run failed, 0 fine."""
+        if self.interrupted:
+            return 130
+        return 1 if {"failed", "crashed"} & set(self.states.values()) else 0
+
+
+def launch(
+    plans: Sequence[RunPlan],
+    loaded: LoadedSpec,
+    market: Mapping[str, SymbolData],
+    runs_root: Path,
+    *,
+    jobs: int,
+    command: Sequence[str],
+    console: Console,
+    on_end: RunHook | None = None,
+) -> Outcome:
+    """Makes a run directory per plan, and trains them `jobs` at a time.
+
+    `command` is the command line to be stored, `console` is where progress goes (stderr), `on_end` is called in this
+    thread with each run that ended by itself. If a directory cannot be made, those already made are removed again.
+    """
+    runs: list[RunDir] = []
+    try:
+        for plan in plans:
+            runs.append(RunDir.create(runs_root, plan.run_json(market, command), loaded.source_text, plan.trainer))
+    except BaseException:
+        for run in runs:
+            run.delete()
+        raise
+    return _train(runs, jobs, console, loaded.spec.name, on_end)
+
+
+def resume(runs: Sequence[RunDir], *, jobs: int, console: Console, on_end: RunHook | None = None) -> Outcome:
+    """Continues runs from their last checkpoints, or from the beginning where there is none.
+
+    Raises InputError, before anything starts, for a run that is done or still being trained.
+    """
+    for run in runs:
+        run.mark_crashed()
+        state = run.status()["state"]
+        if state == "done":
+            raise InputError(run.name, "is done", "there is nothing to resume")
+        if state in ("queued", "running"):
+            raise InputError(run.name, f"is {state}", f"p3kit stop {run.name} ends it first")
+    for run in runs:
+        run.clear_stop()
+        run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
+    names = sorted({run.info()["name"] for run in runs})
+    return _train(runs, jobs, console, " and ".join(names), on_end)
+
+
+def _train(runs: Sequence[RunDir], jobs: int, console: Console, title: str, on_end: RunHook | None) -> Outcome:
+    with board_for(console, title) as board, Interrupts() as interrupts:
+        slots = _Slots(runs, jobs, board, interrupts, on_end)
+        try:
+            slots.work()
+        finally:  # a fault of ours must not leave trainers behind unasked
+            slots.ask_all_to_end()
+    return Outcome(tuple(runs), slots.states, interrupts.count > 0)
+
+
+class _Slots:
+    """The runs that wait, those that train, and those that have ended."""
+
+    def __init__(
+        self, runs: Sequence[RunDir], jobs: int, board: Board, interrupts: Interrupts, on_end: RunHook | None
+    ) -> None:
+        self.jobs, self.board, self.interrupts, self.on_end = jobs, board, interrupts, on_end
+        self.waiting = deque(runs)
+        self.active: list[TrainerProcess] = []
+        self.states: dict[str, str] = {}  # of the runs that have ended
+        self._infos = {run: run.info() for run in runs}
+        self._statuses = {run: run.status() for run in runs}
+
+    def work(self) -> None:
+        """Trains all runs; returns when each has ended or, after an interrupt, has written its checkpoint."""
+        heard, next_look = 0, 0.0
+        while self.waiting or self.active:
+            if self.interrupts.count > heard:
+                heard = self.interrupts.count
+                self._interrupt(heard)
+            for process in [process for process in self.active if process.ended()]:
+                self.active.remove(process)
+                self._end(process.run, process.settle())
+            while self.waiting and len(self.active) < self.jobs and not heard:
+                self._begin(self.waiting.popleft())
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + LOOK_S
+                self._look()
+            self.interrupts.wait(POLL_S)
+        self._look()
+
+    def _look(self) -> None:
+        for process in self.active:
+            self._statuses[process.run] = process.run.status()
+        now = time.time()
+        views = [agent_views(run, info, self._statuses[run], now) for run, info in self._infos.items()]
+        self.board.show([agent for run_views in views for agent in run_views])
+
+    def ask_all_to_end(self) -> None:
+        for process in self.active:
+            process.ask_to_end()
+
+    def _begin(self, run: RunDir) -> None:
+        if run.stop_requested():
+            self._leave_out(run)
+            return
+        try:
+            self.active.append(TrainerProcess.start(run))
+        except P3kitError as error:  # one run that cannot start does not stop the others
+            run.update_status(state="failed", message=str(error))
+            self._end(run, "failed")
+
+    def _end(self, run: RunDir, state: str) -> None:
+        self.states[run.name] = state
+        self._statuses[run] = run.status()
+        if state in ("failed", "crashed"):
+            lines = [f"{run.name} {state}: {self._statuses[run]['message']}"]
+            tail = run.log_tail(LOG_LINES)
+            lines += [f"  the last lines of {run.log_file}:", *(f"  | {line}" for line in tail)] if tail else []
+            self.board.say("\n".join(lines))
+        if self.on_end is not None:
+            self.on_end(run)
+
+    def _leave_out(self, run: RunDir) -> None:
+        run.update_status(state="stopped", message="stopped while it waited for its turn")
+        self.states[run.name] = "stopped"
+        self._statuses[run] = run.status()
+
+    def _interrupt(self, count: int) -> None:
+        while self.waiting:
+            self._leave_out(self.waiting.popleft())
+        if count == 1:
+            self.ask_all_to_end()
+            if self.active:
+                names = ", ".join(process.run.name for process in self.active)
+                self.board.say(
+                    f"stopping {names}: each finishes its update and writes a checkpoint (again: kill at once)"
+                )
+        else:
+            for process in self.active:
+                process.kill()
+
+
+class Interrupts:
+    """Counts Ctrl-C, SIGTERM and a closed terminal while it is entered, in place of the exceptions they would raise.
+
+    Outside the main thread, where no handler can be set, it counts nothing.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps, but wakes within a moment of an interrupt."""
+        seen, deadline = self.count, time.monotonic() + seconds
+        while self.count == seen and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1

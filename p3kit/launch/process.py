@@ -1,0 +1,121 @@
+"""One trainer process: how it is started, asked to end, and what its end means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import p3kit
+from p3kit.errors import P3kitError
+from p3kit.rundir import RunDir
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_FINAL_STATES = ("done", "failed", "stopped")
+
+
+class TrainerProcess:
+    """The process that trains one run.
+
+    It leads a session of its own, so that Ctrl-C in the terminal reaches only the launcher, which then asks every
+    trainer to end; and it holds the lock of its run, so that nobody else trains the run even if the launcher is killed.
+    """
+
+    def __init__(self, run: RunDir, process: subprocess.Popen[bytes]) -> None:
+        self.run = run
+        self._process = process
+        self._asked_to_end = False
+
+    @classmethod
+    def start(cls, run: RunDir) -> TrainerProcess:
+        """Starts the run's own copy of its trainer; from the last checkpoint if there is one, else from the beginning.
+
+        Raises P3kitError when the run is being trained already or the process cannot be started.
+        """
+        lock = run.lock()
+        try:
+            resume = run.checkpoint("last").exists() or run.checkpoint("init").exists()
+            if not resume:
+                run.cut_after(dict.fromkeys(run.agent_names(), -1))  # what a first attempt recorded before it crashed
+            command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path)]
+            with run.log_file.open("ab") as log:
+                process = subprocess.Popen(
+                    [*command, "--resume"] if resume else command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=_environment(run),
+                    start_new_session=True,
+                    pass_fds=(lock,),
+                )
+        except OSError as error:
+            raise P3kitError(
+                run.name, f"its trainer cannot be started ({error})", f"p3kit resume {run.name}"
+            ) from error
+        finally:
+            os.close(lock)  # the trainer holds it now
+        return cls(run, process)
+
+    def ended(self) -> bool:
+        """Whether the process is gone. Its leftover children, if any, are ended with it."""
+        if self._process.poll() is None:
+            return False
+        self._signal_group(signal.SIGKILL)
+        return True
+
+    def ask_to_end(self) -> None:
+        """SIGTERM to the trainer: it finishes its update, writes a checkpoint and ends. Asking twice is asking once."""
+        if not self._asked_to_end:
+            self._asked_to_end = True
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends the process and its children at once; what came after the last checkpoint is lost."""
+        self._signal_group(signal.SIGKILL)
+
+    def settle(self) -> str:
+        """Makes the run's status final after the process ended, and returns its state.
+
+        The trainer's own word stands where it gave one. Otherwise the run crashed, or was stopped before it began.
+        """
+        status = self.run.status()
+        if status["state"] in _FINAL_STATES:
+            return str(status["state"])
+        begun = status["state"] == "running"
+        code = self._process.returncode
+        if self._asked_to_end and not begun and code == -signal.SIGTERM:
+            self.run.update_status(state="stopped", message="stopped before its first step")
+            return "stopped"
+        message = describe_exit(code) + ("" if begun else " before its first step")
+        self.run.update_status(state="crashed", message=message)
+        self.run.append_event("crash", message=message, exit_code=code)
+        return "crashed"
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
+            os.killpg(self._process.pid, number)
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    name = signal.Signals(-code).name
+    guess = " (often the system, out of memory)" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{guess}"
+
+
+def _environment(run: RunDir) -> dict[str, str]:
+    """The trainer's environment: its threads, and this p3kit even where it is not installed."""
+    threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
+    count = "1" if threads == "auto" else str(threads)
+    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | {"PYTHONUNBUFFERED": "1"}
+    package_root = Path(p3kit.__file__).resolve().parents[1]
+    if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
+        known = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{package_root}{os.pathsep}{known}" if known else str(package_root)
+    return environment

@@ -1,0 +1,182 @@
+"""How the agents of some runs did: the verdicts their trainers left in `status.json`, as a table and as plain data.
+
+Nothing is judged here. Returns, drawdowns and shares are fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from p3kit.launch.board import number
+from p3kit.rundir import RunDir
+
+BASELINES = {
+    "hold": "all-HOLD",
+    "buy_and_hold": "buy & hold",
+    "random": "random",
+    "moving_average": "mov. avg",
+}
+"""Baselines by the name they are recorded under, in the order of the table."""
+
+GRADES = ("STRETCH", "STRONG", "PASS", "FAIL")
+_COLOURS = {"STRETCH": "bold green", "STRONG": "bold green", "PASS": "green", "FAIL": "red"}
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """One agent of one run. `verdict` is None while there is none: stopped, crashed, failed, or a task without one."""
+
+    run: str
+    agent: str
+    experiment: str
+    state: str
+    message: str
+    synthetic: bool
+    verdict: Mapping[str, Any] | None
+
+    @property
+    def grade(self) -> str:
+        """FAIL, PASS, STRONG or STRETCH; empty while there is no verdict."""
+        return str(self.told("grade") or "")
+
+    def told(self, key: str) -> Any:
+        """What the verdict says under `key`; None where it says nothing."""
+        return None if self.verdict is None else self.verdict.get(key)
+
+    def metric(self, name: str) -> float | None:
+        """A validation metric of the weights that were chosen, such as `sharpe_ratio`; None where it does not apply."""
+        metrics: Mapping[str, float | None] = self.told("metrics") or {}
+        return metrics.get(f"eval/{name}")
+
+    def baseline(self, name: str, metric: str) -> float | None:
+        """The same metric of a baseline on the same bars."""
+        baselines: Mapping[str, Mapping[str, float | None]] = self.told("baselines") or {}
+        return baselines.get(name, {}).get(metric)
+
+    def unmet(self) -> list[Mapping[str, Any]]:
+        """What keeps the agent from PASS, or else from STRONG: {criterion, value, threshold}, first things first."""
+        wanted = "minimum" if self.grade == "FAIL" else "strong"
+        return [reason for reason in self.told("reasons") or [] if reason["set"] == wanted and not reason["met"]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "agent": self.agent,
+            "experiment": self.experiment,
+            "state": self.state,
+            "message": self.message,
+            "synthetic": self.synthetic,
+            "verdict": self.verdict,
+        }
+
+
+def agent_results(runs: Sequence[RunDir]) -> list[AgentResult]:
+    """Every agent of `runs`, in the order of the plan."""
+    results = []
+    for run in runs:
+        info, status = run.info(), run.status()
+        for planned in info["agents"]:
+            agent = status["agents"].get(planned["name"], {})
+            results.append(
+                AgentResult(
+                    run=run.name,
+                    agent=planned["name"],
+                    experiment=info["name"],
+                    state=status["state"],
+                    message=status["message"],
+                    synthetic=bool(info.get("data", {}).get(planned.get("symbol"), {}).get("synthetic", False)),
+                    verdict=agent.get("verdict"),
+                )
+            )
+    return results
+
+
+def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
+    """The verdict tables, 80 columns wide: grades with their uncertainty, returns beside the baselines, and reasons."""
+    judged = [result for result in results if result.verdict is not None]
+    title = " and ".join(sorted({result.experiment for result in results})) + ": verdicts on the validation split"
+    if any(result.synthetic for result in results):
+        title += ", SYNTHETIC data: nothing is said about a real market"
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    if judged:
+        parts += ["", _grades(judged), "", _returns(judged), ""]
+    parts += [_remark(result) for result in results]
+    if len(judged) > 1:
+        parts.append(Text(_tally(judged), style="bold"))
+    return parts
+
+
+def _grades(judged: Sequence[AgentResult]) -> Table:
+    table = _table("agent", "grade", "Sharpe [95 % interval]", "over buy & hold", "drawdown", "trades")
+    for result in judged:
+        table.add_row(
+            _label(result),
+            Text(result.grade, style=_COLOURS.get(result.grade, "")),
+            _with_interval(result.metric("sharpe_ratio"), result.told("sharpe_interval")),
+            f"{number(result.metric('sharpe_excess'), '+.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
+            number(result.metric("max_drawdown"), ".3f"),
+            number(result.metric("total_trades"), ".0f"),
+        )
+    return table
+
+
+def _returns(judged: Sequence[AgentResult]) -> Table:
+    table = _table("total return", "agent", *BASELINES.values(), "supervised")
+    for result in judged:
+        table.add_row(
+            _label(result),
+            Text(number(result.metric("total_return"), "+.3f"), style="bold"),
+            *(number(result.baseline(name, "total_return"), "+.3f") for name in BASELINES),
+            number(result.told("supervised_return"), "+.3f"),
+        )
+    return table
+
+
+def _remark(result: AgentResult) -> Text:
+    """One line below the tables: why not better, and what to keep in mind."""
+    label = f"{result.run}/{result.agent}"
+    if result.verdict is None:
+        reason = f": {result.message}" if result.message else ""
+        why = "" if result.state != "done" else ", without a verdict"
+        return Text(f"{label} {result.state}{why}{reason}", style="yellow")
+    unmet = result.unmet()
+    parts = []
+    if unmet:
+        first = unmet[0]
+        value = "n/a" if first["value"] is None else format(first["value"], ".3g")
+        more = f" (and {len(unmet) - 1} more)" if len(unmet) > 1 else ""
+        aim = "PASS" if result.grade == "FAIL" else "STRONG"
+        parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")
+    parts += result.told("labels") or []
+    return Text(f"{label} {result.grade}" + (" · " if parts else "") + " · ".join(parts))
+
+
+def _tally(judged: Sequence[AgentResult]) -> str:
+    grades = [result.grade for result in judged]
+    counted = ", ".join(f"{grades.count(grade)} {grade}" for grade in GRADES if grade in grades)
+    shown = sum(result.told("over_buy_and_hold") == "shown" for result in judged)
+    return f"{len(judged)} agents: {counted}; {shown} shown to beat buy-and-hold"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(first, no_wrap=True, overflow="ellipsis", max_width=20)
+    for name in others:
+        table.add_column(name, justify="left" if name == "grade" else "right", no_wrap=True)
+    return table
+
+
+def _label(result: AgentResult) -> Text:
+    return Text(f"{result.run}/{result.agent}")
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

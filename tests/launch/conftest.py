@@ -1,0 +1,39 @@
+"""Plans over the fake trainer: what `plan_runs` gives, without a spec or a market."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+FAKE_TRAINER = Path(__file__).parent / "fake_trainer.py"
+
+
+@dataclass(frozen=True)
+class FakePlan:
+    agent: str
+    fake: dict
+    trainer: Path = FAKE_TRAINER
+
+    def run_json(self, market, command):
+        return {
+            "name": "fake",
+            "trainer": "fake_trainer",
+            "spec": {"compute": {"threads": "auto"}, "fake": self.fake},
+            "agents": [{"name": self.agent, "symbol": self.agent, "seed": 1, "total_timesteps": self.fake["steps"]}],
+            "data": {self.agent: {"synthetic": True}},
+            "command": list(command),
+        }
+
+
+@pytest.fixture
+def plan():
+    def make(agent="AAPL", **fake):
+        return FakePlan(agent, {"steps": 1000, **fake})
+
+    return make
+
+
+@pytest.fixture
+def loaded():
+    return SimpleNamespace(source_text="name = 'fake'\n", spec=SimpleNamespace(name="fake"))

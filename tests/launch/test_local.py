@@ -1,0 +1,254 @@
+"""The launcher over real processes: slots, failures, interrupts, resume."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from p3kit.errors import InputError
+from p3kit.launch import launch, resume
+from p3kit.rundir import RunDir, list_runs, processes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), force_terminal=False, width=100)
+
+
+@pytest.fixture
+def start(tmp_path, loaded, console):
+    def start(*plans, jobs=2, **options):
+        return launch(plans, loaded, {}, tmp_path / "runs", jobs=jobs, command=["p3kit"], console=console, **options)
+
+    return start
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def steps(run, agent="AAPL"):
+    return [row["global_step"] for row in run.read_metrics(agent)]
+
+
+def test_every_plan_becomes_a_run_that_ends_well(start, plan, console):
+    ended = []
+    outcome = start(plan("AAPL"), plan("AMD"), plan("BAC"), on_end=lambda run: ended.append(run.name))
+    assert outcome.exit_code == 0
+    assert outcome.states == {"run-1": "done", "run-2": "done", "run-3": "done"}
+    assert sorted(ended) == ["run-1", "run-2", "run-3"]
+    assert steps(outcome.runs[0]) == list(range(100, 1001, 100))
+    assert outcome.runs[0].info()["command"] == ["p3kit"]
+    assert "run-3/BAC done 1,000/1,000 · 1,234 steps/s · Sharpe 0.41" in console.file.getvalue()
+
+
+def test_a_trainer_gets_its_own_copy_one_thread_and_a_session(start, plan):
+    run = start(plan()).runs[0]
+    assert run.trainer_file.read_text() == (Path(__file__).parent / "fake_trainer.py").read_text()
+    assert run.log_file.read_text() == "training AAPL with 1 thread\n"
+    assert not run.is_alive()
+
+
+def test_no_more_trainers_run_at_a_time_than_jobs(start, plan, tmp_path):
+    most = 0
+    done = threading.Event()
+
+    def watch():
+        nonlocal most
+        while not done.is_set():
+            most = max(most, sum(run.status()["state"] == "running" for run in list_runs(tmp_path / "runs")))
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start(*[plan(f"A{n}", pause=0.02) for n in range(5)], jobs=2)
+    done.set()
+    watcher.join()
+    assert most == 2
+
+
+def test_one_sick_run_never_stops_the_others(start, plan, console):
+    outcome = start(
+        plan("A", end="raise", at=300), plan("B", end="exit", at=300), plan("C", end="kill", at=300), plan("D")
+    )
+    assert outcome.states == {"run-1": "failed", "run-2": "crashed", "run-3": "crashed", "run-4": "done"}
+    assert outcome.exit_code == 1
+    assert [run.name for run in outcome.unfinished] == ["run-1", "run-2", "run-3"]
+    said = console.file.getvalue()
+    assert "run-1 failed: the market caught fire" in said
+    assert "| RuntimeError: the market caught fire" in said
+    assert "run-2 crashed: its process ended with exit code 3" in said
+    assert "| about to vanish" in said
+    assert "run-3 crashed: its process was killed by SIGKILL (often the system, out of memory)" in said
+    (crash,) = outcome.runs[1].read_events("crash")
+    assert crash["exit_code"] == 3
+
+
+def test_children_of_a_crashed_trainer_are_ended(start, plan, tmp_path):
+    outcome = start(plan(end="exit", at=300))
+    leader = outcome.runs[0].status()["pid"]
+    members = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _group(entry) == leader and processes.process_start(int(entry.name))
+    ]
+    assert members == []
+
+
+def _group(entry):
+    try:
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[2])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def test_a_trainer_that_cannot_begin_fails_alone(start, plan, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_that_name\n")
+    bad = type(plan())("AAPL", {"steps": 100}, broken)
+    outcome = start(bad, plan("AMD"))
+    assert outcome.states == {"run-1": "crashed", "run-2": "done"}
+    assert outcome.runs[0].status()["message"] == "its process ended with exit code 1 before its first step"
+
+
+def test_if_one_directory_cannot_be_made_none_is_left(start, plan, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        start(plan(), type(plan())("AMD", {"steps": 100}, tmp_path / "nowhere.py"))
+    assert list_runs(tmp_path / "runs") == []
+
+
+def test_a_crashed_run_resumes_from_its_checkpoint(start, plan, console):
+    (run,) = start(plan(end="kill", at=700)).runs
+    assert steps(run)[-1] == 700
+    outcome = resume([run], jobs=1, console=console)
+    assert outcome.states == {"run-1": "done"}
+    assert steps(run) == list(range(100, 1001, 100))
+    (event,) = run.read_events("resume")
+    assert (event["global_step"], event["rows_dropped"]) == (500, 2)
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_begins_again(start, plan, console):
+    (run,) = start(plan(end="kill", at=300)).runs
+    info = run.info()
+    info["spec"]["fake"]["end"], info["spec"]["fake"]["at"] = "", -1
+    (run.path / "run.json").write_text(json.dumps(info))
+    outcome = resume([run], jobs=1, console=console)
+    assert outcome.states == {"run-1": "done"}
+    assert steps(run) == list(range(100, 1001, 100))
+
+
+def test_a_run_that_is_done_is_not_resumed(start, plan, console):
+    (run,) = start(plan()).runs
+    with pytest.raises(InputError, match="run-1: is done; there is nothing to resume"):
+        resume([run], jobs=1, console=console)
+
+
+def test_a_run_in_training_is_not_resumed_and_stops_when_asked(start, plan, tmp_path, console):
+    outcomes = []
+    trainer = threading.Thread(
+        target=lambda: outcomes.append(start(plan(steps=100_000, pause=0.02), plan("B"), jobs=1))
+    )
+    trainer.start()
+    run, waiting = RunDir(tmp_path / "runs" / "run-1"), RunDir(tmp_path / "runs" / "run-2")
+    wait_until(lambda: waiting.path.exists() and run.status()["state"] == "running")
+    with pytest.raises(InputError, match="run-1: is running; p3kit stop run-1 ends it first"):
+        resume([run], jobs=1, console=console)
+    waiting.request_stop()
+    run.request_stop()
+    trainer.join(timeout=20)
+    assert outcomes[0].states == {"run-1": "stopped", "run-2": "stopped"}
+    assert outcomes[0].exit_code == 0
+    assert waiting.status()["message"] == "stopped while it waited for its turn"
+    assert resume([waiting], jobs=1, console=console).states == {"run-2": "done"}
+
+
+LAUNCHER = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from types import SimpleNamespace
+    from rich.console import Console
+    from conftest import FakePlan
+    from p3kit.launch import launch
+
+    loaded = SimpleNamespace(source_text="", spec=SimpleNamespace(name="fake"))
+    plans = [FakePlan(name, {{"steps": 100_000, "pause": 0.05, "end": {end!r}, "at": 200}}) for name in ("A", "B", "C")]
+    outcome = launch(plans, loaded, {{}}, Path({runs!r}), jobs=2, command=[], console=Console(stderr=True))
+    print(sorted(outcome.states.items()), outcome.interrupted)
+    sys.exit(outcome.exit_code)
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    started = []
+
+    def start(end=""):
+        source = textwrap.dedent(LAUNCHER).format(
+            tests=str(Path(__file__).parent), runs=str(tmp_path / "runs"), end=end
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        runs = [RunDir(tmp_path / "runs" / f"run-{n}") for n in (1, 2, 3)]
+        wait_until(lambda: runs[2].path.exists() and len(steps(runs[0], "A")) > 1 and len(steps(runs[1], "B")) > 1)
+        return process, runs
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_checkpoints_every_run(launcher, number):
+    process, runs = launcher()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert output == "[('run-1', 'stopped'), ('run-2', 'stopped'), ('run-3', 'stopped')] True\n"
+    assert "stopping run-1, run-2: each finishes its update and writes a checkpoint" in errors
+    assert all(run.checkpoint("last").exists() for run in runs[:2])
+    assert steps(runs[2], "C") == []
+
+
+def test_a_second_interrupt_kills_trainers_that_do_not_end(launcher):
+    process, runs = launcher(end="deaf")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert [run.status()["state"] for run in runs] == ["crashed", "crashed", "stopped"]
+    assert not any(run.is_alive() for run in runs)
+
+
+def test_trainers_outlive_a_launcher_that_is_killed(launcher):
+    process, runs = launcher()
+    process.kill()
+    process.communicate()
+    seen = len(steps(runs[0], "A"))
+    wait_until(lambda: len(steps(runs[0], "A")) > seen)
+    assert runs[0].is_alive()
+    assert not runs[0].mark_crashed()
+    assert runs[2].mark_crashed()  # it waited for its turn, which never comes
+    for run in runs[:2]:
+        run.request_stop()
+        wait_until(lambda run=run: run.status()["state"] == "stopped")
+    wait_until(lambda: not any(Path(f"/proc/{run.status()['pid']}").exists() for run in runs[:2]))
