@@ -131,7 +131,7 @@ _CLIP_GRADIENTS = Change("ppo.max_grad_norm", to=0.3)
 _CLIP_REWARD = Change("reward.clip", to=5.0)
 _CLIP_OBSERVATION = Change("observation.clip", to=10.0)
 _SCALE_REWARD = Change("reward.scaling", to="running")
-_MORE_ENTROPY = Change("ppo.ent_coef", by=5.0, at_least=0.01, at_most=0.10, usual=0.01)
+_MORE_ENTROPY = Change("ppo.ent_coef", by=5.0, at_least=0.05, at_most=0.10, usual=0.01)
 _LESS_ENTROPY = Change("ppo.ent_coef", by=0.1, at_least=0.001, usual=0.01)
 _LOWER_COST = Change("reward.weights.cost", by=0.33, at_least=0.03, usual=0.15)
 _LARGER_BATCH = Change("ppo.batch_size", by=2, usual=64)
@@ -195,7 +195,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Degenerate Policy: premature convergence (all HOLD)",
             "3.2, 5.1",
             "critical",
-            "policy/hold_share above 0.95 and policy/entropy_norm below 0.15 before 80 % of training",
+            "policy/hold_share above 0.95 and policy/entropy_norm below 0.15 before 80% of training",
             (
                 Cause("ent_coef_low", "the entropy bonus is too weak to keep exploration alive", (_MORE_ENTROPY,)),
                 Cause("penalty_dominates", "penalties outweigh profit: the reward favours inaction", (_LOWER_COST,)),
@@ -232,7 +232,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Poor Generalization",
             "5.1",
             "warning",
-            "training Sharpe above validation Sharpe by more than 1.5, and validation below 40 % of training, twice in a row",
+            "training Sharpe above validation Sharpe by more than 1.5, and validation below 40% of training, twice in a row",
             (
                 Cause(
                     "overfit",
@@ -318,7 +318,7 @@ def _catalogue() -> dict[str, Symptom]:
         # --- further rows of the guide ---
         Symptom(
             "reward.share",
-            "One reward component dominates (PnL should be 40-50 %)",
+            "One reward component dominates (PnL should be 40-50%)",
             "2.2, 2.4",
             "warning",
             "reward/episode_share of a component other than pnl above 0.5, or up by more than 0.15 since the start",
@@ -397,7 +397,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Reward-to-go is flat",
             "2.4",
             "warning",
-            "spread of the mean reward-to-go over the episode below 5 % of the returns' spread",
+            "spread of the mean reward-to-go over the episode below 5% of the returns' spread",
         ),
         Symptom(
             "reward.rtg_erratic",
@@ -434,7 +434,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Agent never trades",
             "2.2",
             "warning",
-            "no round trip in the last two evaluations after 20 % of training",
+            "no round trip in the last two evaluations after 20% of training",
             (
                 Cause(
                     "cost_strong",
@@ -480,7 +480,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Max drawdown too deep",
             "2.2, 6.2",
             "warning",
-            "eval/max_drawdown above 30 % in the last two evaluations",
+            "eval/max_drawdown above 30% in the last two evaluations",
             (
                 Cause(
                     "drawdown_weak",
@@ -508,7 +508,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Explained variance off its expected path",
             "3.1, 3.3, 6.1",
             "information",
-            "value/explained_variance below the ridge reference by more than 0.1 after 40 % of training",
+            "value/explained_variance below the ridge reference by more than 0.1 after 40% of training",
             (Cause("value_learning", "a linear fit explains more than the value head", (_RAISE_VF,), automatic=False),),
             judged=True,
         ),
@@ -517,7 +517,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Reward off its expected path",
             "3.1, 6.2",
             "warning",
-            "slope of the validation score over the last 40 % of training is negative with 95 % confidence",
+            "slope of the validation score over the last 40% of training is negative with 95% confidence",
         ),
         Symptom(
             "policy.loss",
@@ -580,7 +580,7 @@ def _catalogue() -> dict[str, Symptom]:
             "No progress on validation",
             "6.2",
             "warning",
-            "best validation Sharpe below 0.3 at 60 % of training, and not above buy-and-hold",
+            "best validation Sharpe below 0.3 at 60% of training, and not above buy-and-hold",
             (
                 Cause(
                     "no_signal", "learning looks normal: the market may hold no edge at these costs", automatic=False
@@ -629,7 +629,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Learning rate decayed too early",
             "-",
             "warning",
-            "effective learning rate below 5 % of its start before 60 % of training",
+            "effective learning rate below 5% of its start before 60% of training",
             (Cause("schedule", "the schedule reaches its end before training does", automatic=False),),
             judged=True,
         ),
@@ -680,7 +680,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Policy does not move",
             "-",
             "critical",
-            "policy/kl_divergence below 5e-5, or diag/update_ratio below 2e-4, for 5 ticks before 80 % of training, with entropy left",
+            "policy/kl_divergence below 5e-5, or diag/update_ratio below 2e-4, for 5 ticks before 80% of training, with entropy left",
             (
                 Cause("learning_rate", "the learning rate in force is close to 0", (_GUIDE_LR,)),
                 Cause("no_advantage", "advantages are all alike: the reward says nothing", automatic=False),
@@ -710,7 +710,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Entropy falls too early",
             "1.2, 3.2",
             "warning",
-            "policy/entropy_norm below 0.35 for 3 ticks before 60 % of training",
+            "policy/entropy_norm below 0.35 for 3 ticks before 60% of training",
             (
                 Cause(
                     "ent_coef_low",
@@ -814,7 +814,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Observations out of scale",
             "2.3",
             "warning",
-            "diag/obs_max_abs above 50, or diag/obs_clipped_share above 2 %",
+            "diag/obs_max_abs above 50, or diag/obs_clipped_share above 2%",
             (
                 Cause(
                     "not_normalised",
@@ -887,7 +887,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Agents disturb each other in the shared encoder",
             "-",
             "warning",
-            "gradient cosine between agents below -0.2 for more than 30 % of pairs",
+            "gradient cosine between agents below -0.2 for more than 30% of pairs",
         ),
         Symptom(
             "multi.outlier_agent",

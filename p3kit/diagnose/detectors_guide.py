@@ -31,7 +31,7 @@ from p3kit.symptoms import Severity
 
 @detector("reward.share", "reward/episode_share.pnl", warn=0.5, critical=0.7, minimum=3, patience=3)
 def component_dominates(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.4: PnL should be 40-50 %. Under the sound formulas it carries 75-95 %, which is what a reward that means
+    """Guide 2.4: PnL should be 40-50%. Under the sound formulas it carries 75-95%, which is what a reward that means
     money looks like; another component must not carry more than half, nor grow by 0.15 beyond a quarter while
     training."""
     pnl = evidence.ticks("reward/episode_share.pnl")
@@ -160,7 +160,9 @@ def never_trades(evidence: Evidence, row: Row) -> Finding:
     trades = evidence.evaluations("eval/total_trades")
     late = evidence.progress(trades.steps) > 0.2
     if np.count_nonzero(late) < row.patience:
-        return too_early(evidence, row, f"{np.count_nonzero(late)} evaluations after 20 %", f"{row.patience}")
+        return too_early(
+            evidence, row, str(np.count_nonzero(late)), f"{row.patience} evaluations after 20% of training"
+        )
     span = sustained((trades.values <= row.warn) & late, row.patience)
     if span is None:
         return silent(evidence, row, trades, "fewest round trips")
@@ -214,7 +216,7 @@ def explained_variance_path(evidence: Evidence, row: Row) -> Finding:
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     late = evidence.progress(explained.steps) > 0.4
     if not np.any(late):
-        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%} of training", "40 %")
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%}", "40% of training")
     width = explained.rows_for(5)
     lag = trailing(reference, width, np.median) - trailing(explained.values, width, np.median)
     span = sustained((lag > row.warn) & late, row.patience, explained.iterations)
@@ -262,7 +264,7 @@ def kl_high(evidence: Evidence, row: Row) -> Finding:
 
 @detector("opt.grad", "grad/grad_norm", warn=10.0, critical=100.0, minimum=1, patience=1)
 def gradient_explodes(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.1: norm below 1, clipped below 20 %. Neither holds in healthy runs with max_grad_norm 0.5; an explosion
+    """Guide 6.1: norm below 1, clipped below 20%. Neither holds in healthy runs with max_grad_norm 0.5; an explosion
     is a norm above 100, or a jump of ten robust deviations that is also five times its past."""
     norm = evidence.ticks("grad/grad_norm")
     largest = evidence.ticks("grad/grad_norm_max", "max") if evidence.has("grad/grad_norm_max") else norm
@@ -301,12 +303,12 @@ def value_mean_off(evidence: Evidence, row: Row) -> Finding:
 
 @detector("perf.no_progress", "eval/total_return", warn=0.3, minimum=2, unit="evaluations")
 def no_progress(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.2 and 3.3: Sharpe above 0.3. By 60 % of training; a warning only where it is neither better than
+    """Guide 6.2 and 3.3: Sharpe above 0.3. By 60% of training; a warning only where it is neither better than
     buy-and-hold nor than staying flat, and some fixed rule did make money."""
     total = evidence.evaluations("eval/total_return")
     late = np.flatnonzero(evidence.progress(total.steps) >= 0.6)
     if not len(late):
-        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%} of training", "60 %")
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%}", "60% of training")
     sharpe = np.nan_to_num(evidence.evaluations("eval/sharpe_ratio").at(total.steps), nan=0.0)  # n/a: it never traded
     best = np.maximum.accumulate(sharpe)
     span = sustained((best < row.warn) & (evidence.progress(total.steps) >= 0.6), row.patience)

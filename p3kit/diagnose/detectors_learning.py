@@ -76,7 +76,7 @@ def feature_rank_collapsed(evidence: Evidence, row: Row) -> Finding:
     rank = evidence.ticks("diag/feature_rank")
     span = sustained(rank.values < row.warn * rank.values[0], rank.rows_for(row.patience, least=1), rank.iterations)
     if span is None:
-        return silent(evidence, row, rank, "singular values behind 99 % of the energy")
+        return silent(evidence, row, rank, "singular values behind 99% of the energy")
     value = float(np.min(within(rank, span)))
     causes = [*_step_size_cause(evidence), (1.0, "plasticity", f"{rank.values[0]:.0f} at the start")]
     text = f"feature rank {value:.0f}, {rank.values[0]:.0f} at the start"
@@ -126,7 +126,7 @@ def still_random(evidence: Evidence, row: Row) -> Finding:
     entropy = evidence.ticks("policy/entropy_norm")
     late = evidence.progress(entropy.steps) > 0.5
     if not np.any(late):
-        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%} of training", "50 %")
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%}", "50% of training")
     span = sustained((entropy.values > row.warn) & late, row.patience, entropy.iterations)
     if span is None:
         return silent(evidence, row, entropy, "share of the largest entropy")

@@ -173,8 +173,8 @@ def format_number(value: float | None) -> str:
         return f"{value:.3g}"
     if 1e3 <= abs(value) < 1e7:
         return f"{value:,.0f}"
-    mantissa, exponent = f"{value:.2g}".split("e") if "e" in f"{value:.2g}" else (f"{value:.2g}", "")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def format_value(value: Value | None) -> str:

@@ -1,0 +1,150 @@
+"""The troubleshooting table for people: terminal, pipe or log, 80 columns or more, with or without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from p3kit.diagnose.diagnosis import merged_patch
+from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range, format_number, format_steps
+from p3kit.metrics import METRICS
+from p3kit.symptoms import SYMPTOMS
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "information": "cyan", "gate": "dim"}
+_WORDS = {"critical": "CRITICAL", "warning": "warning", "information": "info", "gate": "gate"}
+_WIDE = 110
+"""Columns from which causes get a column of their own."""
+
+
+def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> None:
+    """One block per agent; then one patch for all of them, as TOML that can be copied; then what was not judged."""
+    for diagnosis in diagnoses:
+        console.print(_heading(diagnosis))
+        if diagnosis.raised:
+            console.print(_findings(diagnosis, console.width))
+        if diagnosis.clean:
+            console.print(_clean_bill(diagnosis, short=len(diagnoses) > 3))
+    if patch := merged_patch(diagnoses):
+        console.print(Text("Patch for the spec, from the likeliest cause of each row:", "bold"))
+        console.print(Text(patch), soft_wrap=True)
+        console.print()
+    for line in not_judged(diagnoses):
+        console.print(Text(line, "dim"))
+
+
+def _heading(diagnosis: AgentDiagnosis) -> Text:
+    counts = []
+    for severity in ("critical", "warning", "information"):
+        count = sum(finding.severity == severity for finding in diagnosis.raised)
+        if count:
+            counts.append(f"{count} {_WORDS[severity].lower()}")
+    steps = f"{format_steps(diagnosis.global_step)} of {format_steps(diagnosis.total_timesteps)} steps"
+    name = f"{diagnosis.run} {diagnosis.agent}"
+    return Text.assemble((name, "bold"), f" · {steps} · {', '.join(counts) or 'nothing raised'}")
+
+
+def _findings(diagnosis: AgentDiagnosis, width: int) -> Table:
+    wide = width >= _WIDE
+    table = Table(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 1, 0), expand=False)
+    table.add_column("Symptom", width=30 if wide else 24)
+    table.add_column("Measured", ratio=1)
+    if wide:
+        table.add_column("Since", width=14)
+        table.add_column("Causes, likeliest first, and patch", ratio=1)
+    else:
+        table.columns[1].header = "Measured, causes, patch"
+    for finding in diagnosis.raised:
+        measured: list[RenderableType] = [Text(_measured(finding))]
+        if wide:
+            table.add_row(_title(finding), Group(*measured), Text(_time(finding)), _causes(finding))
+        else:
+            table.add_row(_title(finding), Group(*measured, Text(_time(finding)), _causes(finding)))
+    return table
+
+
+def _title(finding: Finding) -> Text:
+    style = _STYLES[finding.severity]
+    return Text.assemble(
+        (_WORDS[finding.severity], style), "\n", (finding.row.title, "bold"), "\n", (finding.symptom, "dim")
+    )
+
+
+def _measured(finding: Finding) -> str:
+    if finding.window == "exact":
+        return finding.evidence
+    return f"{finding.evidence} (threshold {format_number(finding.threshold)}, {finding.window})"
+
+
+def _time(finding: Finding) -> str:
+    since = f"since {format_steps(finding.since_step)}"
+    if finding.window == "exact":
+        return f"at {format_steps(finding.since_step)}"
+    return since + (", still" if finding.until_step is None else f", over at {format_steps(finding.until_step)}")
+
+
+def _causes(finding: Finding) -> Text:
+    text = Text()
+    if finding.follows is not None:
+        text.append(f"follows from {finding.follows}")
+        return text
+    for number, found in enumerate(finding.causes, 1):
+        cause = finding.row.cause(found.id)
+        text.append(f"{number}. {cause.meaning}" + (f" ({found.evidence})" if found.evidence else "") + "\n")
+    for change in finding.changes:
+        text.append(f"→ {change}\n", "green")
+    if finding.causes and not finding.changes:
+        text.append("→ no spec value mends this\n", "dim")
+    text.rstrip()
+    return text
+
+
+def _clean_bill(diagnosis: AgentDiagnosis, short: bool) -> RenderableType:
+    judged = sum(finding.state in ("ok", "raised") for finding in diagnosis.findings)
+    verdict = Text(f"Healthy as far as {judged} rows can tell.", "green")
+    if short or not diagnosis.ranges:
+        return verdict
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Metric")
+    for column in ("lowest", "highest", "last"):
+        table.add_column(column, justify="right")
+    table.add_column("healthy", justify="right")
+    for seen in diagnosis.ranges:
+        table.add_row(seen.metric, *(format_number(v) for v in (seen.low, seen.high, seen.last)), healthy_range(seen))
+    return Group(verdict, table)
+
+
+def healthy_range(seen: Range) -> str:
+    """The glossary's healthy range in words, "" where it has none."""
+    healthy = METRICS[seen.metric].healthy
+    if healthy is None:
+        return ""
+    low, high = healthy
+    if low is None:
+        return f"up to {format_number(high)}"
+    return f"from {format_number(low)}" if high is None else f"{format_number(low)} to {format_number(high)}"
+
+
+def not_judged(diagnoses: Iterable[AgentDiagnosis]) -> list[str]:
+    """Rows that could not speak, by reason; nothing is passed over in silence."""
+    early: dict[str, None] = {}
+    missing: dict[str, None] = {}
+    for diagnosis in diagnoses:
+        for finding in diagnosis.unjudged:
+            if finding.state == "not_enough_data":
+                early[f"{finding.symptom} ({finding.have} of {finding.need})"] = None
+            else:
+                missing[f"{finding.symptom} ({finding.evidence})"] = None
+    unwritten = [row.id for row in SYMPTOMS.values() if not row.judged and row.severity != "gate"]
+    lines = []
+    for words, rows in (
+        ("not enough data", early),
+        ("no evidence", missing),
+        ("no detector in this version", unwritten),
+    ):
+        if rows:
+            lines.append(f"Not judged, {words}: {', '.join(rows)}.")
+    return lines

@@ -1,0 +1,29 @@
+"""Fixtures and flags for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--refresh-golden", action="store_true", help="rewrite the golden files; then read the diff")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden("diagnose/hold.txt", text)` compares a whole text with tests/golden/diagnose/hold.txt."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--refresh-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{name} does not exist: run pytest --refresh-golden and read it"
+        assert text == path.read_text(encoding="utf-8"), f"{name} differs: pytest --refresh-golden, then read the diff"
+
+    return compare

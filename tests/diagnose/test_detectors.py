@@ -1,0 +1,264 @@
+# ruff: noqa: E501  (a table of faults reads best with one fault per line)
+"""Every detector: raised by its fault, with the right cause and onset, and silent on healthy runs of any shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p3kit.diagnose import DETECTORS, AgentDiagnosis, Finding, diagnose
+from p3kit.metrics import COMPONENTS
+from tests.made_runs import TICK, Row, make_run, spec_with
+
+Edit = dict[str, float]
+
+
+def judged(run: Any) -> AgentDiagnosis:
+    [diagnosis] = diagnose(run)
+    return diagnosis
+
+
+def finding(diagnosis: AgentDiagnosis, symptom: str) -> Finding:
+    [found] = [f for f in diagnosis.findings if f.symptom == symptom]
+    return found
+
+
+def after(onset: float, edit: Edit | Callable[[Row], Edit]) -> Callable[[Row, float, int], None]:
+    """A fault that sets metrics from a share of training on."""
+
+    def fault(row: Row, progress: float, tick: int) -> None:
+        if progress > onset:
+            row.update(edit(row) if callable(edit) else edit)
+
+    return fault
+
+
+def share_of(component: str, share: float) -> Edit:
+    rest = (1 - share) / 6
+    shares = {c: share if c == component else rest for c in COMPONENTS}
+    return {f"reward/{kind}.{c}": s for c, s in shares.items() for kind in ("share", "episode_share")}
+
+
+HOLD = {"policy/hold_share": 0.985, "policy/entropy_norm": 0.04, "policy/entropy": 0.05}
+NEVER = {"eval/total_trades": 0.0, "eval/trades_per_bar": 0.0, "eval/total_return": 0.0}
+
+
+# (symptom, likeliest cause, fault in the rows, fault in the evaluations, changed spec values)
+FAULTS: list[Any] = [
+    ("run.slow", "update_bound", after(0, {"perf/steps_per_second": 60.0}), None, {}),
+    ("policy.hold", "ent_coef_low", after(0.3, HOLD), None, {"ppo__ent_coef": 0.001}),
+    ("policy.hold", "penalty_dominates", lambda r, p, t: r.update(share_of("cost", 0.75) | (HOLD if p > 0.2 else {})), None, {}),
+    ("policy.hold", "mask_tight", after(0.2, HOLD | {"policy/valid_actions": 1.1}), None, {}),
+    ("policy.correct_inaction", "no_edge", after(0.3, HOLD), after(0, {"eval/best_fixed_rule_return": -0.04}), {}),
+    ("train.unstable", "step_size", lambda r, p, t: r.update({"episode/episode_reward_mean": 40.0 * (-1) ** t, "policy/kl_divergence": 0.04}), None, {}),
+    ("train.unstable", "noise", lambda r, p, t: r.update({"episode/episode_reward_mean": 40.0 * (-1) ** t}), None, {}),
+    ("gen.gap", "shift", None, after(0, {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}), {}),
+    ("gen.gap", "overfit", None, lambda r, p, t: r.update({"eval/train_sharpe_ratio": 4 * p, "eval/sharpe_ratio": 0.1}), {}),
+    ("mask.violation", "mask_not_applied", after(0.5, {"diag/mask_violations": 3.0}), None, {}),
+    ("num.nan", "explosion", after(0.4, {"policy/policy_loss": math.nan, "diag/nonfinite": 9.0, "grad/grad_norm_max": 900.0}), None, {}),
+    ("num.nan", "outlier", after(0.4, {"value/value_loss": math.inf, "reward/max_abs": 5e4}), None, {}),
+    ("num.nan", "numerics", after(0.4, {"diag/nonfinite": 2.0}), None, {}),
+    ("reward.explode", "hack", after(0.5, lambda r: {"reward/total": 15.0, "reward/time": 14.0}), None, {}),
+    ("reward.explode", "scale", after(0.5, {"reward/mean": 30.0}), None, {}),
+    ("value.fail", "vf_coef_low", lambda r, p, t: r.update({"value/explained_variance": 0.0, "diag/ev_reference": 0.3}), None, {"ppo__vf_coef": 0.0}),
+    ("value.fail", "reward_scale", lambda r, p, t: r.update({"value/explained_variance": -2.0, "value/return_std": 800.0}), None, {}),
+    ("reward.share", "weights", lambda r, p, t: r.update(share_of("time", 0.6)), None, {}),
+    ("reward.share", "component_drift", after(0.4, share_of("time", 0.4)), None, {}),
+    ("reward.dead", "never_fired", lambda r, p, t: r.update({"reward/raw.sizing": 0.0, "reward/share.sizing": 0.0}), None, {}),
+    ("reward.one_sign", "offset", lambda r, p, t: r.update({"reward/positive_share": 1.0, "reward/mean": 3.0}), None, {}),
+    ("reward.one_sign", "penalties", lambda r, p, t: r.update({"reward/positive_share": 0.0, "reward/mean": -0.3}), None, {}),
+    ("reward.tail", "outlier", after(0.3, {"reward/max_abs": 30.0}), None, {}),
+    ("trade.too_many", "cost_weak", None, after(0, {"eval/trades_per_bar": 0.45, "eval/total_return": -0.3}), {}),
+    ("trade.never", "cost_strong", None, after(0, NEVER), {}),
+    ("trade.drawdown", "drawdown_weak", None, after(0.4, {"eval/max_drawdown": 0.42}), {}),
+    ("phase.entropy", "above", lambda r, p, t: r.update({"policy/entropy_norm": 0.96}), None, {}),
+    ("phase.ev", "value_learning", after(0.3, {"value/explained_variance": 0.1, "diag/ev_reference": 0.4}), None, {}),
+    ("train.clip", "step_size", after(0.2, {"policy/clip_fraction": 0.5}), None, {}),
+    ("train.kl", "epochs", after(0.2, {"policy/kl_divergence": 0.08}), None, {"ppo__n_epochs": 40}),
+    ("train.kl", "learning_rate", after(0.2, {"policy/kl_max": 3.0, "effective/ppo.learning_rate": 2e-3}), None, {}),
+    ("opt.grad", "explosion", after(0.6, {"grad/grad_norm": 40.0, "grad/grad_norm_max": 400.0}), None, {}),
+    ("opt.grad", "explosion", after(0.6, {"grad/grad_norm": 9.0}), None, {}),
+    ("value.mean", "bias", after(0.2, {"value/value_mean": 9.0}), None, {}),
+    ("perf.no_progress", "no_signal", None, after(0, {"eval/sharpe_ratio": -0.2, "eval/total_return": -0.05, "eval/sharpe_excess": -0.5}), {}),
+    ("opt.step_too_big", "learning_rate", after(0, {"diag/update_ratio": 0.13, "effective/ppo.learning_rate": 3e-2}), None, {}),
+    ("opt.lr_decayed", "schedule", lambda r, p, t: r.update({"effective/ppo.learning_rate": max(3e-4 * (1 - p / 0.3), 1e-7)}), None, {}),
+    ("net.dormant", "step_size", after(0.05, {"diag/dormant_share": 0.9, "diag/update_ratio": 0.1}), None, {}),
+    ("net.dormant", "initial", lambda r, p, t: r.update({"diag/dormant_share": 0.9}), None, {}),
+    ("net.rank", "plasticity", after(0.3, {"diag/feature_rank": 5.0}), None, {}),
+    ("policy.frozen", "learning_rate", lambda r, p, t: r.update({"policy/kl_divergence": 1e-8, "effective/ppo.learning_rate": 1e-6, "diag/update_ratio": 1e-5}), None, {}),
+    ("policy.frozen", "detached", lambda r, p, t: r.update({"policy/kl_divergence": 1e-8}), None, {}),
+    ("policy.uniform", "ent_coef_high", lambda r, p, t: r.update({"policy/entropy_norm": 0.99}), None, {"ppo__ent_coef": 0.5}),
+    ("policy.early_entropy", "ent_coef_low", after(0.2, {"policy/entropy_norm": 0.2}), None, {}),
+    ("policy.init_scale", "init_gain", lambda r, p, t: r.update({"policy/entropy_norm": 0.5}), None, {"ppo__init_gain": 1.0}),
+    ("ppo.ratio_ne_1", "stored_log_prob", lambda r, p, t: r.update({"policy/ratio_error": 0.08}), None, {}),
+    ("ppo.adv_std", "constant_reward", lambda r, p, t: r.update({"diag/advantage_std": 1e-9}), None, {}),
+    ("ppo.adv_signal", "misaligned", lambda r, p, t: r.update({"diag/advantage_signal": -0.001}), None, {}),
+    ("ppo.adv_signal", "sign", lambda r, p, t: r.update({"diag/advantage_signal": -0.1}), None, {}),
+    ("reward.scale", "too_large", lambda r, p, t: r.update({"value/return_std": 900.0}), None, {"reward__scaling": "none"}),
+    ("reward.scale", "too_small", lambda r, p, t: r.update({"value/return_std": 1e-4}), None, {"reward__scaling": "none"}),
+    ("obs.scale", "not_normalised", lambda r, p, t: r.update({"diag/obs_max_abs": 1e4, "diag/obs_clipped_share": 0.05}), None, {"observation__normalize": "none"}),
+    ("env.no_end", "truncation_missing", lambda r, p, t: r.update({"episode/episodes": 0.0}), None, {}),
+    ("data.leak", "future_feature", None, after(0.2, {"eval/sharpe_ratio": 9.5}), {}),
+    ("mask.tight", "mask_rules", lambda r, p, t: r.update({"policy/valid_actions": 1.2}), None, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("iteration_ticks", [1, 4], ids=["tick", "guide-sizes"])
+@pytest.mark.parametrize(
+    ("symptom", "cause", "fault", "eval_fault", "changed"), FAULTS, ids=[f"{case[0]}-{case[1]}" for case in FAULTS]
+)
+def test_fault_is_found_with_its_cause(
+    symptom: str, cause: str, fault: Any, eval_fault: Any, changed: dict[str, Any], iteration_ticks: int, tmp_path: Path
+) -> None:
+    spec = spec_with(**changed)
+    run = make_run(tmp_path, spec=spec, fault=fault, eval_fault=eval_fault, iteration_ticks=iteration_ticks)
+    found = finding(judged(run), symptom)
+    assert found.state == "raised", found.evidence
+    assert found.causes[0].id == cause, found.causes
+    assert found.value is not None
+    assert found.since_step is not None
+
+
+def test_every_detector_has_a_fault_that_raises_it() -> None:
+    assert {case[0] for case in FAULTS} | {"run.oom"} == set(DETECTORS)
+
+
+@pytest.mark.parametrize("iteration_ticks", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_healthy_runs_stay_silent(seed: int, iteration_ticks: int, tmp_path: Path) -> None:
+    diagnosis = judged(make_run(tmp_path, seed=seed, iteration_ticks=iteration_ticks))
+    assert [f"{f.symptom}: {f.evidence}" for f in diagnosis.raised] == []
+    assert diagnosis.clean
+    assert diagnosis.patch == ""
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda r, p, t: r.update({"effective/ppo.learning_rate": 3e-4 * (1 - 0.97 * p), "policy/kl_divergence": 0.006 * (1 - 0.97 * p) ** 2, "diag/update_ratio": 0.006 * (1 - 0.97 * p)}),
+        lambda r, p, t: r.update({"effective/ppo.ent_coef": 0.05 * (1 - p) + 0.001 * p}),
+        lambda r, p, t: r.update({"grad/grad_clipped_pct": 0.96}),
+        lambda r, p, t: r.update({"value/explained_variance": 0.02, "diag/ev_reference": -0.4}),
+        lambda r, p, t: r.update({"reward/total": 1.5, "reward/pnl": 1.45}) if p > 0.5 else None,
+    ],
+    ids=["lr-decay", "ent-decay", "always-clipped", "unpredictable-market", "volatile-second-half"],
+)  # fmt: skip
+def test_healthy_variants_raise_no_alarm(edit: Any, tmp_path: Path) -> None:
+    diagnosis = judged(make_run(tmp_path, fault=edit))
+    assert [f.symptom for f in diagnosis.findings if f.alarming] == []
+
+
+def test_reduced_precision_may_move_the_ratio(tmp_path: Path) -> None:
+    def rounded(row: Row, progress: float, tick: int) -> None:
+        row["policy/ratio_error"] = 1.5e-2
+
+    sick = judged(make_run(tmp_path, fault=rounded))
+    fine = judged(make_run(tmp_path, fault=rounded, spec=spec_with(compute__precision="bf16")))
+    assert finding(sick, "ppo.ratio_ne_1").raised
+    assert finding(fine, "ppo.ratio_ne_1").state == "ok"
+
+
+def test_no_edge_makes_hold_right(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path, fault=after(0.3, HOLD), eval_fault=after(0, NEVER | {"eval/best_fixed_rule_return": -0.02})
+    )
+    diagnosis = judged(run)
+    assert finding(diagnosis, "policy.hold").state == "ok"
+    assert finding(diagnosis, "policy.correct_inaction").raised
+    assert finding(diagnosis, "trade.never").severity == "information"
+    assert diagnosis.clean
+    assert diagnosis.patch == ""
+
+
+def test_collapse_that_no_evaluation_judged_is_raised_and_says_so(tmp_path: Path) -> None:
+    def unevaluated(row: Row, progress: float, tick: int) -> Row:
+        return {}
+
+    found = finding(
+        judged(make_run(tmp_path, fault=after(0.1, HOLD), eval_fault=unevaluated, until=0.4)), "policy.hold"
+    )
+    assert found.raised
+    assert "cannot be told" in found.evidence
+
+
+def test_a_late_collapse_is_not_premature(tmp_path: Path) -> None:
+    assert not finding(judged(make_run(tmp_path, fault=after(0.85, HOLD))), "policy.hold").raised
+
+
+def test_onset_and_end_are_told(tmp_path: Path) -> None:
+    def passing(row: Row, progress: float, tick: int) -> None:
+        if 6 <= tick < 12:
+            row.update(HOLD)
+
+    found = finding(judged(make_run(tmp_path, fault=passing)), "policy.hold")
+    assert found.since_step == 7 * TICK
+    assert found.until_step == 13 * TICK
+    assert not found.open
+
+
+def test_out_of_memory_is_an_event(tmp_path: Path) -> None:
+    run = make_run(tmp_path, until=0.3, state="failed", message="CUDA out of memory. Tried to allocate 2.00 GiB")
+    run.append_event("oom", message="CUDA out of memory. Tried to allocate 2.00 GiB", memory_mb=15_900.0)
+    found = finding(judged(run), "run.oom")
+    assert found.raised
+    assert "2.00 GiB" in found.evidence
+    assert [change.path for change in found.changes] == ["ppo.batch_size", "ppo.accumulation_steps"]
+
+
+def test_a_refused_masked_action_is_found_in_the_last_words_of_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, until=0.3, state="failed", message="AAPL: masked action SELL_ALL selected in 2 accounts")
+    found = finding(judged(run), "mask.violation")
+    assert found.raised
+    assert found.patch == ""
+
+
+def test_a_component_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    message = "AAPL bar 812: reward component pnl is not finite"
+    found = finding(judged(make_run(tmp_path, until=0.3, state="failed", message=message)), "num.nan")
+    assert found.raised
+    assert found.causes[0].id == "reward"
+    assert found.patch == ""  # a patch would hide a fault of data or code
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04, 0.1, 0.2, 0.5])
+def test_before_the_minimum_a_row_never_says_ok(share: float, tmp_path: Path) -> None:
+    diagnosis = judged(make_run(tmp_path, until=share, state="running"))
+    assert diagnosis.raised == ()
+    for row in diagnosis.findings:
+        if row.state == "not_enough_data":
+            assert row.have
+            assert row.need
+    if share == 0.0:
+        assert {row.state for row in diagnosis.findings} <= {"not_enough_data", "ok"}
+        assert {row.symptom for row in diagnosis.findings if row.state == "ok"} == {"run.oom"}
+
+
+def test_a_metric_that_was_not_recorded_is_no_evidence(tmp_path: Path) -> None:
+    def without(row: Row, progress: float, tick: int) -> Row:
+        return {key: value for key, value in row.items() if not key.startswith("diag/")}
+
+    diagnosis = judged(make_run(tmp_path, fault=without))
+    assert finding(diagnosis, "net.dormant").state == "no_evidence"
+    assert "diag/dormant_share" in finding(diagnosis, "net.dormant").evidence
+
+
+def test_judged_live_or_afterwards_a_row_is_raised_at_the_same_step(tmp_path: Path) -> None:
+    fault = after(0.3, HOLD)
+    whole = finding(judged(make_run(tmp_path, fault=fault)), "policy.hold")
+    for until in (0.5, 0.7):
+        live = finding(judged(make_run(tmp_path, fault=fault, until=until, state="running")), "policy.hold")
+        assert live.since_step == whole.since_step
+
+
+def test_a_row_can_be_overridden_in_the_spec(tmp_path: Path) -> None:
+    fault = after(0.2, {"policy/clip_fraction": 0.3})
+    lenient = judged(make_run(tmp_path, fault=fault))
+    rows = {"train.clip": {"warn": 0.2, "critical": None, "patience": None}}
+    strict = judged(make_run(tmp_path, fault=fault, spec=spec_with(diagnose__rows=rows)))
+    assert finding(lenient, "train.clip").state == "ok"
+    assert finding(strict, "train.clip").raised
+    assert finding(strict, "train.clip").threshold == 0.2

@@ -1,0 +1,138 @@
+"""The troubleshooting table and its patches, compared whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from click.testing import CliRunner
+from rich.console import Console
+
+from p3kit.cli.diagnose import diagnose as command
+from p3kit.diagnose import diagnose, merged_patch
+from p3kit.diagnose.findings import format_number, format_steps
+from p3kit.diagnose.table import print_diagnoses
+from p3kit.rundir import RunDir
+from p3kit.spec import resolve_spec
+from tests.made_runs import Row, make_run, spec_with
+
+Golden = Callable[[str, str], None]
+
+
+def all_hold(row: Row, progress: float, tick: int) -> None:
+    if progress > 0.3:
+        row.update({"policy/hold_share": 0.985, "policy/entropy_norm": 0.04, "policy/entropy": 0.05})
+
+
+def never_trades(row: Row, progress: float, tick: int) -> Row | None:
+    if progress <= 0.3:
+        return None
+    flat = {"eval/total_trades": 0.0, "eval/trades_per_bar": 0.0, "eval/total_return": 0.0}
+    return {key: v for key, v in row.items() if key not in ("eval/sharpe_ratio", "eval/sharpe_excess")} | flat
+
+
+def too_fast(row: Row, progress: float, tick: int) -> None:
+    row.update({"diag/update_ratio": 0.13, "effective/ppo.learning_rate": 3e-2, "diag/dormant_share": 0.8})
+
+
+def sick(root: Path, **changes: Any) -> RunDir:
+    spec = spec_with(ppo__ent_coef=0.001)
+    return make_run(root, spec=spec, fault=all_hold, eval_fault=never_trades, verdict="FAIL", **changes)
+
+
+def rendered(run: RunDir, width: int) -> str:
+    console = Console(width=width, highlight=False, force_terminal=False, no_color=True)
+    with console.capture() as capture:
+        print_diagnoses(diagnose(run), console)
+    text = capture.get()
+    assert all(len(line) <= width for line in text.splitlines())
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_sick_run(width: int, tmp_path: Path, golden: Golden) -> None:
+    golden(f"diagnose/all-hold-{width}.txt", rendered(sick(tmp_path), width))
+
+
+def test_learning_rate_far_too_high(tmp_path: Path, golden: Golden) -> None:
+    spec = spec_with(ppo__learning_rate=3e-2)
+    golden("diagnose/step-too-big.txt", rendered(make_run(tmp_path, spec=spec, fault=too_fast), 100))
+
+
+def test_healthy_run_gets_a_clean_bill_with_ranges(tmp_path: Path, golden: Golden) -> None:
+    golden("diagnose/healthy.txt", rendered(make_run(tmp_path), 80))
+
+
+def test_young_run_says_what_it_cannot_know(tmp_path: Path, golden: Golden) -> None:
+    golden("diagnose/young.txt", rendered(make_run(tmp_path, until=0.2, state="running"), 80))
+
+
+def test_patch_loads_on_top_of_the_runs_own_spec(tmp_path: Path) -> None:
+    patch = merged_patch(diagnose(sick(tmp_path)))
+    assert tomli.loads(patch) == {"ppo": {"ent_coef": 0.05}}
+    resolve_spec({"name": "patched", "symbols": ["AAPL"], **tomli.loads(patch)}, "patch")
+
+
+def test_patch_of_one_symbol_of_many_is_for_that_symbol(tmp_path: Path) -> None:
+    run = sick(tmp_path, symbols=["AAPL", "MSFT"])
+    assert tomli.loads(merged_patch(diagnose(run))) == {"agents": {"AAPL": {"ppo": {"ent_coef": 0.05}}}}
+
+
+def test_patch_changes_the_schedule_where_there_is_one(tmp_path: Path) -> None:
+    schedule = {"ppo.ent_coef": {"kind": "linear", "start": 0.02, "end": 0.001}}
+    run = make_run(tmp_path, spec=spec_with(schedules=schedule), fault=all_hold)
+    patch = tomli.loads(merged_patch(diagnose(run)))
+    assert patch == {"schedules": {"ppo.ent_coef": {"start": 0.1, "end": 0.005}}}
+
+
+def test_rows_that_follow_from_another_are_left_out_of_the_patch(tmp_path: Path) -> None:
+    [diagnosis] = diagnose(make_run(tmp_path, spec=spec_with(ppo__learning_rate=3e-2), fault=too_fast))
+    follower = next(f for f in diagnosis.findings if f.symptom == "net.dormant")
+    assert follower.follows == "opt.step_too_big"
+    assert tomli.loads(diagnosis.patch) == {"ppo": {"learning_rate": 0.003}}
+
+
+def test_command_prints_json_and_patch_and_exits_0(tmp_path: Path) -> None:
+    sick(tmp_path)
+    runner = CliRunner()
+    told = runner.invoke(command, ["run-1", "--json", "--runs", str(tmp_path)])
+    assert told.exit_code == 0
+    [diagnosis] = json.loads(told.stdout)
+    assert diagnosis["findings"][0]["symptom"] == "policy.hold"
+    assert diagnosis["findings"][0]["since_step"] == 32_768
+    patch = runner.invoke(command, ["latest", "--patch", "--runs", str(tmp_path)])
+    assert patch.exit_code == 0
+    assert tomli.loads(patch.stdout) == {"ppo": {"ent_coef": 0.05}}
+    table = runner.invoke(command, ["1/AAPL", "--runs", str(tmp_path)])
+    assert table.exit_code == 0
+    assert "CRITICAL" in table.stdout
+    assert "\x1b[" not in table.stdout
+
+
+def test_command_on_a_healthy_run_has_nothing_to_patch(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    told = CliRunner().invoke(command, ["latest", "--patch", "--runs", str(tmp_path)])
+    assert told.exit_code == 0
+    assert tomli.loads(told.stdout) == {}
+    assert "nothing to change" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (1830.4, "1,830"), (3e-4, "3e-4"), (1e-05, "1e-5"), (15.3, "15.3"), (0, "0"), (None, "n/a"),
+     (float("nan"), "n/a"), (float("inf"), "∞"), (123456789.0, "1.2e8"), (-0.5, "-0.5")],
+)  # fmt: skip
+def test_numbers_for_people(value: float | None, text: str) -> None:
+    assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [(512, "512"), (4096, "4.1k"), (31_250, "31k"), (100_000, "100k"), (1_200_000, "1.2M"), (None, "n/a")],
+)
+def test_steps_for_people(steps: int | None, text: str) -> None:
+    assert format_steps(steps) == text
