@@ -12,10 +12,13 @@ from pydantic import ConfigDict, ValidationError, create_model
 from p3kit.errors import SpecError
 from p3kit.spec.crosschecks import crosschecks
 from p3kit.spec.faults import Problem, problems_of
-from p3kit.spec.keypath import KeyPath, without
+from p3kit.spec.keypath import is_written, without
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Knobs, Spec
 from p3kit.spec.shipped import find_trainer
+
+MAX_ROUNDS = 8
+"""Leaving out one fault may bring up another, at most as often as tables are nested."""
 
 
 class AnyKnobs(Knobs):
@@ -35,7 +38,7 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
         problems += [_trainer_problem(fault.where, fault.what, fault.hint) for fault in error.faults]
     spec, refused = _validate(model, tables)
     problems += refused
-    sound = spec or _sound_part(model, tables, [problem.path for problem in refused])
+    sound = spec or _sound_part(model, tables, refused)
     if sound is not None:
         faulty = [problem.path for problem in problems]
         problems += [found.problem for found in crosschecks(sound) if not found.depends_on(faulty)]
@@ -66,15 +69,15 @@ def _validate(model: type[Spec], tables: Mapping[str, Any]) -> tuple[Spec | None
         return None, problems_of(error, model, tables)
 
 
-def _sound_part(model: type[Spec], tables: Mapping[str, Any], faulty: list[KeyPath]) -> Spec | None:
+def _sound_part(model: type[Spec], tables: Mapping[str, Any], refused: list[Problem]) -> Spec | None:
     """The spec with defaults in place of what the models refused, so that checks across tables can still speak."""
     sound = dict(tables)
-    for path in faulty:
-        sound = without(sound, path) if path else sound
-    sound = {"name": "unnamed", "symbols": ["UNKNOWN"], **sound}
-    spec, still_faulty = _validate(model, sound)
-    if spec is None:
-        for problem in still_faulty:
-            sound.pop(str(problem.path[0]), None) if problem.path else None
-        spec, _ = _validate(model, {"name": "unnamed", "symbols": ["UNKNOWN"], **sound})
-    return spec
+    for _ in range(MAX_ROUNDS):
+        for problem in refused:
+            # a missing key is mended by leaving out the table that misses it
+            path = problem.path if is_written(sound, problem.path) else problem.path[:-1]
+            sound = without(sound, path) if path else sound
+        spec, refused = _validate(model, {"name": "unnamed", "symbols": ["UNKNOWN"], **sound})
+        if spec is not None:
+            return spec
+    return None

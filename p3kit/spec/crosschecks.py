@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from p3kit.spec.agents import agent_tables
 from p3kit.spec.expansion import full_path
 from p3kit.spec.faults import Problem, problems_of
 from p3kit.spec.interventions import Add, Controller, Intervention, Scale, Set
-from p3kit.spec.keypath import KeyPath, is_written, split_path, with_value, written_path
+from p3kit.spec.keypath import KeyPath, is_written, merge, split_path, with_value, written_path
 from p3kit.spec.models import PER_AGENT, SAMPLE_SYMBOLS, SearchRange, Spec
 from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.schedules import extremes
 from p3kit.spec.writing import toml_value
+
+MAX_POINTS = 10_000
+"""More combinations than anybody trains are a slip."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class Found:
 
 def crosschecks(spec: Spec) -> Iterator[Found]:
     """Everything wrong with a spec whose tables are each right in themselves."""
+    base = list(_base_checks(spec))
+    yield from base
+    said = {found.problem.what for found in base}
+    yield from _agents(spec, said)
+    yield from _matrix(spec, said)
+    yield from _tune(spec)
+
+
+def _base_checks(spec: Spec) -> Iterator[Found]:
+    """What is wrong without looking at single agents."""
     yield from _sample_symbols(spec)
     yield from _data_files(spec)
     yield from _minibatch_fits(spec)
@@ -43,9 +57,6 @@ def crosschecks(spec: Spec) -> Iterator[Found]:
     yield from _interventions(spec)
     yield from _baselines(spec)
     yield from _catalogue_rows(spec)
-    yield from _agents(spec)
-    yield from _matrix(spec)
-    yield from _tune(spec)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -62,17 +73,17 @@ def _sample_symbols(spec: Spec) -> Iterator[Found]:
 
 
 def _data_files(spec: Spec) -> Iterator[Found]:
-    data, here = spec.data, (("data", "source"), ("symbols",))
+    data, place, drawn_from = spec.data, ("data", "path"), (("data", "source"), ("symbols",))
     if data.source not in ("csv", "parquet"):
         return
     if data.path is None:
         what = f'data.path: missing; source = "{data.source}" needs the file of each symbol'
-        yield Found(Problem(("data", "path"), what, f'for example path = "data/{{symbol}}.{data.source}"'), here)
+        yield Found(Problem(place, what, f'for example path = "data/{{symbol}}.{data.source}"'), drawn_from)
     elif unknown := [name for name in re.findall(r"\{[^}]*\}?", data.path) if name != "{symbol}"]:
-        yield Found(Problem(("data", "path"), f"data.path: unknown placeholder {unknown[0]}", "expected {symbol}"), here)
+        yield Found(Problem(place, f"data.path: unknown placeholder {unknown[0]}", "expected {symbol}"), drawn_from)
     elif "{symbol}" not in data.path and len(spec.symbols) > 1:
         what = f"data.path = {toml_value(data.path)}: one file for {len(spec.symbols)} symbols"
-        yield Found(Problem(("data", "path"), what, "put {symbol} into it"), here)
+        yield Found(Problem(place, what, "put {symbol} into it"), drawn_from)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -81,7 +92,8 @@ def _data_files(spec: Spec) -> Iterator[Found]:
 def _minibatch_fits(spec: Spec) -> Iterator[Found]:
     batch, steps, envs = getattr(spec.ppo, "batch_size", None), getattr(spec.ppo, "n_steps", None), spec.env.num_envs
     if isinstance(batch, int) and isinstance(steps, int) and batch > steps * envs:
-        what = f"ppo.batch_size = {batch}: larger than the rollout of n_steps × num_envs = {steps} × {envs} = {steps * envs}"
+        rollout = f"n_steps × num_envs = {steps} × {envs} = {steps * envs}"
+        what = f"ppo.batch_size = {batch}: larger than the rollout of {rollout}"
         yield Found(Problem(("ppo", "batch_size"), what), (("ppo", "n_steps"), ("env", "num_envs")))
 
 
@@ -96,8 +108,23 @@ def _not_live(spec: Spec, path: str) -> tuple[str, str] | None:
         return None
     known = {".".join(key) for key in kinds.key_paths(model)}
     if path not in known:
-        return "unknown key", did_you_mean(path, live, f"; these can move: {', '.join(live)}").removeprefix("; ")
-    return "fixed for the whole run: it is a size, a word, or read only once", f"these can move: {', '.join(live)}"
+        return "unknown key", did_you_mean(path, live, f"; these can move: {_briefly(live)}").removeprefix("; ")
+    return _why_fixed(model, path), f"these can move: {_briefly(live)}"
+
+
+def _why_fixed(model: type[Spec], path: str) -> str:
+    kind: Any = model
+    for part in split_path(path):
+        kind = kinds.child(kind, part)
+    cores = [kinds.bare(member)[0] for member in kinds.alternatives(kind)]
+    if float in cores:
+        return "is read once, at the start of a run, so it cannot move"
+    return "is a size, so it cannot move" if int in cores else "is no number, so it cannot move"
+
+
+def _briefly(live: list[str]) -> str:
+    """The seven weights as one word."""
+    return ", ".join(dict.fromkeys(re.sub(r"^reward\.weights\..*", "reward.weights.*", path) for path in live))
 
 
 def _refused(spec: Spec, path: str, value: Any) -> str:
@@ -148,8 +175,8 @@ def _interventions(spec: Spec) -> Iterator[Found]:
 
 
 def _first_set(rule: Intervention, key: str) -> int:
-    actions = enumerate(rule.actions())
-    return next(number for number, action in actions if isinstance(action, Set) and full_path(action.set) == full_path(key))
+    path, actions = full_path(key), enumerate(rule.actions())
+    return next(n for n, action in actions if isinstance(action, Set) and full_path(action.set) == path)
 
 
 def _moved_keys(rule: Intervention) -> Iterator[tuple[KeyPath, str, list[float | None]]]:
@@ -166,9 +193,7 @@ def _moved_keys(rule: Intervention) -> Iterator[tuple[KeyPath, str, list[float |
                 yield ("do", number, "add"), key, [low, high]
 
 
-def _moved_key(
-    spec: Spec, place: KeyPath, rule: Intervention, key: str, values: list[float | None]
-) -> Iterator[Found]:
+def _moved_key(spec: Spec, place: KeyPath, rule: Intervention, key: str, values: list[float | None]) -> Iterator[Found]:
     path = full_path(key)
     if problem := _not_live(spec, path):
         yield Found(Problem(place, f'intervention "{rule.id}": {path}: {problem[0]}', problem[1]))
@@ -209,7 +234,7 @@ def _not_a_symbol(spec: Spec, place: KeyPath, symbol: str, others: list[str]) ->
 # --- agents, matrix, search -------------------------------------------------------------------------------------------
 
 
-def _agents(spec: Spec) -> Iterator[Found]:
+def _agents(spec: Spec, said: set[str]) -> Iterator[Found]:
     for symbol, tables in spec.agents.items():
         place: KeyPath = ("agents", symbol)
         if symbol not in spec.symbols:
@@ -217,8 +242,8 @@ def _agents(spec: Spec) -> Iterator[Found]:
         strange = [table for table in tables if table not in PER_AGENT]
         for table in strange:
             yield Found(_not_per_agent((*place, table), table))
-        if not strange:
-            yield from _overlay(spec, place, agent_tables(spec, symbol, {}), tables)
+        own = {table: value for table, value in tables.items() if table not in strange}
+        yield from _overlay(spec, place, merge(agent_tables(spec, None, {}), own), own, said)
 
 
 def _not_per_agent(place: KeyPath, table: str) -> Problem:
@@ -227,19 +252,23 @@ def _not_per_agent(place: KeyPath, table: str) -> Problem:
     return Problem(place, f"{written_path(place)}: {'cannot differ by agent' if known else 'unknown table'}", hint)
 
 
-def _overlay(spec: Spec, place: KeyPath, whole: dict[str, Any], own: Mapping[str, Any]) -> Iterator[Found]:
-    """What is wrong with one agent's spec and not with the base."""
+def _overlay(
+    spec: Spec, place: KeyPath, whole: dict[str, Any], own: Mapping[str, Any], said: set[str]
+) -> Iterator[Found]:
+    """What is wrong with one agent's spec and was not `said` of the base."""
     model = type(spec)
     try:
         problems = [found.problem for found in crosschecks(model.model_validate(whole))]
     except ValidationError as error:
         problems = problems_of(error, model, whole)
     for problem in problems:
+        if problem.what in said:
+            continue
         path = problem.path if is_written(own, problem.path) else problem.path[:-1]
         yield Found(Problem((*place, *path), f"{written_path(place)}: {problem.what}", problem.hint), (problem.path,))
 
 
-def _matrix(spec: Spec) -> Iterator[Found]:
+def _matrix(spec: Spec, said: set[str]) -> Iterator[Found]:
     faulty = False
     for path, values in spec.matrix.items():
         place: KeyPath = ("matrix", path)
@@ -252,19 +281,21 @@ def _matrix(spec: Spec) -> Iterator[Found]:
                 yield Found(Problem((*place, index), f"matrix: {path} = {toml_value(value)}: {refused}"))
                 faulty = True
     if not faulty:
-        yield from _combinations(spec)
+        yield from _combinations(spec, said)
 
 
-def _combinations(spec: Spec) -> Iterator[Found]:
+def _combinations(spec: Spec, said: set[str]) -> Iterator[Found]:
     """Values that are right one by one may not go together: a batch larger than a rollout."""
-    if not spec.matrix:
+    number = math.prod(len(values) for values in spec.matrix.values())
+    if number > MAX_POINTS:
+        yield Found(Problem(("matrix",), f"matrix: {number:,} combinations; expected at most {MAX_POINTS:,}"))
         return
-    seen: set[Problem] = set()
-    for point in spec.points():
+    said = set(said)
+    for point in spec.points() if spec.matrix else ():
         agent = type(spec).model_validate(agent_tables(spec, None, point))
         for found in crosschecks(agent):
-            if found.problem not in seen:
-                seen.add(found.problem)
+            if found.problem.what not in said:
+                said.add(found.problem.what)
                 written = ", ".join(f"{path} = {toml_value(value)}" for path, value in point.items())
                 yield Found(Problem(("matrix",), f"matrix: with {written}: {found.problem.what}", found.problem.hint))
 

@@ -1,8 +1,9 @@
-"""What is short for something else, written out: bare names of knobs, `interventions = "guide"`, the default of diagnose.mode."""
+"""What is short for something else, written out: bare names of knobs, packs of interventions, diagnose.mode."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,38 @@ from p3kit.spec.faults import Problem
 from p3kit.spec.keypath import KeyPath, is_written, value_at_path, with_value
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.writing import toml_value
+
+OWN_KEYS = {"kind", "start", "end", "points", "low", "high"}
+"""Keys of a schedule or a search range: a table with one of these is no part of a path."""
 
 PACKS = ("guide",)
 """Named packs of interventions: `interventions = "guide"`."""
 
 
-def expand(tables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[KeyPath, KeyPath], list[Problem]]:
-    """The tables without abbreviations; keys that got another path (old → new); and what is wrong with them.
+@dataclass
+class Expansion:
+    """Tables without abbreviations."""
+
+    tables: dict[str, Any]
+    came_from: dict[KeyPath, KeyPath] = field(default_factory=dict)
+    """What stands at another path than the user wrote: new path → written path."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def expand(tables: Mapping[str, Any]) -> Expansion:
+    """Write out what is short for something else.
 
     Only shapes that are as they should be are touched: whatever else is there is left for the models to refuse.
     """
-    expanded = dict(tables)
-    renamed: dict[KeyPath, KeyPath] = {}
-    problems: list[Problem] = []
-    for path in _tables_keyed_by_paths(expanded):
-        expanded = _with_full_paths(expanded, path, renamed, problems)
-    expanded = _with_pack(expanded, renamed, problems)
-    if expanded.get("intervention") and not is_written(expanded, ("diagnose", "mode")):
-        if isinstance(expanded.get("diagnose", {}), Mapping):
-            expanded = with_value(expanded, ("diagnose", "mode"), "act")
-    return expanded, renamed, problems
+    expansion = Expansion(dict(tables))
+    for path in _tables_keyed_by_paths(expansion.tables):
+        _write_full_paths(expansion, path)
+    _add_pack(expansion)
+    diagnose = expansion.tables.get("diagnose", {})
+    if expansion.tables.get("intervention") and isinstance(diagnose, Mapping) and "mode" not in diagnose:
+        expansion.tables = with_value(expansion.tables, ("diagnose", "mode"), "act")
+    return expansion
 
 
 def full_path(name: str) -> str:
@@ -52,48 +65,44 @@ def _mapping_at(tables: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any] |
     return value if isinstance(value, Mapping) else None
 
 
-def _with_full_paths(
-    tables: dict[str, Any], path: KeyPath, renamed: dict[KeyPath, KeyPath], problems: list[Problem]
-) -> dict[str, Any]:
+def _write_full_paths(expansion: Expansion, path: KeyPath) -> None:
     """`learning_rate = …` in [schedules] becomes `"ppo.learning_rate" = …`; so do dotted keys without quotes."""
     full: dict[str, Any] = {}
-    for written, value in _flattened(_mapping_at(tables, path) or {}):
+    for written, value in _flattened(_mapping_at(expansion.tables, path) or {}):
         name = full_path(".".join(written))
         if name in full:
-            problems.append(Problem((*path, *written), f'"{name}" is there twice; once by its bare name'))
+            expansion.problems.append(Problem((*path, *written), f'"{name}" is there twice; once by its bare name'))
         elif written != (name,):
-            renamed[(*path, *written)] = (*path, name)
+            expansion.came_from[(*path, name)] = (*path, *written)
         full[name] = value
-    return with_value(tables, path, full)
+    expansion.tables = with_value(expansion.tables, path, full)
 
 
 def _flattened(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
     """`ppo.gae_lambda = […]` without quotes is a table in a table; a schedule or range is known by its own keys."""
     flat: list[tuple[tuple[str, ...], Any]] = []
     for key, value in table.items():
-        is_path = isinstance(value, Mapping) and value and not ({"kind", "start", "end", "points", "low", "high"} & set(value))
+        is_path = isinstance(value, Mapping) and value and not OWN_KEYS & set(value)
         flat += _flattened(value, (*above, key)) if is_path else [((*above, key), value)]
     return flat
 
 
-def _with_pack(
-    tables: dict[str, Any], renamed: dict[KeyPath, KeyPath], problems: list[Problem]
-) -> dict[str, Any]:
+def _add_pack(expansion: Expansion) -> None:
     """`interventions = "guide"`: the pack's interventions, then the user's own."""
-    pack = tables.pop("interventions", "off")
-    own = tables.get("intervention", [])
+    pack = expansion.tables.pop("interventions", "off")
+    own = expansion.tables.get("intervention", [])
     if pack == "off" or not isinstance(own, list | tuple):
-        return tables
+        return
     if pack not in PACKS:
-        what = f'interventions = {pack!r}: expected "guide" or "off"'.replace("'", '"')
-        problems.append(Problem(("interventions",), what + (did_you_mean(pack, PACKS) if isinstance(pack, str) else "")))
-        return tables
+        what = f'interventions{f" = {toml_value(pack)}" if isinstance(pack, str) else ""}: expected "guide" or "off"'
+        near = did_you_mean(pack, PACKS).removeprefix("; ") if isinstance(pack, str) else ""
+        expansion.problems.append(Problem(("interventions",), what, near))
+        return
     ready = read_pack(pack)
-    for index in range(len(own)):
-        renamed[("intervention", index)] = ("intervention", index + len(ready))
-    for index in range(len(ready)):
-        renamed.setdefault(("interventions",), ("intervention", index))
-    return {**tables, "intervention": [*ready, *own]}
+    expansion.tables["intervention"] = [*ready, *own]
+    for index in range(len(ready) + len(own)):
+        written = ("intervention", index - len(ready)) if index >= len(ready) else ("interventions",)
+        expansion.came_from[("intervention", index)] = written
 
 
 def read_pack(name: str) -> list[dict[str, Any]]:

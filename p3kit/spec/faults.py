@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,6 +37,10 @@ OTHER_WORDS = {
 """Words of other libraries and what they are called here: hints, never aliases."""
 
 
+LONGEST_VALUE = 60
+"""Characters of a value that a message shows."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in a spec, before it is known which file and line it came from."""
@@ -52,7 +55,9 @@ def problems_of(error: ValidationError, model: type[Spec], tables: Mapping[str, 
     by_path: dict[KeyPath, Problem] = {}
     for detail in error.errors(include_url=False):
         path, kind, value = _locate(detail, model, tables)
-        by_path.setdefault(path, _problem(detail, path, kind, value, model))
+        if detail["type"] == "too_short" and value:
+            continue  # pydantic counts only the items it accepted; what is wrong with the others is said anyway
+        by_path.setdefault(path, _problem(detail, path, kind, value, model, tables))
     return list(by_path.values())
 
 
@@ -71,6 +76,8 @@ def _locate(detail: ErrorDetails, model: type[Spec], tables: Mapping[str, Any]) 
             kind = kinds.tagged(kind, part) or kind
         elif len(kinds.alternatives(kind)) > 1:
             continue  # the label of a plain union's member
+        elif isinstance(part, int) and not isinstance(value, list | tuple):
+            kind = kinds.child(kind, part)  # one thing where a list of one is meant
         else:
             path.append(part)
             kind = kinds.child(kind, part) if kind is not None else None
@@ -80,40 +87,51 @@ def _locate(detail: ErrorDetails, model: type[Spec], tables: Mapping[str, Any]) 
     return tuple(path), kind, value
 
 
-def _problem(detail: ErrorDetails, path: KeyPath, kind: Any, value: Any, model: type[Spec]) -> Problem:
+def _problem(
+    detail: ErrorDetails, path: KeyPath, kind: Any, value: Any, model: type[Spec], tables: Mapping[str, Any]
+) -> Problem:
+    def said(what: str) -> str:
+        return f"{name_of(path, tables)}{_shown(value)}: {what}"
+
     match detail["type"]:
         case "extra_forbidden":
-            return _unknown_key(path, value, model)
+            return _unknown_key(path, value, model, said)
         case "missing":
-            return Problem(path, f"{written_path(path)}: missing; expected {kinds.in_words(kind)}")
+            return Problem(path, said(f"missing; expected {kinds.in_words(kind)}"))
         case "value_error":
-            return Problem(path, _said(path, value, str(detail["ctx"]["error"])))
+            return Problem(path, said(str(detail["ctx"]["error"])))
         case "unknown_form":
-            return Problem(path, _said(path, value, detail["msg"]))
+            return Problem(path, said(detail["msg"]))
         case "union_tag_invalid":
-            path, value = (*path, "kind"), value["kind"]
+            path, value = (*path, "kind"), value["kind"]  # `said` speaks of these
             known = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
-            return Problem(path, _said(path, value, f"expected {_one_of(known)}"), _near(value, known))
+            return Problem(path, said(f"expected {_one_of(known)}"), _near(value, known))
         case "union_tag_not_found":
-            return Problem(path, _said(path, value, 'expected a table such as { kind = "linear", start = 3e-4, end = 1e-5 }'))
+            return Problem(path, said('expected a table such as { kind = "linear", start = 3e-4, end = 1e-5 }'))
         case "too_short":
-            return Problem(path, _said(path, value, "expected at least one item"))
-    return Problem(path, _said(path, value, f"expected {kinds.in_words(kind)}"), _near(value, kinds.literals(kind)))
+            return Problem(path, said("expected at least one item"))
+    return Problem(path, said(f"expected {kinds.in_words(kind)}"), _near(value, kinds.literals(kind)))
 
 
-def _said(path: KeyPath, value: Any, what: str) -> str:
-    """`ppo.learning_rate = 3: expected …`; a value too long to show is left out."""
-    shown = _shown(value)
-    return f"{written_path(path)}{f' = {shown}' if shown else ''}: {what}"
+def name_of(path: KeyPath, tables: Mapping[str, Any]) -> str:
+    """A path for a message. Interventions go by their id: their number says nothing to a user who extends a pack."""
+    if len(path) > 1 and path[0] == "intervention":
+        rule = tables["intervention"][path[1]]
+        if isinstance(rule, Mapping) and isinstance(rule.get("id"), str):
+            below = written_path(path[2:])
+            return f"intervention {toml_value(rule['id'])}" + (f": {below}" if below else "")
+    return written_path(path)
 
 
 def _shown(value: Any) -> str:
-    if value is None or (isinstance(value, Mapping) and len(value) > 3):
+    """` = 3`; a value too long to help is left out."""
+    try:
+        text = toml_value(value)
+    except TypeError:
         return ""
-    if not isinstance(value, str | bool | int | float | date | list | tuple | Mapping):
-        return ""
-    text = toml_value(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    if len(text) <= LONGEST_VALUE:
+        return f" = {text}"
+    return f" = {text[: LONGEST_VALUE - 1]}…" if isinstance(value, str) else ""
 
 
 def _near(value: Any, known: Iterable[str]) -> str:
@@ -128,9 +146,9 @@ def _one_of(words: list[str]) -> str:
 # --- unknown keys -----------------------------------------------------------------------------------------------------
 
 
-def _unknown_key(path: KeyPath, value: Any, model: type[Spec]) -> Problem:
+def _unknown_key(path: KeyPath, value: Any, model: type[Spec], said: Callable[[str], str]) -> Problem:
     what = "unknown table" if isinstance(value, Mapping) and len(path) == 1 else "unknown key"
-    return Problem(path, _said(path, value, what), _right_word(path, model))
+    return Problem(path, said(what), _right_word(path, model))
 
 
 def _right_word(path: KeyPath, model: type[Spec]) -> str:
@@ -163,6 +181,5 @@ def _home_of(word: str, model: type[Spec]) -> str:
     for key in kinds.key_paths(model):
         if key[-1] == word:
             table = ".".join(key[:-1])
-            return f'"{word}" belongs in [{table}]' if table else f'"{word}" belongs at the top, above the first [table]'
+            return f'"{word}" belongs ' + (f"in [{table}]" if table else "at the top, above the first [table]")
     return ""
-

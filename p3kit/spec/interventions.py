@@ -1,7 +1,7 @@
 """`[[intervention]]`: when a symptom shows, what to do about it.
 
-Only the form is here, and the checks that one intervention can fail by itself; those that need the rest of the spec (is the
-key live, do two interventions set it) stand in `crosschecks.py`. No code in specs: these verbs are all there is.
+Only the form is here, and the checks that one intervention can fail by itself; those that need the rest of the spec (is
+the key live, do two interventions set it) stand in `crosschecks.py`. No code in specs: these verbs are all there is.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ def _metric(name: str) -> str:
 
 
 def _symptom(name: str) -> str:
-    """A symptom of the catalogue, with a detail after a colon where it has one (`num.nan:obs`)."""
+    """A symptom of the catalogue, or one of its causes: `num.nan`, `num.nan:observation`."""
     from p3kit.symptoms import SYMPTOMS
 
-    known, _, detail = name.partition(":")
-    if known not in SYMPTOMS or (":" in name and not re.fullmatch(r"[a-z_]+", detail)):
+    known, colon, cause = name.partition(":")
+    if known not in SYMPTOMS:
         raise ValueError(f"unknown symptom{did_you_mean(known, SYMPTOMS, '; see p3kit/symptoms.py')}")
+    causes = [one.id for one in SYMPTOMS[known].causes]
+    if colon and cause not in causes:
+        raise ValueError(f"{known} has no such cause; expected one of {', '.join(causes) or 'none'}")
     return name
 
 
@@ -382,7 +385,7 @@ class Intervention(Table):
     controller: Controller | None = None
     """A closed loop, in place of `on` and `do`."""
     cause: Annotated[Items[str], MinLen(1)] | None = None
-    """Act only on these diagnosed causes; unset: on every cause that can be repaired."""
+    """Act only on these causes of the symptom; unset: on every cause that can be repaired."""
     unless: Annotated[Items[Symptom], MinLen(1)] | None = None
     """Do nothing while one of these symptoms is raised."""
     scope: Literal["agent", "group", "run"] = "agent"
@@ -434,12 +437,25 @@ def _shortcomings(rule: Intervention) -> Iterator[str]:
         yield "a rollback that changes nothing would replay the same failure; add a set, scale, add or reinit"
     if rule.release is None and any(getattr(action, "until", None) == "release" for action in actions):
         yield 'until = "release" needs a release condition'
+    yield from _unknown_causes(rule)
     if rule.patience > 1 and rule.within is not None:
         yield "expected either patience or within"
     if rule.share is not None and rule.scope != "run":
         yield 'share needs scope = "run"'
-    if any(_reads_the_clock(trigger) for trigger in rule.on or ()) and not all(isinstance(a, HARMLESS) for a in actions):
+    only_looks = all(isinstance(action, HARMLESS) for action in actions)
+    if any(map(_reads_the_clock, rule.on or ())) and not only_looks:
         yield "speed depends on the machine, so it may drive only dump and note: runs would not replay"
+
+
+def _unknown_causes(rule: Intervention) -> Iterator[str]:
+    from p3kit.symptoms import SYMPTOMS
+
+    symptoms = [SYMPTOMS[one] for one in rule.on or () if isinstance(one, str) and one in SYMPTOMS]
+    known = sorted({cause.id for symptom in symptoms for cause in symptom.causes})
+    for cause in rule.cause or ():
+        if cause not in known:
+            hint = did_you_mean(cause, known, f"; expected one of {', '.join(known) or 'none'}")
+            yield f'"{cause}" is no cause of the symptoms it is on{hint}'
 
 
 def _changes_something(action: Table) -> bool:

@@ -69,9 +69,12 @@ def without(tables: Any, path: KeyPath) -> Any:
 
 
 def leaves(tables: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value that is no table, with its path. A list is one value; so is an empty table."""
-    if isinstance(tables, Mapping) and (tables or not path):
-        for key, value in tables.items():
+    """Every value that is no table, with its path. A list is one value, unless it is a list of tables."""
+    items = list(tables.items()) if isinstance(tables, Mapping) else []
+    if isinstance(tables, list | tuple) and tables and all(isinstance(item, Mapping) for item in tables):
+        items = list(enumerate(tables))
+    if items or (isinstance(tables, Mapping) and not path):
+        for key, value in items:
             yield from leaves(value, (*path, key))
     else:
         yield path, tables

@@ -11,9 +11,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
-from p3kit.spec.table import LIVE
+from p3kit.spec.table import LIVE, Words
 
-BOUND_WORDS = {Gt: ("gt", "above"), Ge: ("ge", "at least"), Lt: ("lt", "below"), Le: ("le", "at most")}
+BOUNDS: dict[type, tuple[str, str]] = {
+    Gt: ("gt", "above"),
+    Ge: ("ge", "at least"),
+    Lt: ("lt", "below"),
+    Le: ("le", "at most"),
+}
+"""Kinds of bounds: the attribute that holds the limit, and the word for it."""
 
 
 def bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -113,7 +119,7 @@ def in_words(kind: Any) -> str:
     words = list(dict.fromkeys(words))
     if len(words) == 1:
         return words[0]
-    comma = "," if any("," in word for word in words) else ""
+    comma = "," if any("," in word or " and " in word for word in words) else ""
     return ", ".join(words[:-1]) + f"{comma} or {words[-1]}"
 
 
@@ -125,6 +131,8 @@ def literals(kind: Any) -> list[str]:
 
 def _member_words(member: Any) -> list[str]:
     core, metadata = bare(member)
+    if said := [mark.text for mark in metadata if isinstance(mark, Words)]:
+        return said
     if get_origin(core) is Literal:
         return [f'"{word}"' if isinstance(word, str) else str(word).lower() for word in get_args(core)]
     if core in (int, float):
@@ -145,10 +153,13 @@ def _list_words(items: tuple[Any, ...]) -> str:
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
-    words = [
-        f"{word} {getattr(mark, attribute):g}"
-        for mark in metadata
-        for bound, (attribute, word) in BOUND_WORDS.items()
-        if isinstance(mark, bound)
-    ]
-    return " " + ", ".join(words) if words else ""
+    """` above 0 and at most 1`, ` from 0 to 1`."""
+    limits = {type(mark): getattr(mark, BOUNDS[type(mark)][0]) for mark in metadata if type(mark) in BOUNDS}
+    if set(limits) == {Ge, Le}:
+        return f" from {_number(limits[Ge])} to {_number(limits[Le])}"
+    words = [f"{BOUNDS[bound][1]} {_number(limit)}" for bound, limit in limits.items()]
+    return " " + " and ".join(words) if words else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -7,30 +7,30 @@ A knob is defined once, in the trainer:
         learning_rate: Annotated[float, Gt(0), Le(1)] = 3e-4
         \"\"\"Step size of Adam; higher learns faster and less steadily.\"\"\"
 
-The type is `float`, `int`, `bool`, `str`, `tuple[int, ...]`, `Literal[...]`, a union of those, or `Annotated[...]` around
-any of these with bounds (`Gt`, `Ge`, `Lt`, `Le`) and markers: `"size"` fixes tensor shapes, `"fixed"` is read once at the
-start; neither can be scheduled. Defaults are literals, and a sentence stands under each field.
+The type is `float`, `int`, `bool`, `str`, `tuple[int, ...]`, `Literal[...]`, a union of those, or `Annotated[...]`
+around any of these with bounds (`Gt`, `Ge`, `Lt`, `Le`) and markers: `"size"` fixes tensor shapes, `"fixed"` is read
+once, at the start; neither can be scheduled. Defaults are literals, and a sentence stands under each field.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
-from pydantic import Field, Strict, ValidationError, create_model
+from pydantic import Field, Strict, TypeAdapter, ValidationError, create_model
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec.table import LIVE
 from p3kit.spec.models import Knobs
+from p3kit.spec.table import LIVE
 
 SCALARS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
-BOUNDS: dict[str, type[BaseMetadata]] = {"Gt": Gt, "Ge": Ge, "Lt": Lt, "Le": Le}
+BOUNDS: dict[str, Callable[[Any], BaseMetadata]] = {"Gt": Gt, "Ge": Ge, "Lt": Lt, "Le": Le}
 MARKERS = ("size", "fixed")
 """Annotations that say a knob cannot move while a run trains."""
 
@@ -117,7 +117,8 @@ class _Reader:
             if isinstance(node, ast.AnnAssign):
                 yield node, _sentence(below)
             elif isinstance(node, ast.Assign):
-                self._fault(node.lineno, node.col_offset + 1, "a field of Args without a type", "write name: type = value")
+                where = node.lineno, node.col_offset + 1
+                self._fault(*where, "a field of Args without a type", "write name: type = value")
 
     def _knob(self, field: ast.AnnAssign, doc: str) -> Knob | None:
         where = field.lineno, field.col_offset + 1
@@ -127,7 +128,7 @@ class _Reader:
         try:
             kind = _Kind.of(field.annotation)
             default = ast.literal_eval(field.value) if field.value is not None else ...
-        except _NotAKnob as problem:
+        except _NotAKnobError as problem:
             self._fault(*where, f"Args.{name}: {problem}", "see p3kit/spec/knobs.py")
             return None
         except ValueError:
@@ -140,15 +141,13 @@ class _Reader:
         return knob
 
     def _check_default(self, knob: Knob, where: tuple[int, int]) -> None:
-        from pydantic import TypeAdapter
-
         try:
             TypeAdapter(knob.annotation).validate_python(knob.default, strict=True)
         except ValidationError as error:
             self._fault(*where, f"Args.{knob.name} = {knob.default!r}: {error.errors()[0]['msg']}")
 
 
-class _NotAKnob(Exception):
+class _NotAKnobError(Exception):
     """An annotation that is none of the forms a knob may have."""
 
 
@@ -179,15 +178,15 @@ class _Kind:
                 _name(value) == "tuple" and end is ...
             ):
                 items = cls.of(item)
-                return cls((Annotated[tuple[items.annotation(), ...], Strict(False)],), items.bounds, items.markers)
+                return cls((_tuple_of(items.annotation()),), items.bounds, items.markers)
             case _ if (name := _name(node)) in SCALARS:
                 return cls((SCALARS[name],))
-        raise _NotAKnob(f"{ast.unparse(node)} is not a type a knob may have")
+        raise _NotAKnobError(f"{ast.unparse(node)} is not a type a knob may have")
 
     @classmethod
     def _annotated(cls, inside: ast.expr) -> _Kind:
         if not isinstance(inside, ast.Tuple):
-            raise _NotAKnob("Annotated needs a type and its bounds")
+            raise _NotAKnobError("Annotated needs a type and its bounds")
         kind = cls.of(inside.elts[0])
         extras = [_bound_or_marker(node) for node in inside.elts[1:]]
         bounds = tuple(extra for extra in extras if isinstance(extra, BaseMetadata))
@@ -209,8 +208,13 @@ def _bounded(kind: Any, bounds: tuple[BaseMetadata, ...]) -> Any:
         if _core(kind) in (int, float):
             kind = Annotated[kind, bound]
         elif getattr(_core(kind), "__origin__", None) is tuple:
-            kind = Annotated[tuple[_bounded(_core(kind).__args__[0], (bound,)), ...], Strict(False)]
+            kind = _tuple_of(_bounded(_core(kind).__args__[0], (bound,)))
     return kind
+
+
+def _tuple_of(item: Any) -> Any:
+    """A tuple that TOML's arrays are accepted for."""
+    return Annotated[tuple.__class_getitem__((item, ...)), Strict(False)]
 
 
 def _core(kind: Any) -> Any:
@@ -227,7 +231,7 @@ def _bound_or_marker(node: ast.expr) -> BaseMetadata | str:
                 return BOUNDS[name](ast.literal_eval(value))
             except ValueError:
                 pass
-    raise _NotAKnob(f"{ast.unparse(node)} is neither a bound (Gt, Ge, Lt, Le of a number) nor a marker {MARKERS}")
+    raise _NotAKnobError(f"{ast.unparse(node)} is neither a bound (Gt, Ge, Lt, Le of a number) nor a marker {MARKERS}")
 
 
 def _name(node: ast.expr) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from p3kit.errors import Fault, SpecError
 from p3kit.spec.checking import check
 from p3kit.spec.expansion import expand
 from p3kit.spec.faults import Problem
-from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, value_at_path, written_path
+from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, written_path
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.positions import Lines, scan
@@ -73,8 +73,24 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     written = _read_with_bases(Path(path), ())
     for override in overrides:
         written = written.under(_read_override(override))
-    spec, written = _build(written, f"{path}:1:1", trainer_file=None, look_for_files=True)
+    spec, written = _build(written, f"{path}:1:1", trainer_file=None)
     return LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path))
+
+
+def check_files(loaded: LoadedSpec) -> None:
+    """Whether the files that `data.path` names are there; SpecError when not.
+
+    Apart from `load_spec`, since a spec is right or wrong on machines that do not hold the data, too.
+    """
+    data = loaded.spec.data
+    if data.path is None or data.source not in ("csv", "parquet"):
+        return
+    names = [data.path.replace("{symbol}", symbol) for symbol in loaded.spec.symbols]
+    missing = [name for name in names if not Path(name).is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        hint = "data.path is relative to the spec file"
+        raise SpecError([Fault(loaded.origins["data.path"], f"data.path: {missing[0]}{more}: no such file", hint)])
 
 
 def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path | None = None) -> Spec:
@@ -82,22 +98,18 @@ def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path
 
     `trainer_file`: read the knobs from this file (a run's own trainer.py) in place of the one `trainer` names.
     """
-    return _build(Written(dict(tables)), where, trainer_file, look_for_files=False)[0]
+    return _build(Written(dict(tables)), where, trainer_file)[0]
 
 
-def _build(
-    written: Written, where: str, trainer_file: str | Path | None, look_for_files: bool
-) -> tuple[Spec, Written]:
-    tables, renamed, problems = expand(written.tables)
-    written = Written(tables, _follow(written.places, renamed))
+def _build(written: Written, where: str, trainer_file: str | Path | None) -> tuple[Spec, Written]:
+    expansion = expand(written.tables)
+    tables, problems = expansion.tables, expansion.problems
+    written = Written(tables, _follow(written.places, expansion.came_from))
     spec, found = check(tables, trainer_file)
     problems += found
-    if spec is not None and look_for_files:
-        problems += _missing_data_files(spec)
     if problems or spec is None:
-        raise SpecError(
-            dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in _in_file_order(problems, written))
-        )
+        ordered = _in_file_order(problems, written)
+        raise SpecError(dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in ordered))
     return spec, written
 
 
@@ -112,27 +124,17 @@ def _in_file_order(problems: list[Problem], written: Written) -> list[Problem]:
     return sorted(problems, key=position)
 
 
-def _follow(places: Mapping[KeyPath, str], renamed: Mapping[KeyPath, KeyPath]) -> dict[KeyPath, str]:
-    """Places under the names that expansion gave their keys."""
-    if not renamed:
-        return dict(places)
-    moved: dict[KeyPath, str] = {}
+def _follow(places: Mapping[KeyPath, str], came_from: Mapping[KeyPath, KeyPath]) -> dict[KeyPath, str]:
+    """Places under the paths that expansion gave their keys."""
+    moves: dict[KeyPath, list[KeyPath]] = {}
+    for new, old in came_from.items():
+        moves.setdefault(old, []).append(new)
+    followed: dict[KeyPath, str] = {}
     for path, place in places.items():
-        above = next((old for old in renamed if path[: len(old)] == old), None)
-        moved[(*renamed[above], *path[len(above) :]) if above else path] = place
-    return moved
-
-
-def _missing_data_files(spec: Spec) -> list[Problem]:
-    """Files that `data.path` names and that are not there: told before anything is planned."""
-    if spec.data.path is None or spec.data.source not in ("csv", "parquet"):
-        return []
-    names = [spec.data.path.replace("{symbol}", symbol) for symbol in spec.symbols]
-    missing = [name for name in names if not Path(name).is_file()]
-    if not missing:
-        return []
-    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    return [Problem(("data", "path"), f"data.path: {missing[0]}{more}: no such file", "paths are relative to the spec file")]
+        old = next((path[:depth] for depth in range(len(path), 0, -1) if path[:depth] in moves), ())
+        for new in moves.get(old, [()]):
+            followed[(*new, *path[len(old) :])] = place
+    return followed
 
 
 # --- origins ----------------------------------------------------------------------------------------------------------
@@ -140,10 +142,27 @@ def _missing_data_files(spec: Spec) -> list[Problem]:
 
 def _origins(spec: Spec, written: Written) -> dict[str, str]:
     """Where each value of the resolved spec came from."""
-    return {
-        written_path(path): written.place(path, "default") if is_written(written.tables, path) else "default"
-        for path, _ in leaves(spec.model_dump(mode="json"))
-    }
+    origins = {}
+    for path, _ in leaves(spec.model_dump(mode="json")):
+        as_written = _as_written(written.tables, path)
+        origins[written_path(path)] = written.place(as_written, "default") if as_written else "default"
+    return origins
+
+
+def _as_written(tables: Any, path: KeyPath) -> KeyPath:
+    """The path under which the user wrote what the resolved spec has at `path`; () when it is a default.
+
+    One thing where a list is meant (`on = "policy.hold"`) has no index yet.
+    """
+    taken: list[str | int] = []
+    for part in path:
+        if isinstance(part, int) and not isinstance(tables, list | tuple):
+            continue
+        if not is_written(tables, (part,)):
+            return ()
+        taken.append(part)
+        tables = tables[part]
+    return tuple(taken)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -177,7 +196,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _similar_file(path: Path) -> str:
     """The nearest TOML file in the same folder."""
-    folder = path.parent if path.parent.is_dir() else Path(".")
+    folder = path.parent if path.parent.is_dir() else Path()
     near = nearest(path.name, sorted(file.name for file in folder.glob("*.toml")))
     return f'did you mean "{folder / near}"?' if near else ""
 
@@ -195,7 +214,8 @@ def _read_text(path: Path) -> str:
     where = str(path)
     if path.is_dir():
         specs = sorted(file.name for file in path.glob("*.toml"))
-        raise SpecError([Fault(where, "is a directory; expected a spec file", f"in it: {', '.join(specs)}" if specs else "")])
+        inside = f"in it: {', '.join(specs)}" if specs else ""
+        raise SpecError([Fault(where, "is a directory; expected a spec file", inside)])
     if not path.exists():
         raise SpecError([Fault(where, "no such file", _similar_file(path))])
     if not path.is_file():
@@ -206,15 +226,17 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise SpecError([Fault(where, f"cannot be read: {error.strerror}")]) from None
     if len(content) > MAX_BYTES:
-        size = path.stat().st_size / 1e6
-        raise SpecError([Fault(where, f"is {size:.1f} MB; a spec is at most {MAX_BYTES / 1e6:g} MB", "is it the right file?")])
+        what = f"is {path.stat().st_size / 1e6:.1f} MB; a spec is at most {MAX_BYTES / 1e6:g} MB"
+        raise SpecError([Fault(where, what, "is it the right file?")])
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
         byte = f"0x{content[error.start]:02x}"
-        raise SpecError([Fault(f"{where}:{line}:{column}", f"byte {byte} is not UTF-8", "save the file as UTF-8")]) from None
+        raise SpecError(
+            [Fault(f"{where}:{line}:{column}", f"byte {byte} is not UTF-8", "save the file as UTF-8")]
+        ) from None
 
 
 def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -230,7 +252,7 @@ def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _from_here(folder: Path, name: str) -> str:
     """Relative, so that no run directory holds the path of somebody's home."""
-    return name if os.path.isabs(name) else os.path.relpath(folder / name)
+    return name if Path(name).is_absolute() else os.path.relpath(folder / name)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -281,7 +303,7 @@ def _read_override(override: str) -> Written:
     if tables is None and re.fullmatch(r"\s*[A-Za-z_./][\w./{}-]*\s*", value):
         tables = _try_toml(f'{key} = "{value.strip()}"')
     if tables is None:
-        raise SpecError([Fault(where, "not TOML", 'text stands in quotes: --set \'name="my test"\'')])
+        raise SpecError([Fault(where, "not TOML", "text stands in quotes: --set 'name=\"my test\"'")])
     if "extends" in tables:
         raise SpecError([Fault(where, "extends can only stand in a file")])
     places = {path[:depth]: where for path, _ in leaves(tables) for depth in range(1, len(path) + 1)}

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import AfterValidator, BeforeValidator, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 
 from p3kit.spec.interventions import Intervention
 from p3kit.spec.schedules import Schedule
@@ -31,6 +32,7 @@ from p3kit.spec.table import (
     PositiveShare,
     Share,
     Table,
+    Words,
 )
 
 SAMPLE_SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
@@ -53,7 +55,7 @@ def _symbol(text: str) -> str:
 
 def _experiment_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", text):
-        raise ValueError("expected a name of at most 64 letters, digits, spaces and . - _, with a letter or digit first")
+        raise ValueError("expected at most 64 letters, digits, spaces and . - _, with a letter or digit first")
     return text
 
 
@@ -71,7 +73,8 @@ def _iso_date(value: Any) -> Any:
     return value
 
 
-Symbol = Annotated[str, AfterValidator(_symbol)]
+Symbol = Annotated[str, AfterValidator(_symbol), Words('a symbol such as "AAPL"')]
+Name = Annotated[str, AfterValidator(_experiment_name), Words('a name in quotes, such as "my-experiment"')]
 
 
 # --- market data ------------------------------------------------------------------------------------------------------
@@ -96,7 +99,8 @@ def _date_range(text: str) -> str:
     return text
 
 
-SplitPart = OpenShare | Annotated[str, AfterValidator(_date_range)]
+Days = Annotated[str, AfterValidator(_date_range), Words('days such as "2010-01-01..2018-12-31"')]
+SplitPart = OpenShare | Days
 
 
 class Split(Table):
@@ -118,7 +122,7 @@ class Split(Table):
             raise ValueError("mixes shares with days; expected three of one kind")
         if shares and abs(sum(shares) - 1.0) > 1e-9:
             raise ValueError(f"train + validation + test is {sum(shares):.6g}; expected 1")
-        for (_, earlier_last), (later_first, _) in zip(ranges, ranges[1:], strict=False):
+        for (_, earlier_last), (later_first, _) in pairwise(ranges):
             if later_first <= earlier_last:
                 raise ValueError("expected train before validation before test, without a common day")
         return self
@@ -184,7 +188,7 @@ class Env(Table):
     max_adds: CountOrNone = 2
     """How often a position may be added to; 0 switches ADD off."""
     fill: Literal["next", "close"] = "next"
-    """Orders fill at the next bar's open (or close where there is no open), or, optimistically, at the close just seen."""
+    """At the next bar's open (its close where there is no open), or, optimistically, at the close just seen."""
     commission_bps: Annotated[float, Ge(0), Lt(10_000)] = 10.0
     """Commission in basis points of the traded value, on both sides."""
     slippage_bps: Annotated[float, Ge(0), Lt(10_000)] = 5.0
@@ -215,7 +219,7 @@ Weight = Annotated[float, Ge(0), LIVE]
 
 
 class Weights(Table):
-    """Weights of the seven reward components. The guide's sum to 0.90; only their ratios matter under running scaling."""
+    """Weights of the seven reward components. Only their ratios matter under running scaling."""
 
     pnl: Weight = 0.40
     """Change of equity: the aim itself."""
@@ -243,10 +247,10 @@ class Reward(Table):
     """What the agent is paid for."""
 
     formulas: Literal["sound", "guide"] = "sound"
-    """The guide's intent without its defects, or the guide's formulas to the letter (`p3kit validate` names the defects)."""
+    """The guide's intent without its defects, or its formulas to the letter (`p3kit validate` names the defects)."""
     scaling: Literal["running", "tanh", "none"] = "running"
     """Divide by the running standard deviation of the discounted return, squash by tanh, or leave as it is."""
-    clip: Annotated[float, Gt(0), LIVE] = 10.0
+    clip: Positive | Off = 10.0
     """The scaled reward is cut to ± this; how often is counted."""
     target_volatility: Annotated[float, Gt(0), Le(10)] = 0.25
     """Volatility a year that the sizing component aims at, as a fraction."""
@@ -261,16 +265,19 @@ class Reward(Table):
 # --- computing --------------------------------------------------------------------------------------------------------
 
 
+DEVICES = '"auto", "cpu", "cuda" or "cuda:1"'
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
-        raise ValueError('expected "auto", "cpu", "cuda" or "cuda:1"')
+        raise ValueError(f"expected {DEVICES}")
     return text
 
 
 class Compute(Table):
     """Where and how precisely to compute. Results do not depend on threads or grouping."""
 
-    device: Annotated[str, AfterValidator(_device)] = "auto"
+    device: Annotated[str, AfterValidator(_device), Words(DEVICES)] = "auto"
     """auto takes CUDA where there is one; or cpu, cuda, cuda:1."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto is bf16 on CUDA that has it, fp16 on other CUDA, fp32 on a CPU."""
@@ -324,39 +331,22 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-class Criteria(Table):
-    """What a grade asks for; every criterion can be "off". Values are judged on the validation split."""
-
-    validation_sharpe: float | Off = "off"
-    """Sharpe ratio must be at least this."""
-    explained_variance: Annotated[float, Le(1)] | Literal["reference"] | Off = "off"
-    """Explained variance of the value function; reference: ≥ 0.5, or ≥ a ridge regression on the same batch."""
-    entropy: Annotated[Pair, AfterValidator(_rising)] | Off = "off"
-    """Policy entropy in nats must lie between these two."""
-    beats_supervised: float | Off = "off"
-    """Total return must be at least the supervised baseline's plus this (0.20 is 20 points)."""
-    max_drawdown: PositiveShare | Off = "off"
-    """Deepest fall from a peak must be below this share."""
-    actions_used: Annotated[int, Ge(1), Le(7)] | Off = "off"
-    """At least this many of the seven actions must have 1 % of the steps each."""
-
-
-class MinimumCriteria(Criteria):
-    """What makes an agent PASS (guide 3.3, minimum success)."""
+class MinimumCriteria(Table):
+    """What makes an agent PASS, judged on the validation split (guide 3.3, minimum success)."""
 
     validation_sharpe: float | Off = 0.3
-    """Sharpe ratio must be at least this."""
+    """Sharpe ratio must be above this."""
     explained_variance: Annotated[float, Le(1)] | Literal["reference"] | Off = "reference"
     """Explained variance of the value function; reference: ≥ 0.5, or ≥ a ridge regression on the same batch."""
     entropy: Annotated[Pair, AfterValidator(_rising)] | Off = (0.5, 1.5)
     """Policy entropy in nats must lie between these two."""
 
 
-class StrongCriteria(Criteria):
-    """What makes an agent STRONG (guide 3.3, strong success)."""
+class StrongCriteria(Table):
+    """What makes an agent STRONG, judged on the validation split (guide 3.3, strong success)."""
 
     validation_sharpe: float | Off = 0.5
-    """Sharpe ratio must be at least this."""
+    """Sharpe ratio must be above this."""
     beats_supervised: float | Off = 0.20
     """Total return must be at least the supervised baseline's plus this (0.20 is 20 points)."""
     max_drawdown: PositiveShare | Off = 0.20
@@ -366,7 +356,7 @@ class StrongCriteria(Criteria):
 
 
 class Grades(Table):
-    """The criteria behind the grades."""
+    """The criteria behind the grades; each can be "off"."""
 
     minimum: MinimumCriteria = MinimumCriteria()
     """All of these make a PASS."""
@@ -377,7 +367,7 @@ class Grades(Table):
 class Baselines(Table):
     """Results from before, to stand beside the agents'."""
 
-    supervised: dict[str, float] = {}
+    supervised: dict[str, float] = Field(default_factory=dict)
     """Total return of your earlier models: by symbol, and `default` for the rest (-0.88 is a loss of 88 %)."""
 
     def supervised_return(self, symbol: str) -> float | None:
@@ -414,14 +404,14 @@ class Diagnose(Table):
     """Watching a run for symptoms while it trains."""
 
     mode: Literal["off", "watch", "act"] = "watch"
-    """off; watch: journal symptoms and what would have been done; act: let interventions act. Unset: act where there are any."""
+    """watch: journal symptoms and what would be done; act: let interventions act. Unset: act where there are any."""
     catalogue: Literal["p3kit@1"] = "p3kit@1"
     """The rule pack and its version."""
     strict: bool = True
     """Stop a run whose contract is broken (ratio not 1, masked action taken, NaN in an observation)."""
     budget: Budget = Budget()
     """How much automatic repair an agent may use up."""
-    rows: dict[str, RowOverride] = {}
+    rows: dict[str, RowOverride] = Field(default_factory=dict)
     """Thresholds of single rows, by symptom: `[diagnose.rows."policy.hold"]`."""
 
 
@@ -471,7 +461,7 @@ class Knobs(Table):
 class Spec(Table):
     """An experiment: which agents to train, on what, how, and what counts as success. Required: name, symbols."""
 
-    name: Annotated[str, AfterValidator(_experiment_name)]
+    name: Name
     """The experiment's name in reports; runs of one name are reported together."""
     trainer: Annotated[str, MinLen(1)] = "ppo"
     """A trainer shipped in trainers/, or the path of your own file, relative to the spec file."""
@@ -491,7 +481,7 @@ class Spec(Table):
     """What the agent is paid for."""
     ppo: Knobs = Knobs()
     """The trainer's own knobs."""
-    schedules: dict[str, Schedule] = {}
+    schedules: dict[str, Schedule] = Field(default_factory=dict)
     """Numbers that change while training, by spec path; a bare name means ppo.NAME."""
     compute: Compute = Compute()
     """Where and how precisely to compute."""
@@ -505,13 +495,13 @@ class Spec(Table):
     """What makes an agent PASS or STRONG."""
     baselines: Baselines = Baselines()
     """Results from before."""
-    agents: dict[str, dict[str, Any]] = {}
+    agents: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Per-symbol overrides: `[agents.AMD]` may hold any table that may differ from agent to agent."""
     diagnose: Diagnose = Diagnose()
     """Watching for symptoms."""
     intervention: Items[Intervention] = ()
     """What to do when a symptom shows."""
-    matrix: dict[str, Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct)]] = {}
+    matrix: dict[str, Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct)]] = Field(default_factory=dict)
     """By spec path, the values to try: one agent per combination."""
     tune: Tune | None = None
     """What `p3kit tune` searches."""

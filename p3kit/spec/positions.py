@@ -1,9 +1,9 @@
 """Where each key of a TOML text stands, so that a message can say `specs/phase3.toml:14:1`.
 
-`tomli` parses and finds every syntax error, but its result has no positions. This scanner walks the same text once more and
-notes only where keys and list items begin. It relies on tomli having accepted the text (or having accepted all of it up
-to `stop`), so it need not understand values: strings, brackets and commas are enough. A property test holds its result
-against tomli's.
+`tomli` parses and finds every syntax error, but its result has no positions. This scanner walks the same text once more
+and notes only where keys and list items begin. It relies on tomli having accepted the text (or all of it up to `stop`),
+so it need not understand values: strings, brackets and commas are enough. A property test holds its result against
+tomli's.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def scan(text: str, stop: int | None = None) -> Positions:
     scanner = _Scanner(text, len(text) if stop is None else stop)
     try:
         scanner.statements()
-    except _Unreadable:
+    except _UnreadableError:
         if stop is None:
             raise AssertionError("the scanner cannot read what tomli accepted") from None
     return scanner.found
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """The text is not TOML from here on; tomli says what is wrong with it."""
 
 
@@ -116,7 +116,7 @@ class _Scanner:
             self.found.twice.append((path, self.found.offsets[path], start))
         self._note(path, start)
         if not self._peek("="):
-            raise _Unreadable
+            raise _UnreadableError
         self.at += 1
         self._value(path)
 
@@ -136,7 +136,7 @@ class _Scanner:
                 self.at = match.end()
                 quoted = pattern is not _BARE_KEY
                 return str(tomli.loads(f"key = {match[0]}")["key"]) if quoted else match[0]
-        raise _Unreadable
+        raise _UnreadableError
 
     def _value(self, path: KeyPath) -> None:
         self._skip(_SPACE)
@@ -167,7 +167,7 @@ class _Scanner:
             self.at += 1
             self._skip(_BLANK)
         if self.at >= self.stop:
-            raise _Unreadable
+            raise _UnreadableError
         if self._peek(closing):
             self.at += 1
             return False
@@ -178,7 +178,7 @@ class _Scanner:
             if match := pattern.match(self.text, self.at):
                 self.at = match.end()
                 return
-        raise _Unreadable
+        raise _UnreadableError
 
     def _note(self, path: KeyPath, offset: int) -> None:
         self.found.offsets.setdefault(path, offset)
@@ -187,7 +187,6 @@ class _Scanner:
         return self.text.startswith(expected, self.at)
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
-        match = pattern.match(self.text, self.at)
-        assert match is not None
-        self.at = match.end()
+        if match := pattern.match(self.text, self.at):
+            self.at = match.end()
         return self.at

@@ -1,4 +1,4 @@
-"""Schedules: numbers that move while a run trains. `progress` is the share of training done, 0 at the start, 1 at the end."""
+"""Schedules: numbers that move while a run trains. `progress` is the share of training done, from 0 to 1."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
     if name_or_path.lower() in OTHER_ALGORITHMS:
         reason = OTHER_ALGORITHMS[name_or_path.lower()]
         raise SpecError([Fault("trainer", f'"{name_or_path}" is not offered', f'{reason}; use "ppo"')])
-    known = f'; shipped are {", ".join(sorted(trainers)) or "none"}, or give the path of your own .py file'
+    known = f"; shipped are {', '.join(sorted(trainers)) or 'none'}, or give the path of your own .py file"
     raise SpecError([Fault("trainer", f'no trainer "{name_or_path}"{did_you_mean(name_or_path, trainers, known)}')])
 
 

@@ -6,6 +6,7 @@ an int is accepted where a float is asked for, since `clip = 10` is what people 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -38,6 +39,14 @@ class Live:
 
 
 LIVE = Live()
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a type accepts, for messages, where its bounds do not say it."""
+
+    text: str
+
 
 Item = TypeVar("Item")
 Items = Annotated[tuple[Item, ...], Strict(False)]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
-from p3kit.spec.keypath import KeyPath, written_path
+from p3kit.spec.keypath import KeyPath, leaves, written_path
 
-COMMENT_COLUMN = 56
-"""Where comments begin, when the line is short enough."""
+COMMENT_COLUMN = 54
+"""Where comments begin (after two blanks), when the line is short enough."""
 
 
 def toml_value(value: Any) -> str:
@@ -21,7 +21,7 @@ def toml_value(value: Any) -> str:
         case int():
             return f"{value:_}" if abs(value) >= 10_000 else str(value)
         case float():
-            return repr(value)
+            return f"{value:_}" if value.is_integer() and 1e4 <= abs(value) < 1e15 else repr(value)
         case str():
             # JSON's escapes are TOML's, but TOML also wants DEL escaped.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -42,21 +42,28 @@ def to_toml(tables: Mapping[str, Any], comment: Callable[[KeyPath], str] = lambd
     return "\n".join(lines).strip() + "\n"
 
 
-def _write_table(
-    table: Mapping[str, Any], path: KeyPath, comment: Callable[[KeyPath], str], lines: list[str]
-) -> None:
+def _write_table(table: Mapping[str, Any], path: KeyPath, comment: Callable[[KeyPath], str], lines: list[str]) -> None:
     """Plain values first: in TOML, what follows a header belongs to it."""
-    below = {key: value for key, value in table.items() if _is_own_section(value)}
-    plain = {key: value for key, value in table.items() if key not in below}
+    sections = {key: value for key, value in table.items() if isinstance(value, Mapping) or _is_list_of_tables(value)}
+    plain = {key: value for key, value in table.items() if key not in sections}
     if path and (plain or not table):
         lines += ["", f"[{written_path(path)}]"]
-    for key, value in plain.items():
+    _write_values(plain, path, comment, lines)
+    for key, value in sections.items():
+        if isinstance(value, Mapping):
+            _write_table(value, (*path, key), comment, lines)
+        for index, item in enumerate(value if _is_list_of_tables(value) else ()):
+            lines += ["", f"[[{written_path((*path, key))}]]"]
+            _write_values(item, (*path, key, index), comment, lines)
+
+
+def _write_values(table: Mapping[str, Any], path: KeyPath, comment: Callable[[KeyPath], str], lines: list[str]) -> None:
+    for key, value in table.items():
         text = f"{written_path((key,))} = {toml_value(value)}"
-        remark = comment((*path, key))
-        lines.append(f"{text:<{COMMENT_COLUMN}}# {remark}" if remark else text)
-    for key, value in below.items():
-        _write_table(value, (*path, key), comment, lines)
+        place = (*path, key)
+        remark = comment(place) or comment(next(below for below, _ in leaves(value, place)))
+        lines.append(f"{text:<{COMMENT_COLUMN}}  # {remark}" if remark else text)
 
 
-def _is_own_section(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _is_list_of_tables(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)

@@ -1,0 +1,110 @@
+"""`p3kit validate`, `p3kit show`, `p3kit schema`: the spec language at the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from p3kit.cli.options import json_option, runs_option, set_option
+from p3kit.errors import SpecError
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@set_option
+@json_option
+def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check SPEC: all faults at once, or what is worth knowing about it.
+
+    Exit code 0 when it can be run, 2 when not. Whether the bars are right, `p3kit plan` and `p3kit data` say.
+    """
+    from p3kit.spec.loading import check_files, load_spec
+    from p3kit.spec.notes import notes
+
+    try:
+        loaded = load_spec(spec, overrides)
+        check_files(loaded)
+    except SpecError as error:
+        if not as_json:
+            raise
+        faults = [{"where": fault.where, "what": fault.what, "hint": fault.hint} for fault in error.faults]
+        _print_json({"valid": False, "faults": faults, "notes": []})
+        raise click.exceptions.Exit(error.exit_code) from None
+    remarks = notes(loaded)
+    if as_json:
+        _print_json({"valid": True, "faults": [], "notes": remarks})
+        return
+    click.echo(f"{spec}: valid")
+    for remark in remarks:
+        click.echo(f"  note: {remark}")
+
+
+@click.command()
+@click.argument("spec_or_run", metavar="SPEC|RUN")
+@set_option
+@runs_option
+@json_option
+def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
+    """Print the resolved spec of SPEC or RUN, every value with its origin.
+
+    The output is a spec itself: `p3kit show specs/smoke.toml > whole.toml`.
+    """
+    from p3kit.spec.keypath import written_path
+    from p3kit.spec.writing import to_toml
+
+    tables, origins = _resolved(spec_or_run, overrides, runs_root)
+    if as_json:
+        _print_json({"spec": tables, "origins": origins})
+    else:
+        click.echo(to_toml(tables, lambda path: origins.get(written_path(path), "")), nl=False)
+
+
+@click.command()
+@click.option("--trainer", default="ppo", show_default=True, help="Whose knobs [ppo] has: a name or a .py file.")
+def schema(trainer: str) -> None:
+    """Print the JSON Schema of specs, for editors.
+
+    A spec that begins with `#:schema ./p3kit.schema.json` gets completion and checks from it.
+    """
+    from p3kit.spec.schema import schema_text
+
+    click.echo(schema_text(trainer), nl=False)
+
+
+def _resolved(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Plain tables and origins: of a file if there is one by that name, else of a run."""
+    if spec_or_run.endswith(".toml") or Path(spec_or_run).is_file():
+        from p3kit.spec import load_spec
+
+        loaded = load_spec(spec_or_run, overrides)
+        return loaded.spec.model_dump(mode="json"), loaded.origins
+    if overrides:
+        raise click.UsageError("--set is for a spec; what a run used cannot be changed")
+    return _of_run(spec_or_run, runs_root)
+
+
+def _of_run(reference: str, runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run, or one agent of it, really used, and which of it are defaults."""
+    from p3kit.rundir import find_run
+    from p3kit.spec import resolve_spec
+    from p3kit.spec.keypath import leaves, written_path
+
+    run, agent = find_run(runs_root, reference)
+    info = run.info()
+    tables: dict[str, Any] = next((one["spec"] for one in info["agents"] if one["name"] == agent), info["spec"])
+    spec = resolve_spec(tables, str(run.path / "run.json"), run.path / "trainer.py")
+    bare = type(spec).model_validate({"name": spec.name, "symbols": spec.symbols, "trainer": spec.trainer})
+    defaults = {written_path(path): value for path, value in leaves(bare.model_dump(mode="json"))}
+    origins = {}
+    for path, value in leaves(tables):
+        dotted = written_path(path)
+        is_default = dotted in defaults and defaults[dotted] == value and dotted not in ("name", "symbols", "trainer")
+        origins[dotted] = "default" if is_default else run.name
+    return tables, origins
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

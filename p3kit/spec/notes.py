@@ -1,0 +1,226 @@
+"""What a user should know about a spec that is right: `p3kit validate` prints it. What needs the bars, `plan` adds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from p3kit.metrics import COMPONENTS
+from p3kit.spec.loading import LoadedSpec
+from p3kit.spec.models import SAMPLE_SYMBOLS, Spec
+
+FEATURES = 20
+"""Features of a bar, about: exact numbers need the bars."""
+
+ACCOUNT_FIELDS = 20
+"""Account fields of an observation, about."""
+
+ROW_BYTES = 160
+"""A rollout row: index, account fields, action, log-probability, mask, value, components, advantage, return."""
+
+MOST_VALID_ACTIONS = 4
+"""Flat: HOLD and three BUYs. Long: HOLD, two SELLs and ADD."""
+
+USUAL_LEARNING_RATES = (1e-4, 1e-3)
+"""Guide 1.2: slower may not arrive in 100k steps, faster is unstable."""
+
+
+def notes(loaded: LoadedSpec) -> list[str]:
+    """All that is worth saying without the bars, one sentence each."""
+    return [note for about in _TOPICS for note in about(loaded)]
+
+
+# --- size of the work -------------------------------------------------------------------------------------------------
+
+
+def _agents(loaded: LoadedSpec) -> Iterator[str]:
+    spec = loaded.spec
+    symbols, seeds, points = len(spec.symbols), len(spec.seeds), len(spec.points())
+    factors = [_count(symbols, "symbol"), _count(seeds, "seed")] + ([f"{points} matrix points"] if points > 1 else [])
+    yield f"{_count(symbols * seeds * points, 'agent')}: {' × '.join(factors)}"
+
+
+def _iterations(loaded: LoadedSpec) -> Iterator[str]:
+    spec, total = loaded.spec, loaded.spec.ppo.total_timesteps
+    rollout = rollout_steps(spec)
+    if rollout is None:
+        return
+    exact = total / rollout
+    shortened = "" if exact.is_integer() else ", the last one on a shorter rollout"
+    product = f"({spec.ppo.n_steps:,} × {spec.env.num_envs})"
+    yield f"iterations: {total:,} / {product} is {exact:.3g}, so {math.ceil(exact)} updates{shortened}"
+    batch = getattr(spec.ppo, "batch_size", None)
+    epochs, accumulation = getattr(spec.ppo, "n_epochs", 1), getattr(spec.ppo, "accumulation_steps", 1)
+    if isinstance(batch, int):
+        minibatches = math.ceil(rollout / batch)
+        steps = epochs * math.ceil(rollout / (batch * accumulation))
+        yield f"minibatches: {rollout:,} / {batch} is {minibatches:,} an epoch, {steps:,} gradient steps an update"
+        if batch * accumulation > rollout:
+            yield f"batch_size × accumulation_steps is {batch * accumulation:,}, more than a rollout's {rollout:,}"
+
+
+def _memory(loaded: LoadedSpec) -> Iterator[str]:
+    spec, rollout = loaded.spec, rollout_steps(loaded.spec)
+    if rollout is None:
+        return
+    observation = spec.env.window * FEATURES + ACCOUNT_FIELDS
+    batch = getattr(spec.ppo, "batch_size", 0)
+    row = observation * 4 + ROW_BYTES
+    yield (
+        f"memory: rollout buffer about {_bytes(rollout * ROW_BYTES)} an agent (observations are gathered, not stored: "
+        f"they would be {_bytes(rollout * observation * 4)}), a minibatch about {_bytes(batch * row)}"
+    )
+
+
+def _horizon(loaded: LoadedSpec) -> Iterator[str]:
+    gamma = getattr(loaded.spec.ppo, "gamma", None)
+    if gamma == 1:
+        yield "gamma = 1 has no horizon: rewards of any distance count in full"
+    elif isinstance(gamma, float):
+        bars = 1 / (1 - gamma)
+        days = {"sample": bars, "synthetic": bars / 6.5}.get(loaded.spec.data.source)
+        yield f"horizon: 1 / (1 − {gamma:g}) is {bars:,.0f} bars" + (f", {days:,.0f} trading days" if days else "")
+
+
+def _evaluations(loaded: LoadedSpec) -> Iterator[str]:
+    spec, rollout = loaded.spec, rollout_steps(loaded.spec)
+    if rollout is None:
+        return
+    for table, every in (("evaluation", spec.evaluation.every), ("checkpoints", spec.checkpoints.every)):
+        said = f"{table}.every = {every:,}"
+        if every < rollout:
+            yield f"{said} is more often than updates happen: it is once per update, every {rollout:,} steps"
+        elif every % rollout:
+            yield f"{said} is rounded up to updates: it is every {math.ceil(every / rollout) * rollout:,} steps"
+    evaluations = math.ceil(spec.ppo.total_timesteps / rollout)
+    patience = spec.early_stop.patience
+    if patience != "off" and spec.evaluation.every <= rollout and patience >= evaluations:
+        yield f"early_stop.patience = {patience} never ends a run: it has {_count(evaluations, 'evaluation')}"
+
+
+# --- values worth a second look ---------------------------------------------------------------------------------------
+
+
+def _learning_rate(loaded: LoadedSpec) -> Iterator[str]:
+    low, high = USUAL_LEARNING_RATES
+    spec = loaded.spec
+    rates = {"ppo.learning_rate": getattr(spec.ppo, "learning_rate", None)}
+    for symbol, tables in spec.agents.items():
+        rates[f"agents.{symbol}.ppo.learning_rate"] = tables.get("ppo", {}).get("learning_rate")
+    for path, rate in rates.items():
+        if rate is not None and not low <= rate <= high:
+            risk = "training tends to become unstable" if rate > high else "100k steps may not suffice"
+            yield f"{path} = {rate:g} is outside {low:g} to {high:g}: {risk} (guide 1.2)"
+
+
+def _entropy_criterion(loaded: LoadedSpec) -> Iterator[str]:
+    criterion, most = loaded.spec.criteria.minimum.entropy, math.log(MOST_VALID_ACTIONS)
+    if criterion == "off":
+        return
+    for side, value in zip(("low", "high"), criterion, strict=True):
+        if value > most:
+            effect = "so no policy can meet it" if side == "low" else "so it never binds"
+            bound = f"ln {MOST_VALID_ACTIONS} = {most:.2f} nats, the most that {MOST_VALID_ACTIONS} valid actions allow"
+            yield f"criteria.minimum.entropy: its {side} end {value:g} is above {bound}, {effect}"
+
+
+def _reward(loaded: LoadedSpec) -> Iterator[str]:
+    reward = loaded.spec.reward
+    total = sum(getattr(reward.weights, component) for component in COMPONENTS)
+    if abs(total - 1) > 1e-9:
+        yield f"reward.weights sum to {total:.2f}, not 1" + ("; so do the guide's" if abs(total - 0.9) < 1e-9 else "")
+    if reward.action_bonus > 0:
+        yield f"reward.action_bonus = {reward.action_bonus:g} for the whole run pays for churn; guide 3.2 means a while"
+    if reward.formulas == "guide":
+        yield from (f'reward.formulas = "guide": {defect}' for defect in GUIDE_DEFECTS)
+    elif loaded.written("reward.target_sharpe"):
+        yield 'reward.target_sharpe has no effect: only formulas = "guide" reads it'
+
+
+GUIDE_DEFECTS = (
+    "the drawdown penalty falls from 0.150 to 0.0225 as drawdown crosses 15 %",
+    "any one-bar win pays the whole time component, however small the win",
+    "the Sharpe component reaches ±1,000 on flat returns, and compares a ratio per bar with an annual target",
+    "trailing levels of drawdown and Sharpe go on paying for the past",
+)
+"""Known defects of the guide's formulas (guide 2.2), which `formulas = "sound"` mends."""
+
+
+def _fills(loaded: LoadedSpec) -> Iterator[str]:
+    if loaded.spec.env.fill == "close":
+        yield 'env.fill = "close" fills at the close the decision was made on: optimistic'
+
+
+# --- what wins, and what does nothing ---------------------------------------------------------------------------------
+
+
+def _schedules(loaded: LoadedSpec) -> Iterator[str]:
+    spec = loaded.spec
+    for path in spec.schedules:
+        if loaded.written(path):
+            yield f"{path} has a value and a schedule: the schedule wins"
+        for symbol, tables in spec.agents.items():
+            is_own = f"agents.{symbol}.{path}" in loaded.origins
+            if is_own and path not in tables.get("schedules", {}):
+                yield f"agents.{symbol}: {path} has a value there and a schedule in [schedules]: the schedule wins"
+
+
+def _unused(loaded: LoadedSpec) -> Iterator[str]:
+    spec = loaded.spec
+    if spec.data.path is not None and spec.data.source in ("sample", "synthetic"):
+        yield f'data.path has no effect: source = "{spec.data.source}" reads no file'
+    if loaded.written("data.synthetic") and spec.data.source != "synthetic":
+        yield f'[data.synthetic] has no effect: source = "{spec.data.source}"'
+    if spec.data.source == "sample" and set(spec.symbols) <= set(SAMPLE_SYMBOLS):
+        yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
+    if spec.criteria.strong.beats_supervised != "off" and not spec.baselines.supervised:
+        yield "criteria.strong.beats_supervised is not judged: [baselines.supervised] is empty"
+
+
+def _later(loaded: LoadedSpec) -> Iterator[str]:
+    """What this version understands and does not do yet. Nothing is ignored in silence."""
+    spec = loaded.spec
+    if spec.intervention:
+        number = _count(len(spec.intervention), "intervention")
+        yield f"{number} checked, but not applied by the trainers of this version"
+    if loaded.written("diagnose"):
+        yield "[diagnose] is checked, but not used while training in this version; see `p3kit diagnose` afterwards"
+    if spec.env.backend == "scalar":
+        yield 'env.backend = "scalar" is checked, but trainers of this version use the batched environment'
+    if spec.compute.group != "auto":
+        yield "compute.group is checked, but trainers of this version run one agent per process"
+    if spec.tune is not None:
+        yield "[tune] is checked, but not used: this version has no `p3kit tune`"
+
+
+_TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (
+    _agents,
+    _iterations,
+    _memory,
+    _horizon,
+    _evaluations,
+    _learning_rate,
+    _entropy_criterion,
+    _reward,
+    _fills,
+    _schedules,
+    _unused,
+    _later,
+)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def rollout_steps(spec: Spec) -> int | None:
+    """Env steps of one iteration; None for a trainer without `n_steps`."""
+    steps = getattr(spec.ppo, "n_steps", None)
+    return steps * spec.env.num_envs if isinstance(steps, int) else None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
