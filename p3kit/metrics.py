@@ -293,8 +293,8 @@ def deflated_sharpe(
     observed, luck = sharpe / year, 0.0
     if trials > 1:  # the expected maximum of `trials` ratios that are all luck
         euler = 0.5772156649015329
-        best = (1.0 - euler) * normal.inv_cdf(1.0 - 1.0 / trials) + euler * normal.inv_cdf(1.0 - 1.0 / (trials * math.e))
-        luck = sharpe_std / year * best
+        near, far = normal.inv_cdf(1.0 - 1.0 / trials), normal.inv_cdf(1.0 - 1.0 / (trials * math.e))
+        luck = sharpe_std / year * ((1.0 - euler) * near + euler * far)
     error = math.sqrt(1.0 - skewness * observed + (kurtosis - 1.0) / 4.0 * observed**2)
     return normal.cdf((observed - luck) * math.sqrt(bars - 1.0) / error)
 

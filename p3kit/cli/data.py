@@ -30,7 +30,8 @@ def data(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     loaded = load_spec(spec, overrides).spec
     market = load_market(loaded, loaded.symbols)
     if as_json:
-        click.echo(json.dumps({symbol: describe(bars) for symbol, bars in market.items()}, indent=2, ensure_ascii=False))
+        facts = {symbol: describe(bars) for symbol, bars in market.items()}
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         click.echo(render(market))
 
@@ -68,7 +69,7 @@ def describe(bars: SymbolData) -> dict[str, Any]:
 def render(market: Mapping[str, SymbolData]) -> str:
     """The same for people: a row per symbol, a block per split, then notes and where the data come from."""
     facts = {symbol: describe(bars) for symbol, bars in market.items()}
-    rows = [("symbol", "bars", "first", "last", "bars a year", "fingerprint", "source")]
+    rows: list[tuple[str, ...]] = [("symbol", "bars", "first", "last", "bars a year", "fingerprint", "source")]
     rows += [
         (symbol, f"{f['bars']:,}", f["first"][:10], f["last"][:10], f"{f['bars_per_year']:,.1f}", f["fingerprint"][:12],
          f["source"])

@@ -1,10 +1,11 @@
 """Market data: bars, features, regimes, splits, the shipped sample, the synthetic market.
 
-`load_market(spec, symbols)` is the one door: it reads or makes the bars of each symbol, refuses what cannot be trusted,
-and hands back one `SymbolData` per symbol. Importing this package costs numpy only; pandas comes in when files are read.
+`load_market(spec, symbols)` is the one door: it reads or makes the bars of each symbol, refuses what cannot be
+trusted, and hands back one `SymbolData` per symbol. Importing this package costs numpy only; pandas comes in when files
+are read.
 """
 
-from p3kit.market.bars import BULL, BEAR, REGIMES, SIDEWAYS, Bars, SymbolData
+from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars, SymbolData
 from p3kit.market.features import LOOKBACK
 from p3kit.market.fingerprint import fingerprint
 from p3kit.market.load import load_market

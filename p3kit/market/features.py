@@ -1,7 +1,8 @@
 """Features of the bars: about twenty numbers per bar, all without a unit, all causal.
 
-Row t uses bars t − 64 … t and nothing else: no centred window, no statistic of the whole series, and no recursive filter
-that remembers further back than `LOOKBACK`. That makes the embargo between splits exact. Rows before `LOOKBACK` are NaN.
+Row t uses bars t − 64 … t and nothing else: no centred window, no statistic of the whole series, and no recursive
+filter that remembers further back than `LOOKBACK`. That makes the embargo between splits exact. Rows before `LOOKBACK`
+are NaN.
 
 Most features are moves divided by what a random walk of the current volatility would do over the same span, so that 1
 means "one standard deviation" for any stock and any bar length.
@@ -134,7 +135,7 @@ def compute_features(bars: Bars, columns: tuple[str, ...] | None = None) -> Feat
 
     def in_sigmas(move: Floats, bars_behind: float) -> Floats:
         """A log move over some bars, in standard deviations of a random walk over as many."""
-        return np.clip(move / (sigma * np.sqrt(bars_behind)), -LIMIT, LIMIT)
+        return np.asarray(np.clip(move / (sigma * np.sqrt(bars_behind)), -LIMIT, LIMIT))
 
     for span in RETURN_SPANS:
         table[f"return_{span}"] = in_sigmas(rolling(returns, span, _sum), span)
@@ -204,9 +205,7 @@ def _balance(returns: Floats, bars: int) -> Floats:
     return np.clip(np.where(moved, net / np.where(moved, total, 1.0), 0.0), -1.0, 1.0)
 
 
-def standardise(
-    features: Features, first: int, last: int
-) -> tuple[NDArray[np.float32], Floats, Floats, list[str]]:
+def standardise(features: Features, first: int, last: int) -> tuple[NDArray[np.float32], Floats, Floats, list[str]]:
     """Features minus their mean and divided by their standard deviation over rows first … last − 1, the training split.
 
     Regimes stay 0 or 1. A feature that is constant in the training split is only shifted, never divided by (almost)

@@ -5,10 +5,10 @@ A file holds one symbol: a timestamp column (or, in Parquet, a datetime index) a
 
 - timestamps that are missing, unreadable, ambiguous (day/month), unsorted, repeated, or in mixed time zones
 - prices that are missing, not numbers, not finite or not positive; volumes that are missing or negative
-- high below low; open or close outside low … high by more than rounding
+- high below low; open or close outside low … high by more than 1 %
 
-Nothing is ever filled, sorted or dropped on the user's behalf. Rows are numbered as an editor numbers the lines of a CSV
-file (the header is row 1); in Parquet the first bar is row 1.
+Nothing is ever filled, sorted or dropped on the user's behalf. Rows are numbered as an editor numbers the lines of a
+CSV file (the header is row 1); in Parquet the first bar is row 1.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from p3kit.errors import DataError, Fault, MissingExtra
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
 
 if TYPE_CHECKING:
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
 TIMESTAMP_NAMES = ("timestamp", "datetime", "date", "time")
 
 Kind = Literal["csv", "parquet"]
 
-_ROUNDING = 1e-3
-"""Relative slack between close (or open) and low … high: prices rounded to a cent differ by that much when adjusted."""
+_SLACK = 0.01
+"""Relative slack of open and close beyond low … high: vendors round and glitch by less. Closes that were adjusted for
+dividends beside highs and lows that were not differ by more, sooner or later."""
 
 _DST_DAYS = 21
 """UTC offsets may change by an hour for daylight saving time, but not twice within this many days."""
@@ -104,7 +105,7 @@ def read_columns(kind: Kind, template: str | None, symbol: str) -> tuple[str, ..
 
 
 def _path_of(template: str | None, symbol: str) -> Path:
-    """The file of a symbol. The name has been checked by `load.py`; only `{symbol}` is replaced, nothing is evaluated."""
+    """The file of a symbol. `load.py` has checked the name; only `{symbol}` is replaced, nothing is evaluated."""
     if not template:
         raise DataError("data.path", "is not set", 'name the files, for example "data/{symbol}.csv"')
     path = Path(template.replace("{symbol}", symbol))
@@ -142,7 +143,8 @@ def _csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
         raise DataError(str(path), "is empty", "give a header and one bar per row") from None
     except pd.errors.ParserError as error:
         what = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        raise DataError(str(path), f"is no regular table: {what}", "give every row as many cells as the header") from None
+        hint = "give every row as many cells as the header"
+        raise DataError(str(path), f"is no regular table: {what}", hint) from None
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}", "check the file and its permissions") from None
     bars = frame.iloc[1:].reset_index(drop=True)
@@ -162,7 +164,7 @@ def _read_csv(path: Path) -> _Sheet:
 
 def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingExtra("pyarrow", "parquet", 'data.source = "parquet"') from None
@@ -245,7 +247,8 @@ def _parse_timestamps(sheet: _Sheet) -> tuple[NDArray[np.datetime64], str, list[
     steps = np.diff(timestamps).astype(np.int64)
     faults = []
     if (steps == 0).any():
-        faults.append(sheet.fault(np.flatnonzero(steps == 0) + 1, "same timestamp as the row before", "keep one of them"))
+        rows = np.flatnonzero(steps == 0) + 1
+        faults.append(sheet.fault(rows, "same timestamp as the row before", "keep one of them"))
     if (steps < 0).any():
         hint = "sort the file by time, oldest first"
         faults.append(sheet.fault(np.flatnonzero(steps < 0) + 1, "is earlier than the row before", hint))
@@ -345,13 +348,10 @@ def _check_ranges(sheet: _Sheet, numbers: dict[str, Floats]) -> list[Fault]:
         if name not in numbers:
             continue
         price = numbers[name]
-        for bound, side, outside in (
-            (high, "above high", lambda price, bound: price > bound * (1 + _ROUNDING)),
-            (low, "below low", lambda price, bound: price < bound * (1 - _ROUNDING)),
-        ):
+        for bound, side, sign in ((high, "above high", 1.0), (low, "below low", -1.0)):
             if bound is None:
                 continue
-            rows = np.flatnonzero(outside(price, bound))
+            rows = np.flatnonzero(sign * (price / bound - 1.0) > _SLACK)
             if len(rows):
                 what = f"{name} {price[rows[0]]:g} is {side} {bound[rows[0]]:g}"
                 hint = "adjust all prices of a bar for splits and dividends alike, or leave open, high and low out"

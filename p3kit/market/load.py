@@ -59,7 +59,7 @@ def load_market(spec: Spec, symbols: Sequence[str]) -> dict[str, SymbolData]:
 
 
 def synthetic_market(spec: Spec, symbol: str) -> SyntheticMarket:
-    """The synthetic market behind a symbol of a spec with `data.source = "synthetic"`: bars, true signal and regimes."""
+    """The market behind a symbol of a spec with `data.source = "synthetic"`: bars, signal, hidden regimes."""
     table = spec.data.synthetic
     settings = SyntheticSettings(
         bars=table.bars, edge=table.edge, volatility=table.volatility, span=table.span, regimes=table.regimes
@@ -77,12 +77,11 @@ def _check_names(spec: Spec, symbols: Sequence[str]) -> None:
     faults = []
     for symbol in symbols:
         if not _SYMBOL.fullmatch(symbol):
-            faults.append(
-                Fault("symbols", f"{symbol!r} is no symbol", "use 1 to 32 letters, digits and . _ ^ = -")
-            )
+            faults.append(Fault("symbols", f"{symbol!r} is no symbol", "use 1 to 32 letters, digits and . _ ^ = -"))
         elif spec.data.source == "sample" and symbol not in SYMBOLS:
             near = difflib.get_close_matches(symbol.upper(), SYMBOLS, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"it has {' '.join(SYMBOLS)}; for others set data.source = \"csv\""
+            others = f'it has {" ".join(SYMBOLS)}; for others set data.source = "csv"'
+            hint = f'did you mean "{near[0]}"?' if near else others
             faults.append(Fault("symbols", f'"{symbol}" is not in the shipped sample', hint))
     if faults:
         raise DataError.collected(faults)
@@ -132,9 +131,7 @@ def _prepare(spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[st
         )
     embargo = behind if spec.data.embargo == "auto" else int(spec.data.embargo)
     parts = {name: getattr(spec.data.split, name) for name in SPLITS}
-    splits, problems = split_bars(
-        bars.timestamps, parts, embargo=embargo, warm_up=behind, episode_bars=episode
-    )
+    splits, problems = split_bars(bars.timestamps, parts, embargo=embargo, warm_up=behind, episode_bars=episode)
     if problems:
         raise DataError.collected(Fault(place, f"{key} = {what}", hint) for key, what, hint in problems)
 
@@ -189,8 +186,8 @@ def _remarks(bars: Bars) -> list[str]:
     if moves[worst] > _BIG_MOVE:
         change = bars.close[worst + 1] / bars.close[worst] - 1.0
         remarks.append(
-            f"the close moves {change:+.0%} in one bar at {_moment(bars, worst + 1)} ({int((moves > _BIG_MOVE).sum())} such "
-            "bars): are prices adjusted for splits?"
+            f"the close moves {change:+.0%} in one bar at {_moment(bars, worst + 1)} "
+            f"({int((moves > _BIG_MOVE).sum())} such bars): are prices adjusted for splits?"
         )
     days = np.diff(bars.timestamps) / np.timedelta64(1, "D")
     longest = int(days.argmax())

@@ -54,8 +54,8 @@ def split_bars(
             problems.append(
                 (
                     f"data.split.{name}",
-                    f"{parts[name]} is {given} bars, of which {max(bars, 0)} can be used: an observation needs {warm_up} "
-                    f"bars before the first, and the embargo is {embargo}; {purpose} needs {needed}",
+                    f"{parts[name]} is {given} bars, of which {max(bars, 0)} can be used: an observation needs "
+                    f"{warm_up} bars before the first, and the embargo is {embargo}; {purpose} needs {needed}",
                     "give it more bars, or lower env.window, env.episode_bars or data.embargo",
                 )
             )

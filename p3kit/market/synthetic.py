@@ -8,10 +8,10 @@ return, up to 1/√(1 + edge²). All the signal is in the closes: whoever sees t
 the expected simple return of a bar zero where drift and edge are: without an edge the price is a fair game, every trade
 loses its costs, and HOLD is right.
 
-With regimes, k is a hidden Markov chain of bear, sideways and bull phases that last `REGIME_BARS` bars on average; drift
-and volatility follow it (`DRIFT`, `VOLATILITY`), and the drifts average to zero. Who knew the regime could profit from it
-even at edge 0; a trailing trend tells little of it in a quarter of a year. Without regimes drift is 0 and volatility
-constant: that is the market for proofs, for there `optimal.py` knows the exact optimal rule.
+With regimes, k is a hidden Markov chain of bear, sideways and bull phases that last `REGIME_BARS` bars on average;
+drift and volatility follow it (`DRIFT`, `VOLATILITY`), and the drifts average to zero. Who knew the regime could profit
+from it even at edge 0 (about 7 % a year); a trailing trend tells little of it in a quarter of a year. Without regimes
+drift is 0 and volatility constant: that is the market for proofs, for there `optimal.py` knows the exact optimal rule.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def signal_of(close: Floats, settings: SyntheticSettings) -> Floats:
 def trading_hours(bars: int) -> NDArray[np.datetime64]:
     """Timestamps (bars,) of hourly bars in regular sessions, from 1970 on: one bar per trading hour.
 
-    A session lasts 6.5 hours from 09:30, so sessions hold 7 and 6 bars in turn (13 in two days). Nine Mondays a year are
-    holidays, which leaves 252 sessions and 1,638 bars a year.
+    A session lasts 6.5 hours from 09:30, so sessions hold 7 and 6 bars in turn (13 in two days). Nine Mondays a year
+    are holidays, which leaves 252 sessions and 1,638 bars a year.
     """
     sessions = math.ceil(bars / 6.5) + 1
     days = np.arange(np.datetime64("1970-01-05"), np.datetime64("1970-01-05") + math.ceil(sessions * 1.5) + 30)
@@ -185,7 +185,7 @@ def trading_hours(bars: int) -> NDArray[np.datetime64]:
     minutes = np.arange(bars, dtype=np.int64) * 60  # of trading
     session, minute = np.divmod(minutes, 390)
     clock = open_days[session].astype("datetime64[m]") + np.timedelta64(570, "m") + minute.astype("timedelta64[m]")
-    return clock.astype("datetime64[ns]")
+    return np.asarray(clock, dtype="datetime64[ns]")
 
 
 def _regime_path(settings: SyntheticSettings, rng: np.random.Generator) -> NDArray[np.int8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ def test_nothing_after_a_bar_touches_what_is_known_at_it(t: int, seed: int, ohlc
     np.testing.assert_array_equal(before.volatility[: t + 1], after.volatility[: t + 1])
 
 
-def test_what_an_account_observes_is_causal_too(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """Through `load_market` with training statistics: bars after a bar of the validation split change nothing up to it."""
+def test_what_an_account_observes_is_causal_too(tmp_path: Path) -> None:
+    """Through `load_market` with training statistics: bars after a validation bar change nothing up to it."""
     bars = random_bars(800, 3)
     spec = market_spec(["X"], data={"source": "csv", "path": str(tmp_path / "{symbol}.csv")}, env={"episode_bars": 60})
     write_csv(frame_of(bars), tmp_path)
@@ -78,7 +79,8 @@ def test_every_row_after_the_look_back_is_finite_and_none_before() -> None:
     features = compute_features(random_bars(200))
     assert np.isnan(features.values[:LOOKBACK]).all()
     assert np.isfinite(features.values[LOOKBACK:]).all()
-    assert (features.regime[:LOOKBACK] == -1).all() and set(features.regime[LOOKBACK:]) <= {BEAR, SIDEWAYS, BULL}
+    assert (features.regime[:LOOKBACK] == -1).all()
+    assert set(features.regime[LOOKBACK:]) <= {BEAR, SIDEWAYS, BULL}
 
 
 def test_features_have_no_unit() -> None:
@@ -94,7 +96,7 @@ def test_features_have_no_unit() -> None:
 def test_features_are_of_the_size_of_one_on_a_random_walk() -> None:
     features = compute_features(random_bars(5_000, 4))
     spread = features.values[LOOKBACK:].std(axis=0)
-    assert (spread > 0.1).all() and (spread < 2.0).all(), dict(zip(features.names, spread.round(2), strict=True))
+    assert ((spread > 0.1) & (spread < 2.0)).all(), dict(zip(features.names, spread.round(2), strict=True))
     assert np.abs(features.values[LOOKBACK:]).max() <= 10.0
 
 
@@ -127,9 +129,11 @@ def test_a_price_that_stands_still_gives_finite_features() -> None:
     features = compute_features(still)
     assert np.isfinite(features.values[LOOKBACK:]).all()
     assert (features.regime[LOOKBACK:] == SIDEWAYS).all()
-    values, mean, scale, constant = standardise(features, LOOKBACK, 300)
-    assert np.isfinite(values[LOOKBACK:]).all() and (scale > 0).all()
-    assert "return_1" in constant and not any(name.startswith("regime_") for name in constant)
+    values, _, scale, constant = standardise(features, LOOKBACK, 300)
+    assert np.isfinite(values[LOOKBACK:]).all()
+    assert (scale > 0).all()
+    assert "return_1" in constant
+    assert not any(name.startswith("regime_") for name in constant)
 
     wakes = still.close.copy()
     wakes[250:] = 43.0

@@ -161,7 +161,9 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
     frame = cell("volume", 3, "-5")(cell("close", 9, "")(cell("timestamp", 20, "soon")(as_text())))
     lines = refusal(tmp_path, frame).splitlines()
     assert len(lines) == 3
-    assert "row 22" in lines[0] and "row 11" in lines[1] and "row 5" in lines[2]
+    assert "row 22" in lines[0]
+    assert "row 11" in lines[1]
+    assert "row 5" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,8 @@ def test_harmless_spelling_is_read(tmp_path: Path) -> None:
     path = tmp_path / "X.csv"
     path.write_text("\ufeffDate, Close ,Adj Close\n2020-01-01, 1.5,9\n2020-01-02,2e0,9\n\n\n", encoding="utf-8")
     bars = read_bars("csv", str(path), "X")
-    assert list(bars.close) == [1.5, 2.0] and bars.columns == ()
+    assert list(bars.close) == [1.5, 2.0]
+    assert bars.columns == ()
     assert bars.notes == ("columns not used: Adj Close",)
 
 
@@ -260,9 +263,11 @@ def test_new_york_keeps_its_clock_change_and_ends_up_in_utc(tmp_path: Path) -> N
     frame.to_parquet(tmp_path / "X.parquet")
     csv = read_bars("csv", str(tmp_path / "X.csv"), "X")
     parquet = read_bars("parquet", str(tmp_path / "X.parquet"), "X")
-    assert str(csv.timestamps[0])[:16] == "2020-03-02T14:30" and str(csv.timestamps[-1])[:16] == "2020-04-20T13:30"
+    assert str(csv.timestamps[0])[:16] == "2020-03-02T14:30"
+    assert str(csv.timestamps[-1])[:16] == "2020-04-20T13:30"
     assert fingerprint(csv) == fingerprint(parquet)
-    assert "-04:00 and -05:00" in csv.notes[0] and "America/New_York" in parquet.notes[0]
+    assert "-04:00 and -05:00" in csv.notes[0]
+    assert "America/New_York" in parquet.notes[0]
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:

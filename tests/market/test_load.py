@@ -44,14 +44,16 @@ def test_every_window_an_account_can_see_is_there_and_finite() -> None:
         for first, last in data.splits.values():
             assert first - window >= LOOKBACK
             assert np.isfinite(data.features[first - window : last]).all()
-            assert np.isfinite(data.volatility[first:last]).all() and (data.regime[first:last] >= 0).all()
+            assert np.isfinite(data.volatility[first:last]).all()
+            assert (data.regime[first:last] >= 0).all()
         assert data.splits["train"][1] + window + LOOKBACK == data.splits["validation"][0]
 
 
 def test_raw_features_unless_the_spec_asks_for_training_statistics() -> None:
     raw = load_market(market_spec(["PG"], observation={"normalize": "none"}), ["PG"])["PG"]
     standard = load_market(market_spec(["PG"]), ["PG"])["PG"]
-    assert (raw.feature_mean == 0).all() and (raw.feature_scale == 1).all()
+    assert (raw.feature_mean == 0).all()
+    assert (raw.feature_scale == 1).all()
     expected = (raw.features - standard.feature_mean) / standard.feature_scale
     np.testing.assert_allclose(standard.features[LOOKBACK:], expected[LOOKBACK:], atol=1e-4)
     first, last = standard.splits["train"]
@@ -64,7 +66,8 @@ def test_columns_that_only_some_symbols_have_are_left_out_for_all(tmp_path: Path
     write_csv(frame_of(random_bars(600, 2, ohlcv=False)), tmp_path, "BARE")
     spec = csv_spec(tmp_path, ["FULL", "BARE"])
     both, alone = load_market(spec, ["FULL", "BARE"]), load_market(spec, ["FULL"])
-    assert both["FULL"].feature_names == both["BARE"].feature_names and len(both["FULL"].feature_names) == 20
+    assert both["FULL"].feature_names == both["BARE"].feature_names
+    assert len(both["FULL"].feature_names) == 20
     assert same(both["FULL"], alone["FULL"])
     assert any("left out here or elsewhere: open, high, low, volume" in note for note in alone["FULL"].notes)
     assert both["FULL"].high is not None, "prices stay: fills and stops use what a symbol has"
@@ -84,7 +87,8 @@ def test_faults_of_several_symbols_at_once(tmp_path: Path) -> None:
         "TURNED.csv", "ABSENT.csv", "SHORT.csv"
     ]  # fmt: skip
     assert "100 bars; at least 149 are needed (longest look-back 64 + env.window 24 + env.episode_bars 60 + 1)" in text
-    assert "ABSENT.csv: no such file" in text and caught.value.exit_code == 2
+    assert "ABSENT.csv: no such file" in text
+    assert caught.value.exit_code == 2
 
 
 def test_a_split_without_room_names_itself(tmp_path: Path) -> None:
@@ -99,10 +103,13 @@ def test_unknown_symbols_of_the_sample_get_the_nearest_name() -> None:
             SimpleNamespace(data=SimpleNamespace(source="sample")),  # type: ignore[arg-type]
             ["msft", "GOOG"],
         )
-    assert 'did you mean "MSFT"?' in str(caught.value) and '"GOOG" is not in the shipped sample' in str(caught.value)
+    assert 'did you mean "MSFT"?' in str(caught.value)
+    assert '"GOOG" is not in the shipped sample' in str(caught.value)
 
 
-@pytest.mark.parametrize("symbol", ["../../etc", "a/b", "..", ".", "", "a\\b", "a\n", "a b", "x" * 33, "{symbol}", "\0"])
+@pytest.mark.parametrize(
+    "symbol", ["../../etc", "a/b", "..", ".", "", "a\\b", "a\n", "a b", "x" * 33, "{symbol}", "\0"]
+)
 def test_a_symbol_never_becomes_a_path_unchecked(symbol: str) -> None:
     """Even past the spec's own check: here the spec is not asked."""
     spec = SimpleNamespace(symbols=[symbol], data=SimpleNamespace(source="csv", path="data/{symbol}.csv"))
@@ -126,7 +133,8 @@ def test_notes_say_what_a_careful_person_would_look_at(tmp_path: Path) -> None:
 def test_synthetic_bars_are_labelled() -> None:
     spec = market_spec(["MADE"], data={"source": "synthetic", "synthetic": {"bars": 4_000}})
     data = load_market(spec, ["MADE"])["MADE"]
-    assert data.synthetic and data.source == "synthetic (not real)"
+    assert data.synthetic
+    assert data.source == "synthetic (not real)"
     assert any("no market ever traded them" in note for note in data.notes)
 
 

@@ -111,9 +111,12 @@ def test_with_regimes_the_rule_that_knows_them_earns_about_as_much() -> None:
 
 def test_without_an_edge_holding_still_is_optimal() -> None:
     rule = optimal_rule(replace(PLAIN, edge=0.0), DEFAULT)
-    assert (rule.choice[:, :, 0] == 0).all() and rule.gain == pytest.approx(0.0, abs=1e-12)
+    assert (rule.choice[:, :, 0] == 0).all()
+    assert rule.gain == pytest.approx(0.0, abs=1e-12)
     played = attainable(make_market("X", replace(PLAIN, edge=0.0, bars=5_000)), DEFAULT)
-    assert played.log_return_per_bar == 0.0 and played.sharpe_ratio is None and played.trades == 0
+    assert played.log_return_per_bar == 0.0
+    assert played.sharpe_ratio is None
+    assert played.trades == 0
 
 
 def test_dearer_trading_earns_less_and_trades_less() -> None:
@@ -127,7 +130,9 @@ def test_only_some_bars_can_be_played(rule: OptimalRule, long_market: SyntheticM
     """A part of the bars is played with the signal they carry from before, and starts flat."""
     part = play(rule, long_market, 1_000, 22_000)
     whole = play(rule, long_market)
-    assert len(part.positions) == 21_000 and len(part.bar_returns) == 20_999 and part.positions[-1] == 0
+    assert len(part.positions) == 21_000
+    assert len(part.bar_returns) == 20_999
+    assert part.positions[-1] == 0
     agree = (part.positions[:-1] == whole.positions[1_000:21_999]).mean()
     assert agree > 0.99, "but for the first position, the same decisions"
     again = play_positions(part.positions, long_market.bars, DEFAULT, 1_000, 22_000)
@@ -146,7 +151,8 @@ def test_accounting_of_one_round_trip_by_hand(fill: str, ohlcv: bool) -> None:
     shares = 0.5 / (price[2] * (1 + slip) * (1 + fee))
     equity = 0.5 + shares * price[5] * (1 - slip) * (1 - fee)
     assert np.prod(1 + played.bar_returns) == pytest.approx(equity, rel=1e-12)
-    assert played.trades == 1 and played.log_return_per_bar == pytest.approx(math.log(equity) / 7)
+    assert played.trades == 1
+    assert played.log_return_per_bar == pytest.approx(math.log(equity) / 7)
 
     kept = play_positions(np.array([0, 0, 2, 2, 2, 2, 2, 0]), bars, rules)
     assert kept.trades == 1

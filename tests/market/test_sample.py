@@ -28,7 +28,8 @@ def test_provenance_repeats_checksum_caution_and_licence() -> None:
     text = (FOLDER / "PROVENANCE.md").read_text(encoding="utf-8")
     assert sample.SHA256 in text
     assert sample.CAUTION in text.replace("\n> ", " ")
-    assert "BSD 3-Clause License" in text and "skfolio" in text
+    assert "BSD 3-Clause License" in text
+    assert "skfolio" in text
     assert 90_000 < len((FOLDER / "prices.csv.gz").read_bytes()) < 110_000
 
 
@@ -47,11 +48,15 @@ def test_all_ten_load_and_look_like_daily_stocks() -> None:
     assert tuple(market) == sample.SYMBOLS == SAMPLE_SYMBOLS
     for data in market.values():
         assert data.bars_per_year == pytest.approx(252, abs=0.5)
-        assert data.features.shape == (3_270, 20) and data.features.dtype == np.float32
+        assert data.features.shape == (3_270, 20)
+        assert data.features.dtype == np.float32
         assert 0.1 < np.nanmedian(data.volatility) < 0.6
-        assert data.source == "sample" and not data.synthetic and not data.notes
+        assert data.source == "sample"
+        assert not data.synthetic
+        assert not data.notes
         shares = data.regime_shares("train")
-        assert sum(shares.values()) == pytest.approx(1.0) and min(shares.values()) > 0.05
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert min(shares.values()) > 0.05
 
 
 def test_spring_2020_is_a_bear_market_and_2013_a_bull_market() -> None:

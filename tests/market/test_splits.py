@@ -36,10 +36,13 @@ def test_splits_never_overlap_and_keep_their_distance(
         assert all(key.startswith("data.split.") and what and hint for key, what, hint in problems)
         return
     train, validation, test = (ranges[name] for name in SPLITS)
-    assert warm_up <= train[0] and train[1] - train[0] > episode_bars
-    assert train[1] + embargo <= validation[0] < validation[1] and validation[1] + embargo <= test[0] < test[1] <= total
+    assert warm_up <= train[0]
+    assert train[1] - train[0] > episode_bars
+    assert train[1] + embargo <= validation[0] < validation[1]
+    assert validation[1] + embargo <= test[0] < test[1] <= total
     if embargo >= warm_up:  # the auto embargo: no bar behind a validation observation was ever acted on in training
-        assert validation[0] - warm_up >= train[1] and test[0] - warm_up >= validation[1]
+        assert validation[0] - warm_up >= train[1]
+        assert test[0] - warm_up >= validation[1]
 
 
 def test_shares_of_the_sample() -> None:
@@ -51,7 +54,11 @@ def test_shares_of_the_sample() -> None:
 
 
 def test_days_are_both_included_and_a_gap_between_splits_counts_as_embargo() -> None:
-    parts = {"train": "2010-01-01..2014-12-31", "validation": "2016-01-01..2017-06-30", "test": "2017-07-01..2030-01-01"}
+    parts = {
+        "train": "2010-01-01..2014-12-31",
+        "validation": "2016-01-01..2017-06-30",
+        "test": "2017-07-01..2030-01-01",
+    }
     ranges, problems = split_bars(DAYS, parts, embargo=88, warm_up=88, episode_bars=252)  # type: ignore[arg-type]
     assert not problems
     day = {name: (str(DAYS[first])[:10], str(DAYS[last - 1])[:10]) for name, (first, last) in ranges.items()}
@@ -62,15 +69,25 @@ def test_days_are_both_included_and_a_gap_between_splits_counts_as_embargo() -> 
 
 def test_hours_of_the_last_day_belong_to_it() -> None:
     hours = (np.datetime64("2020-01-01T00") + np.arange(24 * 60)).astype("datetime64[ns]")
-    parts = {"train": "2020-01-01..2020-01-31", "validation": "2020-02-01..2020-02-10", "test": "2020-02-11..2020-03-01"}
+    parts = {
+        "train": "2020-01-01..2020-01-31",
+        "validation": "2020-02-01..2020-02-10",
+        "test": "2020-02-11..2020-03-01",
+    }
     ranges, problems = split_bars(hours, parts, embargo=0, warm_up=0, episode_bars=24)  # type: ignore[arg-type]
     assert not problems
-    assert ranges["train"] == (0, 31 * 24) and ranges["validation"] == (31 * 24, 41 * 24)
+    assert ranges["train"] == (0, 31 * 24)
+    assert ranges["validation"] == (31 * 24, 41 * 24)
 
 
 def test_each_impossible_split_is_named() -> None:
-    parts = {"train": "1999-01-01..1999-12-31", "validation": "2010-01-01..2010-01-20", "test": "2030-01-01..2031-01-01"}
+    parts = {
+        "train": "1999-01-01..1999-12-31",
+        "validation": "2010-01-01..2010-01-20",
+        "test": "2030-01-01..2031-01-01",
+    }
     _, problems = split_bars(DAYS, parts, embargo=88, warm_up=88, episode_bars=252)  # type: ignore[arg-type]
     assert [key for key, _, _ in problems] == [f"data.split.{name}" for name in SPLITS]
-    assert "holds no bar" in problems[0][1] and "2010-01-01 to 2020-12-13" in problems[0][2]
+    assert "holds no bar" in problems[0][1]
+    assert "2010-01-01 to 2020-12-13" in problems[0][2]
     assert "0 can be used" in problems[1][1]

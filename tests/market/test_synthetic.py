@@ -46,7 +46,8 @@ def test_every_return_is_the_formula() -> None:
         drift, sigma = np.array(settings.drift)[market.state], np.array(settings.sigma)[market.state]
         expected = drift[1:] + settings.volatility * settings.edge * market.signal[:-1]
         noise = (returns - expected) / sigma[1:]
-        assert noise.mean() == pytest.approx(0.0, abs=0.015) and noise.std() == pytest.approx(1.0, abs=0.015)
+        assert noise.mean() == pytest.approx(0.0, abs=0.015)
+        assert noise.std() == pytest.approx(1.0, abs=0.015)
         for lag in (1, 2, 12):
             assert np.corrcoef(noise[lag:], noise[:-lag])[0, 1] == pytest.approx(0.0, abs=0.015)
         assert np.corrcoef(noise, market.signal[:-1])[0, 1] == pytest.approx(0.0, abs=0.015)
@@ -98,8 +99,11 @@ def test_regimes_last_a_quarter_and_differ_in_drift_and_volatility() -> None:
 
 def test_bars_are_consistent_and_open_near_the_last_close() -> None:
     bars = make_bars("X", bars=20_000)
-    assert bars.open is not None and bars.high is not None and bars.low is not None
-    assert (bars.high >= np.maximum(bars.open, bars.close)).all() and (bars.low <= np.minimum(bars.open, bars.close)).all()
+    assert bars.open is not None
+    assert bars.high is not None
+    assert bars.low is not None
+    assert (bars.high >= np.maximum(bars.open, bars.close)).all()
+    assert (bars.low <= np.minimum(bars.open, bars.close)).all()
     gap = np.log(bars.open[1:] / bars.close[:-1])
     assert gap.std() == pytest.approx(GAP * 0.0055, rel=0.05)
 
@@ -110,9 +114,10 @@ def test_hourly_bars_in_regular_sessions() -> None:
     day = stamps.astype("datetime64[D]")
     assert np.is_busday(day).all(), "never on a weekend"
     minute = (stamps - day).astype("timedelta64[m]").astype(int)
-    assert minute.min() == 570 and minute.max() < 570 + 390, "from 09:30, before 16:00"
+    assert (minute.min(), minute.max()) == (570, 570 + 360), "from 09:30, before 16:00"
     per_day = np.unique(day, return_counts=True)[1][:-1]
-    assert set(per_day) == {6, 7} and per_day.mean() == pytest.approx(6.5, abs=0.001)
+    assert set(per_day) == {6, 7}
+    assert per_day.mean() == pytest.approx(6.5, abs=0.001)
     assert make_bars("X").bars_per_year == pytest.approx(1_638, abs=3)
 
 
