@@ -1,0 +1,15 @@
+"""Run directories mirrored into Aim. The files stay the truth: a lost or broken mirror is made anew from them.
+
+    store.py    the only importer of aim: a repository, and one run of it opened for writing
+    mirror.py   what is new in the run directories, and how it looks in Aim
+    server.py   `aim up` on this machine only, started and stopped whole
+    links.py    addresses that open Aim's explorers on a comparison
+
+Importing this package imports no aim.
+"""
+
+from p3kit.aim_mirror.links import deep_links
+from p3kit.aim_mirror.mirror import Mirror, SyncResult, default_repo, run_hash
+from p3kit.aim_mirror.server import AimServer
+
+__all__ = ["AimServer", "Mirror", "SyncResult", "deep_links", "default_repo", "run_hash"]

@@ -1,0 +1,213 @@
+"""One run's news, as they look in Aim.
+
+| in the run directory | in Aim |
+|---|---|
+| run.json: name, spec, versions, data | experiment, params `run.spec.…`, `run.versions.…`, `run.data.…` |
+| status: state, grades | tags, end time, params `run.agents.NAME.…` |
+| a metrics row | a point per metric: step = global_step, epoch = iteration, context {subset} |
+| histograms | distributions `rewards`, `actions`, `gradients` |
+| plots | images |
+| events | texts `events`: step = sequence number, context {kind} |
+
+`context.agent` is there only when a run trains several agents. Numbers that are not finite go in as they are: Aim keeps
+NaN and infinity as points, and its charts leave them out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p3kit.aim_mirror import store as aim
+from p3kit.aim_mirror.cursor import Cursor
+from p3kit.rundir import RunDir, file_name
+from p3kit.rundir.directory import ACTIVE_STATES, STATES
+
+GRADES = ("FAIL", "PASS", "STRONG", "STRETCH")
+SYNTHETIC = "synthetic"
+TAG_VOCABULARY = (*STATES, *GRADES, SYNTHETIC)
+"""The tags that come and go with a run's state; all others are the trainer's name or the user's."""
+
+DISTRIBUTIONS = {"reward": "rewards", "actions": "actions", "gradients": "gradients"}
+Array = NDArray[np.float64]
+_STEP_IN_NAME = re.compile(r"-(\d{9,})$")
+
+
+class Sender:
+    """One run's news on their way into Aim; moves the cursor along."""
+
+    def __init__(self, run: RunDir, info: Mapping[str, Any], writer: aim.RunWriter, cursor: Cursor) -> None:
+        self.run, self.info, self.writer, self.cursor = run, info, writer, cursor
+        self.agents = [agent["name"] for agent in info["agents"]]
+
+    def send(self) -> dict[str, int]:
+        """Sends what lies behind the cursor; returns how many of each."""
+        self._description()
+        # metrics before images: a plot without a step in its name is shown at the latest step
+        return {
+            "points": self._metrics(),
+            "distributions": self._distributions(),
+            "images": self._images(),
+            "texts": self._events(),
+        }
+
+    def _description(self) -> None:
+        status = self.run.status()
+        self.writer.describe(self.run.name, self.info["name"], tags(self.info, status), TAG_VOCABULARY)
+        self.writer.set_params(params(self.info, status))
+        active = status["state"] in ACTIVE_STATES
+        self.writer.set_end(None if active else status.get("heartbeat") or time.time())
+
+    def _metrics(self) -> int:
+        rows, self.cursor.metrics = self.run.tail_metrics(self.cursor.metrics)
+        points = 0
+        for row in rows:
+            step = int(row["global_step"])
+            self.cursor.step = max(self.cursor.step, step)
+            for name, value in row["metrics"].items():
+                context = {"subset": subset(name), **self._agent(row["agent"])}
+                self.writer.track(
+                    float(value), name, step=step, context=context, time=row["time"], epoch=row["iteration"]
+                )
+                points += 1
+        return points
+
+    def _distributions(self) -> int:
+        sent = 0
+        for histogram in self.run.histograms():
+            name = DISTRIBUTIONS.get(histogram.kind)
+            if name is None or not self._is_new(histogram.path):
+                continue
+            edges, counts = _bins(histogram.data)
+            context = {"subset": "train", **self._agent(histogram.agent)}
+            value = aim.distribution(edges, counts)
+            self.writer.track(value, name, step=histogram.global_step, context=context, time=_modified(histogram.path))
+            sent += 1
+        return sent
+
+    def _images(self) -> int:
+        sent = 0
+        for path in sorted(self.run.plots.glob("*.png")):
+            if not self._is_new(path):
+                continue
+            name, agent, step = picture_name(path.stem, self.agents)
+            context = self._agent(agent)
+            step = self.cursor.step if step is None else step
+            self.writer.track(aim.image(path, path.stem), name, step=step, context=context, time=_modified(path))
+            sent += 1
+        return sent
+
+    def _events(self) -> int:
+        sent = 0
+        for event in self.run.read_events():
+            if event["seq"] <= self.cursor.event:
+                continue
+            context = {"kind": event["kind"], **self._agent(event.get("agent"))}
+            # several events may share a global_step, and a step holds one text: the sequence number is unique
+            self.writer.track(
+                aim.text(event_text(event)), "events", step=event["seq"], context=context, time=event["time"]
+            )
+            self.cursor.event = event["seq"]
+            sent += 1
+        return sent
+
+    def _agent(self, agent: str | None) -> dict[str, str]:
+        return {"agent": agent} if agent and len(self.agents) > 1 else {}
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether the file changed since it was last sent. Remembers it."""
+        key = f"{path.parent.name}/{path.name}"
+        modified = path.stat().st_mtime_ns
+        if self.cursor.files.get(key) == modified:
+            return False
+        self.cursor.files[key] = modified
+        return True
+
+
+def subset(metric: str) -> str:
+    """The data split that a metric was measured on."""
+    return "validation" if metric.startswith("eval/") and metric != "eval/train_sharpe_ratio" else "train"
+
+
+def tags(info: Mapping[str, Any], status: Mapping[str, Any]) -> set[str]:
+    """Trainer, state, the grades its agents got, and whether the data are synthetic."""
+    found = {str(info["trainer"]), str(status["state"])}
+    if any(data.get("synthetic") for data in info["data"].values()):
+        found.add(SYNTHETIC)
+    verdicts = [agent.get("verdict") for agent in status.get("agents", {}).values()]
+    return found | {str(verdict["grade"]) for verdict in verdicts if verdict}
+
+
+def params(info: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs are filtered and grouped by. A run with one agent shows the spec as it applies to that agent."""
+    states = status.get("agents", {})
+    agents = {
+        agent["name"]: {
+            "symbol": agent["symbol"],
+            "seed": agent["seed"],
+            "point": agent["point"],
+            "verdict": states.get(agent["name"], {}).get("verdict"),
+        }
+        for agent in info["agents"]
+    }
+    tree = {key: info.get(key) for key in ("trainer", "env_id", "versions", "git_commit", "data", "command", "created")}
+    tree |= {"agents": agents, "spec": info["spec"]}
+    if len(agents) == 1:
+        tree |= {"spec": info["agents"][0]["spec"], **next(iter(agents.values()))}
+    return tree
+
+
+def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None, int | None]:
+    """(kind, agent, global_step) of `kind-AGENT-000049152`; agent and step are None where the name has none."""
+    found = _STEP_IN_NAME.search(stem)
+    kind, step = (stem[: found.start()], int(found[1])) if found else (stem, None)
+    for agent in sorted(agents, key=len, reverse=True):  # of AAPL and X-AAPL, the longer one is meant
+        if kind.endswith(f"-{file_name(agent)}"):
+            return kind.removesuffix(f"-{file_name(agent)}"), agent, step
+    return kind, None, step
+
+
+def event_text(event: Mapping[str, Any]) -> str:
+    """`evaluation · AAPL · step 49,152`, then a line per field of the event."""
+    heading = [event["kind"]]
+    if event.get("agent"):
+        heading.append(event["agent"])
+    if event.get("global_step") is not None:
+        heading.append(f"step {event['global_step']:,}")
+    known = ("seq", "kind", "agent", "global_step", "time")
+    lines = [f"{key}: {_plain(value)}" for key, value in event.items() if key not in known]
+    return "\n".join([" · ".join(heading), *lines])
+
+
+def even_bins(edges: Any, counts: Any) -> tuple[Array, Array]:
+    """The histogram over as many equally wide bins, each count shared out evenly over the width of its old bin.
+
+    Aim keeps the two outer edges only and takes bins to be equal. Bins that are equal already come back unchanged.
+    """
+    edges, counts = np.asarray(edges, dtype=float), np.asarray(counts, dtype=float)
+    even = np.linspace(edges[0], edges[-1], len(counts) + 1)
+    if np.allclose(even, edges, rtol=0, atol=1e-9 * (edges[-1] - edges[0])):
+        return edges, counts
+    below = np.interp(even, edges, np.concatenate([[0.0], counts.cumsum()]))
+    return even, np.diff(below)
+
+
+def _bins(data: Mapping[str, Any]) -> tuple[Array, Array]:
+    """Edges and counts of a histogram file. Named bars (actions) become bins [0, 1), [1, 2), … in their order."""
+    edges = data["edges"] if "edges" in data else range(len(data["labels"]) + 1)
+    return even_bins(edges, data["counts"])
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

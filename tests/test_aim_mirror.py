@@ -1,0 +1,517 @@
+"""The mirror against a real Aim: what is sent is found again through the SDK and through `aim up` on loopback."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from p3kit.aim_mirror import AimServer, Mirror, deep_links, run_hash, store
+from p3kit.aim_mirror.links import encode_state
+from p3kit.aim_mirror.sender import even_bins, event_text, picture_name
+from p3kit.cli.aim import sync as sync_command
+from p3kit.errors import InputError, MissingExtra, P3kitError
+from p3kit.rundir import RunDir
+
+pytestmark = pytest.mark.aim
+
+CREATED = 1_700_000_000.0
+
+
+@pytest.fixture(scope="session")
+def empty_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Aim repository without runs: creating one takes a second, copying one does not."""
+    root = tmp_path_factory.mktemp("empty")
+    Mirror(root / "runs", root).rebuild()
+    return root / ".aim"
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_repo: Path) -> Path:
+    """A folder with an Aim repository, for `runs` beside it."""
+    shutil.copytree(empty_repo, tmp_path / ".aim")
+    return tmp_path
+
+
+def make_run(root: Path, *symbols: str, experiment: str = "phase3", synthetic: bool = False) -> RunDir:
+    root.mkdir(parents=True, exist_ok=True)
+    trainer = root / "trainer_source.py"
+    trainer.write_text("# a trainer\n")
+    spec = {"name": experiment, "ppo": {"ent_coef": 0.01, "hidden": [64, 64], "target_kl": "off"}, "start_date": None}
+    agents = [
+        {
+            "name": symbol,
+            "symbol": symbol,
+            "seed": 1,
+            "point": {"ppo.gae_lambda": 0.9},
+            "total_timesteps": 40_960,
+            "spec": {**spec, "ppo": {**spec["ppo"], "ent_coef": 0.05}},
+        }
+        for symbol in symbols
+    ]
+    info = {
+        "name": experiment,
+        "trainer": "ppo",
+        "spec": spec,
+        "agents": agents,
+        "env_id": None,
+        "versions": {"torch": "2.13.0"},
+        "git_commit": "abc1234",
+        "data": {symbol: {"fingerprint": f"sha-{symbol}", "synthetic": synthetic} for symbol in symbols},
+        "command": ["p3kit", "run", "specs/phase3.toml"],
+        "created": CREATED,
+        "notes": [],
+    }
+    return RunDir.create(root, info, 'name = "phase3"\n', trainer)
+
+
+def train(run: RunDir, iterations: range) -> None:
+    """What a trainer leaves behind in these iterations of 4,096 steps each."""
+    for agent in run.agent_names():
+        for i in iterations:
+            row = {"agent": agent, "iteration": i, "global_step": 4096 * (i + 1), "time": CREATED + 60 * i}
+            metrics = {"policy/entropy": 1 - 0.1 * i, "eval/sharpe_ratio": 0.2 * i}
+            run.append_metrics([{**row, "metrics": metrics}])
+        step = 4096 * iterations.stop
+        run.write_histogram("reward", agent, step, {"edges": [-1, 0, 1], "counts": [3, 5]})
+        run.write_histogram("actions", agent, step, {"labels": ["HOLD", "BUY"], "counts": [9, 1]})
+        run.append_event("evaluation", agent, step, split="validation", new_best=True)
+    run.write_status({"state": "running", "pid": os.getpid(), "heartbeat": CREATED + 600, "agents": {}})
+
+
+def draw(run: RunDir, name: str, colour: str = "white") -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 6), colour).save(run.plots / name)
+
+
+def finish(run: RunDir, **grades: str) -> None:
+    agents = {agent: {"verdict": {"grade": grade, "total_return": 0.1}} for agent, grade in grades.items()}
+    run.write_status({"state": "done", "pid": os.getpid(), "heartbeat": CREATED + 900, "agents": agents})
+
+
+def key(run: RunDir) -> str:
+    return run_hash(run.info())
+
+
+def aim_run(mirror: Mirror, run: RunDir) -> Any:
+    """The run as Aim's SDK finds it."""
+    from aim import Repo
+
+    found = Repo(str(mirror.repo)).get_run(key(run))
+    assert found is not None
+    return found
+
+
+def points(mirror: Mirror, run: RunDir) -> dict[tuple[str, ...], list[tuple[int, float]]]:
+    """(name, context values…) → (step, value) of every metric."""
+    return {
+        (metric.name, *sorted(metric.context.to_dict().values())): list(
+            metric.dataframe()[["step", "value"]].itertuples(index=False, name=None)
+        )
+        for metric in aim_run(mirror, run).metrics()
+    }
+
+
+# ---------------------------------------------------------------------- what is sent
+
+
+def test_a_run_is_found_with_its_name_times_tags_params_and_points(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "AAPL", synthetic=True)
+    train(run, range(3))
+    finish(run, AAPL="PASS")
+    mirror = Mirror(tmp_path / "runs")
+    result = mirror.sync()
+    assert (result.runs, result.changed, result.points, result.distributions, result.texts) == (1, 1, 6, 2, 1)
+
+    found = aim_run(mirror, run)
+    assert (found.name, found.experiment) == ("run-1", "phase3")
+    assert (found.creation_time, found.end_time) == (CREATED, CREATED + 900)
+    assert set(found.tags) == {"ppo", "done", "PASS", "synthetic"}
+    assert found["spec", "ppo", "ent_coef"] == 0.05, "a run with one agent shows that agent's spec"
+    assert found["spec", "ppo", "hidden"] == [64, 64]
+    assert found["versions", "torch"] == "2.13.0"
+    assert found["data", "AAPL", "fingerprint"] == "sha-AAPL"
+    assert found["verdict", "grade"] == "PASS"
+    assert found["symbol"] == "AAPL"
+    assert points(mirror, run) == {
+        ("policy/entropy", "train"): [(4096, 1.0), (8192, 0.9), (12288, 0.8)],
+        ("eval/sharpe_ratio", "validation"): [(4096, 0.0), (8192, 0.2), (12288, 0.4)],
+    }
+    frame = next(iter(found.metrics())).dataframe()
+    times = [stamp.timestamp() for stamp in frame["time"].dt.tz_localize("UTC")]
+    assert times == [CREATED, CREATED + 60, CREATED + 120], "points have the time of their row"
+    assert list(frame["epoch"]) == [0, 1, 2], "Aim's epoch is our iteration"
+
+
+def test_agents_are_told_apart_only_where_a_run_trains_several(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL", "BRK/B")
+    train(run, range(1))
+    draw(run, "equity-AAPL-000004096.png")
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    found = aim_run(mirror, run)
+    assert {names[1:] for names in points(mirror, run)} == {
+        (agent, subset) for agent in ("AAPL", "BRK/B") for subset in ("train", "validation")
+    }
+    assert found["agents", "BRK/B", "symbol"] == "BRK/B"
+    assert found["spec", "ppo", "ent_coef"] == 0.01
+    assert last(found.get_image_sequence, "equity", agent="AAPL")[0] == 4096
+
+
+def test_numbers_that_are_not_finite_stay_points(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    for i, value in enumerate([1.0, math.nan, math.inf, -math.inf, 2.0]):
+        row = {"agent": "AAPL", "iteration": i, "global_step": i, "time": CREATED}
+        run.append_metrics([{**row, "metrics": {"value/value_loss": value}}])
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    values = [value for _, value in points(mirror, run)["value/value_loss", "train"]]
+    np.testing.assert_array_equal(values, [1.0, math.nan, math.inf, -math.inf, 2.0])
+
+
+def test_distributions_images_and_texts(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(2))
+    draw(run, "value_map-AAPL-000004096.png")
+    draw(run, "overview.png")
+    mirror = Mirror(project / "runs")
+    assert mirror.sync().images == 2
+    found = aim_run(mirror, run)
+    step, rewards = last(found.get_distribution_sequence, "rewards", subset="train")
+    assert (step, list(rewards.weights), rewards.range) == (8192, [3, 5], [-1, 1])
+    step, actions = last(found.get_distribution_sequence, "actions", subset="train")
+    assert (step, list(actions.weights), actions.range) == (8192, [9, 1], [0, 2])
+    step, picture = last(found.get_image_sequence, "value_map")
+    assert (step, picture.size) == (4096, (8, 6))
+    step, _ = last(found.get_image_sequence, "overview")
+    assert step == 8192, "a picture without a step in its name is shown at the latest one"
+    step, text = last(found.get_text_sequence, "events", kind="evaluation")
+    assert (step, text.data.splitlines()[0]) == (0, "evaluation · AAPL · step 8,192")
+
+
+def last(getter: Any, name: str, **context: str) -> tuple[int, Any]:
+    """(step, value) of the last object in a sequence that a run holds."""
+    from aim.storage.context import Context
+
+    found: tuple[int, Any] = getter(name, Context(context)).values.last()
+    return found
+
+
+# ---------------------------------------------------------------------- again, and again
+
+
+def test_what_was_sent_is_not_sent_again(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(2))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    before = points(mirror, run)
+    assert mirror.sync().changed == 0
+    train(run, range(2, 4))
+    assert mirror.sync().points == 4
+    assert Mirror(project / "runs").sync().changed == 0, "a new process goes on where the last one ended"
+    after = points(mirror, run)
+    assert {name: rows[:2] for name, rows in after.items()} == before
+    assert {len(rows) for rows in after.values()} == {4}
+
+
+def test_a_lost_cursor_means_a_replay_that_changes_nothing(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(3))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    before = points(mirror, run)
+    for cursor, content in zip((project / ".aim" / "p3kit").glob("*.json"), ["{torn"], strict=True):
+        cursor.write_text(content)
+    assert mirror.sync().points == 6
+    assert points(mirror, run) == before
+
+
+def test_rows_that_a_resume_cut_off_leave_the_mirror(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(4))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    run.cut_after({"AAPL": 8192})
+    run.append_event("resume", "AAPL", 8192)
+    mirror.sync()
+    assert [step for step, _ in points(mirror, run)["policy/entropy", "train"]] == [4096, 8192]
+
+
+def test_tags_follow_the_state_and_the_users_own_stay(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(1))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    assert aim_run(mirror, run).active
+    aim_run(mirror, run).add_tag("look here")
+    finish(run, AAPL="FAIL")
+    mirror.sync()
+    assert set(aim_run(mirror, run).tags) == {"ppo", "done", "FAIL", "look here"}
+    assert not aim_run(mirror, run).active
+
+
+def test_rebuild_gives_the_same_runs_and_forgets_those_that_are_gone(project: Path) -> None:
+    kept, gone = make_run(project / "runs", "AAPL"), make_run(project / "runs", "XOM")
+    for run in (kept, gone):
+        train(run, range(2))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    before = points(mirror, kept)
+    shutil.rmtree(gone.path)
+    assert mirror.rebuild().points == 4
+    assert points(mirror, kept) == before
+    assert {run.hash for run in _all_runs(mirror)} == {key(kept)}
+
+
+def _all_runs(mirror: Mirror) -> list[Any]:
+    from aim import Repo
+
+    return list(Repo(str(mirror.repo)).iter_runs())
+
+
+def test_two_mirrors_of_one_repository_take_turns(project: Path) -> None:
+    """Two `p3kit run` at once: each mirrors the runs of both."""
+    runs = [make_run(project / "runs", symbol) for symbol in ("AAPL", "XOM")]
+    for run in runs:
+        train(run, range(3))
+    code = f"from p3kit.aim_mirror import Mirror; print(Mirror({str(project / 'runs')!r}).sync())"
+    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    assert [other.wait(60) for other in others] == [0, 0]
+    for other in others:
+        other.communicate()
+    mirror = Mirror(project / "runs")
+    assert all(len(rows) == 3 for run in runs for rows in points(mirror, run).values())
+
+
+# ---------------------------------------------------------------------- when things are broken
+
+
+def test_a_damaged_run_is_named_and_the_others_are_mirrored(project: Path) -> None:
+    damaged, sound = make_run(project / "runs", "AAPL"), make_run(project / "runs", "XOM")
+    train(sound, range(1))
+    (damaged.path / "metrics.jsonl").write_text("not a row\n")
+    mirror = Mirror(project / "runs")
+    result = mirror.sync()
+    assert result.points == 2
+    assert len(result.problems) == 1
+    assert result.problems[0].startswith("run-1: ")
+
+
+@pytest.mark.parametrize("victim", ["VERSION", "run_metadata.sqlite", "meta/index/CURRENT"])
+def test_a_broken_repository_says_what_to_do_and_rebuild_mends_it(project: Path, victim: str) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(2))
+    Mirror(project / "runs").sync()
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    (project / ".aim" / victim).write_bytes(b"garbage, not what was here" * 100)
+    train(run, range(2, 3))
+    del before[run.path / "metrics.jsonl"]
+
+    mirror = Mirror(project / "runs")
+    with pytest.raises(P3kitError, match=r"cannot be used .* p3kit sync --rebuild"):
+        _raise_problems(mirror)
+    assert mirror.rebuild().points == 6
+    assert len(points(mirror, run)["policy/entropy", "train"]) == 3
+    assert all(path.read_bytes() == content for path, content in before.items() if path.name == "run.json")
+
+
+def _raise_problems(mirror: Mirror) -> None:
+    for problem in mirror.sync().problems:
+        raise P3kitError("sync", problem)
+
+
+def test_a_missing_aim_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"p3kit\[aim\]"):
+        Mirror(tmp_path)
+    assert CliRunner().invoke(sync_command, ["--runs", str(tmp_path)]).exit_code != 0
+
+
+def test_another_version_of_aim_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.metadata, "version", lambda name: "3.30.0")
+    with pytest.raises(P3kitError, match=r"needs aim 3\.29\.1, found 3\.30\.0"):
+        Mirror(tmp_path)
+
+
+def test_importing_the_mirror_imports_no_aim() -> None:
+    code = "import sys, p3kit.aim_mirror, p3kit.cli.aim; sys.exit('aim' in sys.modules or 'sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_logging_of_the_process_is_left_alone(tmp_path: Path) -> None:
+    """Creating an Aim repository runs alembic, which disables every logger that exists."""
+    import logging
+
+    logger = logging.getLogger("p3kit.test")
+    level, handlers = logging.getLogger().level, list(logging.getLogger().handlers)
+    make_run(tmp_path / "runs", "AAPL")
+    Mirror(tmp_path / "runs").sync()
+    assert not logger.disabled
+    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
+
+
+# ---------------------------------------------------------------------- pure parts
+
+
+def test_bins_are_made_even_without_losing_counts() -> None:
+    edges, counts = even_bins([0.0, 1.0, 10.0], [4, 9])
+    assert edges.tolist() == [0, 5, 10]
+    assert counts.tolist() == [4 + 4, 5]
+    assert even_bins([0, 1, 2], [3, 4])[1].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("equity-AAPL-000049152", ("equity", "AAPL", 49152)),
+        ("equity-X-AAPL-000049152", ("equity", "X-AAPL", 49152)),
+        ("reward-AAPL", ("reward", "AAPL", None)),
+        ("overview", ("overview", None, None)),
+    ],
+)
+def test_picture_names(stem: str, expected: tuple[str, str | None, int | None]) -> None:
+    assert picture_name(stem, ["AAPL", "X-AAPL"]) == expected
+
+
+def test_the_text_of_an_event() -> None:
+    event = {"seq": 4, "time": 1.0, "kind": "early_stop", "agent": None, "global_step": 12_345, "reason": "plateau"}
+    assert event_text({**event, "evaluations": [0.1, 0.2]}) == (
+        "early_stop · step 12,345\nreason: plateau\nevaluations: [0.1, 0.2]"
+    )
+
+
+def test_addresses_hold_state_as_the_page_encodes_it() -> None:
+    # aim64encode({query: 'run.experiment in ["a ü"]'}) of aim-ui 3.29.1, evaluated in a browser
+    assert encode_state({"query": 'run.experiment in ["a ü"]'}) == (
+        "O-JTdCJTIycXVlcnklMjI6JTIycnVuLmV4cGVyaW1lbnQlMjBpbiUyMCU1QiU1QyUyMmElMjAlQzMlQkMlNUMlMjIlNUQlMjIlN0Q"
+    )
+
+
+# ---------------------------------------------------------------------- aim up
+
+
+class Served(NamedTuple):
+    """`p3kit ui`, running on a run that is not finished."""
+
+    url: str
+    links: list[str]
+    mirror: Mirror
+    run: RunDir
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("served")
+    run = make_run(root / "runs", "AAPL")
+    train(run, range(3))
+    draw(run, "equity-AAPL-000012288.png")
+    command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--runs", str(root / "runs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url, *lines = [process.stdout.readline().strip() for _ in range(1 + 2 * len(deep_links("", [])))]
+        yield Served(url, lines[1::2], Mirror(root / "runs"), run)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert not is_listening(url), "aim up outlived p3kit ui"
+
+
+def is_listening(url: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
+
+
+def ask(served: Served, path: str, body: Any = None) -> Any:
+    """The answer of Aim's HTTP API."""
+    request = urllib.request.Request(f"{served.url}/api/{path}", headers={"Content-Type": "application/json"})
+    if body is not None:
+        request.data = json.dumps(body).encode()
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
+        return json.load(response)
+
+
+def test_the_server_finds_the_run_and_its_metrics(served: Served) -> None:
+    info = ask(served, f"runs/{key(served.run)}/info/")
+    assert (info["props"]["name"], info["props"]["experiment"]["name"]) == ("run-1", "phase3")
+    assert info["params"]["spec"]["ppo"]["ent_coef"] == 0.05
+    assert {trace["name"] for trace in info["traces"]["metric"]} == {"policy/entropy", "eval/sharpe_ratio"}
+    assert {kind: len(info["traces"][kind]) for kind in ("distributions", "images", "texts")} == {
+        "distributions": 2,
+        "images": 1,
+        "texts": 1,
+    }
+    assert ask(served, "projects/params/?sequence=metric")["metric"].keys() == {"policy/entropy", "eval/sharpe_ratio"}
+
+
+def test_the_server_shows_new_rows_while_it_runs(served: Served) -> None:
+    wanted = [{"name": "policy/entropy", "context": {"subset": "train"}}]
+    path = f"runs/{key(served.run)}/metric/get-batch/"
+    assert ask(served, path, wanted)[0]["iters"] == [4096, 8192, 12288]
+    train(served.run, range(3, 5))
+    served.mirror.sync()
+    assert ask(served, path, wanted)[0]["iters"][-1] == 5 * 4096
+
+
+def test_the_server_finds_runs_that_begin_later(served: Served) -> None:
+    later = make_run(served.mirror.runs_root, "XOM")
+    train(later, range(1))
+    served.mirror.sync()
+    assert ask(served, f"runs/{key(later)}/info/")["props"]["active"]
+
+
+def test_a_busy_port_and_an_open_host_are_refused(served: Served) -> None:
+    repo = served.mirror.repo
+    with pytest.raises(InputError, match="--port 0 for a free one"):
+        AimServer(repo, port=int(served.url.rpartition(":")[2]))
+    for host in ("0.0.0.0", "192.168.1.7", "example.org", "::"):
+        with pytest.raises(InputError, match="not a loopback address"):
+            AimServer(repo, host=host)
+    assert AimServer(repo, host="localhost", port=0).host == "127.0.0.1"
+
+
+def test_ui_prints_links_that_the_server_serves(served: Served) -> None:
+    assert served.links == [link for _, link in deep_links(served.url, ["phase3"])]
+    for link in served.links:
+        with urllib.request.urlopen(link, timeout=10) as response:
+            assert b"<html" in response.read()
+
+
+def test_sync_command(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "AAPL")
+    train(run, range(1))
+    arguments = ["--runs", str(tmp_path / "runs"), "--aim-repo", str(tmp_path / "elsewhere"), "--json"]
+    answer = json.loads(CliRunner().invoke(sync_command, arguments, catch_exceptions=False).stdout)
+    assert (answer["repo"], answer["points"]) == (str(tmp_path / "elsewhere"), 2)
+    (run.path / "metrics.jsonl").write_text("torn apart\n")
+    result = CliRunner().invoke(sync_command, arguments)
+    assert result.exit_code == 1
+    assert "not mirrored: run-1" in result.stderr
+
+
+def test_follow_goes_on_until_it_is_stopped(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    mirror = Mirror(project / "runs")
+    mirror.sync()  # creating the repository takes a second, and the pauses of follow are many times its work
+    stop = threading.Event()
+    seen = []
+    for result in mirror.follow(stop, interval=0.01):
+        seen.append(result.points)
+        if len(seen) == 1:
+            train(run, range(1))
+        if sum(seen) == 2:
+            stop.set()
+    assert sum(seen) == 2
