@@ -8,7 +8,7 @@ are read.
 from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars, SymbolData
 from p3kit.market.features import LOOKBACK
 from p3kit.market.fingerprint import fingerprint
-from p3kit.market.load import load_market
+from p3kit.market.load import load_market, synthetic_market
 
 __all__ = [
     "BEAR",
@@ -20,4 +20,5 @@ __all__ = [
     "SymbolData",
     "fingerprint",
     "load_market",
+    "synthetic_market",
 ]

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.market.bars import Bars, Floats
 from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings
+
+if TYPE_CHECKING:
+    from p3kit.spec import Spec
 
 Fill = Literal["next", "close"]
 
@@ -36,6 +39,12 @@ class TradingRules:
     commission_bps: float = 10.0
     slippage_bps: float = 5.0
     fill: Fill = "next"
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> TradingRules:
+        """The rules of a spec's `[env]`."""
+        env = spec.env
+        return cls(tuple(env.sizes), env.commission_bps, env.slippage_bps, env.fill)
 
     @property
     def buy_factor(self) -> float:
