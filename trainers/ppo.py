@@ -188,7 +188,7 @@ def compute_gae(
     `terminated` stops the bootstrap; `done` (terminated or truncated) ends the sum, so nothing leaks over a restart.
     """
     delta = reward + gamma * next_value * (~terminated) - value
-    decay = gamma * gae_lambda * (~done)
+    decay = gamma * gae_lambda * (~done).to(delta.dtype)
     advantage = torch.empty_like(delta)
     running = torch.zeros_like(delta[0])
     for t in reversed(range(len(delta))):

@@ -71,15 +71,17 @@ class Evaluator:
         self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
 
     def __call__(self, policy: Policy) -> Evaluation:
-        validation, train = self._windows("validation"), self._windows("train")
-        walks = self._walk(lambda step, env: policy(env.observe(step.index, step.account), step.mask), validation + train)
         return Evaluation(
-            policy=_join(walks[: len(validation)]),
-            train=_join(walks[len(validation) :]),
+            policy=self.walk("validation", policy),
+            train=self.walk("train", policy),
             rules=self.rules,
             bars=self.bars,
             bootstrap_seed=self.seed,
         )
+
+    def walk(self, split: str, policy: Policy) -> Walk:
+        """The policy's one path over a whole split."""
+        return _join(self._walk(_following(policy), split, self._windows(split)))
 
     @cached_property
     def rules(self) -> dict[str, list[Walk]]:
@@ -101,7 +103,7 @@ class Evaluator:
             noise = torch.rand(step.mask.shape, generator=generator).to(self.device)
             return torch.where(is_random, noise.masked_fill(~step.mask, -1).argmax(1), action)
 
-        walks = self._walk(decide, spans * (len(long) + RANDOM_PATHS))
+        walks = self._walk(decide, "validation", spans * (len(long) + RANDOM_PATHS))
         paths = [_join(walks[i : i + len(spans)]) for i in range(0, rows, len(spans))]
         return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
 
@@ -110,13 +112,15 @@ class Evaluator:
         return windows(first, last, self.spec.env.episode_bars)
 
     @torch.no_grad()
-    def _walk(self, decide: Callable[[Timestep, TradingEnv], Tensor], spans: list[tuple[int, int]]) -> list[Walk]:
+    def _walk(
+        self, decide: Callable[[Timestep, TradingEnv], Tensor], split: str, spans: list[tuple[int, int]]
+    ) -> list[Walk]:
         """Play every window once; one Walk per window."""
         env = TradingEnv(
             {self.symbol: self.bars},
             self.spec,
             symbols=[self.symbol],
-            split="validation",
+            split=split,
             num_envs=len(spans),
             device=self.device,
         )
@@ -254,6 +258,11 @@ def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
         "hold_share": float(shares[HOLD]),
         "actions_used": int((shares >= 0.01).sum()),
     }
+
+
+def _following(policy: Policy) -> Callable[[Timestep, TradingEnv], Tensor]:
+    """`policy` as a decision on a step of the environment."""
+    return lambda step, env: policy(env.observe(step.index, step.account), step.mask)
 
 
 def _join(walks: list[Walk]) -> Walk:

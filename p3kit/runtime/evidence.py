@@ -25,7 +25,8 @@ def sample_rows(rows: int, device: torch.device) -> Tensor:
 def explained_variance(value: Tensor, target: Tensor) -> Tensor:
     """1 − Var(target − value)/Var(target) over all elements; NaN where the target is constant."""
     target = target.double()
-    return 1 - (target - value.double()).var() / target.var()
+    variance = target.var()
+    return torch.where(variance > 0, 1 - (target - value.double()).var() / variance, torch.nan)
 
 
 def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:

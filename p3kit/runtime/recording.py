@@ -183,10 +183,14 @@ def histogram(values: Array, bins: int = 50) -> dict[str, list[float]]:
 
 
 def value_map(bar: Array, unrealised: Array, value: Array, bins: int = 24) -> dict[str, Any]:
-    """Mean value over bar of the episode × unrealised return; None where no state fell. Inputs are flat, of one length."""
+    """Mean value over bar of the episode × unrealised return; None where no state fell. Inputs are flat, of one length.
+
+    The outer half percent of unrealised returns on each side falls into the outermost cells, or a spike would squeeze all.
+    """
     _, bar_edges = np.histogram(bar, bins=bins)
     low, high = np.quantile(unrealised, [0.005, 0.995])
     edges = np.linspace(min(low, -1e-6), max(high, 1e-6), bins + 1)
+    unrealised = unrealised.clip(edges[0], edges[-1])
     total, _, _ = np.histogram2d(bar, unrealised, bins=(bar_edges, edges), weights=value)
     count, _, _ = np.histogram2d(bar, unrealised, bins=(bar_edges, edges))
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

@@ -24,13 +24,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from p3kit.env import TradingEnv, VectorTask
+from p3kit.env import TradingEnv
+from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.market import SymbolData, load_market
 from p3kit.metrics import COMPONENTS
@@ -42,6 +43,9 @@ from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
+
+if TYPE_CHECKING:
+    from p3kit.env.task import VectorTask
 
 A = TypeVar("A")
 _STATUS_SECONDS = 1.0
@@ -203,6 +207,8 @@ class Agent(Generic[A]):
     def make_env(self) -> TradingEnv | VectorTask:
         """The training environment, on the run's device."""
         if self.run.env_id:
+            from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely wanted
+
             return VectorTask(self.run.env_id, self.spec.env.num_envs, self.seed)
         return TradingEnv(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
 
@@ -329,9 +335,8 @@ class Agent(Generic[A]):
             "gradients": histogram(gradient.cpu().numpy()),
         }
         if isinstance(env, TradingEnv):
-            fields = env.account_fields
-            bar = (1 - account[:, fields.index("episode_left")]) * self.spec.env.episode_bars
-            unrealised = account[:, fields.index("unrealised")]
+            bar = (1 - account[:, ACCOUNT_FIELDS.index("episode_left")]) * self.spec.env.episode_bars
+            unrealised = account[:, ACCOUNT_FIELDS.index("unrealised_return")]
             tables["value_map"] = value_map(bar.cpu().numpy(), unrealised.cpu().numpy(), value.cpu().numpy())
         for kind, table in tables.items():
             self.run.directory.write_histogram(kind, self.name, self.global_step, table)

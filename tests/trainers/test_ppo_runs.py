@@ -1,0 +1,193 @@
+"""trainers/ppo.py as a process: the same numbers every time, killed or not, and in every number format."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from p3kit.market import load_market
+from p3kit.plan import plan_runs
+from p3kit.rundir import RunDir
+from p3kit.runtime import load_checkpoint
+from p3kit.spec import load_spec
+
+TRAINER = Path(__file__).parents[2] / "trainers" / "ppo.py"
+TINY = """
+name = "tiny"
+symbols = ["TINY"]
+[data]
+source = "synthetic"
+synthetic = { bars = 4_000 }
+[env]
+num_envs = 4
+episode_bars = 60
+[ppo]
+total_timesteps = 1_500
+n_steps = 64
+batch_size = 64
+n_epochs = 3
+[evaluation]
+every = 300
+[checkpoints]
+every = 300
+[schedules]
+ent_coef = { kind = "linear", start = 0.05, end = 0.001 }
+"""
+
+
+def plan_run(folder: Path, overrides: tuple[str, ...] = ()) -> RunDir:
+    spec_file = folder / "tiny.toml"
+    spec_file.write_text(TINY)
+    spec = load_spec(spec_file, overrides).spec
+    (plan,) = plan_runs(spec, folder)
+    return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), TINY, plan.trainer)
+
+
+def start(run: RunDir, *flags: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = (run.path / "log.txt").open("ab")
+    command = [sys.executable, str(run.path / "trainer.py"), "--run-dir", str(run.path), *flags]
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def train(run: RunDir, *flags: str) -> RunDir:
+    process = start(run, *flags)
+    assert process.wait(timeout=120) == 0, (run.path / "log.txt").read_text()
+    return run
+
+
+def rows_of(run: RunDir) -> list[dict[str, Any]]:
+    """All rows without what a clock measured; NaN as a word, so that rows compare."""
+    rows = []
+    for row in run.read_metrics():
+        metrics = {k: v for k, v in row["metrics"].items() if not k.startswith("perf/")}
+        metrics = {k: "nan" if isinstance(v, float) and math.isnan(v) else v for k, v in metrics.items()}
+        rows.append({"step": row["global_step"], "iteration": row["iteration"], "metrics": metrics})
+    return rows
+
+
+def weights_of(run: RunDir) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(run.checkpoint("last"))
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def assert_equal_runs(a: RunDir, b: RunDir) -> None:
+    assert rows_of(a) == rows_of(b)
+    first, second = weights_of(a), weights_of(b)
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], rtol=0, atol=0, equal_nan=True)
+    verdicts = [run.read_events("verdict")[-1] for run in (a, b)]
+    assert [v["grade"] for v in verdicts[:1]] == [v["grade"] for v in verdicts[1:]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return train(plan_run(tmp_path_factory.mktemp("undisturbed")))
+
+
+def test_a_run_takes_exactly_its_steps_and_ends_with_a_verdict(undisturbed: RunDir) -> None:
+    status = undisturbed.status()
+    assert status["state"] == "done"
+    assert status["agents"]["TINY"]["global_step"] == 1_500
+    assert status["agents"]["TINY"]["verdict"]["grade"] in ("FAIL", "PASS", "STRONG", "STRETCH")
+    assert rows_of(undisturbed)[-1]["step"] == 1_500
+    kinds = {event["kind"] for event in undisturbed.read_events()}
+    assert {"evaluation", "checkpoint", "verdict"} <= kinds
+    assert {h.kind for h in undisturbed.histograms()} == {"reward", "actions", "gradients", "value_map", "equity"}
+    best = list(undisturbed.checkpoint("last").parent.glob("best-*.pt"))
+    assert 1 <= len(best) <= 3
+
+
+def test_the_first_ratio_is_one_and_schedules_are_in_force(undisturbed: RunDir) -> None:
+    series = undisturbed.series("TINY")
+    assert series["policy/ratio_error"].values.max() < 1e-5
+    entropy = series["effective/ppo.ent_coef"].values
+    assert entropy[0] == 0.05
+    assert (entropy[1:] < entropy[:-1]).all()
+    assert series["diag/mask_violations"].values.max() == 0
+
+
+def test_same_seed_same_metrics(undisturbed: RunDir, tmp_path: Path) -> None:
+    assert_equal_runs(undisturbed, train(plan_run(tmp_path)))
+
+
+def test_another_seed_gives_other_metrics(undisturbed: RunDir, tmp_path: Path) -> None:
+    assert rows_of(undisturbed) != rows_of(train(plan_run(tmp_path, ("seeds=[2]",))))
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("steps", [200, 700, 1_200])
+def test_killed_and_resumed_ends_as_if_never_killed(undisturbed: RunDir, tmp_path: Path, steps: int) -> None:
+    run = plan_run(tmp_path)
+    process = start(run)
+    wait_for(lambda: run.read_metrics() and run.read_metrics()[-1]["global_step"] >= steps)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run.status()["state"] == "running"  # it could not say goodbye
+    train(run, "--resume")
+    assert_equal_runs(undisturbed, run)
+    assert run.read_events("resume")[0]["rows_dropped"] >= 0
+
+
+def test_sigterm_writes_a_checkpoint_and_resume_goes_on(undisturbed: RunDir, tmp_path: Path) -> None:
+    run = plan_run(tmp_path)
+    process = start(run)
+    wait_for(lambda: run.read_metrics())
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+    assert run.status()["state"] == "stopped"
+    assert not run.read_events("verdict")
+    train(run, "--resume")
+    assert_equal_runs(undisturbed, run)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_on_the_cpu(tmp_path: Path, precision: str) -> None:
+    run = train(plan_run(tmp_path, (f'compute.precision="{precision}"', "ppo.total_timesteps=600")))
+    series = run.series("TINY")
+    assert series["policy/ratio_error"].values.max() < 2e-2
+    assert series["diag/nonfinite"].values.sum() == 0
+    assert ("diag/amp_scale" in series) == (precision == "fp16")
+
+
+def test_dropout_keeps_the_first_ratio_at_one(tmp_path: Path) -> None:
+    run = train(plan_run(tmp_path, ("ppo.dropout=0.2", "ppo.total_timesteps=600")))
+    assert run.series("TINY")["policy/ratio_error"].values.max() < 1e-5
+
+
+def test_a_learning_rate_that_breaks_the_net_is_said_not_hidden(tmp_path: Path) -> None:
+    run = plan_run(tmp_path, ("ppo.learning_rate=1.0", "ppo.max_grad_norm=1e30", 'ppo.activation="relu"',
+                              'reward.scaling="none"', 'reward.clip="off"', "env.initial_capital=1e-30"))
+    process = start(run)
+    process.wait(timeout=120)
+    status = run.status()
+    assert status["state"] in ("done", "failed")
+    if status["state"] == "failed":
+        assert status["message"]
+
+
+def test_the_script_alone_is_a_command() -> None:
+    out = subprocess.run([sys.executable, str(TRAINER), "--help"], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0
+    assert "--learning-rate" in out.stdout
+    assert "--env-id" in out.stdout
+    bad = subprocess.run([sys.executable, str(TRAINER), "--gamma", "7"], capture_output=True, text=True, timeout=60)
+    assert bad.returncode == 2
+    assert "gamma" in bad.stderr
+    assert "Traceback" not in bad.stderr
