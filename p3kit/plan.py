@@ -121,11 +121,12 @@ def data_notes(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
     first = next(iter(market.values()))
     if first.synthetic:
         notes.append("the data are synthetic: no result says anything about a real market")
-    if spec.ppo.gamma < 1:
-        horizon = 1 / (1 - spec.ppo.gamma)
+    gamma = getattr(spec.ppo, "gamma", None)  # a user's own trainer may have no such knob
+    if gamma is not None and gamma < 1:
+        horizon = 1 / (1 - gamma)
         days = horizon / first.bars_per_year * 365.25
         notes.append(
-            f"gamma {spec.ppo.gamma:g} looks {horizon:.0f} bars ahead, about {days:.0f} calendar days at the counted "
+            f"gamma {gamma:g} looks {horizon:.0f} bars ahead, about {days:.0f} calendar days at the counted "
             f"{first.bars_per_year:.0f} bars a year"
         )
     return notes
