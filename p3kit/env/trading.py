@@ -110,6 +110,11 @@ class TradingEnv:
         """N: accounts in all, or windows after `reset_windows`."""
         return self._index.shape[0]
 
+    @property
+    def accounts(self) -> Account:
+        """The books of the N accounts as they stand, float64; not for writing."""
+        return self._account
+
     @torch.no_grad()
     def reset(self, start: Tensor) -> Timestep:
         """Start a training episode in every row; `start` (N,) uniform in [0, 1) says where."""
