@@ -160,7 +160,7 @@ def test_a_run_is_found_with_its_name_times_tags_params_and_points(tmp_path: Pat
 def test_agents_are_told_apart_only_where_a_run_trains_several(project: Path) -> None:
     run = make_run(project / "runs", "AAPL", "BRK/B")
     train(run, range(1))
-    draw(run, "equity-AAPL-000004096.png")
+    draw(run, "reward-AAPL.png")
     mirror = Mirror(project / "runs")
     mirror.sync()
     found = aim_run(mirror, run)
@@ -169,7 +169,7 @@ def test_agents_are_told_apart_only_where_a_run_trains_several(project: Path) ->
     }
     assert found["agents", "BRK/B", "symbol"] == "BRK/B"
     assert found["spec", "ppo", "ent_coef"] == 0.01
-    assert last(found.get_image_sequence, "equity", agent="AAPL")[0] == 4096
+    assert last(found.get_image_sequence, "reward", agent="AAPL")[0] == 4096
 
 
 def test_numbers_that_are_not_finite_stay_points(project: Path) -> None:
@@ -186,7 +186,7 @@ def test_numbers_that_are_not_finite_stay_points(project: Path) -> None:
 def test_distributions_images_and_texts(project: Path) -> None:
     run = make_run(project / "runs", "AAPL")
     train(run, range(2))
-    draw(run, "value_map-AAPL-000004096.png")
+    draw(run, "reward-AAPL.png")
     draw(run, "overview.png")
     mirror = Mirror(project / "runs")
     assert mirror.sync().images == 2
@@ -195,10 +195,10 @@ def test_distributions_images_and_texts(project: Path) -> None:
     assert (step, list(rewards.weights), rewards.range) == (8192, [3, 5], [-1, 1])
     step, actions = last(found.get_distribution_sequence, "actions", subset="train")
     assert (step, list(actions.weights), actions.range) == (8192, [9, 1], [0, 2])
-    step, picture = last(found.get_image_sequence, "value_map")
-    assert (step, picture.size) == (4096, (8, 6))
+    step, picture = last(found.get_image_sequence, "reward")
+    assert (step, picture.size) == (8192, (8, 6)), "the step of the newest histogram it is drawn from"
     step, _ = last(found.get_image_sequence, "overview")
-    assert step == 8192, "a picture without a step in its name is shown at the latest one"
+    assert step == 0
     step, text = last(found.get_text_sequence, "events", kind="evaluation")
     assert (step, text.data.splitlines()[0]) == (0, "evaluation · AAPL · step 8,192")
 
@@ -250,6 +250,17 @@ def test_rows_that_a_resume_cut_off_leave_the_mirror(project: Path) -> None:
     run.append_event("resume", "AAPL", 8192)
     mirror.sync()
     assert [step for step, _ in points(mirror, run)["policy/entropy", "train"]] == [4096, 8192]
+
+
+def test_a_picture_drawn_again_is_sent_again(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    draw(run, "overview.png", "white")
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    draw(run, "overview.png", "black")
+    assert mirror.sync().images == 1
+    _, picture = last(aim_run(mirror, run).get_image_sequence, "overview")
+    assert picture.to_pil_image().getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_tags_follow_the_state_and_the_users_own_stay(project: Path) -> None:
@@ -378,13 +389,12 @@ def test_bins_are_made_even_without_losing_counts() -> None:
 @pytest.mark.parametrize(
     ("stem", "expected"),
     [
-        ("equity-AAPL-000049152", ("equity", "AAPL", 49152)),
-        ("equity-X-AAPL-000049152", ("equity", "X-AAPL", 49152)),
-        ("reward-AAPL", ("reward", "AAPL", None)),
-        ("overview", ("overview", None, None)),
+        ("equity-AAPL", ("equity", "AAPL")),
+        ("equity-X-AAPL", ("equity", "X-AAPL")),
+        ("overview", ("overview", None)),
     ],
 )
-def test_picture_names(stem: str, expected: tuple[str, str | None, int | None]) -> None:
+def test_picture_names(stem: str, expected: tuple[str, str | None]) -> None:
     assert picture_name(stem, ["AAPL", "X-AAPL"]) == expected
 
 
@@ -419,7 +429,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served")
     run = make_run(root / "runs", "AAPL")
     train(run, range(3))
-    draw(run, "equity-AAPL-000012288.png")
+    draw(run, "reward-AAPL.png")
     command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--runs", str(root / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -25,7 +25,6 @@ class Cursor:
     resumes: str = ""  # number and time of the resumes seen: a resume rewrites the end of the files
     metrics: int = 0  # byte offset behind the last row
     event: int = -1  # sequence number of the last event
-    step: int = 0  # latest global_step of any agent
     files: dict[str, int] = field(default_factory=dict)  # histograms and plots: modification time, ns
 
     @classmethod
@@ -44,11 +43,13 @@ class Cursor:
         write_json(path, dataclasses.asdict(self))
 
 
-def directory_stamp(path: Path) -> str:
-    """A digest of names, sizes and times in a run directory; changes whenever a file is written or added."""
+def directory_stamp(*folders: Path) -> str:
+    """A digest of names, sizes and times in these folders: changes when a file in one of them is written or added."""
     digest = hashlib.sha256()
-    with os.scandir(path) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+    for folder in filter(Path.is_dir, folders):
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
             if entry.name.startswith("."):  # locks, and files still being written
                 continue
             stat = entry.stat()

@@ -156,7 +156,9 @@ class Mirror:
         key = run_hash(info)
         cursor_path = self._cursors / f"{key}.json"
         cursor = Cursor.load(cursor_path)
-        stamp = directory_stamp(run.path)  # taken before reading, so that what is written meanwhile shows next time
+        stamp = directory_stamp(
+            run.path, run.plots
+        )  # taken before reading, so that what is written meanwhile shows next time
         if stamp == cursor.stamp:
             return result
         store = self._opened()

@@ -16,7 +16,6 @@ NaN and infinity as points, and its charts leave them out.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,7 +36,6 @@ TAG_VOCABULARY = (*STATES, *GRADES, SYNTHETIC)
 
 DISTRIBUTIONS = {"reward": "rewards", "actions": "actions", "gradients": "gradients"}
 Array = NDArray[np.float64]
-_STEP_IN_NAME = re.compile(r"-(\d{9,})$")
 
 
 class Sender:
@@ -46,11 +44,11 @@ class Sender:
     def __init__(self, run: RunDir, info: Mapping[str, Any], writer: aim.RunWriter, cursor: Cursor) -> None:
         self.run, self.info, self.writer, self.cursor = run, info, writer, cursor
         self.agents = [agent["name"] for agent in info["agents"]]
+        self.histograms = run.histograms()  # in order of their steps
 
     def send(self) -> dict[str, int]:
         """Sends what lies behind the cursor; returns how many of each."""
         self._description()
-        # metrics before images: a plot without a step in its name is shown at the latest step
         return {
             "points": self._metrics(),
             "distributions": self._distributions(),
@@ -70,7 +68,6 @@ class Sender:
         points = 0
         for row in rows:
             step = int(row["global_step"])
-            self.cursor.step = max(self.cursor.step, step)
             for name, value in row["metrics"].items():
                 context = {"subset": subset(name), **self._agent(row["agent"])}
                 self.writer.track(
@@ -81,7 +78,7 @@ class Sender:
 
     def _distributions(self) -> int:
         sent = 0
-        for histogram in self.run.histograms():
+        for histogram in self.histograms:
             name = DISTRIBUTIONS.get(histogram.kind)
             if name is None or not self._is_new(histogram.path):
                 continue
@@ -97,10 +94,11 @@ class Sender:
         for path in sorted(self.run.plots.glob("*.png")):
             if not self._is_new(path):
                 continue
-            name, agent, step = picture_name(path.stem, self.agents)
-            context = self._agent(agent)
-            step = self.cursor.step if step is None else step
-            self.writer.track(aim.image(path, path.stem), name, step=step, context=context, time=_modified(path))
+            kind, agent = picture_name(path.stem, self.agents)
+            # a picture is drawn from the newest histogram of its kind
+            step = max((h.global_step for h in self.histograms if (h.kind, h.agent) == (kind, agent)), default=0)
+            value = aim.image(path, path.stem)
+            self.writer.track(value, kind, step=step, context=self._agent(agent), time=_modified(path))
             sent += 1
         return sent
 
@@ -164,14 +162,12 @@ def params(info: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]
     return tree
 
 
-def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None, int | None]:
-    """(kind, agent, global_step) of `kind-AGENT-000049152`; agent and step are None where the name has none."""
-    found = _STEP_IN_NAME.search(stem)
-    kind, step = (stem[: found.start()], int(found[1])) if found else (stem, None)
+def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
+    """(kind, agent) of the picture `kind-AGENT.png`; the agent is None where the name has none."""
     for agent in sorted(agents, key=len, reverse=True):  # of AAPL and X-AAPL, the longer one is meant
-        if kind.endswith(f"-{file_name(agent)}"):
-            return kind.removesuffix(f"-{file_name(agent)}"), agent, step
-    return kind, None, step
+        if stem.endswith(f"-{file_name(agent)}"):
+            return stem.removesuffix(f"-{file_name(agent)}"), agent
+    return stem, None
 
 
 def event_text(event: Mapping[str, Any]) -> str:
