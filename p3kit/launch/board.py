@@ -19,15 +19,16 @@ from p3kit.rundir import RunDir
 SILENT_AFTER_S = 120.0
 """A running trainer without a heartbeat for so long is shown as silent. It is only reported, never ended."""
 
-_COLOURS = {
+STATE_COLOURS = {
     "queued": "dim",
+    "starting": "dim cyan",
     "running": "cyan",
     "done": "green",
     "stopped": "yellow",
     "failed": "bold red",
     "crashed": "bold red",
 }
-_URGENCY = ("silent", "running", "crashed", "failed", "stopped", "queued", "done")
+_URGENCY = ("silent", "running", "starting", "crashed", "failed", "stopped", "queued", "done")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AgentView:
     """One agent as it stands, from the files of its run. Rates are env steps per second; None where not known yet."""
 
     label: str  # run-3/AAPL
-    state: str
+    state: str  # of the run directory, or "starting": its process runs but has not spoken yet
     global_step: int
     total_timesteps: int
     steps_per_second: float | None = None
@@ -132,7 +133,7 @@ class LiveBoard:
         for name in ("steps/s", "Sharpe", "entropy", "HOLD"):
             table.add_column(name, justify="right", no_wrap=True)
         for agent in shown:
-            colour = "bold yellow" if agent.is_silent else _COLOURS.get(agent.state, "")
+            colour = "bold yellow" if agent.is_silent else STATE_COLOURS.get(agent.state, "")
             state = f"silent {agent.silent_s / 60:.0f}m" if agent.is_silent else agent.state
             table.add_row(
                 Text(agent.label),
@@ -140,7 +141,7 @@ class LiveBoard:
                 ProgressBar(total=1.0, completed=agent.progress, width=10),
                 f"{agent.progress:4.0%}",
                 number(agent.steps_per_second, ",.0f"),
-                number(agent.sharpe, ".2f"),
+                number(agent.sharpe, "z.2f"),
                 number(agent.entropy_norm, ".2f"),
                 number(agent.hold_share, ".2f"),
             )
@@ -153,7 +154,7 @@ class LiveBoard:
         rate = sum(agent.steps_per_second or 0.0 for agent in self._agents if agent.state == "running")
         parts = [self._title, _tally(self._agents), duration(time.monotonic() - self._start)]
         if rate:
-            unfinished = [agent for agent in self._agents if agent.state in ("running", "queued")]
+            unfinished = [agent for agent in self._agents if agent.state in ("running", "starting", "queued")]
             left = sum((1 - agent.progress) * agent.total_timesteps for agent in unfinished)
             parts.append(f"about {duration(left / rate)} left")
         return " · ".join(parts)
@@ -203,7 +204,7 @@ def _line(agent: AgentView) -> str:
     text = f"{agent.label} {state} {agent.global_step:,}/{agent.total_timesteps:,}"
     values = (
         (agent.steps_per_second, ",.0f", "{} steps/s"),
-        (agent.sharpe, ".2f", "Sharpe {}"),
+        (agent.sharpe, "z.2f", "Sharpe {}"),
         (agent.entropy_norm, ".2f", "entropy {}"),
         (agent.hold_share, ".2f", "HOLD {}"),
     )
@@ -225,5 +226,5 @@ def _most_urgent(agents: Sequence[AgentView], room: int) -> list[AgentView]:
 def _tally(agents: Sequence[AgentView]) -> str:
     """`3 done, 2 running, 5 queued`."""
     counts = Counter(agent.state for agent in agents)
-    order = ("done", "running", "queued", "stopped", "failed", "crashed")
+    order = ("done", "running", "starting", "queued", "stopped", "failed", "crashed")
     return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])

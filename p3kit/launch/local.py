@@ -147,7 +147,8 @@ class _Slots:
 
     def _look(self) -> None:
         for process in self.active:
-            self._statuses[process.run] = process.run.status()
+            status = process.run.status()
+            self._statuses[process.run] = {**status, "state": "starting"} if status["state"] == "queued" else status
         now = time.time()
         views = [agent_views(run, info, self._statuses[run], now) for run, info in self._infos.items()]
         self.board.show([agent for run_views in views for agent in run_views])
@@ -178,7 +179,7 @@ class _Slots:
             self.on_end(run)
 
     def _leave_out(self, run: RunDir) -> None:
-        run.update_status(state="stopped", message="stopped while it waited for its turn")
+        run.update_status(state="stopped", message="while it waited for its turn")
         self.states[run.name] = "stopped"
         self._statuses[run] = run.status()
 

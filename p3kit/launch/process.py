@@ -88,7 +88,7 @@ class TrainerProcess:
         begun = status["state"] == "running"
         code = self._process.returncode
         if self._asked_to_end and not begun and code == -signal.SIGTERM:
-            self.run.update_status(state="stopped", message="stopped before its first step")
+            self.run.update_status(state="stopped", message="before its first step")
             return "stopped"
         message = describe_exit(code) + ("" if begun else " before its first step")
         self.run.update_status(state="crashed", message=message)

@@ -119,7 +119,7 @@ def _grades(judged: Sequence[AgentResult]) -> Table:
             _label(result),
             Text(result.grade, style=_COLOURS.get(result.grade, "")),
             _with_interval(result.metric("sharpe_ratio"), result.told("sharpe_interval")),
-            f"{number(result.metric('sharpe_excess'), '+.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
+            f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
             number(result.metric("max_drawdown"), ".3f"),
             number(result.metric("total_trades"), ".0f"),
         )
@@ -131,9 +131,9 @@ def _returns(judged: Sequence[AgentResult]) -> Table:
     for result in judged:
         table.add_row(
             _label(result),
-            Text(number(result.metric("total_return"), "+.3f"), style="bold"),
-            *(number(result.baseline(name, "total_return"), "+.3f") for name in BASELINES),
-            number(result.told("supervised_return"), "+.3f"),
+            Text(number(result.metric("total_return"), "+z.3f"), style="bold"),
+            *(number(result.baseline(name, "total_return"), "+z.3f") for name in BASELINES),
+            number(result.told("supervised_return"), "+z.3f"),
         )
     return table
 
@@ -154,7 +154,9 @@ def _remark(result: AgentResult) -> Text:
         aim = "PASS" if result.grade == "FAIL" else "STRONG"
         parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")
     parts += result.told("labels") or []
-    return Text(f"{label} {result.grade}" + (" · " if parts else "") + " · ".join(parts))
+    step = result.told("chosen_step")
+    parts.insert(0, f"{label} {result.grade}" + ("" if step is None else f" at step {step:,}"))
+    return Text(" · ".join(parts))
 
 
 def _tally(judged: Sequence[AgentResult]) -> str:
@@ -179,4 +181,4 @@ def _label(result: AgentResult) -> Text:
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "n/a"
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    return f"{value:z.2f}" + (f" [{interval[0]:z.2f}, {interval[1]:z.2f}]" if interval else "")

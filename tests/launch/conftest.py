@@ -19,8 +19,10 @@ class FakePlan:
         return {
             "name": "fake",
             "trainer": "fake_trainer",
-            "spec": {"compute": {"threads": "auto"}, "fake": self.fake},
-            "agents": [{"name": self.agent, "symbol": self.agent, "seed": 1, "total_timesteps": self.fake["steps"]}],
+            "spec": {"compute": {"threads": "auto"}, "ppo": self.fake},
+            "agents": [
+                {"name": self.agent, "symbol": self.agent, "seed": 1, "total_timesteps": self.fake["total_timesteps"]}
+            ],
             "data": {self.agent: {"synthetic": True}},
             "command": list(command),
         }
@@ -29,7 +31,7 @@ class FakePlan:
 @pytest.fixture
 def plan():
     def make(agent="AAPL", **fake):
-        return FakePlan(agent, {"steps": 1000, **fake})
+        return FakePlan(agent, {"total_timesteps": 1000, **fake})
 
     return make
 

@@ -1,7 +1,6 @@
 """A trainer that learns nothing: it keeps every promise a trainer makes to the launcher, and breaks them on request.
 
-It knows p3kit.rundir only. `run.json` → spec.fake: {"steps": env steps, "pause": seconds per 100 steps, "end": how it
-ends, "at": step at which it does}. Ends: "" (well), "raise", "exit", "kill", "deaf" (ignores SIGTERM, falls silent).
+It knows p3kit.rundir only, so it starts in a moment.
 """
 
 import json
@@ -10,16 +9,34 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from p3kit.rundir import RunDir
 
 STRIDE = 100
 
 
+@dataclass(frozen=True)
+class Args:
+    """The knobs of `[ppo]`."""
+
+    total_timesteps: int = 1000
+    """Env steps."""
+    n_steps: int = 100
+    """Rollout length."""
+    pause: float = 0.01
+    """Seconds per 100 steps."""
+    end: Literal["well", "raise", "exit", "kill", "deaf"] = "well"
+    """How the first attempt ends; "deaf" ignores SIGTERM and falls silent."""
+    at: int = 0
+    """The step at which it does."""
+
+
 def main(arguments: list[str]) -> None:
     run = RunDir.open(Path(arguments[arguments.index("--run-dir") + 1]))
-    fake = run.info()["spec"]["fake"]
+    args = Args(**run.info()["spec"]["ppo"])
     names = run.agent_names()
     print(f"training {', '.join(names)} with {os.environ['OMP_NUM_THREADS']} thread", flush=True)
     asked = []
@@ -31,28 +48,28 @@ def main(arguments: list[str]) -> None:
         run.append_event("resume", global_step=step, rows_dropped=dropped)
 
     def report(state: str, message: str = "") -> None:
-        agents = {name: agent_status(name, state, step, fake["steps"]) for name in names}
+        agents = {name: agent_status(name, state, step, args.total_timesteps) for name in names}
         status = {"state": state, "pid": os.getpid(), "heartbeat": time.time(), "message": message, "agents": agents}
         run.write_status(status)
 
     report("running")
-    while step < fake["steps"]:
+    while step < args.total_timesteps:
         if asked or run.stop_requested():
             run.checkpoint("last").write_text(json.dumps({"step": step}))
             report("stopped")
             return
         step += STRIDE
-        time.sleep(fake.get("pause", 0.01))
+        time.sleep(args.pause)
         now = time.time()
         for name in names:
-            metrics = {"policy/entropy": 1.0 / step, "perf/steps_per_second": STRIDE / fake.get("pause", 0.01)}
+            metrics = {"policy/entropy": 1.0 / step, "perf/steps_per_second": STRIDE / args.pause}
             row = {"agent": name, "iteration": step // STRIDE, "global_step": step, "time": now, "metrics": metrics}
             run.append_metrics([row])
         if step % 500 == 0:
             run.checkpoint("last").write_text(json.dumps({"step": step}))
         report("running")
-        if step == fake.get("at", -1) and "--resume" not in arguments:
-            misbehave(fake["end"], report)
+        if step == args.at and "--resume" not in arguments:
+            misbehave(args.end, report)
     report("done")
 
 

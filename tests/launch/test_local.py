@@ -118,7 +118,7 @@ def _group(entry):
 def test_a_trainer_that_cannot_begin_fails_alone(start, plan, tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("import nothing_of_that_name\n")
-    bad = type(plan())("AAPL", {"steps": 100}, broken)
+    bad = type(plan())("AAPL", {"total_timesteps": 100}, broken)
     outcome = start(bad, plan("AMD"))
     assert outcome.states == {"run-1": "crashed", "run-2": "done"}
     assert outcome.runs[0].status()["message"] == "its process ended with exit code 1 before its first step"
@@ -126,7 +126,7 @@ def test_a_trainer_that_cannot_begin_fails_alone(start, plan, tmp_path):
 
 def test_if_one_directory_cannot_be_made_none_is_left(start, plan, tmp_path):
     with pytest.raises(FileNotFoundError):
-        start(plan(), type(plan())("AMD", {"steps": 100}, tmp_path / "nowhere.py"))
+        start(plan(), type(plan())("AMD", {"total_timesteps": 100}, tmp_path / "nowhere.py"))
     assert list_runs(tmp_path / "runs") == []
 
 
@@ -143,7 +143,7 @@ def test_a_crashed_run_resumes_from_its_checkpoint(start, plan, console):
 def test_a_run_that_crashed_before_its_first_checkpoint_begins_again(start, plan, console):
     (run,) = start(plan(end="kill", at=300)).runs
     info = run.info()
-    info["spec"]["fake"]["end"], info["spec"]["fake"]["at"] = "", -1
+    info["spec"]["ppo"]["end"] = "well"
     (run.path / "run.json").write_text(json.dumps(info))
     outcome = resume([run], jobs=1, console=console)
     assert outcome.states == {"run-1": "done"}
@@ -159,7 +159,7 @@ def test_a_run_that_is_done_is_not_resumed(start, plan, console):
 def test_a_run_in_training_is_not_resumed_and_stops_when_asked(start, plan, tmp_path, console):
     outcomes = []
     trainer = threading.Thread(
-        target=lambda: outcomes.append(start(plan(steps=100_000, pause=0.02), plan("B"), jobs=1))
+        target=lambda: outcomes.append(start(plan(total_timesteps=100_000, pause=0.02), plan("B"), jobs=1))
     )
     trainer.start()
     run, waiting = RunDir(tmp_path / "runs" / "run-1"), RunDir(tmp_path / "runs" / "run-2")
@@ -171,7 +171,7 @@ def test_a_run_in_training_is_not_resumed_and_stops_when_asked(start, plan, tmp_
     trainer.join(timeout=20)
     assert outcomes[0].states == {"run-1": "stopped", "run-2": "stopped"}
     assert outcomes[0].exit_code == 0
-    assert waiting.status()["message"] == "stopped while it waited for its turn"
+    assert waiting.status()["message"] == "while it waited for its turn"
     assert resume([waiting], jobs=1, console=console).states == {"run-2": "done"}
 
 
@@ -185,7 +185,8 @@ LAUNCHER = """
     from p3kit.launch import launch
 
     loaded = SimpleNamespace(source_text="", spec=SimpleNamespace(name="fake"))
-    plans = [FakePlan(name, {{"steps": 100_000, "pause": 0.05, "end": {end!r}, "at": 200}}) for name in ("A", "B", "C")]
+    knobs = {{"total_timesteps": 100_000, "pause": 0.05, "end": {end!r}, "at": 200}}
+    plans = [FakePlan(name, knobs) for name in ("A", "B", "C")]
     outcome = launch(plans, loaded, {{}}, Path({runs!r}), jobs=2, command=[], console=Console(stderr=True))
     print(sorted(outcome.states.items()), outcome.interrupted)
     sys.exit(outcome.exit_code)
@@ -196,7 +197,7 @@ LAUNCHER = """
 def launcher(tmp_path):
     started = []
 
-    def start(end=""):
+    def start(end="well"):
         source = textwrap.dedent(LAUNCHER).format(
             tests=str(Path(__file__).parent), runs=str(tmp_path / "runs"), end=end
         )

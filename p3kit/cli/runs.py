@@ -1,0 +1,184 @@
+"""`p3kit runs`, `p3kit resume` and `p3kit stop`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from p3kit.cli.aim import repo_option
+from p3kit.cli.options import (
+    available_cores,
+    jobs_option,
+    json_option,
+    no_aim_option,
+    runs_option,
+    several_runs_argument,
+)
+from p3kit.cli.run import show_outcome, suggest_next
+from p3kit.errors import InputError
+
+if TYPE_CHECKING:
+    from p3kit.launch import RunLine
+    from p3kit.rundir import RunDir
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit runs
+  p3kit runs --json | jq '.[] | select(.state == "crashed") | .run'"""
+)
+@runs_option
+@json_option
+def runs(runs_root: Path, as_json: bool) -> None:
+    """List the runs: state, progress, best validation Sharpe, verdict and age.
+
+    Runs whose process is gone are found here and marked crashed.
+    """
+    from p3kit.launch import run_lines
+    from p3kit.rundir import list_runs
+    from p3kit.rundir.rows import encode
+
+    say_crashed(runs_root)
+    lines = run_lines(list_runs(runs_root), time.time())
+    if as_json:
+        click.echo(json.dumps(encode([line.to_json() for line in lines]), indent=2, ensure_ascii=False))
+    elif lines:
+        _print_table(lines)
+    else:
+        click.echo(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml", err=True)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit resume run-42
+  p3kit resume latest
+  p3kit resume run-3 run-4 run-5 --jobs 2"""
+)
+@several_runs_argument
+@jobs_option
+@runs_option
+@no_aim_option
+@repo_option
+@json_option
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    references: tuple[str, ...],
+    jobs: int | None,
+    runs_root: Path,
+    no_aim: bool,
+    repo: Path | None,
+    as_json: bool,
+) -> None:
+    """Continue stopped, crashed or failed runs from their last checkpoints.
+
+    On a CPU the result is the same, bit for bit, as if the run had never ended.
+    """
+    from rich.console import Console
+
+    from p3kit.cli.companions import Companions, aim_is_installed
+    from p3kit.launch import resume as resume_runs
+
+    chosen = _find_runs(runs_root, references)
+    console = Console(stderr=True)
+    mirror = not no_aim and aim_is_installed()
+    with Companions(runs_root, console, mirror=mirror, aim_repo=repo) as companions:
+        outcome = resume_runs(chosen, jobs=jobs or available_cores(), console=console, on_end=companions.draw)
+        show_outcome(outcome, as_json)
+    suggest_next(ctx, outcome, console, mirrored=mirror)
+    sys.exit(outcome.exit_code)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit stop run-42
+  p3kit stop latest"""
+)
+@several_runs_argument
+@runs_option
+@json_option
+def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
+    """Ask runs to write a checkpoint and end. A run that waits for its turn will not begin.
+
+    Returns at once; `p3kit runs` shows when a run has stopped, and `p3kit resume` continues it.
+    """
+    chosen = _find_runs(runs_root, references)
+    asked = []
+    for run in chosen:
+        run.mark_crashed()
+        state = run.status()["state"]
+        if state not in ("queued", "running"):
+            raise InputError(run.name, f"is {state}", "only a queued or running run can be stopped")
+    for run in chosen:
+        run.request_stop()
+        asked.append({"run": run.name, "state": run.status()["state"]})
+    if as_json:
+        click.echo(json.dumps(asked, indent=2))
+    else:
+        for entry in asked:
+            click.echo(f"{entry['run']} was asked to stop")
+
+
+def say_crashed(runs_root: Path) -> None:
+    """Marks runs whose process is gone, and says so on stderr."""
+    from p3kit.rundir import mark_crashed
+
+    for run in mark_crashed(runs_root):
+        click.echo(f"{run.name} crashed: {run.status()['message']}; p3kit resume {run.name} continues it", err=True)
+
+
+def _find_runs(runs_root: Path, references: Sequence[str]) -> list[RunDir]:
+    """The runs named, each once. An agent cannot be stopped or resumed on its own."""
+    from p3kit.rundir import find_run
+
+    found: dict[str, RunDir] = {}
+    for reference in references:
+        run, agent = find_run(runs_root, reference)
+        if agent is not None:
+            raise InputError(reference, "names one agent; a run goes on or ends as a whole", f'use "{run.name}"')
+        found[run.name] = run
+    return list(found.values())
+
+
+def _print_table(lines: Sequence[RunLine]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from p3kit.launch.board import STATE_COLOURS, number
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("state", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("agents", no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column("best Sharpe", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    for line in lines:
+        agents = line.agents[0] if len(line.agents) == 1 else f"{len(line.agents)}: {', '.join(line.agents)}"
+        table.add_row(
+            line.run,
+            Text(line.name),
+            Text(line.state, style=STATE_COLOURS[line.state]),
+            f"{line.progress:.0%}",
+            Text(agents),
+            number(line.best_sharpe, ".2f"),
+            line.verdict,
+            line.age,
+        )
+    console = Console()
+    console.print(table)
+    for line in lines:
+        if line.message and line.state != "done":
+            console.print(f"{line.run} {line.state}: {line.message}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""How long a plan will take: only from what runs of the same trainer and the same sizes really took here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p3kit.plan import RunPlan
+from p3kit.rundir import RunDir, list_runs
+
+SETS_THE_PACE = {
+    "ppo": ("n_steps", "batch_size", "n_epochs", "accumulation_steps", "hidden", "target_kl"),
+    "env": ("backend", "num_envs", "window"),
+    "evaluation": ("every",),
+    "compute": ("device", "precision", "compile", "threads"),
+}
+"""Values that two runs must share for the pace of one to tell that of the other."""
+
+LATEST = 10
+"""Only so many of the latest comparable runs count: the machine may have changed since."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Env steps per second of one run, evaluation and checkpoints included: the median over `runs`."""
+
+    steps_per_second: float
+    runs: tuple[str, ...]
+
+
+def measured_pace(plan: RunPlan, runs_root: Path) -> Pace | None:
+    """The pace of finished runs that are comparable to `plan`; None when there is none."""
+    wanted = _pace_values(plan.agents[0].spec.model_dump(mode="json"))
+    paces: dict[str, float] = {}
+    for run in reversed(list_runs(runs_root)):
+        if len(paces) == LATEST:
+            break
+        if run.status()["state"] != "done":
+            continue
+        info = run.info()
+        if info["trainer"] != plan.trainer.stem or len(info["agents"]) != len(plan.agents):
+            continue
+        if _pace_values(info["agents"][0]["spec"]) == wanted and (pace := _pace(run)) is not None:
+            paces[run.name] = pace
+    return Pace(statistics.median(paces.values()), tuple(reversed(paces))) if paces else None
+
+
+def total_seconds(plans: Sequence[RunPlan], pace: Pace, jobs: int) -> float:
+    """Wall seconds of all plans on `jobs` slots, each taking the next plan when it is free; starting up is left out."""
+    slots = [0.0] * max(1, min(jobs, len(plans)))
+    for plan in plans:
+        steps = sum(agent.spec.ppo.total_timesteps for agent in plan.agents)
+        slots[slots.index(min(slots))] += steps / pace.steps_per_second
+    return max(slots)
+
+
+def _pace_values(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{table}.{key}": spec.get(table, {}).get(key) for table, keys in SETS_THE_PACE.items() for key in keys}
+
+
+def _pace(run: RunDir) -> float | None:
+    """Steps over seconds between the first and the last row of all agents; None for resumed runs and single rows."""
+    rows = run.read_metrics()
+    if len(rows) < 2 or run.read_events("resume"):
+        return None
+    seconds = rows[-1]["time"] - rows[0]["time"]
+    first = {row["agent"]: row["global_step"] for row in reversed(rows)}
+    last = {row["agent"]: row["global_step"] for row in rows}
+    steps = sum(last.values()) - sum(first.values())
+    return float(steps / seconds) if seconds > 0 and steps > 0 else None

@@ -1,0 +1,374 @@
+"""`run`, `plan`, `runs`, `resume` and `stop` as a user gives them: as commands, with exit codes and two streams."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from p3kit.cli import main
+from p3kit.cli.options import complete_run
+from p3kit.rundir import RunDir
+
+ROOT = Path(__file__).parents[2]
+FAKE_TRAINER = ROOT / "tests" / "launch" / "fake_trainer.py"
+
+SPEC = f"""
+name = "trial"
+trainer = "{FAKE_TRAINER}"
+symbols = ["AAPL", "AMD"]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    def write(text=SPEC):
+        path = tmp_path / "trial.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def p3kit(tmp_path):
+    """Runs a command in a process of its own; `.start` leaves it running."""
+
+    def start(*arguments):
+        environment = {key: value for key, value in os.environ.items() if key != "P3KIT_RUNS"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "p3kit", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(*arguments):
+        process = start(*arguments)
+        stdout, stderr = process.communicate(timeout=60)
+        assert not re.search("^Traceback", stdout + stderr, re.MULTILINE), stderr
+        return SimpleNamespace(code=process.returncode, stdout=stdout, stderr=stderr)
+
+    run.start = start
+    return run
+
+
+@pytest.fixture
+def runs_root(tmp_path):
+    return tmp_path / "runs"
+
+
+def wait_for_state(run, state, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not run.path.exists() or run.status()["state"] != state:
+        assert time.monotonic() < deadline, run.status()
+        time.sleep(0.05)
+
+
+def test_run_prints_verdicts_on_stdout_and_progress_on_stderr(p3kit, spec, runs_root):
+    result = p3kit("run", spec(), "--no-aim", "--jobs", 2)
+    assert result.code == 0, result.stderr
+    assert result.stdout.startswith("trial: verdicts on the validation split\n")
+    assert "run-2/AMD   PASS       0.41 [-0.31, 1.20]  +0.05 not shown     0.250      42" in result.stdout
+    assert "run-1/AAPL    +0.123    +0.000      +0.110  -0.200    +0.020      -0.880" in result.stdout
+    assert "2 agents: 2 PASS; 0 shown to beat buy-and-hold" in result.stdout
+    assert "note: 2 agents: 2 symbols × 1 seed" in result.stderr
+    assert "run-1/AAPL done 1,000/1,000" in result.stderr
+    assert "next:  p3kit report --week 1   p3kit diagnose run-1" in result.stderr
+    run = RunDir.open(runs_root / "run-1")
+    assert run.info()["command"][:2] == ["p3kit", "run"]
+    assert run.info()["data"]["AAPL"]["source"] == "sample"
+    assert run.spec_text() == SPEC
+
+
+def test_run_as_json_is_nothing_but_json(p3kit, spec):
+    result = p3kit("run", spec(), "--no-aim", "--json", "--set", 'data.source="synthetic"', "--set", 'symbols=["AAPL"]')
+    assert result.code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["interrupted"] is False
+    assert [run["state"] for run in document["runs"]] == ["done"]
+    (agent,) = document["agents"]
+    assert (agent["agent"], agent["verdict"]["grade"], agent["synthetic"]) == ("AAPL", "PASS", True)
+
+
+def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
+    result = p3kit(
+        "run", spec(), "--no-aim", "--set", 'ppo.end="raise"', "--set", "ppo.at=300", "--set", 'symbols=["AMD"]'
+    )
+    assert result.code == 1
+    assert result.stdout.endswith("run-1/AMD failed: the market caught fire\n")
+    assert "  | RuntimeError: the market caught fire" in result.stderr
+    assert "to go on:  p3kit resume run-1\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SPEC.replace("symbols", "symbolls"), "symbolls"),
+        (SPEC + "[ppo]\nclip_coef = 0.2\n", "clip_coef"),
+        (SPEC.replace("AMD", "GOOG"), "GOOG"),
+        (SPEC + '[data]\nsource = "csv"\npath = "nowhere/{symbol}.csv"\n', "nowhere/AAPL.csv"),
+        (SPEC + "[env]\nepisode_bars = 100000\n", "bars"),
+        (SPEC + "[ppo\n", "trial.toml:5"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_directory_is_made(p3kit, spec, runs_root, text, message):
+    result = p3kit("run", spec(text), "--no-aim")
+    assert result.code == 2, result
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert not runs_root.exists()
+
+
+def test_ray_is_refused_clearly(spec):
+    result = CliRunner().invoke(main, ["run", str(spec()), "--engine", "ray"])
+    assert result.exit_code == 2
+    assert "--engine ray: is not part of this version; --engine local trains on this machine" in result.output
+
+
+def test_training_without_torch_says_what_to_install(spec, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    result = CliRunner().invoke(main, ["run", str(spec())])
+    assert result.exit_code == 2
+    assert "pip install 'p3kit[train]'" in result.output
+
+
+def test_ctrl_c_then_resume(p3kit, spec, runs_root):
+    slow = ["--set", "ppo.total_timesteps=3000", "--set", "ppo.pause=0.1", "--jobs", 1]
+    process = p3kit.start("run", spec(), "--no-aim", *slow)
+    first, second = RunDir(runs_root / "run-1"), RunDir(runs_root / "run-2")
+    wait_for_state(first, "running")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run-2/AMD stopped: while it waited for its turn" in stdout
+    assert "to go on:  p3kit resume run-1 run-2" in stderr
+    assert [run.status()["state"] for run in (first, second)] == ["stopped", "stopped"]
+
+    result = p3kit("resume", "1", "latest", "--no-aim")
+    assert result.code == 0, result.stderr
+    assert "2 agents: 2 PASS" in result.stdout
+    assert [row["global_step"] for row in first.read_metrics()] == list(range(100, 3001, 100))
+
+    again = p3kit("resume", "run-1", "--no-aim")
+    assert again.code == 2
+    assert again.stderr == "run-1: is done; there is nothing to resume\n"
+
+
+def test_stop_from_another_terminal(p3kit, spec, runs_root):
+    process = p3kit.start("run", spec(), "--no-aim", "--set", "ppo.pause=0.1", "--set", "ppo.total_timesteps=100000")
+    run = RunDir(runs_root / "run-1")
+    wait_for_state(run, "running")
+    wait_for_state(RunDir(runs_root / "run-2"), "running")
+    result = p3kit("stop", "run-1", "2")
+    assert (result.code, result.stdout) == (0, "run-1 was asked to stop\nrun-2 was asked to stop\n")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    refused = p3kit("stop", "run-1")
+    assert (refused.code, refused.stderr) == (
+        2,
+        "run-1: is stopped; only a queued or running run can be stopped\n",
+    )
+
+
+# ---------------------------------------------------------------------- in this process, on directories made by hand
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Two runs: one done with two agents, one whose process is gone."""
+    trainer = tmp_path / "ppo.py"
+    trainer.touch()
+    root = tmp_path / "runs"
+    monkeypatch.setenv("P3KIT_RUNS", str(root))
+    info = {"name": "phase3", "trainer": "ppo", "created": time.time() - 7200}
+    done = RunDir.create(root, {**info, "agents": [{"name": "AAPL"}, {"name": "AMD"}]}, "", trainer)
+    for step, sharpe in ((100, 0.2), (200, 0.7), (300, float("nan"))):
+        done.append_event("evaluation", "AMD", step, metrics={"eval/sharpe_ratio": sharpe})
+    agents = {
+        name: {"state": "done", "verdict": {"grade": grade}} for name, grade in (("AAPL", "FAIL"), ("AMD", "PASS"))
+    }
+    done.write_status({"state": "done", "agents": agents})
+    gone = RunDir.create(root, {**info, "agents": [{"name": "BAC", "total_timesteps": 1000}]}, "", trainer)
+    gone.write_status({"state": "running", "pid": 999_999_999, "agents": {"BAC": {"global_step": 250}}})
+    return root
+
+
+def test_runs_lists_what_there_is(made):
+    result = CliRunner().invoke(main, ["runs"])
+    assert result.exit_code == 0
+    assert [line.rstrip() for line in result.stdout.splitlines()] == [
+        "run    name    state    done  agents        best Sharpe  verdict         age",
+        "run-1  phase3  done     100%  2: AAPL, AMD         0.70  1 PASS, 1 FAIL  2 h",
+        "run-2  phase3  crashed   25%  BAC                     –  –               2 h",
+        "run-2 crashed: its process is gone",
+    ]
+    assert result.stderr == "run-2 crashed: its process is gone; p3kit resume run-2 continues it\n"
+    (_, crashed) = json.loads(CliRunner().invoke(main, ["runs", "--json"]).stdout)
+    assert (crashed["run"], crashed["state"], crashed["progress"]) == ("run-2", "crashed", 0.25)
+
+
+def test_runs_without_runs_says_how_to_start(tmp_path):
+    result = CliRunner().invoke(main, ["runs", "--runs", str(tmp_path / "none")])
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "p3kit run specs/smoke.toml" in result.stderr
+
+
+def test_a_run_goes_on_or_ends_as_a_whole(made):
+    for command in ("resume", "stop"):
+        result = CliRunner().invoke(main, [command, "run-1/AMD"])
+        assert result.exit_code == 2
+        assert 'names one agent; a run goes on or ends as a whole; use "run-1"' in result.stderr
+
+
+def test_a_wrong_name_gets_the_nearest(made):
+    result = CliRunner().invoke(main, ["resume", "run-5"])
+    assert result.exit_code == 2
+    assert 'did you mean "run-2"?' in result.stderr
+
+
+def test_the_shell_completes_names_of_runs(made):
+    def words(incomplete):
+        return [item.value for item in complete_run(SimpleNamespace(params={}), None, incomplete)]
+
+    assert words("") == ["latest", "run-1", "run-2"]
+    assert words("run-1/A") == ["run-1/AAPL", "run-1/AMD"]
+    assert words("x") == []
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "runs", "resume", "stop"])
+def test_help_has_examples(command):
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"  p3kit {command}" in result.output.split("Examples:")[1]
+
+
+# ---------------------------------------------------------------------- plan
+
+
+def plan(*arguments):
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def test_plan_counts_the_work(tmp_path):
+    spec = tmp_path / "two.toml"
+    spec.write_text('name = "two"\nsymbols = ["AAPL", "AMD"]\nseeds = [1, 2]\n')
+    result = plan(spec, "--runs", tmp_path / "runs", "--jobs", 2)
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert lines[:7] == [
+        "two: 4 runs of the trainer ppo, 2 at a time",
+        "run  agent    env steps  iterations  gradient steps  buffer",
+        "  1  AAPL.s1    100,000           7          15,630  2.6 MB",
+        "  2  AAPL.s2    100,000           7          15,630  2.6 MB",
+        "  3  AMD.s1     100,000           7          15,630  2.6 MB",
+        "  4  AMD.s2     100,000           7          15,630  2.6 MB",
+        "     all        400,000          28          62,520",
+    ]
+    assert lines[7] == "time: unknown until a run of this trainer and these sizes has finished here"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, monkeypatch):
+    from p3kit.plan import plan_runs
+    from p3kit.spec import load_spec
+
+    root = tmp_path / "runs"
+    text = 'name = "one"\nsymbols = ["AAPL"]\n'
+    (plan_of_one,) = plan_runs(load_spec(spec(text)).spec, tmp_path)
+    info = {"name": "one", "trainer": "ppo", "agents": [agent.to_json() for agent in plan_of_one.agents]}
+    run = RunDir.create(root, info, "", plan_of_one.trainer)
+    for step, when in ((20_000, 50.0), (100_000, 90.0)):  # 2,000 steps a second
+        row = {"agent": "AAPL", "iteration": 1, "global_step": step, "time": when, "metrics": {}}
+        run.append_metrics([row])
+    run.write_status({"state": "done", "agents": {}})
+    same = plan(spec(text), "--runs", root)
+    assert "time: about 0:50 with 1 at a time (2,000 steps/s a run, as measured in run-1)" in same.stdout
+    more = plan(spec(text), "--runs", root, "--set", "seeds=[1,2,3]", "--jobs", 2, "--json")
+    assert json.loads(more.stdout)["time"] == {"seconds": 100.0, "steps_per_second": 2000.0, "measured_in": ["run-1"]}
+    assert "time: unknown" in plan(spec(text), "--runs", root, "--set", "ppo.batch_size=256").stdout
+
+
+# ---------------------------------------------------------------------- companions
+
+
+@pytest.fixture
+def companions(tmp_path):
+    import io
+
+    from rich.console import Console
+
+    from p3kit.cli.companions import Companions
+
+    console = Console(file=io.StringIO(), width=100)
+
+    def make(mirror):
+        return Companions(tmp_path / "runs", console, mirror=mirror, aim_repo=None), console.file
+
+    return make
+
+
+def test_a_failing_mirror_is_said_once_and_stops_nothing(companions, monkeypatch):
+    import p3kit.aim_mirror
+
+    class Broken:
+        def __init__(self, *_):
+            raise OSError("the repository is on fire")
+
+    monkeypatch.setattr(p3kit.aim_mirror, "Mirror", Broken)
+    background, said = companions(mirror=True)
+    with background:
+        pass
+    assert said.getvalue() == (
+        "warning: the Aim mirror ended, training goes on (OSError: the repository is on fire); p3kit sync tries again\n"
+    )
+
+
+def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(companions, monkeypatch):
+    import p3kit.aim_mirror
+
+    class Troubled:
+        def __init__(self, *_):
+            pass
+
+        def follow(self, stop):
+            for _ in range(3):
+                yield SimpleNamespace(problems=("run-1: torn",))
+            stop.wait()
+            yield SimpleNamespace(problems=("run-2: gone",))
+
+    monkeypatch.setattr(p3kit.aim_mirror, "Mirror", Troubled)
+    background, said = companions(mirror=True)
+    with background:
+        pass
+    assert said.getvalue() == (
+        "warning: not mirrored into Aim: run-1: torn\nwarning: not mirrored into Aim: run-2: gone\n"
+    )
+
+
+def test_pictures_that_fail_are_said(companions, monkeypatch, made):
+    from p3kit.report import pictures
+
+    def draw(run):
+        if run.name == "run-1":
+            raise ValueError("no histogram")
+
+    monkeypatch.setattr(pictures, "draw_run", draw)
+    background, said = companions(mirror=False)
+    with background:
+        background.draw(RunDir(made / "run-1"))
+        background.draw(RunDir(made / "run-2"))
+    assert said.getvalue() == "warning: no pictures of run-1 (ValueError: no histogram)\n"
