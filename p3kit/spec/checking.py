@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from p3kit.errors import SpecError
 from p3kit.spec.crosschecks import crosschecks
@@ -48,7 +48,7 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
 @lru_cache(maxsize=64)
 def spec_model(knobs: type[Knobs]) -> type[Spec]:
     """The model of a spec whose `[ppo]` has these knobs. Equal knobs give the same class, so specs compare."""
-    fields: dict[str, Any] = {"ppo": (knobs, knobs())}
+    fields: dict[str, Any] = {"ppo": (knobs, Field(knobs(), description=Spec.model_fields["ppo"].description))}
     return create_model("Spec", __base__=Spec, __doc__=Spec.__doc__, **fields)
 
 

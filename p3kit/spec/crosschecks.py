@@ -101,14 +101,14 @@ def _minibatch_fits(spec: Spec) -> Iterator[Found]:
 
 
 def _not_live(spec: Spec, path: str) -> tuple[str, str] | None:
-    """Why the number at `path` cannot move while a run trains (what, hint); None when it can."""
+    """Why the number at `path` cannot move while a run trains (words that follow its name, hint); None when it can."""
     model = type(spec)
     live = sorted(kinds.live_paths(model))
     if path in live:
         return None
     known = {".".join(key) for key in kinds.key_paths(model)}
     if path not in known:
-        return "unknown key", did_you_mean(path, live, f"; these can move: {_briefly(live)}").removeprefix("; ")
+        return ": unknown key", did_you_mean(path, live, f"; these can move: {_briefly(live)}").removeprefix("; ")
     return _why_fixed(model, path), f"these can move: {_briefly(live)}"
 
 
@@ -118,8 +118,8 @@ def _why_fixed(model: type[Spec], path: str) -> str:
         kind = kinds.child(kind, part)
     cores = [kinds.bare(member)[0] for member in kinds.alternatives(kind)]
     if float in cores:
-        return "is read once, at the start of a run, so it cannot move"
-    return "is a size, so it cannot move" if int in cores else "is no number, so it cannot move"
+        return " is read once, at the start of a run, so it cannot move"
+    return " is a size, so it cannot move" if int in cores else " is no number, so it cannot move"
 
 
 def _briefly(live: list[str]) -> str:
@@ -145,7 +145,7 @@ def _schedules(spec: Spec) -> Iterator[Found]:
     for path, schedule in spec.schedules.items():
         place: KeyPath = ("schedules", path)
         if problem := _not_live(spec, path):
-            yield Found(Problem(place, f"schedules: {path}: {problem[0]}", problem[1]))
+            yield Found(Problem(place, f"schedules: {path}{problem[0]}", problem[1]))
             continue
         for value in extremes(schedule):
             if refused := _refused(spec, path, value):
@@ -196,7 +196,7 @@ def _moved_keys(rule: Intervention) -> Iterator[tuple[KeyPath, str, list[float |
 def _moved_key(spec: Spec, place: KeyPath, rule: Intervention, key: str, values: list[float | None]) -> Iterator[Found]:
     path = full_path(key)
     if problem := _not_live(spec, path):
-        yield Found(Problem(place, f'intervention "{rule.id}": {path}: {problem[0]}', problem[1]))
+        yield Found(Problem(place, f'intervention "{rule.id}": {path}{problem[0]}', problem[1]))
         return
     for value in values:
         if value is not None and (refused := _refused(spec, path, value)):

@@ -72,7 +72,8 @@ def _write_full_paths(expansion: Expansion, path: KeyPath) -> None:
         name = full_path(".".join(written))
         if name in full:
             expansion.problems.append(Problem((*path, *written), f'"{name}" is there twice; once by its bare name'))
-        elif written != (name,):
+            continue
+        if written != (name,):
             expansion.came_from[(*path, name)] = (*path, *written)
         full[name] = value
     expansion.tables = with_value(expansion.tables, path, full)

@@ -99,7 +99,8 @@ def _problem(
         case "missing":
             return Problem(path, said(f"missing; expected {kinds.in_words(kind)}"))
         case "value_error":
-            return Problem(path, said(str(detail["ctx"]["error"])))
+            what = str(detail["ctx"]["error"])  # about a whole table, the sentence names its keys
+            return Problem(path, f"{name_of(path, tables)}: {what}" if isinstance(value, Mapping) else said(what))
         case "unknown_form":
             return Problem(path, said(detail["msg"]))
         case "union_tag_invalid":

@@ -13,6 +13,11 @@ KeyPath = tuple[str | int, ...]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
+def quoted(text: str) -> str:
+    """Text as TOML writes it. JSON's escapes are TOML's, but TOML wants DEL escaped as well."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def written_path(path: KeyPath) -> str:
     """As a user writes it: `reward.weights.cost`, `intervention[0].id`, `schedules."reward.weights.cost".end`."""
     text = ""
@@ -20,7 +25,7 @@ def written_path(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += ("." if text else "") + (part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False))
+            text += ("." if text else "") + (part if _BARE.fullmatch(part) else quoted(part))
     return text
 
 

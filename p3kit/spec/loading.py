@@ -234,9 +234,8 @@ def _read_text(path: Path) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
         byte = f"0x{content[error.start]:02x}"
-        raise SpecError(
-            [Fault(f"{where}:{line}:{column}", f"byte {byte} is not UTF-8", "save the file as UTF-8")]
-        ) from None
+        fault = Fault(f"{where}:{line}:{column}", f"byte {byte} is not UTF-8", "save the file as UTF-8")
+        raise SpecError([fault]) from None
 
 
 def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The words a user may write: one model per table of a spec, one sentence per field.
 
 Read top to bottom, this file is the reference of the language. Every default is the training guide's where the guide
-has one. Checks that need more than one table stand in `crosschecks.py`; `[ppo]` is not here: its fields are the trainer's
-own `Args` (`knobs.py`).
+has one. Checks that need more than one table stand in `crosschecks.py`; `[ppo]` is not here: its fields are those of
+the trainer's own `Args` (`knobs.py`).
 """
 
 from __future__ import annotations
@@ -207,10 +207,10 @@ class Env(Table):
     @model_validator(mode="after")
     def _sizes_can_be_bought(self) -> Env:
         if list(self.sizes) != sorted(set(self.sizes)):
-            raise ValueError("sizes: expected three rising shares, small < medium < large")
+            raise ValueError("sizes do not rise; expected small < medium < large")
         if self.sizes[-1] > self.max_position:
             raise ValueError(
-                f"sizes: {self.sizes[-1]:g} is above max_position = {self.max_position:g}, so it could never be bought"
+                f"sizes reach {self.sizes[-1]:g}, above max_position = {self.max_position:g}: it could never be bought"
             )
         return self
 

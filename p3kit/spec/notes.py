@@ -92,9 +92,10 @@ def _evaluations(loaded: LoadedSpec) -> Iterator[str]:
             yield f"{said} is more often than updates happen: it is once per update, every {rollout:,} steps"
         elif every % rollout:
             yield f"{said} is rounded up to updates: it is every {math.ceil(every / rollout) * rollout:,} steps"
-    evaluations = math.ceil(spec.ppo.total_timesteps / rollout)
+    interval = math.ceil(spec.evaluation.every / rollout) * rollout
+    evaluations = math.ceil(spec.ppo.total_timesteps / interval)
     patience = spec.early_stop.patience
-    if patience != "off" and spec.evaluation.every <= rollout and patience >= evaluations:
+    if patience != "off" and patience >= evaluations:
         yield f"early_stop.patience = {patience} never ends a run: it has {_count(evaluations, 'evaluation')}"
 
 

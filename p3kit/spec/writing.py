@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
-from p3kit.spec.keypath import KeyPath, leaves, written_path
+from p3kit.spec.keypath import KeyPath, leaves, quoted, written_path
 
 COMMENT_COLUMN = 54
 """Where comments begin (after two blanks), when the line is short enough."""
@@ -23,8 +22,7 @@ def toml_value(value: Any) -> str:
         case float():
             return f"{value:_}" if value.is_integer() and 1e4 <= abs(value) < 1e15 else repr(value)
         case str():
-            # JSON's escapes are TOML's, but TOML also wants DEL escaped.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            return quoted(value)
         case date():
             return value.isoformat()
         case list() | tuple():
