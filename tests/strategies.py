@@ -92,7 +92,7 @@ WEIGHTS = st.floats(0.01, 2.0)
 
 def reward() -> st.SearchStrategy[dict[str, Any]]:
     """Weights above 0, so that no combination of a base and an agent rewards nothing."""
-    weights = st.fixed_dictionaries({}, optional={key: WEIGHTS for key in _keys("reward", "weights")})
+    weights = st.fixed_dictionaries({}, optional=dict.fromkeys(_keys("reward", "weights"), WEIGHTS))
     return tables(_model_at("reward"), weights=weights)
 
 

@@ -41,6 +41,10 @@ LONGEST_VALUE = 60
 """Characters of a value that a message shows."""
 
 
+MOST_PROBLEMS = 50
+"""More are counted, not told: nobody mends fifty slips one by one, and looking for the right words takes time."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in a spec, before it is known which file and line it came from."""
@@ -53,11 +57,15 @@ class Problem:
 def problems_of(error: ValidationError, model: type[Spec], tables: Mapping[str, Any]) -> list[Problem]:
     """One problem per place, in the order of pydantic's errors."""
     by_path: dict[KeyPath, Problem] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:MOST_PROBLEMS]:
         path, kind, value = _locate(detail, model, tables)
         if detail["type"] == "too_short" and value:
             continue  # pydantic counts only the items it accepted; what is wrong with the others is said anyway
         by_path.setdefault(path, _problem(detail, path, kind, value, model, tables))
+    if len(details) > MOST_PROBLEMS:
+        rest = Problem((), f"{len(details) - MOST_PROBLEMS:,} more faults; this does not look like a spec of p3kit")
+        return [*by_path.values(), rest]
     return list(by_path.values())
 
 

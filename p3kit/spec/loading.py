@@ -116,10 +116,11 @@ def _build(written: Written, where: str, trainer_file: str | Path | None) -> tup
 def _in_file_order(problems: list[Problem], written: Written) -> list[Problem]:
     """Faults of a file from its top to its bottom; files in the order of their names."""
 
-    def position(problem: Problem) -> tuple[str, int, int]:
+    def position(problem: Problem) -> tuple[bool, str, int, int]:
         place = written.place(problem.path, "")
         match = re.fullmatch(r"(.*):(\d+):(\d+)", place, re.DOTALL)
-        return (match[1], int(match[2]), int(match[3])) if match else (place, 0, 0)
+        about_the_whole = not problem.path
+        return (about_the_whole, match[1], int(match[2]), int(match[3])) if match else (about_the_whole, place, 0, 0)
 
     return sorted(problems, key=position)
 

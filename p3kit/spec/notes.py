@@ -61,10 +61,10 @@ def _iterations(loaded: LoadedSpec) -> Iterator[str]:
 
 def _memory(loaded: LoadedSpec) -> Iterator[str]:
     spec, rollout = loaded.spec, rollout_steps(loaded.spec)
-    if rollout is None:
+    batch = getattr(spec.ppo, "batch_size", None)
+    if rollout is None or not isinstance(batch, int):
         return
     observation = spec.env.window * FEATURES + ACCOUNT_FIELDS
-    batch = getattr(spec.ppo, "batch_size", 0)
     row = observation * 4 + ROW_BYTES
     yield (
         f"memory: rollout buffer about {_bytes(rollout * ROW_BYTES)} an agent (observations are gathered, not stored: "

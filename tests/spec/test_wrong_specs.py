@@ -105,3 +105,20 @@ def test_overrides_are_checked_alike(override: str, message: str, tmp_path: Path
     path = tmp_path / "right.toml"
     path.write_text('name = "right"\nsymbols = ["AAPL"]\n')
     assert refusal(path, "--set", override) == f"--set {override}: {message}\n"
+
+
+def test_a_file_that_is_something_else_altogether(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("".join(f"key_{number} = {number}\n" for number in range(2_000)))
+    lines = refusal(path).splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "…/other.toml:1:1: 1,952 more faults; this does not look like a spec of p3kit"
+
+
+@pytest.mark.usefixtures("in_wrong")
+def test_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    for path in sorted(WRONG.glob("*.toml")):
+        result = call("run", path.name, "--runs", str(tmp_path / "runs"))
+        assert result.exit_code == 2, path.name
+        assert result.stdout == ""
+    assert not (tmp_path / "runs").exists()
