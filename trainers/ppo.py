@@ -292,10 +292,10 @@ def main() -> None:
     with open_run(Args, __file__) as run:
         agent, device = run.agent, run.device
         args = agent.args_at(0)
-        generator = agent.generator  # every random number of the agent comes from here, drawn as whole tensors
+        generator = agent.generator  # every random number of an iteration comes from here, drawn as whole tensors
         env = agent.make_env()
         num_envs = env.num_envs
-        net = ActorCritic(env.observation_size, env.num_actions, args, generator).to(device)
+        net = ActorCritic(env.observation_size, env.num_actions, args, agent.new_generator("net")).to(device)
         forward = run.compiled(net)
         parameters = list(net.parameters())
         optimizer = torch.optim.AdamW(

@@ -187,7 +187,7 @@ class Agent(Generic[A]):
         self.spec: Spec = resolve_spec(plan["spec"], f"{run.directory.path / 'run.json'}: {self.name}")
         self.total_timesteps: int = plan["total_timesteps"]
         self.args: A = run.args_type(**self.spec.ppo.model_dump())
-        self.generator = torch.Generator().manual_seed(seed_of("agent", self.seed, self.symbol))
+        self.generator = self.new_generator("agent")
         self.global_step = 0
         self.state = "running"
         self._market = market
@@ -203,6 +203,10 @@ class Agent(Generic[A]):
         self._clock = time.perf_counter()
 
     # ── what the trainer builds on ───────────────────────────────────────────────────────────────────────────────────
+
+    def new_generator(self, purpose: str) -> torch.Generator:
+        """A generator of its own for `purpose`, seeded by (seed, symbol), so that nothing else shifts what it draws."""
+        return torch.Generator().manual_seed(seed_of(purpose, self.seed, self.symbol))
 
     def make_env(self) -> TradingEnv | VectorTask:
         """The training environment, on the run's device."""

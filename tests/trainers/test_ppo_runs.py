@@ -39,6 +39,8 @@ n_epochs = 3
 every = 300
 [checkpoints]
 every = 300
+[early_stop]
+min_progress = 1.0
 [schedules]
 ent_coef = { kind = "linear", start = 0.05, end = 0.001 }
 """
