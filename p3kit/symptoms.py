@@ -792,7 +792,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Returns are badly scaled",
             "2.3",
             "warning",
-            "value/return_std above 50 or below 0.01",
+            "value/return_std above 50 or below 0.01, or reward/clipped_share above 10%",
             (
                 Cause("too_large", "returns are too large for the value head", (_SCALE_REWARD,)),
                 Cause("too_small", "returns are too small against the entropy bonus", (_SCALE_REWARD,)),

@@ -20,57 +20,21 @@ import numpy as np
 
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.rundir import RunDir
+from p3kit.spec import resolve_spec
 
 TICK = 4_096
 MONDAY = datetime(2027, 1, 4, 9, 0, tzinfo=UTC).timestamp()
 """2027-01-04 09:00 UTC, when the made-up experiments begin."""
 
-SPEC: dict[str, Any] = {
-    "name": "phase3",
-    "trainer": "ppo",
-    "symbols": ["AAPL"],
-    "seeds": [1],
-    "start_date": None,
-    "data": {"source": "sample"},
-    "observation": {"normalize": "train", "clip": 10.0},
-    "env": {"num_envs": 8, "episode_bars": 252, "initial_capital": 100_000},
-    "reward": {
-        "scaling": "running",
-        "clip": 10.0,
-        "weights": {
-            "pnl": 0.4,
-            "cost": 0.15,
-            "time": 0.15,
-            "sharpe": 0.05,
-            "drawdown": 0.1,
-            "sizing": 0.05,
-            "hold": 0.0,
-        },
+SPEC: dict[str, Any] = resolve_spec(
+    {
+        "name": "phase3",
+        "symbols": ["AAPL"],
+        "ppo": {"n_steps": 512},
+        "baselines": {"supervised": {"default": -0.88}},
     },
-    "ppo": {
-        "total_timesteps": 100_000,
-        "learning_rate": 3e-4,
-        "n_steps": 512,
-        "batch_size": 64,
-        "n_epochs": 10,
-        "ent_coef": 0.01,
-        "vf_coef": 0.5,
-        "max_grad_norm": 0.5,
-        "target_kl": 0.015,
-        "accumulation_steps": 1,
-        "weight_decay": 0.0,
-        "value_loss": "mse",
-        "init_gain": 0.01,
-    },
-    "schedules": {},
-    "compute": {"precision": "auto", "device": "cpu"},
-    "evaluation": {"every": 5_000},
-    "early_stop": {"patience": 5},
-    "diagnose": {"mode": "watch", "rows": {}},
-    "agents": {},
-    "matrix": {},
-    "intervention": [],
-}
+    "made up",
+).model_dump(mode="json")
 
 Row = dict[str, float]
 Fault = Callable[[Row, float, int], Row | None]

@@ -55,7 +55,8 @@ def component_dominates(evidence: Evidence, row: Row) -> Finding:
     value, component, span, share, from_the_start = max(found, key=lambda item: item[0])
     start = float(np.nanmean(share[:3]))
     severity: Severity = "critical" if value > row.critical else "warning"
-    text = f"{component} carries {value:.0%} of the episode reward, pnl {pnl.values[span.last]:.0%}"
+    beside = float(pnl.values[indices(span)][np.argmax(share[indices(span)])])
+    text = f"{component} carries {value:.0%} of the episode reward, pnl {beside:.0%}"
     causes = [
         (2.0 if from_the_start else 0.0, "weights", f"{start:.0%} already in the first ticks"),
         (1.0, "component_drift", f"from {start:.0%} in the first ticks to {value:.0%}"),
@@ -63,7 +64,9 @@ def component_dominates(evidence: Evidence, row: Row) -> Finding:
     if from_the_start:
         causes.pop()
     threshold = row.warn if value > row.warn else start + 0.15
-    return raised(evidence, row, pnl, span, value, text, threshold, severity, causes, component)
+    # the weight at which this component would carry a quarter, all else equal
+    factor = min(0.33, (1 - value) / (3 * value)) if value > 0 else None
+    return raised(evidence, row, pnl, span, value, text, threshold, severity, causes, component, factor)
 
 
 @detector("reward.dead", "reward/raw.pnl", minimum=3)
@@ -185,7 +188,7 @@ def deep_drawdown(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, drawdown, span, value, f"validation drawdown {value:.1%}", causes=cause)
 
 
-_CORRIDOR = ((0.0, 0.2, 0.5, 1.0), (0.5, 0.5, 0.25, 0.1), (1.0, 1.0, 0.95, 0.8))
+ENTROPY_CORRIDOR = ((0.0, 0.2, 0.5, 1.0), (0.5, 0.5, 0.25, 0.1), (1.0, 1.0, 0.95, 0.8))
 """Share of training, lower and upper bound of policy/entropy_norm."""
 
 
@@ -195,7 +198,7 @@ def entropy_path(evidence: Evidence, row: Row) -> Finding:
     side."""
     entropy = evidence.ticks("policy/entropy_norm")
     progress = evidence.progress(entropy.steps)
-    low, high = (np.interp(progress, _CORRIDOR[0], bound) for bound in _CORRIDOR[1:])
+    low, high = (np.interp(progress, ENTROPY_CORRIDOR[0], bound) for bound in ENTROPY_CORRIDOR[1:])
     below, above = entropy.values < low, entropy.values > high
     span = sustained(below | above, row.patience, entropy.iterations)
     if span is None:

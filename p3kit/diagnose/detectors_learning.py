@@ -224,18 +224,31 @@ def updates_ignore_advantages(evidence: Evidence, row: Row) -> Finding:
 
 @detector("reward.scale", "value/return_std", warn=50.0, minimum=2, patience=2)
 def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.3. A flat account has no returns, which is not a matter of scale."""
+    """Guide 2.3: returns far from 1, or rewards that only reward.clip keeps small. A flat account has no returns, which
+    is not a matter of scale."""
     std = evidence.ticks("value/return_std")
+    scaling = f'reward.scaling is "{evidence.setting("reward.scaling")}"'
     holding = np.nan_to_num(evidence.ticks("policy/hold_share").at(std.steps)) > 0.95
     large, small = std.values > row.warn, (std.values < 0.01) & ~holding
     span = sustained(large | small, std.rows_for(row.patience, least=1))
-    if span is None:
-        return silent(evidence, row, std, "standard deviation of the returns")
-    value = float(np.median(within(std, span)))
-    scaling = f'reward.scaling is "{evidence.setting("reward.scaling")}"'
-    cause = (1.0, "too_large", scaling) if value > 1 else (1.0, "too_small", scaling)
-    text = f"returns have a standard deviation of {format_number(value)}"
-    return raised(evidence, row, std, span, value, text, threshold=row.warn if value > 1 else 0.01, causes=[cause])
+    if span is not None:
+        value = float(np.median(within(std, span)))
+        cause = (1.0, "too_large" if value > 1 else "too_small", scaling)
+        text = f"returns have a standard deviation of {format_number(value)}"
+        threshold = row.warn if value > 1 else 0.01
+        return raised(evidence, row, std, span, value, text, threshold=threshold, causes=[cause])
+    cut = evidence.ticks("reward/clipped_share")
+    span = sustained(cut.values > _MOST_CLIPPED, row.patience)
+    if span is not None:
+        value = float(np.median(within(cut, span)))
+        text = f"{value:.0%} of rewards are cut by reward.clip: the learner cannot tell large from larger"
+        cause = (1.0, "too_large", scaling)
+        return raised(evidence, row, cut, span, value, text, threshold=_MOST_CLIPPED, causes=[cause])
+    return silent(evidence, row, std, "standard deviation of the returns")
+
+
+_MOST_CLIPPED = 0.10
+"""Share of rewards that may be cut; healthy runs cut next to none."""
 
 
 @detector("obs.scale", "diag/obs_max_abs", warn=50.0, minimum=1, patience=2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.diagnose.detectors import DETECTORS
-from p3kit.diagnose.evidence import TICK, Evidence
+from p3kit.diagnose.evidence import TICK, Evidence, Recorded
 from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
 from p3kit.rundir import RunDir
 from p3kit.symptoms import SYMPTOMS, Change, Value, write_patch
@@ -27,7 +27,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "policy.frozen": ("opt.lr_decayed", "ppo.adv_std"),
     "policy.hold": ("opt.step_too_big", "ppo.adv_signal", "mask.tight"),
     "phase.ev": ("value.fail",),
-    "value.fail": ("reward.scale", "reward.tail", "ppo.adv_std"),
+    "value.fail": ("policy.frozen", "opt.step_too_big", "reward.scale", "reward.tail", "reward.share", "ppo.adv_std"),
     "value.mean": ("value.fail", "reward.scale", "reward.explode"),
     "trade.never": ("policy.hold", "policy.correct_inaction", "policy.frozen"),
     "reward.dead": ("policy.hold", "policy.correct_inaction"),
@@ -68,7 +68,7 @@ def diagnose(run: RunDir, agent: str | None = None) -> list[AgentDiagnosis]:
     for plan in info["agents"]:
         if agent is not None and plan["name"] != agent:
             continue
-        evidence = gather_evidence(run, plan, info, status, events)
+        evidence = gather_evidence(run.series(plan["name"]), plan, info, status, events)
         diagnoses.append(
             AgentDiagnosis(
                 run=run.name,
@@ -85,7 +85,7 @@ def diagnose(run: RunDir, agent: str | None = None) -> list[AgentDiagnosis]:
 
 
 def gather_evidence(
-    run: RunDir,
+    series: Mapping[str, Recorded],
     plan: Mapping[str, Any],
     info: Mapping[str, Any],
     status: Mapping[str, Any],
@@ -96,7 +96,7 @@ def gather_evidence(
     ended_badly = status.get("state") in ("failed", "crashed")
     return Evidence(
         agent=name,
-        series=run.series(name),
+        series=series,
         spec=plan["spec"],
         total_timesteps=int(plan["total_timesteps"]),
         events=[event for event in events if event.get("agent") in (None, name)],
@@ -127,7 +127,7 @@ def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     """The raised row that explains this one, if it began no more than two ticks after it."""
     candidates: Iterable[str] = FOLLOWS.get(finding.symptom, ())
     if finding.symptom == "perf.no_progress":
-        candidates = [name for name, other in raised.items() if other.alarming and name not in _OUTCOMES]
+        candidates = [name for name, other in raised.items() if other.alarming and name not in OUTCOMES]
     for name in candidates:
         root = raised.get(name)
         if root is not None and (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:
@@ -135,7 +135,7 @@ def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     return None
 
 
-_OUTCOMES = ("perf.no_progress", "gen.gap", "trade.never", "trade.too_many", "trade.drawdown", "run.slow")
+OUTCOMES = ("perf.no_progress", "gen.gap", "trade.never", "trade.too_many", "trade.drawdown", "run.slow")
 """Rows about results and resources: they explain no other row."""
 
 
@@ -146,6 +146,8 @@ def _with_patch(finding: Finding, evidence: Evidence) -> Finding:
     cause = SYMPTOMS[finding.symptom].cause(finding.causes[0].id)
     found: dict[str, SpecChange] = {}
     for change in cause.changes:
+        if finding.factor is not None and change.by is not None:
+            change = replace(change, by=finding.factor)
         for made in spec_changes(change, evidence, finding.since_step, finding.component):
             found[made.path] = made
     changes = tuple(found.values())

@@ -58,6 +58,7 @@ class Finding:
     need: str = ""
     causes: tuple[CauseFound, ...] = ()
     component: str | None = None
+    factor: float | None = None
     changes: tuple[SpecChange, ...] = ()
     patch: str = ""
     follows: str | None = None

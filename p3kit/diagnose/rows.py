@@ -98,6 +98,7 @@ def raised(
     severity: Severity | None = None,
     causes: Sequence[tuple[float, str, str]] = (),
     component: str | None = None,
+    factor: float | None = None,
 ) -> Finding:
     """A raised row. `causes` are (weight of the evidence, cause id of the catalogue, evidence in words), in any
     order."""
@@ -118,6 +119,7 @@ def raised(
         None if span.open else int(clock.steps[min(span.last + 1, len(clock) - 1)]),
         causes=tuple(CauseFound(name, why) for weight, name, why in ranked if weight > 0),
         component=component,
+        factor=factor,
     )
 
 

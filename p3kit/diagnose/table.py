@@ -104,7 +104,7 @@ def _causes(finding: Finding) -> Text:
 
 def _clean_bill(diagnosis: AgentDiagnosis, short: bool) -> RenderableType:
     judged = sum(finding.state in ("ok", "raised") for finding in diagnosis.findings)
-    verdict = Text(f"Healthy as far as {judged} rows can tell.", "green")
+    verdict = Text(f"No warning among {judged} judged rows.", "green")
     if short or not diagnosis.ranges:
         return verdict
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

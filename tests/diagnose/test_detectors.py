@@ -100,6 +100,7 @@ FAULTS: list[Any] = [
     ("ppo.adv_signal", "sign", lambda r, p, t: r.update({"diag/advantage_signal": -0.1}), None, {}),
     ("reward.scale", "too_large", lambda r, p, t: r.update({"value/return_std": 900.0}), None, {"reward__scaling": "none"}),
     ("reward.scale", "too_small", lambda r, p, t: r.update({"value/return_std": 1e-4}), None, {"reward__scaling": "none"}),
+    ("reward.scale", "too_large", lambda r, p, t: r.update({"reward/clipped_share": 0.6}), None, {"reward__scaling": "none"}),
     ("obs.scale", "not_normalised", lambda r, p, t: r.update({"diag/obs_max_abs": 1e4, "diag/obs_clipped_share": 0.05}), None, {"observation__normalize": "none"}),
     ("env.no_end", "truncation_missing", lambda r, p, t: r.update({"episode/episodes": 0.0}), None, {}),
     ("data.leak", "future_feature", None, after(0.2, {"eval/sharpe_ratio": 9.5}), {}),

@@ -1,0 +1,356 @@
+"""Pictures of runs and experiments: numbers in, PNG files out.
+
+matplotlib is imported only inside these functions and never through pyplot: no window system, no global state, so that
+it can be called from threads. Backgrounds are opaque, so that the pictures read the same on light and dark pages.
+Style, size and metadata are fixed: the same numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p3kit.diagnose.detectors_guide import ENTROPY_CORRIDOR
+from p3kit.rundir import Histogram, RunDir, file_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from p3kit.report.summary import AgentSummary, Experiment
+
+_DPI = 110
+_STYLE: Any = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#777777",
+    "axes.labelcolor": "#333333",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+}
+# Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8A8A"
+_REGIME_COLOURS = {"bear": "#F6D9CC", "sideways": "#F3F3F3", "bull": "#D6EEE5"}
+_BASELINE_STYLES: Mapping[str, tuple[str, str]] = {
+    "buy_and_hold": (_ORANGE, "-"),
+    "moving_average": (_PURPLE, "--"),
+    "random": (_GREY, ":"),
+    "hold": ("#444444", (0, (1, 2))),  # type: ignore[dict-item]
+}
+LARGEST_GRID = 12
+"""Agents that get a row of panels each; more are drawn into one row with their median."""
+
+
+@contextmanager
+def _figure(width: float, height: float, path: Path, *, measured: bool = True) -> Iterator[Figure]:
+    """A figure of `width` × `height` inches, written to `path` at the end. `measured`: matplotlib finds the margins,
+    which takes seconds for a grid of panels; a grid sets its own."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained" if measured else None)
+        FigureCanvasAgg(figure)
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+
+
+# --- pictures of one run ---
+
+
+def draw_run(run: RunDir) -> list[Path]:
+    """Draw `plots/*.png` of every agent from the newest histograms: rewards, actions, value map, and the equity curve
+    of the evaluation that the verdict chose (the newest one before there is a verdict). Returns the files written."""
+    statuses = run.status().get("agents") or {}
+    written = []
+    for agent in run.agent_names():
+        verdict = (statuses.get(agent) or {}).get("verdict") or {}
+        chosen: dict[str, Histogram] = {}
+        for histogram in run.histograms(agent=agent):
+            if histogram.kind != "equity" or chosen.get("equity") is None or not _is_chosen(chosen["equity"], verdict):
+                chosen[histogram.kind] = histogram
+        for kind, draw in _PICTURES.items():
+            if kind in chosen:
+                path = run.plots / f"{kind}-{file_name(agent)}.png"
+                draw(chosen[kind].data, f"{agent} at {chosen[kind].global_step:,} steps", path)
+                written.append(path)
+    return written
+
+
+def _is_chosen(histogram: Histogram, verdict: Mapping[str, Any]) -> bool:
+    return histogram.global_step == verdict.get("chosen_step")
+
+
+def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> None:
+    """Rewards per step as the learner saw them: {edges (n + 1), counts (n)}. Logarithmic, for the tails are what
+    matters."""
+    edges, counts = np.asarray(data["edges"], float), np.asarray(data["counts"], float)
+    with _figure(6.4, 3.4, path) as figure:
+        axes = figure.subplots()
+        axes.stairs(counts, edges, fill=True, color=_BLUE, alpha=0.85)
+        axes.axvline(0, color="#444444", linewidth=0.8)
+        if counts.max(initial=0) > 0:
+            axes.set_yscale("log")
+        axes.set(title=f"{title}: rewards per step", xlabel="reward as the learner sees it", ylabel="steps")
+
+
+def draw_actions(data: Mapping[str, Any], title: str, path: Path) -> None:
+    """Shares of the actions taken: {labels, counts}."""
+    counts = np.asarray(data["counts"], float)
+    shares = counts / max(counts.sum(), 1)
+    with _figure(6.4, 3.2, path) as figure:
+        axes = figure.subplots()
+        labels = [str(label) for label in data["labels"]]
+        bars = axes.barh(range(len(labels)), shares, color=[_GREY if label == "HOLD" else _BLUE for label in labels])
+        axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, color="#333333")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, max(float(shares.max(initial=0)) * 1.15, 0.05))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.set(title=f"{title}: actions in the last rollout", xlabel="share of steps")
+
+
+def draw_value_map(data: Mapping[str, Any], title: str, path: Path) -> None:
+    """Mean value over bar of the episode × unrealised return: {bars (n + 1), unrealised (m + 1), values (n × m)}."""
+    values = np.array([[np.nan if v is None else v for v in line] for line in data["values"]], float)
+    unrealised = np.asarray(data["unrealised"], float)
+    with _figure(6.4, 3.8, path) as figure:
+        axes = figure.subplots()
+        limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+        axes.set_facecolor("#efefef")  # where no state fell
+        mesh = axes.pcolormesh(
+            data["bars"], unrealised, values.T, cmap="RdBu", vmin=-limit, vmax=limit, rasterized=True
+        )
+        axes.axhline(0, color="#444444", linewidth=0.8)
+        axes.grid(visible=False)
+        axes.yaxis.set_major_formatter(
+            lambda value, _: f"{value:.0%}" if abs(unrealised).max() > 0.05 else f"{value:.1%}"
+        )
+        figure.colorbar(mesh, ax=axes, label="value (scaled reward)")
+        axes.set(title=f"{title}: what the value head expects", xlabel="bar of the episode", ylabel="unrealised return")
+
+
+def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
+    """Equity beside the fixed rules over the regimes, drawdown below, position and price at the bottom."""
+    with _figure(8.4, 5.6, path) as figure:
+        top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
+        time = np.array(data["timestamps"], dtype="datetime64[s]")
+        equity = np.asarray(data["equity"], float)
+        _shade_regimes(top, time, data.get("regime") or [])
+        _equity_lines(top, time, equity, data.get("baselines") or {})
+        top.set(title=f"{title}: validation, growth of 1", ylabel="equity")
+        _legend_outside(figure, top)
+        peak = np.maximum.accumulate(np.concatenate([[1.0], equity]))[1:]
+        middle.fill_between(time, equity / peak - 1, 0, color=_RED, alpha=0.6, linewidth=0)
+        middle.set_ylabel("drawdown")
+        middle.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        bottom.fill_between(
+            time, np.asarray(data["position"], float), 0, step="post", color=_BLUE, alpha=0.35, linewidth=0
+        )
+        bottom.set_ylabel("exposure")
+        bottom.set_ylim(0, 1.05)
+        price = bottom.twinx()
+        price.plot(time, np.asarray(data["price"], float), color="#444444", linewidth=0.9)
+        price.set_ylabel("price")
+        price.grid(visible=False)
+        price.spines["right"].set_visible(True)
+        _time_axis(bottom)
+
+
+_PICTURES = {
+    "reward": draw_reward_histogram,
+    "actions": draw_actions,
+    "value_map": draw_value_map,
+    "equity": draw_equity,
+}
+
+
+def _equity_lines(axes: Axes, time: Any, equity: Any, baselines: Mapping[str, Sequence[float]]) -> None:
+    for name, (colour, line) in _BASELINE_STYLES.items():
+        if name in baselines:
+            label = "all HOLD" if name == "hold" else name.replace("_", " ")
+            axes.plot(
+                time, np.asarray(baselines[name], float), color=colour, linestyle=line, linewidth=1.1, label=label
+            )
+    axes.plot(time, equity, color=_BLUE, linewidth=1.9, label="policy", zorder=5)
+
+
+def _shade_regimes(axes: Axes, time: Any, regimes: Sequence[str]) -> None:
+    """Tint the background by regime, one patch per stretch."""
+    if len(regimes) != len(time):
+        return
+    number: Any = _dates().date2num
+    edges = [0, *(i for i in range(1, len(regimes)) if regimes[i] != regimes[i - 1]), len(regimes)]
+    for first, last in pairwise(edges):
+        right = number(time[min(last, len(time) - 1)])
+        axes.axvspan(
+            float(number(time[first])), float(right), color=_REGIME_COLOURS[regimes[first]], linewidth=0, zorder=0
+        )
+    for regime, colour in _REGIME_COLOURS.items():
+        if regime in regimes:
+            axes.fill_between([], [], color=colour, label=regime)
+
+
+def _legend_outside(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4 if len(labels) > 5 else 5))
+
+
+def _time_axis(axes: Axes) -> None:
+    locator = _dates().AutoDateLocator(minticks=3, maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(_dates().ConciseDateFormatter(locator))
+
+
+def _dates() -> Any:
+    """matplotlib.dates, which has no type hints."""
+    import matplotlib.dates
+
+    return matplotlib.dates
+
+
+# --- pictures of an experiment, for the weekly report ---
+
+_CURVES = (
+    ("eval/sharpe_ratio", "Sharpe (dashed: buy-and-hold)"),
+    ("episode/episode_reward_mean", "Episode reward"),
+    ("policy/entropy_norm", "Entropy / maximum (tint: expected)"),
+    ("value/explained_variance", "Explained variance (dashed: ridge)"),
+)
+
+
+def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
+    """Small multiples: a row per agent, a column per curve, one scale per column. The tint behind the entropy is the
+    path that the guide expects; the dashed lines are buy-and-hold's Sharpe ratio and the ridge reference of explained
+    variance. More than twelve agents share one row, with their median. False where nothing was recorded."""
+    agents = [agent for agent in experiment.agents if agent.curves]
+    if not agents:
+        return False
+    single_row = len(agents) > LARGEST_GRID
+    groups = [agents] if single_row else [[agent] for agent in agents]
+    budget = max(agent.total_timesteps for agent in agents) / 1_000
+    tallest = 2.6 if single_row else max(1.1, 2.4 - 0.25 * len(groups))
+    labels = [f"{len(group)} agents" if single_row else group[0].name for group in groups]
+    margins = {"left": 0.55 + 0.085 * max(map(len, labels)), "right": 0.15, "top": 0.55, "bottom": 0.45}
+    with _figure(12, tallest * len(groups) + 1.0, path, measured=False) as figure:
+        grid = figure.subplots(len(groups), len(_CURVES), sharex=True, sharey="col", squeeze=False)
+        _set_margins(figure, **margins, between=0.3, beside=0.45)
+        for group, label, row in zip(groups, labels, grid, strict=True):
+            for axes, (metric, _) in zip(row, _CURVES, strict=True):
+                _curve_panel(axes, metric, group, budget)
+            row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontweight="bold", labelpad=8)
+        for axes, (_, title) in zip(grid[0], _CURVES, strict=True):
+            axes.set_title(title)
+        for axes in grid[-1]:
+            axes.set_xlabel("thousand env steps")
+        _mark_synthetic(figure, experiment)
+    return True
+
+
+def _set_margins(
+    figure: Figure, *, left: float, right: float, top: float, bottom: float, between: float, beside: float
+) -> None:
+    """Margins of a grid, and the gaps between its rows and columns, in inches."""
+    width, height = figure.get_size_inches()
+    rows, columns = figure.axes[0].get_subplotspec().get_gridspec().get_geometry()  # type: ignore[union-attr]
+    panel_width = (width - left - right - beside * (columns - 1)) / columns
+    panel_height = (height - top - bottom - between * (rows - 1)) / rows
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height, beside / panel_width, between / panel_height
+    )
+
+
+def _mark_synthetic(figure: Figure, experiment: Experiment) -> None:
+    if experiment.synthetic:
+        figure.suptitle("synthetic data: not a market result", color=_RED, fontsize=9)
+
+
+def _curve_panel(axes: Axes, metric: str, agents: Sequence[AgentSummary], budget: float) -> None:
+    axes.set_xlim(0, budget)
+    if metric == "policy/entropy_norm":
+        progress, low, high = (np.asarray(bound) for bound in ENTROPY_CORRIDOR)
+        axes.fill_between(progress * budget, low, high, color="#E4EEF6", linewidth=0, zorder=0)
+        axes.set_ylim(0, 1.03)
+    elif metric != "episode/episode_reward_mean":
+        axes.axhline(0, color="#999999", linewidth=0.8)
+    if metric == "value/explained_variance":
+        axes.set_ylim(-0.5, 1)
+    crowded = len(agents) > 1
+    for agent in agents:
+        if metric in agent.curves:
+            steps, values = agent.curves[metric]
+            style: dict[str, Any] = {"color": _GREY, "alpha": 0.4, "linewidth": 0.7} if crowded else {"color": _BLUE}
+            axes.plot(np.asarray(steps) / 1_000, values, **style)
+        if not crowded:
+            _reference(axes, metric, agent)
+    if crowded and (middle := _median_curve([agent.curves[metric] for agent in agents if metric in agent.curves])):
+        axes.plot(np.asarray(middle[0]) / 1_000, middle[1], color=_BLUE, linewidth=2.2)
+
+
+def _reference(axes: Axes, metric: str, agent: AgentSummary) -> None:
+    other = {"eval/sharpe_ratio": "eval/buy_and_hold_sharpe", "value/explained_variance": "diag/ev_reference"}.get(
+        metric
+    )
+    if other is not None and other in agent.curves:
+        steps, values = agent.curves[other]
+        axes.plot(np.asarray(steps) / 1_000, values, color=_ORANGE, linestyle="--", linewidth=1.1)
+
+
+def _median_curve(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[Any, Any] | None:
+    """The median over curves on a common grid of steps, where at least three of them reach."""
+    if len(curves) < 3:
+        return None
+    grid = np.linspace(min(c[0][0] for c in curves), max(c[0][-1] for c in curves), 60)
+    stacked = np.array([np.where(grid <= c[0][-1], np.interp(grid, c[0], c[1]), np.nan) for c in curves])
+    reached = np.isfinite(stacked).sum(0) >= 3
+    return grid[reached], np.nanmedian(stacked[:, reached], axis=0)
+
+
+def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
+    """One panel per agent at the evaluation that validation chose: the policy beside buy-and-hold, a moving average, a
+    random policy and all HOLD. Of more than twelve agents the best twelve by Sharpe. False where there is none."""
+    agents = [agent for agent in experiment.agents if agent.equity is not None]
+    agents = sorted(agents, key=lambda agent: -agent.sharpe_or(-np.inf))[:LARGEST_GRID]
+    agents.sort(key=lambda agent: [a.name for a in experiment.agents].index(agent.name))
+    if not agents:
+        return False
+    columns = min(len(agents), 4 if len(agents) > 6 else 3)
+    rows = -(-len(agents) // columns)
+    panel = 3.2 if rows == 1 else 2.2
+    with _figure(max(7.5, 3.1 * columns), 1.0 + panel * rows, path, measured=False) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        _set_margins(figure, left=0.5, right=0.2, top=0.5, bottom=0.75, between=0.6, beside=0.5)
+        for axes in grid.flat[len(agents) :]:
+            axes.set_visible(False)
+        for axes, agent in zip(grid.flat, agents, strict=False):
+            data = agent.equity or {}
+            time = np.array(data["timestamps"], dtype="datetime64[s]")
+            _equity_lines(axes, time, np.asarray(data["equity"], float), data.get("baselines") or {})
+            axes.set_title(f"{agent.name}  {agent.sharpe_text}")
+            _time_axis(axes)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels))
+        _mark_synthetic(figure, experiment)
+    return True

@@ -1,0 +1,428 @@
+"""What a report says, as plain data: run directories in, frozen dataclasses out. No words and no pictures here.
+
+A report shows the state at one moment: now, or the end of its week, whichever is earlier. Everything is read by its
+time stamp, so the report of an old week never changes, and the same files give the same summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p3kit.diagnose.diagnosis import gather_evidence, judge, merged_patch, ranges
+from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
+from p3kit.errors import RunNotFound
+from p3kit.plan import agent_name
+from p3kit.rundir import RunDir, Series, list_runs
+
+ACTIVE = ("queued", "running")
+BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
+CURVES = (
+    "eval/sharpe_ratio",
+    "eval/buy_and_hold_sharpe",
+    "episode/episode_reward_mean",
+    "policy/entropy_norm",
+    "value/explained_variance",
+    "diag/ev_reference",
+)
+Curve = tuple[Sequence[int], Sequence[float]]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One evaluation on the validation split: the policy's metrics, the fixed rules', intervals, regimes."""
+
+    global_step: int
+    metrics: Mapping[str, float]
+    baselines: Mapping[str, Mapping[str, float | None]]
+    sharpe_interval: Interval | None
+    excess_interval: Interval | None
+    regimes: Mapping[str, Mapping[str, float | None]]
+
+    @property
+    def sharpe(self) -> float | None:
+        """None for a policy that never traded."""
+        return self.metrics.get("eval/sharpe_ratio")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an intervention did about a symptom, from the journal."""
+
+    symptom: str
+    global_step: int
+    keys: Mapping[str, Sequence[Any]]
+    recovered: bool | None
+
+
+@dataclass(frozen=True)
+class AgentSummary:
+    """One agent of an experiment at the moment of the report. `run` is None while nobody has begun it."""
+
+    name: str
+    symbol: str
+    state: str = "untrained"
+    run: str | None = None
+    global_step: int = 0
+    total_timesteps: int = 0
+    message: str = ""
+    stopped_early: str = ""
+    grade: str | None = None
+    reasons: Sequence[Mapping[str, Any]] = ()
+    labels: Sequence[str] = ()
+    over_buy_and_hold: str = "not shown"
+    supervised_return: float | None = None
+    scores: Scores | None = None
+    findings: Sequence[Finding] = ()
+    outcomes: Sequence[Outcome] = ()
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    patch: str = ""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    equity: Mapping[str, Any] | None = None
+    retrained_in: str | None = None
+    """A newer run of this agent that has no verdict yet."""
+
+    @property
+    def complete(self) -> bool:
+        """Trained to the end, or stopped early by its own rules, and graded."""
+        return self.grade is not None
+
+    @property
+    def passed(self) -> bool:
+        return self.grade is not None and self.grade != "FAIL"
+
+    @property
+    def failed_reasons(self) -> list[Mapping[str, Any]]:
+        """The minimum criteria that were not met."""
+        return [reason for reason in self.reasons if not reason["met"] and reason.get("set", "minimum") == "minimum"]
+
+    @property
+    def alarms(self) -> list[Finding]:
+        """Critical and warning rows that no other row explains."""
+        return [finding for finding in self.findings if finding.alarming and finding.follows is None]
+
+    @property
+    def sharpe_text(self) -> str:
+        """`Sharpe 0.42`, or `Sharpe n/a` for a policy that never traded."""
+        sharpe = self.scores.sharpe if self.scores else None
+        return "Sharpe n/a" if sharpe is None else f"Sharpe {sharpe:.2f}"
+
+    def sharpe_or(self, otherwise: float) -> float:
+        sharpe = self.scores.sharpe if self.scores else None
+        return otherwise if sharpe is None else sharpe
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All agents that one spec asks for, at the moment of the report. Days are UTC."""
+
+    name: str
+    week: int
+    first_day: date
+    last_day: date
+    as_of: datetime | None
+    """The newest record that the report knows; None in a week without runs."""
+    weeks_with_runs: Sequence[int]
+    agents: Sequence[AgentSummary] = ()
+    runs: Sequence[str] = ()
+    trainer: str = ""
+    source: str = ""
+    synthetic: bool = False
+    seeds: int = 1
+    commands: Sequence[str] = ()
+    commits: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether anything was recorded within the week."""
+        return self.week in self.weeks_with_runs
+
+    def with_state(self, *states: str) -> list[AgentSummary]:
+        return [agent for agent in self.agents if agent.state in states]
+
+    @property
+    def complete(self) -> list[AgentSummary]:
+        return [agent for agent in self.agents if agent.complete]
+
+    @property
+    def ranked(self) -> list[AgentSummary]:
+        """Graded agents by validation Sharpe, the best first."""
+        return sorted(self.complete, key=lambda agent: -agent.sharpe_or(-np.inf))
+
+
+def summarise_week(runs_root: Path, week: int, now: float, name: str | None = None) -> list[Experiment]:
+    """The experiments of `runs_root` in their week number `week` (from 1), by name. `now` in unix seconds.
+
+    Raises RunNotFound where there are no runs at all, or none of that name.
+    """
+    groups: dict[str, list[tuple[RunDir, dict[str, Any]]]] = {}
+    for run in list_runs(runs_root):
+        info = run.info()
+        groups.setdefault(str(info["name"]), []).append((run, info))
+    if not groups:
+        raise RunNotFound(
+            str(runs_root), "there are no runs to report on", "start one with: p3kit run specs/smoke.toml"
+        )
+    if name is not None and name not in groups:
+        raise RunNotFound(
+            f"--name {name}", f"no experiment of that name in {runs_root}", f"there are: {', '.join(groups)}"
+        )
+    names = [name] if name is not None else sorted(groups)
+    return [_summarise(groups[experiment], experiment, week, now) for experiment in names]
+
+
+def first_day(infos: Iterable[Mapping[str, Any]]) -> date:
+    """Where week 1 of an experiment begins: `start_date` of its newest spec, or the day of its first run (UTC)."""
+    infos = list(infos)
+    start = infos[-1]["spec"].get("start_date")
+    if start is not None:
+        return start if isinstance(start, date) else date.fromisoformat(str(start)[:10])
+    return _day(min(float(info["created"]) for info in infos))
+
+
+def _summarise(group: Sequence[tuple[RunDir, dict[str, Any]]], name: str, week: int, now: float) -> Experiment:
+    begin = first_day(info for _, info in group)
+    monday, sunday = begin + timedelta(days=7 * (week - 1)), begin + timedelta(days=7 * week - 1)
+    moment = min(now, _midnight(sunday + timedelta(days=1)))
+    histories = [History(run, info, moment) for run, info in group]
+    weeks = sorted({w for history in histories for w in _weeks_of(history.all_times, begin)})
+    known = [history for history in histories if history.begun]
+    facts = Experiment(name, week, monday, sunday, None, weeks)
+    if not known or week not in weeks:
+        return facts
+    newest = known[-1].info
+    data = [(symbol, entry) for history in known for symbol, entry in (history.info.get("data") or {}).items()]
+    return Experiment(
+        name=name,
+        week=week,
+        first_day=monday,
+        last_day=sunday,
+        as_of=datetime.fromtimestamp(max(history.last_time for history in known), UTC),
+        weeks_with_runs=weeks,
+        agents=_agents(known),
+        runs=[history.run.name for history in known],
+        trainer=str(newest["trainer"]),
+        source=", ".join(dict.fromkeys(str(entry.get("source", "")) for _, entry in data)),
+        synthetic=any(entry.get("synthetic") for _, entry in data),
+        seeds=len(newest["spec"].get("seeds") or [1]),
+        commands=list(dict.fromkeys(_shell(history.info.get("command") or []) for history in known)),
+        commits=list(dict.fromkeys(str(h.info["git_commit"]) for h in known if h.info.get("git_commit"))),
+        versions=newest.get("versions") or {},
+        fingerprints={symbol: str(entry.get("fingerprint", "")) for symbol, entry in sorted(data, key=lambda d: d[0])},
+    )
+
+
+class History:
+    """One run as it was known at `moment` (unix seconds): its rows, events and state up to then."""
+
+    def __init__(self, run: RunDir, info: dict[str, Any], moment: float) -> None:
+        self.run, self.info, self.moment = run, info, moment
+        rows, events = run.read_metrics(), run.read_events()
+        self.all_times = [float(info["created"]), *(float(row["time"]) for row in (*rows, *events))]
+        self.rows = [row for row in rows if row["time"] <= moment]
+        self.events = [event for event in events if event["time"] <= moment]
+        self.begun = float(info["created"]) <= moment
+
+    @property
+    def last_time(self) -> float:
+        return max(time for time in self.all_times if time <= self.moment)
+
+    def state(self, agent: str) -> tuple[str, str]:
+        """(state, message) of an agent. `status.json` knows only the present; for the past the journal is asked."""
+        status = self.run.status()
+        if float(status.get("heartbeat") or 0.0) <= self.moment:
+            entry = (status.get("agents") or {}).get(agent) or {}
+            state = str(status["state"])
+            if state == "running" and entry.get("state") in ("done", "stopped"):
+                state = str(entry["state"])
+            return state, str(status.get("message") or "")
+        for event in reversed(self.events):
+            if event["kind"] == "verdict" and event["agent"] == agent:
+                return "done", ""
+            if event["kind"] == "crash":
+                return "crashed", str(event.get("message") or "")
+            if event["kind"] == "resume":
+                break
+        return ("running", "") if self.rows else ("queued", "")
+
+    def series(self, agent: str) -> dict[str, Series]:
+        """The metrics of an agent up to the moment; the form of `RunDir.series`."""
+        columns: dict[str, list[tuple[int, float, int]]] = {}
+        for row in self.rows:
+            if row["agent"] == agent:
+                for metric, value in row["metrics"].items():
+                    columns.setdefault(metric, []).append((row["global_step"], value, row["iteration"]))
+        arrays = {metric: list(zip(*points, strict=True)) for metric, points in columns.items()}
+        return {
+            metric: Series(np.array(steps, np.int64), np.array(values, np.float64), np.array(iterations, np.int64))
+            for metric, (steps, values, iterations) in arrays.items()
+        }
+
+    def of(self, agent: str, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind that concern an agent."""
+        return [event for event in self.events if event["kind"] == kind and event["agent"] in (None, agent)]
+
+
+def _agents(histories: Sequence[History]) -> list[AgentSummary]:
+    """Every agent that the newest spec asks for, then those that only older runs know; each from the run that tells
+    most: the newest that was graded, else the newest."""
+    runs_of: dict[str, list[tuple[History, Mapping[str, Any]]]] = {}
+    for history in histories:
+        for plan in history.info["agents"]:
+            runs_of.setdefault(plan["name"], []).append((history, plan))
+    planned = _planned(histories[-1].info)
+    agents = []
+    for name in [*planned, *(name for name in runs_of if name not in planned)]:
+        tries = runs_of.get(name)
+        if not tries:
+            agents.append(AgentSummary(name, planned[name]))
+            continue
+        graded = [attempt for attempt in tries if attempt[0].of(name, "verdict")]
+        history, plan = graded[-1] if graded else tries[-1]
+        newer = tries[-1][0].run.name if tries[-1][0] is not history else None
+        agents.append(summarise_agent(history, plan, newer))
+    return agents
+
+
+def _planned(info: Mapping[str, Any]) -> dict[str, str]:
+    """Agent name → symbol, for every agent that the spec of a run asks for (a run may train one of them only). Read
+    from the stored tables: a report is written long after the data or the trainer that the spec names may have gone."""
+    spec = info["spec"]
+    seeds, matrix = spec.get("seeds") or [1], spec.get("matrix") or {}
+    points = [dict(zip(matrix, values, strict=True)) for values in product(*matrix.values())]
+    return {
+        agent_name(symbol, seed, point, several_seeds=len(seeds) > 1): symbol
+        for symbol in spec.get("symbols") or []
+        for seed in seeds
+        for point in points
+    }
+
+
+def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str | None = None) -> AgentSummary:
+    """One agent of one run, as known at the history's moment. `plan` is its entry in run.json."""
+    name = plan["name"]
+    state, message = history.state(name)
+    series = history.series(name)
+    status = {"state": state, "message": message}
+    evidence = gather_evidence(series, plan, history.info, status, history.events)
+    findings = judge(evidence)
+    several = len(history.info["spec"].get("symbols") or []) > 1
+    seen = tuple(ranges(evidence))
+    diagnosis = AgentDiagnosis(
+        history.run.name, name, plan["symbol"], several, evidence.last_step, evidence.total_timesteps, findings, seen
+    )
+    verdicts = history.of(name, "verdict")
+    verdict = verdicts[-1] if verdicts else {}
+    scores = _chosen_scores(history.of(name, "evaluation"), verdict.get("chosen_step"))
+    early = history.of(name, "early_stop")
+    return AgentSummary(
+        name=name,
+        symbol=plan["symbol"],
+        state=state,
+        run=history.run.name,
+        global_step=evidence.last_step,
+        total_timesteps=evidence.total_timesteps,
+        message=message,
+        stopped_early=str(early[-1].get("reason") or "") if early else "",
+        grade=verdict.get("grade"),
+        reasons=verdict.get("reasons") or (),
+        labels=verdict.get("labels") or (),
+        over_buy_and_hold=str(verdict.get("over_buy_and_hold") or "not shown"),
+        supervised_return=verdict.get("supervised_return"),
+        scores=scores,
+        findings=findings,
+        outcomes=_outcomes(history.of(name, "intervention"), findings),
+        ranges={found.metric: found for found in seen},
+        patch=merged_patch([diagnosis]),
+        curves=_curves(series),
+        equity=_equity(history.run, name, scores),
+        retrained_in=retrained_in,
+    )
+
+
+def _chosen_scores(evaluations: Sequence[Mapping[str, Any]], chosen_step: int | None) -> Scores | None:
+    """The evaluation that the verdict chose; before there is one, the best by Sharpe so far, else the last."""
+    validation = [event for event in evaluations if event.get("split", "validation") == "validation"]
+    if not validation:
+        return None
+    chosen = [event for event in validation if event["global_step"] == chosen_step]
+    traded = [event for event in validation if event["metrics"].get("eval/sharpe_ratio") is not None]
+    best = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else validation[-1]
+    event = chosen[-1] if chosen else best
+    return Scores(
+        global_step=int(event["global_step"]),
+        metrics=event["metrics"],
+        baselines=event.get("baselines") or {},
+        sharpe_interval=_interval(event.get("sharpe_interval")),
+        excess_interval=_interval(event.get("excess_interval")),
+        regimes=event.get("regimes") or {},
+    )
+
+
+def _outcomes(events: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> list[Outcome]:
+    """Interventions that fired, each with what became of its symptom: over by the end of the record, or not."""
+    open_now = {finding.symptom: finding.open for finding in findings}
+    return [
+        Outcome(
+            symptom=str(event.get("row") or ""),
+            global_step=int(event.get("global_step") or 0),
+            keys=event.get("keys") or {},
+            recovered=not open_now[event["row"]] if event.get("row") in open_now else None,
+        )
+        for event in events
+        if event.get("decision") == "fired"
+    ]
+
+
+def _curves(series: Mapping[str, Series]) -> dict[str, Curve]:
+    curves = {}
+    for metric in CURVES:
+        if metric in series:
+            finite = np.isfinite(series[metric].values)
+            if finite.any():
+                curves[metric] = (series[metric].steps[finite].tolist(), series[metric].values[finite].tolist())
+    return curves
+
+
+def _equity(run: RunDir, agent: str, scores: Scores | None) -> Mapping[str, Any] | None:
+    if scores is None:
+        return None
+    for histogram in run.histograms("equity", agent):
+        if histogram.global_step == scores.global_step:
+            return histogram.data
+    return None
+
+
+def _interval(values: Sequence[float] | None) -> Interval | None:
+    return None if values is None else (float(values[0]), float(values[1]))
+
+
+def _weeks_of(times: Iterable[float], begin: date) -> set[int]:
+    """Numbers of the weeks, counted from `begin`, in which these moments fall; nothing before week 1."""
+    return {(_day(time) - begin).days // 7 + 1 for time in times if _day(time) >= begin}
+
+
+def _day(time: float) -> date:
+    return datetime.fromtimestamp(time, UTC).date()
+
+
+def _midnight(day: date) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+
+
+def _shell(command: Sequence[str]) -> str:
+    """A command line that can be pasted: the program by its name, its arguments quoted where needed."""
+    import shlex
+
+    if not command:
+        return "p3kit run"
+    return shlex.join([Path(command[0]).name, *command[1:]])

@@ -1,0 +1,371 @@
+"""The weekly status report: words for what `summary.py` found, in the shape of the training guide (6.3)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from p3kit.diagnose.diagnosis import OUTCOMES
+from p3kit.diagnose.findings import Finding, format_number, format_steps
+from p3kit.report.keep import keep_hand_written
+from p3kit.report.pictures import draw_equity_curves, draw_learning_curves
+from p3kit.report.summary import AgentSummary, Experiment, Interval, Outcome
+from p3kit.rundir import file_name
+
+TEMPLATES = Path(__file__).parent / "templates"
+_ENDED_BADLY = ("crashed", "failed")
+_TOO_MANY_CRASHES = 0.2
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The word of the report, and the measured lines that stand behind it."""
+
+    word: str
+    why: str
+    lines: Sequence[str]
+
+
+def write_week(experiments: Sequence[Experiment], output: Path, week: int, stem: str | None = None) -> Path:
+    """Write `week-NN.md` and `week-NN/*.png` into `output` and return the markdown file.
+
+    Parts between keep-markers in an existing file are carried over. The same summaries give the same bytes.
+    """
+    folder = f"week-{week:02d}"
+    path = output / f"{stem or folder}.md"
+    pictures = {
+        experiment.name: _draw(experiment, output / folder) for experiment in experiments if experiment.has_runs
+    }
+    text = keep_hand_written(render_week(experiments, pictures), path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".md.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
+    """Draw the pictures of an experiment; title → path relative to the report. What has no data is not drawn."""
+    drawn = {}
+    for title, kind, draw in (
+        ("Learning curves", "learning", draw_learning_curves),
+        ("Equity on the validation split", "equity", draw_equity_curves),
+    ):
+        path = folder / f"{file_name(experiment.name)}-{kind}.png"
+        if draw(experiment, path):
+            drawn[title] = f"{folder.name}/{path.name}"
+    return drawn
+
+
+def render_week(experiments: Sequence[Experiment], pictures: dict[str, dict[str, str]]) -> str:
+    """The markdown of the report. `pictures`: experiment → title → relative path."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  (markdown, not HTML; what comes from users goes through `plain`)
+    )
+    environment.filters |= {"plain": plain, "steps": format_steps, "percent": percent, "interval": interval}
+    environment.filters |= {"ratio": ratio, "commit": commit}
+    template = environment.get_template("week.md.j2")
+    sections = [
+        {
+            "experiment": experiment,
+            "title": experiment_title(experiment.name),
+            "stability": stability(experiment),
+            "agent_lines": [agent_line(agent) for agent in _in_order(experiment.agents)],
+            "issues": issues(experiment),
+            "next_steps": next_steps(experiment),
+            "scored": [agent for agent in experiment.agents if agent.scores is not None],
+            "pictures": pictures.get(experiment.name, {}),
+        }
+        for experiment in experiments
+    ]
+    text = template.render(sections=sections)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+
+
+# --- words ---
+
+
+def experiment_title(name: str) -> str:
+    """`phase3` is "Phase 3", as the guide writes it; any other name stands as it is."""
+    match = re.fullmatch(r"phase[-_ ]?(\d+)", name)
+    return f"Phase {match[1]}" if match else plain(name)
+
+
+def agent_line(agent: AgentSummary) -> str:
+    """The agent's line under "Agents Completed", with the guide's marks."""
+    name, progress = plain(agent.name), f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps"
+    if agent.grade is not None:
+        line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({agent.grade})"
+        if agent.scores is not None and agent.scores.sharpe_interval is not None:
+            line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
+        line += f", edge over buy-and-hold {agent.over_buy_and_hold}"
+        notes = [plain(label) for label in agent.labels]
+        if agent.failed_reasons:
+            notes.append("not met: " + ", ".join(_unmet(reason) for reason in agent.failed_reasons))
+        if agent.stopped_early:
+            notes.append(f"stopped early at {progress}")
+        if agent.retrained_in:
+            notes.append(f"trained again in {agent.retrained_in}")
+        return line + "".join(f"; {note}" for note in notes)
+    if agent.state == "running":
+        best = f", best so far {agent.sharpe_text}" if agent.scores is not None else ""
+        return f"⏳ {name}: Training ({progress}){best}"
+    if agent.state == "stopped":
+        return f"⏳ {name}: stopped at {progress}; `p3kit resume {agent.run}` goes on"
+    if agent.state in _ENDED_BADLY:
+        why = f": {plain(agent.message)}" if agent.message else ""
+        return (
+            f"❌ {name}: {agent.state} at {progress}{why}; `p3kit resume {agent.run}` goes on from its last checkpoint"
+        )
+    if agent.state == "done":
+        return f"❌ {name}: trained ({progress}), never evaluated"
+    return f"⏳ {name}: {'queued' if agent.state == 'queued' else 'not started'}"
+
+
+def _unmet(reason: Any) -> str:
+    value = reason.get("value")
+    shown = "none" if value is None else format_number(float(value))
+    return f"{plain(str(reason['criterion']))} {shown} (needs {plain(str(reason['threshold']))})"
+
+
+def _in_order(agents: Sequence[AgentSummary]) -> list[AgentSummary]:
+    """Passed by Sharpe, then failed, then what still runs, what stands still, and what was never begun."""
+    ranks = {"running": 2, "stopped": 3, "crashed": 4, "failed": 4, "done": 4, "queued": 5, "untrained": 6}
+
+    def key(agent: AgentSummary) -> tuple[float, ...]:
+        if agent.complete:
+            return (0 if agent.passed else 1, -agent.sharpe_or(float("-inf")))
+        return (ranks[agent.state], 0.0)
+
+    return sorted(agents, key=key)
+
+
+def stability(experiment: Experiment) -> Stability:
+    """GOOD: no critical or warning row about learning, no crash. POOR: a critical row that is still open, or more than
+    a fifth of the agents ended badly. FAIR: anything between. What an agent earns is not a matter of stability."""
+    begun = [agent for agent in experiment.agents if agent.ranges]
+    if not begun:
+        return Stability("NOT KNOWN", "nothing was recorded yet", ())
+    rows = [(a, f) for a in begun for f in a.findings if f.alarming and f.symptom not in OUTCOMES]
+    critical = [f for _, f in rows if f.severity == "critical" and f.open]
+    bad = experiment.with_state(*_ENDED_BADLY)
+    counts = {severity: sum(f.severity == severity for _, f in rows) for severity in ("critical", "warning")}
+    counted = ", ".join(count_of(count, f"{severity} row") for severity, count in counts.items())
+    why = f"{count_of(len(begun), 'agent')}: {counted}, {len(bad)} ended badly."
+    word = "FAIR" if rows or bad else "GOOD"
+    if critical or len(bad) > _TOO_MANY_CRASHES * len(begun):
+        word = "POOR"
+    return Stability(word, why, _stability_lines(begun, bad))
+
+
+def _stability_lines(agents: Sequence[AgentSummary], bad: Sequence[AgentSummary]) -> list[str]:
+    nan = _raised(agents, "num.nan")
+    lines = [f"NaN losses: {nan}" if nan else "No NaN losses"]
+    entropy = _span(agents, "policy/entropy")
+    restless = _raised(agents, "policy.hold", "policy.early_entropy", "policy.uniform", "policy.frozen")
+    if entropy:
+        lines.append(
+            f"Entropy not stable: {restless}; {entropy} nats" if restless else f"Entropy stable ({entropy} nats)"
+        )
+    if norm := _high(agents, "grad/grad_norm"):
+        lines.append(f"Grad norms up to {norm} before clipping")
+    if kl := _high(agents, "policy/kl_divergence"):
+        lines.append(f"KL divergence up to {kl} per update")
+    if explained := _span(agents, "value/explained_variance", last=True):
+        lines.append(f"Explained variance at the end {explained}")
+    if speed := _span(agents, "perf/steps_per_second", last=True):
+        lines.append(f"Speed {speed} env steps/s per agent")
+    names = ", ".join(plain(agent.name) for agent in bad)
+    lines.append(f"Ended badly: {names}" if bad else "No crashes")
+    return lines
+
+
+def _raised(agents: Sequence[AgentSummary], *symptoms: str) -> str:
+    found = [(agent, f) for agent in agents for f in agent.alarms if f.symptom in symptoms]
+    return ", ".join(f"{plain(agent.name)} ({f.symptom} since {format_steps(f.since_step)})" for agent, f in found)
+
+
+def _span(agents: Sequence[AgentSummary], metric: str, *, last: bool = False) -> str:
+    seen = [agent.ranges[metric] for agent in agents if metric in agent.ranges]
+    if not seen:
+        return ""
+    low = format_number(min(r.last if last else r.low for r in seen))
+    high = format_number(max(r.last if last else r.high for r in seen))
+    return low if low == high else f"{low} to {high}"
+
+
+def _high(agents: Sequence[AgentSummary], metric: str) -> str:
+    seen = [agent.ranges[metric].high for agent in agents if metric in agent.ranges]
+    return format_number(max(seen)) if seen else ""
+
+
+def issues(experiment: Experiment) -> list[str]:
+    """One line per agent and root symptom, worst first, then what ended badly without one."""
+    found = [(agent, finding) for agent in experiment.agents for finding in agent.alarms]
+    found.sort(key=lambda pair: (pair[1].severity != "critical", pair[0].name))
+    lines = [_issue(agent, finding) for agent, finding in found]
+    for agent in experiment.with_state(*_ENDED_BADLY):
+        said = plain(agent.message) or "no message"
+        lines.append(f"{plain(agent.name)}: {agent.state} at {format_steps(agent.global_step)} ({said})")
+    if len(lines) > _MOST_LISTED:
+        rest = len(lines) - _MOST_LISTED
+        lines = [*lines[:_MOST_LISTED], f"… and {rest} more: `p3kit diagnose RUN` shows them"]
+    return lines
+
+
+def _issue(agent: AgentSummary, finding: Finding) -> str:
+    since = f"since {format_steps(finding.since_step)}"
+    if finding.until_step is not None:
+        since = f"from {format_steps(finding.since_step)} to {format_steps(finding.until_step)}"
+    elif finding.window == "exact":
+        since = f"at {format_steps(finding.since_step)}"
+    line = f"{plain(agent.name)}: {finding.row.title}, {since} ({plain(finding.evidence)})"
+    done = [_outcome(outcome) for outcome in agent.outcomes if outcome.symptom == finding.symptom]
+    if done:
+        return f"{line} → {'; '.join(done)}"
+    if finding.changes:
+        changes = ", ".join(f"{change}" for change in finding.changes)
+        return f"{line} → nothing changed yet; proposed: {changes}"
+    return f"{line} → no spec value mends this"
+
+
+def _outcome(outcome: Outcome) -> str:
+    keys = ", ".join(f"{key} {_value(v[0])} → {_value(v[1])}" for key, v in outcome.keys.items())
+    ends = {True: "recovered", False: "not recovered", None: "outcome not known"}[outcome.recovered]
+    return f"{keys} at {format_steps(outcome.global_step)}, {ends}"
+
+
+def _value(value: Any) -> str:
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
+def next_steps(experiment: Experiment) -> list[str]:
+    """What the state calls for, most pressing first."""
+    agents = experiment.agents
+    steps = []
+    for agent in agents:
+        if agent.patch and (not agent.passed):
+            steps.append(f"Mend {plain(agent.name)}: `p3kit diagnose {agent.run} --patch` prints the change")
+    halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *_ENDED_BADLY)]
+    if halted:
+        runs = " ".join(dict.fromkeys(str(agent.run) for agent in halted))
+        steps.append(f"Continue {_names(halted)}: `p3kit resume {runs}`")
+    if running := experiment.with_state("running", "queued"):
+        steps.append(f"Let {_names(running)} finish")
+    if untrained := experiment.with_state("untrained"):
+        steps.append(f"Train the remaining {len(untrained)}: {_names(untrained)}")
+    unexplained = [agent for agent in agents if agent.complete and not agent.passed and not agent.patch]
+    if unexplained:
+        steps.append(f"Tune or drop {_names(unexplained)}: below the criteria, and no symptom explains it")
+    passed = [agent for agent in experiment.ranked if agent.passed]
+    if len(passed) >= 3:
+        steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}")
+    if agents and len(experiment.complete) == len(agents) and passed:
+        steps.append(f"Prepare the backtest on the untouched test split for {_names(passed)}")
+    return steps
+
+
+def _names(agents: Sequence[AgentSummary]) -> str:
+    names = [plain(agent.name) for agent in agents]
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
+
+
+# --- numbers ---
+
+
+def plain(text: str) -> str:
+    """Text from users and messages as one line of markdown: no table bars, no tags, no line breaks."""
+    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def count_of(count: int, what: str) -> str:
+    """1 agent, 2 agents."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def commit(name: str) -> str:
+    """The first twelve digits of a commit, and whether there were changes beside it."""
+    digits, plus, changes = name.partition("+")
+    return digits[:12] + plus + changes
+
+
+def percent(value: float | None) -> str:
+    """A share as a signed percentage: +12.3%; n/a where there is none."""
+    return "n/a" if value is None else f"{value:+.1%}"
+
+
+def ratio(value: float | None) -> str:
+    """A ratio with two digits: 0.42; n/a where there is none."""
+    return "n/a" if value is None else f"{float(value):.2f}"
+
+
+def interval(bounds: Interval | None) -> str:
+    """[-0.48, 1.32]"""
+    return "" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+
+
+# --- JSON ---
+
+
+def week_json(experiments: Sequence[Experiment], path: Path) -> dict[str, Any]:
+    """The report for programs: states, grades, scores, issues and next steps. Paths have forward slashes."""
+    return {"report": path.as_posix(), "experiments": [_experiment_json(experiment) for experiment in experiments]}
+
+
+def _experiment_json(experiment: Experiment) -> dict[str, Any]:
+    judged = stability(experiment)
+    return {
+        "name": experiment.name,
+        "week": experiment.week,
+        "first_day": experiment.first_day.isoformat(),
+        "last_day": experiment.last_day.isoformat(),
+        "as_of": experiment.as_of.isoformat() if experiment.as_of else None,
+        "weeks_with_runs": list(experiment.weeks_with_runs),
+        "synthetic": experiment.synthetic,
+        "agents_completed": len(experiment.complete),
+        "agents": [_agent_json(agent) for agent in experiment.agents],
+        "stability": {"word": judged.word, "why": judged.why, "lines": list(judged.lines)},
+        "issues": issues(experiment),
+        "next_steps": next_steps(experiment),
+    }
+
+
+def _agent_json(agent: AgentSummary) -> dict[str, Any]:
+    scores = agent.scores
+    return {
+        "name": agent.name,
+        "symbol": agent.symbol,
+        "state": agent.state,
+        "run": agent.run,
+        "global_step": agent.global_step,
+        "total_timesteps": agent.total_timesteps,
+        "grade": agent.grade,
+        "reasons": list(agent.reasons),
+        "labels": list(agent.labels),
+        "over_buy_and_hold": agent.over_buy_and_hold,
+        "metrics": dict(scores.metrics) if scores else None,
+        "sharpe_interval": scores.sharpe_interval if scores else None,
+        "excess_interval": scores.excess_interval if scores else None,
+        "baselines": dict(scores.baselines) if scores else None,
+        "symptoms": [finding.symptom for finding in agent.alarms],
+    }
+
+
+def relative_to_here(path: Path) -> str:
+    """A path as the reader would type it from where they are."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        return str(path)

@@ -1,0 +1,231 @@
+"""The weekly report: compared whole, frozen with its week, true to the files, kind to what people wrote into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from p3kit.cli.report import report as command
+from p3kit.errors import InputError, RunNotFound
+from p3kit.report import summarise_week, write_week
+from p3kit.report.keep import keep_hand_written
+from p3kit.report.week import experiment_title, plain, stability
+from tests.diagnose.test_table import all_hold, never_trades
+from tests.made_runs import MONDAY, Row, clock_at, make_run, spec_with
+
+Golden = Callable[[str, str], None]
+DAY = 86_400.0
+SYMBOLS = ["AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM"]
+
+
+def week_of_phase3(root: Path) -> None:
+    """Ten agents in every state that a week can leave them in."""
+    make_run(root, symbol="AAPL", best_sharpe=0.62, symbols=SYMBOLS)
+    make_run(root, symbol="AMD", best_sharpe=0.05, verdict="FAIL", seed=2, symbols=SYMBOLS)
+    make_run(root, symbol="BAC", best_sharpe=0.45, seed=3, symbols=SYMBOLS)
+    spec = spec_with(ppo__ent_coef=0.001)
+    make_run(root, symbol="HD", fault=all_hold, eval_fault=never_trades, verdict="FAIL", spec=spec, symbols=SYMBOLS)
+    make_run(root, symbol="JNJ", until=0.45, state="running", symbols=SYMBOLS)
+    make_run(root, symbol="JPM", until=0.12, state="crashed", message="its process is gone", symbols=SYMBOLS)
+    make_run(root, symbol="MSFT", best_sharpe=0.9, verdict="STRETCH", seed=9, symbols=SYMBOLS)
+    make_run(root, symbol="PG", until=0.3, state="stopped", symbols=SYMBOLS)
+    make_run(root, symbol="WMT", until=0.0, state="queued", symbols=SYMBOLS)
+
+
+def write(root: Path, output: Path, week: int = 1, now: float = MONDAY + DAY, name: str | None = None) -> str:
+    return write_week(summarise_week(root, week, now, name), output, week).read_text(encoding="utf-8")
+
+
+def test_the_guides_shape_with_numbers_from_files(tmp_path: Path, golden: Golden) -> None:
+    week_of_phase3(tmp_path / "runs")
+    text = write(tmp_path / "runs", tmp_path / "reports")
+    golden("report/week-01.md", text)
+    for picture in ("week-01/phase3-learning.png", "week-01/phase3-equity.png"):
+        assert f"({picture})" in text
+        assert (tmp_path / "reports" / picture).stat().st_size > 10_000
+
+
+def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    files = []
+    for output in ("first", "second"):
+        write(tmp_path / "runs", tmp_path / output, now=MONDAY + (1 if output == "first" else 2) * DAY)
+        files.append({path.name: path.read_bytes() for path in sorted((tmp_path / output).rglob("*.*"))})
+    assert files[0] == files[1]
+    assert len(files[0]) == 3
+
+
+def test_an_old_week_never_changes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", until=0.4, state="running")
+    before = write(tmp_path / "runs", tmp_path / "before", now=MONDAY + 8 * DAY)
+    row = {
+        "agent": "AAPL",
+        "iteration": 99,
+        "global_step": 100_000,
+        "time": MONDAY + 8 * DAY,
+        "metrics": {"policy/entropy": 0.1},
+    }
+    run.append_metrics([row])
+    with clock_at(MONDAY + 8 * DAY):
+        run.append_event("crash", message="gone in the second week")
+        run.write_status({"state": "crashed", "heartbeat": MONDAY + 8 * DAY, "agents": {}})
+    make_run(tmp_path / "runs", symbol="AAPL", started=MONDAY + 9 * DAY)
+    after = write(tmp_path / "runs", tmp_path / "after", now=MONDAY + 30 * DAY)
+    assert after == before
+    second = write(tmp_path / "runs", tmp_path / "after", week=2, now=MONDAY + 30 * DAY)
+    assert "## Agents Completed: 1/1" in second
+
+
+def test_a_week_without_runs_names_the_weeks_that_have_some(tmp_path: Path, golden: Golden) -> None:
+    make_run(tmp_path / "runs")
+    make_run(tmp_path / "runs", symbol="AAPL", started=MONDAY + 15 * DAY)
+    golden("report/empty-week.md", write(tmp_path / "runs", tmp_path / "reports", week=2, now=MONDAY + 60 * DAY))
+
+
+def test_weeks_are_counted_from_start_date_or_the_first_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    [experiment] = summarise_week(tmp_path / "a", 1, MONDAY + DAY)
+    assert (experiment.first_day, experiment.last_day) == (date(2027, 1, 4), date(2027, 1, 10))
+    assert experiment.weeks_with_runs == [1]
+    make_run(tmp_path / "b", spec=spec_with(start_date="2026-12-28"))
+    [dated] = summarise_week(tmp_path / "b", 2, MONDAY + DAY)
+    assert (dated.first_day, dated.weeks_with_runs) == (date(2027, 1, 4), [2])
+    assert not summarise_week(tmp_path / "b", 1, MONDAY + DAY)[0].has_runs
+
+
+def test_several_experiments_get_a_section_each(tmp_path: Path) -> None:
+    make_run(tmp_path, name="phase3")
+    make_run(tmp_path, name="smoke", symbol="MSFT")
+    text = write(tmp_path, tmp_path / "reports")
+    assert text.index("# Phase 3 Training Status - Week 1") < text.index("# smoke Training Status - Week 1")
+    only = write(tmp_path, tmp_path / "reports", name="smoke")
+    assert "Phase 3" not in only
+
+
+def test_several_seeds_are_agents_of_their_own(tmp_path: Path) -> None:
+    spec = spec_with(seeds=[1, 2])
+    make_run(tmp_path, spec=spec, agent_name="AAPL.s1")
+    text = write(tmp_path, tmp_path / "reports")
+    assert "## Agents Completed: 1/2" in text
+    assert "- ⏳ AAPL.s2: not started" in text
+
+
+def test_synthetic_data_are_labelled(tmp_path: Path) -> None:
+    make_run(tmp_path, synthetic=True)
+    text = write(tmp_path, tmp_path / "reports")
+    assert "**Synthetic data.**" in text
+    assert "synthetic (not real)" in text
+
+
+def test_a_graded_run_counts_until_its_successor_is_graded(tmp_path: Path) -> None:
+    make_run(tmp_path, verdict="PASS")
+    make_run(tmp_path, until=0.2, state="running", started=MONDAY + 3_600)
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    [agent] = experiment.agents
+    assert agent.grade == "PASS"
+    assert agent.retrained_in == "run-2"
+
+
+def test_an_intervention_is_told_with_its_outcome(tmp_path: Path) -> None:
+    def passing(row: Row, progress: float, tick: int) -> None:
+        if 6 <= tick < 12:
+            all_hold(row, 1.0, tick)
+
+    run = make_run(tmp_path, fault=passing)
+    with clock_at(MONDAY + 300):
+        run.append_event(
+            "intervention",
+            agent="AAPL",
+            global_step=31_000,
+            row="policy.hold",
+            decision="fired",
+            keys={"ppo.ent_coef": [0.01, 0.05]},
+        )
+    text = write(tmp_path, tmp_path / "reports")
+    assert "premature convergence (all HOLD), from 29k to 53k" in text
+    assert "→ ppo.ent_coef 0.01 → 0.05 at 31k, recovered" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda root: make_run(root), "GOOD"),
+        (lambda root: make_run(root, fault=lambda r, p, t: r.update({"policy/clip_fraction": 0.5})), "FAIR"),
+        (lambda root: make_run(root, fault=all_hold), "POOR"),
+        (lambda root: make_run(root, until=0.3, state="crashed"), "POOR"),
+        (lambda root: make_run(root, until=0.0, state="queued"), "NOT KNOWN"),
+    ],
+    ids=["healthy", "warning", "critical", "crashed", "nothing"],
+)
+def test_the_word_for_stability(make: Callable[[Path], object], word: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    assert stability(experiment).word == word
+
+
+def test_hand_written_parts_survive(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    write(tmp_path / "runs", tmp_path / "reports")
+    path = tmp_path / "reports" / "week-01.md"
+    note = "We moved the desk on Tuesday.\n"
+    text = path.read_text(encoding="utf-8").replace("<!-- /keep -->", f"{note}<!-- /keep -->")
+    path.write_text(text, encoding="utf-8")
+    make_run(tmp_path / "runs", symbol="AAPL", started=MONDAY + 3_600, best_sharpe=1.2)
+    again = write(tmp_path / "runs", tmp_path / "reports")
+    assert note in again
+    assert again != text
+
+
+def test_a_kept_part_without_a_place_is_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "old.md"
+    path.write_text("<!-- keep:gone -->\nprecious\n<!-- /keep -->\n", encoding="utf-8")
+    assert "precious" in keep_hand_written("# new\n", path)
+
+
+@pytest.mark.parametrize(
+    "text", ["<!-- keep:a -->\nno end\n", "<!-- /keep -->\n", "<!-- keep:a -->\n<!-- keep:b -->\n"]
+)
+def test_broken_markers_stop_before_anything_is_overwritten(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.md"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"old\.md:\d"):
+        keep_hand_written("# new\n", path)
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_no_runs_and_unknown_names_are_said(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match="no runs to report on"):
+        summarise_week(tmp_path, 1, MONDAY)
+    make_run(tmp_path)
+    with pytest.raises(RunNotFound, match="there are: phase3"):
+        summarise_week(tmp_path, 1, MONDAY, "phase4")
+
+
+def test_words_from_users_cannot_break_the_page() -> None:
+    assert plain("a|b\n<script>") == "a\\|b &lt;script>"
+    assert experiment_title("phase3") == "Phase 3"
+    assert experiment_title("my|test") == "my\\|test"
+
+
+def test_command_writes_the_file_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = datetime.now(UTC).timestamp()
+    make_run(tmp_path / "runs", started=now - 7_200)
+    make_run(tmp_path / "runs", started=now - 7_200, name="../../etc", symbol="MSFT")
+    runner = CliRunner()
+    plain_result = runner.invoke(command, ["--week", "1", "--name", "phase3"])
+    assert plain_result.exit_code == 0, plain_result.output
+    assert plain_result.stdout.strip() == "reports/week-01-phase3.md"
+    result = runner.invoke(command, ["--week", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [e["name"] for e in told["experiments"]] == ["../../etc", "phase3"]
+    assert told["experiments"][1]["agents"][0]["grade"] == "PASS"
+    assert {path.parent.parent for path in tmp_path.rglob("*.png") if "week-01" in str(path)} == {tmp_path / "reports"}
+    usage = runner.invoke(command, ["--week", "0"])
+    assert usage.exit_code == 2
