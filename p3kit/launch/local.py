@@ -82,7 +82,7 @@ def launch(
         for run in runs:
             run.delete()
         raise
-    return _train(runs, jobs, console, loaded.spec.name, on_end)
+    return _train(runs, jobs, console, on_end)
 
 
 def resume(runs: Sequence[RunDir], *, jobs: int, console: Console, on_end: RunHook | None = None) -> Outcome:
@@ -100,18 +100,24 @@ def resume(runs: Sequence[RunDir], *, jobs: int, console: Console, on_end: RunHo
     for run in runs:
         run.clear_stop()
         run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
-    names = sorted({run.info()["name"] for run in runs})
-    return _train(runs, jobs, console, " and ".join(names), on_end)
+    return _train(runs, jobs, console, on_end)
 
 
-def _train(runs: Sequence[RunDir], jobs: int, console: Console, title: str, on_end: RunHook | None) -> Outcome:
-    with board_for(console, title) as board, Interrupts() as interrupts:
+def _train(runs: Sequence[RunDir], jobs: int, console: Console, on_end: RunHook | None) -> Outcome:
+    with board_for(console, _title(runs)) as board, Interrupts() as interrupts:
         slots = _Slots(runs, jobs, board, interrupts, on_end)
         try:
             slots.work()
         finally:  # a fault of ours must not leave trainers behind unasked
             slots.ask_all_to_end()
     return Outcome(tuple(runs), slots.states, interrupts.count > 0)
+
+
+def _title(runs: Sequence[RunDir]) -> str:
+    """The experiments' names, and that their data are synthetic where they are."""
+    infos = [run.info() for run in runs]
+    synthetic = any(bars["synthetic"] for info in infos for bars in info["data"].values())
+    return " and ".join(sorted({info["name"] for info in infos})) + (" (synthetic data)" if synthetic else "")
 
 
 class _Slots:
@@ -164,6 +170,10 @@ class _Slots:
         try:
             self.active.append(TrainerProcess.start(run))
         except P3kitError as error:  # one run that cannot start does not stop the others
+            if run.is_locked():  # another process trains it and speaks for it
+                self.states[run.name] = "failed"
+                self.board.say(str(error))
+                return
             run.update_status(state="failed", message=str(error))
             self._end(run, "failed")
 

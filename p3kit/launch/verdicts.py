@@ -168,7 +168,7 @@ def _tally(judged: Sequence[AgentResult]) -> str:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column(first, overflow="fold", max_width=20)  # the one column that may wrap
     for name in others:
         table.add_column(name, justify="left" if name == "grade" else "right", no_wrap=True)
     return table

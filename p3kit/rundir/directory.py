@@ -334,7 +334,7 @@ class RunDir:
     def mark_crashed(self) -> bool:
         """Marks the run crashed if it says it is queued or running but its process is gone. Returns whether it did."""
         status = self.status()
-        if status["state"] not in ACTIVE_STATES or processes.is_alive(status, time.time()) or self._is_locked():
+        if status["state"] not in ACTIVE_STATES or processes.is_alive(status, time.time()) or self.is_locked():
             return False
         begun = status["state"] == "running"
         message = "its process is gone" if begun else "it never began: the p3kit run that queued it is gone"
@@ -386,7 +386,8 @@ class RunDir:
                 raise P3kitError(self.name, "is being trained by another process", remedy) from None
             return descriptor
 
-    def _is_locked(self) -> bool:
+    def is_locked(self) -> bool:
+        """Whether some process trains this run, whatever its status says."""
         try:
             os.close(self.lock(wait_s=0.0))
         except P3kitError:

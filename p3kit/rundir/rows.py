@@ -66,7 +66,10 @@ def decode(value: Any) -> Any:
     if isinstance(value, str):
         return _NONFINITE.get(value, value)
     if isinstance(value, dict):
-        return {key: inner if key in _TEXT_FIELDS else decode(inner) for key, inner in value.items()}
+        return {
+            key: inner if key in _TEXT_FIELDS and isinstance(inner, str) else decode(inner)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [decode(inner) for inner in value]
     return value

@@ -210,9 +210,9 @@ def test_runs_lists_what_there_is(made):
     result = CliRunner().invoke(main, ["runs"])
     assert result.exit_code == 0
     assert [line.rstrip() for line in result.stdout.splitlines()] == [
-        "run    name    state    done  agents        best Sharpe  verdict         age",
-        "run-1  phase3  done     100%  2: AAPL, AMD         0.70  1 PASS, 1 FAIL  2 h",
-        "run-2  phase3  crashed   25%  BAC                     –  –               2 h",
+        "run    name    state    done  agents    best Sharpe  verdict         age",
+        "run-1  phase3  done     100%  2 agents         0.70  1 PASS, 1 FAIL  2 h",
+        "run-2  phase3  crashed   25%  BAC                 –  –               2 h",
         "run-2 crashed: its process is gone",
     ]
     assert result.stderr == "run-2 crashed: its process is gone; p3kit resume run-2 continues it\n"

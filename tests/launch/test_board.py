@@ -192,6 +192,16 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
     ]
 
 
+def test_long_names_wrap_and_numbers_do_not(runs):
+    name = "AAPL.s2.gae_lambda=0.98"
+    lines = rendered([runs(name, "done", verdict())])
+    assert lines[3:6] == [
+        "run-1/AAPL.s  PASS       0.41 [-0.31, 1.20]  +0.05 not shown     0.250      42",
+        "2.gae_lambda",
+        "=0.98",
+    ]
+
+
 def test_synthetic_data_are_named_in_the_title(runs):
     title = " ".join(rendered([runs("AAPL", "done", verdict(), synthetic=True)])[:2])
     assert title.startswith(

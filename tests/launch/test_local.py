@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -154,6 +155,17 @@ def test_a_run_that_is_done_is_not_resumed(start, plan, console):
     (run,) = start(plan()).runs
     with pytest.raises(InputError, match="run-1: is done; there is nothing to resume"):
         resume([run], jobs=1, console=console)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(start, plan, console):
+    """Two `p3kit resume` at once: both find it crashed, one gets it, the other must not speak for it."""
+    (run,) = start(plan(end="kill", at=700)).runs
+    lock = run.lock()
+    outcome = resume([run], jobs=1, console=console)
+    os.close(lock)
+    assert (outcome.states, outcome.exit_code) == ({"run-1": "failed"}, 1)
+    assert "run-1: is being trained by another process; p3kit stop run-1 ends it" in console.file.getvalue()
+    assert run.status()["state"] == "queued"  # as the other process, about to begin, would find it
 
 
 def test_a_run_in_training_is_not_resumed_and_stops_when_asked(start, plan, tmp_path, console):

@@ -188,6 +188,23 @@ def test_histograms_of_hostile_agents_stay_inside_the_run(make_run):
 # ---------------------------------------------------------------------- metrics
 
 
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats()
+    | st.text().filter(lambda s: s not in NONFINITE),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+NONFINITE = ("nan", "inf", "-inf")
+
+
+@given(PLAIN)
+def test_plain_data_survive_writing_and_reading(value):
+    """repr tells -0.0 from 0.0 and takes nan for nan."""
+    assert repr(rows.decode(json.loads(rows.dump(value)))) == repr(value)
+
+
 def test_metrics_come_back_as_they_went_in(make_run):
     run = make_run(("AAPL", "AMD"))
     run.append_metrics([row(100, policy__entropy=1.2, value__value_loss=np.float32(0.5))])
