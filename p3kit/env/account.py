@@ -1,7 +1,8 @@
 """N accounts as tensors, and the pure functions that move them from one bar to the next.
 
 The order of events inside a step is told in `p3kit.env`. Every tensor here is (N,) float64 unless noted; flags are
-(N,) bool. Nothing here branches on data, so nothing waits for a device.
+(N,) bool. Nothing here branches on data, so nothing waits for a device. At a handful of accounts a step costs what its
+operations cost to call; constants beside tensors are floats, since an int costs a conversion each time.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def advance(
     decided = action
     if with_resting and any_late:
         hit_before, price_before = _resting_exit(account, bar, rules)
-        late = bar.late > 0
+        late = bar.late > 0.0
         hit_before = hit_before & late
         decided = action.masked_fill(hit_before, HOLD)  # the position was gone before the order could fill
 
@@ -141,9 +142,9 @@ def advance(
             forced = torch.where(late, hit_before, forced)
             exit_price = torch.where(late, price_before, exit_price)
 
-    filled = filled._replace(bars_held=filled.bars_held + 1 - bar.late * (account.shares == 0))
+    filled = filled._replace(bars_held=filled.bars_held + 1.0 - bar.late * (account.shares == 0.0))
     new, closing, exit_value, exit_cost, terminated, truncated = _mark(filled, forced, exit_price, bar.close, rules)
-    was_long, is_long = filled.shares + account.shares > 0, new.shares > 0
+    was_long, is_long = filled.shares + account.shares > 0.0, new.shares > 0.0
     closed_profit = torch.where(was_long & ~is_long, new.cash - filled.entry_cash, torch.nan)
     new = _settle(new, is_long, rules)
     pieces = Pieces(
@@ -158,7 +159,7 @@ def advance(
         pieces=pieces,
         closed_profit=closed_profit,
         opened=opened,
-        rested=(action == HOLD) & (account.shares > 0),
+        rested=(action == HOLD) & (account.shares > 0.0),
         terminated=terminated,
         truncated=truncated,
     )
@@ -171,25 +172,25 @@ def _fill(
     """Fill the orders. Returns the account, the piece sold, the traded value, the cost, and who bought."""
     buy_size, sell_share, is_add = orders.index_select(1, action).unbind(0)
     spend = buy_size * account.equity + is_add * account.add_spend  # costs included
-    bought_value = spend / ((1 + rules.slippage) * (1 + rules.commission))
+    bought_value = spend / ((1.0 + rules.slippage) * (1.0 + rules.commission))
     sold_value = account.shares * sell_share * bar.fill
-    proceeds = sold_value * ((1 - rules.slippage) * (1 - rules.commission))
+    proceeds = sold_value * ((1.0 - rules.slippage) * (1.0 - rules.commission))
 
-    kept = 1 - sell_share
-    opened = spend > 0
+    kept = 1.0 - sell_share
+    opened = spend > 0.0
     filled = account._replace(
         cash=account.cash - spend + proceeds,
         shares=account.shares * kept + bought_value / bar.fill,
         paid=account.paid * kept + spend,
         entry_value=account.entry_value * kept + bought_value,
         entry_size=account.entry_size + buy_size,
-        entry_cash=torch.where(buy_size > 0, account.cash, account.entry_cash),
+        entry_cash=torch.where(buy_size > 0.0, account.cash, account.entry_cash),
         adds=account.adds + is_add,
     )
     piece = Pieces(
         profit=proceeds - account.paid * sell_share,
         entry_value=account.entry_value * sell_share,
-        bars=(account.bars_held + bar.late) * (sell_share > 0),
+        bars=(account.bars_held + bar.late) * (sell_share > 0.0),
     )
     cost = (spend - bought_value) + (sold_value - proceeds)
     return filled, piece, bought_value + sold_value, cost, opened
@@ -205,16 +206,16 @@ def _resting_exit(account: Account, bar: Transition, rules: Rules) -> tuple[Tens
     hit = torch.zeros_like(account.shares, dtype=torch.bool)
     price = bar.close
     if rules.max_hold is not None:
-        hit = (account.shares > 0) & (account.bars_held + 1 >= rules.max_hold)
+        hit = (account.shares > 0.0) & (account.bars_held + 1.0 >= rules.max_hold)
     above = below = None
     if rules.target is not None:
-        target = entry * (1 + rules.target)
-        above = target * (1 - ROUNDING)
+        target = entry * (1.0 + rules.target)
+        above = target * (1.0 - ROUNDING)
         inside = bar.high >= above
         hit, price = hit | inside, torch.where(inside, target, price)
     if rules.stop is not None:
-        stop = entry * (1 - rules.stop)
-        below = stop * (1 + ROUNDING)
+        stop = entry * (1.0 - rules.stop)
+        below = stop * (1.0 + ROUNDING)
         inside = bar.low <= below
         hit, price = hit | inside, torch.where(inside, stop, price)
     if above is not None:
@@ -231,11 +232,11 @@ def _mark(
 
     Returns the account, the piece closed by force, its traded value, its cost, `terminated` and `truncated`.
     """
-    keep_of_sale = (1 - rules.slippage) * (1 - rules.commission)
+    keep_of_sale = (1.0 - rules.slippage) * (1.0 - rules.commission)
     value = account.shares * torch.where(forced, exit_price, close)
     marked = account.cash + torch.where(forced, value * keep_of_sale, value)
-    terminated = marked < rules.ruin * rules.initial_capital * (1 - ROUNDING)
-    steps = account.steps + 1
+    terminated = marked < rules.ruin * rules.initial_capital * (1.0 - ROUNDING)
+    steps = account.steps + 1.0
     ended = steps >= account.length
     truncated = ended & ~terminated
     exits = forced | ended | terminated
@@ -244,15 +245,15 @@ def _mark(
     exit_value = value * exit_share
     proceeds = exit_value * keep_of_sale
     cash = account.cash + proceeds
-    shares = account.shares * (1 - exit_share)
+    shares = account.shares * (1.0 - exit_share)
     equity = cash + shares * close
     piece = Pieces(
         profit=proceeds - account.paid * exit_share,
         entry_value=account.entry_value * exit_share,
-        bars=account.bars_held * (exit_value > 0),
+        bars=account.bars_held * (exit_value > 0.0),
     )
     peak = torch.maximum(account.peak, equity)
-    max_drawdown = torch.maximum(account.max_drawdown, 1 - equity / peak)
+    max_drawdown = torch.maximum(account.max_drawdown, 1.0 - equity / peak)
     new = account._replace(cash=cash, shares=shares, equity=equity, peak=peak, max_drawdown=max_drawdown, steps=steps)
     return new, piece, exit_value, exit_value - proceeds, terminated, truncated
 
@@ -269,33 +270,33 @@ def _settle(account: Account, is_long: Tensor, rules: Rules) -> Account:
     value = account.equity - account.cash
     room = torch.minimum(account.entry_size * account.equity, rules.max_position * account.equity - value)
     spend = torch.minimum(room, account.cash)
-    least = (0.5 * rules.smallest_size * (1 - ROUNDING)) * account.equity
-    allowed = (spend >= least) & (account.adds < rules.max_adds) & (value >= account.paid * (1 - ROUNDING)) & is_long
+    least = (0.5 * rules.smallest_size * (1.0 - ROUNDING)) * account.equity
+    allowed = (spend >= least) & (account.adds < rules.max_adds) & (value >= account.paid * (1.0 - ROUNDING)) & is_long
     return account._replace(add_spend=spend * allowed)
 
 
 def action_mask(account: Account, masks: Tensor) -> Tensor:
     """(N, 7) bool: what each account may do next; `masks` is `mask_table()`."""
-    return masks.index_select(0, (account.shares > 0).long() + (account.add_spend > 0).long())
+    return masks.index_select(0, (account.shares > 0.0).long() + (account.add_spend > 0.0).long())
 
 
 def observe_account(account: Account, last_action: Tensor, one_hot: Tensor, rules: Rules) -> Tensor:
     """`ACCOUNT_FIELDS` of each account, (N, K) float32; `one_hot` is (7, 7) float64, the identity."""
     equity, paid = account.equity, account.paid
     value = equity - account.cash
-    is_long = (account.shares > 0).to(torch.float64)
+    is_long = (account.shares > 0.0).to(torch.float64)
     exposure = value / equity
     columns = (
         is_long,
         exposure,
-        (value - paid) / torch.where(paid > 0, paid, 1.0),
+        (value - paid) / torch.where(paid > 0.0, paid, 1.0),
         (account.bars_held / rules.episode_bars).clamp(max=1.0),
-        1 - exposure,
-        equity / rules.initial_capital - 1,
-        1 - equity / account.peak,
+        1.0 - exposure,
+        equity / rules.initial_capital - 1.0,
+        1.0 - equity / account.peak,
         account.max_drawdown,
-        (account.cash + paid) / rules.initial_capital - 1,
-        1 - account.steps / account.length,
+        (account.cash + paid) / rules.initial_capital - 1.0,
+        1.0 - account.steps / account.length,
         account.adds / max(rules.max_adds, 1),
         account.add_spend / equity,
     )

@@ -68,21 +68,17 @@ class Bars:
         flat = self._windows.index_select(0, index.reshape(-1) - (self.window - 1))
         return flat.reshape(*index.shape, flat.shape[-1])
 
-    def place(self, row: int) -> tuple[str, int]:
-        """The symbol and bar of a flat row, for messages."""
-        s = int(np.searchsorted(self.offsets, row, side="right")) - 1
-        return self.symbols[s], row - int(self.offsets[s])
 
-    def check_windows(self, symbol: str, first: int, last: int) -> None:
-        """Refuse bars `first` … `last` (inclusive) of `symbol` if a window there starts too early or is not finite."""
-        offset = int(self.offsets[self.symbols.index(symbol)])
-        oldest = first - (self.window - 1)
-        if oldest < 0:
-            raise DataError(symbol, f"bar {first} has no window of {self.window} bars behind it", "start later")
-        seen = self.features[offset + oldest : offset + last + 1]
-        if not bool(torch.isfinite(seen).all()):
-            row = int((~torch.isfinite(seen)).any(1).nonzero()[0])
-            raise DataError(symbol, f"a feature of bar {oldest + row} is not finite", "look at that row of the data")
+def check_windows(data: SymbolData, first: int, end: int, window: int) -> None:
+    """Raise DataError if the window of a bar in `first` … `end` − 1 begins before the data or holds a value that is not
+    finite."""
+    oldest = first - (window - 1)
+    if oldest < 0:
+        raise DataError(data.symbol, f"bar {first} has no window of {window} bars behind it", "start the split later")
+    damaged = ~np.isfinite(data.features[oldest:end]).all(axis=1)
+    if damaged.any():
+        bar = oldest + int(damaged.argmax())
+        raise DataError(data.symbol, f"a feature of bar {bar} is not finite", "look at that row of the data")
 
 
 def _transitions(data: SymbolData, fill: str) -> np.ndarray:

@@ -41,7 +41,7 @@ def reward_components(
 ) -> tuple[Tensor, Account]:
     """All components of one step, (N, 7) float64 in the order of `metrics.COMPONENTS`, and the account with the moments
     of its bar returns moved on. `volatility` (N,) is annualised and belongs to the bar of the decision."""
-    bar_return = after.equity / before.equity - 1
+    bar_return = after.equity / before.equity - 1.0
     sizing = sizing_component(flows.opened, flows.filled_exposure, volatility, rules)
     hold = hold_component(flows.rested, before.bars_held, rules.patience)
     if rules.formulas == "sound":
@@ -66,7 +66,7 @@ def reward_components(
             flows.cost / -rules.initial_capital,
             guide_time(flows.closed_profit, flows.pieces.bars[0].maximum(flows.pieces.bars[1]), rules),
             guide_sharpe(mean, square, after.steps, rules.target_sharpe),
-            guide_drawdown(1 - after.equity / after.peak),
+            guide_drawdown(1.0 - after.equity / after.peak),
             sizing,
             hold,
         )
@@ -83,9 +83,9 @@ def sound_time(profit: Tensor, entry_value: Tensor, bars: Tensor, patience: int)
     ¼·g·(1 + min(h, H)/H). The factor on a win (≤ ¼) never exceeds the factor on a loss (≥ ¼), so without an edge the
     expectation is ≤ 0 under any exit rule.
     """
-    win = torch.minimum(profit, TAKE * entry_value) / bars.clamp(min=1)
-    loss = profit * (1 + (bars / patience).clamp(max=1))
-    return (0.25 * torch.where(profit > 0, win, loss)).sum(0)
+    win = torch.minimum(profit, TAKE * entry_value) / bars.clamp(min=1.0)
+    loss = profit * (1.0 + (bars / patience).clamp(max=1.0))
+    return (0.25 * torch.where(profit > 0.0, win, loss)).sum(0)
 
 
 def differential_sharpe(bar_return: Tensor, mean: Tensor, square: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def moving_moments(bar_return: Tensor, mean: Tensor, square: Tensor) -> tuple[Te
 
 def drawdown_cost(drawdown: Tensor) -> Tensor:
     """Q: 0 below 5 %, then one for one, and steeper beyond 15 %; continuous and monotone."""
-    return (drawdown - DRAWDOWN_FREE).clamp(min=0) + (drawdown - DRAWDOWN_DEEP).clamp(min=0) ** 2
+    return (drawdown - DRAWDOWN_FREE).clamp(min=0.0) + (drawdown - DRAWDOWN_DEEP).clamp(min=0.0) ** 2
 
 
 def sound_drawdown(max_before: Tensor, max_after: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def guide_time(closed_profit: Tensor, bars: Tensor, rules: Rules) -> Tensor:
     h is bars held. A profit within rounding of 0 is not a profit. `max_hold` "off" counts as 8 bars.
     """
     won = closed_profit > ROUNDING * rules.initial_capital
-    value = torch.where(won, 1 / bars.clamp(min=1), bars / -rules.patience)
+    value = torch.where(won, 1.0 / bars.clamp(min=1.0), bars / -rules.patience)
     return torch.where(closed_profit.isnan(), 0.0, value)
 
 
@@ -136,14 +136,14 @@ def sample_moments(bar_return: Tensor, mean: Tensor, deviation: Tensor, steps: T
     Source: Welford (1962), "Note on a method for calculating corrected sums of squares and products".
     """
     delta = bar_return - mean
-    mean = mean + delta / (steps + 1)
+    mean = mean + delta / (steps + 1.0)
     return mean, deviation + delta * (bar_return - mean)
 
 
 def guide_sharpe(mean: Tensor, deviation: Tensor, steps: Tensor, target_sharpe: float) -> Tensor:
     """`mean/(std + 1e-6) − target` over the episode's bar returns so far; 0 with fewer than two of them."""
     std = (deviation / steps).sqrt()
-    return torch.where(steps < 2, 0.0, mean / (std + 1e-6) - target_sharpe)
+    return torch.where(steps < 2.0, 0.0, mean / (std + 1e-6) - target_sharpe)
 
 
 def guide_drawdown(drawdown: Tensor) -> Tensor:
@@ -159,11 +159,11 @@ def sizing_component(opened: Tensor, exposure: Tensor, volatility: Tensor, rules
     """−min(1, |x − x*|/x*) where a BUY or ADD was filled; x the exposure after the fill, and x* the exposure that would
     bring the position to the target volatility, within [smallest size, max_position]. Never positive."""
     ideal = (rules.target_volatility / volatility).clamp(rules.smallest_size, rules.max_position)
-    miss = ((exposure - ideal).abs() / ideal).clamp(max=1)
+    miss = ((exposure - ideal).abs() / ideal).clamp(max=1.0)
     return torch.where(opened, -miss, 0.0)
 
 
 def hold_component(rested: Tensor, bars_held: Tensor, patience: int) -> Tensor:
     """−min(1, (h − 6)/H) on a HOLD that keeps a position older than 6 bars, else 0."""
-    overdue = ((bars_held - FREE_HOLD_BARS) / patience).clamp(0, 1)
+    overdue = ((bars_held - FREE_HOLD_BARS) / patience).clamp(0.0, 1.0)
     return torch.where(rested, -overdue, 0.0)

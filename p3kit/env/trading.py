@@ -19,7 +19,7 @@ from p3kit.env.account import (
     observe_account,
     order_table,
 )
-from p3kit.env.bars import Bars
+from p3kit.env.bars import Bars, check_windows
 from p3kit.env.reward import reward_components
 from p3kit.env.rules import Rules
 from p3kit.env.timestep import Timestep
@@ -95,7 +95,7 @@ class TradingEnv:
         if end - first < 2:
             usable = max(end - first, 0)
             raise DataError(data.symbol, f"the {self.split} split has {usable} usable bars", "at least 2 are needed")
-        self.bars.check_windows(data.symbol, first, end - 1)
+        check_windows(data, first, end, self.bars.window)
         return first, end
 
     def update(self, spec: Spec) -> None:
