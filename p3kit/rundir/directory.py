@@ -206,7 +206,7 @@ class RunDir:
         """
         found, offset = rows.read_rows(self._metrics_file, offset)
         for row in found:
-            row["metrics"] = rows.decode(row["metrics"])
+            row["metrics"] = rows.decode_numbers(row["metrics"])
         return found, offset
 
     def series(self, agent: str) -> dict[str, Series]:
@@ -304,13 +304,16 @@ class RunDir:
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces `status.json` in one step. A `pid` is completed by its start mark and machine, so that a recycled
-        number is never taken for this run. Raises P3kitError for an unknown state."""
+        number is never taken for this run. Raises P3kitError for an unknown state.
+
+        A heartbeat need not outlive a power cut (a run whose status is damaged reads as crashed, which it is then).
+        """
         if status.get("state") not in STATES:
             raise P3kitError(str(self.path / "status.json"), f"{status.get('state')!r} is no state", " | ".join(STATES))
         complete = dict(status)
         if isinstance(complete.get("pid"), int) and "pid_start" not in complete:
             complete |= processes.identity(complete["pid"])
-        rows.write_json(self.path / "status.json", complete)
+        rows.write_json(self.path / "status.json", complete, durable=complete["state"] != "running")
 
     def status(self) -> dict[str, Any]:
         """`status.json`: state, pid, heartbeat, message, agents. A missing or damaged file reads as `crashed`."""

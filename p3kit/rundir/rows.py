@@ -75,30 +75,41 @@ def decode(value: Any) -> Any:
     return value
 
 
+def decode_numbers(values: dict[str, Any]) -> dict[str, float]:
+    """`decode` for a flat table of numbers, several times as fast."""
+    return {name: _NONFINITE[value] if value.__class__ is str else value for name, value in values.items()}
+
+
 def dump(value: Any, indent: int | None = None) -> str:
     """`value` as strict JSON."""
     return json.dumps(encode(value), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replaces `path` by `value` in one step: readers see the old document or the new one, never a part."""
-    write_bytes(path, (dump(value, indent=1) + "\n").encode("utf-8", "surrogateescape"))
+    write_bytes(path, (dump(value, indent=1) + "\n").encode("utf-8", "surrogateescape"), durable=durable)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content`: a temporary file, fsync, rename, fsync of the folder."""
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replaces `path` by `content`: a temporary file, fsync, rename, fsync of the folder.
+
+    Without the fsyncs (`durable=False`, some 10 ms cheaper) it still survives the end of the process at any moment, but
+    a power cut may leave the file damaged.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as handle:
             handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                handle.flush()
+                os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # on a full or vanished disk the temporary file may not be removable either
             temporary.unlink(missing_ok=True)
         raise _disk_error(path, error) from error
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
