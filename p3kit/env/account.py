@@ -44,7 +44,8 @@ class Account(NamedTuple):
     """The state of N accounts at the close of a bar. Fields of the open trade are 0 while flat."""
 
     cash: Tensor
-    equity: Tensor  # cash + shares × close
+    market_value: Tensor  # shares × close
+    equity: Tensor  # cash + market value
     peak: Tensor  # highest equity of the episode
     max_drawdown: Tensor  # largest 1 − equity / peak of the episode
     return_mean: Tensor  # running moments of the bar returns, as the Sharpe component keeps them
@@ -246,7 +247,8 @@ def _mark(
     proceeds = exit_value * keep_of_sale
     cash = account.cash + proceeds
     shares = account.shares * (1.0 - exit_share)
-    equity = cash + shares * close
+    market_value = shares * close
+    equity = cash + market_value
     piece = Pieces(
         profit=proceeds - account.paid * exit_share,
         entry_value=account.entry_value * exit_share,
@@ -254,7 +256,15 @@ def _mark(
     )
     peak = torch.maximum(account.peak, equity)
     max_drawdown = torch.maximum(account.max_drawdown, 1.0 - equity / peak)
-    new = account._replace(cash=cash, shares=shares, equity=equity, peak=peak, max_drawdown=max_drawdown, steps=steps)
+    new = account._replace(
+        cash=cash,
+        market_value=market_value,
+        equity=equity,
+        peak=peak,
+        max_drawdown=max_drawdown,
+        steps=steps,
+        shares=shares,
+    )
     return new, piece, exit_value, exit_value - proceeds, terminated, truncated
 
 
@@ -267,7 +277,7 @@ def _settle(account: Account, is_long: Tensor, rules: Rules) -> Account:
     """
     trade = torch.stack(account[_TRADE:]) * is_long
     account = Account(*account[:_TRADE], *trade.unbind(0))
-    value = account.equity - account.cash
+    value = account.market_value
     room = torch.minimum(account.entry_size * account.equity, rules.max_position * account.equity - value)
     spend = torch.minimum(room, account.cash)
     least = (0.5 * rules.smallest_size * (1.0 - ROUNDING)) * account.equity
@@ -282,16 +292,14 @@ def action_mask(account: Account, masks: Tensor) -> Tensor:
 
 def observe_account(account: Account, last_action: Tensor, one_hot: Tensor, rules: Rules) -> Tensor:
     """`ACCOUNT_FIELDS` of each account, (N, K) float32; `one_hot` is (7, 7) float64, the identity."""
-    equity, paid = account.equity, account.paid
-    value = equity - account.cash
+    equity, value, paid = account.equity, account.market_value, account.paid
     is_long = (account.shares > 0.0).to(torch.float64)
-    exposure = value / equity
     columns = (
         is_long,
-        exposure,
+        value / equity,
         (value - paid) / torch.where(paid > 0.0, paid, 1.0),
         (account.bars_held / rules.episode_bars).clamp(max=1.0),
-        1.0 - exposure,
+        account.cash / equity,
         equity / rules.initial_capital - 1.0,
         1.0 - equity / account.peak,
         account.max_drawdown,

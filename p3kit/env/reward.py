@@ -48,7 +48,7 @@ def reward_components(
         unit = UNIT * rules.initial_capital
         ratio = differential_sharpe(bar_return, before.return_mean, before.return_square)
         warm = before.steps >= SHARPE_WARMUP_BARS
-        exposure = (before.equity - before.cash) / before.equity
+        exposure = before.market_value / before.equity
         columns = (
             (after.equity - before.equity) / unit,
             flows.cost / -unit,

@@ -231,6 +231,16 @@ def test_tiny_and_huge_prices_keep_the_books_straight(price: float) -> None:
         assert step.components.isfinite().all()
 
 
+def test_a_position_halved_sixty_times_is_still_told_right() -> None:
+    """The last 10⁻¹⁸ of a position: worth 4 % more than was paid, though equity cannot tell it from nothing."""
+    data = make_symbol([100.0] * (WINDOW + 60) + [104.0] * 3)
+    steps = play(data, make_spec(**FREE), ["BUY_LARGE"] + ["SELL_HALF"] * 60)
+    fields = dict(zip(TradingEnv.account_fields, steps[61].account[0].tolist(), strict=True))
+    assert fields["in_position"] == 1.0
+    assert fields["unrealised_return"] == pytest.approx(0.04)
+    assert 0.0 < steps[61].exposure.item() < 1e-17
+
+
 def test_observations_never_see_the_future() -> None:
     """Everything after bar t changed: the observation, mask and books at t are the same bits."""
     data = random_symbol(3, 60, scale=0.02, level=10.0, columns="ohl")
