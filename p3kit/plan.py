@@ -40,7 +40,7 @@ class AgentPlan:
     @property
     def iterations(self) -> int:
         """Rollout-and-update rounds; the last one is shortened so that exactly `total_timesteps` are taken."""
-        return math.ceil(self.spec.ppo.total_timesteps / self.rollout_steps)
+        return -(-int(self.spec.ppo.total_timesteps) // self.rollout_steps)
 
     @property
     def gradient_steps(self) -> int:
@@ -114,21 +114,17 @@ def agent_name(symbol: str, seed: int, point: Mapping[str, Any], *, several_seed
 
 
 def data_notes(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
-    """What a user should know about a spec that only the bars can tell."""
-    notes = []
+    """What a user should know about a spec that only the bars can tell; a note that fits every symbol is told once."""
+    told: dict[str, list[str]] = {}
     for symbol, bars in market.items():
-        notes += [f"{symbol}: {note}" for note in bars.notes]
+        for note in bars.notes:
+            told.setdefault(note, []).append(symbol)
+    notes = [note if len(who) == len(market) else f"{', '.join(who)}: {note}" for note, who in told.items()]
     first = next(iter(market.values()))
-    if first.synthetic:
-        notes.append("the data are synthetic: no result says anything about a real market")
     gamma = getattr(spec.ppo, "gamma", None)  # a user's own trainer may have no such knob
-    if gamma is not None and gamma < 1:
-        horizon = 1 / (1 - gamma)
-        days = horizon / first.bars_per_year * 365.25
-        notes.append(
-            f"gamma {gamma:g} looks {horizon:.0f} bars ahead, about {days:.0f} calendar days at the counted "
-            f"{first.bars_per_year:.0f} bars a year"
-        )
+    if spec.data.source in ("csv", "parquet") and gamma is not None and gamma < 1:
+        days = 365.25 / first.bars_per_year / (1 - gamma)
+        notes.append(f"horizon: about {days:.0f} calendar days at the counted {first.bars_per_year:,.0f} bars a year")
     return notes
 
 

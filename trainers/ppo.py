@@ -1,16 +1,16 @@
 """PPO for one agent, in one file, written to be read from top to bottom.
 
-Schulman et al. 2017, "Proximal Policy Optimization Algorithms" (arXiv 1707.06347), with the details that Engstrom et al. 2020
-and Andrychowicz et al. 2020 found to matter: orthogonal initialisation with a small policy head, Adam with eps 1e-5,
-advantages normalised per batch, gradients clipped by norm, truncated episodes bootstrapped.
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms" (arXiv 1707.06347), with the details that Engstrom et
+al. 2020 and Andrychowicz et al. 2020 found to matter: orthogonal initialisation with a small policy head, Adam with
+eps 1e-5, advantages normalised per batch, gradients clipped by norm, truncated episodes bootstrapped.
 
 p3kit starts it with a run directory; alone it is a command of its own:
 
     python trainers/ppo.py --symbol AAPL --total-timesteps 20000
     python trainers/ppo.py --env-id CartPole-v1 --n-steps 128 --total-timesteps 100000
 
-Notation for shapes: T steps of the rollout, N envs, R = T·N rows, B rows of a minibatch, D observation values, K account
-fields, A actions, C reward components.
+Notation for shapes: T steps of the rollout, N envs, R = T·N rows, B rows of a minibatch, D observation values, K fields
+of the account, A actions, C reward components.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ from p3kit.runtime.evidence import (
     update_ratio,
 )
 
-# ── arguments ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Args:
     max_grad_norm: Annotated[float, Gt(0)] = 0.5
     """Gradients longer than this are shortened to it."""
     target_kl: Annotated[float | Literal["off"], Gt(0)] = 0.015
-    """An epoch with a larger mean KL divergence from the rollout's policy is the update's last; "off" runs all epochs."""
+    """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
     accumulation_steps: Annotated[int, Ge(1), "size"] = 1
     """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
     hidden: Annotated[tuple[int, ...], "size"] = (64, 64)
@@ -74,7 +75,7 @@ class Args:
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation of the hidden layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of hidden units switched off per env, the same ones all through an iteration, so that the ratio starts at 1."""
+    """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """Decoupled weight decay (AdamW); raising it keeps weights small."""
     value_loss: Literal["mse", "huber", "clipped"] = "mse"
@@ -83,7 +84,7 @@ class Args:
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
 
 
-# ── network ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 Keep = list[Tensor]
 """Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
@@ -95,7 +96,7 @@ class Body(nn.Module):
     def __init__(self, sizes: list[int], activation: str, head_gain: float, generator: torch.Generator) -> None:
         super().__init__()
         self.activation = torch.tanh if activation == "tanh" else torch.relu
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         for layer in self.layers:
             gain = head_gain if layer is self.layers[-1] else math.sqrt(2)
             nn.init.orthogonal_(layer.weight, gain, generator=generator)
@@ -143,7 +144,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
 
 
-# ── rollout ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rollout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Buffer(NamedTuple):
@@ -166,7 +167,7 @@ class Buffer(NamedTuple):
 
 
 def sample_action(log_prob: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw from (N, A) log-probabilities by the Gumbel-max trick; returns actions (N,) and their log-probability (N,)."""
+    """Draw from (N, A) log-probabilities by the Gumbel-max trick: actions (N,) and their log-probabilities (N,)."""
     action = (log_prob + noise).argmax(-1)
     return action, log_prob.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
@@ -176,7 +177,7 @@ def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return -torch.empty(shape).exponential_(generator=generator).clamp_min_(1e-30).log_()
 
 
-# ── advantages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── advantages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def compute_gae(
@@ -204,7 +205,7 @@ def normalise(advantage: Tensor) -> Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-# ── loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── loss ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LOSS_METRICS = (
     "policy/policy_loss",
@@ -271,13 +272,14 @@ def ppo_loss(
     with torch.no_grad():
         choices = batch.mask.sum(-1)
         open_states = (choices > 1).float()
-        share_of_most = (entropy / choices.clamp_min(2).float().log() * open_states).sum() / open_states.sum().clamp_min(1)
+        share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
+        entropy_norm = share_of_most.sum() / open_states.sum().clamp_min(1)
         stats = torch.stack(
             [
                 policy_term,
                 value_term,
                 entropy.mean(),
-                share_of_most,
+                entropy_norm,
                 (ratio - 1 - log_ratio).mean(),
                 ((ratio - 1).abs() > clip_range).float().mean(),
             ]
@@ -285,7 +287,7 @@ def ppo_loss(
     return loss, stats
 
 
-# ── training loop ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def main() -> None:
@@ -363,11 +365,8 @@ def main() -> None:
                     logits, value = forward(scale_observation(env.observe(index, account)), keep)
                     action, log_prob = sample_action(masked_log_softmax(logits, mask), noise[t])
                     step = env.step(action, starts[t])
-                    records.append(
-                        (index, account, mask, action, log_prob, value, step.components, step.terminated)
-                        + (step.truncated, step.final_index, step.final_account, step.equity, step.closed_profit)
-                        + (step.valid,)
-                    )
+                    decided = (index, account, mask, action, log_prob, value)
+                    records.append((*decided, *(getattr(step, name) for name in Buffer._fields[len(decided) :])))
                     index, account, mask = step.index, step.account, step.mask
                     if t % 256 == 0:
                         run.heartbeat()
@@ -451,16 +450,16 @@ def main() -> None:
                                 ratio_error += ((now - minibatch.log_prob).exp() - 1).abs().mean() * share
                     grad_scaler.unscale_(optimizer)
                     norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-                    # A step that is not finite is not taken: the fused optimiser skips it by this flag, without a look from
-                    # the CPU. Under fp16 an infinite gradient is the scaler's daily business, an infinite loss is not.
+                    # A step that is not finite is not taken: the fused optimiser skips it by this flag, without a look
+                    # from the CPU. Under fp16 an infinite gradient is the scaler's daily business, an infinite loss is
+                    # not.
                     broken = ~torch.isfinite(total_loss if grad_scaler.is_enabled() else norm)
                     optimizer.found_inf = broken.float()
                     grad_scaler.step(optimizer)
                     grad_scaler.update()
                     was_clipped = (norm > args.max_grad_norm).float()
-                    update.append(
-                        torch.cat([loss_metrics, torch.stack([loss_metrics[KL], norm, norm, was_clipped, broken.float()])])
-                    )
+                    rest = torch.stack([loss_metrics[KL], norm, norm, was_clipped, broken.float()])
+                    update.append(torch.cat([loss_metrics, rest]))
                 run.heartbeat()
                 if args.target_kl != "off":
                     epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
@@ -488,7 +487,9 @@ def main() -> None:
                     "diag/dormant_share": dormant_share([*hidden, *net.value.hidden(observation)]),
                     "diag/feature_rank": feature_rank(hidden[-1]),
                     "diag/advantage_std": advantage.std(),
-                    "diag/advantage_signal": correlation(flat.advantage[sample], log_prob_after - flat.log_prob[sample]),
+                    "diag/advantage_signal": correlation(
+                        flat.advantage[sample], log_prob_after - flat.log_prob[sample]
+                    ),
                     "diag/obs_max_abs": obs_max_abs,
                     "diag/obs_clipped_share": obs_clipped_share,
                     "diag/mask_violations": (~flat.mask.gather(-1, flat.action.unsqueeze(-1))).sum(),

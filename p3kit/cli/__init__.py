@@ -11,6 +11,8 @@ import click
 from p3kit import __version__
 from p3kit.errors import P3kitError
 
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+
 # name -> (module:attribute, one line of help). `p3kit --help` reads this table and imports none of the modules.
 COMMANDS = {
     "run": ("p3kit.cli.run:run", "Plan and train the agents of a spec."),
@@ -63,6 +65,9 @@ class LazyCommands(click.Group):
         except P3kitError as error:
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
 
 @click.group(

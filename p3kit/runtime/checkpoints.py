@@ -1,7 +1,7 @@
 """Checkpoints: flat dicts of tensors and plain values, written whole or not at all, and read without running code.
 
-A file is one header line and a payload. The header names the format, the compression and the SHA-256 of the payload, so a
-torn or altered file is refused by name instead of half loaded.
+A file is one header line and a payload. The header names the format, the compression and the SHA-256 of the payload,
+so a torn or altered file is refused by name instead of half loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a trainer script starts: launched by p3kit with a run directory, or alone from a terminal with flags of its own."""
+"""How a trainer script starts: from p3kit with a run directory, or alone from a terminal with flags of its own."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ A = TypeVar("A")
 def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
     """The run this process is to train, from the command line of a trainer script.
 
-    `--run-dir runs/run-7 [--resume]` is how p3kit starts a trainer. Without it the script is its own command: every knob of
-    `Args` is a flag, and a scratch run directory is made under `--runs`. Input errors are printed and end the process with
-    exit code 2; `--help` ends it with 0.
+    `--run-dir runs/run-7 [--resume]` is how p3kit starts a trainer. Without it the script is its own command: every
+    knob of `Args` is a flag, and a scratch run directory is made under `--runs`. Input errors are printed and end the
+    process with exit code 2; `--help` ends it with 0.
     """
     knobs = read_knobs(Path(trainer_file))
     command = click.Command(
@@ -83,9 +83,11 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--env-id"], help="Train on an EnvPool or gymnasium task instead, e.g. CartPole-v1."),
         click.Option(["--set"], multiple=True, help="Any other spec value, e.g. --set env.num_envs=16."),
     ]
-    return own + [
-        click.Option([f"--{knob.name.replace('_', '-')}"], help=f"{knob.doc} [default: {knob.default}]") for knob in knobs
-    ]
+    return own + [click.Option([_flag(knob)], help=f"{knob.doc} [default: {knob.default}]") for knob in knobs]
+
+
+def _flag(knob: Knob) -> str:
+    return "--" + knob.name.replace("_", "-")
 
 
 def _help(name: str) -> str:

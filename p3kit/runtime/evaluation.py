@@ -1,9 +1,9 @@
 """Backtests on a whole split: the policy, and beside it the fixed rules, in the same engine and at the same fees.
 
-A split is walked in windows of `episode_bars` back to back from its first bar (the last one shorter), each starting flat with
-the initial capital. Windows do not depend on each other, so all of them are played at once as rows of one batched
-environment, and their bar returns are concatenated in order of time. Nothing here sees an intervention: the spec is the
-user's own.
+A split is walked in windows of `episode_bars` back to back from its first bar (the last one shorter), each starting
+flat with the initial capital. Windows do not depend on each other, so all of them are played at once as rows of one
+batched environment, and their bar returns are concatenated in order of time. Nothing here sees an intervention: the
+spec is the user's own.
 
 Notation for shapes: W windows, B bars of the split, R rows.
 """
@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ _EQUITY_POINTS = 1_500
 REGIMES = ("bear", "sideways", "bull")
 
 Array = NDArray[Any]
+Split = Literal["train", "validation", "test"]
 Policy = Callable[[Tensor, Tensor], Tensor]
 """(observation (R, D), mask (R, A)) → action (R,)"""
 
@@ -79,7 +80,7 @@ class Evaluator:
             bootstrap_seed=self.seed,
         )
 
-    def walk(self, split: str, policy: Policy) -> Walk:
+    def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
         return _join(self._walk(_following(policy), split, self._windows(split)))
 
@@ -107,13 +108,13 @@ class Evaluator:
         paths = [_join(walks[i : i + len(spans)]) for i in range(0, rows, len(spans))]
         return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
 
-    def _windows(self, split: str) -> list[tuple[int, int]]:
+    def _windows(self, split: Split) -> list[tuple[int, int]]:
         first, last = self.bars.splits[split]
         return windows(first, last, self.spec.env.episode_bars)
 
     @torch.no_grad()
     def _walk(
-        self, decide: Callable[[Timestep, TradingEnv], Tensor], split: str, spans: list[tuple[int, int]]
+        self, decide: Callable[[Timestep, TradingEnv], Tensor], split: Split, spans: list[tuple[int, int]]
     ) -> list[Walk]:
         """Play every window once; one Walk per window."""
         env = TradingEnv(
@@ -127,15 +128,16 @@ class Evaluator:
         first, last = (torch.tensor(edge, device=self.device) for edge in zip(*spans, strict=True))
         step = env.reset_windows(torch.zeros_like(first), first, last)
         still = torch.zeros(len(spans), dtype=torch.float64, device=self.device)  # restarts are never used here
-        columns: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
+        columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *_STEP_COLUMNS)}
         for _ in range(max(b - a for a, b in spans)):
             before = step
             action = torch.where(before.alive, decide(before, env), HOLD)
             step = env.step(action, still)
-            row = (before.alive, before.bar, step.bar_return, action, step.exposure)
-            row += (step.traded_value, step.cost_paid, step.closed_profit)
-            for name, values in zip(_COLUMNS, row, strict=True):
-                columns[name].append(values)
+            columns["alive"].append(before.alive)
+            columns["bar"].append(before.bar)
+            columns["action"].append(action)
+            for name in _STEP_COLUMNS:
+                columns[name].append(getattr(step, name))
         env.raise_if_faulty()
         table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
         return [self._cut(table, row) for row in range(len(spans))]
@@ -156,7 +158,7 @@ class Evaluator:
         )
 
 
-_COLUMNS = ("alive", "bar", "bar_return", "action", "exposure", "traded_value", "cost_paid", "closed_profit")
+_STEP_COLUMNS = ("bar_return", "exposure", "traded_value", "cost_paid", "closed_profit")
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,9 @@ class Evaluation:
         if values["eval/sharpe_ratio"] is not None and hold is not None:
             values["eval/sharpe_excess"] = values["eval/sharpe_ratio"] - hold
         values["eval/best_fixed_rule_return"] = max(
-            row["total_return"] for name, row in self.baselines.items() if name not in ("hold", "random")
+            float(np.prod(1 + paths[0].bar_return) - 1)
+            for name, paths in self.rules.items()
+            if name not in ("hold", "random")
         )
         values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year)["sharpe_ratio"]
         return {name: value for name, value in values.items() if value is not None}
@@ -211,10 +215,8 @@ class Evaluation:
             return {"sharpe_interval": None, "excess_interval": None}
         own, hold = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
         sharpe = formulas.bootstrap_sharpe(own, self.bars.bars_per_year, seed=self.bootstrap_seed)
-        excess = formulas.bootstrap_sharpe_difference(
-            own, hold, self.bars.bars_per_year, seed=self.bootstrap_seed
-        )
-        return {"sharpe_interval": list(sharpe), "excess_interval": list(excess)}
+        excess = formulas.bootstrap_sharpe_difference(own, hold, self.bars.bars_per_year, seed=self.bootstrap_seed)
+        return {"sharpe_interval": sharpe and list(sharpe), "excess_interval": excess and list(excess)}
 
     @property
     def is_constant(self) -> bool:
@@ -275,7 +277,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _moving_average_signal(close: Array) -> Array:
-    """Long while the fast average of closes up to and including the bar is above the slow one; flat before both exist."""
+    """(T,) long while the fast average of closes up to the bar is above the slow one; flat before both exist."""
     fast, slow = (np.convolve(close, np.ones(n) / n)[: len(close)] for n in MOVING_AVERAGES)
     signal: Array = fast > slow
     signal[: MOVING_AVERAGES[1] - 1] = False

@@ -1,7 +1,7 @@
 """What the diagnosis needs to know of a net and an update, as small tensor functions on a sample of the batch.
 
-Notation for shapes: B sampled rows, D observation values, H hidden units. Everything returns 0-d tensors: the trainer moves
-them from the device once per iteration.
+Notation for shapes: B sampled rows, D observation values, H hidden units. Everything returns 0-d tensors: the trainer
+moves them from the device once per iteration.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
     """1 − Var(target − value)/Var(target) over all elements; NaN where the target is constant."""
     target = target.double()
     variance = target.var()
-    return torch.where(variance > 0, 1 - (target - value.double()).var() / variance, torch.nan)
+    share: Tensor = torch.where(variance > 0, 1 - (target - value.double()).var() / variance, torch.nan)
+    return share
 
 
 def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
     """What a linear forecast could explain: the reference beside the value function's explained variance.
 
-    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as the
-    value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows.
+    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
+    the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows.
     """
     observation, target = observation.double(), target.double()
     half = observation.shape[0] // 2
@@ -58,16 +59,19 @@ def dormant_share(activations: Iterable[Tensor]) -> Tensor:
 def feature_rank(activation: Tensor) -> Tensor:
     """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024)."""
     energy = torch.linalg.svdvals(activation.double()).square().cumsum(0)
-    return (energy < _RANK_ENERGY * energy[-1]).sum() + 1
+    rank: Tensor = (energy < _RANK_ENERGY * energy[-1]).sum() + 1
+    return rank
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation of two tensors of one shape; NaN where one is constant."""
     a, b = a.double().flatten(), b.double().flatten()
     a, b = a - a.mean(), b - b.mean()
-    return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
+    ratio: Tensor = (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
+    return ratio
 
 
 def update_ratio(before: Tensor, after: Tensor, gradient_steps: int) -> Tensor:
     """‖ΔW‖/‖W‖/√(gradient steps), from flat parameter vectors."""
-    return (after - before).norm() / before.norm() / max(gradient_steps, 1) ** 0.5
+    moved: Tensor = (after - before).norm() / (before.norm() * max(gradient_steps, 1) ** 0.5)
+    return moved

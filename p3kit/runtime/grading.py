@@ -22,8 +22,9 @@ class EarlyStop:
     def update(self, spec: Spec, metrics: Metrics, global_step: int, progress: float) -> str | None:
         """Take in one evaluation with new weights; the reason to stop, or None.
 
-        A plateau needs both `patience` evaluations and `plateau_steps` env steps without a gain of `min_delta`. The stretch
-        goal counts only where buy-and-hold did worse in the same evaluation. Nothing stops before `min_progress`.
+        A plateau needs both `patience` evaluations and `plateau_steps` env steps without a gain of `min_delta`. The
+        stretch goal counts only where buy-and-hold did worse in the same evaluation. Nothing stops before
+        `min_progress`.
         """
         rule = spec.early_stop
         sharpe = metrics.get("eval/sharpe_ratio")
@@ -33,11 +34,11 @@ class EarlyStop:
             self.waited += 1
         if progress < rule.min_progress:
             return None
-        if sharpe is not None and sharpe > rule.stretch_sharpe and metrics.get("eval/sharpe_excess", 0.0) > 0:
-            return f"validation Sharpe {sharpe:.2f} is above the stretch goal {rule.stretch_sharpe:g} and buy-and-hold's"
+        if reaches_stretch(spec, metrics):
+            return f"validation Sharpe {sharpe:.2f} is above buy-and-hold's and the goal {rule.stretch_sharpe:g}"
         still = global_step - self.best_step
-        if self.waited >= rule.patience and still >= rule.plateau_steps:
-            return f"validation Sharpe has not risen by {rule.min_delta:g} for {self.waited} evaluations, {still:,} steps"
+        if rule.patience != "off" and self.waited >= rule.patience and still >= rule.plateau_steps:
+            return f"no gain of {rule.min_delta:g} in validation Sharpe for {self.waited} evaluations, {still:,} steps"
         return None
 
     def state_dict(self) -> dict[str, float]:
@@ -48,26 +49,29 @@ class EarlyStop:
         self.waited = int(state["waited"])
 
 
-def supervised_return(spec: Spec, symbol: str) -> float | None:
-    """Total return of the user's earlier model for `symbol`, from `[baselines.supervised]`."""
-    table: Mapping[str, float] = spec.baselines.supervised
-    return table.get(symbol, table.get("default"))
+def reaches_stretch(spec: Spec, metrics: Metrics) -> bool:
+    """Whether an evaluation is above `early_stop.stretch_sharpe` and above buy-and-hold's Sharpe ratio."""
+    goal = spec.early_stop.stretch_sharpe
+    if goal == "off" or "eval/sharpe_ratio" not in metrics:
+        return False
+    return metrics["eval/sharpe_ratio"] > goal and metrics.get("eval/sharpe_excess", 0.0) > 0
 
 
-def verdict(spec: Spec, symbol: str, metrics: Metrics, nonfinite: float, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(
+    spec: Spec, symbol: str, metrics: Metrics, nonfinite: float, evaluation: Mapping[str, Any]
+) -> dict[str, Any]:
     """Grade one agent from the evaluation chosen by validation Sharpe.
 
-    `metrics` are the training and `eval/` metrics recorded with it, `nonfinite` the gradient steps of the whole run that had
-    to be thrown away, `evaluation` the event (baselines, intervals, whether the policy is a constant rule).
+    `metrics` are the training and `eval/` metrics recorded with it, `nonfinite` the gradient steps of the whole run
+    that had to be thrown away, `evaluation` the event (baselines, intervals, whether the policy is a constant rule).
     """
     minimum = _minimum(spec, metrics, nonfinite)
     strong = _strong(spec, symbol, metrics)
-    stretch = metrics.get("eval/sharpe_ratio", float("-inf")) > spec.early_stop.stretch_sharpe
     grade = "FAIL"
     if all(reason["met"] for reason in minimum):
         grade = "PASS"
         if all(reason["met"] for reason in strong):
-            grade = "STRETCH" if stretch and metrics.get("eval/sharpe_excess", 0.0) > 0 else "STRONG"
+            grade = "STRETCH" if reaches_stretch(spec, metrics) else "STRONG"
     excess = evaluation["excess_interval"]
     return {
         "grade": grade,
@@ -75,21 +79,23 @@ def verdict(spec: Spec, symbol: str, metrics: Metrics, nonfinite: float, evaluat
         "over_buy_and_hold": "shown" if excess is not None and excess[0] > 0 else "not shown",
         "labels": _labels(spec, metrics, evaluation),
         "chosen_step": evaluation["global_step"],
-        "supervised_return": supervised_return(spec, symbol),
+        "supervised_return": spec.baselines.supervised_return(symbol),
         **{key: evaluation[key] for key in ("metrics", "baselines", "sharpe_interval", "excess_interval")},
     }
 
 
 def _minimum(spec: Spec, metrics: Metrics, nonfinite: float) -> list[dict[str, Any]]:
     criteria = spec.criteria.minimum
-    low, high = criteria.entropy
-    entropy = metrics.get("policy/entropy")
-    reasons = [
-        _above("validation_sharpe", metrics.get("eval/sharpe_ratio"), criteria.validation_sharpe),
-        _explained_variance(criteria.explained_variance, metrics),
-        _reason("entropy", entropy, f"{low:g} to {high:g} nats", entropy is not None and low <= entropy <= high),
-        _reason("no NaN", nonfinite, "0 gradient steps thrown away", nonfinite == 0),
-    ]
+    reasons = []
+    if criteria.validation_sharpe != "off":
+        reasons.append(_above("validation_sharpe", metrics.get("eval/sharpe_ratio"), criteria.validation_sharpe))
+    if criteria.explained_variance != "off":
+        reasons.append(_explained_variance(criteria.explained_variance, metrics))
+    if criteria.entropy != "off":
+        (low, high), entropy = criteria.entropy, metrics.get("policy/entropy")
+        met = entropy is not None and low <= entropy <= high
+        reasons.append(_reason("entropy", entropy, f"{low:g} to {high:g} nats", met))
+    reasons.append(_reason("no NaN", nonfinite, "0 gradient steps thrown away", nonfinite == 0))
     return [reason | {"set": "minimum"} for reason in reasons]
 
 
@@ -106,17 +112,22 @@ def _explained_variance(criterion: float | str, metrics: Metrics) -> dict[str, A
 
 def _strong(spec: Spec, symbol: str, metrics: Metrics) -> list[dict[str, Any]]:
     criteria = spec.criteria.strong
-    reasons = [_above("validation_sharpe", metrics.get("eval/sharpe_ratio"), criteria.validation_sharpe)]
-    baseline = supervised_return(spec, symbol)
-    if baseline is not None:
+    reasons = []
+    if criteria.validation_sharpe != "off":
+        reasons.append(_above("validation_sharpe", metrics.get("eval/sharpe_ratio"), criteria.validation_sharpe))
+    baseline = spec.baselines.supervised_return(symbol)
+    if criteria.beats_supervised != "off" and baseline is not None:
         total, bar = metrics.get("eval/total_return"), baseline + criteria.beats_supervised
-        reasons.append(_reason("beats_supervised", total, f"≥ {bar:.2f} total return", total is not None and total >= bar))
-    drawdown, used = metrics.get("eval/max_drawdown"), metrics.get("eval/actions_used")
-    within = drawdown is not None and drawdown < criteria.max_drawdown
-    reasons.append(_reason("max_drawdown", drawdown, f"< {criteria.max_drawdown:g}", within))
-    reasons.append(
-        _reason("actions_used", used, f"≥ {criteria.actions_used}", used is not None and used >= criteria.actions_used)
-    )
+        met = total is not None and total >= bar
+        reasons.append(_reason("beats_supervised", total, f"≥ {bar:.2f} total return", met))
+    if criteria.max_drawdown != "off":
+        drawdown = metrics.get("eval/max_drawdown")
+        met = drawdown is not None and drawdown < criteria.max_drawdown
+        reasons.append(_reason("max_drawdown", drawdown, f"< {criteria.max_drawdown:g}", met))
+    if criteria.actions_used != "off":
+        used = metrics.get("eval/actions_used")
+        met = used is not None and used >= criteria.actions_used
+        reasons.append(_reason("actions_used", used, f"≥ {criteria.actions_used}", met))
     return [reason | {"set": "strong"} for reason in reasons]
 
 
@@ -124,8 +135,8 @@ def _labels(spec: Spec, metrics: Metrics, evaluation: Mapping[str, Any]) -> list
     labels = []
     if evaluation["constant"]:
         labels.append("constant")
-    hold = evaluation["baselines"]["hold"]["sharpe_ratio"]  # None: no trade, no ratio
-    if (0.0 if hold is None else hold) > spec.criteria.minimum.validation_sharpe:
+    wanted = spec.criteria.minimum.validation_sharpe
+    if wanted == "off" or wanted < 0:  # doing nothing earns a Sharpe of 0 in effect
         labels.append("all-HOLD meets the Sharpe criterion too")
     if "eval/sharpe_ratio" not in metrics:
         labels.append("never traded")

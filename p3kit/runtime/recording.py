@@ -1,8 +1,9 @@
-"""From one iteration's arrays to the rows of `metrics.jsonl`: rollout quantities per tick, optimiser quantities beside them.
+"""From one iteration's arrays to the rows of `metrics.jsonl`: rollout quantities per tick, optimiser quantities beside
+them.
 
-Notation for shapes: T steps, N envs, A actions, C reward components, G gradient steps, M optimiser metrics. A *tick* is 4,096
-env steps; an iteration has as many rows as it holds whole ticks (at least one), and the epochs of its update are shared out
-over the same rows, so that six long updates can still be diagnosed.
+Notation for shapes: T steps, N envs, A actions, C reward components, G gradient steps, M optimiser metrics. A *tick*
+is 4,096 env steps; an iteration has as many rows as it holds whole ticks (at least one), and the epochs of its update
+are shared out over the same rows, so that six long updates can still be diagnosed.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class EpisodeLedger:
         reward = rollout.weighted.sum(-1) + rollout.bonus  # (T, N)
         for env in range(reward.shape[1]):
             start = 0
-            for end in np.flatnonzero(rollout.done[:, env]) + 1:
+            for end in (np.flatnonzero(rollout.done[:, env]) + 1).tolist():
                 self._add(env, rollout, reward, start, end)
                 ended.append(
                     {
@@ -105,8 +106,9 @@ def tick_rows(
 ) -> list[tuple[int, Metrics]]:
     """(global_step, metrics) per tick of one iteration.
 
-    `update` maps metric names to one value per gradient step (G,), in order; names that end in `_max` are maximised, the
-    others averaged. Gradient steps that were never taken (`target_kl` ended the update) simply leave fewer to share out.
+    `update` maps metric names to one value per gradient step (G,), in order; names that end in `_max` are maximised,
+    the others averaged. Gradient steps that were never taken (`target_kl` ended the update) simply leave fewer to
+    share out.
     """
     steps = rollout.reward.shape[0]
     ticks = max(1, (end_step - start_step) // TICK_STEPS)
@@ -185,7 +187,8 @@ def histogram(values: Array, bins: int = 50) -> dict[str, list[float]]:
 def value_map(bar: Array, unrealised: Array, value: Array, bins: int = 24) -> dict[str, Any]:
     """Mean value over bar of the episode × unrealised return; None where no state fell. Inputs are flat, of one length.
 
-    The outer half percent of unrealised returns on each side falls into the outermost cells, or a spike would squeeze all.
+    The outer half percent of unrealised returns on each side falls into the outermost cells, or a spike would squeeze
+    all.
     """
     _, bar_edges = np.histogram(bar, bins=bins)
     low, high = np.quantile(unrealised, [0.005, 0.995])

@@ -49,7 +49,13 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 _STATUS_SECONDS = 1.0
-_CARRIED = ("value/explained_variance", "diag/ev_reference", "policy/entropy", "policy/entropy_norm", "policy/hold_share")
+_CARRIED = (
+    "value/explained_variance",
+    "diag/ev_reference",
+    "policy/entropy",
+    "policy/entropy_norm",
+    "policy/hold_share",
+)
 
 
 class Run(Generic[A]):
@@ -59,7 +65,7 @@ class Run(Generic[A]):
         self.directory, self.args_type = directory, args_type
         info = directory.info()
         self.env_id: str | None = info["env_id"]
-        self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"))
+        self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"), directory.trainer_file)
         self.device = _device(self.spec)
         self.precision = _precision(self.spec, self.device)
         market = {} if self.env_id else load_market(self.spec, [agent["symbol"] for agent in info["agents"]])
@@ -137,7 +143,8 @@ class Run(Generic[A]):
             state |= under(f"agent/{agent.name}", agent.state_dict())
         save_checkpoint(self.directory.checkpoint(name), state, compress=self.spec.checkpoints.compress)
         for agent in self.agents:
-            self.directory.append_event("checkpoint", agent=agent.name, global_step=agent.global_step, file=f"{name}.pt")
+            step = agent.global_step
+            self.directory.append_event("checkpoint", agent=agent.name, global_step=step, file=f"{name}.pt")
         self._write_status()
 
     def _restore(self) -> Flat:
@@ -184,7 +191,8 @@ class Agent(Generic[A]):
 
     def __init__(self, run: Run[A], plan: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
         self.run, self.name, self.symbol, self.seed = run, plan["name"], plan["symbol"], plan["seed"]
-        self.spec: Spec = resolve_spec(plan["spec"], f"{run.directory.path / 'run.json'}: {self.name}")
+        where = f"{run.directory.path / 'run.json'}: {self.name}"
+        self.spec: Spec = resolve_spec(plan["spec"], where, run.directory.trainer_file)
         self.total_timesteps: int = plan["total_timesteps"]
         self.args: A = run.args_type(**self.spec.ppo.model_dump())
         self.generator = self.new_generator("agent")
@@ -322,9 +330,7 @@ class Agent(Generic[A]):
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
         if reason and self.state == "running" and progress < 1:
             self.state = "done"
-            self.run.directory.append_event(
-                "early_stop", agent=self.name, global_step=self.global_step, reason=reason
-            )
+            self.run.directory.append_event("early_stop", agent=self.name, global_step=self.global_step, reason=reason)
         self._clock = time.perf_counter()  # steps per second are the trainer's; evaluation has its own row
         self.run.heartbeat()
 
@@ -346,16 +352,14 @@ class Agent(Generic[A]):
             self.run.directory.write_histogram(kind, self.name, self.global_step, table)
 
     def conclude(self) -> None:
-        """Judge the agent at the weights chosen by validation, and journal the verdict. A stopped agent has none yet."""
+        """Judge the agent at the weights that validation chose, and journal it. A stopped agent has no verdict yet."""
         events = [event for event in self.run.directory.read_events("evaluation") if event["agent"] == self.name]
         if self.state == "stopped" or not events:
             return
         traded = [event for event in events if "eval/sharpe_ratio" in event["metrics"]]
         chosen = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else events[-1]
         self._verdict = verdict(self.spec, self.symbol, chosen["metrics"], self._nonfinite, chosen)
-        self.run.directory.append_event(
-            "verdict", agent=self.name, global_step=self.global_step, **self._verdict
-        )
+        self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
 
     def status(self) -> dict[str, Any]:
         """The agent's part of `status.json`."""

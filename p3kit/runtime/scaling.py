@@ -74,9 +74,9 @@ class ObservationScaler:
 class RewardScaler:
     """`reward.scaling`, then `reward.clip`.
 
-    "running" divides by the standard deviation of the discounted return (Engstrom et al. 2020, section 3; VecNormalize).
-    We depart from VecNormalize in one thing: the statistics take in the whole rollout before it is scaled, so that all
-    rewards of an update share one scale and the first update needs no warm-up.
+    "running" divides by the standard deviation of the discounted return (Engstrom et al. 2020, section 3;
+    VecNormalize). We depart from VecNormalize in one thing: the statistics take in the whole rollout before it is
+    scaled, so that all rewards of an update share one scale and the first update needs no warm-up.
     """
 
     def __init__(

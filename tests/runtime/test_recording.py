@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_episode_sums_carry_over_rollouts() -> None:
     whole = rollout_of(300, 4)
     ledger = EpisodeLedger.empty(4)
     cuts = [0, 70, 71, 200, 300]
-    ended = [e for a, b in zip(cuts, cuts[1:], strict=False) for e in ledger.take(whole.between(a, b))]
+    ended = [e for a, b in pairwise(cuts) for e in ledger.take(whole.between(a, b))]
     assert sorted(e["total"] for e in ended) == pytest.approx(sorted(plain_episodes(whole)))
     assert sum(e["length"] for e in ended) + ledger.length.sum() == 300 * 4
     assert all(e["components"].sum() == pytest.approx(e["total"]) for e in ended)
@@ -56,7 +58,8 @@ def test_episode_sums_carry_over_rollouts() -> None:
 def test_rows_come_per_tick_and_share_out_the_epochs() -> None:
     rollout = rollout_of(2048, 8)
     gradient_steps = np.arange(2_560.0)
-    update = {"policy/kl_divergence": gradient_steps, "policy/kl_max": gradient_steps, "diag/nonfinite": gradient_steps == 3}
+    update = {"policy/kl_divergence": gradient_steps, "policy/kl_max": gradient_steps}
+    update["diag/nonfinite"] = gradient_steps == 3
     rows = tick_rows(rollout, EpisodeLedger.empty(8), update, 16_384, 32_768)
     assert [step for step, _ in rows] == [16_384 + TICK_STEPS * k for k in (1, 2, 3, 4)]
     assert rows[0][1]["policy/kl_divergence"] == pytest.approx(gradient_steps[:640].mean())

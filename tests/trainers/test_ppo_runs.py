@@ -174,8 +174,17 @@ def test_dropout_keeps_the_first_ratio_at_one(tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_that_breaks_the_net_is_said_not_hidden(tmp_path: Path) -> None:
-    run = plan_run(tmp_path, ("ppo.learning_rate=1.0", "ppo.max_grad_norm=1e30", 'ppo.activation="relu"',
-                              'reward.scaling="none"', 'reward.clip="off"', "env.initial_capital=1e-30"))
+    run = plan_run(
+        tmp_path,
+        (
+            "ppo.learning_rate=1.0",
+            "ppo.max_grad_norm=1e30",
+            'ppo.activation="relu"',
+            'reward.scaling="none"',
+            'reward.clip="off"',
+            "env.initial_capital=1e-30",
+        ),
+    )
     process = start(run)
     process.wait(timeout=120)
     status = run.status()

@@ -1,0 +1,129 @@
+"""Stable-Baselines3's PPO on the same environment at equal settings: the yardstick of the learning proof."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
+
+from p3kit.env import TradingEnv
+from p3kit.market import SymbolData
+from p3kit.metrics import COMPONENTS
+from p3kit.runtime.evaluation import Evaluator, Policy
+from p3kit.spec import Spec
+
+
+class TradingVecEnv(VecEnv):
+    """Our batched environment as Stable-Baselines3 wants it. Its PPO knows no masks: a masked action is a HOLD."""
+
+    def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int) -> None:
+        self.env = TradingEnv({symbol: bars}, spec, symbols=[symbol], invalid_action="hold")
+        size = self.env.observation_size
+        box = gymnasium.spaces.Box(-spec.observation.clip, spec.observation.clip, (size,), np.float32)
+        super().__init__(self.env.num_envs, box, gymnasium.spaces.Discrete(self.env.num_actions))
+        self.weights = torch.tensor([getattr(spec.reward.weights, c) for c in COMPONENTS], dtype=torch.float64)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def reset(self) -> np.ndarray:
+        step = self.env.reset(torch.rand(self.num_envs, generator=self.generator))
+        return self.env.observe(step.index, step.account).numpy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = torch.as_tensor(actions)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        step = self.env.step(self.actions, torch.rand(self.num_envs, generator=self.generator))
+        reward = (step.components.double() @ self.weights).float().numpy()
+        done = (step.terminated | step.truncated).numpy()
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if done.any():
+            final = self.env.observe(step.final_index, step.final_account).numpy()
+            for i in np.flatnonzero(done):
+                infos[i] = {"terminal_observation": final[i], "TimeLimit.truncated": bool(step.truncated[i])}
+        return self.env.observe(step.index, step.account).numpy(), reward, done, infos
+
+    def close(self) -> None: ...
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name, None)] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(attr_name)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise AttributeError(method_name)
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+
+def greedy(model: PPO) -> Policy:
+    def policy(observation: Tensor, mask: Tensor) -> Tensor:
+        action = model.policy.get_distribution(observation).distribution.logits.argmax(-1)
+        return torch.where(mask.gather(1, action.unsqueeze(1)).squeeze(1), action, 0)
+
+    return policy
+
+
+class KeepBest(BaseCallback):
+    """The same choice of weights as ours: the best validation Sharpe ratio, looked at as often."""
+
+    def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int) -> None:
+        super().__init__()
+        self.evaluator = Evaluator(spec, bars, symbol, seed, torch.device("cpu"))
+        self.every, self.best, self.weights, self.before = spec.evaluation.every, -np.inf, None, 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps // self.every > self.before // self.every:
+            self.look()
+        self.before = self.num_timesteps
+
+    def _on_training_end(self) -> None:
+        self.look()
+
+    def look(self) -> None:
+        sharpe = self.evaluator(greedy(self.model)).metrics.get("eval/sharpe_ratio", -np.inf)
+        if sharpe > self.best or self.weights is None:
+            self.best = sharpe
+            self.weights = {key: value.clone() for key, value in self.model.policy.state_dict().items()}
+
+
+def train(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
+    """Train Stable-Baselines3's PPO with the spec's knobs; its best weights by validation as a policy."""
+    knobs = spec.ppo
+    env = VecNormalize(
+        TradingVecEnv(spec, bars, symbol, seed), norm_obs=False, clip_reward=spec.reward.clip, gamma=knobs.gamma
+    )
+    torch.set_num_threads(1)
+    model = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=knobs.learning_rate,
+        n_steps=knobs.n_steps,
+        batch_size=knobs.batch_size,
+        n_epochs=knobs.n_epochs,
+        gamma=knobs.gamma,
+        gae_lambda=knobs.gae_lambda,
+        clip_range=knobs.clip_range,
+        ent_coef=knobs.ent_coef,
+        vf_coef=knobs.vf_coef,
+        max_grad_norm=knobs.max_grad_norm,
+        target_kl=None if knobs.target_kl == "off" else knobs.target_kl,
+        policy_kwargs={"net_arch": list(knobs.hidden)},
+        seed=seed,
+        device="cpu",
+    )
+    keep = KeepBest(spec, bars, symbol, seed)
+    model.learn(knobs.total_timesteps, callback=keep)
+    assert keep.weights is not None
+    model.policy.load_state_dict(keep.weights)
+    return greedy(model)
