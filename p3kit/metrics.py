@@ -35,35 +35,21 @@ class Metric:
 
 
 def _glossary() -> dict[str, Metric]:
+    # fmt: off
     rows = [
         # policy: optimiser side, mean over an equal share of the update's epochs
         Metric("policy/policy_loss", "1", "clipped surrogate loss; hovers around 0 by construction"),
         Metric("policy/entropy", "nats", "mean entropy of the masked policy", (0.3, None)),
-        Metric(
-            "policy/entropy_norm",
-            "share",
-            "entropy / ln(valid actions), states with one valid action left out",
-            (0.15, 0.965),
-        ),
-        Metric(
-            "policy/kl_divergence", "nats", "mean k3 estimate of KL(old, new) over the epochs of this row", (None, 0.02)
-        ),
+        Metric("policy/entropy_norm", "share", "entropy / ln(valid actions), states with one valid action left out", (0.15, 0.965)),
+        Metric("policy/kl_divergence", "nats", "mean k3 estimate of KL(old, new) over the epochs of this row", (None, 0.02)),
         Metric("policy/kl_max", "nats", "largest KL of any minibatch in this row", (None, 0.5)),
         Metric("policy/clip_fraction", "share", "share of ratios outside 1 ± clip_range", (0.0, 0.3)),
-        Metric(
-            "policy/ratio_error",
-            "1",
-            "mean |ratio − 1| of the update's first minibatch; 0 but for rounding",
-            (0.0, 1e-3),
-        ),
+        Metric("policy/ratio_error", "1", "mean |ratio − 1| of the update's first minibatch; 0 but for rounding", (0.0, 1e-3)),
         Metric("policy/epochs_done", "epochs", "epochs run before target_kl ended the update"),
         # policy: rollout side, per tick
         Metric("policy/hold_share", "share", "share of HOLD among the actions taken", (None, 0.95)),
         Metric("policy/valid_actions", "actions", "mean number of actions the mask allows", (1.5, None)),
-        *(
-            Metric(f"policy/share.{action}", "share", f"share of {action} among the actions taken")
-            for action in ACTIONS
-        ),
+        *(Metric(f"policy/share.{action}", "share", f"share of {action} among the actions taken") for action in ACTIONS),
         # value
         Metric("value/value_loss", "1", "value loss of the kind chosen by ppo.value_loss"),
         Metric("value/explained_variance", "share", "1 − Var(return − value)/Var(return) on the rollout", (0.0, 1.0)),
@@ -85,22 +71,10 @@ def _glossary() -> dict[str, Metric]:
         Metric("reward/positive_share", "share", "share of steps with a reward above 0", (0.001, 0.999)),
         *(Metric(f"reward/{c}", "reward", f"mean weighted {c} component per step") for c in COMPONENTS),
         *(Metric(f"reward/raw.{c}", "reward", f"mean {c} component per step, before its weight") for c in COMPONENTS),
-        *(
-            Metric(f"reward/share.{c}", "share", f"share of {c} in the sum of mean |weighted component| per step")
-            for c in COMPONENTS
-        ),
-        *(
-            Metric(
-                f"reward/episode_share.{c}",
-                "share",
-                f"share of {c} in the sum of |weighted component summed over an episode|",
-            )
-            for c in COMPONENTS
-        ),
+        *(Metric(f"reward/share.{c}", "share", f"share of {c} in the sum of mean |weighted component| per step") for c in COMPONENTS),
+        *(Metric(f"reward/episode_share.{c}", "share", f"share of {c} in the sum of |weighted component summed over an episode|") for c in COMPONENTS),
         # episodes
-        Metric(
-            "episode/episode_reward_mean", "reward", "mean weighted reward of the episodes that ended, before scaling"
-        ),
+        Metric("episode/episode_reward_mean", "reward", "mean weighted reward of the episodes that ended, before scaling"),
         Metric("episode/episode_reward_std", "reward", "standard deviation over the episodes that ended"),
         Metric("episode/episode_length_mean", "bars", "mean length of the episodes that ended"),
         Metric("episode/episode_success_rate", "share", "share of ended episodes that made money"),
@@ -114,11 +88,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("eval/total_return", "share of initial", "compounded return over the validation split"),
         Metric("eval/annual_volatility", "1/√year", "annualised standard deviation of bar returns"),
         Metric("eval/total_trades", "trades", "flat-to-flat round trips"),
-        Metric(
-            "eval/trades_per_bar",
-            "trades/bar",
-            "round trips per validation bar; the guide's 500–1,000 in two hourly years is 0.15–0.31",
-        ),
+        Metric("eval/trades_per_bar", "trades/bar", "round trips per validation bar; the guide's 500–1,000 in two hourly years is 0.15–0.31"),
         Metric("eval/win_rate", "share", "share of round trips with a profit net of both fees", (0.52, None)),
         Metric("eval/profit_factor", "1", "profit of winners / loss of losers, net", (1.3, None)),
         Metric("eval/exposure", "share", "mean share of equity invested"),
@@ -128,9 +98,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("eval/actions_used", "actions", "actions with at least 1 % of the steps", (3, None)),
         Metric("eval/sharpe_excess", "1/√year", "Sharpe ratio minus buy-and-hold's on the same bars"),
         Metric("eval/buy_and_hold_sharpe", "1/√year", "buy-and-hold's Sharpe ratio in the same windows and fees"),
-        Metric(
-            "eval/best_fixed_rule_return", "share of initial", "total return of the best fixed rule that is not HOLD"
-        ),
+        Metric("eval/best_fixed_rule_return", "share of initial", "total return of the best fixed rule that is not HOLD"),
         Metric("eval/train_sharpe_ratio", "1/√year", "the same policy and rules on the training split"),
         # performance
         Metric("perf/steps_per_second", "steps/s", "env steps per second of this agent, everything on", (100.0, None)),
@@ -139,33 +107,20 @@ def _glossary() -> dict[str, Metric]:
         Metric("perf/evaluation_s", "s", "seconds of this iteration spent in evaluation"),
         Metric("perf/memory_mb", "MB", "peak resident memory of the trainer process"),
         # evidence for the diagnosis
-        Metric(
-            "diag/ev_reference", "share", "explained variance of a ridge fit on (at most 2,048 rows of) the same batch"
-        ),
+        Metric("diag/ev_reference", "share", "explained variance of a ridge fit on (at most 2,048 rows of) the same batch"),
         Metric("diag/update_ratio", "1", "‖ΔW‖/‖W‖/√(gradient steps) of the update", (2e-3, 0.03)),
         Metric("diag/dormant_share", "share", "hidden units with a normalised activation below 0.025", (None, 0.5)),
         Metric("diag/feature_rank", "units", "singular values behind 99 % of the energy of the last hidden layer"),
-        Metric(
-            "diag/advantage_std",
-            "scaled reward",
-            "standard deviation of the advantages before normalisation",
-            (1e-6, None),
-        ),
-        Metric(
-            "diag/advantage_signal",
-            "1",
-            "correlation of advantage and change of log-probability over the update",
-            (0.0, None),
-        ),
+        Metric("diag/advantage_std", "scaled reward", "standard deviation of the advantages before normalisation", (1e-6, None)),
+        Metric("diag/advantage_signal", "1", "correlation of advantage and change of log-probability over the update", (0.0, None)),
         Metric("diag/obs_max_abs", "1", "largest |observation| after normalisation, before clipping", (None, 50.0)),
         Metric("diag/obs_clipped_share", "share", "share of observation values cut by observation.clip", (None, 0.02)),
         Metric("diag/mask_violations", "actions", "masked actions that were selected", (0, 0)),
-        Metric(
-            "diag/nonfinite", "steps", "gradient steps with a number that is not finite; they were not applied", (0, 0)
-        ),
+        Metric("diag/nonfinite", "steps", "gradient steps with a number that is not finite; they were not applied", (0, 0)),
         Metric("diag/gradient_steps", "steps", "gradient steps of this row"),
         Metric("diag/amp_scale", "1", "loss scale of the fp16 gradient scaler"),
     ]
+    # fmt: on
     return {row.name: row for row in rows}
 
 
