@@ -250,6 +250,7 @@ def make_run(
     synthetic: bool = False,
     message: str = "",
     agent_name: str | None = None,
+    baselines: Mapping[str, Row] = BASELINES,
 ) -> RunDir:
     """One run of one agent, written as a trainer would have left it.
 
@@ -321,7 +322,7 @@ def make_run(
         interval = None if sharpe is None else [sharpe - 0.9, sharpe + 0.9]
         with clock_at(now):
             run.append_event(
-                "evaluation", agent=agent, global_step=step, split="validation", metrics=scores, baselines=BASELINES,
+                "evaluation", agent=agent, global_step=step, split="validation", metrics=scores, baselines=baselines,
                 regimes=REGIMES, windows=2, constant=False, new_best=is_best, sharpe_interval=interval,
                 excess_interval=None if sharpe is None else [-0.6, 1.1],
             )  # fmt: skip

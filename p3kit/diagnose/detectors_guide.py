@@ -178,14 +178,22 @@ def never_trades(evidence: Evidence, row: Row) -> Finding:
 
 @detector("trade.drawdown", "eval/max_drawdown", warn=0.30, minimum=2, patience=2, unit="evaluations")
 def deep_drawdown(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.2 and 6.2."""
+    """Guide 2.2 and 6.2. Information where buy-and-hold fell as far in the same evaluation: that is the market."""
     drawdown = evidence.evaluations("eval/max_drawdown")
     span = sustained(drawdown.values > row.warn, row.patience)
     if span is None:
         return silent(evidence, row, drawdown, "deepest drawdown")
     value = float(np.max(within(drawdown, span)))
-    cause = [(1.0, "drawdown_weak", f"drawdown weight {format_number(evidence.effective('reward.weights.drawdown'))}")]
-    return raised(evidence, row, drawdown, span, value, f"validation drawdown {value:.1%}", causes=cause)
+    text = f"validation drawdown {value:.1%}"
+    market = [event.get("baselines", {}).get("buy_and_hold", {}) for event in evidence.events_of("evaluation")]
+    falls = [float(rule["max_drawdown"]) for rule in market if rule.get("max_drawdown") is not None]
+    severity: Severity = "warning"
+    if falls:
+        text += f", buy-and-hold's {falls[-1]:.1%}"
+        severity = "information" if falls[-1] >= value else "warning"
+    weight = format_number(evidence.effective("reward.weights.drawdown"))
+    cause = [(1.0, "drawdown_weak", f"drawdown weight {weight}")]
+    return raised(evidence, row, drawdown, span, value, text, severity=severity, causes=cause)
 
 
 ENTROPY_CORRIDOR = ((0.0, 0.2, 0.5, 1.0), (0.5, 0.5, 0.25, 0.1), (1.0, 1.0, 0.95, 0.8))

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from p3kit.diagnose.evidence import TICK, Evidence, Span, Ticks, sustained, trailing
+from p3kit.diagnose.evidence import TICK, Evidence, Floats, Span, Ticks, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.rows import (
     Row,
@@ -320,23 +320,24 @@ def _largest_rise(evidence: Evidence, span: Span, clock: Ticks) -> tuple[str, fl
     return best, finite[best]
 
 
-@detector("value.fail", "value/explained_variance", warn=0.08, minimum=6, patience=1)
+@detector("value.fail", "value/explained_variance", warn=0.08, minimum=6, patience=2)
 def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
-    """Guide 3.2: explained variance below 0. The ceiling of explained variance is set by the noise of the market, so
-    it is judged beside a ridge regression on the same batch; below -0.5 for five ticks the value head is worse than a
-    constant."""
+    """Guide 3.2: explained variance below 0. Its ceiling is set by the noise of the market, so it is judged beside a
+    ridge regression on the same batch; below -0.5 for five ticks the value head is worse than a constant. A policy
+    that goes flat leaves returns that hardly vary within a rollout: a value head that follows their level has not
+    failed."""
     explained = evidence.ticks("value/explained_variance")
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     width = explained.rows_for(5)
     best = trailing(explained.values, width, np.max)
-    enough = np.arange(len(explained)) >= max(
-        width, explained.rows_for(row.minimum) - 1
-    )  # the first row is never counted
+    enough = np.arange(len(explained)) >= max(width, explained.rows_for(row.minimum) - 1)  # never counts the first row
     beaten = trailing(np.nan_to_num(reference - explained.values, nan=-np.inf), width, np.median) > 0.1
-    harmful = best < -0.5
-    span = sustained(enough & (((best < row.warn) & beaten) | harmful), row.patience, explained.iterations)
+    follows = _explained_with_levels(evidence, explained, width) > row.warn
+    low = enough & ~follows & (best < row.warn)
+    held = explained.rows_for(row.patience, least=1)
+    span = sustained(low & (beaten | (best < -0.5)), held, explained.iterations)
     if span is None:
-        if np.all(np.isnan(reference)) and np.any(best[enough] < row.warn):
+        if np.all(np.isnan(reference)) and np.any(low):
             text = "explained variance is low, and only diag/ev_reference could tell that from an unpredictable market"
             return Finding(row.symptom, evidence.agent, "no_evidence", "warning", text)
         return silent(evidence, row, explained, "explained variance")
@@ -347,6 +348,18 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     return raised(
         evidence, row, explained, span, value, text, causes=_causes_of_value_failure(evidence, span, explained)
     )
+
+
+def _explained_with_levels(evidence: Evidence, explained: Ticks, width: int) -> Floats:
+    """Explained variance over the last `width` rows taken together, so that the levels of the rollouts count too: one
+    minus (mean squared error) / (variance within and between rollouts). (rows,); NaN where it cannot be told."""
+    mean = evidence.ticks("value/return_mean").at(explained.steps)
+    bias = evidence.ticks("value/value_mean").at(explained.steps) - mean
+    within_rollout = np.square(evidence.ticks("value/return_std").at(explained.steps))
+    error = trailing((1 - explained.values) * within_rollout + np.square(bias), width, np.mean)
+    total = trailing(within_rollout, width, np.mean) + trailing(mean, width, np.var)
+    share: Floats = 1 - np.divide(error, total, out=np.full(len(explained), np.nan), where=total > 0)
+    return share
 
 
 def _causes_of_value_failure(evidence: Evidence, span: Span, clock: Ticks) -> list[tuple[float, str, str]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, Span, sustained
+from p3kit.diagnose.evidence import Evidence, Span, extended, sustained
 from p3kit.diagnose.findings import Finding, format_number, format_steps
 from p3kit.diagnose.rows import (
     DETECTORS,
@@ -46,9 +46,11 @@ def learning_rate_decayed(evidence: Evidence, row: Row) -> Finding:
     """Exact: the learning rate in force against its own start."""
     rate = evidence.ticks("effective/ppo.learning_rate")
     early = evidence.progress(rate.steps) < 0.6
-    span = sustained((rate.values < row.warn * rate.values[0]) & early, row.patience)
+    decayed = rate.values < row.warn * rate.values[0]
+    span = sustained(decayed & early, row.patience)
     if span is None:
         return silent(evidence, row, rate, "learning rate in force")
+    span = extended(span, decayed)
     value = float(rate.values[span.last] / rate.values[0])
     text = f"learning rate {format_number(float(rate.values[span.last]))}, {value:.1%} of its start"
     reached = evidence.progress(int(rate.steps[span.first]))
@@ -97,10 +99,11 @@ def policy_frozen(evidence: Evidence, row: Row) -> Finding:
     ratio = evidence.ticks("diag/update_ratio").at(kl.steps)
     entropy = np.nan_to_num(evidence.ticks("policy/entropy_norm").at(kl.steps), nan=1.0)
     early = evidence.progress(kl.steps) < 0.8
-    still = (kl.values < row.warn) | (np.nan_to_num(ratio, nan=1.0) < 2e-4)
-    span = sustained(still & early & (entropy > 0.05), row.patience, kl.iterations)
+    still = ((kl.values < row.warn) | (np.nan_to_num(ratio, nan=1.0) < 2e-4)) & (entropy > 0.05)
+    span = sustained(still & early, row.patience, kl.iterations)
     if span is None:
         return silent(evidence, row, kl, "lowest mean KL")
+    span = extended(span, still)
     value = float(np.mean(within(kl, span)))
     rate = evidence.effective("ppo.learning_rate", int(kl.steps[span.last]))
     advantage = evidence.ticks("diag/advantage_std")
@@ -157,7 +160,7 @@ def entropy_falls_early(evidence: Evidence, row: Row) -> Finding:
         return passed(evidence, row, "low, and no fixed rule made money on validation: little is left to explore")
     if span is None:
         return silent(evidence, row, entropy, "share of the largest entropy")
-    span = replace(span, open=bool(entropy.values[-1] < row.warn))
+    span = extended(span, entropy.values < row.warn)
     value = float(np.mean(within(entropy, span)))
     onset = int(entropy.steps[span.first])
     causes = [(1.0, "ent_coef_low", f"ent_coef {format_number(evidence.effective('ppo.ent_coef', onset))}")]

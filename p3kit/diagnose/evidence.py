@@ -210,3 +210,12 @@ def sustained(condition: Bools, patience: int, iterations: NDArray[np.int64] | N
     if first is None or last is None:
         return None
     return Span(int(first), int(last), bool(last == len(condition) - 1))
+
+
+def extended(span: Span, condition: Bools) -> Span:
+    """`span` up to the end of the stretch in which `condition` (n,) holds: for rows that may only begin early in
+    training, and end whenever they end."""
+    last = span.last
+    while last + 1 < len(condition) and condition[last + 1]:
+        last += 1
+    return Span(span.first, last, last == len(condition) - 1)

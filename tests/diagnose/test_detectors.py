@@ -12,7 +12,7 @@ import pytest
 
 from p3kit.diagnose import DETECTORS, AgentDiagnosis, Finding, diagnose
 from p3kit.metrics import COMPONENTS
-from tests.made_runs import TICK, Row, make_run, spec_with
+from tests.made_runs import BASELINES, TICK, Row, make_run, spec_with
 
 Edit = dict[str, float]
 
@@ -145,8 +145,9 @@ def test_healthy_runs_stay_silent(seed: int, iteration_ticks: int, tmp_path: Pat
         lambda r, p, t: r.update({"grad/grad_clipped_pct": 0.96}),
         lambda r, p, t: r.update({"value/explained_variance": 0.02, "diag/ev_reference": -0.4}),
         lambda r, p, t: r.update({"reward/total": 1.5, "reward/pnl": 1.45}) if p > 0.5 else None,
+        lambda r, p, t: r.update({"value/explained_variance": -0.3, "diag/ev_reference": 0.1, "value/return_std": 0.05, "value/return_mean": -1.5 + 1.2 * p, "value/value_mean": -1.53 + 1.2 * p}),
     ],
-    ids=["lr-decay", "ent-decay", "always-clipped", "unpredictable-market", "volatile-second-half"],
+    ids=["lr-decay", "ent-decay", "always-clipped", "unpredictable-market", "volatile-second-half", "goes-flat"],
 )  # fmt: skip
 def test_healthy_variants_raise_no_alarm(edit: Any, tmp_path: Path) -> None:
     diagnosis = judged(make_run(tmp_path, fault=edit))
@@ -161,6 +162,14 @@ def test_reduced_precision_may_move_the_ratio(tmp_path: Path) -> None:
     fine = judged(make_run(tmp_path, fault=rounded, spec=spec_with(compute__precision="bf16")))
     assert finding(sick, "ppo.ratio_ne_1").raised
     assert finding(fine, "ppo.ratio_ne_1").state == "ok"
+
+
+def test_a_drawdown_that_the_market_shared_is_information(tmp_path: Path) -> None:
+    shallow = judged(make_run(tmp_path, eval_fault=after(0.4, {"eval/max_drawdown": 0.42})))
+    assert finding(shallow, "trade.drawdown").severity == "warning"  # buy-and-hold fell by 22%
+    deep = {**BASELINES, "buy_and_hold": {**BASELINES["buy_and_hold"], "max_drawdown": 0.55}}
+    market = make_run(tmp_path, eval_fault=after(0.4, {"eval/max_drawdown": 0.42}), baselines=deep)
+    assert finding(judged(market), "trade.drawdown").severity == "information"
 
 
 def test_no_edge_makes_hold_right(tmp_path: Path) -> None:
