@@ -25,7 +25,13 @@ repo_option = click.option(
 )
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit sync
+  p3kit sync --rebuild
+  p3kit sync --watch"""
+)
 @runs_option
 @repo_option
 @click.option("--rebuild", is_flag=True, help="Drop what was mirrored and make it anew from the run directories.")
@@ -45,7 +51,12 @@ def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json
         sys.exit(1)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit ui
+  p3kit ui --port 0"""
+)
 @runs_option
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")

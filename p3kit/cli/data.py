@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from p3kit.market import SymbolData
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit data specs/phase3.toml"""
+)
 @spec_argument
 @set_option
 @json_option

@@ -10,7 +10,12 @@ import click
 from p3kit.cli.options import json_option, run_argument, runs_option
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit diagnose run-42
+  p3kit diagnose latest --patch > fix.toml"""
+)
 @run_argument
 @click.option("--agent", metavar="NAME", help="One agent only; RUN/NAME is short for this.")
 @click.option("--patch", "patch_only", is_flag=True, help="Print only the spec changes that the raised rows call for.")

@@ -11,7 +11,12 @@ import click
 from p3kit.cli.options import json_option, runs_option
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit report --week 1
+  p3kit report --week 1 --name phase3 --output reports"""
+)
 @click.option("--week", type=click.IntRange(min=1), required=True, help="Week of the experiment, counted from 1.")
 @click.option("--name", metavar="NAME", help="One experiment only (the `name` of its spec).")
 @click.option(

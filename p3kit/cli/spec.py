@@ -12,7 +12,12 @@ from p3kit.cli.options import json_option, runs_option, set_option
 from p3kit.errors import SpecError
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit validate specs/phase3.toml
+  p3kit validate specs/phase3.toml --set ppo.gamma=0.995"""
+)
 @click.argument("spec", type=click.Path(path_type=Path))
 @set_option
 @json_option
@@ -62,7 +67,11 @@ def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json:
         click.echo(to_toml(tables, lambda path: origins.get(written_path(path), "")), nl=False)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit schema > specs/p3kit.schema.json"""
+)
 @click.option("--trainer", default="ppo", show_default=True, help="Whose knobs [ppo] has: a name or a .py file.")
 def schema(trainer: str) -> None:
     """Print the JSON Schema of specs, for editors.

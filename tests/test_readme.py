@@ -1,0 +1,108 @@
+"""What the README promises: every command in it works, every command of the tool is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p3kit.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+INSTALL_AND_RUN = "pip install -c constraints/dev.txt -e '.[all]' && p3kit run specs/phase3.toml"
+INSTALL_AND_TEST = "pip install tox && tox"
+
+
+def commands() -> list[str]:
+    """Every line of every `sh` block, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders a user stands in, with the smoke spec shortened: what is tested is the path, not the learning."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "specs", folder / "specs")
+    shutil.copytree(ROOT / "trainers", folder / "trainers")
+    smoke = folder / "specs" / "smoke.toml"
+    smoke.write_text(smoke.read_text() + "\n[ppo]\ntotal_timesteps = 8_000\nn_steps = 250\n")
+    return folder
+
+
+def execute(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(command)
+    if words[0] == "p3kit":
+        words[:1] = [sys.executable, "-m", "p3kit"]
+    elif words[0] == "python":
+        words[:1] = [sys.executable]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_the_two_commands_stand_on_the_first_screen() -> None:
+    first_screen = README[:2_200]
+    assert INSTALL_AND_RUN in first_screen
+    assert INSTALL_AND_TEST in first_screen
+
+
+def test_every_command_of_the_readme_works(checkout: Path) -> None:
+    """In the order of the README, in one folder, as a reader would. The two installing commands are what CI itself runs
+    (`tox`) and what the slow test below runs (`p3kit run specs/phase3.toml`)."""
+    for command in commands():
+        if command in (INSTALL_AND_RUN, INSTALL_AND_TEST):
+            continue
+        result = execute(command, checkout)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr, command
+    assert (checkout / "reports" / "week-01.md").exists()
+    assert (checkout / ".aim").is_dir()
+
+
+@pytest.mark.slow
+def test_the_main_job_ends_with_a_verdict_per_agent(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "specs", tmp_path / "specs")
+    result = subprocess.run(
+        [sys.executable, "-m", "p3kit", "run", "specs/phase3.toml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    for symbol in ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM"):
+        assert re.search(rf"run-\d+/{symbol}\b.*(FAIL|PASS|STRONG|STRETCH)", result.stdout), symbol
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_a_place_in_the_readme(name: str) -> None:
+    result = subprocess.run([sys.executable, "-m", "p3kit", name, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert f"p3kit {name}" in result.stdout.split("\n", 2)[2], "no example in its help"
+    assert f"`p3kit {name}" in README
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+HEAVY = {"torch", "aim", "matplotlib", "envpool", "ray", "optuna", "gymnasium"}
+
+
+@pytest.mark.parametrize("command", ["--help", "validate specs/phase3.toml", "run --help", "plan specs/phase3.toml"])
+def test_the_command_line_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\nfrom p3kit.cli import main\n"
+        f"try: main({command.split()!r})\nexcept SystemExit: pass\n"
+        "print('LOADED', *sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    loaded = set(result.stdout.split("LOADED")[1].split())
+    assert not loaded & HEAVY
+    if "help" in command:
+        assert not loaded & {"pandas", "numpy", "pydantic"} or command != "--help"
