@@ -253,7 +253,12 @@ def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
     budget = max(agent.total_timesteps for agent in agents) / 1_000
     tallest = 2.6 if single_row else max(1.1, 2.4 - 0.25 * len(groups))
     labels = [f"{len(group)} agents" if single_row else group[0].name for group in groups]
-    margins = {"left": 0.55 + 0.085 * max(map(len, labels)), "right": 0.15, "top": 0.55, "bottom": 0.45}
+    margins = {
+        "left": 0.55 + 0.085 * max(map(len, labels)),
+        "right": 0.15,
+        "top": 0.55 if experiment.synthetic else 0.3,
+        "bottom": 0.45,
+    }
     with _figure(12, tallest * len(groups) + 1.0, path, measured=False) as figure:
         grid = figure.subplots(len(groups), len(_CURVES), sharex=True, sharey="col", squeeze=False)
         _set_margins(figure, **margins, between=0.3, beside=0.45)
@@ -341,7 +346,9 @@ def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
     panel = 3.2 if rows == 1 else 2.2
     with _figure(max(7.5, 3.1 * columns), 1.0 + panel * rows, path, measured=False) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
-        _set_margins(figure, left=0.5, right=0.2, top=0.5, bottom=0.75, between=0.6, beside=0.5)
+        _set_margins(
+            figure, left=0.5, right=0.2, top=0.55 if experiment.synthetic else 0.3, bottom=0.75, between=0.6, beside=0.5
+        )
         for axes in grid.flat[len(agents) :]:
             axes.set_visible(False)
         for axes, agent in zip(grid.flat, agents, strict=False):
