@@ -358,8 +358,23 @@ class Agent(Generic[A]):
             return
         traded = [event for event in events if "eval/sharpe_ratio" in event["metrics"]]
         chosen = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else events[-1]
-        self._verdict = verdict(self.spec, self.symbol, chosen["metrics"], self._nonfinite, chosen)
+        metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
+        self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
         self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
+
+    def _value_of(self, chosen_step: int) -> dict[str, float]:
+        """How well the chosen weights' value function explained returns.
+
+        It is measured on the rollout that those weights made, which is the one after they were chosen; the rollout they
+        were trained on had its values from the weights before. The last weights made none and keep the older number.
+        """
+        series = self.run.directory.series(self.name)
+        found = {}
+        for name in ("value/explained_variance", "diag/ev_reference"):
+            later = series[name].values[series[name].steps > chosen_step]
+            if len(later):
+                found[name] = float(later[0])
+        return found
 
     def status(self) -> dict[str, Any]:
         """The agent's part of `status.json`."""
