@@ -154,6 +154,8 @@ def _remark(result: AgentResult) -> Text:
         aim = "PASS" if result.grade == "FAIL" else "STRONG"
         parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")
     parts += result.told("labels") or []
+    if ended := result.told("ended_early"):
+        parts.append(f"stopped early: {ended}")
     step = result.told("chosen_step")
     parts.insert(0, f"{label} {result.grade}" + ("" if step is None else f" at step {step:,}"))
     return Text(" · ".join(parts))

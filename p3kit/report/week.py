@@ -163,7 +163,7 @@ def stability(experiment: Experiment) -> Stability:
     bad = experiment.with_state(*_ENDED_BADLY)
     counts = {severity: sum(f.severity == severity for _, f in rows) for severity in ("critical", "warning")}
     counted = ", ".join(count_of(count, f"{severity} row") for severity, count in counts.items())
-    why = f"{count_of(len(begun), 'agent')}: {counted}, {len(bad)} ended badly."
+    why = f"{count_of(len(begun), 'agent')}: {counted} about how they learn, {len(bad)} ended badly."
     word = "FAIR" if rows or bad else "GOOD"
     if critical or len(bad) > _TOO_MANY_CRASHES * len(begun):
         word = "POOR"

@@ -1,0 +1,99 @@
+"""Backtests: every bar of the split once, fixed rules that can be checked by hand, nothing from the future."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from p3kit.market import SymbolData, load_market
+from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, windows
+from p3kit.spec import Spec, resolve_spec
+
+CPU = torch.device("cpu")
+
+
+@given(first=st.integers(0, 500), bars=st.integers(2, 900), length=st.integers(1, 300))
+def test_windows_cover_every_return_of_the_split_once(first: int, bars: int, length: int) -> None:
+    last = first + bars
+    covered = [bar for a, b in windows(first, last, length) for bar in range(a, b)]
+    assert covered == list(range(first, last - 1))
+
+
+@pytest.fixture(scope="module")
+def spec() -> Spec:
+    return resolve_spec({"name": "t", "symbols": ["AAPL"]}, "t")
+
+
+@pytest.fixture(scope="module")
+def bars(spec: Spec) -> SymbolData:
+    return load_market(spec, ["AAPL"])["AAPL"]
+
+
+def hold(observation: Tensor, mask: Tensor) -> Tensor:
+    return torch.zeros(len(mask), dtype=torch.long)
+
+
+def buy(observation: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask[:, BUY_LARGE], BUY_LARGE, 0)
+
+
+def test_a_policy_that_never_trades_has_no_sharpe_and_loses_nothing(spec: Spec, bars: SymbolData) -> None:
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU)(hold)
+    assert "eval/sharpe_ratio" not in evaluation.metrics
+    assert evaluation.metrics["eval/total_return"] == 0
+    assert evaluation.is_constant
+    assert evaluation.intervals() == {"sharpe_interval": None, "excess_interval": None}
+
+
+def test_buy_and_hold_by_hand(spec: Spec, bars: SymbolData) -> None:
+    """The sample has closes alone: bought at the close after the first, sold at the last close of each window."""
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU)(buy)
+    first, last = bars.splits["validation"]
+    fee, slip = 0.001, 0.0005
+    growth = 1.0
+    for a, b in windows(first, last, spec.env.episode_bars):
+        paid = bars.close[a + 1] * (1 + slip) * (1 + fee)
+        growth *= bars.close[b] * (1 - slip) * (1 - fee) / paid
+    assert evaluation.policy.equity[-1] == pytest.approx(growth, rel=1e-9)
+    assert evaluation.baselines["buy_and_hold"]["total_return"] == pytest.approx(growth - 1, rel=1e-9)
+    assert evaluation.metrics["eval/sharpe_excess"] == pytest.approx(0)
+    assert evaluation.is_constant
+    assert len(evaluation.policy.bar) == last - first - 1
+
+
+def test_baselines_do_not_depend_on_the_policy_and_repeat(spec: Spec, bars: SymbolData) -> None:
+    one, two = Evaluator(spec, bars, "AAPL", 1, CPU)(hold), Evaluator(spec, bars, "AAPL", 1, CPU)(buy)
+    assert one.baselines == two.baselines
+    other_seed = Evaluator(spec, bars, "AAPL", 2, CPU)(hold)
+    assert other_seed.baselines["random"] != one.baselines["random"]
+    assert other_seed.baselines["moving_average"] == one.baselines["moving_average"]
+
+
+def test_the_moving_average_rule_does_not_see_the_future(spec: Spec, bars: SymbolData) -> None:
+    first, last = bars.splits["validation"]
+    cut = (first + last) // 2
+    close = bars.close.copy()
+    close[cut + 1 :] *= np.linspace(1, 3, len(close) - cut - 1)
+    bent = replace(bars, close=close)
+    before = Evaluator(spec, bars, "AAPL", 1, CPU).rules["moving_average"][0]
+    after = Evaluator(spec, bent, "AAPL", 1, CPU).rules["moving_average"][0]
+    known = before.bar <= cut
+    assert (before.action[known] == after.action[known]).all()
+    assert (before.action[~known] != after.action[~known]).any()
+
+
+def test_regimes_and_equity_add_up(spec: Spec, bars: SymbolData) -> None:
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU)(buy)
+    regimes = evaluation.regimes()
+    assert sum(row["bars"] for row in regimes.values()) == len(evaluation.policy.bar)
+    product = np.prod([1 + row["total_return"] for row in regimes.values()])
+    assert product == pytest.approx(evaluation.policy.equity[-1])
+    curves = evaluation.equity_curves()
+    assert curves["equity"][-1] == pytest.approx(evaluation.policy.equity[-1])
+    assert len(curves["timestamps"]) == len(curves["equity"]) == len(curves["baselines"]["hold"])
