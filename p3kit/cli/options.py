@@ -37,7 +37,17 @@ jobs_option = click.option(
 
 no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")
 
-spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+class SpecFile(click.Path):
+    """A spec's path: the user's file, or a shipped spec where `specs/NAME.toml` is not there."""
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from p3kit.spec.shipped import find_spec
+
+        return find_spec(Path(value))
+
+
+spec_argument = click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path))
 
 
 def available_cores() -> int:

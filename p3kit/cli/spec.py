@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p3kit.cli.options import json_option, runs_option, set_option
+from p3kit.cli.options import json_option, runs_option, set_option, spec_argument
 from p3kit.errors import SpecError
 
 
@@ -18,7 +18,7 @@ Examples:
   p3kit validate specs/phase3.toml
   p3kit validate specs/phase3.toml --set ppo.gamma=0.995"""
 )
-@click.argument("spec", type=click.Path(path_type=Path))
+@spec_argument
 @set_option
 @json_option
 def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:

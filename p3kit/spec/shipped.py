@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import p3kit
-from p3kit.errors import Fault, SpecError
+from p3kit.errors import Fault, InputError, SpecError
 from p3kit.spec.nearest import did_you_mean
 
 OTHER_ALGORITHMS = {
@@ -25,6 +25,21 @@ def shipped_trainers() -> dict[str, Path]:
 def shipped_specs() -> list[Path]:
     """The specs that come with p3kit, sorted by name."""
     return _shipped("specs", "*.toml")
+
+
+def find_spec(path: Path) -> Path:
+    """`path` if it is there, else the shipped spec of that name (`specs/phase3.toml` works outside a checkout too).
+
+    Raises InputError when there is neither, with the nearest name.
+    """
+    if path.exists():
+        return path
+    shipped = {f"specs/{spec.name}": spec for spec in shipped_specs()}
+    if path.as_posix() in shipped:
+        return shipped[path.as_posix()]
+    beside = [other.as_posix() for other in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+    hint = did_you_mean(path.as_posix(), [*beside, *shipped], f"; shipped are {', '.join(shipped)}")
+    raise InputError(path.as_posix(), "no such file", hint.removeprefix("; "))
 
 
 def looks_like_a_file(trainer: str) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from p3kit.errors import SpecError
+from p3kit.errors import InputError, SpecError
 from p3kit.spec import LoadedSpec, load_spec, resolve_spec
+from p3kit.spec.shipped import find_spec, shipped_specs
 
 Write = Callable[[str, str], Path]
 BASE = """
@@ -159,3 +160,14 @@ def test_a_combination_at_fault_names_the_agent() -> None:
     spec = resolve_spec(tables, "a test")
     with pytest.raises(SpecError, match=r"agent AAPL, ppo.batch_size = 99999: ppo.batch_size = 99999: larger than"):
         spec.for_agent("AAPL", {"ppo.batch_size": 99_999})
+
+
+def test_a_shipped_spec_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_spec(Path("specs/phase3.toml")) in shipped_specs()
+    (tmp_path / "specs").mkdir()
+    own = Path("specs/phase3.toml")
+    own.write_text('name = "own"\nsymbols = ["AAPL"]\n')
+    assert find_spec(own) == own
+    with pytest.raises(InputError, match=r'specs/phas3\.toml: no such file; did you mean "specs/phase3\.toml"\?'):
+        find_spec(Path("specs/phas3.toml"))
