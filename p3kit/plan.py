@@ -71,7 +71,10 @@ class RunPlan:
     agents: tuple[AgentPlan, ...]
 
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
-        """What `run.json` holds: all that is needed to repeat the run, and to notice that it cannot be repeated."""
+        """What `run.json` holds: all that is needed to repeat the run, and to notice that it cannot be repeated.
+
+        `market` is empty for a task that brings no bars.
+        """
         return {
             "schema_version": RUN_SCHEMA_VERSION,
             "name": self.spec.name,
@@ -79,7 +82,7 @@ class RunPlan:
             "spec": self.spec.model_dump(mode="json"),
             "agents": [agent.to_json() for agent in self.agents],
             "env_id": None,
-            "data": {agent.symbol: describe_data(market[agent.symbol]) for agent in self.agents},
+            "data": {agent.symbol: describe_data(market[agent.symbol]) for agent in self.agents if market},
             "command": list(command),
             "created": time.time(),
             **provenance(),

@@ -315,9 +315,6 @@ def main() -> None:
         def trainer_state() -> dict[str, object]:
             return {
                 "iteration": iteration,
-                "index": index,
-                "account": account,
-                "mask": mask,
                 **under("net", net.state_dict()),
                 **under("optimizer", optimizer_state(optimizer)),
                 **under("grad_scaler", grad_scaler.state_dict()),
@@ -328,19 +325,18 @@ def main() -> None:
 
         if run.resumed is None:
             iteration, global_step = 0, 0
-            first = env.reset(torch.rand(num_envs, generator=generator).to(device))
-            index, account, mask = first.index, first.account, first.mask
+            step = env.reset(torch.rand(num_envs, generator=generator).to(device))
             run.save_checkpoint("init", trainer_state())
         else:
             state = run.resumed
             iteration, global_step = state["iteration"], agent.global_step
-            index, account, mask = state["index"], state["account"], state["mask"]
             net.load_state_dict(part("net", state))
             load_optimizer_state(optimizer, part("optimizer", state))
             grad_scaler.load_state_dict(part("grad_scaler", state))
             scale_observation.load_state_dict(part("observation", state))
             scale_reward.load_state_dict(part("reward", state))
-            env.load_state_dict(part("env", state))
+            step = env.load_state_dict(part("env", state))
+        index, account, mask = step.index, step.account, step.mask
 
         while not agent.finished(global_step):
             # 1. What is in force, and every random number of this iteration.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -56,16 +57,19 @@ def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -
     """A run directory of one agent from flags: the same path through spec, plan and run directory as `p3kit run`."""
     overrides = [f"ppo.{name}={_toml(value)}" for name, value in knobs.items()]
     text = f'name = "scratch"\ntrainer = {_toml(str(trainer_file.resolve()))}\n'
-    text += f"symbols = [{_toml(flags['symbol'])}]\nseeds = [{flags['seed']}]\n"
-    text += f'[data]\nsource = "{flags["source"]}"\n'
-    if flags["env_id"]:  # a foreign task brings its own scales
-        text += '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\n'
+    if flags["env_id"]:  # a foreign task brings its own scales, and no bars: its agent goes by the task's name
+        symbol, source = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:], "synthetic"
+        scales = '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\n'
+    else:
+        symbol, source, scales = flags["symbol"], flags["source"], ""
+    text += f"symbols = [{_toml(symbol)}]\nseeds = [{flags['seed']}]\n"
+    text += f'[data]\nsource = "{source}"\n{scales}'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scratch.toml"
         path.write_text(text, encoding="utf-8")
         spec = load_spec(path, [*overrides, *flags["set"]]).spec
         (plan,) = plan_runs(spec, path.parent)
-    market = load_market(spec, spec.symbols)
+    market = {} if flags["env_id"] else load_market(spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
     directory = RunDir.create(Path(flags["runs"]), info, text, trainer_file)
     click.echo(f"scratch run in {directory.path}", err=True)
