@@ -36,9 +36,11 @@ smallest size × E, fewer than `max_adds` ADDs were made, and the position is no
 hit, an ADD as allowed, an account as not ruined; a profit within 10⁻⁹ × initial of 0 is not a win.
 """
 
+from p3kit.env.backends import make_trading_env
 from p3kit.env.rules import Rules
+from p3kit.env.scalar_env import ScalarTradingEnv
 from p3kit.env.task import VectorTask
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 
-__all__ = ["Rules", "Timestep", "TradingEnv", "VectorTask"]
+__all__ = ["Rules", "ScalarTradingEnv", "Timestep", "TradingEnv", "VectorTask", "make_trading_env"]

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from p3kit.env import rules as r
 from p3kit.env.rules import Rules
@@ -58,11 +62,11 @@ class ScalarAccount:
 
     def __init__(self, data: SymbolData, rules: Rules, first: int, last: int) -> None:
         self.rules = rules
-        self.close = [float(x) for x in data.close]
-        self.open = None if data.open is None else [float(x) for x in data.open]
-        self.high = None if data.high is None else [float(x) for x in data.high]
-        self.low = None if data.low is None else [float(x) for x in data.low]
-        self.volatility = [float(x) for x in data.volatility]
+        self.close = floats(data.close)
+        self.open = None if data.open is None else floats(data.open)
+        self.high = None if data.high is None else floats(data.high)
+        self.low = None if data.low is None else floats(data.low)
+        self.volatility = floats(data.volatility)
         self.first, self.last, self.bar = first, last, first
         self.cash = rules.initial_capital
         self.lots: list[Lot] = []
@@ -314,6 +318,11 @@ class ScalarAccount:
         ideal = math.inf if volatility == 0 else rules.target_volatility / volatility
         ideal = max(min(rules.sizes), min(ideal, rules.max_position))
         return -min(1.0, abs(self._filled_exposure - ideal) / ideal)
+
+
+def floats(column: NDArray[np.float64]) -> Sequence[float]:
+    """A column that reads as plain Python floats, not copied: many accounts may look at one symbol."""
+    return np.ascontiguousarray(column, dtype=np.float64).data
 
 
 def largest_drawdown(equities: list[float]) -> float:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from p3kit.spec import Spec
 
 
+NEEDS_START = "outside windows, step needs `start`: where does a row go on whose episode ends?"
+
+
 class TradingEnv:
     """N accounts over the bars of some symbols; account i trades `symbols[i % len(symbols)]`.
 
@@ -67,6 +70,7 @@ class TradingEnv:
         self.invalid_action = invalid_action
         self.rules = Rules.from_spec(spec)
         unique = tuple(dict.fromkeys(self.symbols))
+        self._data = tuple(market[name] for name in unique)  # (S,)
         self.bars = Bars(market, unique, self.rules.fill, spec.env.window, self.device)
         self._clip = float(spec.observation.clip)
         self.observation_size = self.bars.window * self.bars.num_features + self.account_size
@@ -75,7 +79,7 @@ class TradingEnv:
         self._masks = mask_table(self.device)
         self._one_hot = torch.eye(self.num_actions, dtype=torch.float64, device=self.device)
         self._offsets = torch.as_tensor(self.bars.offsets, device=self.device)  # (S,)
-        self._ranges = torch.tensor([self._split_range(market[name]) for name in unique], device=self.device)  # (S, 2)
+        self._ranges = torch.tensor([self._split_range(data) for data in self._data], device=self.device)  # (S, 2)
         self._symbol_rows = torch.tensor([unique.index(name) for name in self.symbols], device=self.device)
 
         rows = spec.env.num_envs * len(self.symbols) if num_envs is None else num_envs
@@ -177,7 +181,7 @@ class TradingEnv:
         elif start is not None:
             step = self._restart(arrived, after, start)
         else:
-            raise ValueError("outside windows, step needs `start`: where does a row go on whose episode ends?")
+            raise ValueError(NEEDS_START)
         self._note_faults(step, allowed)
         return step
 
@@ -191,19 +195,24 @@ class TradingEnv:
         self._replay = replay
         self._symbol, self._symbol_offset = symbol, self._offsets[symbol]
         self._index = index
-        self._account = fresh_account(length, self.rules)
-        self._fresh = torch.stack(self._account)  # (fields, N)
-        last_action = torch.full_like(index, HOLD)
-        self._fields = self._fresh_fields = observe_account(self._account, last_action, self._one_hot, self.rules)
-        self._mask = action_mask(self._account, self._masks)
+        self._open_books(length)
         self._alive = torch.ones_like(index, dtype=torch.bool)
         self._masked_actions = torch.zeros_like(index)
         self._nonfinite_bar = index.new_full((len(index), len(COMPONENTS)), -1)  # (N, 7) first bar, −1 none
         return self._standing()
 
+    def _open_books(self, length: Tensor) -> None:
+        """Flat accounts in all rows, with what they see and what they may do; `length` (N,) bars is their episode."""
+        self._account = fresh_account(length, self.rules)
+        self._fresh = torch.stack(self._account)  # (fields, N)
+        last_action = torch.full_like(self._index, HOLD)
+        self._fields = self._fresh_fields = observe_account(self._account, last_action, self._one_hot, self.rules)
+        self._mask = action_mask(self._account, self._masks)
+
     def _standing(self) -> Timestep:
         """The rows as they stand, before any step."""
-        zero, no = torch.zeros_like(self._account.cash), torch.zeros_like(self._alive)
+        equity = self.accounts.equity
+        zero, no = torch.zeros_like(equity), torch.zeros_like(self._alive)
         return Timestep(
             index=self._index,
             account=self._fields,
@@ -213,7 +222,7 @@ class TradingEnv:
             truncated=no,
             final_index=self._index,
             final_account=self._fields,
-            equity=self._account.equity,
+            equity=equity,
             bar_return=zero,
             traded_value=zero,
             cost_paid=zero,

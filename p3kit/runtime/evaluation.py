@@ -2,7 +2,7 @@
 
 A split is walked in windows of `episode_bars` back to back from its first bar (the last one shorter), each starting
 flat with the initial capital. Windows do not depend on each other, so all of them are played at once as rows of one
-batched environment, and their bar returns are concatenated in order of time. Nothing here sees an intervention: the
+environment, and their bar returns are concatenated in order of time. Nothing here sees an intervention: the
 spec is the user's own.
 
 Notation for shapes: W windows, B bars of the split, R rows.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p3kit import metrics as formulas
-from p3kit.env import Timestep, TradingEnv
+from p3kit.env import Timestep, TradingEnv, make_trading_env
 from p3kit.market import SymbolData
 from p3kit.spec import Spec
 
@@ -117,7 +117,7 @@ class Evaluator:
         self, decide: Callable[[Timestep, TradingEnv], Tensor], split: Split, spans: list[tuple[int, int]]
     ) -> list[Walk]:
         """Play every window once; one Walk per window."""
-        env = TradingEnv(
+        env = make_trading_env(
             {self.symbol: self.bars},
             self.spec,
             symbols=[self.symbol],

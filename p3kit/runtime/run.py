@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p3kit.env import TradingEnv
+from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.market import SymbolData, load_market
@@ -222,7 +222,7 @@ class Agent(Generic[A]):
             from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely wanted
 
             return VectorTask(self.run.env_id, self.spec.env.num_envs, self.seed)
-        return TradingEnv(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
+        return make_trading_env(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
 
     def args_at(self, global_step: int) -> A:
         """The trainer's arguments in force at `global_step`, schedules applied."""

@@ -186,8 +186,6 @@ def _later(loaded: LoadedSpec) -> Iterator[str]:
         yield f"{number} checked, but not applied by the trainers of this version"
     if loaded.written("diagnose"):
         yield "[diagnose] is checked, but not used while training in this version; see `p3kit diagnose` afterwards"
-    if spec.env.backend == "scalar":
-        yield 'env.backend = "scalar" is checked, but trainers of this version use the batched environment'
     if spec.compute.group != "auto":
         yield "compute.group is checked, but trainers of this version run one agent per process"
     if spec.tune is not None:

@@ -1,0 +1,233 @@
+"""`ScalarTradingEnv`: the trading environment with one plain Python account per row, for debugging.
+
+`env.backend = "scalar"` puts it under a trainer. Bars, splits, windows, restarts and faults are those of `TradingEnv`;
+money, masks, account fields and reward all come from `p3kit.env.scalar`, account by account. Where a run under
+`"batched"` looks odd and the same run under `"scalar"` does not, the fault is in the batched engine; where both look
+odd, set a breakpoint in `ScalarAccount.step`.
+
+Notation for shapes: N accounts, K account fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from p3kit.env.account import HOLD, Account
+from p3kit.env.scalar import Lot, Outcome, ScalarAccount, largest_drawdown
+from p3kit.env.timestep import Timestep
+from p3kit.env.trading import NEEDS_START, TradingEnv
+from p3kit.errors import CheckpointError, NumericalFault
+from p3kit.metrics import ACTIONS, COMPONENTS
+
+if TYPE_CHECKING:
+    from p3kit.spec import Spec
+
+
+class ScalarTradingEnv(TradingEnv):
+    """`TradingEnv` with a list of `ScalarAccount` for its books: the same `Timestep`s to 1e-9, far slower.
+
+    Here a step does wait for the device, and a bar that breaks the arithmetic (a price of 0) raises NumericalFault at
+    once. An episode may be looked at in `books` while it runs.
+    """
+
+    @property
+    def books(self) -> Sequence[ScalarAccount]:
+        """The N accounts as they stand; not for writing."""
+        return self._books
+
+    @property
+    def accounts(self) -> Account:
+        """The books as the batched engine would keep them. Moments of bar returns are NaN: nobody keeps them here."""
+        return Account(*self._column(_books_row).unbind(1))
+
+    def update(self, spec: Spec) -> None:
+        """Take numbers that moved from `spec`. Whether an ADD is allowed follows at once here, in `TradingEnv` with the
+        next step."""
+        super().update(spec)
+        for book in self._books:
+            book.rules = self.rules
+        self._look()
+
+    # ---- playing ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, action: Tensor, start: Tensor | None = None) -> Timestep:
+        """Let one bar pass, as `TradingEnv.step` does."""
+        if start is None and not self._replay:
+            raise ValueError(NEEDS_START)
+        allowed = self._mask.gather(1, action.unsqueeze(1)).squeeze(1)
+        action = torch.where(allowed, action, HOLD)
+        played = self._alive
+        outcomes = [
+            self._play(row, ACTIONS[number]) if plays else _nothing(self._books[row])
+            for row, (number, plays) in enumerate(zip(action.tolist(), played.tolist(), strict=True))
+        ]
+
+        def of(read: Callable[[Outcome], float | list[float]], dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.tensor([read(outcome) for outcome in outcomes], dtype=dtype, device=self.device)
+
+        terminated, truncated = of(lambda o: o.terminated, torch.bool), of(lambda o: o.truncated, torch.bool)
+        ended = terminated | truncated
+        self._index = arrived = self._index + played.long()
+        self._look()
+        final_account = self._fields
+        if start is None or self._replay:
+            self._alive = played & ~ended
+            self._mask = torch.where(self._alive.unsqueeze(1), self._mask, self._one_hot[HOLD].bool())
+        elif bool(ended.any()):
+            self._index = torch.where(ended, self._start_row(start), arrived)
+            for row in ended.nonzero().flatten().tolist():
+                self._books[row] = self._open_book(row)
+            self._look()
+        step = Timestep(
+            index=self._index,
+            account=self._fields,
+            mask=self._mask,
+            components=of(lambda o: o.components),
+            terminated=terminated,
+            truncated=truncated,
+            final_index=arrived,
+            final_account=final_account,
+            equity=of(lambda o: o.equity),
+            bar_return=of(lambda o: o.bar_return),
+            traded_value=of(lambda o: o.traded_value),
+            cost_paid=of(lambda o: o.cost_paid),
+            closed_profit=of(lambda o: torch.nan if o.closed_profit is None else o.closed_profit),
+            exposure=of(lambda o: o.exposure),
+            bar=arrived - self._symbol_offset,
+            action=action,
+            alive=self._alive,
+            valid=played,
+        )
+        self._note_faults(step, allowed)
+        return step
+
+    def _play(self, row: int, action: str) -> Outcome:
+        book = self._books[row]
+        try:
+            return book.step(action)
+        except ArithmeticError as error:
+            where = f"{self._name(row)}: bar {book.bar}"
+            raise NumericalFault(where, f"account {row} cannot be worked out: {error}", "look at the prices") from error
+
+    def _open_books(self, length: Tensor) -> None:
+        self._lengths = [int(bars) for bars in length.tolist()]
+        self._books = [self._open_book(row) for row in range(len(self._lengths))]
+        self._look()
+
+    def _open_book(self, row: int) -> ScalarAccount:
+        """A flat account for `row`, at the bar where the row stands."""
+        first = int(self._index[row] - self._symbol_offset[row])
+        return ScalarAccount(self._data[int(self._symbol[row])], self.rules, first, first + self._lengths[row])
+
+    def _look(self) -> None:
+        """What every account sees and may do now."""
+        self._fields = self._column(ScalarAccount.fields).to(torch.float32)  # (N, K)
+        self._mask = self._column(lambda book: [name in book.allowed() for name in ACTIONS]).bool()  # (N, 7)
+
+    def _column(self, read: Callable[[ScalarAccount], Sequence[float]]) -> Tensor:
+        """(N, values) float64: what `read` says of each account."""
+        return torch.tensor([read(book) for book in self._books], dtype=torch.float64, device=self.device)
+
+    # ---- resuming ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that `reset` and `step` change, as a flat dict of tensors; rows of windows are not kept.
+
+        Lists of an account (purchases, equities, profits) lie one account after another, with a count per account.
+        """
+        if self._replay:
+            raise RuntimeError("an env that plays windows has no state to resume from")
+        lists: dict[str, list[list[Any]]] = {
+            "lots": [[(lot.shares, lot.fill, lot.paid) for lot in book.lots] for book in self._books],
+            "equities": [book.equities for book in self._books],
+            "profits": [book.profits for book in self._books],
+        }
+        state = {"books": self._column(_numbers), "masked_actions": self._masked_actions.clone()}
+        state["nonfinite_bar"] = self._nonfinite_bar.clone()
+        for name, rows in lists.items():
+            state[name] = torch.tensor([item for row in rows for item in row], dtype=torch.float64)
+            state[f"{name}_count"] = torch.tensor([len(row) for row in rows])
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
+        """Continue where `state_dict` was taken; returns the rows as they stand. CheckpointError if N differs."""
+        self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
+        if len(state["books"]) != self.num_envs:
+            raise CheckpointError(
+                "env state",
+                f"it holds {len(state['books'])} accounts, this env {self.num_envs}",
+                "resume with the spec of the run",
+            )
+        lots, equities, profits = (_rows(state, name) for name in ("lots", "equities", "profits"))
+        for row, (book, numbers) in enumerate(zip(self._books, state["books"].tolist(), strict=True)):
+            book.first, book.last, book.bar, action, book.bars_held, book.adds = (int(x) for x in numbers[:6])
+            book.cash, book.entry_size, book.cash_at_entry = numbers[6:]
+            book.last_action = ACTIONS[action]
+            book.lots = [Lot(*lot) for lot in lots[row]]
+            book.equities, book.profits = equities[row], profits[row]
+        bars = torch.tensor([book.bar for book in self._books], device=self.device)
+        self._index = bars + self._symbol_offset
+        self._masked_actions = state["masked_actions"].to(self.device)
+        self._nonfinite_bar = state["nonfinite_bar"].to(self.device)
+        self._look()
+        return self._standing()
+
+
+def _nothing(book: ScalarAccount) -> Outcome:
+    """The outcome of a bar for an account whose window had ended before it."""
+    return Outcome(
+        components=[0.0] * len(COMPONENTS),
+        equity=book.equity,
+        bar_return=0.0,
+        traded_value=0.0,
+        cost_paid=0.0,
+        closed_profit=None,
+        exposure=0.0,
+        terminated=False,
+        truncated=False,
+    )
+
+
+def _numbers(book: ScalarAccount) -> list[float]:
+    """What an account remembers from one bar to the next, beside its lists; whole numbers first."""
+    whole = (book.first, book.last, book.bar, ACTIONS.index(book.last_action), book.bars_held, book.adds)
+    return [*map(float, whole), book.cash, book.entry_size, book.cash_at_entry]
+
+
+def _rows(state: Mapping[str, Tensor], name: str) -> list[list[Any]]:
+    """One list of `state_dict` cut into its accounts again."""
+    items = iter(state[name].tolist())
+    return [list(islice(items, count)) for count in state[f"{name}_count"].tolist()]
+
+
+def _books_row(book: ScalarAccount) -> list[float]:
+    """One account in the order of `Account`."""
+    is_long = bool(book.lots)
+    trade = (
+        book.shares,
+        book.paid,
+        sum(lot.shares * lot.fill for lot in book.lots),
+        book.entry_size,
+        book.cash_at_entry,
+        book.bars_held,
+        book.adds,
+    )
+    return [
+        book.cash,
+        book.market_value,
+        book.equity,
+        max(book.equities),
+        largest_drawdown(book.equities),
+        torch.nan,
+        torch.nan,
+        book.bar - book.first,
+        book.last - book.first,
+        book.add_budget() if "ADD" in book.allowed() else 0.0,
+        *(trade if is_long else [0.0] * len(trade)),
+    ]
