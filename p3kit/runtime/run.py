@@ -206,6 +206,7 @@ class Agent(Generic[A]):
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
         self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
         self._nonfinite = 0.0
+        self._ended_early = ""  # why, if by its own rules
         self._latest: dict[str, float] = {}
         self._verdict: dict[str, Any] | None = None
         self._clock = time.perf_counter()
@@ -329,7 +330,7 @@ class Agent(Generic[A]):
         progress = self.global_step / self.total_timesteps
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
         if reason and self.state == "running" and progress < 1:
-            self.state = "done"
+            self.state, self._ended_early = "done", reason
             self.run.directory.append_event("early_stop", agent=self.name, global_step=self.global_step, reason=reason)
         self._clock = time.perf_counter()  # steps per second are the trainer's; evaluation has its own row
         self.run.heartbeat()
@@ -360,6 +361,7 @@ class Agent(Generic[A]):
         chosen = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else events[-1]
         metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
+        self._verdict["ended_early"] = self._ended_early
         self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
 
     def _value_of(self, chosen_step: int) -> dict[str, float]:
@@ -392,6 +394,7 @@ class Agent(Generic[A]):
 
     def state_dict(self) -> Flat:
         state: Flat = {"global_step": self.global_step, "nonfinite": self._nonfinite}
+        state["ended_early"] = self._ended_early
         state["generator"] = self.generator.get_state()
         state |= under("early_stop", self._early_stop.state_dict())
         state |= under("best", {str(step): sharpe for step, sharpe in self._best.items()})
@@ -402,6 +405,8 @@ class Agent(Generic[A]):
     def load_state_dict(self, state: Flat) -> None:
         """Restore what `state_dict` gave; the environment's state is the trainer's to load."""
         self.global_step, self._nonfinite = int(state["global_step"]), float(state["nonfinite"])
+        self._ended_early = state["ended_early"]
+        self.state = "done" if self._ended_early else "running"
         self.generator.set_state(state["generator"].cpu())
         self._early_stop.load_state_dict(part("early_stop", state))
         self._best = {int(step): float(sharpe) for step, sharpe in part("best", state).items()}
