@@ -1,0 +1,49 @@
+"""What an agent carries over a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from p3kit.market import load_market
+from p3kit.plan import plan_runs
+from p3kit.rundir import RunDir
+from p3kit.runtime.run import Run
+from p3kit.spec import load_spec
+from tests.trainers.conftest import load_trainer
+
+
+def open_agent(folder: Path) -> Any:
+    spec_file = folder / "s.toml"
+    spec_file.write_text('name = "s"\nsymbols = ["AAPL"]\n')
+    spec = load_spec(spec_file).spec
+    (plan,) = plan_runs(spec, folder)
+    info = plan.run_json(load_market(spec, spec.symbols), ["test"])
+    directory = RunDir.create(folder / "runs", info, spec_file.read_text(), plan.trainer)
+    return Run(directory, load_trainer("ppo").Args, resume=False).agent
+
+
+def test_an_agent_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    agent = open_agent(tmp_path)
+    agent.finished(50_000)
+    agent.state, agent._ended_early = "done", "a plateau"
+    again = open_agent(tmp_path)
+    again.load_state_dict(agent.state_dict())
+    assert again.finished(50_000)
+    assert again.state == "done"
+    assert again.global_step == 50_000
+
+
+def test_a_stopped_agent_goes_on(tmp_path: Path) -> None:
+    agent = open_agent(tmp_path)
+    agent.finished(50_000)
+    agent.state = "stopped"
+    again = open_agent(tmp_path)
+    again.load_state_dict(agent.state_dict())
+    assert not again.finished(50_000)
+
+
+def test_generators_differ_by_purpose_seed_and_symbol(tmp_path: Path) -> None:
+    agent = open_agent(tmp_path)
+    draws = {agent.new_generator(purpose).initial_seed() for purpose in ("agent", "net", "other")}
+    assert len(draws) == 3
