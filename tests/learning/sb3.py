@@ -17,6 +17,7 @@ from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
 from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.spec import Spec
+from p3kit.spec.schedules import value_at
 
 
 class TradingVecEnv(VecEnv):
@@ -77,12 +78,16 @@ class KeepBest(BaseCallback):
     def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int) -> None:
         super().__init__()
         self.evaluator = Evaluator(spec, bars, symbol, seed, torch.device("cpu"))
+        self.spec = spec
         self.every, self.best, self.weights, self.before = spec.evaluation.every, -np.inf, None, 0
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
+        schedule = self.spec.schedules.get("ppo.ent_coef")
+        if schedule is not None:  # Stable-Baselines3 has no schedule for it; this gives it ours
+            self.model.ent_coef = value_at(schedule, self.num_timesteps / self.spec.ppo.total_timesteps)
         if self.num_timesteps // self.every > self.before // self.every:
             self.look()
         self.before = self.num_timesteps
