@@ -140,21 +140,25 @@ class Evaluator:
                 columns[name].append(getattr(step, name))
         env.raise_if_faulty()
         table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
-        return [self._cut(table, row) for row in range(len(spans))]
+        return [self._cut(table, row, *span) for row, span in enumerate(spans)]
 
-    def _cut(self, table: Mapping[str, Array], row: int) -> Walk:
+    def _cut(self, table: Mapping[str, Array], row: int, first: int, last: int) -> Walk:
+        """One window as a path over all its bars: who was ruined on the way stays in cash for the rest of it."""
         played = table["alive"][:, row]
         column = {name: values[played, row] for name, values in table.items()}
         capital = self.spec.env.initial_capital
+        profit = column["closed_profit"][~np.isnan(column["closed_profit"])] / capital
+        rest = last - first - int(played.sum())
+        column = {name: np.pad(values, (0, rest)) for name, values in column.items()}  # 0 is HOLD, and no return
         equity = capital * np.concatenate([[1.0], np.cumprod(1 + column["bar_return"])[:-1]])
         return Walk(
-            bar=column["bar"],
+            bar=np.arange(first, last),
             bar_return=column["bar_return"],
             action=column["action"],
             exposure=column["exposure"],
             traded=column["traded_value"] / equity,
             cost=column["cost_paid"] / capital,
-            profit=column["closed_profit"][~np.isnan(column["closed_profit"])] / capital,
+            profit=profit,
         )
 
 

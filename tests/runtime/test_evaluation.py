@@ -97,3 +97,21 @@ def test_regimes_and_equity_add_up(spec: Spec, bars: SymbolData) -> None:
     curves = evaluation.equity_curves()
     assert curves["equity"][-1] == pytest.approx(evaluation.policy.equity[-1])
     assert len(curves["timestamps"]) == len(curves["equity"]) == len(curves["baselines"]["hold"])
+
+
+def test_a_ruined_account_stays_in_cash_for_the_rest_of_its_window(spec: Spec, bars: SymbolData) -> None:
+    first, _ = bars.splits["validation"]
+    close = bars.close.copy()
+    close[first + 100 :] *= 0.3  # a crash inside the first window, below ruin = 0.5
+    crashed = replace(bars, close=close)
+    evaluation = Evaluator(spec, crashed, "AAPL", 1, CPU)(buy)
+    walk, hold_walk = evaluation.policy, evaluation.rules["hold"][0]
+    assert (walk.bar == hold_walk.bar).all()
+    assert walk.bar_return[99] < -0.5
+    assert not walk.bar_return[100 : spec.env.episode_bars].any()
+    assert not walk.action[100 : spec.env.episode_bars].any()
+    assert walk.action[spec.env.episode_bars] == BUY_LARGE  # the next window starts afresh
+    assert evaluation.metrics["eval/max_drawdown"] > 0.5
+    assert set(evaluation.intervals()) == {"sharpe_interval", "excess_interval"}
+    mixed = Evaluator(spec, crashed, "AAPL", 1, CPU)(hold)  # not ruined, beside a buy-and-hold that is
+    assert not mixed.policy.bar_return.any()
