@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,9 +169,45 @@ def test_mixed_precision_on_the_cpu(tmp_path: Path, precision: str) -> None:
     assert ("diag/amp_scale" in series) == (precision == "fp16")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_on_cuda(tmp_path: Path, precision: str) -> None:
+    """The same run on a CUDA device, in every number format; its checkpoint resumes there."""
+    overrides = ('compute.device="cuda"', f'compute.precision="{precision}"')
+    run = train(plan_run(tmp_path, overrides))
+    series = run.series("TINY")
+    assert run.status()["agents"]["TINY"]["global_step"] == 1_500
+    assert series["policy/ratio_error"].values.max() < (1e-5 if precision == "fp32" else 2e-2)
+    assert series["diag/nonfinite"].values.sum() == 0
+    assert any(
+        value.is_cuda for value in load_checkpoint(run.checkpoint("last"), "cuda").values() if torch.is_tensor(value)
+    )
+
+
 def test_dropout_keeps_the_first_ratio_at_one(tmp_path: Path) -> None:
     run = train(plan_run(tmp_path, ("ppo.dropout=0.2", "ppo.total_timesteps=600")))
     assert run.series("TINY")["policy/ratio_error"].values.max() < 1e-5
+
+
+def test_a_linear_policy_trains(tmp_path: Path) -> None:
+    run = train(plan_run(tmp_path, ("ppo.hidden=[]", "ppo.total_timesteps=300", "evaluation.every=300")))
+    series = run.series("TINY")
+    assert "value/explained_variance" in series
+    assert "diag/feature_rank" not in series  # there is no hidden layer to judge
+
+
+def test_a_torn_checkpoint_is_the_runs_own_word_and_resume_begins_again(undisturbed: RunDir, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run-1")
+    shutil.copytree(undisturbed.path, run.path)
+    run.checkpoint("last").write_bytes(b"torn")
+    assert start(run, "--resume").wait(timeout=60) == 1
+    status = run.status()
+    assert status["state"] == "failed"
+    assert status["message"].endswith("delete it: p3kit resume then begins at init.pt, the first checkpoint")
+    assert status["agents"]["TINY"]["global_step"] == 1_500
+    run.checkpoint("last").unlink()
+    train(run, "--resume")
+    assert_equal_runs(undisturbed, run)
 
 
 def test_an_update_without_one_finite_step_fails_and_says_so(tmp_path: Path) -> None:
