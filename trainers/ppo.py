@@ -480,8 +480,6 @@ def main() -> None:
                     "value/return_std": returns.std(),
                     "diag/ev_reference": ridge_explained_variance(observation, flat.returns[sample]),
                     "diag/update_ratio": update_ratio(before, after, len(update)),
-                    "diag/dormant_share": dormant_share([*hidden, *net.value.hidden(observation)]),
-                    "diag/feature_rank": feature_rank(hidden[-1]),
                     "diag/advantage_std": advantage.std(),
                     "diag/advantage_signal": correlation(
                         flat.advantage[sample], log_prob_after - flat.log_prob[sample]
@@ -492,6 +490,9 @@ def main() -> None:
                     "policy/ratio_error": ratio_error,
                     "reward/scale": reward_scale,
                 }
+                if hidden:  # hidden = [] is a linear policy
+                    evidence["diag/dormant_share"] = dormant_share([*hidden, *net.value.hidden(observation)])
+                    evidence["diag/feature_rank"] = feature_rank(hidden[-1])
                 scale_observation.update(raw_observation)
             update_s = time.perf_counter() - clock
 

@@ -6,6 +6,7 @@ so a torn or altered file is refused by name instead of half loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -24,7 +25,10 @@ Flat = dict[str, Any]
 
 
 def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
-    """Write `state` to `path`: temporary name, fsync, rename, so a kill leaves the old file or the new one."""
+    """Write `state` to `path`: temporary name, fsync, rename, so a kill leaves the old file or the new one.
+
+    Raises CheckpointError when the disk is full or the folder cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save({key: _detached(value) for key, value in state.items()}, buffer)
     payload = buffer.getvalue()
@@ -39,14 +43,20 @@ def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        remedy = "free some space or mend the folder, then p3kit resume"
+        raise CheckpointError(str(path), f"cannot be written ({error.strerror or error})", remedy) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # on a read-only disk it cannot be removed, and the first error says why
+            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Flat:
     """Read a checkpoint. Raises CheckpointError when it is missing, torn, altered or in another format."""
-    remedy = "resume from another checkpoint, or start the run again"
+    remedy = "start the run again"
+    if path.stem != "init":
+        remedy = "delete it: p3kit resume then begins at init.pt, the first checkpoint"
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -42,7 +42,7 @@ def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
         if not isinstance(flags, dict):  # --help was printed
             sys.exit(0)
         if flags["run_dir"]:
-            return Run(RunDir.open(Path(flags["run_dir"])), args_type, resume=flags["resume"])
+            return _planned(RunDir.open(Path(flags["run_dir"])), args_type, flags["resume"])
         given = {knob.name: flags[knob.name] for knob in knobs if flags[knob.name] is not None}
         return Run(_scratch(flags, given, Path(trainer_file)), args_type, resume=False)
     except click.ClickException as error:
@@ -51,6 +51,15 @@ def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
     except P3kitError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
+
+
+def _planned(directory: RunDir, args_type: type[A], resume: bool) -> Run[A]:
+    """The run of a directory. What keeps it from beginning (changed data, a torn checkpoint) becomes its status."""
+    try:
+        return Run(directory, args_type, resume=resume)
+    except P3kitError as error:
+        directory.update_status(state="failed", message=str(error).splitlines()[0])
+        raise
 
 
 def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -> RunDir:

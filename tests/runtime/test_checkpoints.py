@@ -70,7 +70,9 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt: cannot be written \(No space left on device\); free some space"
+    ):
         save_checkpoint(path, {"step": 8}, compress=True)
     assert load_checkpoint(path)["step"] == 7
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
