@@ -330,8 +330,8 @@ def no_progress(evidence: Evidence, row: Row) -> Finding:
     worse = total.values[-1] <= 0 and not (len(excess) and excess.values[-1] > 0)
     nothing_to_find = len(rule) > 0 and rule.values[-1] <= 0
     severity: Severity = "warning" if worse and not nothing_to_find else "information"
-    text = f"best validation Sharpe {best[-1]:.2f}, total return {total.values[-1]:+.1%}"
+    text = f"best validation Sharpe so far {best[-1]:.2f}; total return of the last evaluation {total.values[-1]:+.1%}"
     if len(rule):
-        text += f"; the best fixed rule made {rule.values[-1]:+.1%}"
+        text += f", the best fixed rule made {rule.values[-1]:+.1%}"
     cause = [(1.0, "no_signal", "no fixed rule made money either" if nothing_to_find else "learning looks normal")]
     return raised(evidence, row, total, span, float(best[-1]), text, severity=severity, causes=cause)

@@ -79,6 +79,7 @@ def diagnose(run: RunDir, agent: str | None = None) -> list[AgentDiagnosis]:
                 total_timesteps=evidence.total_timesteps,
                 findings=judge(evidence),
                 ranges=tuple(ranges(evidence)),
+                failure=f"{status['state']}: {status['message']}" if ended_badly(status) else "",
             )
         )
     return diagnoses
@@ -93,7 +94,6 @@ def gather_evidence(
 ) -> Evidence:
     """The record of one agent; `plan` is its entry in run.json. Events without an agent belong to all."""
     name = plan["name"]
-    ended_badly = status.get("state") in ("failed", "crashed")
     return Evidence(
         agent=name,
         series=series,
@@ -101,8 +101,13 @@ def gather_evidence(
         total_timesteps=int(plan["total_timesteps"]),
         events=[event for event in events if event.get("agent") in (None, name)],
         device=str(info.get("device") or "cpu"),
-        failure=str(status.get("message") or "") if ended_badly else "",
+        failure=str(status.get("message") or "") if ended_badly(status) else "",
     )
+
+
+def ended_badly(status: Mapping[str, Any]) -> bool:
+    """Whether the run failed or crashed."""
+    return status.get("state") in ("failed", "crashed")
 
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:

@@ -126,6 +126,8 @@ class AgentDiagnosis:
     total_timesteps: int
     findings: tuple[Finding, ...]
     ranges: tuple[Range, ...]
+    failure: str = ""
+    """`crashed: …` or `failed: …` where the run ended badly; a run may end so before any row can be judged."""
 
     @property
     def raised(self) -> tuple[Finding, ...]:
@@ -157,6 +159,7 @@ class AgentDiagnosis:
             "symbol": self.symbol,
             "global_step": self.global_step,
             "total_timesteps": self.total_timesteps,
+            "failure": self.failure,
             "clean": self.clean,
             "findings": [finding.to_json() for finding in self.findings],
             "ranges": {r.metric: {"low": r.low, "high": r.high, "last": r.last} for r in self.ranges},

@@ -24,6 +24,8 @@ def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> No
     """One block per agent; then one patch for all of them, as TOML that can be copied; then what was not judged."""
     for diagnosis in diagnoses:
         console.print(_heading(diagnosis))
+        if diagnosis.failure:
+            console.print(Text(diagnosis.failure, _STYLES["critical"]), soft_wrap=True)
         if diagnosis.raised:
             console.print(_findings(diagnosis, console.width))
         if diagnosis.clean:

@@ -136,3 +136,13 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 )
 def test_steps_for_people(steps: int | None, text: str) -> None:
     assert format_steps(steps) == text
+
+
+def test_a_run_that_crashed_before_any_row_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for file in ("metrics.jsonl", "events.jsonl"):
+        (run.path / file).unlink()
+    run.update_status(state="crashed", message="it never began")
+    assert rendered(run, 80).splitlines()[1] == "crashed: it never began"
+    told = json.loads(CliRunner().invoke(command, [str(run.path), "--json"]).stdout)
+    assert told[0]["failure"] == "crashed: it never began"
