@@ -1,7 +1,8 @@
 """What goes wrong, said so that a user can mend it: where, what, and the remedy.
 
 Every error that a user can cause derives from `P3kitError`. The command line prints `str(error)` and exits with
-`error.exit_code`; nothing else is caught there, so a traceback always means a fault of ours.
+`error.exit_code`, and what the operating system refuses (a full disk, a read-only folder) in one line; nothing else is
+caught there, so a traceback always means a fault of ours.
 """
 
 from __future__ import annotations

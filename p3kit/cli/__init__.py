@@ -65,6 +65,14 @@ class LazyCommands(click.Group):
         except P3kitError as error:
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except BrokenPipeError:  # the reader of our output has left; click ends in silence
+            raise
+        except OSError as error:  # a full disk, a folder that may not be written, a file that went away
+            if error.strerror is None:
+                raise
+            where = error.filename or "a file that p3kit needs"
+            click.echo(f"{where}: {error.strerror}; free some space or mend the folder's permissions", err=True)
+            sys.exit(P3kitError.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)

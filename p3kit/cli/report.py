@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -36,14 +37,19 @@ def report(week: int, name: str | None, output: Path, as_json: bool, runs_root: 
     """
     from p3kit.report.summary import summarise_week
     from p3kit.report.week import relative_to_here, week_json, write_week
-    from p3kit.rundir import file_name, list_runs, mark_crashed
+    from p3kit.rundir import file_name, intact_runs, mark_crashed
 
     mark_crashed(runs_root)
     experiments = summarise_week(runs_root, week, time.time(), name)
-    several = len({run.info()["name"] for run in list_runs(runs_root)}) > 1
+    intact, faults = intact_runs(runs_root)
+    several = len({run.info()["name"] for run in intact}) > 1
     stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
     path = write_week(experiments, output, week, stem)
     if as_json:
         click.echo(json.dumps(week_json(experiments, path), indent=2, ensure_ascii=False))
     else:
         click.echo(relative_to_here(path))
+    for fault in faults:
+        click.echo(f"not in the report: {fault}", err=True)
+    if faults:
+        sys.exit(1)

@@ -42,17 +42,22 @@ def runs(runs_root: Path, as_json: bool) -> None:
     Runs whose process is gone are found here and marked crashed.
     """
     from p3kit.launch import run_lines
-    from p3kit.rundir import list_runs
+    from p3kit.rundir import intact_runs
     from p3kit.rundir.rows import encode
 
     say_crashed(runs_root)
-    lines = run_lines(list_runs(runs_root), time.time())
+    intact, faults = intact_runs(runs_root)
+    lines = run_lines(intact, time.time())
     if as_json:
         click.echo(json.dumps(encode([line.to_json() for line in lines]), indent=2, ensure_ascii=False))
     elif lines:
         _print_table(lines)
-    else:
+    elif not faults:
         click.echo(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml", err=True)
+    for fault in faults:
+        click.echo(f"not listed: {fault}", err=True)
+    if faults:
+        sys.exit(1)
 
 
 @click.command(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from p3kit.plan import RunPlan
-from p3kit.rundir import RunDir, list_runs
+from p3kit.rundir import RunDir, intact_runs
 
 SETS_THE_PACE = {
     "ppo": ("n_steps", "batch_size", "n_epochs", "accumulation_steps", "hidden", "target_kl"),
@@ -35,7 +35,7 @@ def measured_pace(plan: RunPlan, runs_root: Path) -> Pace | None:
     """The pace of finished runs that are comparable to `plan`; None when there is none."""
     wanted = _pace_values(plan.agents[0].spec.model_dump(mode="json"))
     paces: dict[str, float] = {}
-    for run in reversed(list_runs(runs_root)):
+    for run in reversed(intact_runs(runs_root)[0]):
         if len(paces) == LATEST:
             break
         if run.status()["state"] != "done":

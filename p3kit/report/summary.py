@@ -19,7 +19,7 @@ from p3kit.diagnose.diagnosis import gather_evidence, judge, merged_patch, range
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.errors import RunNotFound
 from p3kit.plan import agent_name
-from p3kit.rundir import RunDir, Series, list_runs
+from p3kit.rundir import RunDir, Series, intact_runs
 
 ACTIVE = ("queued", "running")
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
@@ -144,7 +144,7 @@ class Experiment:
     @property
     def has_runs(self) -> bool:
         """Whether anything was recorded within the week."""
-        return self.week in self.weeks_with_runs
+        return self.as_of is not None
 
     def with_state(self, *states: str) -> list[AgentSummary]:
         return [agent for agent in self.agents if agent.state in states]
@@ -162,10 +162,11 @@ class Experiment:
 def summarise_week(runs_root: Path, week: int, now: float, name: str | None = None) -> list[Experiment]:
     """The experiments of `runs_root` in their week number `week` (from 1), by name. `now` in unix seconds.
 
-    Raises RunNotFound where there are no runs at all, or none of that name.
+    Damaged run directories are left out; `intact_runs` names them. Raises RunNotFound where there are no runs at all,
+    or none of that name.
     """
     groups: dict[str, list[tuple[RunDir, dict[str, Any]]]] = {}
-    for run in list_runs(runs_root):
+    for run in intact_runs(runs_root)[0]:
         info = run.info()
         groups.setdefault(str(info["name"]), []).append((run, info))
     if not groups:
@@ -194,7 +195,8 @@ def _summarise(group: Sequence[tuple[RunDir, dict[str, Any]]], name: str, week: 
     monday, sunday = begin + timedelta(days=7 * (week - 1)), begin + timedelta(days=7 * week - 1)
     moment = min(now, _midnight(sunday + timedelta(days=1)))
     histories = [History(run, info, moment) for run, info in group]
-    weeks = sorted({w for history in histories for w in _weeks_of(history.all_times, begin)})
+    told = [time for history in histories for time in history.all_times if time <= now]  # a clock may have jumped back
+    weeks = sorted(_weeks_of(told, begin))
     known = [history for history in histories if history.begun]
     facts = Experiment(name, week, monday, sunday, None, weeks)
     if not known or week not in weeks:

@@ -14,8 +14,18 @@ replays/        episodes, bar by bar
 stop            present when someone asked the run to end
 """
 
-from p3kit.rundir.directory import Histogram, RunDir, Series, find_run, list_runs, mark_crashed
+from p3kit.rundir.directory import Histogram, RunDir, Series, find_run, intact_runs, list_runs, mark_crashed
 from p3kit.rundir.names import file_name
 from p3kit.rundir.rows import EVENT_KINDS
 
-__all__ = ["EVENT_KINDS", "Histogram", "RunDir", "Series", "file_name", "find_run", "list_runs", "mark_crashed"]
+__all__ = [
+    "EVENT_KINDS",
+    "Histogram",
+    "RunDir",
+    "Series",
+    "file_name",
+    "find_run",
+    "intact_runs",
+    "list_runs",
+    "mark_crashed",
+]

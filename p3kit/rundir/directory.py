@@ -432,6 +432,24 @@ def list_runs(runs_root: Path | str) -> list[RunDir]:
     return [RunDir(path) for _, path in sorted(named) if (path / "run.json").is_file()]
 
 
+def intact_runs(runs_root: Path | str) -> tuple[list[RunDir], list[P3kitError]]:
+    """The runs whose files can be read, and what is wrong with each of the others.
+
+    One damaged directory must not hide the others: whoever speaks of all runs takes these and says the faults.
+    """
+    intact, faults = [], []
+    for run in list_runs(runs_root):
+        try:
+            run.info()
+            run.read_events()
+            run.read_metrics()
+        except P3kitError as error:
+            faults.append(error)
+        else:
+            intact.append(run)
+    return intact, faults
+
+
 def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]:
     """The run that `reference` names, and the agent if it names one.
 
@@ -446,7 +464,7 @@ def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]
         run, agent = RunDir(run_path), str(Path(whole).relative_to(run_path))
     else:
         name, _, agent = whole.partition("/")
-        run = _named_run(root, name)
+        run = _named_run(root, name, reference)
     return (run, _checked_agent(run, agent)) if agent else (run, None)
 
 
@@ -473,10 +491,10 @@ def _run_above(path: Path) -> Path | None:
     return None
 
 
-def _named_run(root: Path, name: str) -> RunDir:
+def _named_run(root: Path, name: str, reference: str) -> RunDir:
     runs = list_runs(root)
     if not runs:
-        raise RunNotFound(name, f"there are no runs in {root}", "start one with: p3kit run specs/smoke.toml")
+        raise RunNotFound(repr(reference), f"there are no runs in {root}", "start one with: p3kit run specs/smoke.toml")
     if name == "latest":
         return runs[-1]
     wanted = f"run-{name}" if name.isdigit() else name
@@ -484,7 +502,9 @@ def _named_run(root: Path, name: str) -> RunDir:
         if run.name == wanted:
             return run
     raise RunNotFound(
-        name, f"no run of that name in {root}", f'did you mean "{_nearest(wanted, runs)}"? p3kit runs lists all'
+        repr(reference),
+        f"no run of that name in {root}",
+        f'did you mean "{_nearest(wanted, runs)}"? p3kit runs lists all',
     )
 
 

@@ -1,5 +1,6 @@
 """`run`, `plan`, `runs`, `resume` and `stop` as a user gives them: as commands, with exit codes and two streams."""
 
+import errno
 import json
 import os
 import re
@@ -227,6 +228,27 @@ def test_runs_without_runs_says_how_to_start(tmp_path):
     assert "p3kit run specs/smoke.toml" in result.stderr
 
 
+def test_a_damaged_run_is_named_and_does_not_hide_the_others(made):
+    (made / "run-2" / "run.json").write_text('{"agents": [')
+    result = CliRunner().invoke(main, ["runs"])
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].startswith("run-1  phase3  done")
+    assert len(result.stdout.splitlines()) == 2
+    assert "not listed: " in result.stderr
+    assert "run-2/run.json: is not valid JSON" in result.stderr
+
+
+def test_what_the_system_refuses_is_one_line(made, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "reports/week-01.md")
+
+    monkeypatch.setattr("p3kit.rundir.mark_crashed", refuse)
+    result = CliRunner().invoke(main, ["report", "--week", "1"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("reports/week-01.md: Read-only file system; ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_run_goes_on_or_ends_as_a_whole(made):
     for command in ("resume", "stop"):
         result = CliRunner().invoke(main, [command, "run-1/AMD"])
@@ -238,6 +260,7 @@ def test_a_wrong_name_gets_the_nearest(made):
     result = CliRunner().invoke(main, ["resume", "run-5"])
     assert result.exit_code == 2
     assert 'did you mean "run-2"?' in result.stderr
+    assert "'runs/none': no run of that name in " in CliRunner().invoke(main, ["stop", "runs/none"]).stderr
 
 
 def test_the_shell_completes_names_of_runs(made):

@@ -229,3 +229,28 @@ def test_command_writes_the_file_and_says_where(tmp_path: Path, monkeypatch: pyt
     assert {path.parent.parent for path in tmp_path.rglob("*.png") if "week-01" in str(path)} == {tmp_path / "reports"}
     usage = runner.invoke(command, ["--week", "0"])
     assert usage.exit_code == 2
+
+
+def test_a_damaged_run_is_named_and_does_not_hide_the_others(tmp_path: Path) -> None:
+    root, started = tmp_path / "runs", datetime.now(UTC).timestamp() - 7_200
+    make_run(root, started=started)
+    for file in ("run.json", "metrics.jsonl", "events.jsonl"):
+        damaged = make_run(root, started=started)
+        (damaged.path / file).write_text("{\n")
+    result = CliRunner().invoke(command, ["--week", "1", "--runs", str(root), "--output", str(tmp_path / "reports")])
+    assert result.exit_code == 1
+    assert result.stdout.strip().endswith("week-01.md")
+    told = result.stderr.splitlines()
+    assert [line.split("runs/")[1].split(":")[0] for line in told] == [
+        "run-2/run.json",
+        "run-3/metrics.jsonl",
+        "run-4/events.jsonl",
+    ]
+    assert "Runs run-1 ·" in (tmp_path / "reports" / "week-01.md").read_text(encoding="utf-8")
+
+
+def test_a_run_dated_after_the_clock_is_not_known_yet(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    page = write(tmp_path / "runs", tmp_path / "reports", now=MONDAY - DAY)
+    assert "No runs of `phase3` in week 1 " in page
+    assert "There are runs" not in page
