@@ -113,7 +113,9 @@ def _path_of(template: str | None, symbol: str) -> Path:
         raise DataError(str(path), f"is a directory; expected the file of {symbol}", 'write "data/{symbol}.csv"')
     if not path.exists():
         beside = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))[:6] if path.parent.is_dir() else []
-        hint = f"{path.parent} has {', '.join(beside)}" if beside else "data.path is relative to the spec file"
+        hint = "data.path is relative to the spec file; given by --set, to the current folder"
+        if beside:
+            hint = f"{path.parent} has {', '.join(beside)}"
         raise DataError(str(path), f"no such file (bars of {symbol})", hint)
     return path
 

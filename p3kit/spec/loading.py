@@ -89,8 +89,11 @@ def check_files(loaded: LoadedSpec) -> None:
     missing = [name for name in names if not Path(name).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        origin = loaded.origins["data.path"]
         hint = "data.path is relative to the spec file"
-        raise SpecError([Fault(loaded.origins["data.path"], f"data.path: {missing[0]}{more}: no such file", hint)])
+        if origin.startswith("--set"):
+            hint = "given by --set, data.path is relative to the current folder"
+        raise SpecError([Fault(origin, f"data.path: {missing[0]}{more}: no such file", hint)])
 
 
 def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path | None = None) -> Spec:
