@@ -55,7 +55,7 @@ def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
         return st.lists(values(get_args(core)[0]), min_size=1, max_size=3)
     if kinds.is_table(core):
         return tables(core)
-    raise NotImplementedError(f"{core} needs a strategy by hand")
+    raise TypeError(f"{core} needs a strategy by hand")
 
 
 def _floats(limits: dict[type, float]) -> st.SearchStrategy[float]:
