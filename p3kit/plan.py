@@ -89,11 +89,12 @@ class RunPlan:
         }
 
 
-def plan_runs(spec: Spec, spec_dir: Path) -> list[RunPlan]:
+def plan_runs(spec: Spec, spec_dir: Path = Path()) -> list[RunPlan]:
     """All runs of a spec, in the order symbols × seeds × matrix points.
 
     Every trainer of this version trains one agent per run. `spec_dir` is where a trainer given as a relative path is
-    looked for. Raises SpecError when the trainer does not exist.
+    looked for: the current folder, since `load_spec` has made such a path relative to it. Raises SpecError when the
+    trainer does not exist.
     """
     trainer = find_trainer(spec.trainer, spec_dir)
     points = spec.points()

@@ -70,7 +70,7 @@ class LazyCommands(click.Group):
         except OSError as error:  # a full disk, a folder that may not be written, a file that went away
             if error.strerror is None:
                 raise
-            where = error.filename or "a file that p3kit needs"
+            where = error.filename or "a file or folder (the system does not say which)"
             click.echo(f"{where}: {error.strerror}; free some space or mend the folder's permissions", err=True)
             sys.exit(P3kitError.exit_code)
         except KeyboardInterrupt:

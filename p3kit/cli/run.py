@@ -109,7 +109,7 @@ def prepare(spec: Path, overrides: tuple[str, ...]) -> tuple[LoadedSpec, list[Ru
     from p3kit.spec.notes import notes
 
     loaded = load_spec(spec, overrides)
-    plans = plan_runs(loaded.spec, loaded.path.parent)
+    plans = plan_runs(loaded.spec)
     market = load_market(loaded.spec, loaded.spec.symbols)
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
         click.echo(f"note: {note}", err=True)

@@ -77,7 +77,7 @@ def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -
         path = Path(folder) / "scratch.toml"
         path.write_text(text, encoding="utf-8")
         spec = load_spec(path, [*overrides, *flags["set"]]).spec
-        (plan,) = plan_runs(spec, path.parent)
+        (plan,) = plan_runs(spec)
     market = {} if flags["env_id"] else load_market(spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
     directory = RunDir.create(Path(flags["runs"]), info, text, trainer_file)

@@ -101,6 +101,23 @@ def test_run_as_json_is_nothing_but_json(p3kit, spec):
     assert (agent["agent"], agent["verdict"]["grade"], agent["synthetic"]) == ("AAPL", "PASS", True)
 
 
+def test_a_trainer_of_ones_own_by_a_relative_path(p3kit, tmp_path, runs_root):
+    for folder in ("mine", "specs"):
+        (tmp_path / folder).mkdir()
+    knob = 'ratio: float = 0.5\n    """A knob of one\'s own."""\n    '
+    source = FAKE_TRAINER.read_text()
+    first_knob = re.search(r"class Args.*?\n    (?=\w+: )", source, re.DOTALL).end()
+    (tmp_path / "mine" / "own.py").write_text(source[:first_knob] + knob + source[first_knob:])
+    (tmp_path / "specs" / "own.toml").write_text('name = "own"\ntrainer = "../mine/own.py"\nsymbols = ["AAPL"]\n')
+    ways = {"run-1": (), "run-2": ("--set", "trainer=mine/own.py")}  # relative to the spec, and to the current folder
+    for name, more in ways.items():
+        result = p3kit("run", "specs/own.toml", "--no-aim", "--set", "ppo.ratio=0.7", *more)
+        assert result.code == 0, result.stderr
+        info = RunDir(runs_root / name).info()
+        assert (info["trainer"], info["spec"]["ppo"]["ratio"]) == ("own", 0.7)
+    assert "1 run of the trainer own" in p3kit("plan", "specs/own.toml").stdout
+
+
 def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
     result = p3kit(
         "run", spec(), "--no-aim", "--set", 'ppo.end="raise"', "--set", "ppo.at=300", "--set", 'symbols=["AMD"]'
