@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from p3kit.runtime.recording import TICK_STEPS
 from p3kit.spec import Spec
 
 Metrics = Mapping[str, float]
@@ -140,6 +141,8 @@ def _labels(spec: Spec, metrics: Metrics, evaluation: Mapping[str, Any]) -> list
         labels.append("all-HOLD meets the Sharpe criterion too")
     if "eval/sharpe_ratio" not in metrics:
         labels.append("never traded")
+    if evaluation["global_step"] < TICK_STEPS:  # a lucky start is no achievement
+        labels.append("hardly trained")
     return labels
 
 

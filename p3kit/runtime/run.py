@@ -32,7 +32,7 @@ from torch import Tensor
 
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
-from p3kit.errors import NumericalFault, P3kitError
+from p3kit.errors import CheckpointError, NumericalFault, P3kitError
 from p3kit.market import SymbolData, load_market
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import RunDir
@@ -152,8 +152,12 @@ class Run(Generic[A]):
         last, first = self.directory.checkpoint("last"), self.directory.checkpoint("init")
         path = last if last.exists() else first
         state = load_checkpoint(path, self.device)
-        for agent in self.agents:
-            agent.load_state_dict(part(f"agent/{agent.name}", state))
+        try:
+            for agent in self.agents:
+                agent.load_state_dict(part(f"agent/{agent.name}", state))
+        except (KeyError, ValueError, RuntimeError) as error:
+            what = f"was written by another run or another version of p3kit ({type(error).__name__}: {error})"
+            raise CheckpointError(str(path), what, "start the run again") from error
         dropped = self.directory.cut_after({agent.name: agent.global_step for agent in self.agents})
         for agent in self.agents:
             self.directory.append_event(

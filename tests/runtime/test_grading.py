@@ -148,6 +148,8 @@ def test_labels_stand_beside_the_grade() -> None:
     assert grade(event={"excess_interval": [0.05, 0.8]})["over_buy_and_hold"] == "shown"
     assert grade(event={"excess_interval": None})["over_buy_and_hold"] == "not shown"
     assert "constant" in grade(event={"constant": True})["labels"]
+    assert "hardly trained" in grade(event={"global_step": 500})["labels"]
+    assert "hardly trained" not in grade()["labels"]
     assert "never traded" in grade(eval__sharpe_ratio=None)["labels"]
     easy = spec_with(criteria={"minimum": {"validation_sharpe": -0.5}})
     assert "all-HOLD meets the Sharpe criterion too" in grade(easy)["labels"]

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from p3kit.errors import CheckpointError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.runtime.checkpoints import save_checkpoint
 from p3kit.runtime.run import Run
 from p3kit.spec import load_spec
 from tests.trainers.conftest import load_trainer
@@ -41,6 +45,13 @@ def test_a_stopped_agent_goes_on(tmp_path: Path) -> None:
     again = open_agent(tmp_path)
     again.load_state_dict(agent.state_dict())
     assert not again.finished(50_000)
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
+    run = open_agent(tmp_path).run
+    save_checkpoint(run.directory.checkpoint("last"), {"agent/AAPL/global_step": 5}, compress=True)
+    with pytest.raises(CheckpointError, match=r"last\.pt: was written by another run or another version of p3kit"):
+        Run(run.directory, run.args_type, resume=True)
 
 
 def test_generators_differ_by_purpose_seed_and_symbol(tmp_path: Path) -> None:
