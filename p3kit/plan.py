@@ -89,14 +89,13 @@ class RunPlan:
         }
 
 
-def plan_runs(spec: Spec, spec_dir: Path = Path()) -> list[RunPlan]:
+def plan_runs(spec: Spec) -> list[RunPlan]:
     """All runs of a spec, in the order symbols × seeds × matrix points.
 
-    Every trainer of this version trains one agent per run. `spec_dir` is where a trainer given as a relative path is
-    looked for: the current folder, since `load_spec` has made such a path relative to it. Raises SpecError when the
-    trainer does not exist.
+    Every trainer of this version trains one agent per run. A trainer's own path is relative to the current folder, as
+    `load_spec` has made it. Raises SpecError when the trainer does not exist.
     """
-    trainer = find_trainer(spec.trainer, spec_dir)
+    trainer = find_trainer(spec.trainer)
     points = spec.points()
     runs = []
     for symbol in spec.symbols:

@@ -303,7 +303,7 @@ class Trainings:
     def observe(self, values: Mapping[str, Any], part: Part) -> dict[Part, str]:
         """What a run of BASE with `values` shows. A plan is not trained."""
         spec = spec_with(values)
-        plans = plan_runs(spec, self.folder)
+        plans = plan_runs(spec)
         if part == "plan":
             return {"plan": _text([_plan(plan) for plan in plans])}
         key = spec.model_dump_json()
@@ -414,7 +414,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 def test_equal_specs_leave_equal_runs(trainings: Trainings) -> None:
     """Without this, a difference would mean nothing."""
-    (plan,) = plan_runs(spec_with(OFTEN), trainings.folder)
+    (plan,) = plan_runs(spec_with(OFTEN))
     assert trainings.train(plan) == trainings.train(plan)
 
 

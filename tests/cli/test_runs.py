@@ -328,7 +328,7 @@ def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, 
 
     root = tmp_path / "runs"
     text = 'name = "one"\nsymbols = ["AAPL"]\n'
-    (plan_of_one,) = plan_runs(load_spec(spec(text)).spec, tmp_path)
+    (plan_of_one,) = plan_runs(load_spec(spec(text)).spec)
     info = {"name": "one", "trainer": "ppo", "agents": [agent.to_json() for agent in plan_of_one.agents]}
     run = RunDir.create(root, info, "", plan_of_one.trainer)
     for step, when in ((20_000, 50.0), (100_000, 90.0)):  # 2,000 steps a second

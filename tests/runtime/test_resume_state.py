@@ -21,7 +21,7 @@ def open_agent(folder: Path) -> Any:
     spec_file = folder / "s.toml"
     spec_file.write_text('name = "s"\nsymbols = ["AAPL"]\n')
     spec = load_spec(spec_file).spec
-    (plan,) = plan_runs(spec, folder)
+    (plan,) = plan_runs(spec)
     info = plan.run_json(load_market(spec, spec.symbols), ["test"])
     directory = RunDir.create(folder / "runs", info, spec_file.read_text(), plan.trainer)
     return Run(directory, load_trainer("ppo").Args, resume=False).agent

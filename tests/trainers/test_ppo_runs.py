@@ -51,7 +51,7 @@ def plan_run(folder: Path, overrides: tuple[str, ...] = ()) -> RunDir:
     spec_file = folder / "tiny.toml"
     spec_file.write_text(TINY)
     spec = load_spec(spec_file, overrides).spec
-    (plan,) = plan_runs(spec, folder)
+    (plan,) = plan_runs(spec)
     return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), TINY, plan.trainer)
 
 
