@@ -21,7 +21,6 @@ from p3kit.errors import RunNotFound
 from p3kit.plan import agent_name
 from p3kit.rundir import RunDir, Series, intact_runs
 
-ACTIVE = ("queued", "running")
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
 CURVES = (
     "eval/sharpe_ratio",

@@ -109,7 +109,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
             temporary.unlink(missing_ok=True)
         raise _disk_error(path, error) from error
     if durable:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
@@ -246,7 +246,8 @@ def _disk_error(path: Path, error: OSError) -> P3kitError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make a rename itself durable (POSIX: the directory entry is data of the directory)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

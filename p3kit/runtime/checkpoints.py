@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from p3kit.errors import CheckpointError
+from p3kit.rundir.rows import sync_folder
 
 _MAGIC = "p3kit-checkpoint-1"
 
@@ -43,7 +44,7 @@ def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         remedy = "free some space or mend the folder, then p3kit resume"
         raise CheckpointError(str(path), f"cannot be written ({error.strerror or error})", remedy) from error
@@ -104,12 +105,3 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Flat) -> None:
 def _detached(value: Any) -> Any:
     # a clone, since a view would write its whole storage
     return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable (POSIX: the directory entry is data of the directory)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -125,11 +125,29 @@ class Run(Generic[A]):
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def compiled(self, function: Any) -> Any:
-        """`function` through torch.compile where `compute.compile` asks for it, or where it repays (CUDA)."""
+        """`function` through torch.compile where `compute.compile` asks for it, or where it repays (CUDA).
+
+        Compiling happens at the first call. Where it fails, the run goes on with `function` as it is and says so once.
+        """
         wanted = self.spec.compute.compile
         if wanted == "off" or (wanted == "auto" and self.device.type == "cpu"):
             return function
-        return torch.compile(function)
+        from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
+
+        fast: Any = torch.compile(function)
+
+        def call(*arguments: Any) -> Any:
+            nonlocal fast
+            try:
+                return fast(*arguments)
+            except TorchDynamoException as error:
+                fast = function
+                reason = str(error).strip().splitlines()[0]
+                print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
+                self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
+                return function(*arguments)
+
+        return call
 
     def heartbeat(self) -> None:
         """Say that the run is alive; writes `status.json` at most once a second."""
@@ -198,7 +216,6 @@ class Agent(Generic[A]):
         where = f"{run.directory.path / 'run.json'}: {self.name}"
         self.spec: Spec = resolve_spec(plan["spec"], where, run.directory.trainer_file)
         self.total_timesteps: int = plan["total_timesteps"]
-        self.args: A = run.args_type(**self.spec.ppo.model_dump())
         self.generator = self.new_generator("agent")
         self.global_step = 0
         self.state = "running"

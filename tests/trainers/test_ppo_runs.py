@@ -55,8 +55,8 @@ def plan_run(folder: Path, overrides: tuple[str, ...] = ()) -> RunDir:
     return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), TINY, plan.trainer)
 
 
-def start(run: RunDir, *flags: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def start(run: RunDir, *flags: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     log = (run.path / "log.txt").open("ab")
     command = [sys.executable, str(run.path / "trainer.py"), "--run-dir", str(run.path), *flags]
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -182,6 +182,16 @@ def test_a_run_on_cuda(tmp_path: Path, precision: str) -> None:
     assert any(
         value.is_cuda for value in load_checkpoint(run.checkpoint("last"), "cuda").values() if torch.is_tensor(value)
     )
+
+
+def test_where_compiling_fails_the_run_goes_on_and_says_so(undisturbed: RunDir, tmp_path: Path) -> None:
+    run = plan_run(tmp_path, ('compute.compile="on"',))
+    process = start(run, environment={"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")})
+    assert process.wait(timeout=120) == 0, (run.path / "log.txt").read_text()
+    assert_equal_runs(undisturbed, run)
+    assert (run.path / "log.txt").read_text().startswith("not compiled, slower but the same: ")
+    (note,) = [event for event in run.read_events("note") if "compute.compile" in event["text"]]
+    assert "not compiled" in note["text"]
 
 
 def test_dropout_keeps_the_first_ratio_at_one(tmp_path: Path) -> None:
