@@ -52,16 +52,12 @@ class Bars:
         self.num_features = data[0].features.shape[1]
 
         features = np.concatenate([np.asarray(d.features, dtype=np.float32) for d in data])  # (R, F)
-        transitions = np.concatenate([_transitions(d, fill) for d in data])  # (R, 7)
+        transitions = np.concatenate([_transitions(d, fill) for d in data])  # (R, 7), columns of Transition
         self.features = torch.as_tensor(features, device=device)
-        self._transitions = torch.as_tensor(transitions, device=device)
+        self.transitions = torch.as_tensor(transitions, device=device)
         # A window is W·F consecutive floats of the feature table, so all windows are one overlapping view of it.
         rows = features.shape[0] - window + 1
         self._windows = self.features.as_strided((rows, window * self.num_features), (self.num_features, 1))
-
-    def transition(self, index: Tensor) -> Transition:
-        """The step from rows `index` (N,) to the rows after them. The last row of a symbol leads nowhere: NaN."""
-        return Transition(*self._transitions.index_select(0, index).unbind(1))
 
     def windows(self, index: Tensor) -> Tensor:
         """The `window` bars up to and including each row of `index` (…), oldest first: (…, W·F) float32."""

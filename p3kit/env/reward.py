@@ -98,7 +98,8 @@ def differential_sharpe(bar_return: Tensor, mean: Tensor, square: Tensor) -> Ten
     variance = square - mean * mean
     change = square * (bar_return - mean) - 0.5 * mean * (bar_return * bar_return - square)
     measurable = variance > SHARPE_MIN_VARIANCE
-    ratio = change / torch.where(measurable, variance, 1.0) ** 1.5
+    spread = torch.where(measurable, variance, 1.0)
+    ratio = change / (spread * spread.sqrt())  # a power would round differently from one batch size to another
     return ratio.clamp(-SHARPE_CLIP, SHARPE_CLIP) * measurable
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from p3kit.env.account import HOLD, Account
 from p3kit.env.scalar import Lot, Outcome, ScalarAccount, largest_drawdown
+from p3kit.env.step import carry, start_row
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import NEEDS_START, TradingEnv
 from p3kit.errors import CheckpointError, NumericalFault
@@ -51,7 +52,7 @@ class ScalarTradingEnv(TradingEnv):
         super().update(spec)
         for book in self._books:
             book.rules = self.rules
-        self._look()
+        self._refresh()
 
     # ---- playing ----------------------------------------------------------------------------------------------------
 
@@ -60,9 +61,9 @@ class ScalarTradingEnv(TradingEnv):
         """Let one bar pass, as `TradingEnv.step` does."""
         if start is None and not self._replay:
             raise ValueError(NEEDS_START)
-        allowed = self._mask.gather(1, action.unsqueeze(1)).squeeze(1)
+        allowed = self._rows.mask.gather(1, action.unsqueeze(1)).squeeze(1)
         action = torch.where(allowed, action, HOLD)
-        played = self._alive
+        played = self._rows.alive
         outcomes = [
             self._play(row, ACTIONS[number]) if plays else _nothing(self._books[row])
             for row, (number, plays) in enumerate(zip(action.tolist(), played.tolist(), strict=True))
@@ -73,38 +74,39 @@ class ScalarTradingEnv(TradingEnv):
 
         terminated, truncated = of(lambda o: o.terminated, torch.bool), of(lambda o: o.truncated, torch.bool)
         ended = terminated | truncated
-        self._index = arrived = self._index + played.long()
-        self._look()
-        final_account = self._fields
-        if start is None or self._replay:
-            self._alive = played & ~ended
-            self._mask = torch.where(self._alive.unsqueeze(1), self._mask, self._one_hot[HOLD].bool())
-        elif bool(ended.any()):
-            self._index = torch.where(ended, self._start_row(start), arrived)
+        index = arrived = self._rows.index + played.long()
+        alive = played
+        fields, mask = self._look()
+        final_fields = fields
+        if self._replay:
+            alive = played & ~ended
+            mask = torch.where(alive.unsqueeze(1), mask, self._tables.one_hot[HOLD].bool())
+        elif start is not None and bool(ended.any()):
+            index = torch.where(ended, start_row(start, self._course), arrived)
             for row in ended.nonzero().flatten().tolist():
-                self._books[row] = self._open_book(row)
-            self._look()
+                self._books[row] = self._open_book(row, int(index[row]))
+            fields, mask = self._look()
         step = Timestep(
-            index=self._index,
-            account=self._fields,
-            mask=self._mask,
+            index=index,
+            account=fields,
+            mask=mask,
             components=of(lambda o: o.components),
             terminated=terminated,
             truncated=truncated,
             final_index=arrived,
-            final_account=final_account,
+            final_account=final_fields,
             equity=of(lambda o: o.equity),
             bar_return=of(lambda o: o.bar_return),
             traded_value=of(lambda o: o.traded_value),
             cost_paid=of(lambda o: o.cost_paid),
             closed_profit=of(lambda o: torch.nan if o.closed_profit is None else o.closed_profit),
             exposure=of(lambda o: o.exposure),
-            bar=arrived - self._symbol_offset,
+            bar=arrived - self._course.symbol_offset,
             action=action,
-            alive=self._alive,
+            alive=alive,
             valid=played,
         )
-        self._note_faults(step, allowed)
+        self._rows = carry(self._rows, step, self._rows.account, allowed)  # the books keep the accounts
         return step
 
     def _play(self, row: int, action: str) -> Outcome:
@@ -115,20 +117,26 @@ class ScalarTradingEnv(TradingEnv):
             where = f"{self._name(row)}: bar {book.bar}"
             raise NumericalFault(where, f"account {row} cannot be worked out: {error}", "look at the prices") from error
 
-    def _open_books(self, length: Tensor) -> None:
+    def _begin(self, symbol: Tensor, index: Tensor, length: Tensor, replay: bool) -> None:
+        super()._begin(symbol, index, length, replay)
         self._lengths = [int(bars) for bars in length.tolist()]
-        self._books = [self._open_book(row) for row in range(len(self._lengths))]
-        self._look()
+        self._books = [self._open_book(row, first) for row, first in enumerate(index.tolist())]
+        self._refresh()
 
-    def _open_book(self, row: int) -> ScalarAccount:
-        """A flat account for `row`, at the bar where the row stands."""
-        first = int(self._index[row] - self._symbol_offset[row])
+    def _open_book(self, row: int, index: int) -> ScalarAccount:
+        """A flat account for `row`, which stands at row `index` of the bar table."""
+        first = index - int(self._course.symbol_offset[row])
         return ScalarAccount(self._data[int(self._symbol[row])], self.rules, first, first + self._lengths[row])
 
-    def _look(self) -> None:
-        """What every account sees and may do now."""
-        self._fields = self._column(ScalarAccount.fields).to(torch.float32)  # (N, K)
-        self._mask = self._column(lambda book: [name in book.allowed() for name in ACTIONS]).bool()  # (N, 7)
+    def _look(self) -> tuple[Tensor, Tensor]:
+        """What every account sees, (N, K) float32, and may do, (N, 7) bool, now."""
+        fields = self._column(ScalarAccount.fields).to(torch.float32)
+        return fields, self._column(lambda book: [name in book.allowed() for name in ACTIONS]).bool()
+
+    def _refresh(self) -> None:
+        """Look again, after the books were changed from outside a step."""
+        fields, mask = self._look()
+        self._rows = self._rows._replace(fields=fields, mask=mask)
 
     def _column(self, read: Callable[[ScalarAccount], Sequence[float]]) -> Tensor:
         """(N, values) float64: what `read` says of each account."""
@@ -148,8 +156,8 @@ class ScalarTradingEnv(TradingEnv):
             "equities": [book.equities for book in self._books],
             "profits": [book.profits for book in self._books],
         }
-        state = {"books": self._column(_numbers), "masked_actions": self._masked_actions.clone()}
-        state["nonfinite_bar"] = self._nonfinite_bar.clone()
+        state = {"books": self._column(_numbers), "masked_actions": self._rows.masked_actions.clone()}
+        state["nonfinite_bar"] = self._rows.nonfinite_bar.clone()
         for name, rows in lists.items():
             state[name] = torch.tensor([item for row in rows for item in row], dtype=torch.float64)
             state[f"{name}_count"] = torch.tensor([len(row) for row in rows])
@@ -172,10 +180,12 @@ class ScalarTradingEnv(TradingEnv):
             book.lots = [Lot(*lot) for lot in lots[row]]
             book.equities, book.profits = equities[row], profits[row]
         bars = torch.tensor([book.bar for book in self._books], device=self.device)
-        self._index = bars + self._symbol_offset
-        self._masked_actions = state["masked_actions"].to(self.device)
-        self._nonfinite_bar = state["nonfinite_bar"].to(self.device)
-        self._look()
+        self._rows = self._rows._replace(
+            index=bars + self._course.symbol_offset,
+            masked_actions=state["masked_actions"].to(self.device),
+            nonfinite_bar=state["nonfinite_bar"].to(self.device),
+        )
+        self._refresh()
         return self._standing()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,15 +13,14 @@ from p3kit.env.account import (
     HOLD,
     Account,
     action_mask,
-    advance,
     fresh_account,
     mask_table,
     observe_account,
     order_table,
 )
 from p3kit.env.bars import Bars, check_windows
-from p3kit.env.reward import reward_components
 from p3kit.env.rules import Rules
+from p3kit.env.step import Course, Rows, Tables, start_row, step_training, step_windows
 from p3kit.env.timestep import Timestep
 from p3kit.errors import CheckpointError, DataError, NumericalFault
 from p3kit.metrics import ACTIONS, COMPONENTS
@@ -49,6 +48,7 @@ class TradingEnv:
     num_actions = len(ACTIONS)
     account_fields = ACCOUNT_FIELDS
     account_size = len(ACCOUNT_FIELDS)
+    _rows: Rows
 
     def __init__(
         self,
@@ -75,9 +75,14 @@ class TradingEnv:
         self._clip = float(spec.observation.clip)
         self.observation_size = self.bars.window * self.bars.num_features + self.account_size
 
-        self._orders = order_table(self.rules, self.device)
-        self._masks = mask_table(self.device)
-        self._one_hot = torch.eye(self.num_actions, dtype=torch.float64, device=self.device)
+        self._tables = Tables(
+            transitions=self.bars.transitions,
+            orders=order_table(self.rules, self.device),
+            masks=mask_table(self.device),
+            one_hot=torch.eye(self.num_actions, dtype=torch.float64, device=self.device),
+        )
+        self._step_training: Callable[..., tuple[Timestep, Rows]] = step_training
+        self._step_windows: Callable[..., tuple[Timestep, Rows]] = step_windows
         self._offsets = torch.as_tensor(self.bars.offsets, device=self.device)  # (S,)
         self._ranges = torch.tensor([self._split_range(data) for data in self._data], device=self.device)  # (S, 2)
         self._symbol_rows = torch.tensor([unique.index(name) for name in self.symbols], device=self.device)
@@ -105,24 +110,32 @@ class TradingEnv:
     def update(self, spec: Spec) -> None:
         """Take numbers that moved (costs, limits, reward settings) from `spec`. Windows, fills and rows stay."""
         self.rules = Rules.from_spec(spec)
-        self._orders = order_table(self.rules, self.device)
+        self._tables = self._tables._replace(orders=order_table(self.rules, self.device))
+
+    def compile(self, compiled: Callable[[Any], Any] = torch.compile) -> None:
+        """Run steps through `compiled`, which turns a function of tensors into a faster one.
+
+        Pays at thousands of rows, or where many steps repay the minute that compiling takes; numbers agree to rounding.
+        """
+        self._step_training, self._step_windows = compiled(step_training), compiled(step_windows)
 
     # ---- playing ----------------------------------------------------------------------------------------------------
 
     @property
     def num_envs(self) -> int:
         """N: accounts in all, or windows after `reset_windows`."""
-        return self._index.shape[0]
+        return self._rows.index.shape[0]
 
     @property
     def accounts(self) -> Account:
         """The books of the N accounts as they stand, float64; not for writing."""
-        return self._account
+        return self._rows.account
 
     @torch.no_grad()
     def reset(self, start: Tensor) -> Timestep:
         """Start a training episode in every row; `start` (N,) uniform in [0, 1) says where."""
-        return self._begin(self._training_symbol, self._start_row(start), self._training_length, replay=False)
+        self._begin(self._training_symbol, start_row(start, self._course), self._training_length, replay=False)
+        return self._standing()
 
     @torch.no_grad()
     def reset_windows(self, symbol_index: Tensor, first_bar: Tensor, last_bar: Tensor) -> Timestep:
@@ -143,134 +156,71 @@ class TradingEnv:
                 f"is not inside the {self.split} split, bars {int(first[i])} to {int(end[i]) - 1}"
             )
         length = (last_bar - first_bar).to(torch.float64)
-        return self._begin(symbol, first_bar + self._offsets[symbol], length, replay=True)
+        self._begin(symbol, first_bar + self._offsets[symbol], length, replay=True)
+        return self._standing()
 
     @torch.no_grad()
     def step(self, action: Tensor, start: Tensor | None = None) -> Timestep:
         """Let one bar pass. `action` (N,) int64; `start` (N,) in [0, 1) says where a row that ends restarts, and is not
         used in windows."""
-        before, index = self._account, self._index + 1
-        allowed = self._mask.gather(1, action.unsqueeze(1)).squeeze(1)
-        action = torch.where(allowed, action, HOLD)
-        bar = self.bars.transition(self._index)
-        after, flows = advance(before, action, bar, self._orders, self.rules, self.bars.any_late)
-        components, after = reward_components(before, after, flows, bar.volatility, self.rules)
-        fields = observe_account(after, action, self._one_hot, self.rules)
-        arrived = Timestep(
-            index=index,
-            account=fields,
-            mask=self._mask,
-            components=components,
-            terminated=flows.terminated,
-            truncated=flows.truncated,
-            final_index=index,
-            final_account=fields,
-            equity=after.equity,
-            bar_return=after.equity / before.equity - 1.0,
-            traded_value=flows.traded_value,
-            cost_paid=flows.cost,
-            closed_profit=flows.closed_profit,
-            exposure=after.market_value / after.equity,
-            bar=index - self._symbol_offset,
-            action=action,
-            alive=self._alive,
-            valid=self._alive,
-        )
+        rules, any_late = self.rules, self.bars.any_late
         if self._replay:
-            step = self._stay(arrived, after)
+            step, self._rows = self._step_windows(self._rows, action, self._course, self._tables, rules, any_late)
         elif start is not None:
-            step = self._restart(arrived, after, start)
+            step, self._rows = self._step_training(
+                self._rows, action, start, self._course, self._tables, rules, any_late
+            )
         else:
             raise ValueError(NEEDS_START)
-        self._note_faults(step, allowed)
         return step
 
-    def _start_row(self, start: Tensor) -> Tensor:
-        """The row each episode starts on, (N,) int64, from `start` in [0, 1)."""
-        skip = (start.to(torch.float64) * self._num_starts).long()
-        return self._first_start + torch.minimum(skip, self._num_starts - 1)
-
-    def _begin(self, symbol: Tensor, index: Tensor, length: Tensor, replay: bool) -> Timestep:
+    def _begin(self, symbol: Tensor, index: Tensor, length: Tensor, replay: bool) -> None:
         """Put fresh accounts on rows `index` of `symbol` for episodes of `length` bars, all (N,)."""
         self._replay = replay
-        self._symbol, self._symbol_offset = symbol, self._offsets[symbol]
-        self._index = index
-        self._open_books(length)
-        self._alive = torch.ones_like(index, dtype=torch.bool)
-        self._masked_actions = torch.zeros_like(index)
-        self._nonfinite_bar = index.new_full((len(index), len(COMPONENTS)), -1)  # (N, 7) first bar, −1 none
-        return self._standing()
-
-    def _open_books(self, length: Tensor) -> None:
-        """Flat accounts in all rows, with what they see and what they may do; `length` (N,) bars is their episode."""
-        self._account = fresh_account(length, self.rules)
-        self._fresh = torch.stack(self._account)  # (fields, N)
-        last_action = torch.full_like(self._index, HOLD)
-        self._fields = self._fresh_fields = observe_account(self._account, last_action, self._one_hot, self.rules)
-        self._mask = action_mask(self._account, self._masks)
+        self._symbol = symbol
+        account = fresh_account(length, self.rules)
+        last_action = torch.full_like(index, HOLD)
+        fields = observe_account(account, last_action, self._tables.one_hot, self.rules)
+        self._course = Course(
+            symbol_offset=self._offsets[symbol],
+            first_start=self._first_start,
+            num_starts=self._num_starts,
+            fresh=torch.stack(account),
+            fresh_fields=fields,
+        )
+        self._rows = Rows(
+            index=index,
+            account=account,
+            fields=fields,
+            mask=action_mask(account, self._tables.masks),
+            alive=torch.ones_like(index, dtype=torch.bool),
+            masked_actions=torch.zeros_like(index),
+            nonfinite_bar=index.new_full((len(index), len(COMPONENTS)), -1),
+        )
 
     def _standing(self) -> Timestep:
         """The rows as they stand, before any step."""
-        equity = self.accounts.equity
-        zero, no = torch.zeros_like(equity), torch.zeros_like(self._alive)
+        rows, equity = self._rows, self.accounts.equity
+        zero, no = torch.zeros_like(equity), torch.zeros_like(rows.alive)
         return Timestep(
-            index=self._index,
-            account=self._fields,
-            mask=self._mask,
+            index=rows.index,
+            account=rows.fields,
+            mask=rows.mask,
             components=zero.new_zeros(len(zero), len(COMPONENTS)),
             terminated=no,
             truncated=no,
-            final_index=self._index,
-            final_account=self._fields,
+            final_index=rows.index,
+            final_account=rows.fields,
             equity=equity,
             bar_return=zero,
             traded_value=zero,
             cost_paid=zero,
             closed_profit=torch.full_like(zero, torch.nan),
             exposure=zero,
-            bar=self._index - self._symbol_offset,
-            action=torch.full_like(self._index, HOLD),
-            alive=self._alive,
+            bar=rows.index - self._course.symbol_offset,
+            action=torch.full_like(rows.index, HOLD),
+            alive=rows.alive,
             valid=~no,
-        )
-
-    def _restart(self, arrived: Timestep, after: Account, start: Tensor) -> Timestep:
-        """Training: rows whose episode ended stand at a new start in the same step."""
-        ended = arrived.terminated | arrived.truncated
-        self._account = Account(*torch.where(ended, self._fresh, torch.stack(after)).unbind(0))
-        self._index = torch.where(ended, self._start_row(start), arrived.index)
-        self._fields = torch.where(ended.unsqueeze(1), self._fresh_fields, arrived.account)
-        self._mask = action_mask(self._account, self._masks)
-        return arrived._replace(index=self._index, account=self._fields, mask=self._mask)
-
-    def _stay(self, arrived: Timestep, after: Account) -> Timestep:
-        """Windows: rows that had ended before this step are where they were, and nothing happened to them."""
-        played = self._alive
-        stack = torch.where(played, torch.stack(after), torch.stack(self._account))
-        self._account = Account(*stack.unbind(0))
-        self._index = torch.where(played, arrived.index, self._index)
-        self._fields = torch.where(played.unsqueeze(1), arrived.account, self._fields)
-        self._alive = played & ~arrived.terminated & ~arrived.truncated
-        hold_only = self._one_hot[HOLD].bool()
-        self._mask = torch.where(self._alive.unsqueeze(1), action_mask(self._account, self._masks), hold_only)
-        return arrived._replace(
-            index=self._index,
-            account=self._fields,
-            mask=self._mask,
-            components=torch.where(played.unsqueeze(1), arrived.components, 0.0),
-            terminated=arrived.terminated & played,
-            truncated=arrived.truncated & played,
-            final_index=self._index,
-            final_account=self._fields,
-            equity=self._account.equity,
-            bar_return=torch.where(played, arrived.bar_return, 0.0),
-            traded_value=torch.where(played, arrived.traded_value, 0.0),
-            cost_paid=torch.where(played, arrived.cost_paid, 0.0),
-            closed_profit=torch.where(played, arrived.closed_profit, torch.nan),
-            exposure=torch.where(played, arrived.exposure, 0.0),
-            bar=self._index - self._symbol_offset,
-            alive=self._alive,
-            valid=played,
         )
 
     # ---- looking ----------------------------------------------------------------------------------------------------
@@ -293,33 +243,28 @@ class TradingEnv:
 
     # ---- faults -----------------------------------------------------------------------------------------------------
 
-    def _note_faults(self, step: Timestep, allowed: Tensor) -> None:
-        """Count masked actions and remember the first bar at which a component was not finite, without a sync."""
-        self._masked_actions = self._masked_actions + (~allowed & step.valid)
-        unnoted = ~step.components.isfinite() & (self._nonfinite_bar < 0)
-        self._nonfinite_bar = torch.where(unnoted, step.bar.unsqueeze(1), self._nonfinite_bar)
-
     @property
     def masked_actions(self) -> Tensor:
         """(N,) int64: masked actions asked for since the last reset; each was executed as HOLD."""
-        return self._masked_actions
+        return self._rows.masked_actions
 
     def raise_if_faulty(self) -> None:
         """Raise NumericalFault if a reward component was not finite or a masked action selected since the last reset.
 
         Waits for the device: call it once per rollout.
         """
-        if bool((self._nonfinite_bar >= 0).any()):
-            row, column = (int(i) for i in (self._nonfinite_bar >= 0).nonzero()[0])
-            where = f"{self._name(row)}: bar {int(self._nonfinite_bar[row, column])}"
+        nonfinite_bar, masked_actions = self._rows.nonfinite_bar, self._rows.masked_actions
+        if bool((nonfinite_bar >= 0).any()):
+            row, column = (int(i) for i in (nonfinite_bar >= 0).nonzero()[0])
+            where = f"{self._name(row)}: bar {int(nonfinite_bar[row, column])}"
             raise NumericalFault(
                 where, f"the {COMPONENTS[column]} component of account {row} is not finite", "look at the prices there"
             )
-        if self.invalid_action == "error" and bool((self._masked_actions > 0).any()):
-            row = int(self._masked_actions.argmax())
+        if self.invalid_action == "error" and bool((masked_actions > 0).any()):
+            row = int(masked_actions.argmax())
             raise NumericalFault(
                 f"{self._name(row)}: account {row}",
-                f"{int(self._masked_actions[row])} masked actions were selected",
+                f"{int(masked_actions[row])} masked actions were selected",
                 "sample from the policy with Timestep.mask of the same step",
             )
 
@@ -332,27 +277,31 @@ class TradingEnv:
         """Everything that `reset` and `step` change, as a flat dict of tensors; rows of windows are not kept."""
         if self._replay:
             raise RuntimeError("an env that plays windows has no state to resume from")
+        rows = self._rows
         return {
-            "account": torch.stack(self._account),
-            "index": self._index.clone(),
-            "fields": self._fields.clone(),
-            "masked_actions": self._masked_actions.clone(),
-            "nonfinite_bar": self._nonfinite_bar.clone(),
+            "account": torch.stack(rows.account),
+            "index": rows.index.clone(),
+            "fields": rows.fields.clone(),
+            "masked_actions": rows.masked_actions.clone(),
+            "nonfinite_bar": rows.nonfinite_bar.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
         """Continue where `state_dict` was taken; returns the rows as they stand. CheckpointError if N differs."""
         self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
-        if state["account"].shape != self._fresh.shape:
+        if state["account"].shape != self._course.fresh.shape:
             raise CheckpointError(
                 "env state",
-                f"it holds {tuple(state['account'].shape)} account numbers, this env {tuple(self._fresh.shape)}",
+                f"it holds {tuple(state['account'].shape)} account numbers, this env {tuple(self._course.fresh.shape)}",
                 "resume with the spec of the run",
             )
-        self._account = Account(*state["account"].to(self.device).unbind(0))
-        self._index = state["index"].to(self.device)
-        self._fields = state["fields"].to(self.device)
-        self._masked_actions = state["masked_actions"].to(self.device)
-        self._nonfinite_bar = state["nonfinite_bar"].to(self.device)
-        self._mask = action_mask(self._account, self._masks)
+        account = Account(*state["account"].to(self.device).unbind(0))
+        self._rows = self._rows._replace(
+            index=state["index"].to(self.device),
+            account=account,
+            fields=state["fields"].to(self.device),
+            mask=action_mask(account, self._tables.masks),
+            masked_actions=state["masked_actions"].to(self.device),
+            nonfinite_bar=state["nonfinite_bar"].to(self.device),
+        )
         return self._standing()
