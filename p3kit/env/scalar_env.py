@@ -54,6 +54,9 @@ class ScalarTradingEnv(TradingEnv):
             book.rules = self.rules
         self._refresh()
 
+    def compile(self, compiled: Callable[[Any], Any] | None = None) -> None:
+        """Nothing: plain Python is what this engine is for."""
+
     # ---- playing ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -72,6 +72,7 @@ class Run(Generic[A]):
         self._refuse_changed_data(info, market)
         self.agents = [Agent(self, agent, market) for agent in info["agents"]]
         self._stop_signal = False
+        self._said_not_compiled = False
         self._written = 0.0
         self._state = "running"
         self._message = ""
@@ -142,9 +143,11 @@ class Run(Generic[A]):
                 return fast(*arguments)
             except TorchDynamoException as error:
                 fast = function
-                reason = str(error).strip().splitlines()[0]
-                print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
-                self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
+                if not self._said_not_compiled:
+                    self._said_not_compiled = True
+                    reason = str(error).strip().splitlines()[0]
+                    print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
+                    self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
                 return function(*arguments)
 
         return call
@@ -244,7 +247,9 @@ class Agent(Generic[A]):
             from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely wanted
 
             return VectorTask(self.run.env_id, self.spec.env.num_envs, self.seed)
-        return make_trading_env(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
+        env = make_trading_env(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
+        env.compile(self.run.compiled)
+        return env
 
     def args_at(self, global_step: int) -> A:
         """The trainer's arguments in force at `global_step`, schedules applied."""
