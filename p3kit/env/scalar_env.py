@@ -112,6 +112,14 @@ class ScalarTradingEnv(TradingEnv):
         self._rows = carry(self._rows, step, self._rows.account, allowed)  # the books keep the accounts
         return step
 
+    def step_some(self, rows: Tensor, action: Tensor, start: Tensor) -> Timestep:
+        """Not here: raises NotImplementedError."""
+        raise NotImplementedError('env.backend = "scalar" plays all rows together')
+
+    def restart_some(self, rows: Tensor, start: Tensor) -> None:
+        """Not here: raises NotImplementedError."""
+        raise NotImplementedError('env.backend = "scalar" restarts all rows together')
+
     def _play(self, row: int, action: str) -> Outcome:
         book = self._books[row]
         try:
@@ -189,7 +197,7 @@ class ScalarTradingEnv(TradingEnv):
             nonfinite_bar=state["nonfinite_bar"].to(self.device),
         )
         self._refresh()
-        return self._standing()
+        return self.standing()
 
 
 def _nothing(book: ScalarAccount) -> Outcome:

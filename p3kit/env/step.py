@@ -8,6 +8,7 @@ Notation for shapes: N rows, K account fields, A actions, C reward components, R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from p3kit.env.bars import Transition
 from p3kit.env.reward import reward_components
 from p3kit.env.rules import Rules
 from p3kit.env.timestep import Timestep
+from p3kit.metrics import COMPONENTS
 
 
 class Rows(NamedTuple):
@@ -31,6 +33,19 @@ class Rows(NamedTuple):
     masked_actions: Tensor  # (N,) int64, asked for since the reset
     nonfinite_bar: Tensor  # (N, C) int64, first bar at which a component was not finite; −1 none
 
+    def take(self, rows: Tensor) -> Rows:
+        """These rows (n,) alone, in this order."""
+        return self._map(lambda whole, _: whole[rows], self)
+
+    def put(self, rows: Tensor, some: Rows) -> Rows:
+        """All rows, with `some` in the places of `rows` (n,)."""
+        return self._map(lambda whole, part: whole.index_copy(0, rows, part), some)
+
+    def _map(self, change: Callable[[Tensor, Tensor], Tensor], other: Rows) -> Rows:
+        account = Account(*(change(*pair) for pair in zip(self.account, other.account, strict=True)))
+        names = [name for name in self._fields if name != "account"]
+        return Rows(account=account, **{name: change(getattr(self, name), getattr(other, name)) for name in names})
+
 
 class Course(NamedTuple):
     """Where N rows play; it changes only when the rows are set anew."""
@@ -40,6 +55,11 @@ class Course(NamedTuple):
     num_starts: Tensor  # (N,) int64, how many rows an episode may start on
     fresh: Tensor  # (account numbers, N) float64, a flat account
     fresh_fields: Tensor  # (N, K) float32, what the agent sees of it
+
+    def take(self, rows: Tensor) -> Course:
+        """The course of these rows (n,) alone, in this order."""
+        by_row = (self.symbol_offset[rows], self.first_start[rows], self.num_starts[rows])
+        return Course(*by_row, self.fresh[:, rows], self.fresh_fields[rows])
 
 
 class Tables(NamedTuple):
@@ -55,6 +75,20 @@ def start_row(start: Tensor, course: Course) -> Tensor:
     """The row each episode starts on, (N,) int64, from `start` (N,) uniform in [0, 1)."""
     skip = (start.to(torch.float64) * course.num_starts).long()
     return course.first_start + torch.minimum(skip, course.num_starts - 1)
+
+
+def begin_rows(index: Tensor, course: Course, tables: Tables) -> Rows:
+    """Flat accounts that stand on rows `index` (N,)."""
+    account = Account(*course.fresh.unbind(0))
+    return Rows(
+        index=index,
+        account=account,
+        fields=course.fresh_fields,
+        mask=action_mask(account, tables.masks),
+        alive=torch.ones_like(index, dtype=torch.bool),
+        masked_actions=torch.zeros_like(index),
+        nonfinite_bar=index.new_full((len(index), len(COMPONENTS)), -1),
+    )
 
 
 def step_training(

@@ -21,7 +21,7 @@ from p3kit.env.account import (
 )
 from p3kit.env.bars import Bars, check_windows
 from p3kit.env.rules import Rules
-from p3kit.env.step import Course, Rows, Tables, start_row, step_training, step_windows
+from p3kit.env.step import Course, Rows, Tables, begin_rows, start_row, step_training, step_windows
 from p3kit.env.timestep import Timestep
 from p3kit.errors import CheckpointError, DataError, NumericalFault
 from p3kit.metrics import ACTIONS, COMPONENTS
@@ -137,7 +137,7 @@ class TradingEnv:
     def reset(self, start: Tensor) -> Timestep:
         """Start a training episode in every row; `start` (N,) uniform in [0, 1) says where."""
         self._begin(self._training_symbol, start_row(start, self._course), self._training_length, replay=False)
-        return self._standing()
+        return self.standing()
 
     @torch.no_grad()
     def reset_windows(self, symbol_index: Tensor, first_bar: Tensor, last_bar: Tensor) -> Timestep:
@@ -159,7 +159,7 @@ class TradingEnv:
             )
         length = (last_bar - first_bar).to(torch.float64)
         self._begin(symbol, first_bar + self._offsets[symbol], length, replay=True)
-        return self._standing()
+        return self.standing()
 
     @torch.no_grad()
     def step(self, action: Tensor, start: Tensor | None = None) -> Timestep:
@@ -176,6 +176,32 @@ class TradingEnv:
             raise ValueError(NEEDS_START)
         return step
 
+    @torch.no_grad()
+    def step_some(self, rows: Tensor, action: Tensor, start: Tensor) -> Timestep:
+        """Let one bar pass for `rows` (n,) int64, without repetition; the others wait. All (n,), in the order of rows.
+
+        Training episodes only (RuntimeError in windows).
+        """
+        if self._replay:
+            raise RuntimeError("windows are played by all rows together")
+        step, moved = step_training(
+            self._rows.take(rows),
+            action,
+            start,
+            self._course.take(rows),
+            self._tables,
+            self.rules,
+            self.bars.any_late,
+        )
+        self._rows = self._rows.put(rows, moved)
+        return step
+
+    @torch.no_grad()
+    def restart_some(self, rows: Tensor, start: Tensor) -> None:
+        """Put `rows` (n,) int64 at the start of a new training episode, `start` (n,) in [0, 1); see `standing`."""
+        course = self._course.take(rows)
+        self._rows = self._rows.put(rows, begin_rows(start_row(start, course), course, self._tables))
+
     def _begin(self, symbol: Tensor, index: Tensor, length: Tensor, replay: bool) -> None:
         """Put fresh accounts on rows `index` of `symbol` for episodes of `length` bars, all (N,)."""
         self._replay = replay
@@ -190,17 +216,9 @@ class TradingEnv:
             fresh=torch.stack(account),
             fresh_fields=fields,
         )
-        self._rows = Rows(
-            index=index,
-            account=account,
-            fields=fields,
-            mask=action_mask(account, self._tables.masks),
-            alive=torch.ones_like(index, dtype=torch.bool),
-            masked_actions=torch.zeros_like(index),
-            nonfinite_bar=index.new_full((len(index), len(COMPONENTS)), -1),
-        )
+        self._rows = begin_rows(index, self._course, self._tables)
 
-    def _standing(self) -> Timestep:
+    def standing(self) -> Timestep:
         """The rows as they stand, before any step."""
         rows, equity = self._rows, self.accounts.equity
         zero, no = torch.zeros_like(equity), torch.zeros_like(rows.alive)
@@ -306,4 +324,4 @@ class TradingEnv:
             masked_actions=state["masked_actions"].to(self.device),
             nonfinite_bar=state["nonfinite_bar"].to(self.device),
         )
-        return self._standing()
+        return self.standing()
