@@ -33,6 +33,35 @@ def test_formulas_agree_with_empyrical(seed: int) -> None:
     assert metrics.total_return(returns) == pytest.approx(empyrical.cum_returns_final(returns), rel=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(5))
+def test_formulas_agree_with_quantstats(seed: int) -> None:
+    """It judges win rate and profit factor of bars, where we judge round trips: the formulas are the same."""
+    import pandas as pd
+    import quantstats.stats as judge
+
+    returns = returns_of(seed)
+    series = pd.Series(returns, index=pd.date_range("2020-01-01", periods=len(returns), freq="B"))
+    equity = np.concatenate([[1.0], np.cumprod(1.0 + returns)])
+    assert metrics.sharpe_ratio(returns, YEAR) == pytest.approx(judge.sharpe(series), rel=1e-9)
+    assert metrics.sortino_ratio(returns, YEAR) == pytest.approx(judge.sortino(series), rel=1e-9)
+    assert metrics.max_drawdown(equity) == pytest.approx(-judge.max_drawdown(series), rel=1e-9)
+    assert metrics.annual_volatility(returns, YEAR) == pytest.approx(judge.volatility(series), rel=1e-9)
+    assert metrics.total_return(returns) == pytest.approx(judge.comp(series), rel=1e-9)
+    assert metrics.win_rate(returns) == pytest.approx(judge.win_rate(series), rel=1e-9)
+    assert metrics.profit_factor(returns) == pytest.approx(judge.profit_factor(series), rel=1e-9)
+
+
+def test_hourly_bars_are_annualised_by_their_own_count() -> None:
+    """The same returns as bars of an hour are worth √(1638/252) times the Sharpe ratio of daily bars."""
+    returns = returns_of(1)
+    daily, hourly = metrics.sharpe_ratio(returns, 252.0), metrics.sharpe_ratio(returns, 1_638.0)
+    assert daily is not None
+    assert hourly == pytest.approx(daily * math.sqrt(1_638 / 252), rel=1e-12)
+    assert metrics.annual_volatility(returns, 1_638.0) == pytest.approx(returns.std(ddof=1) * math.sqrt(1_638.0))
+
+
 def test_what_the_data_do_not_define_is_none_and_a_nan_stays_a_nan() -> None:
     flat = np.zeros(100)
     assert metrics.sharpe_ratio(flat, YEAR) is None

@@ -323,6 +323,12 @@ def main() -> None:
                 **under("env", env.state_dict()),
             }
 
+        if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
+            net.load_state_dict(part("net", run.backtest.weights))
+            scale_observation.load_state_dict(part("observation", run.backtest.weights))
+            agent.report_backtest(greedy)
+            return
+
         if run.resumed is None:
             iteration, global_step = 0, 0
             step = env.reset(torch.rand(num_envs, generator=generator).to(device))
@@ -530,7 +536,8 @@ def main() -> None:
 
             # 8. Evaluation, checkpoints.
             if agent.due(agent.spec.evaluation.every, start_step):
-                agent.evaluate(iteration, greedy, under("net", net.state_dict()))
+                policy_state = under("net", net.state_dict()) | under("observation", scale_observation.state_dict())
+                agent.evaluate(iteration, greedy, policy_state)
                 gradient = nn.utils.parameters_to_vector(p.grad for p in parameters if p.grad is not None)
                 agent.write_histograms(env, rollout, flat_account, flat.value, gradient)
             if agent.due(agent.spec.checkpoints.every, start_step) or run.stop_requested:

@@ -25,6 +25,7 @@ COMMANDS = {
     "resume": ("p3kit.cli.runs:resume", "Continue a stopped or crashed run from its last checkpoint."),
     "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
+    "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
     "report": ("p3kit.cli.report:report", "Write the weekly status report."),
     "sync": ("p3kit.cli.aim:sync", "Mirror the run directories into Aim."),
     "ui": ("p3kit.cli.aim:ui", "Open Aim on the mirrored runs, on this machine only."),

@@ -48,7 +48,7 @@ class TrainerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_environment(run),
+                    env=environment_of(run),
                     start_new_session=True,
                     pass_fds=(lock,),
                 )
@@ -109,7 +109,7 @@ def describe_exit(code: int) -> str:
     return f"its process was killed by {name}{guess}"
 
 
-def _environment(run: RunDir) -> dict[str, str]:
+def environment_of(run: RunDir) -> dict[str, str]:
     """The trainer's environment: its threads, and this p3kit even where it is not installed."""
     threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
     count = "1" if threads == "auto" else str(threads)

@@ -154,13 +154,13 @@ def draw_value_map(data: Mapping[str, Any], title: str, path: Path) -> None:
 
 def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Equity beside the fixed rules over the regimes, drawdown below, position and price at the bottom."""
-    with _figure(8.4, 5.6, path) as figure:
-        top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
+    with _figure(8.4, 6.2, path) as figure:
+        top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.6])
         time = np.array(data["timestamps"], dtype="datetime64[s]")
         equity = np.asarray(data["equity"], float)
         _shade_regimes(top, time, data.get("regime") or [])
         _equity_lines(top, time, equity, data.get("baselines") or {})
-        top.set(title=f"{title}: validation, growth of 1", ylabel="equity")
+        top.set(title=f"{title}: {data.get('split', 'validation')}, growth of 1", ylabel="equity")
         _legend_outside(figure, top)
         peak = np.maximum.accumulate(np.concatenate([[1.0], equity]))[1:]
         middle.fill_between(time, equity / peak - 1, 0, color=_RED, alpha=0.6, linewidth=0)
@@ -173,6 +173,15 @@ def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
         bottom.set_ylim(0, 1.05)
         price = bottom.twinx()
         price.plot(time, np.asarray(data["price"], float), color="#444444", linewidth=0.9)
+        for name, marker, colour in (("entries", "^", _GREEN), ("exits", "v", _RED)):
+            if moments := data.get(name):
+                stamps = np.array([stamp for stamp, _ in moments], dtype="datetime64[s]")
+                size = 16 if len(moments) <= 150 else 6
+                price.scatter(
+                    stamps, [close for _, close in moments], s=size, marker=marker, color=colour, zorder=6, label=name
+                )
+        if data.get("entries"):
+            price.legend(loc="upper left", fontsize=7)
         price.set_ylabel("price")
         price.grid(visible=False)
         price.spines["right"].set_visible(True)

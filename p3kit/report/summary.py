@@ -18,6 +18,7 @@ import numpy as np
 from p3kit.diagnose.diagnosis import gather_evidence, judge, merged_patch, ranges
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.errors import RunNotFound
+from p3kit.metrics import interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.rundir import RunDir, Series, intact_runs
 
@@ -62,6 +63,30 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class FinalLook:
+    """What the newest look at the test split found, and how many looks there were."""
+
+    looks: int
+    metrics: Mapping[str, float]
+    sharpe_interval: Interval | None
+    excess_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """Agents that differ in nothing but the seed. `sharpes` has those that traded; None where fewer than two did."""
+
+    name: str
+    agents: int
+    sharpes: Sequence[float]
+    mean: float | None
+    std: float | None
+    interquartile_mean: float | None
+    shown: int
+    """Of them, those whose edge over buy-and-hold is shown."""
+
+
+@dataclass(frozen=True)
 class AgentSummary:
     """One agent of an experiment at the moment of the report. `run` is None while nobody has begun it."""
 
@@ -87,6 +112,8 @@ class AgentSummary:
     equity: Mapping[str, Any] | None = None
     retrained_in: str | None = None
     """A newer run of this agent that has no verdict yet."""
+    seed: int = 1
+    final: FinalLook | None = None
 
     @property
     def complete(self) -> bool:
@@ -151,6 +178,19 @@ class Experiment:
     @property
     def complete(self) -> list[AgentSummary]:
         return [agent for agent in self.agents if agent.complete]
+
+    @property
+    def over_seeds(self) -> list[OverSeeds]:
+        """Graded agents with several seeds, one row per symbol and matrix point."""
+        groups: dict[str, list[AgentSummary]] = {}
+        for agent in self.complete:
+            groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), []).append(agent)
+        return [_over_seeds(name, agents) for name, agents in groups.items() if len(agents) > 1]
+
+    @property
+    def final_looks(self) -> int:
+        """How often the test split was looked at, over all agents."""
+        return sum(agent.final.looks for agent in self.agents if agent.final is not None)
 
     @property
     def ranked(self) -> list[AgentSummary]:
@@ -347,6 +387,36 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         curves=_curves(series),
         equity=_equity(history.run, name, scores),
         retrained_in=retrained_in,
+        seed=int(plan["seed"]),
+        final=_final(history.of(name, "final_evaluation")),
+    )
+
+
+def _over_seeds(name: str, agents: Sequence[AgentSummary]) -> OverSeeds:
+    sharpes = [agent.scores.sharpe for agent in agents if agent.scores and agent.scores.sharpe is not None]
+    enough = len(sharpes) > 1
+    return OverSeeds(
+        name=name,
+        agents=len(agents),
+        sharpes=sharpes,
+        mean=float(np.mean(sharpes)) if enough else None,
+        std=float(np.std(sharpes, ddof=1)) if enough else None,
+        interquartile_mean=interquartile_mean(np.array(sharpes)) if enough else None,
+        shown=sum(agent.over_buy_and_hold == "shown" for agent in agents),
+    )
+
+
+def _final(events: Sequence[Mapping[str, Any]]) -> FinalLook | None:
+    looks = sum("look" in event for event in events)
+    found = [event for event in events if "metrics" in event]
+    if not looks:
+        return None
+    newest: Mapping[str, Any] = found[-1] if found else {}
+    return FinalLook(
+        looks=looks,
+        metrics=newest.get("metrics") or {},
+        sharpe_interval=_interval(newest.get("sharpe_interval")),
+        excess_interval=_interval(newest.get("excess_interval")),
     )
 
 

@@ -273,7 +273,13 @@ def next_steps(experiment: Experiment) -> list[str]:
     if len(passed) >= 3:
         steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}")
     if agents and len(experiment.complete) == len(agents) and passed:
-        steps.append(f"Prepare the backtest on the untouched test split for {_names(passed)}")
+        unseen = [agent for agent in passed if agent.final is None]
+        if unseen:
+            runs = " ".join(dict.fromkeys(str(agent.run) for agent in unseen[:1]))
+            steps.append(
+                f"Once nothing is to be chosen any more, look at the test split of {_names(unseen)}: "
+                f"`p3kit evaluate {runs} --final`, and so on"
+            )
     return steps
 
 

@@ -16,13 +16,15 @@ stop            present when someone asked the run to end
 
 from p3kit.rundir.directory import Histogram, RunDir, Series, find_run, intact_runs, list_runs, mark_crashed
 from p3kit.rundir.names import file_name
-from p3kit.rundir.rows import EVENT_KINDS
+from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, encode
 
 __all__ = [
+    "BACKTEST_RESULT",
     "EVENT_KINDS",
     "Histogram",
     "RunDir",
     "Series",
+    "encode",
     "file_name",
     "find_run",
     "intact_runs",

@@ -33,9 +33,12 @@ EVENT_KINDS = {
     "oom": "an allocation failed",
     "crash": "the trainer process ended without a final status",
     "stop": "someone asked the run to end",
-    "final_evaluation": "the test split was touched",
+    "final_evaluation": "the test split was touched: once when a look begins, once more with what it found",
 }
 """Every kind of event, and what it says."""
+
+BACKTEST_RESULT = "p3kit-backtest "
+"""What a trainer process prints before the one line of JSON that a backtest results in."""
 
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TEXT_FIELDS = ("agent", "kind", "text", "message")

@@ -15,7 +15,8 @@ from p3kit.errors import P3kitError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
-from p3kit.runtime.run import Run
+from p3kit.runtime.evaluation import Split
+from p3kit.runtime.run import Backtest, Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
 
@@ -42,7 +43,10 @@ def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
         if not isinstance(flags, dict):  # --help was printed
             sys.exit(0)
         if flags["run_dir"]:
-            return _planned(RunDir.open(Path(flags["run_dir"])), args_type, flags["resume"])
+            directory = RunDir.open(Path(flags["run_dir"]))
+            if flags["evaluate"]:
+                return _backtest(directory, args_type, flags["evaluate"], flags["split"], final=flags["final"])
+            return _planned(directory, args_type, flags["resume"])
         given = {knob.name: flags[knob.name] for knob in knobs if flags[knob.name] is not None}
         return Run(_scratch(flags, given, Path(trainer_file)), args_type, resume=False)
     except click.ClickException as error:
@@ -60,6 +64,13 @@ def _planned(directory: RunDir, args_type: type[A], resume: bool) -> Run[A]:
     except P3kitError as error:
         directory.update_status(state="failed", message=str(error).splitlines()[0])
         raise
+
+
+def _backtest(directory: RunDir, args_type: type[A], checkpoint: str, split: Split, *, final: bool) -> Run[A]:
+    """The run of a directory, to show one checkpoint and nothing else: no status, no journal but for a final look."""
+    run = Run(directory, args_type, resume=False)
+    run.backtest = Backtest.of(directory, checkpoint, split, final, run.device)
+    return run
 
 
 def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -> RunDir:
@@ -89,6 +100,9 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
     own: list[click.Parameter] = [
         click.Option(["--run-dir"], help="Train the run planned in this directory (as p3kit starts it)."),
         click.Option(["--resume"], is_flag=True, help="Continue that run from its last checkpoint."),
+        click.Option(["--evaluate"], help="Backtest this checkpoint of that run, and print the result as JSON."),
+        click.Option(["--split"], default="validation", help="The split to backtest on."),
+        click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),
         click.Option(["--runs"], default=os.environ.get("P3KIT_RUNS", "runs"), help="Where scratch runs go."),
         click.Option(["--symbol"], default="AAPL", help="What to trade."),
         click.Option(["--source"], default="sample", type=click.Choice(["sample", "synthetic"]), help="Whose bars."),

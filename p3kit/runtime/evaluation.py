@@ -66,18 +66,37 @@ def windows(first: int, last: int, length: int) -> list[tuple[int, int]]:
 
 
 class Evaluator:
-    """Evaluates one agent's policy on the validation split, with the training split beside it for the gap."""
+    """Evaluates one agent's policy on one split, with the training split beside it for the gap.
 
-    def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int, device: torch.device) -> None:
+    The test split is only for `final` evaluators, which are made by `p3kit evaluate --final` alone; any other raises
+    ValueError.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        bars: SymbolData,
+        symbol: str,
+        seed: int,
+        device: torch.device,
+        *,
+        split: Split = "validation",
+        final: bool = False,
+    ) -> None:
+        if split == "test" and not final:
+            raise ValueError("the test split is for final evaluations")
         self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
+        self.split: Split = split
 
     def __call__(self, policy: Policy) -> Evaluation:
         return Evaluation(
-            policy=self.walk("validation", policy),
+            policy=self.walk(self.split, policy),
             train=self.walk("train", policy),
             rules=self.rules,
             bars=self.bars,
             bootstrap_seed=self.seed,
+            split=self.split,
+            window_bars=self.spec.env.episode_bars,
         )
 
     def walk(self, split: Split, policy: Policy) -> Walk:
@@ -86,8 +105,8 @@ class Evaluator:
 
     @cached_property
     def rules(self) -> dict[str, list[Walk]]:
-        """The fixed rules on the validation split: one path each, sixteen for the random one. Played once per run."""
-        spans = self._windows("validation")
+        """The fixed rules on the split: one path each, sixteen for the random one. Played once per run."""
+        spans = self._windows(self.split)
         long = {"hold": np.zeros(len(self.bars.close), bool), "buy_and_hold": np.ones(len(self.bars.close), bool)}
         long["moving_average"] = _moving_average_signal(self.bars.close)
         fixed = torch.as_tensor(np.stack(list(long.values())), device=self.device)  # (rules, T)
@@ -104,7 +123,7 @@ class Evaluator:
             noise = torch.rand(step.mask.shape, generator=generator).to(self.device)
             return torch.where(is_random, noise.masked_fill(~step.mask, -1).argmax(1), action)
 
-        walks = self._walk(decide, "validation", spans * (len(long) + RANDOM_PATHS))
+        walks = self._walk(decide, self.split, spans * (len(long) + RANDOM_PATHS))
         paths = [_join(walks[i : i + len(spans)]) for i in range(0, rows, len(spans))]
         return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
 
@@ -167,13 +186,27 @@ _STEP_COLUMNS = ("bar_return", "exposure", "traded_value", "cost_paid", "closed_
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy did on the validation split, and what the fixed rules did there."""
+    """What a policy did on a split, and what the fixed rules did there."""
 
     policy: Walk
     train: Walk
     rules: Mapping[str, list[Walk]]
     bars: SymbolData
     bootstrap_seed: int
+    split: Split
+    window_bars: int
+
+    def summary(self) -> dict[str, Any]:
+        """What the journal keeps of it."""
+        return {
+            "split": self.split,
+            "metrics": self.metrics,
+            "baselines": self.baselines,
+            "regimes": self.regimes(),
+            "windows": len(range(0, len(self.policy.bar), self.window_bars)),
+            "constant": self.is_constant,
+            **self.intervals(),
+        }
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -240,8 +273,18 @@ class Evaluation:
             "position": self.policy.exposure[points].tolist(),
             "equity": self.policy.equity[points + 1].tolist(),
             "baselines": {name: paths[0].equity[points + 1].tolist() for name, paths in self.rules.items()},
+            "entries": self._moments(opened=True),
+            "exits": self._moments(opened=False),
             "bars": count,
+            "split": self.split,
         }
+
+    def _moments(self, *, opened: bool) -> list[tuple[str, float]]:
+        """(timestamp, close) of the bars at whose close a position was first held, or no longer held."""
+        held = np.concatenate([[False], self.policy.exposure > 0])
+        turned = held[1:] & ~held[:-1] if opened else ~held[1:] & held[:-1]
+        bar = self.policy.bar[turned] + 1
+        return [(str(self.bars.timestamps[b])[:19], float(self.bars.close[b])) for b in bar]
 
 
 def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:

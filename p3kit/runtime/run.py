@@ -14,7 +14,9 @@ The trainer owns the algorithm; the run owns files, clocks, schedules and evalua
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -22,6 +24,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -35,9 +38,9 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import CheckpointError, NumericalFault, P3kitError
 from p3kit.market import SymbolData, load_market
 from p3kit.metrics import COMPONENTS
-from p3kit.rundir import RunDir
+from p3kit.rundir import BACKTEST_RESULT, RunDir, encode
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
-from p3kit.runtime.evaluation import Evaluator, Policy, seed_of
+from p3kit.runtime.evaluation import Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler
@@ -58,6 +61,30 @@ _CARRIED = (
 )
 
 
+@dataclass(frozen=True)
+class Backtest:
+    """What `p3kit evaluate` asks of a trainer: to show the policy of one checkpoint on one split, and train nothing."""
+
+    checkpoint: str
+    """File name below checkpoints/."""
+    global_step: int | None
+    weights: Flat
+    """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
+    split: Split
+    final: bool
+
+    @classmethod
+    def of(cls, directory: RunDir, checkpoint: str, split: Split, final: bool, device: torch.device) -> Backtest:
+        """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
+        path = directory.checkpoint(checkpoint)
+        state = load_checkpoint(path, device)
+        trainer = part("trainer", state)
+        step = next((int(value) for key, value in state.items() if key.endswith("/global_step")), None)
+        if step is None and (found := re.match(r"best-(\d+)", path.stem)):
+            step = int(found[1])
+        return cls(path.name, step, trainer or state, split, final)
+
+
 class Run(Generic[A]):
     """One trainer process and its run directory. Use as a context manager: it reports how the run ended."""
 
@@ -76,6 +103,7 @@ class Run(Generic[A]):
         self._written = 0.0
         self._state = "running"
         self._message = ""
+        self.backtest: Backtest | None = None  # set where p3kit evaluate asks for one, before the trainer begins
         self.resumed: Flat | None = self._restore() if resume else None
 
     @property
@@ -90,12 +118,18 @@ class Run(Generic[A]):
             signal.signal(name, self._on_signal)
         torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
-        self._write_status()
+        if self.backtest is None:
+            self._write_status()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.backtest is not None:
+            if isinstance(error, P3kitError):
+                print(error, file=sys.stderr)
+                sys.exit(error.exit_code)
+            return
         if error is None:
             self._state = "stopped" if any(agent.state == "stopped" for agent in self.agents) else "done"
         else:
@@ -159,6 +193,7 @@ class Run(Generic[A]):
 
     def save_checkpoint(self, name: str, trainer_state: Flat) -> None:
         """Write `checkpoints/<name>.pt`: the trainer's state and that of every agent."""
+        self._refuse_to_train()
         state = under("trainer", trainer_state)
         for agent in self.agents:
             state |= under(f"agent/{agent.name}", agent.state_dict())
@@ -167,6 +202,15 @@ class Run(Generic[A]):
             step = agent.global_step
             self.directory.append_event("checkpoint", agent=agent.name, global_step=step, file=f"{name}.pt")
         self._write_status()
+
+    def _refuse_to_train(self) -> None:
+        """A backtest leaves the run as it is, whatever the trainer's script does."""
+        if self.backtest is not None:
+            raise P3kitError(
+                str(self.directory.trainer_file),
+                "cannot backtest: it trains without asking `run.backtest`",
+                "see the lines below `run.backtest` in trainers/ppo.py",
+            )
 
     def _restore(self) -> Flat:
         """Load `last.pt` (or `init.pt`) into the agents, cut what is newer, and hand the trainer its own part."""
@@ -223,9 +267,7 @@ class Agent(Generic[A]):
         self.global_step = 0
         self.state = "running"
         self._market = market
-        self._evaluator = (
-            Evaluator(self.spec, market[self.symbol], self.symbol, self.seed, run.device) if market else None
-        )
+        self._evaluator = self._make_evaluator() if market else None
         self._early_stop = EarlyStop()
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
         self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
@@ -315,6 +357,7 @@ class Agent(Generic[A]):
 
         Raises NumericalFault when not one gradient step of the update was finite.
         """
+        self.run._refuse_to_train()
         self.global_step = global_step
         seconds = time.perf_counter() - self._clock
         self._clock += seconds
@@ -341,16 +384,9 @@ class Agent(Generic[A]):
         self._latest |= metrics
         row = self._row(iteration, self.global_step, time.time(), metrics | {"perf/evaluation_s": seconds})
         self.run.directory.append_metrics([row])
-        event: dict[str, Any] = {
-            "split": "validation",
-            "metrics": metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest},
-            "baselines": evaluation.baselines,
-            "regimes": evaluation.regimes(),
-            "windows": len(range(0, len(evaluation.policy.bar), self.spec.env.episode_bars)),
-            "constant": evaluation.is_constant,
-            "new_best": self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights),
-            **evaluation.intervals(),
-        }
+        event = evaluation.summary()
+        event["metrics"] = metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest}
+        event["new_best"] = self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights)
         self.run.directory.append_event("evaluation", agent=self.name, global_step=self.global_step, **event)
         self.run.directory.write_histogram("equity", self.name, self.global_step, evaluation.equity_curves())
         progress = self.global_step / self.total_timesteps
@@ -360,6 +396,37 @@ class Agent(Generic[A]):
             self.run.directory.append_event("early_stop", agent=self.name, global_step=self.global_step, reason=reason)
         self._clock = time.perf_counter()  # steps per second are the trainer's; evaluation has its own row
         self.run.heartbeat()
+
+    def report_backtest(self, policy: Policy) -> None:
+        """Backtest `policy` as `run.backtest` asks, and print the result as one line of JSON on stdout.
+
+        A look at the test split is journalled before it is taken, and its result after.
+        """
+        backtest = self.run.backtest
+        if backtest is None or not self._market:
+            raise P3kitError(
+                self.run.directory.name, "there is nothing to backtest on", "only runs on bars have splits"
+            )
+        told = {"agent": self.name, "global_step": backtest.global_step, "checkpoint": backtest.checkpoint}
+        if backtest.final:
+            looks = [e for e in self.run.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
+            self.run.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
+        evaluation = self._make_evaluator(backtest.split, final=backtest.final)(policy)
+        summary = evaluation.summary()
+        if backtest.final:
+            self.run.directory.append_event("final_evaluation", **told, **summary)
+        result = {
+            **told,
+            **summary,
+            "synthetic": self._market[self.symbol].synthetic,
+            "supervised_return": self.spec.baselines.supervised_return(self.symbol),
+            "curves": evaluation.equity_curves(),
+        }
+        print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
+
+    def _make_evaluator(self, split: Split = "validation", *, final: bool = False) -> Evaluator:
+        bars = self._market[self.symbol]
+        return Evaluator(self.spec, bars, self.symbol, self.seed, self.run.device, split=split, final=final)
 
     def write_histograms(
         self, env: TradingEnv | VectorTask, rollout: Rollout, account: Tensor, value: Tensor, gradient: Tensor

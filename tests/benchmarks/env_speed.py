@@ -1,75 +1,163 @@
-"""Steps per second of the batched environment: `python tests/benchmarks/env_speed.py`.
+"""Env steps per second beside others': `python tests/benchmarks/env_speed.py [--rows 8 80 1024 8192] [--rounds 7]`.
 
-Full reward, one torch thread, the shipped rules with a stop and a target (all that a step can have to do). Random
-allowed actions are drawn before the clock starts where that is possible; the mask is applied inside it, as a trainer
-does. *State* is `step` alone; *observed* adds the gathered observation of every row. Prints the median of the rounds.
+Ours plays one synthetic hourly symbol at the shipped rules with a stop, a target and a holding limit, the full reward
+on (all that a step can have to do), one torch thread. *State* is `step` alone, its observations never built; *observed*
+adds the gathered observation of every row. Random allowed actions; drawing them is outside the clock, applying the
+mask inside it. The others:
+
+- EnvPool's CartPole-v1, C++, on its default number of threads and on one thread; it always builds its (tiny)
+  observations.
+- Stable-Baselines3's DummyVecEnv and SubprocVecEnv over our scalar gymnasium env. Both step one account at a time, so
+  they run with 8 rows (SubprocVecEnv: 8 processes) and stand beside every N: more rows give them no more steps per
+  second, and 80 processes would not fit into the memory of a small machine.
+
+All contestants of one N play in turn, round after round, so that a change in the machine's speed meets all of them.
+Printed are the median of the rounds, and the median over rounds of the ratio to ours (state, eager).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from sys import path as search_path
 
+import numpy as np
 import torch
 
 search_path.insert(0, str(Path(__file__).parents[2]))
 
+import gymnasium
+
 from p3kit.env import TradingEnv
 from p3kit.market import load_market
-from p3kit.spec import resolve_spec
+from p3kit.spec import Spec, resolve_spec
 
-ROUNDS = 5
+Round = Callable[[], float]
+"""Plays for about half a second and says how many env steps a second that was."""
+SCALAR_ROWS = 8
+SECONDS = 0.5
 
 
-def make_env(num_envs: int, resting: bool) -> TradingEnv:
-    """Accounts on one synthetic hourly symbol with the default window of 24 bars."""
-    limits = {"stop": 0.02, "target": 0.04, "max_hold": 60} if resting else {}
+def make_spec() -> Spec:
+    limits = {"stop": 0.02, "target": 0.04, "max_hold": 60}
     tables = {"name": "speed", "symbols": ["SYN"], "data": {"source": "synthetic"}, "env": limits}
-    spec = resolve_spec(tables, "env_speed")
-    return TradingEnv(load_market(spec, ["SYN"]), spec, symbols=["SYN"], num_envs=num_envs)
+    return resolve_spec(tables, "env_speed")
 
 
-def seconds_per_step(env: TradingEnv, steps: int, observed: bool) -> float:
-    """Median over the rounds."""
-    generator = torch.Generator().manual_seed(0)
-    step = env.reset(torch.rand(env.num_envs, generator=generator))
-    rounds = []
-    for _ in range(ROUNDS):
-        noise = torch.rand(steps, env.num_envs, env.num_actions, generator=generator)
-        starts = torch.rand(steps, env.num_envs, generator=generator)
+def timed(rows: int, play: Callable[[int], object]) -> Round:
+    """A round of `play(t)`, t = 0, 1, …, each moving `rows` rows by one step."""
+    play(0)
+    begin = time.perf_counter()
+    for t in range(5):
+        play(t)
+    steps = max(10, int(SECONDS / ((time.perf_counter() - begin) / 5)))
+
+    def one_round() -> float:
         begin = time.perf_counter()
         for t in range(steps):
-            if observed:
-                env.observe(step.index, step.account)
-            step = env.step(noise[t].masked_fill_(~step.mask, -1.0).argmax(1), starts[t])
-        rounds.append((time.perf_counter() - begin) / steps)
+            play(t)
+        return rows * steps / (time.perf_counter() - begin)
+
+    return one_round
+
+
+@contextmanager
+def ours(rows: int, *, observed: bool, compiled: bool) -> Iterator[Round]:
+    """`TradingEnv` with `rows` accounts."""
+    spec = make_spec()
+    env = TradingEnv(load_market(spec, ["SYN"]), spec, symbols=["SYN"], num_envs=rows)
+    if compiled:
+        env.compile()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(64, rows, env.num_actions, generator=generator) + 1.0
+    start = torch.rand(64, rows, generator=generator)
+    step = env.reset(start[0])
+
+    def play(t: int) -> None:
+        nonlocal step
+        if observed:
+            env.observe(step.index, step.account)
+        step = env.step((noise[t % 64] * step.mask).argmax(1), start[t % 64])
+
+    yield timed(rows, play)
     env.raise_if_faulty()
-    return statistics.median(rounds)
+
+
+@contextmanager
+def envpool_cartpole(rows: int, *, threads: int) -> Iterator[Round]:
+    """EnvPool's CartPole-v1, synchronous; 0 threads is its own choice."""
+    import envpool
+
+    env = envpool.make_gymnasium("CartPole-v1", num_envs=rows, num_threads=threads)
+    env.reset()
+    actions = np.random.default_rng(0).integers(0, 2, (64, rows))
+    yield timed(rows, lambda t: env.step(actions[t % 64]))
+    env.close()
+
+
+@contextmanager
+def stable_baselines(kind: str) -> Iterator[Round]:
+    """8 rows of our scalar gymnasium env under Stable-Baselines3; a masked action is executed as HOLD."""
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+    env = {"DummyVecEnv": DummyVecEnv, "SubprocVecEnv": SubprocVecEnv}[kind]([scalar_env] * SCALAR_ROWS)
+    env.reset()
+    actions = np.random.default_rng(0).integers(0, 7, (64, SCALAR_ROWS))
+    yield timed(SCALAR_ROWS, lambda t: env.step(actions[t % 64]))
+    env.close()
+
+
+def scalar_env() -> gymnasium.Env:
+    """One account of the same market and rules behind `gymnasium.make`."""
+    torch.set_num_threads(1)
+    return gymnasium.make("p3kit/Trading-v1", symbol="SYN", spec=make_spec())
+
+
+def contestants(rows: int) -> dict[str, Callable[[], object]]:
+    """Everything that plays against `TradingEnv` with `rows` rows, ours first."""
+    field: dict[str, Callable[[], object]] = {}
+    for compiled in (False, True):
+        for observed in (False, True):
+            name = f"p3kit {'observed' if observed else 'state'}, {'compiled' if compiled else 'eager'}"
+            field[name] = functools.partial(ours, rows, observed=observed, compiled=compiled)
+    field["EnvPool CartPole-v1"] = functools.partial(envpool_cartpole, rows, threads=0)
+    field["EnvPool CartPole-v1, 1 thread"] = functools.partial(envpool_cartpole, rows, threads=1)
+    for kind in ("DummyVecEnv", "SubprocVecEnv"):
+        field[f"SB3 {kind}, {SCALAR_ROWS} rows"] = functools.partial(stable_baselines, kind)
+    return field
+
+
+def compare(rows: int, rounds: int) -> None:
+    """Play all contestants in turn and print a row each."""
+    with ExitStack() as stack:
+        games = {name: stack.enter_context(make()) for name, make in contestants(rows).items()}  # type: ignore[arg-type]
+        speeds: dict[str, list[float]] = {name: [] for name in games}
+        for _ in range(rounds):
+            for name, one_round in games.items():
+                speeds[name].append(one_round())
+    reference = next(iter(speeds.values()))
+    print(f"\nN = {rows:,}")
+    print(f"{'':<34}{'steps/s':>13}{'ours (state, eager) is':>26}")
+    for name, rates in speeds.items():
+        ratio = statistics.median(own / other for own, other in zip(reference, rates, strict=True))
+        print(f"{name:<34}{statistics.median(rates):>13,.0f}{ratio:>23.2f} ×", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-envs", type=int, nargs="+", default=[8, 80, 1024])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 80, 1024, 8192])
+    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread, eager")
-    print(f"{'N':>6} {'rules':>10} {'state ms':>9} {'steps/s':>12} {'observed ms':>12} {'steps/s':>12}")
-    for num_envs in arguments.num_envs:
-        for resting in (False, True):
-            env = make_env(num_envs, resting)
-            steps = max(50, 20_000 // (num_envs + 32))
-            cells = []
-            for observed in (False, True):
-                seconds = seconds_per_step(env, steps, observed)
-                cells.append((seconds * 1e3, num_envs / seconds))
-            (state_ms, state_rate), (seen_ms, seen_rate) = cells
-            rules = "resting" if resting else "defaults"
-            print(
-                f"{num_envs:>6} {rules:>10} {state_ms:>9.3f} {state_rate:>12,.0f} {seen_ms:>12.3f} {seen_rate:>12,.0f}"
-            )
+    print(f"torch {torch.__version__}, {os.cpu_count()} cores, median of {arguments.rounds} rounds played in turn")
+    for rows in arguments.rows:
+        compare(rows, arguments.rounds)
 
 
 if __name__ == "__main__":
