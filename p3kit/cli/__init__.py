@@ -18,6 +18,7 @@ COMMANDS = {
     "run": ("p3kit.cli.run:run", "Plan and train the agents of a spec."),
     "plan": ("p3kit.cli.plan:plan", "Show what `run` would start."),
     "validate": ("p3kit.cli.spec:validate", "Check a spec: all faults at once, then notes."),
+    "check": ("p3kit.cli.check:check", "Probe a spec before training: environment and reward."),
     "show": ("p3kit.cli.spec:show", "Print the resolved spec with the origin of every value."),
     "schema": ("p3kit.cli.spec:schema", "Print the JSON Schema that editors read."),
     "data": ("p3kit.cli.data:data", "Say what the bars of a spec are, and where they come from."),

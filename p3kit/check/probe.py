@@ -1,0 +1,30 @@
+"""What a probe says: one question, one answer, the numbers behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The answer to one question about a spec."""
+
+    name: str
+    question: str
+    passed: bool
+    evidence: str
+    remedy: str = ""
+    """What to change where it did not pass, as a spec fragment where there is one."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """The numbers, for programs."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "question": self.question,
+            "passed": self.passed,
+            "evidence": self.evidence,
+            "remedy": self.remedy,
+            "details": self.details,
+        }
