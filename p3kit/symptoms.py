@@ -350,7 +350,18 @@ def _catalogue() -> dict[str, Symptom]:
             "PnL and Sharpe components should correlate",
             "2.4",
             "warning",
-            "rank correlation of episode sums of pnl and sharpe below 0.2",
+            "rank correlation over episodes of the pnl and sharpe components below 0.2, or of reward and equity won below "
+            "0.3",
+            (
+                Cause(
+                    "proxy",
+                    "episodes that win equity are not the ones that win reward: something other than money is paid",
+                    (Change("reward.weights.pnl", to=0.6),),
+                    automatic=False,
+                ),
+                Cause("sharpe", "the Sharpe component pays for something other than profit", automatic=False),
+            ),
+            judged=True,
         ),
         Symptom(
             "reward.bimodal",
@@ -358,6 +369,8 @@ def _catalogue() -> dict[str, Symptom]:
             "2.4",
             "warning",
             "two modes more than 3 pooled standard deviations apart within one event class",
+            (Cause("second_mode", "one kind of step is paid in two ways", automatic=False),),
+            judged=True,
         ),
         Symptom(
             "reward.one_sign",
@@ -397,7 +410,18 @@ def _catalogue() -> dict[str, Symptom]:
             "Reward-to-go is flat",
             "2.4",
             "warning",
-            "spread of the mean reward-to-go over the episode below 5% of the returns' spread",
+            "spread of the mean reward-to-go over the episode below 5% of its spread in all, with an explained variance "
+            "below 0.1",
+            (
+                Cause("constant", "rewards hardly vary", automatic=False),
+                Cause(
+                    "gamma_low",
+                    "the horizon is short beside the episode",
+                    (Change("ppo.gamma", to=0.99),),
+                    automatic=False,
+                ),
+            ),
+            judged=True,
         ),
         Symptom(
             "reward.rtg_erratic",
@@ -406,6 +430,7 @@ def _catalogue() -> dict[str, Symptom]:
             "information",
             "lag-1 autocorrelation of the reward-to-go below gamma - 0.1",
             (Cause("noise", "rewards are noisy", (Change("ppo.gae_lambda", to=0.9),), automatic=False),),
+            judged=True,
         ),
         Symptom(
             "trade.too_many",

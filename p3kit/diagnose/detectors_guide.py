@@ -134,6 +134,74 @@ def long_tail(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, largest, span, float(ratio[at]), text, severity=severity, causes=cause)
 
 
+@detector("reward.corr", "reward/corr_total_gain", "reward/corr_pnl_sharpe", warn=0.3, patience=2)
+def reward_means_money(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4: PnL and Sharpe should correlate, and the whole reward with the equity won."""
+    total = evidence.ticks("reward/corr_total_gain")
+    sharpe = evidence.ticks("reward/corr_pnl_sharpe").at(total.steps)
+    apart, odd = total.values < row.warn, sharpe < 0.2
+    span = sustained(apart | odd, row.patience)
+    if span is None:
+        return silent(evidence, row, total, "smallest correlation of reward and equity won")
+    value = float(total.values[span.last])
+    text = f"reward and equity won correlate with {value:+.2f}, pnl and sharpe with {float(sharpe[span.last]):+.2f}"
+    causes = [
+        (2.0 if np.any(apart[indices(span)]) else 0.0, "proxy", f"reward and equity won: {value:+.2f} over episodes"),
+        (1.0 if np.any(odd[indices(span)]) else 0.0, "sharpe", f"pnl and sharpe: {float(sharpe[span.last]):+.2f}"),
+    ]
+    return raised(evidence, row, total, span, value, text, causes=causes)
+
+
+@detector("reward.bimodal", "reward/bimodal_gap", warn=3.0, patience=2)
+def two_modes(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4: a bimodal reward hints at hacking. Judged within steps of one kind (held, bought, closed): that a
+    closing trade pays otherwise than a held position is no second mode."""
+    gap = evidence.ticks("reward/bimodal_gap")
+    span = sustained(gap.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, gap, "widest gap between two modes", "standard deviations")
+    value = float(np.max(within(gap, span)))
+    text = f"two modes {value:.1f} standard deviations apart among steps of one kind"
+    cause = [(1.0, "second_mode", "see the reward picture of the run: its classes are drawn apart")]
+    return raised(evidence, row, gap, span, value, text, causes=cause)
+
+
+@detector("reward.rtg_flat", "reward/rtg_spread", "value/explained_variance", warn=0.05, patience=2)
+def flat_reward_to_go(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4: a flat reward-to-go, where the value function has learnt nothing either."""
+    spread = evidence.ticks("reward/rtg_spread")
+    explained = evidence.ticks("value/explained_variance").at(spread.steps)
+    span = sustained((spread.values < row.warn) & (explained < 0.1), row.patience)
+    if span is None:
+        return silent(evidence, row, spread, "smallest spread of the reward-to-go over the episode")
+    value = float(np.min(within(spread, span)))
+    std = evidence.ticks("reward/std").at(spread.steps)[span.last]
+    gamma = evidence.effective("ppo.gamma") or 1.0
+    bars = float(evidence.setting("env.episode_bars") or 1)
+    horizon = 1 / max(1 - gamma, 1e-9)
+    text = f"over the episode it varies by {value:.1%} of its spread; explained variance {explained[span.last]:.2f}"
+    causes = [
+        (2.0 if std < 1e-6 else 0.0, "constant", f"standard deviation of the reward {format_number(float(std))}"),
+        (1.0 if horizon < bars / 3 else 0.0, "gamma_low", f"the horizon is {horizon:.0f} bars, the episode {bars:.0f}"),
+    ]
+    return raised(evidence, row, spread, span, value, text, causes=causes)
+
+
+@detector("reward.rtg_erratic", "reward/rtg_autocorrelation", patience=2)
+def erratic_reward_to_go(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.4. Of independent rewards the reward-to-go has an autocorrelation of gamma; below that they alternate.
+    The guide's remedy, a larger gamma, would add variance: gae_lambda comes first."""
+    follows = evidence.ticks("reward/rtg_autocorrelation")
+    gamma = evidence.effective("ppo.gamma") or 1.0
+    span = sustained(follows.values < gamma - 0.1, row.patience)
+    if span is None:
+        return silent(evidence, row, follows, "smallest autocorrelation of the reward-to-go")
+    value = float(np.min(within(follows, span)))
+    text = f"lag-1 autocorrelation {value:.2f}, gamma {gamma:g}"
+    cause = [(1.0, "noise", f"independent rewards would give {gamma:g}")]
+    return raised(evidence, row, follows, span, value, text, gamma - 0.1, causes=cause)
+
+
 @detector(
     "trade.too_many", "eval/trades_per_bar", "eval/total_return", warn=0.31, minimum=2, patience=2, unit="evaluations"
 )

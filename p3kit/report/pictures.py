@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p3kit.diagnose import diagnose
 from p3kit.diagnose.detectors_guide import ENTROPY_CORRIDOR
 from p3kit.rundir import Histogram, RunDir, file_name
 
@@ -93,9 +94,28 @@ def draw_run(run: RunDir) -> list[Path]:
         for kind, draw in _PICTURES.items():
             if kind in chosen:
                 path = run.plots / f"{kind}-{file_name(agent)}.png"
-                draw(chosen[kind].data, f"{agent} at {chosen[kind].global_step:,} steps", path)
+                draw(
+                    {**chosen[kind].data, "flags": _red_flags(run, agent, kind)},
+                    f"{agent} at {chosen[kind].global_step:,} steps",
+                    path,
+                )
                 written.append(path)
     return written
+
+
+_FLAGS = {
+    "reward": ("reward.bimodal", "reward.one_sign", "reward.tail"),
+    "reward_to_go": ("reward.rtg_flat", "reward.rtg_erratic"),
+}
+"""The rows of the diagnosis that a picture shows."""
+
+
+def _red_flags(run: RunDir, agent: str, kind: str) -> list[str]:
+    """The raised rows that belong to this picture, each with its evidence."""
+    if kind not in _FLAGS:
+        return []
+    findings = [finding for diagnosis in diagnose(run, agent) for finding in diagnosis.findings]
+    return [f"{f.row.title}: {f.evidence}" for f in findings if f.raised and f.symptom in _FLAGS[kind]]
 
 
 def _is_chosen(histogram: Histogram, verdict: Mapping[str, Any]) -> bool:
@@ -103,16 +123,45 @@ def _is_chosen(histogram: Histogram, verdict: Mapping[str, Any]) -> bool:
 
 
 def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> None:
-    """Rewards per step as the learner saw them: {edges (n + 1), counts (n)}. Logarithmic, for the tails are what
-    matters."""
+    """Rewards per step as the learner saw them: {edges (n + 1), counts (n), classes: {what happened: counts}}.
+    Logarithmic, for the tails are what matters."""
     edges, counts = np.asarray(data["edges"], float), np.asarray(data["counts"], float)
-    with _figure(6.4, 3.4, path) as figure:
+    with _figure(6.4, 3.8, path) as figure:
         axes = figure.subplots()
-        axes.stairs(counts, edges, fill=True, color=_BLUE, alpha=0.85)
+        axes.stairs(counts, edges, fill=True, color="#c9d6de", label="all steps")
+        for (name, own), colour in zip((data.get("classes") or {}).items(), (_BLUE, _ORANGE, _GREEN), strict=False):
+            axes.stairs(np.asarray(own, float), edges, color=colour, linewidth=1.4, label=name)
         axes.axvline(0, color="#444444", linewidth=0.8)
         if counts.max(initial=0) > 0:
             axes.set_yscale("log")
+            axes.set_ylim(0.5, counts.max() * 2)
         axes.set(title=f"{title}: rewards per step", xlabel="reward as the learner sees it", ylabel="steps")
+        axes.legend(fontsize=7, loc="upper right")
+        _write_flags(axes, data)
+
+
+def draw_reward_to_go(data: Mapping[str, Any], title: str, path: Path) -> None:
+    """Discounted reward still to come over the bars of an episode: {bar, mean, low, high, episodes, gamma}."""
+    bar = np.asarray(data["bar"], float)
+    with _figure(6.4, 3.4, path) as figure:
+        axes = figure.subplots()
+        low, high = np.asarray(data["low"], float), np.asarray(data["high"], float)
+        axes.fill_between(bar, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="10 to 90 % of the episodes")
+        axes.plot(bar, np.asarray(data["mean"], float), color=_BLUE, label=f"mean of {data['episodes']} episodes")
+        axes.axhline(0, color="#444444", linewidth=0.8)
+        axes.set(
+            title=f"{title}: reward-to-go (gamma {data['gamma']:g})", xlabel="bar of the episode", ylabel="reward-to-go"
+        )
+        axes.legend(fontsize=7)
+        _write_flags(axes, data)
+
+
+def _write_flags(axes: Axes, data: Mapping[str, Any]) -> None:
+    """The red flags of the diagnosis that this picture is about, where there are any."""
+    if flags := data.get("flags"):
+        box = {"facecolor": "white", "edgecolor": _RED, "alpha": 0.9, "pad": 3}
+        text = "\n".join(flags)
+        axes.text(0.015, 0.97, text, transform=axes.transAxes, va="top", fontsize=7, color=_RED, bbox=box, zorder=9)
 
 
 def draw_actions(data: Mapping[str, Any], title: str, path: Path) -> None:
@@ -190,6 +239,7 @@ def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
 
 _PICTURES = {
     "reward": draw_reward_histogram,
+    "reward_to_go": draw_reward_to_go,
     "actions": draw_actions,
     "value_map": draw_value_map,
     "equity": draw_equity,

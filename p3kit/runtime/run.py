@@ -43,6 +43,7 @@ from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoi
 from p3kit.runtime.evaluation import Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
+from p3kit.runtime.reward_shape import reward_histogram, reward_shape, reward_to_go_curve
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
@@ -362,7 +363,8 @@ class Agent(Generic[A]):
         seconds = time.perf_counter() - self._clock
         self._clock += seconds
         rows = tick_rows(rollout, self._ledger, update, start_step, global_step)
-        whole = dict(whole) | self._effective(start_step)
+        gamma = float(getattr(self.args_at(start_step), "gamma", 1.0))
+        whole = dict(whole) | self._effective(start_step) | reward_shape(rollout, gamma)
         whole["perf/steps_per_second"] = (global_step - start_step) / seconds
         whole["perf/memory_mb"] = memory_mb()
         rows[-1][1].update(whole)
@@ -434,7 +436,7 @@ class Agent(Generic[A]):
         """Write the distributions of the last rollout and gradient. account (R, K), value (R,), gradient (P,)."""
         counts = np.bincount(rollout.action.flatten(), minlength=env.num_actions)
         tables: dict[str, dict[str, Any]] = {
-            "reward": histogram(rollout.reward),
+            "reward": reward_histogram(rollout),
             "actions": {"labels": list(env.action_names), "counts": counts.tolist()},
             "gradients": histogram(gradient.cpu().numpy()),
         }
@@ -442,6 +444,9 @@ class Agent(Generic[A]):
             bar = (1 - account[:, ACCOUNT_FIELDS.index("episode_left")]) * self.spec.env.episode_bars
             unrealised = account[:, ACCOUNT_FIELDS.index("unrealised_return")]
             tables["value_map"] = value_map(bar.cpu().numpy(), unrealised.cpu().numpy(), value.cpu().numpy())
+        gamma = float(getattr(self.args_at(self.global_step), "gamma", 1.0))
+        if (curve := reward_to_go_curve(rollout, gamma)) is not None:
+            tables["reward_to_go"] = dict(curve)
         for kind, table in tables.items():
             self.run.directory.write_histogram(kind, self.name, self.global_step, table)
 

@@ -1,0 +1,187 @@
+"""The shape of the rewards of one iteration: what the guide's reward-debugging protocol (section 2.4) looks at.
+
+Notation for shapes: T steps, N envs, C reward components, S sampled rewards. Plain numpy on what the rollout brought to
+the CPU anyway; a few milliseconds an iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p3kit.metrics import COMPONENTS
+from p3kit.runtime.recording import Metrics, Rollout, histogram
+
+Array = NDArray[Any]
+SAMPLE = 2_000
+LEAST_VALUES = 300
+"""Rewards of one class below which two modes are chance."""
+LEAST_EPISODES = 20
+CORRELATED_EPISODES = 30
+SMALLER_MODE = 0.05
+VALLEY = 0.5
+_PNL, _SHARPE, _COST = (COMPONENTS.index(name) for name in ("pnl", "sharpe", "cost"))
+
+
+def reward_shape(rollout: Rollout, gamma: float) -> Metrics:
+    """Metrics of one iteration's rewards; what its data cannot say (too few episodes, no spread) is left out."""
+    metrics: Metrics = {}
+    gaps = [mode_gap(values) for values in event_classes(rollout).values()]
+    if gaps:
+        metrics["reward/bimodal_gap"] = max(gaps)
+    episodes = whole_episodes(rollout.done)
+    if len(episodes) >= LEAST_EPISODES:
+        to_go = [reward_to_go(rollout.reward[a:b, env], gamma) for env, a, b in episodes]
+        spread = float(np.std(np.concatenate(to_go)))
+        if spread > 0:
+            _, mean, _, _ = _over_the_episode(to_go)
+            metrics["reward/rtg_spread"] = float(np.std(mean)) / spread
+            metrics["reward/rtg_autocorrelation"] = _lag_one([values for values in to_go if len(values) > 2])
+    if len(episodes) >= CORRELATED_EPISODES and np.isfinite(rollout.equity).all():
+        metrics |= _correlations(rollout, episodes)
+    return metrics
+
+
+def event_classes(rollout: Rollout) -> dict[str, Array]:
+    """Rewards by what happened in the step, at most 2,000 of each, evenly spread: a position held, bought, or closed.
+
+    A closing trade is a natural second mode, so modes are looked for within a class. Flat accounts at rest are left
+    out: their rewards are all 0.
+    """
+    traded = rollout.raw[..., _COST] != 0
+    classes = {
+        "held": ~traded & (rollout.raw[..., _PNL] != 0),
+        "bought or sold in part": traded & ~rollout.closed,
+        "closed": rollout.closed,
+    }
+    return {name: _evenly(rollout.reward[rows]) for name, rows in classes.items() if rows.any()}
+
+
+def reward_histogram(rollout: Rollout, bins: int = 50) -> dict[str, Any]:
+    """{edges (bins + 1), counts (bins), classes: {event class: counts}} of the rewards as the learner sees them.
+    A class shows its sample of at most 2,000 rewards.
+    """
+    whole = histogram(rollout.reward, bins)
+    classes = event_classes(rollout)
+    share = {name: np.histogram(values, bins=whole["edges"])[0].tolist() for name, values in classes.items()}
+    return {**whole, "classes": share}
+
+
+def _evenly(values: Array) -> Array:
+    if len(values) <= SAMPLE:
+        return values
+    sample: Array = values[np.linspace(0, len(values) - 1, SAMPLE).astype(int)]
+    return sample
+
+
+def mode_gap(values: Array) -> float:
+    """Distance of two modes in pooled standard deviations; 0 where there is only one.
+
+    The values (300 or more) are cut in two where the variance within the halves is smallest (Otsu 1979). The cut counts
+    as two modes where the smaller half has more than 5 % of the values, and where the middle fifth between the centres
+    holds fewer than half as many as an equal stretch around the emptier centre: a flat or bell-shaped distribution is
+    one mode.
+    """
+    x = np.sort(values.astype(np.float64))
+    count = len(x)
+    if count < LEAST_VALUES or x[0] == x[-1]:
+        return 0.0
+    left = np.arange(1, count)
+    sums, squares = np.cumsum(x), np.cumsum(x**2)
+    mean_left, mean_right = sums[:-1] / left, (sums[-1] - sums[:-1]) / (count - left)
+    within = squares[-1] - left * mean_left**2 - (count - left) * mean_right**2
+    within[np.diff(x) == 0] = np.inf  # equal values stay together
+    cut = int(np.argmin(within))
+    smaller = min(cut + 1, count - cut - 1) / count
+    low, high = float(mean_left[cut]), float(mean_right[cut])
+    width = (high - low) / 5
+
+    def around(centre: float) -> int:
+        return int(np.count_nonzero(np.abs(x - centre) <= width / 2))
+
+    emptier = min(around(low), around(high))
+    if smaller <= SMALLER_MODE or around((low + high) / 2) >= VALLEY * emptier:
+        return 0.0
+    pooled = float(np.sqrt(max(within[cut], 0.0) / count))
+    return (high - low) / max(pooled, 1e-12 * (high - low))
+
+
+def whole_episodes(done: Array) -> list[tuple[int, int, int]]:
+    """(env, first step, last step + 1) of the episodes that began and ended within the rollout; done (T, N)."""
+    found = []
+    for env in range(done.shape[1]):
+        ends = np.flatnonzero(done[:, env]) + 1
+        found += [(env, int(a), int(b)) for a, b in pairwise(ends)]
+    return found
+
+
+def reward_to_go(reward: Array, gamma: float) -> Array:
+    """Discounted sum of the rewards from each step to the end of its episode, (steps,)."""
+    sums = np.empty(len(reward))
+    running = 0.0
+    for step in range(len(reward) - 1, -1, -1):
+        running = reward[step] + gamma * running
+        sums[step] = running
+    return sums
+
+
+def reward_to_go_curve(rollout: Rollout, gamma: float) -> Mapping[str, Any] | None:
+    """{bar, mean, low, high (10 and 90 %), episodes} of the reward-to-go over the bars of an episode; None where fewer
+    than 20 episodes lie within the rollout."""
+    episodes = whole_episodes(rollout.done)
+    if len(episodes) < LEAST_EPISODES:
+        return None
+    to_go = [reward_to_go(rollout.reward[a:b, env], gamma) for env, a, b in episodes]
+    bar, mean, low, high = _over_the_episode(to_go)
+    curve = {"bar": bar, "mean": mean, "low": low, "high": high}
+    return {name: values.tolist() for name, values in curve.items()} | {"episodes": len(episodes), "gamma": gamma}
+
+
+def _over_the_episode(to_go: list[Array]) -> tuple[Array, Array, Array, Array]:
+    """Bars that at least half of the episodes reached, and the mean and 10 and 90 % of the reward-to-go there."""
+    longest = int(np.median([len(values) for values in to_go]))
+    table = np.full((len(to_go), longest), np.nan)
+    for row, values in enumerate(to_go):
+        table[row, : min(len(values), longest)] = values[:longest]
+    low, high = np.nanquantile(table, [0.1, 0.9], axis=0)
+    return np.arange(longest), np.nanmean(table, axis=0), low, high
+
+
+def _lag_one(series: list[Array]) -> float:
+    """Lag-1 autocorrelation within the episodes, about the mean of all."""
+    if not series:
+        return 0.0
+    mean = np.concatenate(series).mean()
+    square = sum(float(((values - mean) ** 2).sum()) for values in series)
+    product = sum(float(((values[1:] - mean) * (values[:-1] - mean)).sum()) for values in series)
+    return product / square if square > 0 else 0.0
+
+
+def _correlations(rollout: Rollout, episodes: list[tuple[int, int, int]]) -> Metrics:
+    """Rank correlations over episodes: of the P&L and Sharpe components, and of the total reward and the equity won."""
+    pnl = np.array([rollout.raw[a:b, env, _PNL].sum() for env, a, b in episodes])
+    sharpe = np.array([rollout.raw[a:b, env, _SHARPE].sum() for env, a, b in episodes])
+    total = np.array([(rollout.weighted[a:b, env].sum() + rollout.bonus[a:b, env].sum()) for env, a, b in episodes])
+    gain = np.array([rollout.equity[b - 1, env] for env, _, b in episodes])
+    found = {"reward/corr_pnl_sharpe": _rank_correlation(pnl, sharpe)}
+    found["reward/corr_total_gain"] = _rank_correlation(total, gain)
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's rank correlation; ties get their mean rank. NaN where one does not vary."""
+    ranks_a, ranks_b = _ranks(a), _ranks(b)
+    if ranks_a.std() == 0 or ranks_b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(ranks_a, ranks_b)[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean_rank: Array = (last - (counts - 1) / 2)[inverse]
+    return mean_rank
