@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  p3kit data specs/phase3.toml"""
+  p3kit data specs/phase3.toml
+  p3kit data specs/phase3.toml --picture bars.png"""
 )
 @spec_argument
 @set_option
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PNG",
+    help="Draw price, splits, embargo, regimes and gaps of every symbol.",
+)
 @json_option
-def data(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def data(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
     """Say what the bars of SPEC are, and where they come from.
 
     Refuses bars that cannot be trusted, naming file, row and remedy; nothing is trained.
@@ -38,10 +45,22 @@ def data(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         click.echo(render(market))
+    if picture is not None:
+        from p3kit.report.data_picture import draw_data
+
+        draw_data(market, loaded.name, picture)
+        click.echo(f"picture: {picture}", err=True)
 
 
 def describe(bars: SymbolData) -> dict[str, Any]:
     """The facts about one symbol, in JSON's types. Dates are those of bars an account may act on, both included."""
+    import numpy as np
+
+    from p3kit.market.gaps import find_gaps, usual_spacings
+
+    moves = np.diff(np.log(bars.close))
+    largest = int(np.abs(moves).argmax())
+    gaps = find_gaps(bars.timestamps)
     facts: dict[str, Any] = {
         "source": bars.source,
         "synthetic": bars.synthetic,
@@ -49,6 +68,18 @@ def describe(bars: SymbolData) -> dict[str, Any]:
         "last": str(bars.timestamps[-1])[:19],
         "bars": len(bars),
         "bars_per_year": round(bars.bars_per_year, 2),
+        "usual_spacing_hours": [round(hours, 4) for hours in usual_spacings(bars.timestamps)],
+        "gaps": len(gaps),
+        "longest_gaps": [
+            {"begin": str(gap.begin)[:19], "end": str(gap.end)[:19], "hours": round(gap.hours, 2)}
+            for gap in sorted(gaps, key=lambda gap: -gap.hours)[:5]
+        ],
+        "annual_volatility": round(float(moves.std(ddof=1) * bars.bars_per_year**0.5), 4),
+        "largest_move": {
+            "at": str(bars.timestamps[largest + 1])[:19],
+            "change": round(float(np.expm1(moves[largest])), 6),
+        },
+        "unchanged_share": round(float((moves == 0).mean()), 4),
         "features": list(bars.feature_names),
         "fingerprint": bars.fingerprint,
         "splits": {
@@ -80,6 +111,16 @@ def render(market: Mapping[str, SymbolData]) -> str:
         for symbol, f in facts.items()
     ]  # fmt: skip
     text = _table(rows, right={1, 4})
+    rows = [("spacing", "usual", "gaps", "longest gap", "volatility", "largest move", "unchanged")]
+    for symbol, f in facts.items():
+        longest = f["longest_gaps"][0] if f["gaps"] else None
+        gap = f"{_span(longest['hours'])} from {longest['begin'][:16].replace('T', ' ')}" if longest else "none"
+        move = f"{f['largest_move']['change']:+.1%} on {f['largest_move']['at'][:10]}"
+        usual = ", ".join(_span(hours) for hours in f["usual_spacing_hours"][:3])
+        rows.append(
+            (symbol, usual, f"{f['gaps']:,}", gap, f"{f['annual_volatility']:.0%}", move, f"{f['unchanged_share']:.0%}")
+        )
+    text += "\n" + _table(rows, right={2, 4, 6})
     for name in ("train", "validation", "test"):
         rows = [(name, "bars", "first", "last", "close", "bear", "sideways", "bull")]
         for symbol, f in facts.items():
@@ -97,7 +138,15 @@ def render(market: Mapping[str, SymbolData]) -> str:
         if "caution" in f:
             text += f"\nthe sample: {f['provenance']}.\ncaution, in the words of that package: {f['caution']}\n"
             break
+    text += "gaps: spacings that few bars share and that are half as long again as the usual one below\n"
     return text.rstrip("\n")
+
+
+def _span(hours: float) -> str:
+    """1 h, 17.5 h, 3 d."""
+    if hours >= 24 and hours % 24 == 0:
+        return f"{hours / 24:g} d"
+    return f"{hours:g} h" if hours >= 1 else f"{hours * 60:g} min"
 
 
 def _notes(facts: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:

@@ -180,8 +180,9 @@ def _read_parquet(path: Path) -> _Sheet:
     file = _open_parquet(path)
     try:
         frame = file.read().to_pandas()
-    except (ValueError, OSError) as error:  # pyarrow's own exceptions are ValueErrors or OSErrors
-        raise DataError(str(path), f"cannot be read: {str(error).splitlines()[0]}", "write it again") from None
+    except Exception as error:  # noqa: BLE001  damaged bytes end in whatever pyarrow and pandas trip over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(str(path), f"cannot be read: {reason}", "write it again") from None
     if not isinstance(frame.index, pd.RangeIndex):
         if isinstance(frame.index, pd.MultiIndex):
             names = ", ".join(str(name) for name in frame.index.names)
@@ -353,7 +354,8 @@ def _check_ranges(sheet: _Sheet, numbers: dict[str, Floats]) -> list[Fault]:
         for bound, side, sign in ((high, "above high", 1.0), (low, "below low", -1.0)):
             if bound is None:
                 continue
-            rows = np.flatnonzero(sign * (price / bound - 1.0) > _SLACK)
+            with np.errstate(over="ignore"):  # a price near the largest number over one near 0
+                rows = np.flatnonzero(sign * (price / bound - 1.0) > _SLACK)
             if len(rows):
                 what = f"{name} {price[rows[0]]:g} is {side} {bound[rows[0]]:g}"
                 hint = "adjust all prices of a bar for splits and dividends alike, or leave open, high and low out"

@@ -48,7 +48,7 @@ _STYLE: Any = {
 }
 # Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8A8A"
-_REGIME_COLOURS = {"bear": "#F6D9CC", "sideways": "#F3F3F3", "bull": "#D6EEE5"}
+REGIME_COLOURS = {"bear": "#F6D9CC", "sideways": "#F3F3F3", "bull": "#D6EEE5"}
 _BASELINE_STYLES: Mapping[str, tuple[str, str]] = {
     "buy_and_hold": (_ORANGE, "-"),
     "moving_average": (_PURPLE, "--"),
@@ -60,7 +60,7 @@ LARGEST_GRID = 12
 
 
 @contextmanager
-def _figure(width: float, height: float, path: Path, *, measured: bool = True) -> Iterator[Figure]:
+def figure_to(path: Path, width: float, height: float, *, measured: bool = True) -> Iterator[Figure]:
     """A figure of `width` × `height` inches, written to `path` at the end. `measured`: matplotlib finds the margins,
     which takes seconds for a grid of panels; a grid sets its own."""
     import matplotlib
@@ -126,7 +126,7 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
     """Rewards per step as the learner saw them: {edges (n + 1), counts (n), classes: {what happened: counts}}.
     Logarithmic, for the tails are what matters."""
     edges, counts = np.asarray(data["edges"], float), np.asarray(data["counts"], float)
-    with _figure(6.4, 3.8, path) as figure:
+    with figure_to(path, 6.4, 3.8) as figure:
         axes = figure.subplots()
         axes.stairs(counts, edges, fill=True, color="#c9d6de", label="all steps")
         for (name, own), colour in zip((data.get("classes") or {}).items(), (_BLUE, _ORANGE, _GREEN), strict=False):
@@ -143,7 +143,7 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
 def draw_reward_to_go(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Discounted reward still to come over the bars of an episode: {bar, mean, low, high, episodes, gamma}."""
     bar = np.asarray(data["bar"], float)
-    with _figure(6.4, 3.4, path) as figure:
+    with figure_to(path, 6.4, 3.4) as figure:
         axes = figure.subplots()
         low, high = np.asarray(data["low"], float), np.asarray(data["high"], float)
         axes.fill_between(bar, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="10 to 90 % of the episodes")
@@ -168,7 +168,7 @@ def draw_actions(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Shares of the actions taken: {labels, counts}."""
     counts = np.asarray(data["counts"], float)
     shares = counts / max(counts.sum(), 1)
-    with _figure(6.4, 3.2, path) as figure:
+    with figure_to(path, 6.4, 3.2) as figure:
         axes = figure.subplots()
         labels = [str(label) for label in data["labels"]]
         bars = axes.barh(range(len(labels)), shares, color=[_GREY if label == "HOLD" else _BLUE for label in labels])
@@ -185,7 +185,7 @@ def draw_value_map(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Mean value over bar of the episode × unrealised return: {bars (n + 1), unrealised (m + 1), values (n × m)}."""
     values = np.array([[np.nan if v is None else v for v in line] for line in data["values"]], float)
     unrealised = np.asarray(data["unrealised"], float)
-    with _figure(6.4, 3.8, path) as figure:
+    with figure_to(path, 6.4, 3.8) as figure:
         axes = figure.subplots()
         limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
         axes.set_facecolor("#efefef")  # where no state fell
@@ -203,7 +203,7 @@ def draw_value_map(data: Mapping[str, Any], title: str, path: Path) -> None:
 
 def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Equity beside the fixed rules over the regimes, drawdown below, position and price at the bottom."""
-    with _figure(8.4, 6.2, path) as figure:
+    with figure_to(path, 8.4, 6.2) as figure:
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.6])
         time = np.array(data["timestamps"], dtype="datetime64[s]")
         equity = np.asarray(data["equity"], float)
@@ -234,7 +234,7 @@ def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
         price.set_ylabel("price")
         price.grid(visible=False)
         price.spines["right"].set_visible(True)
-        _time_axis(bottom)
+        time_axis(bottom)
 
 
 _PICTURES = {
@@ -265,9 +265,9 @@ def _shade_regimes(axes: Axes, time: Any, regimes: Sequence[str]) -> None:
     for first, last in pairwise(edges):
         right = number(time[min(last, len(time) - 1)])
         axes.axvspan(
-            float(number(time[first])), float(right), color=_REGIME_COLOURS[regimes[first]], linewidth=0, zorder=0
+            float(number(time[first])), float(right), color=REGIME_COLOURS[regimes[first]], linewidth=0, zorder=0
         )
-    for regime, colour in _REGIME_COLOURS.items():
+    for regime, colour in REGIME_COLOURS.items():
         if regime in regimes:
             axes.fill_between([], [], color=colour, label=regime)
 
@@ -277,7 +277,7 @@ def _legend_outside(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4 if len(labels) > 5 else 5))
 
 
-def _time_axis(axes: Axes) -> None:
+def time_axis(axes: Axes) -> None:
     locator = _dates().AutoDateLocator(minticks=3, maxticks=8)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(_dates().ConciseDateFormatter(locator))
@@ -318,7 +318,7 @@ def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
         "top": 0.55 if experiment.synthetic else 0.3,
         "bottom": 0.45,
     }
-    with _figure(12, tallest * len(groups) + 1.0, path, measured=False) as figure:
+    with figure_to(path, 12, tallest * len(groups) + 1.0, measured=False) as figure:
         grid = figure.subplots(len(groups), len(_CURVES), sharex=True, sharey="col", squeeze=False)
         _set_margins(figure, **margins, between=0.3, beside=0.45)
         for group, label, row in zip(groups, labels, grid, strict=True):
@@ -403,7 +403,7 @@ def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
     columns = min(len(agents), 4 if len(agents) > 6 else 3)
     rows = -(-len(agents) // columns)
     panel = 3.2 if rows == 1 else 2.2
-    with _figure(max(7.5, 3.1 * columns), 1.0 + panel * rows, path, measured=False) as figure:
+    with figure_to(path, max(7.5, 3.1 * columns), 1.0 + panel * rows, measured=False) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         _set_margins(
             figure, left=0.5, right=0.2, top=0.55 if experiment.synthetic else 0.3, bottom=0.75, between=0.6, beside=0.5
@@ -415,7 +415,7 @@ def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
             time = np.array(data["timestamps"], dtype="datetime64[s]")
             _equity_lines(axes, time, np.asarray(data["equity"], float), data.get("baselines") or {})
             axes.set_title(f"{agent.name}  {agent.sharpe_text}")
-            _time_axis(axes)
+            time_axis(axes)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels))
         _mark_synthetic(figure, experiment)

@@ -367,12 +367,13 @@ class Grades(Table):
 class Baselines(Table):
     """Results from before, to stand beside the agents'."""
 
-    supervised: dict[str, float] = Field(default_factory=dict)
-    """Total return of your earlier models: by symbol, and `default` for the rest (-0.88 is a loss of 88 %)."""
+    supervised: dict[str, float | Off] = Field(default_factory=dict)
+    """Total return of your earlier models: by symbol, and `default` for the rest (-0.88 is a loss of 88 %), or "off"."""
 
     def supervised_return(self, symbol: str) -> float | None:
         """Total return of the user's earlier model for `symbol`, a fraction; None when none was given."""
-        return self.supervised.get(symbol, self.supervised.get("default"))
+        given = self.supervised.get(symbol, self.supervised.get("default", "off"))
+        return None if given == "off" else given
 
 
 # --- diagnosis, sweeps ------------------------------------------------------------------------------------------------
