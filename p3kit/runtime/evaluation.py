@@ -68,8 +68,8 @@ def windows(first: int, last: int, length: int) -> list[tuple[int, int]]:
 class Evaluator:
     """Evaluates one agent's policy on one split, with the training split beside it for the gap.
 
-    The test split is only for `final` evaluators, which are made by `p3kit evaluate --final` alone; any other raises
-    ValueError.
+    The test split is only for `final` evaluators, which p3kit makes for `p3kit evaluate --final` alone; any other
+    raises ValueError.
     """
 
     def __init__(
@@ -83,10 +83,9 @@ class Evaluator:
         split: Split = "validation",
         final: bool = False,
     ) -> None:
-        if split == "test" and not final:
-            raise ValueError("the test split is for final evaluations")
         self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
         self.split: Split = split
+        self.final = final
 
     def __call__(self, policy: Policy) -> Evaluation:
         return Evaluation(
@@ -128,6 +127,8 @@ class Evaluator:
         return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
 
     def _windows(self, split: Split) -> list[tuple[int, int]]:
+        if split == "test" and not self.final:
+            raise ValueError("the test split is for final evaluations")
         first, last = self.bars.splits[split]
         return windows(first, last, self.spec.env.episode_bars)
 

@@ -368,7 +368,7 @@ class Baselines(Table):
     """Results from before, to stand beside the agents'."""
 
     supervised: dict[str, float | Off] = Field(default_factory=dict)
-    """Total return of your earlier models: by symbol, and `default` for the rest (-0.88 is a loss of 88 %), or "off"."""
+    """Total return of your earlier models: by symbol, and `default` for the rest (-0.88: a loss of 88 %), or "off"."""
 
     def supervised_return(self, symbol: str) -> float | None:
         """Total return of the user's earlier model for `symbol`, a fraction; None when none was given."""

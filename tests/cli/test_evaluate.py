@@ -120,7 +120,7 @@ def test_the_test_split_is_refused_to_everyone_else() -> None:
     spec = load_spec(Path(__file__).parents[2] / "specs" / "smoke.toml").spec
     bars = load_market(spec, spec.symbols)[spec.symbols[0]]
     with pytest.raises(ValueError, match="final evaluations"):
-        Evaluator(spec, bars, spec.symbols[0], 1, torch.device("cpu"), split="test")
+        Evaluator(spec, bars, spec.symbols[0], 1, torch.device("cpu"), split="test").walk("test", lambda o, m: m)
 
 
 CSV = """

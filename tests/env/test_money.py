@@ -81,6 +81,64 @@ def test_at_a_constant_price_equity_changes_by_exactly_the_costs(
 
 @anything
 @given(data=markets(), spec=specs(), seed=seeds)
+def test_nobody_earns_more_than_the_bar_moved(data: SymbolData, spec: Spec, seed: int) -> None:
+    """No free shares: a gain is at most all shares of the step times the way from the bar's lowest price to its
+    highest, and whoever held nothing and traded nothing has what they had, to the bit."""
+    env = env_of(data, spec)
+    columns = [c for c in (data.open, data.high, data.low) if c is not None] + [data.close]
+    now = data.close[:-1]
+    low, high = (torch.as_tensor(f([c[1:] for c in columns] + [now])) for f in (np.minimum.reduce, np.maximum.reduce))
+    before, shares = torch.full((ROWS,), spec.env.initial_capital, dtype=torch.float64), torch.zeros(ROWS)
+    for played, step in walk(env, data, seed):
+        lowest, highest = low[step.bar - 1], high[step.bar - 1]
+        most = (shares + step.traded_value / lowest) * (highest - lowest)
+        gain = step.equity - before
+        assert (gain <= most * (1 + 1e-9) + 1e-12 * before).all()
+        idle = played & (shares == 0) & (step.traded_value == 0)
+        assert torch.equal(step.equity[idle], before[idle])
+        before, shares = step.equity, env.accounts.shares
+
+
+@anything
+@given(
+    data=markets(),
+    seed=seeds,
+    size=st.sampled_from(["BUY_SMALL", "BUY_MEDIUM", "BUY_LARGE"]),
+    held=st.integers(0, 20),
+    fees=st.lists(st.sampled_from([0.0, 1.0, 10.0, 100.0, 900.0]), min_size=2, max_size=2, unique=True),
+    what=st.sampled_from(["commission_bps", "slippage_bps"]),
+)
+def test_a_round_trip_at_higher_fees_never_ends_richer(
+    data: SymbolData, seed: int, size: str, held: int, fees: list[float], what: str
+) -> None:
+    """One order in and one out at the same prices; thresholds that fees could move (stop, ruin) are off."""
+    script = [size, *["HOLD"] * held, "SELL_ALL"]
+    ends = []
+    for fee in sorted(fees):
+        spec = make_spec(ruin=0.0, **{**FREE, what: fee})
+        ends.append(play(data, spec, script)[-1].equity.item())
+    assert ends[1] < ends[0]
+
+
+@anything
+@given(data=markets(), spec=specs(), seed=seeds)
+def test_what_was_paid_and_what_came_back_is_all_the_money(data: SymbolData, spec: Spec, seed: int) -> None:
+    """Cash moves by what is bought and sold at the traded value, less exactly the costs: nothing else touches it."""
+    env = env_of(data, spec)
+    cash = torch.full((ROWS,), spec.env.initial_capital, dtype=torch.float64)
+    worth = torch.zeros(ROWS, dtype=torch.float64)
+    close = torch.as_tensor(data.close)
+    for _, step in walk(env, data, seed):
+        books = env.accounts
+        moved = (books.cash - cash).abs()
+        assert (moved <= step.traded_value + step.cost_paid + 1e-9 * spec.env.initial_capital).all()
+        assert (books.shares * close[step.bar] <= step.equity * (1 + 1e-9)).all()
+        cash, worth = books.cash, books.market_value
+    assert (worth == 0).all()
+
+
+@anything
+@given(data=markets(), spec=specs(), seed=seeds)
 def test_the_pnl_components_add_up_to_the_total_return(data: SymbolData, spec: Spec, seed: int) -> None:
     total = torch.zeros(ROWS, dtype=torch.float64)
     growth = torch.ones(ROWS, dtype=torch.float64)

@@ -81,10 +81,13 @@ def make_symbol(
     )
 
 
-def random_symbol(seed: int, bars: int, *, scale: float, level: float, columns: str, symbol: str = "A") -> SymbolData:
+def random_symbol(
+    seed: int, bars: int, *, scale: float, level: float, columns: str, symbol: str = "A", limit_moves: bool = False
+) -> SymbolData:
     """Bars with gaps, now and then a jump, and volatilities of every size.
 
     `scale` is the standard deviation of a bar's log return, `level` the first price, `columns` a subset of "ohl".
+    `limit_moves`: a fifth of the bars have one price only, as on a day that opens at its limit and never leaves it.
     """
     rng = np.random.default_rng(seed)
     moves = rng.normal(0, scale, bars) + rng.choice([0.0, -8.0, 8.0], bars, p=[0.96, 0.02, 0.02]) * scale
@@ -92,6 +95,9 @@ def random_symbol(seed: int, bars: int, *, scale: float, level: float, columns: 
     opened = np.concatenate([close[:1], close[:-1]]) * np.exp(rng.normal(0, scale / 2, bars))
     top = np.maximum(close, opened if "o" in columns else close) * np.exp(abs(rng.normal(0, scale / 2, bars)))
     bottom = np.minimum(close, opened if "o" in columns else close) * np.exp(-abs(rng.normal(0, scale / 2, bars)))
+    if limit_moves:
+        locked = rng.random(bars) < 0.2
+        opened, top, bottom = (np.where(locked, close, column) for column in (opened, top, bottom))
     return make_symbol(
         close,
         opened if "o" in columns else None,
@@ -140,6 +146,7 @@ def markets() -> st.SearchStrategy[SymbolData]:
         scale=st.sampled_from([0.0, 0.001, 0.02, 0.2]),
         level=st.sampled_from([1e-7, 0.01, 100.0, 1e7]),
         columns=st.sampled_from(["", "o", "hl", "ohl", "oh", "l"]),
+        limit_moves=st.booleans(),
     )
 
 

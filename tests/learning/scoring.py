@@ -33,7 +33,7 @@ class Score:
 def score(spec: Spec, symbol: str, policy: Policy) -> Score:
     """Play `policy` on the test split and set it against the optimal rule on the same bars."""
     bars = load_market(spec, [symbol])[symbol]
-    walk = Evaluator(spec, bars, symbol, 0, torch.device("cpu")).walk("test", policy)
+    walk = Evaluator(spec, bars, symbol, 0, torch.device("cpu"), final=True).walk("test", policy)
     own = float(np.log1p(walk.bar_return).mean())
     first, last = bars.splits["test"]
     best = attainable(synthetic_market(spec, symbol), TradingRules.from_spec(spec), first, last).log_return_per_bar
