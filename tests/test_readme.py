@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from p3kit.cli import COMMANDS
+from tests.market.made import write_hourly_csv
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 INSTALL_AND_RUN = "pip install -c constraints/dev.txt -e '.[all]' && p3kit run specs/phase3.toml"
 INSTALL_AND_TEST = "pip install tox && tox"
+TEN = 'symbols = ["SPY", "AAPL", "QQQ", "MSFT", "NVDA", "TSLA", "AMD", "JPM", "XOM", "JNJ"]'
 
 
 def commands() -> list[str]:
@@ -35,6 +38,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "trainers", folder / "trainers")
     smoke = folder / "specs" / "smoke.toml"
     smoke.write_text(smoke.read_text() + "\n[ppo]\ntotal_timesteps = 8_000\nn_steps = 250\n")
+    hourly = folder / "specs" / "phase3_hourly.toml"
+    text = hourly.read_text()
+    assert TEN in text
+    hourly.write_text(
+        text.replace(TEN, 'symbols = ["SPY", "AAPL"]') + "\n[ppo]\ntotal_timesteps = 2_000\nn_steps = 250\n"
+    )
+    write_hourly_csv(folder / "data" / "SPY.csv", seed=1)
+    write_hourly_csv(folder / "data" / "AAPL.csv", seed=2)
     return folder
 
 
@@ -65,6 +76,17 @@ def test_every_command_of_the_readme_works(checkout: Path) -> None:
         assert "Traceback" not in result.stderr, command
     assert (checkout / "reports" / "week-01.md").exists()
     assert (checkout / ".aim").is_dir()
+    assert (checkout / "bars.png").read_bytes().startswith(b"\x89PNG")
+    plans = [json.loads(path.read_text()) for path in (checkout / "runs").glob("*/run.json")]
+    assert sum(plan["name"] == "phase3-hourly" for plan in plans) == 2
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
+def test_every_python_block_of_the_readme_runs(block: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", block], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
@@ -87,7 +109,8 @@ def test_every_command_has_help_with_an_example_and_a_place_in_the_readme(name: 
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    for target in (link for link in links if not link.startswith("https://")):
         assert (ROOT / target).exists(), target
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,13 +30,18 @@ _BIG_MOVE = 0.45
 _LONG_GAP_DAYS = 30
 
 
-def load_market(spec: Spec, symbols: Sequence[str]) -> dict[str, SymbolData]:
+def load_market(spec: Spec, symbols: Sequence[str], folder: Path | None = None) -> dict[str, SymbolData]:
     """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
+
+    A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it).
 
     Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
     bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
     """
     _check_names(spec, symbols)
+    if folder is not None and spec.data.path is not None:
+        path = os.path.relpath(folder / spec.data.path)
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     bars: dict[str, Bars] = {}
     faults: list[Fault] = []
     for symbol in symbols:

@@ -85,7 +85,12 @@ class RunDir:
             rows.write_bytes(run.path / "spec.toml", spec_text.encode("utf-8", "surrogateescape"))
             rows.write_bytes(run.trainer_file, trainer_source)
             run.write_status({"state": "queued", **processes.this_process(), "heartbeat": time.time(), "agents": {}})
-            document = {"created": time.time(), **run_json, "schema_version": SCHEMA_VERSION, "run": run.name}
+            own = {
+                "schema_version": SCHEMA_VERSION,
+                "run": run.name,
+                "paths_from": os.path.relpath(Path.cwd(), root.resolve()),
+            }
+            document = {"created": time.time(), **run_json, **own}
             rows.write_json(run.path / "run.json", document)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -160,7 +165,8 @@ class RunDir:
     # ------------------------------------------------------------------ run.json
 
     def info(self) -> dict[str, Any]:
-        """`run.json`: name, run, trainer, spec, agents, env_id, versions, git_commit, data, command, created, notes.
+        """`run.json`: name, run, trainer, spec, agents, env_id, versions, git_commit, data, command,
+        created, notes, paths_from (the folder of its relative paths, seen from the runs folder).
 
         Raises P3kitError when it is damaged or was written by a newer p3kit.
         """
@@ -172,6 +178,10 @@ class RunDir:
                 "pip install -U p3kit",
             )
         return info
+
+    def paths_from(self) -> Path:
+        """The folder that relative paths of `run.json` start from: where p3kit stood when it planned the run."""
+        return self.path.resolve().parent / str(self.info().get("paths_from", ".."))
 
     def agent_names(self) -> list[str]:
         """The agents of the run, in the order of its plan."""

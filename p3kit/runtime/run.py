@@ -96,7 +96,8 @@ class Run(Generic[A]):
         self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"), directory.trainer_file)
         self.device = _device(self.spec)
         self.precision = _precision(self.spec, self.device)
-        market = {} if self.env_id else load_market(self.spec, [agent["symbol"] for agent in info["agents"]])
+        symbols = [agent["symbol"] for agent in info["agents"]]
+        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from())
         self._refuse_changed_data(info, market)
         self.agents = [Agent(self, agent, market) for agent in info["agents"]]
         self._stop_signal = False

@@ -44,3 +44,21 @@ def write_csv(frame: pd.DataFrame, folder: Path, symbol: str = "X") -> Path:
     path = folder / f"{symbol}.csv"
     frame.to_csv(path, index=False)
     return path
+
+
+def hourly_bars(seed: int, days: int = 300) -> Bars:
+    """Seven bars a business day from 9:30, an hour apart, a random walk; two bars inside a day are missing."""
+    bars = random_bars(7 * days, seed)
+    opening = pd.bdate_range("2021-01-04", periods=days) + pd.Timedelta(hours=9.5)
+    times = (opening.to_numpy()[:, None] + np.arange(7) * np.timedelta64(1, "h")).ravel()
+    kept = np.setdiff1d(np.arange(len(times)), [7 * 10 + 3, 7 * 143 + 3])
+    columns = {name: getattr(bars, name)[kept] ** 0.3 for name in ("close", "open", "high", "low", "volume")}
+    return Bars("H", times[kept].astype("datetime64[ns]"), **columns)
+
+
+def write_hourly_csv(path: Path, seed: int) -> None:
+    """`hourly_bars` as a vendor's CSV file, New York's time with its offset."""
+    path.parent.mkdir(exist_ok=True)
+    frame = frame_of(hourly_bars(seed))
+    frame["timestamp"] = frame["timestamp"].dt.tz_localize("America/New_York")
+    frame.to_csv(path, index=False)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p3kit.market import SymbolData, load_market
-from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, windows
+from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, _moving_average_signal, windows
 from p3kit.spec import Spec, resolve_spec
 
 CPU = torch.device("cpu")
@@ -75,17 +75,36 @@ def test_baselines_do_not_depend_on_the_policy_and_repeat(spec: Spec, bars: Symb
     assert other_seed.baselines["moving_average"] == one.baselines["moving_average"]
 
 
-def test_the_moving_average_rule_does_not_see_the_future(spec: Spec, bars: SymbolData) -> None:
-    first, last = bars.splits["validation"]
-    cut = (first + last) // 2
-    close = bars.close.copy()
-    close[cut + 1 :] *= np.linspace(1, 3, len(close) - cut - 1)
-    bent = replace(bars, close=close)
-    before = Evaluator(spec, bars, "AAPL", 1, CPU).rules["moving_average"][0]
-    after = Evaluator(spec, bent, "AAPL", 1, CPU).rules["moving_average"][0]
-    known = before.bar <= cut
-    assert (before.action[known] == after.action[known]).all()
-    assert (before.action[~known] != after.action[~known]).any()
+@given(closes=st.lists(st.floats(1.0, 1000.0), min_size=60, max_size=120), data=st.data())
+def test_the_moving_average_rule_is_the_two_means_up_to_the_bar(closes: list[float], data: st.DataObject) -> None:
+    close = np.array(closes)
+    signal = _moving_average_signal(close)
+    assert not signal[:49].any()
+    bar = data.draw(st.integers(49, len(close) - 1))
+    fast, slow = close[bar - 9 : bar + 1].mean(), close[bar - 49 : bar + 1].mean()
+    assert signal[bar] == (fast > slow) or fast == pytest.approx(slow)
+    close[bar + 1 :] *= np.linspace(1.5, 3, len(close) - bar - 1)
+    assert (_moving_average_signal(close)[: bar + 1] == signal[: bar + 1]).all()
+
+
+def test_the_moving_average_rule_trades_on_its_signal(spec: Spec, bars: SymbolData) -> None:
+    walk = Evaluator(spec, bars, "AAPL", 1, CPU).rules["moving_average"][0]
+    signal = _moving_average_signal(bars.close)[walk.bar]
+    held = walk.exposure > 0
+    same_window = np.diff(walk.bar, prepend=walk.bar[0]) == 1
+    ends_here = np.isin(walk.bar, [b - 1 for _, b in windows(*bars.splits["validation"], spec.env.episode_bars)])
+    judged = same_window & ~ends_here & (np.roll(same_window, 1))
+    # a market order fills at the next close: what is held after the step is what the signal wanted at its bar
+    assert judged.sum() > 100
+    assert (held[judged] == signal[judged]).mean() > 0.99
+
+
+def test_a_loss_in_the_first_bar_is_a_drawdown(spec: Spec, bars: SymbolData) -> None:
+    first, _ = bars.splits["validation"]
+    close = np.full(len(bars.close), 100.0)
+    close[first + 2 :] = 80.0  # bought at the close of the second bar; the third is the first to be marked
+    evaluation = Evaluator(spec, replace(bars, close=close), "AAPL", 1, CPU)(buy)
+    assert evaluation.metrics["eval/max_drawdown"] == pytest.approx(1 - evaluation.policy.equity.min(), rel=1e-9)
 
 
 def test_regimes_and_equity_add_up(spec: Spec, bars: SymbolData) -> None:
