@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p3kit.errors import Fault, SpecError
 from p3kit.spec import Spec
+from p3kit.spec.knobs import read_agents, read_knobs
 from p3kit.spec.shipped import find_trainer
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
 
 RUN_SCHEMA_VERSION = 1
+_MOST_PER_STACK = 10
+_CACHE_BYTES = 16_000_000
+_BYTES_PER_WEIGHT = 16  # the weight, its gradient and two moments
+_USUAL_OBSERVATION = 512  # values; the bars that tell exactly are not read yet
 _VERSIONED = ("p3kit", "torch", "numpy", "pandas", "pydantic", "gymnasium", "envpool", "aim")
 
 
@@ -89,22 +97,86 @@ class RunPlan:
         }
 
 
-def plan_runs(spec: Spec) -> list[RunPlan]:
-    """All runs of a spec, in the order symbols × seeds × matrix points.
+def plan_runs(spec: Spec, jobs: int = 1) -> list[RunPlan]:
+    """All runs of a spec: its agents in the order symbols × seeds × matrix points, put together as the trainer says.
 
-    Every trainer of this version trains one agent per run. A trainer's own path is relative to the current folder, as
-    `load_spec` has made it. Raises SpecError when the trainer does not exist.
+    `jobs` is the number of runs that will train at a time: stacks are made so that all are busy. Agents come out the
+    same in any stack. A trainer's own path is relative to the current folder, as `load_spec` has made it. Raises
+    SpecError when the trainer does not exist, or cannot train agents of unequal sizes together.
     """
     trainer = find_trainer(spec.trainer)
-    points = spec.points()
-    runs = []
-    for symbol in spec.symbols:
-        for seed in spec.seeds:
-            for point in points:
-                name = agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1)
-                agent = AgentPlan(name, symbol, seed, point, spec.for_agent(symbol, point))
-                runs.append(RunPlan(spec, trainer, (agent,)))
-    return runs
+    agents = [
+        AgentPlan(
+            agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1),
+            symbol,
+            seed,
+            point,
+            spec.for_agent(symbol, point),
+        )
+        for symbol in spec.symbols
+        for seed in spec.seeds
+        for point in spec.points()
+    ]
+    kind, sizes = read_agents(trainer), _fixed_knobs(trainer)
+    if kind == "one":
+        groups = [[agent] for agent in agents]
+    elif kind == "stack":
+        alike = _alike(agents, lambda agent: _shape(agent.spec, sizes))
+        groups = [stack for family in alike for stack in _stacks(family, _stack_size(spec, family, jobs))]
+    else:
+        groups = _alike(agents, lambda agent: f"{agent.seed} {dict(agent.point)}")
+        _refuse_unequal(groups, sizes)
+    return [RunPlan(spec, trainer, tuple(group)) for group in groups]
+
+
+def _alike(agents: Sequence[AgentPlan], key: Callable[[AgentPlan], str]) -> list[list[AgentPlan]]:
+    """Agents of equal key together, keys in the order of their first agent."""
+    families: dict[str, list[AgentPlan]] = {}
+    for agent in agents:
+        families.setdefault(key(agent), []).append(agent)
+    return list(families.values())
+
+
+def _fixed_knobs(trainer: Path) -> tuple[str, ...]:
+    """The knobs that cannot move while a run trains: sizes and words."""
+    return tuple(knob.name for knob in read_knobs(trainer) if not knob.live)
+
+
+def _shape(spec: Spec, fixed: Sequence[str]) -> str:
+    """What agents of one stack have in common: the shape of every tensor, and every rule of the one environment."""
+    tables = spec.model_dump(mode="json", include={"env", "observation", "data", "compute", "checkpoints"})
+    reward = spec.reward.model_dump(mode="json", exclude={"weights", "action_bonus"})
+    return json.dumps([tables, reward, {name: getattr(spec.ppo, name) for name in fixed}], sort_keys=True, default=str)
+
+
+def _stack_size(spec: Spec, family: Sequence[AgentPlan], jobs: int) -> int:
+    """Agents per stack: as `compute.group` says, else few enough for the cache and so many that all jobs are busy."""
+    if spec.compute.group != "auto":
+        return int(spec.compute.group)
+    widths: list[int] = list(getattr(family[0].spec.ppo, "hidden", ()))
+    first = _USUAL_OBSERVATION * widths[0] if widths else _USUAL_OBSERVATION
+    weights = 2 * (first + sum(a * b for a, b in pairwise(widths)))
+    most = max(1, min(_MOST_PER_STACK, _CACHE_BYTES // (_BYTES_PER_WEIGHT * weights)))
+    rounds = math.ceil(len(family) / (most * jobs))
+    return math.ceil(len(family) / (rounds * jobs))
+
+
+def _stacks(family: Sequence[AgentPlan], size: int) -> list[list[AgentPlan]]:
+    """`family` in as few stacks as `size` allows, of sizes that differ by one at most."""
+    count = math.ceil(len(family) / size)
+    edges = [round(i * len(family) / count) for i in range(count + 1)]
+    return [list(family[a:b]) for a, b in pairwise(edges)]
+
+
+def _refuse_unequal(groups: Sequence[Sequence[AgentPlan]], fixed: Sequence[str]) -> None:
+    """Agents that share weights need tensors of equal shapes. Raises SpecError naming one that differs."""
+    for first, *others in groups:
+        for other in others:
+            if _shape(other.spec, fixed) == _shape(first.spec, fixed):
+                continue
+            what = f"its sizes or its environment differ from {first.name}'s"
+            hint = 'agents that share an encoder have them in common; trainer = "ppo_stacked" takes them apart'
+            raise SpecError([Fault(f"agents.{other.name}", what, hint)])
 
 
 def agent_name(symbol: str, seed: int, point: Mapping[str, Any], *, several_seeds: bool) -> str:

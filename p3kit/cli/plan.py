@@ -41,7 +41,7 @@ def plan(spec: Path, overrides: tuple[str, ...], jobs: int | None, runs_root: Pa
     from p3kit.spec.notes import notes
 
     loaded = load_spec(spec, overrides)
-    plans = plan_runs(loaded.spec)
+    plans = plan_runs(loaded.spec, jobs or available_cores())
     market = load_market(loaded.spec, loaded.spec.symbols)
     remarks = [*notes(loaded), *data_notes(loaded.spec, market)]
     slots = min(jobs or available_cores(), len(plans))

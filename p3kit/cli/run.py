@@ -82,7 +82,8 @@ def run(
         raise InputError("--engine ray", "is not part of this version", "--engine local trains on this machine")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra("torch", "train", "training")
-    loaded, plans, market = prepare(spec, overrides)
+    slots = jobs or available_cores()
+    loaded, plans, market = prepare(spec, overrides, slots)
     console = Console(stderr=True)
     mirror = not no_aim and aim_is_installed()
     with Companions(runs_root, console, mirror=mirror, aim_repo=repo) as companions:
@@ -91,7 +92,7 @@ def run(
             loaded,
             market,
             runs_root,
-            jobs=jobs or available_cores(),
+            jobs=slots,
             command=["p3kit", *sys.argv[1:]],
             console=console,
             on_end=companions.draw,
@@ -101,7 +102,9 @@ def run(
     sys.exit(outcome.exit_code)
 
 
-def prepare(spec: Path, overrides: tuple[str, ...]) -> tuple[LoadedSpec, list[RunPlan], Mapping[str, SymbolData]]:
+def prepare(
+    spec: Path, overrides: tuple[str, ...], jobs: int
+) -> tuple[LoadedSpec, list[RunPlan], Mapping[str, SymbolData]]:
     """All checks that come before the first run directory. What is worth knowing goes to stderr."""
     from p3kit.market import load_market
     from p3kit.plan import data_notes, plan_runs
@@ -109,7 +112,7 @@ def prepare(spec: Path, overrides: tuple[str, ...]) -> tuple[LoadedSpec, list[Ru
     from p3kit.spec.notes import notes
 
     loaded = load_spec(spec, overrides)
-    plans = plan_runs(loaded.spec)
+    plans = plan_runs(loaded.spec, jobs)
     market = load_market(loaded.spec, loaded.spec.symbols)
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
         click.echo(f"note: {note}", err=True)

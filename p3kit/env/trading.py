@@ -273,20 +273,26 @@ class TradingEnv:
 
         Waits for the device: call it once per rollout.
         """
-        nonfinite_bar, masked_actions = self._rows.nonfinite_bar, self._rows.masked_actions
-        if bool((nonfinite_bar >= 0).any()):
-            row, column = (int(i) for i in (nonfinite_bar >= 0).nonzero()[0])
+        for fault in self.faults().values():
+            raise fault
+
+    def faults(self) -> dict[int, NumericalFault]:
+        """What went wrong since the last reset, by account; empty when nothing did. Waits for the device."""
+        nonfinite_bar, masked_actions = self._rows.nonfinite_bar.cpu(), self._rows.masked_actions.cpu()
+        found: dict[int, NumericalFault] = {}
+        for row, column in (nonfinite_bar >= 0).nonzero().tolist():
             where = f"{self._name(row)}: bar {int(nonfinite_bar[row, column])}"
-            raise NumericalFault(
-                where, f"the {COMPONENTS[column]} component of account {row} is not finite", "look at the prices there"
-            )
-        if self.invalid_action == "error" and bool((masked_actions > 0).any()):
-            row = int(masked_actions.argmax())
-            raise NumericalFault(
-                f"{self._name(row)}: account {row}",
-                f"{int(masked_actions[row])} masked actions were selected",
-                "sample from the policy with Timestep.mask of the same step",
-            )
+            what = f"the {COMPONENTS[column]} component of account {row} is not finite"
+            found.setdefault(row, NumericalFault(where, what, "look at the prices there"))
+        if self.invalid_action == "error":
+            for row in (masked_actions > 0).nonzero().flatten().tolist():
+                where, what = (
+                    f"{self._name(row)}: account {row}",
+                    f"{int(masked_actions[row])} masked actions were selected",
+                )
+                hint = "sample from the policy with Timestep.mask of the same step"
+                found.setdefault(row, NumericalFault(where, what, hint))
+        return found
 
     def _name(self, row: int) -> str:
         return self.bars.symbols[int(self._symbol[row])]

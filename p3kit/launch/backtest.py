@@ -23,7 +23,8 @@ def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: boo
     InputError where there is no such checkpoint, P3kitError with the trainer's word where it cannot show its policy.
     """
     name = _checkpoint_name(run, agent, checkpoint)
-    flags = ["--run-dir", str(run.path), "--evaluate", name, "--split", split, *(["--final"] if final else [])]
+    flags = ["--run-dir", str(run.path), "--evaluate", name, "--agent", agent, "--split", split]
+    flags += ["--final"] if final else []
     result = subprocess.run(
         [sys.executable, str(run.trainer_file.resolve()), *flags],
         capture_output=True,

@@ -32,6 +32,7 @@ EVENT_KINDS = {
     "nonfinite": "a number was not finite",
     "oom": "an allocation failed",
     "crash": "the trainer process ended without a final status",
+    "failed": "a fault of one agent ended it; the others of its run went on",
     "stop": "someone asked the run to end",
     "final_evaluation": "the test split was touched: once when a look begins, once more with what it found",
 }

@@ -1,14 +1,17 @@
 """All that a trainer sees of p3kit."""
 
-from p3kit.runtime.checkpoints import load_checkpoint, load_optimizer_state, optimizer_state, part, under
+from p3kit.runtime.checkpoints import Flat, load_checkpoint, load_optimizer_state, optimizer_state, part, under
 from p3kit.runtime.entry import open_run
+from p3kit.runtime.evaluation import StackPolicy
 from p3kit.runtime.recording import Rollout
 from p3kit.runtime.run import Agent, Run
 
 __all__ = [
     "Agent",
+    "Flat",
     "Rollout",
     "Run",
+    "StackPolicy",
     "load_checkpoint",
     "load_optimizer_state",
     "open_run",

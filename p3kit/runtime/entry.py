@@ -6,16 +6,16 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from p3kit.errors import P3kitError
+from p3kit.errors import InputError, P3kitError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
-from p3kit.runtime.evaluation import Split
 from p3kit.runtime.run import Backtest, Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
@@ -45,7 +45,7 @@ def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
         if flags["run_dir"]:
             directory = RunDir.open(Path(flags["run_dir"]))
             if flags["evaluate"]:
-                return _backtest(directory, args_type, flags["evaluate"], flags["split"], final=flags["final"])
+                return _backtest(directory, args_type, flags)
             return _planned(directory, args_type, flags["resume"])
         given = {knob.name: flags[knob.name] for knob in knobs if flags[knob.name] is not None}
         return Run(_scratch(flags, given, Path(trainer_file)), args_type, resume=False)
@@ -66,10 +66,14 @@ def _planned(directory: RunDir, args_type: type[A], resume: bool) -> Run[A]:
         raise
 
 
-def _backtest(directory: RunDir, args_type: type[A], checkpoint: str, split: Split, *, final: bool) -> Run[A]:
+def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -> Run[A]:
     """The run of a directory, to show one checkpoint and nothing else: no status, no journal but for a final look."""
     run = Run(directory, args_type, resume=False)
-    run.backtest = Backtest.of(directory, checkpoint, split, final, run.device)
+    names = [agent.name for agent in run.agents]
+    agent = flags["agent"] or names[0]
+    if agent not in names:
+        raise InputError(f"--agent {agent}", "no such agent", f"{directory.name} has {', '.join(names)}")
+    run.backtest = Backtest.of(directory, flags["evaluate"], agent, flags["split"], flags["final"], run.device)
     return run
 
 
@@ -101,6 +105,7 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--run-dir"], help="Train the run planned in this directory (as p3kit starts it)."),
         click.Option(["--resume"], is_flag=True, help="Continue that run from its last checkpoint."),
         click.Option(["--evaluate"], help="Backtest this checkpoint of that run, and print the result as JSON."),
+        click.Option(["--agent"], help="Whose backtest, where a run has several agents."),
         click.Option(["--split"], default="validation", help="The split to backtest on."),
         click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),
         click.Option(["--runs"], default=os.environ.get("P3KIT_RUNS", "runs"), help="Where scratch runs go."),

@@ -5,13 +5,13 @@ flat with the initial capital. Windows do not depend on each other, so all of th
 environment, and their bar returns are concatenated in order of time. Nothing here sees an intervention: the
 spec is the user's own.
 
-Notation for shapes: W windows, B bars of the split, R rows.
+Notation for shapes: K agents, W windows, B bars of the split, R rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -36,6 +36,9 @@ Array = NDArray[Any]
 Split = Literal["train", "validation", "test"]
 Policy = Callable[[Tensor, Tensor], Tensor]
 """(observation (R, D), mask (R, A)) → action (R,)"""
+StackPolicy = Callable[[Tensor, Tensor], Tensor]
+"""The policies of K agents at once: (observation (K, R, D), mask (K, R, A)) → action (K, R)"""
+Decide = Callable[[Timestep, TradingEnv], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,24 +91,16 @@ class Evaluator:
         self.final = final
 
     def __call__(self, policy: Policy) -> Evaluation:
-        return Evaluation(
-            policy=self.walk(self.split, policy),
-            train=self.walk("train", policy),
-            rules=self.rules,
-            bars=self.bars,
-            bootstrap_seed=self.seed,
-            split=self.split,
-            window_bars=self.spec.env.episode_bars,
-        )
+        return evaluate_together([self], _stack_of_one(policy))[0]
 
     def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
-        return _join(self._walk(_following(policy), split, self._windows(split)))
+        return walk_together([self], split, _stack_of_one(policy))[0]
 
     @cached_property
     def rules(self) -> dict[str, list[Walk]]:
         """The fixed rules on the split: one path each, sixteen for the random one. Played once per run."""
-        spans = self._windows(self.split)
+        spans = self.windows(self.split)
         long = {"hold": np.zeros(len(self.bars.close), bool), "buy_and_hold": np.ones(len(self.bars.close), bool)}
         long["moving_average"] = _moving_average_signal(self.bars.close)
         fixed = torch.as_tensor(np.stack(list(long.values())), device=self.device)  # (rules, T)
@@ -122,64 +117,105 @@ class Evaluator:
             noise = torch.rand(step.mask.shape, generator=generator).to(self.device)
             return torch.where(is_random, noise.masked_fill(~step.mask, -1).argmax(1), action)
 
-        walks = self._walk(decide, self.split, spans * (len(long) + RANDOM_PATHS))
+        walks = _play([self], decide, self.split, spans * (len(long) + RANDOM_PATHS))
         paths = [_join(walks[i : i + len(spans)]) for i in range(0, rows, len(spans))]
         return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
 
-    def _windows(self, split: Split) -> list[tuple[int, int]]:
+    def windows(self, split: Split) -> list[tuple[int, int]]:
+        """The windows of a split; ValueError for a look at the test split that nobody asked for."""
         if split == "test" and not self.final:
             raise ValueError("the test split is for final evaluations")
         first, last = self.bars.splits[split]
         return windows(first, last, self.spec.env.episode_bars)
 
-    @torch.no_grad()
-    def _walk(
-        self, decide: Callable[[Timestep, TradingEnv], Tensor], split: Split, spans: list[tuple[int, int]]
-    ) -> list[Walk]:
-        """Play every window once; one Walk per window."""
-        env = make_trading_env(
-            {self.symbol: self.bars},
-            self.spec,
-            symbols=[self.symbol],
-            split=split,
-            num_envs=len(spans),
-            device=self.device,
-        )
-        first, last = (torch.tensor(edge, device=self.device) for edge in zip(*spans, strict=True))
-        step = env.reset_windows(torch.zeros_like(first), first, last)
-        still = torch.zeros(len(spans), dtype=torch.float64, device=self.device)  # restarts are never used here
-        columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *_STEP_COLUMNS)}
-        for _ in range(max(b - a for a, b in spans)):
-            before = step
-            action = torch.where(before.alive, decide(before, env), HOLD)
-            step = env.step(action, still)
-            columns["alive"].append(before.alive)
-            columns["bar"].append(before.bar)
-            columns["action"].append(action)
-            for name in _STEP_COLUMNS:
-                columns[name].append(getattr(step, name))
-        env.raise_if_faulty()
-        table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
-        return [self._cut(table, row, *span) for row, span in enumerate(spans)]
 
-    def _cut(self, table: Mapping[str, Array], row: int, first: int, last: int) -> Walk:
-        """One window as a path over all its bars: who was ruined on the way stays in cash for the rest of it."""
-        played = table["alive"][:, row]
-        column = {name: values[played, row] for name, values in table.items()}
-        capital = self.spec.env.initial_capital
-        profit = column["closed_profit"][~np.isnan(column["closed_profit"])] / capital
-        rest = last - first - int(played.sum())
-        column = {name: np.pad(values, (0, rest)) for name, values in column.items()}  # 0 is HOLD, and no return
-        equity = capital * np.concatenate([[1.0], np.cumprod(1 + column["bar_return"])[:-1]])
-        return Walk(
-            bar=np.arange(first, last),
-            bar_return=column["bar_return"],
-            action=column["action"],
-            exposure=column["exposure"],
-            traded=column["traded_value"] / equity,
-            cost=column["cost_paid"] / capital,
-            profit=profit,
+def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> list[Evaluation]:
+    """What K agents do on their splits, as if each was evaluated alone. All have the rules and the split of the first;
+    symbols may repeat."""
+    split = evaluators[0].split
+    validation, train = walk_together(evaluators, split, policy), walk_together(evaluators, "train", policy)
+    return [
+        Evaluation(
+            policy=validation[k],
+            train=train[k],
+            rules=one.rules,
+            bars=one.bars,
+            bootstrap_seed=one.seed,
+            split=split,
+            window_bars=one.spec.env.episode_bars,
         )
+        for k, one in enumerate(evaluators)
+    ]
+
+
+def walk_together(evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy) -> list[Walk]:
+    """Each agent's one path over a whole split, all in one environment."""
+    spans = [one.windows(split) for one in evaluators]
+    most = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
+
+    def decide(step: Timestep, env: TradingEnv) -> Tensor:
+        observation, mask = env.observe(step.index, step.account), step.mask
+        shape = (len(evaluators), most, -1)
+        return policy(observation.reshape(shape), mask.reshape(shape)).flatten()
+
+    padded = [window for own in spans for window in own + own[:1] * (most - len(own))]
+    walks = _play(evaluators, decide, split, padded)
+    return [_join(walks[k * most : k * most + len(own)]) for k, own in enumerate(spans)]
+
+
+def _stack_of_one(policy: Policy) -> StackPolicy:
+    return lambda observation, mask: policy(observation.squeeze(0), mask.squeeze(0)).unsqueeze(0)
+
+
+@torch.no_grad()
+def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: list[tuple[int, int]]) -> list[Walk]:
+    """Play every window once, the same number for each evaluator and in their order; one Walk per window."""
+    first_one = evaluators[0]
+    env = make_trading_env(
+        {one.symbol: one.bars for one in evaluators},
+        first_one.spec,
+        symbols=[one.symbol for one in evaluators],
+        split=split,
+        num_envs=len(spans),
+        device=first_one.device,
+    )
+    first, last = (torch.tensor(edge, device=first_one.device) for edge in zip(*spans, strict=True))
+    whose = torch.arange(len(spans), device=first_one.device) // (len(spans) // len(evaluators))
+    step = env.reset_windows(whose, first, last)
+    still = torch.zeros(len(spans), dtype=torch.float64, device=first_one.device)  # restarts are never used here
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *_STEP_COLUMNS)}
+    for _ in range(max(b - a for a, b in spans)):
+        before = step
+        action = torch.where(before.alive, decide(before, env), HOLD)
+        step = env.step(action, still)
+        columns["alive"].append(before.alive)
+        columns["bar"].append(before.bar)
+        columns["action"].append(action)
+        for name in _STEP_COLUMNS:
+            columns[name].append(getattr(step, name))
+    env.raise_if_faulty()
+    table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
+    capital = first_one.spec.env.initial_capital
+    return [_cut(table, row, *span, capital) for row, span in enumerate(spans)]
+
+
+def _cut(table: Mapping[str, Array], row: int, first: int, last: int, capital: float) -> Walk:
+    """One window as a path over all its bars: who was ruined on the way stays in cash for the rest of it."""
+    played = table["alive"][:, row]
+    column = {name: values[played, row] for name, values in table.items()}
+    profit = column["closed_profit"][~np.isnan(column["closed_profit"])] / capital
+    rest = last - first - int(played.sum())
+    column = {name: np.pad(values, (0, rest)) for name, values in column.items()}  # 0 is HOLD, and no return
+    equity = capital * np.concatenate([[1.0], np.cumprod(1 + column["bar_return"])[:-1]])
+    return Walk(
+        bar=np.arange(first, last),
+        bar_return=column["bar_return"],
+        action=column["action"],
+        exposure=column["exposure"],
+        traded=column["traded_value"] / equity,
+        cost=column["cost_paid"] / capital,
+        profit=profit,
+    )
 
 
 _STEP_COLUMNS = ("bar_return", "exposure", "traded_value", "cost_paid", "closed_profit")
@@ -308,11 +344,6 @@ def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
         "hold_share": float(shares[HOLD]),
         "actions_used": int((shares >= 0.01).sum()),
     }
-
-
-def _following(policy: Policy) -> Callable[[Timestep, TradingEnv], Tensor]:
-    """`policy` as a decision on a step of the environment."""
-    return lambda step, env: policy(env.observe(step.index, step.account), step.mask)
 
 
 def _join(walks: list[Walk]) -> Walk:

@@ -15,6 +15,7 @@ The trainer owns the algorithm; the run owns files, clocks, schedules and evalua
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -22,9 +23,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -35,12 +37,12 @@ from torch import Tensor
 
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
-from p3kit.errors import CheckpointError, NumericalFault, P3kitError
+from p3kit.errors import CheckpointError, InputError, NumericalFault, P3kitError
 from p3kit.market import SymbolData, load_market
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import BACKTEST_RESULT, RunDir, encode
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
-from p3kit.runtime.evaluation import Evaluator, Policy, Split, seed_of
+from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, StackPolicy, evaluate_together, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
 from p3kit.runtime.reward_shape import reward_histogram, reward_shape, reward_to_go_curve
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 _STATUS_SECONDS = 1.0
+ENV_PAYS_FROM = 300_000
+"""Env steps of a run from which compiling its environment repays."""
 _CARRIED = (
     "value/explained_variance",
     "diag/ev_reference",
@@ -68,6 +72,7 @@ class Backtest:
 
     checkpoint: str
     """File name below checkpoints/."""
+    agent: str
     global_step: int | None
     weights: Flat
     """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
@@ -75,15 +80,17 @@ class Backtest:
     final: bool
 
     @classmethod
-    def of(cls, directory: RunDir, checkpoint: str, split: Split, final: bool, device: torch.device) -> Backtest:
+    def of(
+        cls, directory: RunDir, checkpoint: str, agent: str, split: Split, final: bool, device: torch.device
+    ) -> Backtest:
         """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
         path = directory.checkpoint(checkpoint)
         state = load_checkpoint(path, device)
         trainer = part("trainer", state)
-        step = next((int(value) for key, value in state.items() if key.endswith("/global_step")), None)
+        step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, step, trainer or state, split, final)
+        return cls(path.name, agent, step, trainer or state, split, final)
 
 
 class Run(Generic[A]):
@@ -110,10 +117,24 @@ class Run(Generic[A]):
 
     @property
     def agent(self) -> Agent[A]:
-        """The agent of a trainer that trains one."""
+        """The agent of a trainer that trains one, or the one to backtest."""
+        if self.backtest is not None:
+            return next(agent for agent in self.agents if agent.name == self.backtest.agent)
         if len(self.agents) != 1:
             raise P3kitError(self.directory.name, f"holds {len(self.agents)} agents; this trainer trains one")
         return self.agents[0]
+
+    def make_env(self, agents: Sequence[Agent[A]]) -> TradingEnv:
+        """One training environment for K agents of equal rules: row n·K + k is env n of agent k."""
+        if self.env_id:
+            what = "is a task of its own; this trainer trains stacks of agents on bars"
+            raise InputError(self.env_id, what, "trainers/ppo.py takes --env-id")
+        first = agents[0]
+        env = make_trading_env(
+            first.market, first.spec, symbols=[agent.symbol for agent in agents], split="train", device=self.device
+        )
+        env.compile(partial(self.compiled, pays_from=ENV_PAYS_FROM))
+        return env
 
     def __enter__(self) -> Run[A]:
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -132,7 +153,15 @@ class Run(Generic[A]):
                 print(error, file=sys.stderr)
                 sys.exit(error.exit_code)
             return
-        if error is None:
+        failed = [agent for agent in self.agents if agent.fault]
+        if error is None and failed:
+            error = failed[0].fault
+            others = len(self.agents) - len(failed)
+            trace = None
+            self._message = "; ".join(str(agent.fault).splitlines()[0] for agent in failed)
+            self._message += f" ({others} other agents trained on)" if others else ""
+            self._state = "failed"
+        elif error is None:
             self._state = "stopped" if any(agent.state == "stopped" for agent in self.agents) else "done"
         else:
             self._state = "failed"
@@ -161,13 +190,15 @@ class Run(Generic[A]):
         """Scales the loss where gradients are fp16, and hands it through otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
-    def compiled(self, function: Any) -> Any:
-        """`function` through torch.compile where `compute.compile` asks for it, or where it repays (CUDA).
+    def compiled(self, function: Any, *, pays_from: float = math.inf) -> Any:
+        """`function` through torch.compile where `compute.compile` asks for it, or where it repays: on CUDA, and on a
+        CPU for runs of at least `pays_from` env steps over all agents.
 
         Compiling happens at the first call. Where it fails, the run goes on with `function` as it is and says so once.
         """
         wanted = self.spec.compute.compile
-        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu"):
+        steps = sum(agent.total_timesteps for agent in self.agents)
+        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and steps < pays_from):
             return function
         from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
 
@@ -187,6 +218,16 @@ class Run(Generic[A]):
                 return function(*arguments)
 
         return call
+
+    def evaluate(
+        self, agents: Sequence[Agent[A]], iteration: int, policy: StackPolicy, weights: Callable[[Agent[A]], Flat]
+    ) -> None:
+        """`Agent.evaluate` of several agents, played together; `policy` has them in the same order."""
+        clock = time.perf_counter()
+        evaluations = evaluate_together([agent.evaluator for agent in agents], policy)
+        seconds = (time.perf_counter() - clock) / len(agents)
+        for agent, evaluation in zip(agents, evaluations, strict=True):
+            agent.take_in(iteration, evaluation, seconds, weights(agent))
 
     def heartbeat(self) -> None:
         """Say that the run is alive; writes `status.json` at most once a second."""
@@ -268,8 +309,8 @@ class Agent(Generic[A]):
         self.generator = self.new_generator("agent")
         self.global_step = 0
         self.state = "running"
-        self._market = market
-        self._evaluator = self._make_evaluator() if market else None
+        self.market = market
+        self.fault: P3kitError | None = None
         self._early_stop = EarlyStop()
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
         self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
@@ -277,7 +318,6 @@ class Agent(Generic[A]):
         self._ended_early = ""  # why, if by its own rules
         self._latest: dict[str, float] = {}
         self._verdict: dict[str, Any] | None = None
-        self._clock = time.perf_counter()
 
     # ── what the trainer builds on ───────────────────────────────────────────────────────────────────────────────────
 
@@ -291,7 +331,7 @@ class Agent(Generic[A]):
             from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely wanted
 
             return VectorTask(self.run.env_id, self.spec.env.num_envs, self.seed)
-        env = make_trading_env(self._market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
+        env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
         env.compile(self.run.compiled)
         return env
 
@@ -318,10 +358,11 @@ class Agent(Generic[A]):
         weights = [self.value_at(f"reward.weights.{name}", global_step) for name in COMPONENTS]
         return torch.tensor(weights, dtype=torch.float64, device=self.run.device)
 
-    def reward_scaler(self, num_envs: int) -> RewardScaler:
+    def reward_scaler(self, num_envs: int, agents: int | None = None) -> RewardScaler:
+        """The scaler of this agent's rewards; with `agents`, of a stack of so many that have its settings."""
         reward = self.spec.reward
         clip = None if reward.clip == "off" else float(reward.clip)
-        return RewardScaler(reward.scaling, clip, num_envs, self.run.device)
+        return RewardScaler(reward.scaling, clip, num_envs, self.run.device, agents)
 
     def observation_scaler(self, size: int) -> ObservationScaler:
         observation = self.spec.observation
@@ -342,6 +383,13 @@ class Agent(Generic[A]):
             self.state = "stopped"
         return self.state != "running"
 
+    def fail(self, fault: P3kitError) -> None:
+        """End this agent for good; the others of its run go on, and the run ends as failed."""
+        self.state, self.fault = "failed", fault
+        text = str(fault).splitlines()[0]
+        self.run.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
+        print(f"{self.run.directory.name}: {fault}", file=sys.stderr)
+
     def due(self, every: int, before: int) -> bool:
         """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
         return self.global_step // every > before // every or self.global_step >= self.total_timesteps
@@ -361,12 +409,10 @@ class Agent(Generic[A]):
         """
         self.run._refuse_to_train()
         self.global_step = global_step
-        seconds = time.perf_counter() - self._clock
-        self._clock += seconds
         rows = tick_rows(rollout, self._ledger, update, start_step, global_step)
         gamma = float(getattr(self.args_at(start_step), "gamma", 1.0))
         whole = dict(whole) | self._effective(start_step) | reward_shape(rollout, gamma)
-        whole["perf/steps_per_second"] = (global_step - start_step) / seconds
+        whole["perf/steps_per_second"] = (global_step - start_step) / (whole["perf/rollout_s"] + whole["perf/update_s"])
         whole["perf/memory_mb"] = memory_mb()
         rows[-1][1].update(whole)
         now = time.time()
@@ -378,12 +424,22 @@ class Agent(Generic[A]):
 
     def evaluate(self, iteration: int, policy: Policy, weights: Flat) -> None:
         """Backtest `policy` on the validation split; keep the weights if they are among the best; maybe stop early."""
-        if self._evaluator is None:
+        if not self.market:
             return
         clock = time.perf_counter()
-        evaluation = self._evaluator(policy)
+        evaluation = self.evaluator(policy)
+        self.take_in(iteration, evaluation, time.perf_counter() - clock, weights)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Walks this agent's validation split."""
+        return self._make_evaluator()
+
+    def take_in(self, iteration: int, evaluation: Evaluation, seconds: float, weights: Flat) -> None:
+        """Write an evaluation that took `seconds`; keep `weights` if they are among the best; maybe stop early."""
+        clock = time.perf_counter()
         metrics = dict(evaluation.metrics)
-        seconds = time.perf_counter() - clock
+        seconds += time.perf_counter() - clock
         self._latest |= metrics
         row = self._row(iteration, self.global_step, time.time(), metrics | {"perf/evaluation_s": seconds})
         self.run.directory.append_metrics([row])
@@ -397,7 +453,6 @@ class Agent(Generic[A]):
         if reason and self.state == "running" and progress < 1:
             self.state, self._ended_early = "done", reason
             self.run.directory.append_event("early_stop", agent=self.name, global_step=self.global_step, reason=reason)
-        self._clock = time.perf_counter()  # steps per second are the trainer's; evaluation has its own row
         self.run.heartbeat()
 
     def report_backtest(self, policy: Policy) -> None:
@@ -406,7 +461,7 @@ class Agent(Generic[A]):
         A look at the test split is journalled before it is taken, and its result after.
         """
         backtest = self.run.backtest
-        if backtest is None or not self._market:
+        if backtest is None or not self.market:
             raise P3kitError(
                 self.run.directory.name, "there is nothing to backtest on", "only runs on bars have splits"
             )
@@ -421,14 +476,14 @@ class Agent(Generic[A]):
         result = {
             **told,
             **summary,
-            "synthetic": self._market[self.symbol].synthetic,
+            "synthetic": self.market[self.symbol].synthetic,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
 
     def _make_evaluator(self, split: Split = "validation", *, final: bool = False) -> Evaluator:
-        bars = self._market[self.symbol]
+        bars = self.market[self.symbol]
         return Evaluator(self.spec, bars, self.symbol, self.seed, self.run.device, split=split, final=final)
 
     def write_histograms(
@@ -454,7 +509,7 @@ class Agent(Generic[A]):
     def conclude(self) -> None:
         """Judge the agent at the weights that validation chose, and journal it. A stopped agent has no verdict yet."""
         events = [event for event in self.run.directory.read_events("evaluation") if event["agent"] == self.name]
-        if self.state == "stopped" or not events:
+        if self.state in ("stopped", "failed") or not events:
             return
         traded = [event for event in events if "eval/sharpe_ratio" in event["metrics"]]
         chosen = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else events[-1]
@@ -493,7 +548,7 @@ class Agent(Generic[A]):
 
     def state_dict(self) -> Flat:
         state: Flat = {"global_step": self.global_step, "nonfinite": self._nonfinite}
-        state["ended_early"] = self._ended_early
+        state["ended_early"], state["fault"] = self._ended_early, str(self.fault or "")
         state["generator"] = self.generator.get_state()
         state |= under("early_stop", self._early_stop.state_dict())
         state |= under("best", {str(step): sharpe for step, sharpe in self._best.items()})
@@ -506,6 +561,8 @@ class Agent(Generic[A]):
         self.global_step, self._nonfinite = int(state["global_step"]), float(state["nonfinite"])
         self._ended_early = state["ended_early"]
         self.state = "done" if self._ended_early else "running"
+        if state["fault"]:
+            self.state, self.fault = "failed", P3kitError(self.name, state["fault"])
         self.generator.set_state(state["generator"].cpu())
         self._early_stop.load_state_dict(part("early_stop", state))
         self._best = {int(step): float(sharpe) for step, sharpe in part("best", state).items()}

@@ -80,26 +80,38 @@ class RewardScaler:
     """
 
     def __init__(
-        self, kind: Literal["running", "tanh", "none"], clip: float | None, num_envs: int, device: torch.device
+        self,
+        kind: Literal["running", "tanh", "none"],
+        clip: float | None,
+        num_envs: int,
+        device: torch.device,
+        agents: int | None = None,
     ) -> None:
+        """One scale for `num_envs` envs, or, with `agents`, one for each of so many."""
         self.kind, self.clip = kind, clip
-        self.discounted = torch.zeros(num_envs, dtype=torch.float64, device=device)
-        self.moments = RunningMoments(1, device)
+        self._each = () if agents is None else (agents,)
+        self.discounted = torch.zeros(num_envs, *self._each, dtype=torch.float64, device=device)
+        self.moments = RunningMoments(agents or 1, device)
 
-    def __call__(self, reward: Tensor, done: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale one rollout. `reward`, `done`: (n_steps, num_envs). Returns (scaled float32, was clipped, scale)."""
+    def __call__(self, reward: Tensor, done: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale one rollout. `reward`, `done`: (n_steps, num_envs) or (n_steps, num_envs, agents).
+
+        Returns (scaled float32, was clipped, scale); the scale, and `gamma` where it is a tensor, have one number per
+        agent.
+        """
         reward = reward.to(torch.float64)
-        scale = torch.ones((), dtype=torch.float64, device=reward.device)
+        scale = torch.ones(self._each, dtype=torch.float64, device=reward.device)
         if self.kind == "running":
-            self.moments.update(self._discount(reward, done, gamma).reshape(-1, 1))
-            scale = (self.moments.variance[0] + _EPSILON).sqrt()
+            sums = self._discount(reward, done, gamma)
+            self.moments.update(sums.reshape(-1, self.moments.mean.shape[0]))
+            scale = (self.moments.variance.reshape(self._each) + _EPSILON).sqrt()
         scaled = torch.tanh(reward) if self.kind == "tanh" else reward / scale
         if self.clip is None:
             return scaled.float(), torch.zeros_like(done), scale
         return scaled.clamp(-self.clip, self.clip).float(), scaled.abs() > self.clip, scale
 
-    def _discount(self, reward: Tensor, done: Tensor, gamma: float) -> Tensor:
-        """Discounted sum of rewards so far in each episode, (n_steps, num_envs); carries over rollouts."""
+    def _discount(self, reward: Tensor, done: Tensor, gamma: float | Tensor) -> Tensor:
+        """Discounted sum of rewards so far in each episode, shaped as they are; carries over rollouts."""
         keep = gamma * (~done).to(torch.float64)
         sums = torch.empty_like(reward)
         running = self.discounted

@@ -65,6 +65,24 @@ def read_knobs(trainer_file: str | Path) -> list[Knob]:
     return list(_knobs_of(str(path), source))
 
 
+AGENTS = ("one", "stack", "all")
+"""How many agents a trainer trains in one run: one; several that have nothing to do with each other; or all of a seed
+and a matrix point, which share something."""
+
+
+@lru_cache(maxsize=64)
+def read_agents(trainer_file: Path) -> Literal["one", "stack", "all"]:
+    """The literal `AGENTS = "…"` at the top of a trainer, "one" where there is none. SpecError for other words."""
+    for node in ast.parse(trainer_file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["AGENTS"]:
+            word = node.value.value if isinstance(node.value, ast.Constant) else None
+            if word not in AGENTS:
+                where, known = f"{trainer_file}:{node.lineno}:1", ", ".join(f'"{name}"' for name in AGENTS)
+                raise SpecError([Fault(where, f"AGENTS = {ast.unparse(node.value)}", f"it is one of {known}")])
+            return word  # type: ignore[return-value]
+    return "one"
+
+
 def knobs_model(knobs: Sequence[Knob]) -> type[Knobs]:
     """The pydantic model of `[ppo]` for these knobs. Equal knobs give the same class."""
     return _knobs_model(tuple(knobs))

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from p3kit.metrics import COMPONENTS
+from p3kit.spec.knobs import read_agents
 from p3kit.spec.loading import LoadedSpec
 from p3kit.spec.models import SAMPLE_SYMBOLS, Spec
+from p3kit.spec.shipped import find_trainer
 
 FEATURES = 20
 """Features of a bar, about: exact numbers need the bars."""
@@ -168,6 +170,8 @@ def _schedules(loaded: LoadedSpec) -> Iterator[str]:
 
 def _unused(loaded: LoadedSpec) -> Iterator[str]:
     spec = loaded.spec
+    if spec.compute.group != "auto" and read_agents(find_trainer(spec.trainer)) != "stack":
+        yield f'compute.group has no effect: the trainer "{spec.trainer}" makes no stacks'
     if spec.data.path is not None and spec.data.source in ("sample", "synthetic"):
         yield f'data.path has no effect: source = "{spec.data.source}" reads no file'
     if loaded.written("data.synthetic") and spec.data.source != "synthetic":
@@ -186,8 +190,6 @@ def _later(loaded: LoadedSpec) -> Iterator[str]:
         yield f"{number} checked, but not applied by the trainers of this version"
     if loaded.written("diagnose"):
         yield "[diagnose] is checked, but not used while training in this version; see `p3kit diagnose` afterwards"
-    if spec.compute.group != "auto":
-        yield "compute.group is checked, but trainers of this version run one agent per process"
     if spec.tune is not None:
         yield "[tune] is checked, but not used: this version has no `p3kit tune`"
 
