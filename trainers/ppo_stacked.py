@@ -434,15 +434,16 @@ def find_gradient(
 def plan_moves(
     gradient: Stack, loss: Tensor, loss_scale: Tensor, steps: Tensor, live: Tensor, knobs: Knobs
 ) -> tuple[Moves, Tensor, Tensor]:
-    """Clip each agent's gradient to its own norm; let those stand still that are not `live` (K,) bool, or whose loss
-    (K,) or gradient is not finite.
+    """Clip each agent's gradient to its own norm; who is not `live` (K,) bool, or whose gradient is not finite, stands
+    still.
 
-    `loss_scale` (K,) is what the gradient has to be divided by, `steps` (K,) counts the steps taken. Returns the moves,
-    the steps then taken, and (K, 4) the norm twice, whether it was clipped and whether something was not finite: the
-    gradient, or under a loss scale the loss, since there an infinite gradient is the scale's daily business.
+    `loss` (K,) is the losses, `loss_scale` (K,) what the gradient has to be divided by, `steps` (K,) counts the steps
+    taken. Returns the moves, the steps then taken, and (K, 4) the norm twice (to be averaged and maximised), whether it
+    was clipped and whether something was not finite: the gradient, or under a loss scale the loss, since there an
+    infinite gradient is the scale's daily business.
     """
     norm = torch.stack([part.square().sum((-2, -1)) for part in gradient.values()]).sum(0).sqrt() / loss_scale
-    taken = norm.isfinite() & loss.isfinite() & live
+    taken = norm.isfinite() & live
     steps = steps + taken
     moved, done = taken.float(), steps.clamp_min(1)
     rate, decay, limit = (
@@ -694,6 +695,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     scale_reward = agents[0].reward_scaler(num_envs, agents=count)
     compiled = partial(run.compiled, pays_from=COMPILING_PAYS_FROM)
     fast_decide, fast_find, fast_step = compiled(decide), compiled(find_moves), compiled(adamw_step)
+    can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
     words = (args.activation, args.value_loss, precision)
 
     def by_agent(rows: Tensor) -> Tensor:
@@ -764,7 +766,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     while True:
         # 1. Who goes on, what is in force, and every random number of this iteration.
         running = [agent for agent in agents if agent.state == "running" and not agent.finished(global_step)]
-        if not running or len(running) <= count // 2:
+        if not running or (len(running) <= count // 2 and can_shrink):
             return trainer_state()
         iteration += 1
         in_force = [agent.args_at(global_step) for agent in agents]

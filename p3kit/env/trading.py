@@ -306,7 +306,7 @@ class TradingEnv:
         rows = self._rows
         return {
             "account": torch.stack(rows.account),
-            "index": rows.index.clone(),
+            "bar": rows.index - self._course.symbol_offset,  # inside its symbol: other symbols may come and go
             "fields": rows.fields.clone(),
             "masked_actions": rows.masked_actions.clone(),
             "nonfinite_bar": rows.nonfinite_bar.clone(),
@@ -323,7 +323,7 @@ class TradingEnv:
             )
         account = Account(*state["account"].to(self.device).unbind(0))
         self._rows = self._rows._replace(
-            index=state["index"].to(self.device),
+            index=state["bar"].to(self.device) + self._course.symbol_offset,
             account=account,
             fields=state["fields"].to(self.device),
             mask=action_mask(account, self._tables.masks),
