@@ -36,7 +36,7 @@ EXCEPTIONS = {
     "name": "a label: reports and lists of runs group by it (tests/report/test_week.py)",
     "start_date": "a label: weekly reports count from it (tests/report/test_week.py)",
     "env.backend": "the plain reference must give the same numbers as the tensors (tests/env/test_scalar_env.py)",
-    "compute.group": "no trainer of this version stacks agents; `p3kit validate` says so",
+    "compute.group": "it shows in the plan (tests/test_plan.py); agents come out the same in any stack",
     "diagnose": "not used while training in this version; `p3kit validate` says so",
     "intervention": "not applied by the trainers of this version; `p3kit validate` says so",
     "tune": "this version has no `p3kit tune`; `p3kit validate` says so",
@@ -44,7 +44,6 @@ EXCEPTIONS = {
 """Fields, or whole tables of them, that no run shows, and why."""
 
 NOT_YET = {
-    "compute.group": "compute.group=2",
     "diagnose": "diagnose.strict=false",
     "intervention": 'intervention=[{id="note", on="policy.hold", do=[{note="seen"}]}]',
     "tune": 'tune.space={"ppo.gamma"=[0.9, 0.99]}',
@@ -449,4 +448,4 @@ def test_what_is_not_used_yet_is_said(tmp_path: Path, name: str) -> None:
     spec_file.write_text('name = "tiny"\nsymbols = ["AAPL"]\n')
     unasked, asked = notes(load_spec(spec_file)), notes(load_spec(spec_file, [NOT_YET[name]]))
     (said,) = set(asked) - set(unasked)
-    assert "not used" in said or "not applied" in said or "one agent per process" in said
+    assert "not used" in said or "not applied" in said

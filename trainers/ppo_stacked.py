@@ -442,7 +442,7 @@ def plan_moves(
     was clipped and whether something was not finite: the gradient, or under a loss scale the loss, since there an
     infinite gradient is the scale's daily business.
     """
-    norm = torch.stack([part.square().sum((-2, -1)) for part in gradient.values()]).sum(0).sqrt() / loss_scale
+    norm = torch.stack([part.flatten(1).square().sum(1) for part in gradient.values()]).sum(0).sqrt() / loss_scale
     taken = norm.isfinite() & live
     steps = steps + taken
     moved, done = taken.float(), steps.clamp_min(1)

@@ -2,7 +2,7 @@
 
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, load_optimizer_state, optimizer_state, part, under
 from p3kit.runtime.entry import open_run
-from p3kit.runtime.evaluation import StackPolicy
+from p3kit.runtime.evaluation import StackPolicy, seed_of
 from p3kit.runtime.recording import Rollout
 from p3kit.runtime.run import Agent, Run
 
@@ -17,5 +17,6 @@ __all__ = [
     "open_run",
     "optimizer_state",
     "part",
+    "seed_of",
     "under",
 ]

@@ -15,6 +15,7 @@ from p3kit.cli import main
 
 Golden = Callable[[str, str], None]
 WRONG = Path(__file__).parent / "wrong"
+SHIPPED = ", ".join(sorted(file.stem for file in (Path(__file__).parents[2] / "trainers").glob("*.py")))
 # files that other ones extend
 BASES = {"circle_b.toml"}
 
@@ -97,7 +98,7 @@ def test_data_files_that_are_not_there(tmp_path: Path) -> None:
         ("ppo.gamma=2", "ppo.gamma = 2: expected a number from 0 to 1"),
         ("ppo.gamma", "expected KEY=VALUE; for example --set ppo.ent_coef=0.05"),
         ("ppo.gamma=[1", "not TOML; text stands in quotes: --set 'name=\"my test\"'"),
-        ("trainer=ddpg", 'trainer: no trainer "ddpg"; shipped are ppo, or give the path of your own .py file'),
+        ("trainer=ddpg", f'trainer: no trainer "ddpg"; shipped are {SHIPPED}, or give the path of your own .py file'),
         ("extends=a.toml", "extends can only stand in a file"),
     ],
 )

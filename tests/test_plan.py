@@ -1,0 +1,54 @@
+"""Which agents a spec stands for, and which of them train in one run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from p3kit.errors import SpecError
+from p3kit.plan import plan_runs
+from p3kit.spec import resolve_spec
+
+TEN = [f"S{i}" for i in range(10)]
+
+
+def groups(trainer: str, *, jobs: int = 1, symbols: list[str] = TEN, **tables: Any) -> list[list[str]]:
+    given = {"name": "plan", "trainer": trainer, "symbols": symbols, "data": {"source": "synthetic"}}
+    spec = resolve_spec(given | tables, "test")
+    return [[agent.name for agent in run.agents] for run in plan_runs(spec, jobs)]
+
+
+def test_ppo_trains_one_agent_a_run() -> None:
+    runs = groups("ppo", symbols=["A", "B"], seeds=[1, 2], matrix={"ppo.gamma": [0.9, 0.95]})
+    assert len(runs) == 8
+    assert runs[0] == ["A.s1.gamma=0.9"]
+    assert runs[-1] == ["B.s2.gamma=0.95"]
+
+
+@pytest.mark.parametrize(("jobs", "sizes"), [(1, [10]), (2, [5, 5]), (4, [2, 3, 3, 2]), (16, [1] * 10)])
+def test_stacks_keep_all_jobs_busy(jobs: int, sizes: list[int]) -> None:
+    assert [len(run) for run in groups("ppo_stacked", jobs=jobs)] == sizes
+
+
+def test_a_stack_is_as_large_as_asked_or_as_fits_into_the_cache() -> None:
+    assert [len(run) for run in groups("ppo_stacked", compute={"group": 4})] == [3, 4, 3]
+    wide = groups("ppo_stacked", ppo={"hidden": [256, 256]})
+    assert max(len(run) for run in wide) < 10
+    assert [name for run in wide for name in run] == TEN
+
+
+def test_stacks_hold_agents_of_equal_shapes_and_rules_only() -> None:
+    other = {"S3": {"ppo": {"n_steps": 512}}, "S4": {"env": {"commission_bps": 20}}, "S5": {"ppo": {"gamma": 0.9}}}
+    runs = groups("ppo_stacked", agents=other)
+    assert runs == [[name for name in TEN if name not in ("S3", "S4")], ["S3"], ["S4"]]
+
+
+def test_agents_that_share_an_encoder_are_those_of_a_seed_and_a_matrix_point() -> None:
+    runs = groups("ppo_shared", symbols=["A", "B"], seeds=[1, 2], matrix={"ppo.gamma": [0.9, 0.95]})
+    assert runs == [[f"{symbol}.s{seed}.gamma={gamma}" for symbol in "AB"] for seed in (1, 2) for gamma in (0.9, 0.95)]
+
+
+def test_agents_that_share_an_encoder_have_equal_sizes() -> None:
+    with pytest.raises(SpecError, match=r"agents\.B: its sizes or its environment differ from A's"):
+        groups("ppo_shared", symbols=["A", "B"], agents={"B": {"ppo": {"n_steps": 512}}})

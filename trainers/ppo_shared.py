@@ -1,0 +1,1135 @@
+"""PPO for K agents that look through one encoder: a patch transformer shared by all, a policy and a value head each.
+
+Every market window goes through the same encoder; what an agent knows of its account, its heads, its returns' scale,
+schedules, `target_kl` and verdict are its own. In each gradient step every agent's whole gradient is first clipped to
+its own norm, so that none can shout the others down, and the encoder then follows the mean. How far the agents pull it
+apart is measured in every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` takes the conflicting part
+of each gradient away (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1).
+
+The encoder follows PatchTST (Nie et al. 2023) in cutting a window into patches of bars, one token each. Only the last
+token feeds the heads, so the last layer asks for that token alone.
+
+p3kit starts it with a run directory that holds all agents of a seed; alone it trains one:
+
+    python trainers/ppo_shared.py --symbol AAPL --total-timesteps 20000
+
+Notation for shapes: K agents, T steps of the rollout, N envs of an agent, R = T·N rows, B rows of a minibatch, W bars
+of a window, V values of a bar, D observation values (W·V and the account), F fields of the account, A actions, C reward
+components.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le, Lt
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+
+from p3kit.errors import InputError, NumericalFault
+from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
+from p3kit.runtime.evidence import (
+    correlation,
+    dormant_share,
+    explained_variance,
+    feature_rank,
+    ridge_explained_variance,
+    sample_rows,
+    update_ratio,
+)
+
+AGENTS = "all"
+"""What p3kit puts into one run of this trainer: all agents of a seed and a matrix point, which share an encoder."""
+
+# ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Args:
+    """The knobs of `[ppo]`. p3kit reads this class from the source; "size" marks what fixes the shape of tensors."""
+
+    total_timesteps: Annotated[int, Ge(1), "size"] = 100_000
+    """Env steps to train for, per agent; exactly so many are taken."""
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 3e-4
+    """Step size of Adam; raising it learns faster and breaks sooner."""
+    n_steps: Annotated[int, Ge(1), "size"] = 2048
+    """Rollout length per env and iteration; raising it gives better advantages and fewer updates."""
+    batch_size: Annotated[int, Ge(2), "size"] = 64
+    """Rows of a minibatch; raising it gives steadier gradients and fewer of them."""
+    n_epochs: Annotated[int, Ge(1), "size"] = 10
+    """Passes over each rollout; raising it uses samples better and moves the policy further from them."""
+    gamma: Annotated[float, Ge(0), Le(1)] = 0.99
+    """Discount per bar; the horizon is 1/(1 − gamma) bars."""
+    gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
+    """Mix of one-step and whole-episode advantages; raising it trades bias for variance."""
+    clip_range: Annotated[float, Gt(0), Lt(1)] = 0.2
+    """How far the probability ratio may leave 1 before its gradient is cut."""
+    ent_coef: Annotated[float, Ge(0)] = 0.01
+    """Weight of the entropy bonus in nats; raising it keeps the policy exploring."""
+    vf_coef: Annotated[float, Ge(0)] = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: Annotated[float, Gt(0)] = 0.5
+    """Gradients longer than this are shortened to it."""
+    target_kl: Annotated[float | Literal["off"], Gt(0)] = 0.015
+    """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
+    accumulation_steps: Annotated[int, Ge(1), "size"] = 1
+    """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
+    patch: Annotated[int, Ge(1), "size"] = 4
+    """Bars of a token; raising it makes the encoder faster and blunter in time."""
+    d_model: Annotated[int, Ge(1), "size"] = 64
+    """Width of a token."""
+    layers: Annotated[int, Ge(1), "size"] = 2
+    """Transformer layers of the shared encoder."""
+    heads: Annotated[int, Ge(1), "size"] = 4
+    """Attention heads of a layer; d_model is a multiple of it."""
+    head_width: Annotated[int, Ge(1), "size"] = 64
+    """Hidden units of each agent's policy head and value head."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    surgery: Literal["off", "pcgrad"] = "off"
+    """What happens to gradients of agents that pull the encoder apart; "pcgrad" takes the conflicting part away."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Decoupled weight decay (AdamW); raising it keeps weights small."""
+    value_loss: Literal["mse", "huber", "clipped"] = "mse"
+    """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
+    init_gain: Annotated[float, Gt(0), "size"] = 0.01
+    """Scale of the policy head at the start; small means a nearly uniform first policy."""
+
+
+# ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Keep = list[Tensor]
+"""Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
+
+Stack = dict[str, Tensor]
+"""Weights of the encoder as they are, or of K agents' heads with a leading agent axis. Weights are (in, out)."""
+
+
+class Shape(NamedTuple):
+    """How an observation is laid out: W·V values of the window, oldest bar first, then F fields of the account."""
+
+    window: int
+    values: int
+    account: int
+
+
+def make_encoder(shape: Shape, args: Args, generator: torch.Generator) -> Stack:
+    """The shared encoder's weights, scaled to keep activations near one."""
+    width, tokens = args.d_model, math.ceil(shape.window / args.patch)
+
+    def normal(*sizes: int, gain: float = 1.0) -> Tensor:
+        return torch.randn(*sizes, generator=generator) * gain / math.sqrt(sizes[0])
+
+    weights = {
+        "embed.weight": normal(args.patch * shape.values, width),
+        "embed.bias": torch.zeros(width),
+        "position": 0.02 * torch.randn(tokens, width, generator=generator),
+    }
+    residual = 1 / math.sqrt(2 * args.layers)  # so that the sum over layers keeps its size (Radford et al. 2019)
+    for i in range(args.layers):
+        for name, rows, columns, gain in (
+            ("query", width, width, 1.0),
+            ("key_value", width, 2 * width, 1.0),
+            ("merge", width, width, residual),
+            ("wide", width, 2 * width, math.sqrt(2)),
+            ("narrow", 2 * width, width, residual),
+        ):
+            weights[f"{i}.{name}.weight"] = normal(rows, columns, gain=gain)
+            weights[f"{i}.{name}.bias"] = torch.zeros(columns)
+        for name in ("attention_norm", "wide_norm"):
+            weights |= {f"{i}.{name}.weight": torch.ones(width), f"{i}.{name}.bias": torch.zeros(width)}
+    return weights | {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+
+
+def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Generator) -> Stack:
+    """One agent's policy head and value head: two layers each, over the encoder's token and the account."""
+    heads = {}
+    for body, outputs, gain in (("policy", num_actions, args.init_gain), ("value", 1, 1.0)):
+        sizes = ((args.d_model + shape.account, args.head_width, math.sqrt(2)), (args.head_width, outputs, gain))
+        for layer, (rows, columns, layer_gain) in enumerate(sizes):
+            weight = torch.empty(columns, rows)
+            nn.init.orthogonal_(weight, layer_gain, generator=generator)
+            heads[f"{body}.{layer}.weight"] = weight.T.contiguous()
+            heads[f"{body}.{layer}.bias"] = torch.zeros(1, columns)
+    return heads
+
+
+def affine(weights: Stack, layer: str, x: Tensor) -> Tensor:
+    return x @ weights[f"{layer}.weight"] + weights[f"{layer}.bias"]
+
+
+def layer_norm(weights: Stack, name: str, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def encode(encoder: Stack, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None) -> Tensor:
+    """(B, D) → (B, d_model): the last token after a pre-norm transformer over patches of the window."""
+    window = observation[:, : shape.window * shape.values].unflatten(1, (shape.window, shape.values))
+    window = F.pad(window, (0, 0, -shape.window % args.patch, 0))  # the oldest patch may be short of bars
+    x = affine(encoder, "embed", window.reshape(len(window), -1, args.patch * shape.values)) + encoder["position"]
+    for i in range(args.layers):
+        normed = layer_norm(encoder, f"{i}.attention_norm", x)
+        if i == args.layers - 1:
+            x = x[:, -1:]  # nobody asks what the other tokens become
+        query = affine(encoder, f"{i}.query", normed[:, -x.shape[1] :])
+        key, value = affine(encoder, f"{i}.key_value", normed).chunk(2, -1)
+        query, key, value = (t.unflatten(-1, (args.heads, -1)).transpose(1, 2) for t in (query, key, value))
+        attention = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1) @ value
+        x = x + affine(encoder, f"{i}.merge", attention.transpose(1, 2).flatten(2))
+        wide = F.gelu(affine(encoder, f"{i}.wide", layer_norm(encoder, f"{i}.wide_norm", x)))
+        if keep is not None:
+            wide = wide * keep[i].unsqueeze(1)
+        x = x + affine(encoder, f"{i}.narrow", wide)
+    return layer_norm(encoder, "norm", x.squeeze(1))
+
+
+def hidden_units(
+    heads: Stack, token: Tensor, observation: Tensor, shape: Shape, keep: Keep | None = None
+) -> list[Tensor]:
+    """Activations of the policy head's and the value head's hidden layer, (…, B, head_width) each."""
+    seen = torch.cat((token, observation[..., -shape.account :]), -1)
+    hidden = [torch.tanh(affine(heads, f"{body}.0", seen)) for body in ("policy", "value")]
+    return hidden if keep is None else [layer * keep[-1] for layer in hidden]
+
+
+def read_heads(heads: Stack, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits (…, B, A) and value (…, B), both float32."""
+    logits, value = (affine(heads, f"{body}.1", layer) for body, layer in zip(("policy", "value"), hidden, strict=True))
+    return logits.float(), value.squeeze(-1).float()
+
+
+def forward_all(
+    encoder: Stack, heads: Stack, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """(K, B, D) → logits (K, B, A), value (K, B), the heads' hidden layers, and the encoder's token (K, B, d_model)."""
+    rows = keep and [layer.flatten(0, 1) for layer in keep]
+    token = encode(encoder, observation.flatten(0, 1), shape, args, rows).unflatten(0, observation.shape[:2])
+    hidden = hidden_units(heads, token, observation, shape, keep)
+    return *read_heads(heads, hidden), hidden, token
+
+
+# Copied from trainers/ppo.py::masked_log_softmax
+def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities (…, A) of the valid actions; masked ones get the smallest number, so their probability is 0."""
+    return F.log_softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=-1)
+
+
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep | None:
+    """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022): the wide
+    layer of every transformer layer, then the heads."""
+    if args.dropout == 0:
+        return None
+    widths = [2 * args.d_model] * args.layers + [args.head_width]
+    draws = [torch.rand(num_envs, width, generator=generator) for width in widths]
+    return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
+
+
+# ── rollout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+# Copied from trainers/ppo.py::Buffer
+class Buffer(NamedTuple):
+    """One rollout, compact: where to gather each observation from, never the observation itself."""
+
+    index: Tensor  # (T, N) row of the feature table
+    account: Tensor  # (T, N, K)
+    mask: Tensor  # (T, N, A) bool, the mask the action was drawn under
+    action: Tensor  # (T, N)
+    log_prob: Tensor  # (T, N)
+    value: Tensor  # (T, N)
+    components: Tensor  # (T, N, C) raw reward components
+    terminated: Tensor  # (T, N) bool: ruined, nothing follows
+    truncated: Tensor  # (T, N) bool: the window ended, the value of the final observation follows
+    final_index: Tensor  # (T, N)
+    final_account: Tensor  # (T, N, K)
+    equity: Tensor  # (T, N) in money, after the step
+    closed_profit: Tensor  # (T, N) NaN where no round trip closed
+    valid: Tensor  # (T, N) bool: a real transition, to be learnt from
+
+
+# Copied from trainers/ppo.py::sample_action
+def sample_action(log_prob: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from (N, A) log-probabilities by the Gumbel-max trick: actions (N,) and their log-probabilities (N,)."""
+    action = (log_prob + noise).argmax(-1)
+    return action, log_prob.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+# Copied from trainers/ppo.py::gumbel_noise
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: −ln E with E exponential."""
+    return -torch.empty(shape).exponential_(generator=generator).clamp_min_(1e-30).log_()
+
+
+# ── advantages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+# Copied from trainers/ppo.py::compute_gae
+def compute_gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
+) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, arXiv 1506.02438, equation 16), shape (T, …).
+
+    `next_value` is the value of the state that followed, before any restart: the final observation's where `done`. Only
+    `terminated` stops the bootstrap; `done` (terminated or truncated) ends the sum, so nothing leaks over a restart.
+    """
+    delta = reward + gamma * next_value * (~terminated) - value
+    decay = gamma * gae_lambda * (~done).to(delta.dtype)
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        running = delta[t] + decay[t] * running
+        advantage[t] = running
+    return advantage
+
+
+# Copied from trainers/ppo_stacked.py::normalise
+def normalise(advantage: Tensor) -> Tensor:
+    """Zero mean and unit standard deviation over each agent's effective batch (K, B); a single row is left as it is."""
+    if advantage.shape[-1] < 2:
+        return advantage
+    return (advantage - advantage.mean(-1, keepdim=True)) / (advantage.std(-1, keepdim=True) + 1e-8)
+
+
+# ── loss ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LOSS_METRICS = (
+    "policy/policy_loss",
+    "value/value_loss",
+    "policy/entropy",
+    "policy/entropy_norm",
+    "policy/kl_divergence",
+    "policy/clip_fraction",
+)
+UPDATE_METRICS = (
+    *LOSS_METRICS,
+    "policy/kl_max",
+    "grad/grad_norm",
+    "grad/grad_norm_max",
+    "grad/grad_clipped_pct",
+    "diag/nonfinite",
+)
+INTERFERENCE_METRICS = ("diag/grad_share", "diag/grad_cosine", "diag/grad_cosine_min")
+"""Of an agent's clipped gradient on the encoder: its share of the agents' norms, and its cosine with the others'."""
+KL, NORM = UPDATE_METRICS.index("policy/kl_divergence"), UPDATE_METRICS.index("grad/grad_norm")
+
+
+# Copied from trainers/ppo_stacked.py::Minibatch
+class Minibatch(NamedTuple):
+    """What the loss needs of B rows of each agent, all (K, B) but for the mask (K, B, A)."""
+
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor  # normalised
+    returns: Tensor
+    value: Tensor
+    mask: Tensor
+
+
+# Copied from trainers/ppo_stacked.py::Knobs
+class Knobs(NamedTuple):
+    """Each agent's knobs in force, (K, 1) float32."""
+
+    learning_rate: Tensor
+    weight_decay: Tensor
+    clip_range: Tensor
+    ent_coef: Tensor
+    vf_coef: Tensor
+    max_grad_norm: Tensor
+
+
+# Copied from trainers/ppo.py::ppo_loss
+def ppo_loss(
+    logits: Tensor,
+    value: Tensor,
+    batch: Minibatch,
+    *,
+    clip_range: float,
+    ent_coef: float,
+    vf_coef: float,
+    value_loss: str,
+) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate with value and entropy terms (Schulman et al. 2017, equations 7 and 9), to be minimised.
+
+    logits (B, A), value (B,). Returns the loss and, detached, one number per LOSS_METRICS. The KL divergence is the k3
+    estimate E[(ratio − 1) − ln ratio], which is never negative (J. Schulman, "Approximating KL divergence", 2020).
+    """
+    all_log_prob = masked_log_softmax(logits, batch.mask)
+    log_ratio = all_log_prob.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - batch.log_prob
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    policy_term = -torch.min(ratio * batch.advantage, clipped * batch.advantage).mean()
+
+    if value_loss == "huber":
+        value_term = 2 * F.huber_loss(value, batch.returns)  # doubled: equal to the squared error below 1
+    elif value_loss == "clipped":
+        near = batch.value + (value - batch.value).clamp(-clip_range, clip_range)
+        value_term = torch.max((value - batch.returns).square(), (near - batch.returns).square()).mean()
+    else:
+        value_term = F.mse_loss(value, batch.returns)
+
+    entropy = -(all_log_prob.exp() * all_log_prob).sum(-1)  # a masked action adds 0 · (smallest number) = 0
+    loss = policy_term + vf_coef * value_term - ent_coef * entropy.mean()
+
+    with torch.no_grad():
+        choices = batch.mask.sum(-1)
+        open_states = (choices > 1).float()
+        share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
+        entropy_norm = share_of_most.sum() / open_states.sum().clamp_min(1)
+        stats = torch.stack(
+            [
+                policy_term,
+                value_term,
+                entropy.mean(),
+                entropy_norm,
+                (ratio - 1 - log_ratio).mean(),
+                ((ratio - 1).abs() > clip_range).float().mean(),
+            ]
+        )
+    return loss, stats
+
+
+def find_gradients(
+    encoder: Stack,
+    heads: Stack,
+    observation: Tensor,
+    batch: Minibatch,
+    keep: Keep | None,
+    knobs: Knobs,
+    loss_scale: Tensor,
+    shape: Shape,
+    args: Args,
+    precision: torch.dtype,
+) -> tuple[Stack, Stack, Tensor, Tensor, Tensor]:
+    """Each agent's own gradient of `loss_scale` (K,) times its loss, on the encoder and on its heads.
+
+    Returns both (K, …), the losses (K,), `ppo_loss`'s statistics (K, 6) and the mean |ratio − 1| (K,).
+    """
+
+    def loss_of_one(
+        weights: tuple[Stack, Stack], seen: Tensor, rows: Minibatch, kept: Keep | None, own: Knobs, scale: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        own_encoder, own_heads = weights
+        with torch.autocast(seen.device.type, dtype=precision, enabled=precision != torch.float32):
+            token = encode(own_encoder, seen, shape, args, kept)
+            logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, kept))
+        settings = {name: getattr(own, name).squeeze(-1) for name in ("clip_range", "ent_coef", "vf_coef")}
+        loss, stats = ppo_loss(logits, value, rows, **settings, value_loss=args.value_loss)
+        log_prob = masked_log_softmax(logits.detach(), rows.mask).gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
+        away = ((log_prob - rows.log_prob).exp() - 1).abs().mean()
+        return loss * scale, (loss.detach(), stats, away)
+
+    axes = ((None, 0), 0, 0, None if keep is None else 0, 0, 0)
+    gradients, (_, (losses, stats, away)) = vmap(grad_and_value(loss_of_one, has_aux=True), in_dims=axes)(
+        (encoder, heads), observation, batch, keep, knobs, loss_scale
+    )
+    return *gradients, losses, stats, away
+
+
+# ── optimiser ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-5
+
+
+# Copied from trainers/ppo_stacked.py::Moves
+class Moves(NamedTuple):
+    """How each agent's gradient becomes a step of AdamW, (K, 1, 1) each: what is the same for all its weights."""
+
+    taken: Tensor  # bool; where False nothing moves, neither weights nor moments
+    scale: Tensor  # of the gradient: clipping, and the loss scale taken off
+    share_first: Tensor  # of the gradient in the first moment
+    share_second: Tensor  # of its square in the second moment
+    rate: Tensor  # learning rate over Adam's first bias correction
+    inverse_std: Tensor  # Adam's second bias correction
+    decay: Tensor  # of the weights
+
+
+# Copied from trainers/ppo_stacked.py::plan_moves
+def plan_moves(
+    gradient: Stack, loss: Tensor, loss_scale: Tensor, steps: Tensor, live: Tensor, knobs: Knobs
+) -> tuple[Moves, Tensor, Tensor]:
+    """Clip each agent's gradient to its own norm; who is not `live` (K,) bool, or whose gradient is not finite, stands
+    still.
+
+    `loss` (K,) is the losses, `loss_scale` (K,) what the gradient has to be divided by, `steps` (K,) counts the steps
+    taken. Returns the moves, the steps then taken, and (K, 4) the norm twice (to be averaged and maximised), whether it
+    was clipped and whether something was not finite: the gradient, or under a loss scale the loss, since there an
+    infinite gradient is the scale's daily business.
+    """
+    norm = torch.stack([part.flatten(1).square().sum(1) for part in gradient.values()]).sum(0).sqrt() / loss_scale
+    taken = norm.isfinite() & live
+    steps = steps + taken
+    moved, done = taken.float(), steps.clamp_min(1)
+    rate, decay, limit = (
+        knobs.learning_rate.squeeze(-1),
+        knobs.weight_decay.squeeze(-1),
+        knobs.max_grad_norm.squeeze(-1),
+    )
+    moves = (
+        taken,
+        (limit / (norm + 1e-6)).clamp(max=1.0) / loss_scale,
+        (1 - BETA1) * moved,
+        (1 - BETA2) * moved,
+        rate * moved / (1 - BETA1**done),
+        (1 - BETA2**done).rsqrt(),
+        1 - rate * decay * moved,
+    )
+    broken = torch.where(loss_scale == 1, ~norm.isfinite(), ~loss.isfinite())
+    told = torch.stack([norm, norm, (norm > limit).float(), broken.float()], -1)
+    return Moves(*(column.view(-1, 1, 1) for column in moves)), steps, told
+
+
+# Copied from trainers/ppo_stacked.py::adamw_step
+def adamw_step(stack: Stack, first: Stack, second: Stack, gradient: Stack, moves: Moves) -> None:
+    """One step of AdamW (Loshchilov and Hutter 2019) for every agent, in place; `first`, `second` are the moments."""
+    for name, weights in stack.items():
+        grad = torch.where(moves.taken, gradient[name] * moves.scale, 0.0)
+        new_first = first[name] + (grad - first[name]) * moves.share_first
+        new_second = second[name] * (1 - moves.share_second) + grad * grad * moves.share_second
+        step = moves.rate * new_first / (new_second.sqrt() * moves.inverse_std + EPSILON)
+        weights.copy_(weights * moves.decay - step)
+        first[name].copy_(new_first)
+        second[name].copy_(new_second)
+
+
+def surgery_coefficients(gram: Tensor, orders: Tensor) -> Tensor:
+    """PCGrad from inner products alone: what is left of agent i's gradient is Σ_j coefficient[i, j] · gradient_j.
+
+    gram (K, K) of the gradients; orders (K, K), in which order agent i meets the others (itself included, and passed
+    over). Whatever of a gradient points against another agent's gradient is projected away (Yu et al. 2020).
+    """
+    coefficients = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    own = torch.arange(len(gram), device=gram.device)
+    for met in orders.unbind(1):
+        along = (coefficients * gram[met]).sum(1)
+        conflict = (along < 0) & (met != own) & (gram[met, met] > 0)
+        step = torch.where(conflict, along / gram[met, met].clamp_min(1e-30), 0.0)
+        coefficients = coefficients.scatter_add(1, met.unsqueeze(1), -step.unsqueeze(1))
+    return coefficients
+
+
+class Shared(NamedTuple):
+    """What a gradient step does to the encoder."""
+
+    gradient: Stack  # the mean over agents
+    moves: Moves  # without dimensions
+    steps: Tensor  # () taken so far
+    interference: Tensor  # (K, 3), INTERFERENCE_METRICS
+
+
+def share_gradient(gradients: Stack, moves: Moves, steps: Tensor, knobs: Knobs, orders: Tensor | None) -> Shared:
+    """The agents' gradients on the encoder, each clipped by its own move, put together: their mean over the agents that
+    move at all, after surgery along `orders` if any."""
+    taken = moves.taken.flatten()
+    clipped = {
+        name: torch.where(taken.view(-1, *(1,) * (g.dim() - 1)), g * moves.scale.view(-1, *(1,) * (g.dim() - 1)), 0.0)
+        for name, g in gradients.items()
+    }
+    flat = [g.flatten(1) for g in clipped.values()]
+    gram = torch.stack([g @ g.T for g in flat]).sum(0)
+    coefficients = torch.eye(len(gram), device=gram.device) if orders is None else surgery_coefficients(gram, orders)
+    number = taken.sum()
+    weights = coefficients.sum(0) / number.clamp_min(1)
+    norm = gram.diagonal().sqrt()
+    cosine = gram / (norm.unsqueeze(0) * norm.unsqueeze(1)).clamp_min(1e-30)
+    others = taken.unsqueeze(0) & taken.unsqueeze(1) & ~torch.eye(len(gram), dtype=torch.bool, device=gram.device)
+    mean = (cosine * others).sum(1) / others.sum(1)  # NaN for an agent that is alone
+    least = torch.where(others.any(1), cosine.masked_fill(~others, torch.inf).amin(1), torch.nan)
+    moves_at_all = number > 0
+    steps = steps + moves_at_all
+    done, moved = steps.clamp_min(1), moves_at_all.float()
+    rate = (knobs.learning_rate.squeeze(-1) * taken).sum() / number.clamp_min(1)
+    decay = (knobs.weight_decay.squeeze(-1) * taken).sum() / number.clamp_min(1)
+    own = Moves(
+        moves_at_all,
+        torch.ones_like(rate),
+        (1 - BETA1) * moved,
+        (1 - BETA2) * moved,
+        rate * moved / (1 - BETA1**done),
+        (1 - BETA2**done).rsqrt(),
+        1 - rate * decay * moved,
+    )
+    combined = {name: torch.tensordot(weights, g, 1) for name, g in clipped.items()}
+    return Shared(combined, own, steps, torch.stack([norm / norm.sum(), mean, least], -1))
+
+
+def decide(
+    encoder: Stack,
+    heads: Stack,
+    observation: Tensor,
+    mask: Tensor,
+    noise: Tensor,
+    keep: Keep | None,
+    shape: Shape,
+    args: Args,
+    precision: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
+    with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+        logits, value, _, _ = forward_all(encoder, heads, observation, shape, args, keep)
+    action, log_prob = sample_action(masked_log_softmax(logits, mask), noise)
+    return action, log_prob, value
+
+
+# Copied from trainers/ppo_stacked.py::LossScale
+class LossScale:
+    """`torch.amp.GradScaler`'s rule with a scale of each agent's own: halved by a gradient that is not finite, doubled
+    after 2,000 that were. Always 1 where gradients are not fp16."""
+
+    GROWTH_STEPS = 2_000
+
+    def __init__(self, agents: int, device: torch.device, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self.scale = torch.full((agents,), 65_536.0 if enabled else 1.0, device=device)
+        self.good = torch.zeros(agents, device=device)
+
+    def update(self, norm: Tensor, live: Tensor) -> None:
+        """Take in this step's norms (K,) of the agents that are live (K,) bool."""
+        if not self.enabled:
+            return
+        fine = norm.isfinite()
+        good = torch.where(fine, self.good + 1, 0.0)
+        grown = good >= self.GROWTH_STEPS
+        scale = torch.where(fine, torch.where(grown, self.scale * 2, self.scale), self.scale * 0.5)
+        self.scale = torch.where(live, scale, self.scale)
+        self.good = torch.where(live, torch.where(grown, 0.0, good), self.good)
+
+
+# ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+COMPILING_PAYS_FROM = 300_000
+"""Env steps of a run, over all agents, that repay half a minute of compiling on a CPU."""
+
+
+# Copied from trainers/ppo_stacked.py::to_rows
+def to_rows(table: Tensor) -> Tensor:
+    """(T, N, K, …) → (K, T·N, …), a table of rows per agent."""
+    return table.movedim(2, 0).flatten(1, 2)
+
+
+# Copied from trainers/ppo_stacked.py::rows_of
+def rows_of(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows (K, B) of each agent's table (K, R, …)."""
+    if table.dim() > 2:
+        rows = rows.unsqueeze(-1).expand(-1, -1, table.shape[2])
+    return table.gather(1, rows)
+
+
+# Copied from trainers/ppo_stacked.py::split_batches
+def split_batches(columns: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Tables (K, R, …) in pieces of `size` rows, the last one smaller; whole pieces are contiguous, and so of one shape
+    and stride in every epoch, which compiled functions ask for."""
+    whole = columns[0].shape[1] // size * size
+    pieces = [c[:, :whole].unflatten(1, (-1, size)).transpose(0, 1).contiguous().unbind(0) for c in columns]
+    yield from zip(*pieces, strict=True)
+    if whole < columns[0].shape[1]:
+        yield tuple(column[:, whole:] for column in columns)
+
+
+# Copied from trainers/ppo_stacked.py::keep_of
+def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
+    """Dropout multipliers (K, B, width) of rows that belong to `envs` (K, B)."""
+    return keep and [rows_of(layer, envs) for layer in keep]
+
+
+def flatten(weights: Stack, start: int) -> Tensor:
+    """All numbers of a dict of weights, dimensions from `start` on run together."""
+    return torch.cat([part.flatten(start) for part in weights.values()], -1)
+
+
+# Copied from trainers/ppo_stacked.py::Draws
+class Draws(NamedTuple):
+    """Every random number of an iteration, in the order that trainers/ppo.py draws them."""
+
+    noise: Tensor  # (T, N, A)
+    starts: Tensor  # (T, N)
+    orders: Tensor  # (E, R) a shuffle of the rows per epoch
+    keep: Keep | None  # (N, width) per hidden layer
+
+
+# Copied from trainers/ppo_stacked.py::draw
+def draw(agent: Agent[Args], args: Args, steps: int, num_envs: int, num_actions: int) -> Draws:
+    """An agent's draws from its own generator; nothing is drawn for one that has ended and only keeps its place."""
+    shape = (steps, num_envs, num_actions)
+    rows = steps * num_envs
+    if agent.state != "running":
+        orders = torch.arange(rows).expand(args.n_epochs, rows)
+        return Draws(torch.zeros(shape), torch.zeros(steps, num_envs), orders, None)
+    return Draws(
+        gumbel_noise(shape, agent.generator),
+        torch.rand(steps, num_envs, generator=agent.generator),
+        torch.stack([torch.randperm(rows, generator=agent.generator) for _ in range(args.n_epochs)]),
+        dropout_masks(args, num_envs, agent.generator),
+    )
+
+
+# Copied from trainers/ppo_stacked.py::stack_draws
+def stack_draws(draws: list[Draws], device: torch.device) -> Draws:
+    """The draws of K agents: noise (T, K, N, A), starts (T, N, K), orders (K, E, R), keep (K, N, width)."""
+    noise = torch.stack([agent.noise for agent in draws], 1).to(device)
+    starts = torch.stack([agent.starts for agent in draws], 2).to(device)
+    orders = torch.stack([agent.orders for agent in draws]).to(device)
+    some = next((agent.keep for agent in draws if agent.keep), None)
+    if some is None:
+        return Draws(noise, starts, orders, None)
+    keeps = [agent.keep or [torch.ones_like(layer) for layer in some] for agent in draws]
+    return Draws(noise, starts, orders, [torch.stack(layers).to(device) for layers in zip(*keeps, strict=True)])
+
+
+def pick(state: Flat, kept: list[int]) -> Flat:
+    """The part of a run's state that belongs to agents `kept` and the encoder; rows of the environment are N·K, agents
+    inside."""
+    count = len(state["agents"].split("\n"))
+
+    def own(name: str, value: Any) -> Any:
+        if name == "agents":
+            return "\n".join(value.split("\n")[k] for k in kept)
+        if not isinstance(value, Tensor) or name.startswith("encoder"):
+            return value
+        if name == "reward/discounted":
+            return value[:, kept]
+        if name == "env/account":
+            return value.unflatten(-1, (-1, count))[..., kept].flatten(-2)
+        if name.startswith("env/"):
+            return value.unflatten(0, (-1, count))[:, kept].flatten(0, 1)
+        return value[kept]
+
+    return {name: own(name, value) for name, value in state.items()}
+
+
+# Copied from trainers/ppo_stacked.py::main
+def main() -> None:
+    with open_run(Args, __file__) as run:
+        if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
+            backtest(run)
+            return
+        state = run.resumed
+        by_name = {agent.name: agent for agent in run.agents}
+        agents = run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
+        while agents:
+            state = train(run, agents, state)
+            kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
+            agents, state = [agents[k] for k in kept], pick(state, kept)
+        for agent in run.agents:
+            agent.conclude()
+
+
+LIVE = (
+    "learning_rate",
+    "gamma",
+    "gae_lambda",
+    "clip_range",
+    "ent_coef",
+    "vf_coef",
+    "max_grad_norm",
+    "target_kl",
+    "dropout",
+)
+"""Knobs that move while a run trains."""
+
+
+def add_share(total: Stack, part_of_total: Stack, share: float) -> Stack:
+    """`total` + `share` · `part_of_total`; nothing to add up where there is one part alone."""
+    if share == 1:
+        return part_of_total
+    return {name: g * share + total[name] if total else g * share for name, g in part_of_total.items()}
+
+
+def backtest(run: Run[Args]) -> None:
+    """Show the policy of `run.backtest`: the encoder, and the heads of one agent."""
+    agent, state = run.agent, run.backtest.weights
+    encoder, heads, moments = part("encoder", state), part("heads", state), part("observation", state)
+    if "agents" in state:
+        k = state["agents"].split("\n").index(agent.name)
+        heads, moments = ({name: value[k] for name, value in table.items()} for table in (heads, moments))
+    env = run.make_env([agent])
+    args, shape = agent.args_at(0), Shape(env.bars.window, env.bars.num_features, env.account_size)
+    scale_observation = agent.observation_scaler(env.observation_size)
+    scale_observation.load_state_dict(moments)
+    stack = {name: weights.unsqueeze(0) for name, weights in heads.items()}
+
+    def greedy(observation: Tensor, mask: Tensor) -> Tensor:
+        with run.autocast():
+            logits, *_ = forward_all(encoder, stack, scale_observation(observation).unsqueeze(0), shape, args)
+        return masked_log_softmax(logits.squeeze(0), mask).argmax(-1)
+
+    agent.report_backtest(greedy)
+
+
+def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat:
+    """Train until all agents have ended, or half of them: then the rest is faster without them.
+
+    `state` is where the run stands, None at the beginning; returns where it stands then.
+    """
+    device, precision, count = run.device, run.precision, len(agents)
+    args = agents[0].args_at(0)  # sizes and words are the same in all agents of a stack
+    env = run.make_env(agents)  # row n·K + k is env n of agent k
+    num_envs = env.num_envs // count
+    shape = Shape(env.bars.window, env.bars.num_features, env.account_size)
+    if args.d_model % args.heads:
+        where, what = "ppo.heads", f"{args.heads} heads cannot share a d_model of {args.d_model}"
+        raise InputError(where, what, "d_model is a multiple of heads")
+    seed = agents[0].seed
+    encoder = make_encoder(shape, args, torch.Generator().manual_seed(seed_of("encoder", seed)))
+    encoder = {name: weights.to(device) for name, weights in encoder.items()}
+    own_heads = [make_heads(shape, env.num_actions, args, agent.new_generator("net")) for agent in agents]
+    heads = {name: torch.stack([own[name] for own in own_heads]).to(device) for name in own_heads[0]}
+    encoder_first, encoder_second, first, second = (
+        {name: torch.zeros_like(weights) for name, weights in table.items()}
+        for table in (encoder, encoder, heads, heads)
+    )
+    encoder_steps = torch.zeros((), device=device)
+    steps_taken = torch.zeros(count, device=device)
+    loss_scale = LossScale(count, device, enabled=precision == torch.float16)
+    observation_scalers = [agent.observation_scaler(env.observation_size) for agent in agents]
+    scale_reward = agents[0].reward_scaler(num_envs, agents=count)
+    compiled = partial(run.compiled, pays_from=COMPILING_PAYS_FROM)
+    fast_decide, fast_find, fast_step = compiled(decide), compiled(find_gradients), compiled(adamw_step)
+    fast_plan, fast_share = compiled(plan_moves), compiled(share_gradient)
+    fixed = replace(args, **dict.fromkeys(LIVE, 0.5))  # what compiled functions see of the knobs: only what never moves
+    can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
+    words = (shape, fixed, precision)
+
+    def by_agent(rows: Tensor) -> Tensor:
+        """(N·K, …) in the order of the environment → (K, N, …)."""
+        return rows.unflatten(0, (num_envs, count)).transpose(0, 1)
+
+    def scale_observation(observation: Tensor) -> Tensor:
+        """(K, …, D) → the same, each agent by what it has seen."""
+        if not observation_scalers[0].running:
+            return observation
+        return torch.stack([scale(own) for scale, own in zip(observation_scalers, observation, strict=True)])
+
+    def greedy(of: list[int]) -> StackPolicy:
+        """The policies of agents `of` (numbers in this stack)."""
+        own = {name: weights[of] for name, weights in heads.items()}
+
+        def policy(observation: Tensor, mask: Tensor) -> Tensor:
+            observation = torch.stack([observation_scalers[k](rows) for k, rows in zip(of, observation, strict=True)])
+            with run.autocast():
+                logits, *_ = forward_all(encoder, own, observation, shape, args)
+            return masked_log_softmax(logits, mask).argmax(-1)
+
+        return policy
+
+    def policy_state(agent: Agent[Args]) -> Flat:
+        k = agents.index(agent)
+        own = {name: weights[k] for name, weights in heads.items()}
+        moments = observation_scalers[k].state_dict()
+        return under("encoder", encoder) | under("heads", own) | under("observation", moments)
+
+    def trainer_state() -> Flat:
+        moments = [scaler.state_dict() for scaler in observation_scalers]
+        return {
+            "agents": "\n".join(agent.name for agent in agents),
+            "iteration": iteration,
+            "global_step": global_step,
+            "steps_taken": steps_taken,
+            "loss_scale": loss_scale.scale,
+            "loss_scale_good": loss_scale.good,
+            "encoder_steps": encoder_steps,
+            **under("encoder", encoder),
+            **under("encoder_first", encoder_first),
+            **under("encoder_second", encoder_second),
+            **under("heads", heads),
+            **under("first", first),
+            **under("second", second),
+            **under(
+                "observation", {name: torch.stack([torch.as_tensor(m[name]) for m in moments]) for name in moments[0]}
+            ),
+            **under("reward", scale_reward.state_dict()),
+            **under("env", env.state_dict()),
+        }
+
+    if state is None:
+        iteration, global_step = 0, 0
+        step = env.reset(
+            torch.stack([torch.rand(num_envs, generator=a.generator) for a in agents], 1).flatten().to(device)
+        )
+        run.save_checkpoint("init", trainer_state())
+    else:
+        iteration, global_step = state["iteration"], state["global_step"]
+        steps_taken, loss_scale.scale, loss_scale.good = (
+            state["steps_taken"],
+            state["loss_scale"],
+            state["loss_scale_good"],
+        )
+        encoder, encoder_first, encoder_second, encoder_steps = (
+            *(part(name, state) for name in ("encoder", "encoder_first", "encoder_second")),
+            state["encoder_steps"],
+        )
+        heads, first, second = part("heads", state), part("first", state), part("second", state)
+        for k, scaler in enumerate(observation_scalers):
+            scaler.load_state_dict({name: value[k] for name, value in part("observation", state).items()})
+        scale_reward.load_state_dict(part("reward", state))
+        step = env.load_state_dict(part("env", state))
+    index, account, mask = step.index, step.account, step.mask
+
+    while True:
+        # 1. Who goes on, what is in force, and every random number of this iteration.
+        running = [agent for agent in agents if agent.state == "running" and not agent.finished(global_step)]
+        if not running or (len(running) <= count // 2 and can_shrink):
+            return trainer_state()
+        iteration += 1
+        in_force = [agent.args_at(global_step) for agent in agents]
+        knobs = Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
+        gamma, gae_lambda = (
+            torch.tensor([getattr(a, name) for a in in_force], device=device) for name in ("gamma", "gae_lambda")
+        )
+        left = agents[0].total_timesteps - global_step
+        steps = min(args.n_steps, math.ceil(left / num_envs))
+        rows = steps * num_envs
+        own = [draw(agent, in_force[k], steps, num_envs, env.num_actions) for k, agent in enumerate(agents)]
+        noise, starts, orders, keep = stack_draws(own, device)
+        surgery_orders = None
+        if args.surgery == "pcgrad":
+            meeting = torch.Generator().manual_seed(seed_of("surgery", seed, iteration))
+            surgery_orders = torch.stack([torch.randperm(count, generator=meeting) for _ in agents]).to(device)
+
+        # 2. Rollout: act, step, remember where each observation came from.
+        clock = time.perf_counter()
+        records = []
+        with torch.no_grad():
+            for t in range(steps):
+                observation = scale_observation(env.observe(by_agent(index), by_agent(account)))
+                action, log_prob, value = fast_decide(
+                    encoder, heads, observation, by_agent(mask), noise[t], keep, *words
+                )
+                action, log_prob, value = (table.t().flatten() for table in (action, log_prob, value))
+                step = env.step(action, starts[t].flatten())
+                decided = (index, account, mask, action, log_prob, value)
+                records.append((*decided, *(getattr(step, name) for name in Buffer._fields[len(decided) :])))
+                index, account, mask = step.index, step.account, step.mask
+                if t % 256 == 0:
+                    run.heartbeat()
+            observation = scale_observation(env.observe(by_agent(index), by_agent(account)))
+            _, _, last_value = fast_decide(encoder, heads, observation, by_agent(mask), noise[0], keep, *words)
+        for row, fault in env.faults().items():
+            if agents[row % count] in running:
+                agents[row % count].fail(fault)
+                running.remove(agents[row % count])
+        buffer = Buffer(*(torch.stack(column).unflatten(1, (num_envs, count)) for column in zip(*records, strict=True)))
+        del records
+        rollout_s = time.perf_counter() - clock
+
+        # 3. Rewards: weights in force, then scaling and clipping. Shapes are (T, N, K) here.
+        clock = time.perf_counter()
+        weights = torch.stack([agent.reward_weights_at(global_step) for agent in agents])
+        bonus = torch.tensor([a.value_at("reward.action_bonus", global_step) for a in agents], device=device)
+        bonus = bonus * (buffer.action != 0)
+        weighted = buffer.components.double() * weights
+        done = buffer.terminated | buffer.truncated
+        reward, reward_clipped, reward_scale = scale_reward(weighted.sum(-1) + bonus, done, gamma)
+
+        # 4. Advantages: the value of the state that followed, before any restart.
+        next_value = torch.cat([buffer.value[1:], last_value.t().unsqueeze(0)])
+        if most := int(done.sum((0, 1)).max()):  # each agent's ended rows first, filled up to the same number of rows
+            ended = to_rows(done)
+            first_rows = ended.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+            final_index, final_account = to_rows(buffer.final_index), to_rows(buffer.final_account)
+            with torch.no_grad():
+                final = env.observe(rows_of(final_index, first_rows), rows_of(final_account, first_rows))
+                with run.autocast():
+                    keep_final = keep_of(keep, first_rows % num_envs)
+                    _, final_value, *_ = forward_all(encoder, heads, scale_observation(final), shape, args, keep_final)
+            rows_next = to_rows(next_value)
+            is_end = ended.gather(1, first_rows)
+            rows_next.scatter_(1, first_rows, torch.where(is_end, final_value, rows_next.gather(1, first_rows)))
+            next_value = rows_next.unflatten(1, (steps, num_envs)).permute(1, 2, 0)
+        advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, gamma, gae_lambda)
+        returns = advantage + buffer.value
+
+        # 5. Update: epochs over shuffled minibatches, each agent until its policy has moved far enough.
+        flat_index, flat_account = to_rows(buffer.index), to_rows(buffer.account)
+        flat = Minibatch(
+            to_rows(buffer.action),
+            to_rows(buffer.log_prob),
+            to_rows(advantage),
+            to_rows(returns),
+            to_rows(buffer.value),
+            to_rows(buffer.mask),
+        )
+        before = flatten(encoder, 0), flatten(heads, 1)
+        interference: list[Tensor] = []
+        live = torch.tensor([agent in running for agent in agents], device=device)
+        update: list[Tensor] = []
+        epochs_done = torch.zeros(count, device=device)
+        ratio_error = torch.zeros(count, device=device)
+        learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
+        target_kl = torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
+        for epoch in range(args.n_epochs):
+            order = orders[:, epoch]
+            if learnt < rows:
+                order = order[order < learnt].view(count, learnt)
+            batches = split_batches(
+                (*(rows_of(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
+                args.batch_size * args.accumulation_steps,
+            )
+            first_of_epoch = len(update)
+            for batch_index, batch_account, *columns, envs in batches:
+                batch = Minibatch(*columns)
+                batch = batch._replace(advantage=normalise(batch.advantage))
+                size = envs.shape[1]
+                gradients: Stack = {}
+                head_gradients: Stack = {}
+                losses = stats = away = torch.zeros((), device=device)
+                for begin in range(0, size, args.batch_size):  # accumulated where there is more than one
+                    piece = slice(begin, begin + args.batch_size)
+                    piece_envs = envs[:, piece]
+                    # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                    find = fast_find if size == args.batch_size else find_gradients
+                    of_piece = find(
+                        encoder,
+                        heads,
+                        scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
+                        Minibatch(*(column[:, piece] for column in batch)),
+                        keep_of(keep, piece_envs),
+                        knobs,
+                        loss_scale.scale,
+                        *words,
+                    )
+                    share = piece_envs.shape[1] / size
+                    gradients = add_share(gradients, of_piece[0], share)
+                    head_gradients = add_share(head_gradients, of_piece[1], share)
+                    losses, stats, away = (
+                        total + one * share for total, one in zip((losses, stats, away), of_piece[2:], strict=True)
+                    )
+                whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradients.items()} | head_gradients
+                moves, steps_taken, told = fast_plan(whole, losses, loss_scale.scale, steps_taken, live, knobs)
+                shared = fast_share(gradients, moves, encoder_steps, knobs, surgery_orders)
+                encoder_steps = shared.steps
+                fast_step(encoder, encoder_first, encoder_second, shared.gradient, shared.moves)
+                fast_step(heads, first, second, head_gradients, moves)
+                interference.append(shared.interference)
+                told = torch.cat([stats, stats[:, KL : KL + 1], told], -1)
+                loss_scale.update(told[:, NORM], live)
+                if not update:
+                    ratio_error = away
+                update.append(told)
+            run.heartbeat()
+            epochs_done += live
+            epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
+            live = live & ~(epoch_kl > target_kl)
+            if not live.any():  # one look per epoch
+                break
+
+        # 6. Evidence for the diagnosis, on a sample of the rows.
+        gradient_steps = [
+            int(epochs) * math.ceil(learnt / (args.batch_size * args.accumulation_steps))
+            for epochs in epochs_done.tolist()
+        ]
+        with torch.no_grad():
+            sample = sample_rows(rows, device)
+            raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])
+            observation = scale_observation(raw_observation)
+            keep_sample = keep_of(keep, (sample % num_envs).expand(count, -1))
+            logits, *_ = forward_all(encoder, heads, observation, shape, args, keep_sample)
+            log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
+            log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
+            _, _, hidden, token = forward_all(encoder, heads, observation, shape, args)
+            after = flatten(encoder, 0), flatten(heads, 1)
+            pulled = torch.stack(interference).nanmean(0)
+            evidence = []
+            for k in range(count):
+                obs_max_abs, obs_clipped_share = env.observation_stats(flat_index[k, sample], flat_account[k, sample])
+                of_agent = {
+                    "value/explained_variance": explained_variance(buffer.value[..., k], returns[..., k]),
+                    "value/value_mean": buffer.value[..., k].mean(),
+                    "value/return_mean": returns[..., k].mean(),
+                    "value/return_std": returns[..., k].std(),
+                    "diag/ev_reference": ridge_explained_variance(observation[k], flat.returns[k, sample]),
+                    "diag/update_ratio": update_ratio(
+                        *(torch.cat([shared_part, own[k]]) for shared_part, own in (before, after)), gradient_steps[k]
+                    ),
+                    "diag/advantage_std": advantage[..., k].std(),
+                    "diag/advantage_signal": correlation(
+                        flat.advantage[k, sample], log_prob_after[k] - flat.log_prob[k, sample]
+                    ),
+                    "diag/obs_max_abs": obs_max_abs,
+                    "diag/obs_clipped_share": obs_clipped_share,
+                    "diag/mask_violations": (~flat.mask[k].gather(-1, flat.action[k].unsqueeze(-1))).sum(),
+                    "policy/ratio_error": ratio_error[k],
+                    "policy/epochs_done": epochs_done[k],
+                    "reward/scale": reward_scale[k],
+                }
+                of_agent["diag/dormant_share"] = dormant_share([layer[k] for layer in hidden])
+                of_agent["diag/feature_rank"] = feature_rank(token[k])
+                if count > 1:  # one agent alone pulls against nobody
+                    of_agent |= {name: pulled[k, i] for i, name in enumerate(INTERFERENCE_METRICS)}
+                if loss_scale.enabled:
+                    of_agent["diag/amp_scale"] = loss_scale.scale[k]
+                evidence.append(of_agent)
+                observation_scalers[k].update(raw_observation[k])
+        update_s = time.perf_counter() - clock
+
+        # 7. The record of the iteration: one transfer from the device.
+        values = torch.stack([torch.stack([v.double() for v in of_agent.values()]) for of_agent in evidence]).cpu()
+        updates = torch.stack(update).cpu().numpy()  # (G, K, M)
+        last_gradient = torch.cat([flatten(gradients, 1), flatten(head_gradients, 1)], 1).cpu()
+        tables = {
+            "reward": reward,
+            "clipped": reward_clipped,
+            "weighted": weighted,
+            "raw": buffer.components,
+            "bonus": bonus,
+            "action": buffer.action,
+            "valid_actions": buffer.mask.sum(-1),
+            "done": done,
+            "equity": buffer.equity,
+            "closed": ~buffer.closed_profit.isnan(),
+        }
+        arrays = {name: table.cpu().numpy() for name, table in tables.items()}
+        start_step, global_step = global_step, global_step + learnt
+        rollouts: dict[int, Rollout] = {}
+        for k, agent in enumerate(agents):
+            if agent not in running:
+                continue
+            rollout = Rollout(**{name: array[:, :, k] for name, array in arrays.items()})
+            rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
+            try:
+                agent.record(
+                    iteration,
+                    start_step,
+                    global_step,
+                    rollouts[k],
+                    {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
+                    dict(zip(evidence[k], values[k].tolist(), strict=True))
+                    | {
+                        "reward/scale_steps": scale_reward.steps,
+                        "perf/rollout_s": rollout_s,
+                        "perf/update_s": update_s,
+                    },
+                )
+            except NumericalFault as fault:
+                agent.fail(fault)
+
+        # 8. Evaluation, of all whose turn it is together.
+        due = [
+            k
+            for k, agent in enumerate(agents)
+            if agent in running and agent.state == "running" and agent.due(agent.spec.evaluation.every, start_step)
+        ]
+        if due:
+            run.evaluate([agents[k] for k in due], iteration, greedy(due), policy_state)
+            for k in due:
+                agents[k].write_histograms(env, rollouts[k], flat_account[k], flat.value[k], last_gradient[k])
+
+        # 9. Checkpoints.
+        if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
+            run.save_checkpoint("last", trainer_state())
+
+
+if __name__ == "__main__":
+    main()
