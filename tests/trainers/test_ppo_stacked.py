@@ -12,33 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from p3kit.market import load_market
-from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
-from p3kit.runtime import load_checkpoint, part
-from p3kit.spec import resolve_spec
-from p3kit.spec.keypath import split_path, with_value
 
 from .conftest import load_trainer
+from .tiny_runs import final_weights, metrics_of, train
 
-BASE: dict[str, Any] = {
-    "name": "stack",
-    "symbols": ["AAA", "BBB", "CCC"],
-    "data": {"source": "synthetic", "synthetic": {"bars": 3_000}},
-    "env": {"num_envs": 4, "episode_bars": 60},
-    "ppo": {
-        "total_timesteps": 1_000,  # a shorter last rollout, one env too many in it, a smaller last minibatch
-        "n_steps": 75,
-        "batch_size": 64,
-        "n_epochs": 2,
-        "hidden": [16, 8],
-        "target_kl": "off",
-    },
-    "evaluation": {"every": 300},
-    "checkpoints": {"every": 300},
-    "early_stop": {"min_progress": 1.0},
-    "compute": {"device": "cpu"},
-}
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-5}
 """Of weights and losses after a dozen updates in float32: sums are taken in another order, and Adam's first steps
 divide small numbers by each other."""
@@ -47,45 +25,6 @@ divide small numbers by each other."""
 @pytest.fixture(scope="module")
 def stacked() -> ModuleType:
     return load_trainer("ppo_stacked")
-
-
-def train(module: ModuleType, folder: Path, trainer: str, changes: dict[str, Any]) -> list[RunDir]:
-    """Train BASE with `changes` in this process; the runs, in the order of the plan."""
-    tables: Any = BASE | {"trainer": trainer}
-    for path, value in changes.items():
-        tables = with_value(tables, split_path(path), value)
-    spec = resolve_spec(tables, "test")
-    runs = []
-    for plan in plan_runs(spec):
-        run = RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), "", plan.trainer)
-        argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(run.path)]
-        try:
-            module.main()
-        except SystemExit as end:
-            assert end.code == 1  # noqa: PT017 - a failed run ends its process
-        finally:
-            sys.argv = argv
-        runs.append(run)
-    return runs
-
-
-def final_weights(run: RunDir, agent: str) -> dict[str, torch.Tensor]:
-    """Of the last evaluation, which keeps the weights of every agent that traded."""
-    among = agent if len(run.agent_names()) > 1 else None
-    steps = [
-        e["global_step"] for e in run.read_events("evaluation", agent=agent) if "eval/sharpe_ratio" in e["metrics"]
-    ]
-    return part("net", load_checkpoint(run.checkpoint(f"best-{max(steps):09d}", among)))
-
-
-def metrics_of(run: RunDir, agent: str) -> dict[tuple[int, str], float]:
-    return {
-        (row["global_step"], name): float(value)
-        for row in run.read_metrics()
-        if row["agent"] == agent
-        for name, value in row["metrics"].items()
-        if not name.startswith("perf/")
-    }
 
 
 CASES = {
@@ -116,9 +55,8 @@ CASES = {
 def test_every_agent_comes_out_as_it_does_alone(
     ppo: ModuleType, stacked: ModuleType, tmp_path: Path, case: str
 ) -> None:
-    keep_all = {"checkpoints.keep_best": 20}
-    alone = train(ppo, tmp_path / "alone", "ppo", CASES[case] | keep_all)
-    (together,) = train(stacked, tmp_path / "stack", "ppo_stacked", CASES[case] | keep_all)
+    alone = train(ppo, tmp_path / "alone", "ppo", CASES[case])
+    (together,) = train(stacked, tmp_path / "stack", "ppo_stacked", CASES[case])
     assert together.agent_names() == ["AAA", "BBB", "CCC"]
     for run in alone:
         (agent,) = run.agent_names()

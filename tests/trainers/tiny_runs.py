@@ -1,0 +1,78 @@
+"""Tiny runs of a trainer within the test's own process, and what they left behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from p3kit.market import load_market
+from p3kit.plan import plan_runs
+from p3kit.rundir import RunDir
+from p3kit.runtime import load_checkpoint, part
+from p3kit.spec import resolve_spec
+from p3kit.spec.keypath import split_path, with_value
+
+BASE: dict[str, Any] = {
+    "name": "stack",
+    "symbols": ["AAA", "BBB", "CCC"],
+    "data": {"source": "synthetic", "synthetic": {"bars": 3_000}},
+    "env": {"num_envs": 4, "episode_bars": 60},
+    "ppo": {
+        "total_timesteps": 1_000,  # a shorter last rollout, one env too many in it, a smaller last minibatch
+        "n_steps": 75,
+        "batch_size": 64,
+        "n_epochs": 2,
+        "hidden": [16, 8],
+        "target_kl": "off",
+    },
+    "evaluation": {"every": 300},
+    "checkpoints": {"every": 300, "keep_best": 20},
+    "early_stop": {"min_progress": 1.0},
+    "compute": {"device": "cpu"},
+}
+
+
+def train(
+    module: ModuleType, folder: Path, trainer: str, changes: dict[str, Any], without: tuple[str, ...] = ()
+) -> list[RunDir]:
+    """Train BASE with `changes` and `without` some knobs in this process; the runs, in the order of the plan."""
+    tables: Any = BASE | {"trainer": trainer}
+    tables["ppo"] = {name: value for name, value in BASE["ppo"].items() if f"ppo.{name}" not in without}
+    for path, value in changes.items():
+        tables = with_value(tables, split_path(path), value)
+    spec = resolve_spec(tables, "test")
+    runs = []
+    for plan in plan_runs(spec):
+        run = RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), "", plan.trainer)
+        argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(run.path)]
+        try:
+            module.main()
+        except SystemExit as end:
+            assert end.code == 1  # noqa: PT017 - a failed run ends its process
+        finally:
+            sys.argv = argv
+        runs.append(run)
+    return runs
+
+
+def final_weights(run: RunDir, agent: str, of: str = "net") -> dict[str, torch.Tensor]:
+    """Of the last evaluation, which keeps the weights of every agent that traded."""
+    among = agent if len(run.agent_names()) > 1 else None
+    steps = [
+        e["global_step"] for e in run.read_events("evaluation", agent=agent) if "eval/sharpe_ratio" in e["metrics"]
+    ]
+    return part(of, load_checkpoint(run.checkpoint(f"best-{max(steps):09d}", among)))
+
+
+def metrics_of(run: RunDir, agent: str) -> dict[tuple[int, str], float]:
+    return {
+        (row["global_step"], name): float(value)
+        for row in run.read_metrics()
+        if row["agent"] == agent
+        for name, value in row["metrics"].items()
+        if not name.startswith("perf/")
+    }
