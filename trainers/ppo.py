@@ -321,6 +321,7 @@ def main() -> None:
         def trainer_state() -> dict[str, object]:
             return {
                 "iteration": iteration,
+                "minibatch": minibatch,
                 **under("net", net.state_dict()),
                 **under("optimizer", optimizer_state(optimizer)),
                 **under("grad_scaler", grad_scaler.state_dict()),
@@ -336,12 +337,12 @@ def main() -> None:
             return
 
         if run.resumed is None:
-            iteration, global_step = 0, 0
+            iteration, global_step, minibatch = 0, 0, args.batch_size
             step = env.reset(torch.rand(num_envs, generator=generator).to(device))
             run.save_checkpoint("init", trainer_state())
         else:
             state = run.resumed
-            iteration, global_step = state["iteration"], agent.global_step
+            iteration, global_step, minibatch = state["iteration"], agent.global_step, state["minibatch"]
             net.load_state_dict(part("net", state))
             load_optimizer_state(optimizer, part("optimizer", state))
             grad_scaler.load_state_dict(part("grad_scaler", state))
@@ -419,7 +420,6 @@ def main() -> None:
             env_of_row = torch.arange(rows, device=device) % num_envs
             before = nn.utils.parameters_to_vector(parameters).detach()
             update: list[Tensor] = []
-            ratio_error = torch.zeros((), device=device)
             for epoch in range(args.n_epochs):
                 order = orders[epoch]
                 if env.autoreset == "next_step" or left < rows:
@@ -427,35 +427,44 @@ def main() -> None:
                 first_of_epoch = len(update)
                 for batch in order.split(args.batch_size * args.accumulation_steps):
                     batch_advantage = normalise(flat.advantage[batch])
-                    loss_metrics = torch.zeros(len(LOSS_METRICS), device=device)
-                    total_loss = torch.zeros((), device=device)
-                    optimizer.zero_grad(set_to_none=True)
-                    pieces = zip(batch.split(args.batch_size), batch_advantage.split(args.batch_size), strict=True)
-                    for rows_of_piece, piece_advantage in pieces:
-                        minibatch = Minibatch(*(column[rows_of_piece] for column in flat))
-                        minibatch = minibatch._replace(advantage=piece_advantage)
-                        observation = env.observe(flat_index[rows_of_piece], flat_account[rows_of_piece])
-                        piece_keep = keep and [layer[env_of_row[rows_of_piece]] for layer in keep]
-                        with run.autocast():
-                            logits, value = forward(scale_observation(observation), piece_keep)
-                        loss, stats = ppo_loss(
-                            logits,
-                            value,
-                            minibatch,
-                            clip_range=args.clip_range,
-                            ent_coef=args.ent_coef,
-                            vf_coef=args.vf_coef,
-                            value_loss=args.value_loss,
-                        )
-                        share = len(rows_of_piece) / len(batch)
-                        grad_scaler.scale(loss * share).backward()
-                        loss_metrics += stats * share
-                        total_loss += loss.detach() * share
-                        if not update:
-                            with torch.no_grad():
-                                now = masked_log_softmax(logits, minibatch.mask)
-                                now = now.gather(-1, minibatch.action.unsqueeze(-1)).squeeze(-1)
-                                ratio_error += ((now - minibatch.log_prob).exp() - 1).abs().mean() * share
+                    fits = False
+                    while not fits:  # into memory: else the same batch again, in smaller pieces
+                        loss_metrics = torch.zeros(len(LOSS_METRICS), device=device)
+                        total_loss = torch.zeros((), device=device)
+                        batch_ratio_error = torch.zeros((), device=device)
+                        optimizer.zero_grad(set_to_none=True)
+                        pieces = zip(batch.split(minibatch), batch_advantage.split(minibatch), strict=True)
+                        try:
+                            for rows_of_piece, piece_advantage in pieces:
+                                piece = Minibatch(*(column[rows_of_piece] for column in flat))
+                                piece = piece._replace(advantage=piece_advantage)
+                                observation = env.observe(flat_index[rows_of_piece], flat_account[rows_of_piece])
+                                piece_keep = keep and [layer[env_of_row[rows_of_piece]] for layer in keep]
+                                with run.autocast():
+                                    logits, value = forward(scale_observation(observation), piece_keep)
+                                loss, stats = ppo_loss(
+                                    logits,
+                                    value,
+                                    piece,
+                                    clip_range=args.clip_range,
+                                    ent_coef=args.ent_coef,
+                                    vf_coef=args.vf_coef,
+                                    value_loss=args.value_loss,
+                                )
+                                share = len(rows_of_piece) / len(batch)
+                                grad_scaler.scale(loss * share).backward()
+                                loss_metrics += stats * share
+                                total_loss += loss.detach() * share
+                                if not update:
+                                    with torch.no_grad():
+                                        now = masked_log_softmax(logits, piece.mask)
+                                        now = now.gather(-1, piece.action.unsqueeze(-1)).squeeze(-1)
+                                        batch_ratio_error += ((now - piece.log_prob).exp() - 1).abs().mean() * share
+                            fits = True
+                        except RuntimeError as error:
+                            minibatch = run.smaller_minibatch(minibatch, error)
+                    if not update:
+                        ratio_error = batch_ratio_error
                     grad_scaler.unscale_(optimizer)
                     norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
                     # A step that is not finite is not taken: the fused optimiser skips it by this flag, without a look

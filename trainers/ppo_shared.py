@@ -638,6 +638,14 @@ def split_batches(columns: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tens
         yield tuple(column[:, whole:] for column in columns)
 
 
+# Copied from trainers/ppo_stacked.py::add_share
+def add_share(total: Stack, part_of_total: Stack, share: float) -> Stack:
+    """`total` + `share` · `part_of_total`; nothing to add up where there is one part alone."""
+    if share == 1:
+        return part_of_total
+    return {name: g * share + total[name] if total else g * share for name, g in part_of_total.items()}
+
+
 # Copied from trainers/ppo_stacked.py::keep_of
 def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
     """Dropout multipliers (K, B, width) of rows that belong to `envs` (K, B)."""
@@ -740,13 +748,6 @@ LIVE = (
 """Knobs that move while a run trains."""
 
 
-def add_share(total: Stack, part_of_total: Stack, share: float) -> Stack:
-    """`total` + `share` · `part_of_total`; nothing to add up where there is one part alone."""
-    if share == 1:
-        return part_of_total
-    return {name: g * share + total[name] if total else g * share for name, g in part_of_total.items()}
-
-
 def backtest(run: Run[Args]) -> None:
     """Show the policy of `run.backtest`: the encoder, and the heads of one agent."""
     agent, state = run.agent, run.backtest.weights
@@ -836,6 +837,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             "agents": "\n".join(agent.name for agent in agents),
             "iteration": iteration,
             "global_step": global_step,
+            "minibatch": minibatch,
             "steps_taken": steps_taken,
             "loss_scale": loss_scale.scale,
             "loss_scale_good": loss_scale.good,
@@ -854,13 +856,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         }
 
     if state is None:
-        iteration, global_step = 0, 0
+        iteration, global_step, minibatch = 0, 0, args.batch_size
         step = env.reset(
             torch.stack([torch.rand(num_envs, generator=a.generator) for a in agents], 1).flatten().to(device)
         )
         run.save_checkpoint("init", trainer_state())
     else:
-        iteration, global_step = state["iteration"], state["global_step"]
+        iteration, global_step, minibatch = state["iteration"], state["global_step"], state["minibatch"]
         steps_taken, loss_scale.scale, loss_scale.good = (
             state["steps_taken"],
             state["loss_scale"],
@@ -982,30 +984,37 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 batch = Minibatch(*columns)
                 batch = batch._replace(advantage=normalise(batch.advantage))
                 size = envs.shape[1]
-                gradients: Stack = {}
-                head_gradients: Stack = {}
-                losses = stats = away = torch.zeros((), device=device)
-                for begin in range(0, size, args.batch_size):  # accumulated where there is more than one
-                    piece = slice(begin, begin + args.batch_size)
-                    piece_envs = envs[:, piece]
-                    # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                    find = fast_find if size == args.batch_size else find_gradients
-                    of_piece = find(
-                        encoder,
-                        heads,
-                        scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
-                        Minibatch(*(column[:, piece] for column in batch)),
-                        keep_of(keep, piece_envs),
-                        knobs,
-                        loss_scale.scale,
-                        *words,
-                    )
-                    share = piece_envs.shape[1] / size
-                    gradients = add_share(gradients, of_piece[0], share)
-                    head_gradients = add_share(head_gradients, of_piece[1], share)
-                    losses, stats, away = (
-                        total + one * share for total, one in zip((losses, stats, away), of_piece[2:], strict=True)
-                    )
+                fits = False
+                while not fits:  # into memory: else the same batch again, in smaller pieces
+                    gradients: Stack = {}
+                    head_gradients: Stack = {}
+                    losses = stats = away = torch.zeros((), device=device)
+                    try:
+                        for begin in range(0, size, minibatch):  # accumulated where there is more than one
+                            piece = slice(begin, begin + minibatch)
+                            piece_envs = envs[:, piece]
+                            # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                            find = fast_find if size == minibatch else find_gradients
+                            of_piece = find(
+                                encoder,
+                                heads,
+                                scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
+                                Minibatch(*(column[:, piece] for column in batch)),
+                                keep_of(keep, piece_envs),
+                                knobs,
+                                loss_scale.scale,
+                                *words,
+                            )
+                            share = piece_envs.shape[1] / size
+                            gradients = add_share(gradients, of_piece[0], share)
+                            head_gradients = add_share(head_gradients, of_piece[1], share)
+                            losses, stats, away = (
+                                total + one * share
+                                for total, one in zip((losses, stats, away), of_piece[2:], strict=True)
+                            )
+                        fits = True
+                    except RuntimeError as error:
+                        minibatch = run.smaller_minibatch(minibatch, error)
                 whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradients.items()} | head_gradients
                 moves, steps_taken, told = fast_plan(whole, losses, loss_scale.scale, steps_taken, live, knobs)
                 shared = fast_share(gradients, moves, encoder_steps, knobs, surgery_orders)

@@ -569,6 +569,13 @@ def split_batches(columns: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tens
         yield tuple(column[:, whole:] for column in columns)
 
 
+def add_share(total: Stack, part_of_total: Stack, share: float) -> Stack:
+    """`total` + `share` · `part_of_total`; nothing to add up where there is one part alone."""
+    if share == 1:
+        return part_of_total
+    return {name: g * share + total[name] if total else g * share for name, g in part_of_total.items()}
+
+
 def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
     """Dropout multipliers (K, B, width) of rows that belong to `envs` (K, B)."""
     return keep and [rows_of(layer, envs) for layer in keep]
@@ -730,6 +737,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             "agents": "\n".join(agent.name for agent in agents),
             "iteration": iteration,
             "global_step": global_step,
+            "minibatch": minibatch,
             "steps_taken": steps_taken,
             "loss_scale": loss_scale.scale,
             "loss_scale_good": loss_scale.good,
@@ -744,13 +752,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         }
 
     if state is None:
-        iteration, global_step = 0, 0
+        iteration, global_step, minibatch = 0, 0, args.batch_size
         step = env.reset(
             torch.stack([torch.rand(num_envs, generator=a.generator) for a in agents], 1).flatten().to(device)
         )
         run.save_checkpoint("init", trainer_state())
     else:
-        iteration, global_step = state["iteration"], state["global_step"]
+        iteration, global_step, minibatch = state["iteration"], state["global_step"], state["minibatch"]
         steps_taken, loss_scale.scale, loss_scale.good = (
             state["steps_taken"],
             state["loss_scale"],
@@ -866,40 +874,50 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 batch = Minibatch(*columns)
                 batch = batch._replace(advantage=normalise(batch.advantage))
                 size = envs.shape[1]
-                if size <= args.batch_size:
-                    # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                    find = fast_find if size == args.batch_size else find_moves
-                    gradient, moves, steps_taken, told, away = find(
-                        stack,
-                        scale_observation(env.observe(batch_index, batch_account)),
-                        batch,
-                        keep_of(keep, envs),
-                        knobs,
-                        loss_scale.scale,
-                        steps_taken,
-                        live,
-                        *words,
-                    )
-                else:  # accumulated over minibatches: their gradients add up to that of the batch
-                    gradient, losses, stats, away = {}, 0, 0, 0
-                    for part_of_batch in torch.arange(size).split(args.batch_size):
-                        piece = slice(part_of_batch[0], part_of_batch[-1] + 1)
-                        of_piece = find_gradient(
-                            stack,
-                            scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
-                            Minibatch(*(column[:, piece] for column in batch)),
-                            keep_of(keep, envs[:, piece]),
-                            knobs,
-                            loss_scale.scale,
-                            *words,
-                        )
-                        share = len(part_of_batch) / size
-                        gradient = {name: g * share + gradient.get(name, 0) for name, g in of_piece[0].items()}
-                        losses, stats, away = (
-                            total + one * share for total, one in zip((losses, stats, away), of_piece[1:], strict=True)
-                        )
-                    moves, steps_taken, told = plan_moves(gradient, losses, loss_scale.scale, steps_taken, live, knobs)
-                    told = torch.cat([stats, told], -1)
+                fits = False
+                while not fits:  # into memory: else the same batch again, in smaller pieces
+                    try:
+                        if size <= minibatch:
+                            # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                            find = fast_find if size == minibatch else find_moves
+                            gradient, moves, counted, told, away = find(
+                                stack,
+                                scale_observation(env.observe(batch_index, batch_account)),
+                                batch,
+                                keep_of(keep, envs),
+                                knobs,
+                                loss_scale.scale,
+                                steps_taken,
+                                live,
+                                *words,
+                            )
+                        else:  # accumulated over minibatches: their gradients add up to that of the batch
+                            gradient, losses, stats, away = {}, 0, 0, 0
+                            for begin in range(0, size, minibatch):
+                                piece = slice(begin, begin + minibatch)
+                                of_piece = find_gradient(
+                                    stack,
+                                    scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
+                                    Minibatch(*(column[:, piece] for column in batch)),
+                                    keep_of(keep, envs[:, piece]),
+                                    knobs,
+                                    loss_scale.scale,
+                                    *words,
+                                )
+                                share = envs[:, piece].shape[1] / size
+                                gradient = add_share(gradient, of_piece[0], share)
+                                losses, stats, away = (
+                                    total + one * share
+                                    for total, one in zip((losses, stats, away), of_piece[1:], strict=True)
+                                )
+                            moves, counted, told = plan_moves(
+                                gradient, losses, loss_scale.scale, steps_taken, live, knobs
+                            )
+                            told = torch.cat([stats, told], -1)
+                        fits = True
+                    except RuntimeError as error:
+                        minibatch = run.smaller_minibatch(minibatch, error)
+                steps_taken = counted
                 fast_step(stack, first, second, gradient, moves)
                 loss_scale.update(told[:, NORM], live)
                 if not update:

@@ -23,6 +23,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows
 from p3kit.runtime.reward_shape import reward_histogram, reward_shape, reward_to_go_curve
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler
 from p3kit.spec import Spec, get_path, resolve_spec
+from p3kit.spec.interventions import Intervention, Scale
 from p3kit.spec.schedules import value_at
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Run(Generic[A]):
         self.agents = [Agent(self, agent, market) for agent in info["agents"]]
         self._stop_signal = False
         self._said_not_compiled = False
+        self._retries: Counter[str] = Counter()  # of interventions on a refused allocation
         self._written = 0.0
         self._state = "running"
         self._message = ""
@@ -166,7 +169,7 @@ class Run(Generic[A]):
         else:
             self._state = "failed"
             self._message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 self.directory.append_event("oom", message=self._message, memory_mb=memory_mb())
         self._write_status()
         if error is not None:
@@ -218,6 +221,45 @@ class Run(Generic[A]):
                 return function(*arguments)
 
         return call
+
+    def smaller_minibatch(self, rows: int, error: RuntimeError) -> int:
+        """After a minibatch of `rows` was refused its memory: how many rows to try, the batch then being summed up from
+        that many more of them. Raises `error` again where it is of another kind, or no intervention allows a retry.
+        """
+        first = self.agents[0]
+        if not is_out_of_memory(error) or first.spec.diagnose.mode in ("off", "watch"):
+            raise error
+        for rule in sorted(first.spec.intervention, key=lambda rule: rule.priority):
+            if not rule.retries_smaller_minibatches() or self._retries[rule.id] >= rule.max_times:
+                continue
+            for action in rule.actions():
+                if not isinstance(action, Scale):
+                    continue
+                fewer = max(int(rows * action.by), int(action.min or 1))
+                if fewer >= rows:
+                    continue
+                self._retries[rule.id] += 1
+                self._journal_retry(rule, rows, fewer, str(error).splitlines()[0])
+                return fewer
+        raise error
+
+    def _journal_retry(self, rule: Intervention, rows: int, fewer: int, message: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.directory.append_event("oom", message=message, memory_mb=memory_mb())
+        agent = self.agents[0].name if len(self.agents) == 1 else None
+        self.directory.append_event(
+            "intervention",
+            agent=agent,
+            global_step=self.agents[0].global_step,
+            id=rule.id,
+            row="run.oom",
+            cause="minibatch",
+            decision="fired",
+            reason=message,
+            keys={"ppo.batch_size": [rows, fewer]},
+        )
+        print(f"out of memory: minibatches of {fewer} rows in place of {rows}, of the same batch", file=sys.stderr)
 
     def evaluate(
         self, agents: Sequence[Agent[A]], iteration: int, policy: StackPolicy, weights: Callable[[Agent[A]], Flat]
@@ -628,6 +670,11 @@ _STATUS = {
     "entropy_norm": "policy/entropy_norm",
     "hold_share": "policy/hold_share",
 }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation was refused: by the device, or by the CPU's allocator that has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def memory_mb() -> float:

@@ -195,7 +195,10 @@ def _moved_keys(rule: Intervention) -> Iterator[tuple[KeyPath, str, list[float |
 
 def _moved_key(spec: Spec, place: KeyPath, rule: Intervention, key: str, values: list[float | None]) -> Iterator[Found]:
     path = full_path(key)
-    if problem := _not_live(spec, path):
+    problem = _not_live(spec, path)
+    if rule.retries_smaller_minibatches():
+        values = [int(value) if value is not None and value.is_integer() else value for value in values]
+    elif problem:
         yield Found(Problem(place, f'intervention "{rule.id}": {path}{problem[0]}', problem[1]))
         return
     for value in values:

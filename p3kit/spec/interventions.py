@@ -17,6 +17,9 @@ from p3kit.metrics import METRICS, is_metric
 from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.table import Count, Items, Positive, PositiveShare, Table
 
+OUT_OF_MEMORY = "run.oom"
+"""The symptom of a refused allocation."""
+
 # --- what may be watched ----------------------------------------------------------------------------------------------
 
 PROGRESS = "progress"
@@ -422,6 +425,15 @@ class Intervention(Table):
     def actions(self) -> tuple[Table, ...]:
         """What it does; nothing for a controller."""
         return self.do or ()
+
+    def retries_smaller_minibatches(self) -> bool:
+        """Whether it is the one rule that may move a size: out of memory, the gradient of the same batch is summed up
+        from smaller minibatches, which `accumulation_steps` follows by itself."""
+        return self.on == (OUT_OF_MEMORY,) and all(
+            isinstance(action, HARMLESS)
+            or (isinstance(action, Scale) and action.scale in ("ppo.batch_size", "batch_size") and action.by < 1)
+            for action in self.actions()
+        )
 
 
 def _shortcomings(rule: Intervention) -> Iterator[str]:

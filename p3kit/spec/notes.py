@@ -185,8 +185,9 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
 def _later(loaded: LoadedSpec) -> Iterator[str]:
     """What this version understands and does not do yet. Nothing is ignored in silence."""
     spec = loaded.spec
-    if spec.intervention:
-        number = _count(len(spec.intervention), "intervention")
+    later = [rule for rule in spec.intervention if not rule.retries_smaller_minibatches()]
+    if later:
+        number = _count(len(later), "intervention")
         yield f"{number} checked, but not applied by the trainers of this version"
     if loaded.written("diagnose"):
         yield "[diagnose] is checked, but not used while training in this version; see `p3kit diagnose` afterwards"
