@@ -389,7 +389,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     _write_bars(folder / "rising" / "AAPL.csv", 1e-3)
     made = Trainings(folder)
 
-    def compile_nothing(function: Any) -> Any:
+    def compile_nothing(function: Any, mode: str | None = None) -> Any:
         made.compiled += 1  # the compiler itself would take a minute
         return function
 

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
@@ -197,7 +198,8 @@ class Run(Generic[A]):
         """`function` through torch.compile where `compute.compile` asks for it, or where it repays: on CUDA, and on a
         CPU for runs of at least `pays_from` env steps over all agents.
 
-        Compiling happens at the first call. Where it fails, the run goes on with `function` as it is and says so once.
+        Compiling happens at the first call; on CUDA the kernels of a call become one graph. Where it fails, the run
+        goes on with `function` as it is and says so once.
         """
         wanted = self.spec.compute.compile
         steps = sum(agent.total_timesteps for agent in self.agents)
@@ -205,12 +207,17 @@ class Run(Generic[A]):
             return function
         from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
 
-        fast: Any = torch.compile(function)
+        on_cuda = self.device.type == "cuda"
+        fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
 
         def call(*arguments: Any) -> Any:
             nonlocal fast
             try:
-                return fast(*arguments)
+                if not on_cuda or fast is function:
+                    return fast(*arguments)
+                torch.compiler.cudagraph_mark_step_begin()
+                # A graph writes the results of every call into the same memory: a rollout keeps copies.
+                return tree_map_only(Tensor, Tensor.clone, fast(*arguments))
             except TorchDynamoException as error:
                 fast = function
                 if not self._said_not_compiled:

@@ -1,0 +1,78 @@
+"""The device is never waited for inside a rollout, nor once per gradient step: a GPU would stand still meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from p3kit.env import TradingEnv
+
+from .conftest import load_trainer
+from .test_ppo_shared import SMALL
+from .tiny_runs import train
+
+WAITS = ("item", "cpu", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
+"""What makes the CPU wait for a tensor's numbers."""
+STEPS = 75
+SHORT = {"ppo.total_timesteps": 600, "ppo.n_steps": STEPS, "evaluation.every": 100_000, "checkpoints.every": 100_000}
+
+
+class Waits:
+    """Counts waits while a trainer runs, in its rollouts and in all."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.in_rollout: Counter[str] = Counter()
+        self.in_all: Counter[str] = Counter()
+        self.steps = 0
+        self._rolling = False
+        for name in WAITS:
+            patch.setattr(Tensor, name, self._counted(name, getattr(Tensor, name)))
+        step, faults = TradingEnv.step, TradingEnv.faults
+
+        def counted_step(env: TradingEnv, action: Tensor, start: Tensor | None = None) -> Any:
+            self._rolling = not env._replay  # evaluations play windows
+            self.steps += self._rolling
+            return step(env, action, start)
+
+        def counted_faults(env: TradingEnv) -> Any:  # asked for once, when a rollout is over
+            self._rolling = False
+            return faults(env)
+
+        patch.setattr(TradingEnv, "step", counted_step)
+        patch.setattr(TradingEnv, "faults", counted_faults)
+
+    def _counted(self, name: str, method: Any) -> Any:
+        def call(tensor: Tensor, *arguments: Any, **words: Any) -> Any:
+            self.in_all[name] += 1
+            if self._rolling:
+                self.in_rollout[name] += 1
+            return method(tensor, *arguments, **words)
+
+        return call
+
+
+def waits_of(trainer: str, folder: Path, changes: dict[str, Any]) -> Waits:
+    shared = trainer == "ppo_shared"
+    sizes = SMALL if shared else {}
+    symbols = {"symbols": ["AAA"] if trainer == "ppo" else ["AAA", "BBB"]}
+    with pytest.MonkeyPatch.context() as patch:
+        waits = Waits(patch)
+        without = ("ppo.hidden",) if shared else ()
+        (run,) = train(load_trainer(trainer), folder, trainer, SHORT | symbols | sizes | changes, without)
+    assert run.status()["state"] == "done"
+    return waits
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
+def test_nobody_waits_inside_a_rollout_or_at_a_gradient_step(trainer: str, tmp_path: Path) -> None:
+    few = waits_of(trainer, tmp_path / "few", {"ppo.batch_size": 150})
+    many = waits_of(trainer, tmp_path / "many", {"ppo.batch_size": 30})
+    assert few.steps == many.steps == 2 * STEPS
+    assert not few.in_rollout
+    assert not many.in_rollout
+    assert many.in_all == few.in_all  # five times the gradient steps, not one wait more
+    assert few.in_all.total() > 0
