@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.market import load_market
 from p3kit.market.load import synthetic_market
 from p3kit.market.optimal import TradingRules, attainable
+from p3kit.metrics import ACTIONS
 from p3kit.rundir import RunDir
-from p3kit.runtime.checkpoints import load_checkpoint, part
+from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
 from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.spec import Spec, resolve_spec
 
@@ -41,26 +43,50 @@ def score(spec: Spec, symbol: str, policy: Policy) -> Score:
     return Score(share, own * bars.bars_per_year, len(walk.bar))
 
 
-def trained_policy(run: RunDir) -> tuple[Spec, str, Policy]:
-    """Spec, symbol and greedy policy of a run's best weights by validation, from the trainer copy that made them."""
-    agent = run.info()["agents"][0]
-    spec = resolve_spec(agent["spec"], run.name)
-    trainer = _module(run.path / "trainer.py")
-    best = _chosen_step(run)
-    weights = part("net", load_checkpoint(run.checkpoint(f"best-{best:09d}")))
-    observation_size = weights["policy.layers.0.weight"].shape[1]
-    net = trainer.ActorCritic(observation_size, 7, trainer.Args(**spec.ppo.model_dump()), torch.Generator())
-    net.load_state_dict(weights)
+def scores(run: RunDir) -> dict[str, Score]:
+    """Of every agent of a run, at the weights that validation chose; an agent that never traded scores 0."""
+    info, trainer = run.info(), _module(run.path / "trainer.py")
+    found = {}
+    for agent in info["agents"]:
+        spec = resolve_spec(agent["spec"], run.name, run.trainer_file)
+        (verdict,) = run.read_events("verdict", agent=agent["name"])
+        among = agent["name"] if len(info["agents"]) > 1 else None
+        best = run.checkpoint(f"best-{int(verdict['chosen_step']):09d}", among)
+        policy = greedy(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold
+        found[agent["name"]] = score(spec, agent["symbol"], policy)
+    return found
+
+
+def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
+    """The policy of a checkpoint of one agent, through the code that trained it."""
+    args = trainer.Args(**spec.ppo.model_dump())
+    if hasattr(trainer, "forward_all"):  # a shared encoder
+        encoder = part("encoder", weights)
+        heads = {name: own.unsqueeze(0) for name, own in part("heads", weights).items()}
+        values = encoder["embed.weight"].shape[0] // args.patch
+        shape = trainer.Shape(spec.env.window, values, len(ACCOUNT_FIELDS))
+
+        def logits_of(observation: Tensor) -> Tensor:
+            logits, *_ = trainer.forward_all(encoder, heads, observation.unsqueeze(0), shape, args)
+            return logits.squeeze(0)
+
+    else:
+        own = part("net", weights)
+        net = trainer.ActorCritic(own["policy.layers.0.weight"].shape[1], len(ACTIONS), args, torch.Generator())
+        net.load_state_dict(own)
+
+        def logits_of(observation: Tensor) -> Tensor:
+            return net(observation)[0]
 
     def policy(observation: Tensor, mask: Tensor) -> Tensor:
-        return trainer.masked_log_softmax(net(observation)[0], mask).argmax(-1)
+        with torch.no_grad():
+            return trainer.masked_log_softmax(logits_of(observation), mask).argmax(-1)
 
-    return spec, agent["symbol"], policy
+    return policy
 
 
-def _chosen_step(run: RunDir) -> int:
-    (verdict,) = run.read_events("verdict")
-    return int(verdict["chosen_step"])
+def always_hold(observation: Tensor, mask: Tensor) -> Tensor:
+    return torch.zeros(len(observation), dtype=torch.int64)
 
 
 def _module(path: Path) -> Any:
