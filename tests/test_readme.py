@@ -78,7 +78,8 @@ def test_every_command_of_the_readme_works(checkout: Path) -> None:
     assert (checkout / ".aim").is_dir()
     assert (checkout / "bars.png").read_bytes().startswith(b"\x89PNG")
     plans = [json.loads(path.read_text()) for path in (checkout / "runs").glob("*/run.json")]
-    assert sum(plan["name"] == "phase3-hourly" for plan in plans) == 2
+    hourly = [agent["name"] for plan in plans if plan["name"] == "phase3-hourly" for agent in plan["agents"]]
+    assert sorted(hourly) == ["AAPL", "SPY"]
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
