@@ -215,7 +215,7 @@ class Run(Generic[A]):
             try:
                 if not on_cuda or fast is function:
                     return fast(*arguments)
-                torch.compiler.cudagraph_mark_step_begin()
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 # A graph writes the results of every call into the same memory: a rollout keeps copies.
                 return tree_map_only(Tensor, Tensor.clone, fast(*arguments))
             except TorchDynamoException as error:
