@@ -33,6 +33,7 @@ class TradingVecEnv(VecEnv):
 
     def reset(self) -> np.ndarray:
         step = self.env.reset(torch.rand(self.num_envs, generator=self.generator))
+        self.mask = step.mask.numpy()
         return self.env.observe(step.index, step.account).numpy()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -40,6 +41,7 @@ class TradingVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         step = self.env.step(self.actions, torch.rand(self.num_envs, generator=self.generator))
+        self.mask = step.mask.numpy()
         reward = (step.components.double() @ self.weights).float().numpy()
         done = (step.terminated | step.truncated).numpy()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

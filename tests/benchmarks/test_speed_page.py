@@ -1,0 +1,61 @@
+"""The benchmark's page says what was measured: medians, ratios round by round, and no comparison of unequal work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .speed_page import gradient_steps_per_rollout, ratio_by_round, write_page
+from .trainer_speed import CONTESTANTS, GROWTH, SHARED, WIDE, Contestant
+
+
+def measured(name: str, number: int, rate: float, gradient_steps: int = 2_560) -> dict[str, Any]:
+    counted = {"steps": 16_384, "gradient_steps": gradient_steps, "update_share": 0.9, "update_rate": rate + 1}
+    return {"contestant": name, "round": number, "rate": rate, "load_before": 0.5, **counted}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    rounds = [measured("stacked", k, rate) for k, rate in enumerate((9_000.0, 3_000.0, 8_000.0))]
+    rounds += [measured("sb3_best", k, rate) for k, rate in enumerate((1_000.0, 1_000.0, 2_000.0))]
+    made_by = {"commit": "0000000", "cores": 2, "processor": "X", "python": "3.11", "packages": {"torch": "2"}}
+    return {"made_by": made_by, "rounds": rounds, "growth": []}
+
+
+def test_ratios_are_taken_inside_a_round(results: dict[str, Any]) -> None:
+    assert ratio_by_round(results, "sb3_best", "stacked") == [9.0, 3.0, 4.0]
+
+
+def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any], tmp_path: Path) -> None:
+    write_page(results, CONTESTANTS, GROWTH, tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    row, alone = (line for line in page.splitlines() if line.startswith("| SB3 PPO, 2 processes of 1 thread |"))
+    assert "**1,000** (1,000 to 2,000)" in row
+    assert "**4.0** (3.0 to 9.0) ×" in row
+    assert "**1,001**" in alone
+    assert "MaskablePPO, 2 processes of 1 thread | not measured" in page
+    assert (tmp_path / "images" / "trainer-speed.png").stat().st_size > 10_000
+
+
+def test_unequal_numbers_of_gradient_steps_are_refused(results: dict[str, Any]) -> None:
+    assert gradient_steps_per_rollout(results) == 2_560
+    results["rounds"].insert(0, measured("sb3_best", 3, 1_000.0, gradient_steps=2_559))
+    with pytest.raises(ValueError, match="unequal numbers of gradient steps"):
+        gradient_steps_per_rollout(results)
+
+
+@pytest.mark.parametrize("contestant", [*CONTESTANTS, *GROWTH], ids=lambda c: c.name)
+def test_workloads_are_whole_iterations_that_a_spec_can_ask_for(contestant: Contestant, tmp_path: Path) -> None:
+    from p3kit.spec import load_spec
+
+    (tmp_path / "speed.toml").write_text(contestant.spec(), encoding="utf-8")
+    spec = load_spec(tmp_path / "speed.toml").spec
+    iterations, rest = divmod(spec.ppo.total_timesteps, spec.ppo.n_steps * spec.env.num_envs)
+    assert rest == 0
+    assert iterations >= (2 if contestant.kind == "ours" else 1)  # the first one holds all that is done once
+
+
+def test_both_sides_of_a_comparison_have_the_same_net_and_rollout() -> None:
+    knobs = {c.name: c.knobs for c in CONTESTANTS}
+    assert knobs["sb3_wide"] == knobs["stacked_wide"] == WIDE
+    assert knobs["sb3_shared"] == knobs["shared"] == SHARED
