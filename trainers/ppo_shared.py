@@ -93,6 +93,9 @@ class Args:
     """Hidden units of each agent's policy head and value head."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    value_reach: Annotated[float, Ge(0), Le(1), "size"] = 0.0
+    """Share of the value loss's gradient that reaches the shared encoder; raising it lets values shape what policies
+    see, and their noise too."""
     surgery: Literal["off", "pcgrad"] = "off"
     """What happens to gradients of agents that pull the encoder apart; "pcgrad" takes the conflicting part away."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
@@ -191,11 +194,17 @@ def encode(encoder: Stack, observation: Tensor, shape: Shape, args: Args, keep: 
 
 
 def hidden_units(
-    heads: Stack, token: Tensor, observation: Tensor, shape: Shape, keep: Keep | None = None
+    heads: Stack, token: Tensor, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
 ) -> list[Tensor]:
-    """Activations of the policy head's and the value head's hidden layer, (…, B, head_width) each."""
-    seen = torch.cat((token, observation[..., -shape.account :]), -1)
-    hidden = [torch.tanh(affine(heads, f"{body}.0", seen)) for body in ("policy", "value")]
+    """Activations of the policy head's and the value head's hidden layer, (…, B, head_width) each.
+
+    Of the value's gradient only `value_reach` goes on to the encoder (Cobbe et al. 2021, "Phasic Policy Gradient", on
+    what the two losses do to weights that they share).
+    """
+    for_value = args.value_reach * token + (1 - args.value_reach) * token.detach()
+    account = observation[..., -shape.account :]
+    seen = {"policy": torch.cat((token, account), -1), "value": torch.cat((for_value, account), -1)}
+    hidden = [torch.tanh(affine(heads, f"{body}.0", x)) for body, x in seen.items()]
     return hidden if keep is None else [layer * keep[-1] for layer in hidden]
 
 
@@ -211,7 +220,7 @@ def forward_all(
     """(K, B, D) → logits (K, B, A), value (K, B), the heads' hidden layers, and the encoder's token (K, B, d_model)."""
     rows = keep and [layer.flatten(0, 1) for layer in keep]
     token = encode(encoder, observation.flatten(0, 1), shape, args, rows).unflatten(0, observation.shape[:2])
-    hidden = hidden_units(heads, token, observation, shape, keep)
+    hidden = hidden_units(heads, token, observation, shape, args, keep)
     return *read_heads(heads, hidden), hidden, token
 
 
@@ -424,7 +433,7 @@ def find_gradients(
         own_encoder, own_heads = weights
         with torch.autocast(seen.device.type, dtype=precision, enabled=precision != torch.float32):
             token = encode(own_encoder, seen, shape, args, kept)
-            logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, kept))
+            logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, args, kept))
         settings = {name: getattr(own, name).squeeze(-1) for name in ("clip_range", "ent_coef", "vf_coef")}
         loss, stats = ppo_loss(logits, value, rows, **settings, value_loss=args.value_loss)
         log_prob = masked_log_softmax(logits.detach(), rows.mask).gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -104,6 +105,14 @@ class KeepBest(BaseCallback):
             self.weights = {key: value.clone() for key, value in self.model.policy.state_dict().items()}
 
 
+def learning_rate(spec: Spec) -> float | Callable[[float], float]:
+    """The spec's, with its schedule as Stable-Baselines3 writes one: by the share of training left."""
+    schedule = spec.schedules.get("ppo.learning_rate")
+    if schedule is None:
+        return float(spec.ppo.learning_rate)
+    return lambda left: value_at(schedule, 1 - left)
+
+
 def train(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
     """Train Stable-Baselines3's PPO with the spec's knobs; its best weights by validation as a policy."""
     knobs = spec.ppo
@@ -114,7 +123,7 @@ def train(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
     model = PPO(
         "MlpPolicy",
         env,
-        learning_rate=knobs.learning_rate,
+        learning_rate=learning_rate(spec),
         n_steps=knobs.n_steps,
         batch_size=knobs.batch_size,
         n_epochs=knobs.n_epochs,
