@@ -26,7 +26,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from p3kit.env.account import HOLD
 from p3kit.env.backends import make_trading_env
+from p3kit.env.reward import combine
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
@@ -115,7 +117,8 @@ class Episodes:
         clip = float(spec.observation.clip)
         self.observation_space = gymnasium.spaces.Box(-clip, clip, (self.env.observation_size,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(self.env.num_actions)
-        self._weights = np.array([float(getattr(spec.reward.weights, name)) for name in COMPONENTS])
+        weights = [float(getattr(spec.reward.weights, name)) for name in COMPONENTS]
+        self._weights = torch.tensor(weights, dtype=torch.float64, device=self.env.device)
         self._bonus = float(spec.reward.action_bonus)
         self._strict = invalid_action == "error"
 
@@ -144,8 +147,7 @@ class Episodes:
 
     def reward(self, step: Timestep) -> Array:
         """(N,) float64."""
-        reward: Array = step.components.cpu().numpy() @ self._weights
-        reward += self._bonus * (step.action.cpu().numpy() != 0)
+        reward: Array = (combine(step.components, self._weights) + self._bonus * (step.action != HOLD)).cpu().numpy()
         return reward
 
     def observe(self, index: torch.Tensor, account: torch.Tensor) -> Array:
