@@ -226,7 +226,7 @@ def everything(env: TradingEnv, step: Timestep) -> Tensor:
 
 def test_training_rows_of_several_symbols_are_the_same_in_any_company() -> None:
     """1,027 rows over three symbols with restarts, then some of them in other numbers and other places."""
-    market = {name: random_symbol(i, 90, scale=0.02, level=9.0, columns="ohl", symbol=name) for i, name in enumerate("ABC")}
+    market = {s: random_symbol(ord(s), 90, scale=0.02, level=9.0, columns="ohl", symbol=s) for s in "ABC"}
     spec = make_spec(stop=0.05, target=0.05, max_hold=9, episode_bars=12)
     rows, steps, rng = 1_027, 40, np.random.default_rng(0)
     start, urge = torch.as_tensor(rng.random((steps + 1, rows))), torch.as_tensor(rng.random((steps, rows)))
@@ -330,7 +330,7 @@ def test_a_position_halved_sixty_times_is_still_told_right() -> None:
 @pytest.mark.parametrize("columns", ["", "o", "hl", "ohl"])
 @pytest.mark.parametrize("fill", ["next", "close"])
 def test_observations_never_see_the_future(fill: str, columns: str) -> None:
-    """Everything after bar t changed: the observation, mask and books at t are the same bits, those of t + 1 are not."""
+    """Everything after bar t changed: all that was told up to its close is the same bits; what t + 1 tells is not."""
     data = random_symbol(3, 60, scale=0.02, level=10.0, columns=columns)
     spec = make_spec(fill=fill, stop=0.02, target=0.03)
     for t in range(WINDOW, 50, 7):

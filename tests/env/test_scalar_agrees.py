@@ -59,7 +59,7 @@ def check_same(data: SymbolData, spec: Spec, seed: int, rows: int = ROWS) -> Cou
 
 def events(story: list[str], was_long: bool, account: ScalarAccount, outcome: Outcome) -> list[str]:
     """What a row's newest step was an instance of."""
-    rules, trade = account.rules, [name for name in story if name != "HOLD"]
+    trade = [name for name in story if name != "HOLD"]
     found = [story[-1], *(f"{story[-1]} where {rule}" for rule in axes(account))]
     found += ["half after add"] if trade[-2:] == ["ADD", "SELL_HALF"] else []
     found += ["add after half"] if trade[-2:] == ["SELL_HALF", "ADD"] else []
