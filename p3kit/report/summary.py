@@ -193,11 +193,12 @@ class Experiment:
 
     @property
     def over_seeds(self) -> list[OverSeeds]:
-        """Graded agents with several seeds, one row per symbol and matrix point."""
-        groups: dict[str, list[AgentSummary]] = {}
+        """Graded agents with several seeds, one row per symbol and matrix point. A seed counts once: agents that
+        the newest spec asks for come before those that only older runs know."""
+        groups: dict[str, dict[int, AgentSummary]] = {}
         for agent in self.complete:
-            groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), []).append(agent)
-        return [_over_seeds(name, agents) for name, agents in groups.items() if len(agents) > 1]
+            groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), {}).setdefault(agent.seed, agent)
+        return [_over_seeds(name, list(agents.values())) for name, agents in groups.items() if len(agents) > 1]
 
     @property
     def final_looks(self) -> int:
