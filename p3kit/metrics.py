@@ -8,9 +8,10 @@ Returns and shares are fractions, never percent. Ranges are what a healthy run s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +185,28 @@ def sortino_ratio(returns: Floats, bars_per_year: float) -> float | None:
     return None if downside <= _NO_SPREAD else float(returns.mean()) / downside * math.sqrt(bars_per_year)
 
 
+class ReturnShape(TypedDict):
+    """What a deflated Sharpe ratio asks of the bar returns it is about."""
+
+    bars: int
+    bars_per_year: float
+    skewness: float
+    kurtosis: float
+
+
+def return_shape(returns: Floats, bars_per_year: float) -> ReturnShape | None:
+    """Count, skewness and kurtosis (3 for the normal distribution) of bar returns (T,), moments over n.
+
+    None where `sharpe_ratio` is None.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    if sharpe_ratio(returns, bars_per_year) is None:
+        return None
+    standard = (returns - returns.mean()) / returns.std()
+    skewness, kurtosis = float(np.mean(standard**3)), float(np.mean(standard**4))
+    return {"bars": len(returns), "bars_per_year": bars_per_year, "skewness": skewness, "kurtosis": kurtosis}
+
+
 def max_drawdown(equity: Floats) -> float:
     """Deepest fall of equity (T,) from a peak before it, as a share of the peak: 0 (never fell) to 1 (ruin).
 
@@ -307,6 +330,23 @@ def deflated_sharpe(
         luck = sharpe_std / year * ((1.0 - euler) * near + euler * far)
     error = math.sqrt(1.0 - skewness * observed + (kurtosis - 1.0) / 4.0 * observed**2)
     return normal.cdf((observed - luck) * math.sqrt(bars - 1.0) / error)
+
+
+def deflated_choice(sharpe: float, shape: ReturnShape, tried: Sequence[float]) -> float:
+    """`deflated_sharpe` of the strategy with this annualised ratio and return shape, chosen among those whose annualised
+    ratios are `tried` (its own is one of them).
+
+    Tries that resemble one another, as the checkpoints of one run do, count in full: the figure errs on the low side.
+    """
+    return deflated_sharpe(
+        sharpe,
+        shape["bars_per_year"],
+        bars=shape["bars"],
+        trials=len(tried),
+        sharpe_std=float(np.std(tried, ddof=1)) if len(tried) > 1 else 0.0,
+        skewness=shape["skewness"],
+        kurtosis=shape["kurtosis"],
+    )
 
 
 def _stationary_draws(

@@ -193,6 +193,9 @@ def equity_curve(seed: int = 5, points: int = 120, grade: float = 0.0012) -> dic
     }
 
 
+RETURNS = {"bars": 490, "bars_per_year": 252.0, "skewness": -0.3, "kurtosis": 6.0}
+
+
 @contextmanager
 def clock_at(seconds: float) -> Any:
     """Inside, run directories stamp what they write with this time."""
@@ -329,6 +332,7 @@ def make_run(
             run.append_event(
                 "evaluation", agent=agent, global_step=step, split="validation", metrics=scores, baselines=baselines,
                 regimes=REGIMES, windows=2, constant=False, new_best=is_best, sharpe_interval=interval,
+                returns=None if sharpe is None else RETURNS,
                 excess_interval=None if sharpe is None else [-0.6, 1.1],
             )  # fmt: skip
     ended = started + seconds * until

@@ -141,6 +141,26 @@ def test_deflated_sharpe_of_a_single_trial_is_the_probabilistic_sharpe() -> None
         metrics.deflated_sharpe(sharpe, YEAR, bars=1, trials=1, sharpe_std=0.0)
 
 
+def test_a_choice_is_deflated_by_all_that_was_tried() -> None:
+    returns = returns_of(4) ** 3 + returns_of(5)  # skewed and with long tails
+    shape = metrics.return_shape(returns, YEAR)
+    assert shape is not None
+    assert shape["bars"] == len(returns)
+    assert shape["skewness"] == pytest.approx(skew(returns), rel=1e-9)
+    assert shape["kurtosis"] == pytest.approx(kurtosis(returns, fisher=False), rel=1e-9)
+    assert metrics.return_shape(np.zeros(100), YEAR) is None
+    sharpe = metrics.sharpe_ratio(returns, YEAR)
+    assert sharpe is not None
+    tried = [sharpe, 0.1, -0.4, 0.6]
+    own = {"bars": len(returns), "skewness": shape["skewness"], "kurtosis": shape["kurtosis"]}
+    expected = metrics.deflated_sharpe(sharpe, YEAR, trials=4, sharpe_std=float(np.std(tried, ddof=1)), **own)
+    assert metrics.deflated_choice(sharpe, shape, tried) == expected
+    alone = metrics.deflated_choice(sharpe, shape, [sharpe])
+    assert alone == metrics.deflated_sharpe(sharpe, YEAR, trials=1, sharpe_std=0.0, **own)
+    assert metrics.deflated_choice(sharpe, shape, [sharpe] * 9) == alone, "a try that repeats another brings no luck"
+    assert metrics.deflated_choice(sharpe, shape, [*tried, 2.0, -2.0]) < expected < alone
+
+
 # --- bootstrap --------------------------------------------------------------------------------------------------------
 
 

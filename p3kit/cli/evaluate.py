@@ -66,7 +66,7 @@ def evaluate(
     from rich.console import Console
 
     from p3kit.errors import InputError
-    from p3kit.launch.backtest import backtest, count_final_looks
+    from p3kit.launch.backtest import backtest, count_final_looks, deflated_sharpe
     from p3kit.rundir import find_run
 
     found, named = find_run(runs_root, run)
@@ -85,6 +85,7 @@ def evaluate(
         if final:
             own, experiment = count_final_looks(runs_root, found, agent)
             result["final_looks"] = {"agent": own, "experiment": experiment}
+        result["deflated_sharpe"] = deflated_sharpe(runs_root, found, result)
         result["picture"] = str(_draw(found.plots, result, output))
         results.append(result)
     if as_json:
@@ -162,6 +163,9 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append("Sharpe ratio: n/a, the policy never traded")
     else:
         lines.append(f"Sharpe ratio: 95 % interval {_interval(sharpe)} (stationary bootstrap)")
+    if deflated := result["deflated_sharpe"]:
+        tries = "1 try" if deflated["trials"] == 1 else f"{deflated['trials']} tries"
+        lines.append(f"deflated: {deflated['value']:.2f} chance that the true Sharpe ratio is above 0, after {tries}")
     if excess is not None:
         shown = "shown" if excess[0] > 0 else "not shown"
         over = result["metrics"]["eval/sharpe_excess"]

@@ -55,14 +55,14 @@ class Bars:
         transitions = np.concatenate([_transitions(d, fill) for d in data])  # (R, 7), columns of Transition
         self.features = torch.as_tensor(features, device=device)
         self.transitions = torch.as_tensor(transitions, device=device)
-        # A window is W·F consecutive floats of the feature table, so all windows are one overlapping view of it.
-        rows = features.shape[0] - window + 1
-        self._windows = self.features.as_strided((rows, window * self.num_features), (self.num_features, 1))
 
-    def windows(self, index: Tensor) -> Tensor:
-        """The `window` bars up to and including each row of `index` (…), oldest first: (…, W·F) float32."""
-        flat = self._windows.index_select(0, index.reshape(-1) - (self.window - 1))
-        return flat.reshape(*index.shape, flat.shape[-1])
+    def windows(self, features: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """The `window` bars up to and including each row of `index` (N,), oldest first: (N, W·F), written to `out` if
+        given. `features` (R, F) is the feature table, or one made of it."""
+        # A window is W·F consecutive numbers of the table, so all windows are one overlapping view of it.
+        rows = features.shape[0] - self.window + 1
+        every = features.as_strided((rows, self.window * self.num_features), (self.num_features, 1))
+        return torch.index_select(every, 0, index - (self.window - 1), out=out)
 
 
 def check_windows(data: SymbolData, first: int, end: int, window: int) -> None:

@@ -26,11 +26,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from p3kit.env.account import HOLD
 from p3kit.env.backends import make_trading_env
+from p3kit.env.reward import combine
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
-from p3kit.market import load_market
+from p3kit.market import load_market, sample
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.spec import Spec, load_spec, resolve_spec
 from p3kit.spec.shipped import find_spec
@@ -44,13 +46,17 @@ Info = dict[str, Any]
 def read_spec(
     spec: Spec | str | Path | None, symbols: Sequence[str] | None, overrides: Mapping[str, Any] | None
 ) -> tuple[Spec, tuple[str, ...]]:
-    """A checked spec and the symbols to trade (default: the spec's).
+    """A checked spec and the symbols to trade (default: the spec's; without a spec, all of the shipped sample).
 
     `spec` is a Spec, the path of a spec file, the name of a shipped one (`specs/phase3.toml`), or None for the defaults
     on the shipped sample. `overrides` maps spec paths to values (`{"env.stop": 0.02}`), as `--set` does; a Spec takes
     none. Raises SpecError or InputError, naming what is wrong.
     """
+    if symbols is not None and not symbols:
+        raise InputError("symbols", "is empty", 'say symbols=["AAPL"], or leave it out')
     changes = {**(overrides or {})}
+    if symbols is not None and "symbols" in changes:
+        raise InputError("overrides", "has symbols, and symbols were given beside it", "say one of them")
     if isinstance(spec, Spec):
         if changes:
             raise InputError("overrides", "were given beside a Spec", "change the Spec, or give the path of its file")
@@ -58,8 +64,9 @@ def read_spec(
     elif spec is not None:
         path = find_spec(Path(spec))
         loaded = load_spec(path, [f"{key}={toml_value(value)}" for key, value in changes.items()]).spec
-    elif symbols:
-        tables: dict[str, Any] = {"name": "gymnasium", "symbols": list(dict.fromkeys(symbols))}
+    else:
+        names = list(dict.fromkeys(symbols or sample.SYMBOLS))
+        tables: dict[str, Any] = {"name": "gymnasium", "symbols": names}
         for key, value in changes.items():
             table = tables
             *above, last = key.split(".")
@@ -67,8 +74,6 @@ def read_spec(
                 table = table.setdefault(name, {})
             table[last] = value
         loaded = resolve_spec(tables, "overrides")
-    else:
-        raise InputError("symbols", "none were given", 'say symbols=["AAPL"], or spec="specs/phase3.toml"')
     chosen = tuple(symbols or loaded.symbols)
     return _own_rules(loaded, chosen), chosen
 
@@ -115,7 +120,8 @@ class Episodes:
         clip = float(spec.observation.clip)
         self.observation_space = gymnasium.spaces.Box(-clip, clip, (self.env.observation_size,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(self.env.num_actions)
-        self._weights = np.array([float(getattr(spec.reward.weights, name)) for name in COMPONENTS])
+        weights = [float(getattr(spec.reward.weights, name)) for name in COMPONENTS]
+        self._weights = torch.tensor(weights, dtype=torch.float64, device=self.env.device)
         self._bonus = float(spec.reward.action_bonus)
         self._strict = invalid_action == "error"
 
@@ -144,8 +150,7 @@ class Episodes:
 
     def reward(self, step: Timestep) -> Array:
         """(N,) float64."""
-        reward: Array = step.components.cpu().numpy() @ self._weights
-        reward += self._bonus * (step.action.cpu().numpy() != 0)
+        reward: Array = (combine(step.components, self._weights) + self._bonus * (step.action != HOLD)).cpu().numpy()
         return reward
 
     def observe(self, index: torch.Tensor, account: torch.Tensor) -> Array:
@@ -196,7 +201,8 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol); `spec`, `symbols` and `overrides` as `read_spec`
-        takes them. Raises P3kitError (SpecError, DataError, InputError) with what is wrong and the remedy."""
+        takes them, so that without any of them the accounts trade the ten symbols of the sample. Raises P3kitError
+        (SpecError, DataError, InputError) with what is wrong and the remedy."""
         checked, chosen = read_spec(spec, one_or_many(symbol, symbols), overrides)
         self._episodes = Episodes(
             checked, chosen, num_envs=num_envs, split=split, device=device, invalid_action=invalid_action
@@ -283,8 +289,12 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         invalid_action: Literal["error", "hold"] = "hold",
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        """As `TradingVectorEnv`; of several symbols there is room for the first alone, so several are refused."""
-        checked, chosen = read_spec(spec, one_or_many(symbol, symbols), overrides)
+        """As `TradingVectorEnv`, but one account has room for one symbol: several are refused, and where neither a spec
+        nor a symbol is given it is the sample's first."""
+        named = one_or_many(symbol, symbols)
+        if named is None and spec is None and "symbols" not in (overrides or {}):
+            named = sample.SYMBOLS[:1]
+        checked, chosen = read_spec(spec, named, overrides)
         if len(chosen) > 1:
             hint = f'say symbol="{chosen[0]}", or gymnasium.make_vec for several'
             raise InputError("symbol", f"one account cannot trade {', '.join(chosen)}", hint)

@@ -32,8 +32,11 @@ from p3kit.env.rules import (
 
 
 def combine(components: Tensor, weights: Tensor) -> Tensor:
-    """The weighted total (…) of raw components (…, 7) under weights (7,)."""
-    return components @ weights.to(components.dtype)
+    """The weighted total (…) of raw components (…, 7) under weights (7,).
+
+    A matrix product would round differently from one batch size to another; a row's sum does not.
+    """
+    return (components * weights.to(components.dtype)).sum(-1)
 
 
 def reward_components(

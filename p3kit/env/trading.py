@@ -75,6 +75,7 @@ class TradingEnv:
         self._data = tuple(market[name] for name in unique)  # (S,)
         self.bars = Bars(market, unique, self.rules.fill, spec.env.window, self.device)
         self._clip = float(spec.observation.clip)
+        self._clipped = self.bars.features.clamp(-self._clip, self._clip)  # once, not at every look
         self.observation_size = self.bars.window * self.bars.num_features + self.account_size
 
         self._tables = Tables(
@@ -251,15 +252,17 @@ class TradingEnv:
         The window comes first, oldest bar first, each bar's features together; then the account. Values are clipped to
         ± observation.clip.
         """
-        return self._gather(index, account).clamp_(-self._clip, self._clip)
+        seen = torch.empty(*index.shape, self.observation_size, dtype=torch.float32, device=self.device)
+        flat = seen.view(-1, self.observation_size)  # written in place: at many rows the copies would cost most
+        self.bars.windows(self._clipped, index.reshape(-1), out=flat[:, : -self.account_size])
+        torch.clamp(account, -self._clip, self._clip, out=seen[..., -self.account_size :])
+        return seen
 
     def observation_stats(self, index: Tensor, account: Tensor) -> tuple[Tensor, Tensor]:
         """Largest |value| before clipping, and the share of values that clipping cuts; tensors without dimensions."""
-        size = self._gather(index, account).abs_()
+        windows = self.bars.windows(self.bars.features, index.reshape(-1))
+        size = torch.cat((windows, account.reshape(-1, self.account_size)), dim=1).abs_()
         return size.amax(), (size > self._clip).to(torch.float32).mean()
-
-    def _gather(self, index: Tensor, account: Tensor) -> Tensor:
-        return torch.cat((self.bars.windows(index), account), dim=-1)
 
     # ---- faults -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from p3kit.errors import InputError, P3kitError
 from p3kit.launch.process import environment_of
+from p3kit.metrics import deflated_choice
 from p3kit.rundir import BACKTEST_RESULT, RunDir, list_runs
 
 Result = dict[str, Any]
@@ -64,19 +65,49 @@ def _checkpoint_name(run: RunDir, agent: str, wanted: str) -> str:
     raise InputError(f"--checkpoint {wanted}", "no such checkpoint", f"{run.name} has {have}")
 
 
+def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, float] | None:
+    """{value, trials}: the chance that the true Sharpe ratio of a backtest is above 0, once the luck of having tried
+    several policies on these bars is taken off; None where nothing was chosen (the training split) or traded.
+
+    Tries are all evaluations of the symbol that the experiment's runs in the folder have journalled on that split.
+    """
+    sharpe, shape = result["metrics"].get("eval/sharpe_ratio"), result["returns"]
+    if sharpe is None or shape is None or result["split"] == "train":
+        return None
+    kind = "final_evaluation" if result["split"] == "test" else "evaluation"
+    symbol = _symbols(run.info())[result["agent"]]
+    tried = [
+        float(event["metrics"]["eval/sharpe_ratio"])
+        for info, events in _journals(runs_root, run.info()["name"])
+        for event in events
+        if event["kind"] == kind and _symbols(info).get(event["agent"]) == symbol
+        if event.get("metrics", {}).get("eval/sharpe_ratio") is not None
+    ] or [sharpe]
+    return {"value": deflated_choice(sharpe, shape, tried), "trials": len(tried)}
+
+
 def count_final_looks(runs_root: Path, run: RunDir, agent: str) -> tuple[int, int]:
     """How often the test split was looked at so far: by this agent, and by all runs of its experiment in the folder."""
-    experiment = run.info()["name"]
-    own = _looks(run, agent)
-    others = 0
-    for other in list_runs(runs_root):
+    everyone = [event for _, events in _journals(runs_root, run.info()["name"]) for event in events]
+    return _looks(run.read_events(agent=agent)), _looks(everyone)
+
+
+def _journals(runs_root: Path, experiment: str) -> list[tuple[Result, list[Result]]]:
+    """(run.json, events) of every run of an experiment in the folder."""
+    found = []
+    for run in list_runs(runs_root):
         try:
-            if other.info()["name"] == experiment:
-                others += _looks(other)
+            if run.info()["name"] == experiment:
+                found.append((run.info(), run.read_events()))
         except P3kitError:  # a damaged run is named by `p3kit runs`; it has no say here
             continue
-    return own, others
+    return found
 
 
-def _looks(run: RunDir, agent: str | None = None) -> int:
-    return sum("look" in event for event in run.read_events("final_evaluation", agent=agent))
+def _symbols(info: Result) -> dict[str, str]:
+    """Agent → the symbol it trades."""
+    return {agent["name"]: agent["symbol"] for agent in info["agents"]}
+
+
+def _looks(events: list[Result]) -> int:
+    return sum(event["kind"] == "final_evaluation" and "look" in event for event in events)

@@ -22,6 +22,8 @@ _REGIMES = ("bear", "sideways", "bull")
 _STRIP = 0.06
 """Height of the regime strip, a share of the panel."""
 _MOST_GAPS = 60
+_WIDE = 5.0
+"""Highest over lowest close from which ticks are 1, 2 and 5 of every power of ten."""
 
 
 def draw_data(market: Mapping[str, SymbolData], title: str, path: Path) -> None:
@@ -41,14 +43,15 @@ def draw_data(market: Mapping[str, SymbolData], title: str, path: Path) -> None:
 
 
 def _panel(axes: Axes, symbol: str, bars: SymbolData) -> None:
-    from matplotlib.ticker import MaxNLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     time = bars.timestamps.astype("datetime64[s]")
     axes.plot(time, bars.close, color="#b5b5b5", linewidth=0.9)
     for name, (first, last) in bars.splits.items():
         axes.plot(time[first:last], bars.close[first:last], color=_SPLIT_COLOURS[name], linewidth=1.2)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
+    wide = bars.close.max() > _WIDE * bars.close.min()  # there even steps would crowd at the top
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4, min_n_ticks=3))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(NullLocator())
     across = axes.get_xaxis_transform()

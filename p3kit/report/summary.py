@@ -7,7 +7,7 @@ time stamp, so the report of an old week never changes, and the same files give 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from p3kit.diagnose.diagnosis import gather_evidence, judge, merged_patch, ranges
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.errors import RunNotFound
-from p3kit.metrics import interquartile_mean
+from p3kit.metrics import ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.rundir import RunDir, Series, intact_runs
 
@@ -45,11 +45,22 @@ class Scores:
     sharpe_interval: Interval | None
     excess_interval: Interval | None
     regimes: Mapping[str, Mapping[str, float | None]]
+    returns: ReturnShape | None
+    """None for a policy that never traded, and where an older journal does not have it."""
 
     @property
     def sharpe(self) -> float | None:
         """None for a policy that never traded."""
         return self.metrics.get("eval/sharpe_ratio")
+
+
+@dataclass(frozen=True)
+class Deflated:
+    """Chance that the true Sharpe ratio is above 0, the luck of the best of `trials` taken off."""
+
+    value: float
+    trials: int
+    """Evaluations of the symbol in this experiment, whichever agent made them."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,7 @@ class AgentSummary:
     over_buy_and_hold: str = "not shown"
     supervised_return: float | None = None
     scores: Scores | None = None
+    deflated: Deflated | None = None
     findings: Sequence[Finding] = ()
     outcomes: Sequence[Outcome] = ()
     ranges: Mapping[str, Range] = field(default_factory=dict)
@@ -181,11 +193,12 @@ class Experiment:
 
     @property
     def over_seeds(self) -> list[OverSeeds]:
-        """Graded agents with several seeds, one row per symbol and matrix point."""
-        groups: dict[str, list[AgentSummary]] = {}
+        """Graded agents with several seeds, one row per symbol and matrix point. A seed counts once: agents that
+        the newest spec asks for come before those that only older runs know."""
+        groups: dict[str, dict[int, AgentSummary]] = {}
         for agent in self.complete:
-            groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), []).append(agent)
-        return [_over_seeds(name, agents) for name, agents in groups.items() if len(agents) > 1]
+            groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), {}).setdefault(agent.seed, agent)
+        return [_over_seeds(name, list(agents.values())) for name, agents in groups.items() if len(agents) > 1]
 
     @property
     def final_looks(self) -> int:
@@ -321,6 +334,7 @@ def _agents(histories: Sequence[History]) -> list[AgentSummary]:
         for plan in history.info["agents"]:
             runs_of.setdefault(plan["name"], []).append((history, plan))
     planned = _planned(histories[-1].info)
+    tried = _tried(histories)
     agents = []
     for name in [*planned, *(name for name in runs_of if name not in planned)]:
         tries = runs_of.get(name)
@@ -330,8 +344,25 @@ def _agents(histories: Sequence[History]) -> list[AgentSummary]:
         graded = [attempt for attempt in tries if attempt[0].of(name, "verdict")]
         history, plan = graded[-1] if graded else tries[-1]
         newer = tries[-1][0].run.name if tries[-1][0] is not history else None
-        agents.append(summarise_agent(history, plan, newer))
+        summary = summarise_agent(history, plan, newer)
+        agents.append(replace(summary, deflated=_deflate(summary.scores, tried.get(plan["symbol"], []))))
     return agents
+
+
+def _tried(histories: Sequence[History]) -> dict[str, list[float]]:
+    """Symbol → the Sharpe ratios of all evaluations on its validation bars, by whichever agent of whichever run."""
+    tried: dict[str, list[float]] = {}
+    for history in histories:
+        for plan in history.info["agents"]:
+            sharpes = (event["metrics"].get("eval/sharpe_ratio") for event in history.of(plan["name"], "evaluation"))
+            tried.setdefault(plan["symbol"], []).extend(sharpe for sharpe in sharpes if sharpe is not None)
+    return tried
+
+
+def _deflate(scores: Scores | None, tried: Sequence[float]) -> Deflated | None:
+    if scores is None or scores.sharpe is None or scores.returns is None:
+        return None
+    return Deflated(deflated_choice(scores.sharpe, scores.returns, tried), len(tried))
 
 
 def _planned(info: Mapping[str, Any]) -> dict[str, str]:
@@ -436,6 +467,7 @@ def _chosen_scores(evaluations: Sequence[Mapping[str, Any]], chosen_step: int | 
         sharpe_interval=_interval(event.get("sharpe_interval")),
         excess_interval=_interval(event.get("excess_interval")),
         regimes=event.get("regimes") or {},
+        returns=event.get("returns"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,7 @@ def _agent_json(agent: AgentSummary) -> dict[str, Any]:
         "over_buy_and_hold": agent.over_buy_and_hold,
         "metrics": dict(scores.metrics) if scores else None,
         "sharpe_interval": scores.sharpe_interval if scores else None,
+        "deflated_sharpe": asdict(agent.deflated) if agent.deflated else None,
         "excess_interval": scores.excess_interval if scores else None,
         "baselines": dict(scores.baselines) if scores else None,
         "symptoms": [finding.symptom for finding in agent.alarms],

@@ -242,6 +242,7 @@ class Evaluation:
             "regimes": self.regimes(),
             "windows": len(range(0, len(self.policy.bar), self.window_bars)),
             "constant": self.is_constant,
+            "returns": formulas.return_shape(self.policy.bar_return, self.bars.bars_per_year),
             **self.intervals(),
         }
 

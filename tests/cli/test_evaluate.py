@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from p3kit.cli import main
 from p3kit.market import load_market
+from p3kit.metrics import deflated_choice
 from p3kit.plan import plan_runs
 from p3kit.report.summary import summarise_week
 from p3kit.report.week import render_week
@@ -50,7 +51,7 @@ def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir
     assert told["global_step"] == event["global_step"]
     journalled = {name: value for name, value in event["metrics"].items() if name.startswith("eval/")}
     assert told["metrics"] == journalled
-    for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "windows", "constant"):
+    for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "windows", "constant", "returns"):
         assert told[key] == event[key], key
     assert Path(told["picture"]).stat().st_size > 10_000
     assert {path: path.read_bytes() for path in before} == before, "a look at validation leaves no trace"
@@ -62,6 +63,24 @@ def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None
     for words in ("train split, last.pt", "SYNTHETIC", "buy & hold", "over buy-and-hold:", "sideways", "picture: "):
         assert words in result.output
     assert not run.read_events("final_evaluation")
+
+
+def test_the_deflated_sharpe_ratio_counts_all_tries_of_the_experiment(run: RunDir) -> None:
+    tried = [e["metrics"]["eval/sharpe_ratio"] for e in run.read_events("evaluation")]
+    shutil.copytree(run.path, run.path.parent / "run-2")
+    other = run.path.parent / "run-3"
+    shutil.copytree(run.path, other)
+    (other / "run.json").write_text((other / "run.json").read_text().replace('"name": "tiny"', '"name": "another"'))
+    (told,) = json.loads(call(run, "1", "--json").stdout)
+    sharpe, shape = told["metrics"]["eval/sharpe_ratio"], told["returns"]
+    assert told["deflated_sharpe"] == {
+        "value": pytest.approx(deflated_choice(sharpe, shape, tried * 2)),
+        "trials": 2 * len(tried),
+    }
+    assert f"above 0, after {2 * len(tried)} tries\n" in call(run, "1").output
+    (trained_on,) = json.loads(call(run, "1", "--split", "train", "--json").stdout)
+    assert trained_on["deflated_sharpe"] is None
+    assert "above 0, after 1 try\n" in call(run, "1", "--final").output
 
 
 def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: RunDir) -> None:

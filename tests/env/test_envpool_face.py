@@ -64,6 +64,15 @@ def test_types_and_spaces_are_envpools() -> None:
     assert info["elapsed_step"].tolist() == [1] * 4
 
 
+def test_an_id_and_a_number_of_rows_are_enough() -> None:
+    """As a script of EnvPool's makes any of its environments: the accounts trade the sample."""
+    env = envpool.make_gymnasium("p3kit/Trading-v1", num_envs=8)
+    observation, info = env.reset()
+    assert observation.shape[0] == len(info["env_id"]) == 8
+    env.send(np.zeros(8, int), info["env_id"])
+    assert len(env.recv()[0]) == 8
+
+
 def test_an_ended_row_only_resets_in_the_next_step() -> None:
     env = make()
     env.reset()

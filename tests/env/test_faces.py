@@ -15,7 +15,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from p3kit.env import TradingEnv, TradingGymEnv, TradingVectorEnv
 from p3kit.errors import InputError, NumericalFault, SpecError
-from p3kit.market import load_market
+from p3kit.market import load_market, sample
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.spec import resolve_spec
 
@@ -222,15 +222,28 @@ def test_a_spec_becomes_an_env_in_one_call() -> None:
     assert TradingVectorEnv(spec, split="validation").trading.split == "validation"
 
 
+def test_with_nothing_said_the_sample_is_traded() -> None:
+    """Tools that know an id and a number of rows alone can make it."""
+    many = make_vec(12).unwrapped
+    assert many.trading.symbols == sample.SYMBOLS
+    many.reset(seed=0)
+    assert gymnasium.make("p3kit/Trading-v1").unwrapped.trading.symbols == ("AAPL",)
+    chosen = TradingVectorEnv(overrides={"symbols": ["XOM", "PG"]}, num_envs=2)
+    assert chosen.trading.symbols == ("XOM", "PG")
+    assert TradingGymEnv(overrides={"symbols": ["XOM"]}).trading.symbols == ("XOM",)
+
+
 def test_wrong_words_are_answered_as_everywhere() -> None:
-    with pytest.raises(InputError, match="none were given"):
-        TradingVectorEnv()
+    with pytest.raises(InputError, match="symbols: is empty"):
+        TradingVectorEnv(symbols=[])
     with pytest.raises(InputError, match=r'say symbols=\["AAPL"\]'):
         TradingVectorEnv(symbols="AAPL")
     with pytest.raises(InputError, match="beside symbols"):
         TradingVectorEnv(symbols=["AAPL"], symbol="AAPL")
     with pytest.raises(InputError, match="cannot trade AAPL, AMD"):
         TradingGymEnv(symbols=["AAPL", "AMD"])
+    with pytest.raises(InputError, match="has symbols, and symbols were given"):
+        TradingGymEnv(symbol="AAPL", overrides={"symbols": ["XOM"]})
     with pytest.raises(SpecError, match='did you mean "window"'):
         TradingVectorEnv(symbol="AAPL", overrides={"env.windw": 4})
     with pytest.raises(InputError, match="did you mean"):

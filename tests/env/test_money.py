@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p3kit.env import Timestep, TradingEnv
+from p3kit.env.reward import combine
 from p3kit.env.rules import UNIT
 from p3kit.market import SymbolData
 from p3kit.spec import Spec
@@ -205,7 +206,7 @@ def test_same_inputs_give_the_same_bits_in_any_company(data: SymbolData, spec: S
         seen = []
         for urge in urges:
             step = env.step(choose(step.mask, urge[rows]))
-            seen.append(torch.cat([step.components, step.equity[:, None], env.observe(step.index, step.account)], 1))
+            seen.append(everything(env, step))
         return seen
 
     everyone = run(list(range(ROWS)))
@@ -214,6 +215,33 @@ def test_same_inputs_give_the_same_bits_in_any_company(data: SymbolData, spec: S
         assert torch.equal(together, again)
         assert torch.equal(together[order], shuffled)
         assert torch.equal(together[[3]], alone)
+
+
+def everything(env: TradingEnv, step: Timestep) -> Tensor:
+    """All that a learner gets of a step, (N, …) float64."""
+    total = combine(step.components, torch.tensor([0.4, 0.15, 0.15, 0.05, 0.1, 0.05, 0.03]))
+    money = torch.stack([total, step.equity, step.bar_return, step.cost_paid, step.exposure], 1)
+    return torch.cat([money, step.components, step.mask, env.observe(step.index, step.account)], 1)
+
+
+def test_training_rows_of_several_symbols_are_the_same_in_any_company() -> None:
+    """1,027 rows over three symbols with restarts, then some of them in other numbers and other places."""
+    market = {s: random_symbol(ord(s), 90, scale=0.02, level=9.0, columns="ohl", symbol=s) for s in "ABC"}
+    spec = make_spec(stop=0.05, target=0.05, max_hold=9, episode_bars=12)
+    rows, steps, rng = 1_027, 40, np.random.default_rng(0)
+    start, urge = torch.as_tensor(rng.random((steps + 1, rows))), torch.as_tensor(rng.random((steps, rows)))
+
+    def run(chosen: list[int]) -> Tensor:
+        env = TradingEnv(market, spec, symbols=["ABC"[row % 3] for row in chosen], num_envs=len(chosen))
+        step, seen = env.reset(start[0, chosen]), []
+        for t in range(steps):
+            step = env.step(choose(step.mask, urge[t, chosen]), start[t + 1, chosen])
+            seen.append(everything(env, step))
+        return torch.stack(seen)
+
+    everyone = run(list(range(rows)))
+    for chosen in ([5], [1_026, 1], list(range(7)), list(range(500, 564)), rng.permutation(rows).tolist()):
+        assert torch.equal(run(chosen), everyone[:, chosen])
 
 
 FORCED = {
@@ -299,31 +327,34 @@ def test_a_position_halved_sixty_times_is_still_told_right() -> None:
     assert 0.0 < steps[61].exposure.item() < 1e-17
 
 
-def test_observations_never_see_the_future() -> None:
-    """Everything after bar t changed: the observation, mask and books at t are the same bits."""
-    data = random_symbol(3, 60, scale=0.02, level=10.0, columns="ohl")
-    for fill in ("next", "close"):
-        spec = make_spec(fill=fill, stop=0.02, target=0.03)
-        for t in range(WINDOW, 50, 7):
-            rng = np.random.default_rng(t)
-            other = {}
-            for name in ("open", "high", "low", "close", "features", "volatility"):
-                column = getattr(data, name).copy()
-                column[t + 1 :] *= rng.uniform(0.3, 3.0, column[t + 1 :].shape).astype(column.dtype)
-                other[name] = column
-            seen = [observed_until(market, spec, t) for market in (data, dataclasses.replace(data, **other))]
-            for one, changed in zip(*seen, strict=True):
-                assert torch.equal(one, changed)
+@pytest.mark.parametrize("columns", ["", "o", "hl", "ohl"])
+@pytest.mark.parametrize("fill", ["next", "close"])
+def test_observations_never_see_the_future(fill: str, columns: str) -> None:
+    """Everything after bar t changed: all that was told up to its close is the same bits; what t + 1 tells is not."""
+    data = random_symbol(3, 60, scale=0.02, level=10.0, columns=columns)
+    spec = make_spec(fill=fill, stop=0.02, target=0.03)
+    for t in range(WINDOW, 50, 7):
+        rng = np.random.default_rng(t)
+        other = {"regime": np.where(np.arange(60) > t, 2 - data.regime, data.regime)}
+        for name in ("open", "high", "low", "close", "features", "volatility"):
+            if (column := getattr(data, name)) is not None:
+                other[name] = column.copy()
+                other[name][t + 1 :] *= rng.uniform(0.3, 3.0, column[t + 1 :].shape).astype(column.dtype)
+        told = [observed_until(market, spec, t + 1) for market in (data, dataclasses.replace(data, **other))]
+        *past, next_one = zip(*told, strict=True)
+        for one, changed in past:
+            assert torch.equal(one, changed)
+        assert not torch.equal(*next_one)
 
 
 def observed_until(data: SymbolData, spec: Spec, t: int) -> list[Tensor]:
-    """All that an agent gets to see up to the close of bar t, under a fixed mixture of actions."""
+    """All that an agent gets to see at each close up to bar t, under a fixed mixture of actions."""
     env = env_of(data, spec)
     step = play_windows(env, [WINDOW - 1], [58])
     rng = np.random.default_rng(0)
     seen = []
     while True:
-        seen += [env.observe(step.index, step.account), step.mask, step.components, step.equity]
+        seen.append(everything(env, step))
         if int(step.bar) == t:
             return seen
         step = env.step(choose(step.mask, torch.as_tensor(rng.random(1))))

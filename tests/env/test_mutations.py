@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.env.mutations import ROOT, Mutation, load_mutations
@@ -17,3 +19,11 @@ def test_every_bug_still_has_its_place(mutation: Mutation) -> None:
 def test_no_two_bugs_share_a_name() -> None:
     names = [mutation.name for mutation in load_mutations()]
     assert len(names) == len(set(names)) >= 45
+
+
+def test_the_table_has_every_bug_and_all_were_caught() -> None:
+    table = Path(__file__).with_name("mutations.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in rows] == [mutation.name for mutation in load_mutations()]
+    assert "survived" not in table
+    assert f"{len(rows)} of {len(rows)} caught" in table

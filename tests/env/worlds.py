@@ -82,15 +82,24 @@ def make_symbol(
 
 
 def random_symbol(
-    seed: int, bars: int, *, scale: float, level: float, columns: str, symbol: str = "A", limit_moves: bool = False
+    seed: int,
+    bars: int,
+    *,
+    scale: float,
+    level: float,
+    columns: str,
+    symbol: str = "A",
+    limit_moves: bool = False,
+    drift: float = 0.0,
 ) -> SymbolData:
     """Bars with gaps, now and then a jump, and volatilities of every size.
 
-    `scale` is the standard deviation of a bar's log return, `level` the first price, `columns` a subset of "ohl".
+    `scale` is the standard deviation of a bar's log return, `level` the first price, `columns` a subset of "ohl",
+    `drift` the mean log return in units of `scale`.
     `limit_moves`: a fifth of the bars have one price only, as on a day that opens at its limit and never leaves it.
     """
     rng = np.random.default_rng(seed)
-    moves = rng.normal(0, scale, bars) + rng.choice([0.0, -8.0, 8.0], bars, p=[0.96, 0.02, 0.02]) * scale
+    moves = rng.normal(drift * scale, scale, bars) + rng.choice([0.0, -8.0, 8.0], bars, p=[0.96, 0.02, 0.02]) * scale
     close = level * np.exp(np.cumsum(moves))
     opened = np.concatenate([close[:1], close[:-1]]) * np.exp(rng.normal(0, scale / 2, bars))
     top = np.maximum(close, opened if "o" in columns else close) * np.exp(abs(rng.normal(0, scale / 2, bars)))
@@ -147,6 +156,7 @@ def markets() -> st.SearchStrategy[SymbolData]:
         level=st.sampled_from([1e-7, 0.01, 100.0, 1e7]),
         columns=st.sampled_from(["", "o", "hl", "ohl", "oh", "l"]),
         limit_moves=st.booleans(),
+        drift=st.sampled_from([-0.5, 0.0, 0.5, 1.0]),
     )
 
 
@@ -160,9 +170,9 @@ def specs(**fixed: Any) -> st.SearchStrategy[Spec]:
         "fill": st.sampled_from(["next", "close"]),
         "commission_bps": st.sampled_from([0.0, 1.0, 10.0, 250.0]),
         "slippage_bps": st.sampled_from([0.0, 1.0, 5.0, 250.0]),
-        "stop": st.sampled_from(["off", 0.001, 0.02, 0.2]),
-        "target": st.sampled_from(["off", 0.001, 0.03, 0.3]),
-        "max_hold": st.sampled_from(["off", 1, 2, 7]),
+        "stop": st.sampled_from([*["off"] * 3, 0.001, 0.02, 0.2]),  # what forces nobody out lets positions grow
+        "target": st.sampled_from([*["off"] * 3, 0.001, 0.03, 0.3]),
+        "max_hold": st.sampled_from([*["off"] * 3, 1, 2, 7]),
         "ruin": st.sampled_from([0.0, 0.5, 0.97]),
         "episode_bars": st.sampled_from([2, 9, 252]),
     }

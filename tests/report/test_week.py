@@ -7,14 +7,17 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from p3kit import metrics
 from p3kit.cli.report import report as command
 from p3kit.errors import InputError, RunNotFound
 from p3kit.report import summarise_week, write_week
 from p3kit.report.keep import keep_hand_written
 from p3kit.report.week import experiment_title, plain, stability
+from p3kit.rundir import RunDir
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, make_run, spec_with
 
@@ -113,6 +116,32 @@ def test_several_seeds_are_agents_of_their_own(tmp_path: Path) -> None:
     text = write(tmp_path, tmp_path / "reports")
     assert "## Agents Completed: 1/2" in text
     assert "- ⏳ AAPL.s2: not started" in text
+
+
+def test_seeds_are_aggregated_and_every_try_counts(tmp_path: Path) -> None:
+    """The middle half of four seeds; each is deflated by all evaluations of the symbol, the other seeds' too."""
+    make_run(tmp_path, best_sharpe=2.0)  # seed 1 alone, before there were several: a try, and no fifth seed
+    spec = spec_with(seeds=[1, 2, 3, 4])
+    for seed, best in enumerate((0.1, 0.5, 0.7, 3.0), start=1):
+        make_run(tmp_path, spec=spec, agent_name=f"AAPL.s{seed}", seed=seed, best_sharpe=best)
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    [group] = experiment.over_seeds
+    lowest, low, high, highest = sorted(group.sharpes)
+    assert group.interquartile_mean == pytest.approx((low + high) / 2)
+    assert group.mean == pytest.approx((lowest + low + high + highest) / 4)
+    runs = [RunDir.open(path) for path in sorted(tmp_path.glob("run-*"))]
+    tried = [e["metrics"]["eval/sharpe_ratio"] for run in runs for e in run.read_events("evaluation")]
+    assert len(tried) > 4 * 3
+    for agent in experiment.agents[:4]:
+        assert agent.deflated is not None
+        assert agent.deflated.trials == len(tried)
+        assert agent.deflated.value == metrics.deflated_sharpe(
+            agent.scores.sharpe, 252.0, bars=490, trials=len(tried), sharpe_std=np.std(tried, ddof=1),
+            skewness=-0.3, kurtosis=6.0,
+        )  # fmt: skip
+    text = write(tmp_path, tmp_path / "reports")
+    assert f"| AAPL | 4 of 4 | {group.mean:.2f} ± {group.std:.2f} | {group.interquartile_mean:.2f} |" in text
+    assert f"{experiment.agents[3].deflated.value:.2f} ({len(tried)}) |" in text
 
 
 def test_synthetic_data_are_labelled(tmp_path: Path) -> None:
