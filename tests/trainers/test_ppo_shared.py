@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -146,6 +147,24 @@ def test_gradients_are_those_of_each_agent_alone(shared: ModuleType) -> None:
             torch.testing.assert_close(found[1][name][k], w.grad[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[2][k], loss.detach())
         torch.testing.assert_close(found[3][k], stats)
+
+
+def test_only_as_much_of_the_values_gradient_reaches_the_encoder_as_was_asked_for(shared: ModuleType) -> None:
+    encoder, heads, observation, batch, knobs, shape, args = small_problem(shared)
+    batch = batch._replace(advantage=torch.zeros_like(batch.advantage))  # the policy has nothing to learn
+    knobs = knobs._replace(ent_coef=torch.zeros(3, 1))
+
+    def gradients(reach: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        given = (encoder, heads, observation, batch, None, knobs, torch.ones(3), shape)
+        return shared.find_gradients(*given, replace(args, value_reach=reach), torch.float32)[:2]
+
+    (none, heads_of_none), (half, _), (whole, heads_of_whole) = (gradients(reach) for reach in (0.0, 0.5, 1.0))
+    for name in encoder:
+        assert not none[name].any()
+        torch.testing.assert_close(half[name], whole[name] / 2, rtol=1e-4, atol=1e-6)
+    assert whole["embed.weight"].any()
+    for name, gradient in heads_of_whole.items():
+        torch.testing.assert_close(heads_of_none[name], gradient)
 
 
 def pcgrad(gradients: list[Tensor], orders: Tensor) -> list[Tensor]:
