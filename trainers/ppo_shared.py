@@ -93,6 +93,9 @@ class Args:
     """Hidden units of each agent's policy head and value head."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    encoder_rate: Annotated[float, Ge(0), "size"] = 0.2
+    """Learning rate of the shared encoder as a share of the agents' own; raising it adapts what all see faster, and
+    unsettles the heads that look through it."""
     value_reach: Annotated[float, Ge(0), Le(1), "size"] = 0.0
     """Share of the value loss's gradient that reaches the shared encoder; raising it lets values shape what policies
     see, and their noise too."""
@@ -538,9 +541,11 @@ class Shared(NamedTuple):
     interference: Tensor  # (K, 3), INTERFERENCE_METRICS
 
 
-def share_gradient(gradients: Stack, moves: Moves, steps: Tensor, knobs: Knobs, orders: Tensor | None) -> Shared:
+def share_gradient(
+    gradients: Stack, moves: Moves, steps: Tensor, knobs: Knobs, encoder_rate: float, orders: Tensor | None
+) -> Shared:
     """The agents' gradients on the encoder, each clipped by its own move, put together: their mean over the agents that
-    move at all, after surgery along `orders` if any."""
+    move at all, after surgery along `orders` if any. The step follows their mean learning rate × `encoder_rate`."""
     taken = moves.taken.flatten()
     clipped = {
         name: torch.where(taken.view(-1, *(1,) * (g.dim() - 1)), g * moves.scale.view(-1, *(1,) * (g.dim() - 1)), 0.0)
@@ -559,7 +564,7 @@ def share_gradient(gradients: Stack, moves: Moves, steps: Tensor, knobs: Knobs, 
     moves_at_all = number > 0
     steps = steps + moves_at_all
     done, moved = steps.clamp_min(1), moves_at_all.float()
-    rate = (knobs.learning_rate.squeeze(-1) * taken).sum() / number.clamp_min(1)
+    rate = encoder_rate * (knobs.learning_rate.squeeze(-1) * taken).sum() / number.clamp_min(1)
     decay = (knobs.weight_decay.squeeze(-1) * taken).sum() / number.clamp_min(1)
     own = Moves(
         moves_at_all,
@@ -1026,7 +1031,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                         minibatch = run.smaller_minibatch(minibatch, error)
                 whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradients.items()} | head_gradients
                 moves, steps_taken, told = fast_plan(whole, losses, loss_scale.scale, steps_taken, live, knobs)
-                shared = fast_share(gradients, moves, encoder_steps, knobs, surgery_orders)
+                shared = fast_share(gradients, moves, encoder_steps, knobs, args.encoder_rate, surgery_orders)
                 encoder_steps = shared.steps
                 fast_step(encoder, encoder_first, encoder_second, shared.gradient, shared.moves)
                 fast_step(heads, first, second, head_gradients, moves)

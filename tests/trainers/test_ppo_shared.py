@@ -204,12 +204,14 @@ def test_the_encoder_follows_the_mean_of_what_the_agents_ask_for_each_clipped_by
     gradients["b"][2, 0] = math.nan  # one is broken
     live = torch.tensor([True, True, True, False])  # and one has stopped
     moves = moves_of(shared, gradients, knobs, live)
-    found = shared.share_gradient(gradients, moves, torch.zeros(()), knobs, None)
+    found = shared.share_gradient(gradients, moves, torch.zeros(()), knobs, 0.5, None)
     flat = torch.cat([g.flatten(1) for g in gradients.values()], 1)
     heard = [flat[k] * min(1.0, 0.5 / float(flat[k].norm())) for k in (0, 1)]
     mean = (heard[0] + heard[1]) / 2
     got = torch.cat([found.gradient["a"].flatten(), found.gradient["b"]])
     torch.testing.assert_close(got, mean, rtol=1e-4, atol=1e-6)
+    rate = 0.5 * float(knobs.learning_rate[:2].mean()) / (1 - shared.BETA1)  # at the first step of Adam
+    assert float(found.moves.rate) == pytest.approx(rate, rel=1e-5)
     cosine = float(heard[0] @ heard[1] / heard[0].norm() / heard[1].norm())
     share, mean_cosine, least = found.interference.unbind(1)
     torch.testing.assert_close(share, torch.tensor([0.5, 0.5, 0.0, 0.0]), rtol=1e-4, atol=1e-6)
@@ -223,7 +225,7 @@ def test_where_nobody_moves_the_encoder_stands_still(shared: ModuleType) -> None
     knobs = small_problem(shared, agents=2)[4]
     gradients = {"a": torch.full((2, 3, 3), math.nan)}
     moves = moves_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
-    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, None)
+    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, 0.5, None)
     weights = {"a": torch.randn(3, 3)}
     before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
     shared.adamw_step(weights, first, second, found.gradient, found.moves)
