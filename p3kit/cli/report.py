@@ -35,8 +35,9 @@ def report(week: int, name: str | None, output: Path, as_json: bool, runs_root: 
     Every number comes from the run directories. The report of a past week shows what was known at its end. What you
     write between the keep-markers of the file survives when it is written again.
     """
+    from p3kit.report.page import relative_to_here
     from p3kit.report.summary import summarise_week
-    from p3kit.report.week import relative_to_here, week_json, write_week
+    from p3kit.report.week import week_json, write_week
     from p3kit.rundir import file_name, intact_runs, mark_crashed
 
     mark_crashed(runs_root)

@@ -114,6 +114,12 @@ class AgentSummary:
     """A newer run of this agent that has no verdict yet."""
     seed: int = 1
     final: FinalLook | None = None
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """Its point of the matrix, by spec path."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved spec as it applies to this agent, as plain tables."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says about its bars: fingerprint, source, synthetic, bars_per_year; empty where there are none."""
 
     @property
     def complete(self) -> bool:
@@ -389,6 +395,9 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         retrained_in=retrained_in,
         seed=int(plan["seed"]),
         final=_final(history.of(name, "final_evaluation")),
+        point=plan.get("point") or {},
+        spec=plan["spec"],
+        data=(history.info.get("data") or {}).get(plan["symbol"]) or {},
     )
 
 

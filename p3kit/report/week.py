@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_number, format_steps
-from p3kit.report.keep import keep_hand_written
+from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
 from p3kit.report.pictures import draw_equity_curves, draw_learning_curves
-from p3kit.report.summary import AgentSummary, Experiment, Interval, Outcome
+from p3kit.report.summary import AgentSummary, Experiment, Outcome
 from p3kit.rundir import file_name
 
-TEMPLATES = Path(__file__).parent / "templates"
 _ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
 _MOST_LISTED = 20
@@ -33,7 +28,13 @@ class Stability:
     lines: Sequence[str]
 
 
-def write_week(experiments: Sequence[Experiment], output: Path, week: int, stem: str | None = None) -> Path:
+def write_week(
+    experiments: Sequence[Experiment],
+    output: Path,
+    week: int,
+    stem: str | None = None,
+    templates: Path | None = None,
+) -> Path:
     """Write `week-NN.md` and `week-NN/*.png` into `output` and return the markdown file.
 
     Parts between keep-markers in an existing file are carried over. The same summaries give the same bytes.
@@ -43,12 +44,7 @@ def write_week(experiments: Sequence[Experiment], output: Path, week: int, stem:
     pictures = {
         experiment.name: _draw(experiment, output / folder) for experiment in experiments if experiment.has_runs
     }
-    text = keep_hand_written(render_week(experiments, pictures), path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".md.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    return write_page(render_week(experiments, pictures, templates), path)
 
 
 def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
@@ -64,19 +60,10 @@ def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
     return drawn
 
 
-def render_week(experiments: Sequence[Experiment], pictures: dict[str, dict[str, str]]) -> str:
+def render_week(
+    experiments: Sequence[Experiment], pictures: dict[str, dict[str, str]], templates: Path | None = None
+) -> str:
     """The markdown of the report. `pictures`: experiment → title → relative path."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  (markdown, not HTML; what comes from users goes through `plain`)
-    )
-    environment.filters |= {"plain": plain, "steps": format_steps, "percent": percent, "interval": interval}
-    environment.filters |= {"ratio": ratio, "commit": commit}
-    template = environment.get_template("week.md.j2")
     sections = [
         {
             "experiment": experiment,
@@ -90,17 +77,10 @@ def render_week(experiments: Sequence[Experiment], pictures: dict[str, dict[str,
         }
         for experiment in experiments
     ]
-    text = template.render(sections=sections)
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+    return render("week.md.j2", templates, sections=sections)
 
 
 # --- words ---
-
-
-def experiment_title(name: str) -> str:
-    """`phase3` is "Phase 3", as the guide writes it; any other name stands as it is."""
-    match = re.fullmatch(r"phase[-_ ]?(\d+)", name)
-    return f"Phase {match[1]}" if match else plain(name)
 
 
 def agent_line(agent: AgentSummary) -> str:
@@ -284,42 +264,7 @@ def next_steps(experiment: Experiment) -> list[str]:
 
 
 def _names(agents: Sequence[AgentSummary]) -> str:
-    names = [plain(agent.name) for agent in agents]
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
-
-
-# --- numbers ---
-
-
-def plain(text: str) -> str:
-    """Text from users and messages as one line of markdown: no table bars, no tags, no line breaks."""
-    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def count_of(count: int, what: str) -> str:
-    """1 agent, 2 agents."""
-    return f"{count} {what}" + ("" if count == 1 else "s")
-
-
-def commit(name: str) -> str:
-    """The first twelve digits of a commit, and whether there were changes beside it."""
-    digits, plus, changes = name.partition("+")
-    return digits[:12] + plus + changes
-
-
-def percent(value: float | None) -> str:
-    """A share as a signed percentage: +12.3%; n/a where there is none."""
-    return "n/a" if value is None else f"{value:+.1%}"
-
-
-def ratio(value: float | None) -> str:
-    """A ratio with two digits: 0.42; n/a where there is none."""
-    return "n/a" if value is None else f"{float(value):.2f}"
-
-
-def interval(bounds: Interval | None) -> str:
-    """[-0.48, 1.32]"""
-    return "" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    return listed([agent.name for agent in agents])
 
 
 # --- JSON ---
@@ -367,11 +312,3 @@ def _agent_json(agent: AgentSummary) -> dict[str, Any]:
         "baselines": dict(scores.baselines) if scores else None,
         "symptoms": [finding.symptom for finding in agent.alarms],
     }
-
-
-def relative_to_here(path: Path) -> str:
-    """A path as the reader would type it from where they are."""
-    try:
-        return os.path.relpath(path)
-    except ValueError:  # another drive on Windows
-        return str(path)

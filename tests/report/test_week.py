@@ -14,7 +14,8 @@ from p3kit.cli.report import report as command
 from p3kit.errors import InputError, RunNotFound
 from p3kit.report import summarise_week, write_week
 from p3kit.report.keep import keep_hand_written
-from p3kit.report.week import experiment_title, plain, stability
+from p3kit.report.page import experiment_title, plain
+from p3kit.report.week import stability
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, make_run, spec_with
 
