@@ -235,6 +235,18 @@ def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float] | 
     return float(values.mean()) - half, float(values.mean()) + half
 
 
+def share_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's confidence interval (low, high) of a share `count` / `total` (Wilson 1927). Raises ValueError for no
+    total."""
+    if total < 1 or not 0 <= count <= total:
+        raise ValueError(f"{count} of {total}: expected a count from 0 to a total of at least 1")
+    z = NormalDist().inv_cdf((1.0 + level) / 2.0)
+    share, weight = count / total, z * z / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def student_quantile(probability: float, freedom: int) -> float:
     """The quantile of Student's t distribution with `freedom` degrees of freedom, by bisection of its distribution.
 

@@ -366,6 +366,40 @@ def make_run(
     return run
 
 
+def intervene(
+    run: RunDir,
+    decision: str,
+    global_step: int,
+    *,
+    row: str = "policy.hold",
+    keys: Mapping[str, Sequence[Any]] | None = None,
+    agent: str = "AAPL",
+    checkpoint: str | None = None,
+    at: float = MONDAY + 300,
+) -> None:
+    """Journal a decision about an intervention, with the fields that its form has."""
+    with clock_at(at):
+        run.append_event(
+            "intervention",
+            agent=agent,
+            global_step=global_step,
+            env_step=global_step,
+            update=global_step // TICK,
+            row=row,
+            catalogue_version="p3kit@1",
+            cause="ent_coef_low",
+            cause_scores={"ent_coef_low": 0.8},
+            evidence={"policy/hold_share": [0.97, 0.98, 0.99]},
+            threshold=0.95,
+            min_data={"have": 6, "need": 3},
+            decision=decision,
+            reason="cooldown" if decision in ("suppressed", "blocked") else "",
+            keys=dict(keys or {}),
+            checkpoint=checkpoint,
+            rng_digest="0" * 16,
+        )
+
+
 _PER_ITERATION = (
     "value/explained_variance", "value/value_mean", "value/return", "diag/ev_reference", "diag/update_ratio",
     "diag/dormant_share", "diag/feature_rank", "diag/advantage", "diag/obs_", "policy/ratio_error", "reward/scale",

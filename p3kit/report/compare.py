@@ -164,9 +164,9 @@ def parity_words(contrast: Contrast) -> str:
         case "match" if all(pair.identical for pair in contrast.pairs):
             return "Every agent does the same, bar for bar."
         case "match":
-            return (
-                "The mean difference is not told from 0, and its whole interval is within what another seed would do."
-            )
+            most = max(abs(bound) for bound in contrast.interval or (0.0,))
+            within = f"its whole interval is within what another seed would do; up to {most:.2f} cannot be ruled out"
+            return f"The mean difference is not told from 0, and {within}."
         case _ if contrast.other_seed is None:
             return f"No spread over seeds is known, so the difference has nothing to be measured by. {seeds}."
         case _:
