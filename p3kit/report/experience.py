@@ -28,7 +28,7 @@ ENOUGH = 3
 """Fewer cases than this are no evidence: "insufficient data"."""
 
 Interval = tuple[float, float]
-_NO_KNOBS = ("name", "start_date", "symbols", "seeds", "matrix", "agents", "criteria", "baselines", "tune")
+NO_KNOBS = ("name", "start_date", "symbols", "seeds", "matrix", "agents", "criteria", "baselines", "tune")
 """Tables that say which agents there are and how they are judged, not how one is trained."""
 
 
@@ -44,6 +44,8 @@ class Attempt:
     resumed: int
     happenings: Mapping[str, int]
     """Kind of event → number, of the kinds in `HAPPENINGS`."""
+    info: Mapping[str, Any]
+    """The run.json of its run."""
 
     @property
     def run(self) -> str:
@@ -298,6 +300,7 @@ def gather_experience(runs_root: Path, name: str | None = None) -> Experience:
                     code=code,
                     resumed=kinds.count("resume"),
                     happenings={kind: kinds.count(kind) for kind in HAPPENINGS if kind in kinds},
+                    info=info,
                 )
             )
     return Experience(tuple(attempts), last)
@@ -305,7 +308,7 @@ def gather_experience(runs_root: Path, name: str | None = None) -> Experience:
 
 def _knobs(spec: Mapping[str, Any]) -> dict[str, str]:
     """What shapes training, by path; the interventions of a spec count as one knob, by their names."""
-    tables = {key: value for key, value in spec.items() if key not in (*_NO_KNOBS, "intervention")}
+    tables = {key: value for key, value in spec.items() if key not in (*NO_KNOBS, "intervention")}
     knobs = {written_path(path): toml_value(value) for path, value in leaves(tables)}
     rules = [str(rule.get("id", "")) for rule in spec.get("intervention") or []]
     return knobs | {"intervention": ", ".join(rules) or "none"}

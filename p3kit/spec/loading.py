@@ -22,6 +22,9 @@ from p3kit.spec.nearest import nearest
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.shipped import looks_like_a_file
 
+VALIDATED = "validated"
+"""A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
+
 MAX_BYTES = 1_000_000
 """A spec is written by hand; anything larger is another file by mistake."""
 
@@ -140,7 +143,8 @@ def stored_origins(
 
 def _read_source(text: str) -> Written:
     tables = _parse(text, "spec.toml")
-    tables.pop("extends", None)
+    for key in ("extends", VALIDATED):
+        tables.pop(key, None)
     lines = Lines(text)
     return Written(tables, {key: f"spec.toml:{lines.at(offset)}" for key, offset in scan(text).offsets.items()})
 
@@ -225,6 +229,9 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
     bases = written.tables.pop("extends", [])
     if isinstance(bases, str):
         bases = [bases]
+    if not isinstance(written.tables.pop(VALIDATED, {}), Mapping):
+        what = f"{VALIDATED}: expected a table: what p3kit export writes about the values of a file"
+        raise SpecError([Fault(written.place((VALIDATED,), str(path)), what)])
     place = written.place(("extends",), str(path))
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise SpecError([Fault(place, "extends: expected a file, or a list of files")])
