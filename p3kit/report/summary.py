@@ -18,7 +18,7 @@ import numpy as np
 from p3kit.diagnose.diagnosis import OUTCOMES, gather_evidence, judge, merged_patch, ranges
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.errors import RunNotFound
-from p3kit.metrics import interquartile_mean
+from p3kit.metrics import COMPONENTS, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.rundir import RunDir, Series, intact_runs
 
@@ -28,9 +28,13 @@ CURVES = (
     "eval/buy_and_hold_sharpe",
     "episode/episode_reward_mean",
     "policy/entropy_norm",
+    "policy/hold_share",
+    "value/value_loss",
     "value/explained_variance",
     "diag/ev_reference",
+    *(f"reward/episode_share.{component}" for component in COMPONENTS),
 )
+"""The metrics that the pictures of a report show."""
 Curve = tuple[Sequence[int], Sequence[float]]
 Interval = tuple[float, float]
 
