@@ -249,6 +249,60 @@ def interquartile_mean(values: Floats) -> float:
     return float(values[cut : len(values) - cut].mean())
 
 
+def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
+    """Confidence interval (low, high) of the mean of a few independent values (n,), by Student's t; None for n < 2."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return None
+    half = student_quantile((1.0 + level) / 2.0, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def share_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's confidence interval (low, high) of a share `count` / `total` (Wilson 1927). Raises ValueError for no
+    total."""
+    if total < 1 or not 0 <= count <= total:
+        raise ValueError(f"{count} of {total}: expected a count from 0 to a total of at least 1")
+    z = NormalDist().inv_cdf((1.0 + level) / 2.0)
+    share, weight = count / total, z * z / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """The quantile of Student's t distribution with `freedom` degrees of freedom, by bisection of its distribution.
+
+    The distribution for whole degrees of freedom: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4. Raises ValueError for a
+    probability outside (0, 1) or less than one degree.
+    """
+    if not 0.0 < probability < 1.0 or freedom < 1:
+        raise ValueError(f"probability {probability}, {freedom} degrees of freedom: expected 0 < p < 1 and at least 1")
+    if probability < 0.5:
+        return -student_quantile(1.0 - probability, freedom)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # in the angle atan(t/√ν), which is bounded
+        middle = (low + high) / 2
+        if 0.5 + _student_within(middle, freedom) / 2 < probability:
+            low = middle
+        else:
+            high = middle
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _student_within(angle: float, freedom: int) -> float:
+    """P(|t| < √ν tan(angle)) with ν = `freedom`."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    odd = freedom % 2
+    term, total = (cos, cos) if odd else (1.0, 1.0)
+    for k in range(2 if odd else 1, freedom - 1, 2):
+        term *= cos * cos * k / (k + 1)
+        total += term
+    if not odd:
+        return sin * total
+    return 2 / math.pi * (angle + (sin * total if freedom > 1 else 0.0))
+
+
 def bootstrap_sharpe(
     returns: Floats,
     bars_per_year: float,

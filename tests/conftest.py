@@ -12,6 +12,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh-golden", action="store_true", help="rewrite the golden files; then read the diff")
+    parser.addoption("--screenshots", metavar="FOLDER", help="where tests/test_aim_dashboard.py keeps its pictures")
+    parser.addoption("--screenshots-of", metavar="RUNS", help="the runs to show there, in place of made-up ones")
 
 
 @pytest.fixture

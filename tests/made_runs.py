@@ -20,7 +20,8 @@ import numpy as np
 
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.rundir import RunDir
-from p3kit.spec import resolve_spec
+from p3kit.spec import find_trainer, resolve_spec
+from p3kit.spec.keypath import split_path, with_value
 
 TICK = 4_096
 MONDAY = datetime(2027, 1, 4, 9, 0, tzinfo=UTC).timestamp()
@@ -35,6 +36,8 @@ SPEC: dict[str, Any] = resolve_spec(
     },
     "made up",
 ).model_dump(mode="json")
+
+TRAINER = find_trainer("ppo")
 
 Row = dict[str, float]
 Fault = Callable[[Row, float, int], Row | None]
@@ -259,21 +262,28 @@ def make_run(
     message: str = "",
     agent_name: str | None = None,
     baselines: Mapping[str, Row] = BASELINES,
+    point: Mapping[str, Any] | None = None,
+    command: Sequence[str] | None = None,
+    equity: Mapping[str, Any] | None = None,
 ) -> RunDir:
     """One run of one agent, written as a trainer would have left it.
 
     `until` is the share of training that was recorded, `iteration_ticks` the ticks per iteration (4 at the guide's sizes:
-    what is known once per iteration then stands in every fourth row), `started` the unix time at which it began.
+    what is known once per iteration then stands in every fourth row), `started` the unix time at which it began. `point`
+    is the agent's point of the matrix; its values are set in the agent's spec.
     """
     spec = copy.deepcopy(dict(spec or SPEC))
     spec["name"], spec["symbols"] = name, list(symbols or [symbol])
     agent = agent_name or symbol
+    agent_spec = copy.deepcopy(spec) | {"matrix": {}}
+    for path, value in (point or {}).items():
+        agent_spec = with_value(agent_spec, split_path(path), value)
     total = int(spec["ppo"]["total_timesteps"])
     rng = np.random.default_rng([seed, *symbol.encode()])
     folder = root / ".made"
     folder.mkdir(parents=True, exist_ok=True)
     trainer = folder / "trainer.py"
-    trainer.write_text("# made up\n")
+    trainer.write_bytes(TRAINER.read_bytes())
     data = {"fingerprint": f"{symbol.encode().hex()}0000", "source": "synthetic (not real)" if synthetic else "sample"}
     data |= {"synthetic": synthetic, "bars": 3270, "first": "2010-01-04", "last": "2022-12-28", "bars_per_year": 251.9}
     info = {
@@ -281,11 +291,18 @@ def make_run(
         "trainer": spec["trainer"],
         "spec": spec,
         "agents": [
-            {"name": agent, "symbol": symbol, "seed": seed, "point": {}, "total_timesteps": total, "spec": spec}
+            {
+                "name": agent,
+                "symbol": symbol,
+                "seed": seed,
+                "point": dict(point or {}),
+                "total_timesteps": total,
+                "spec": agent_spec,
+            }
         ],
         "env_id": None,
         "data": {symbol: data},
-        "command": ["p3kit", "run", f"specs/{name}.toml"],
+        "command": list(command or ["p3kit", "run", f"specs/{name}.toml"]),
         "created": started,
         "versions": {"python": "3.11.7", "p3kit": "0.1.0", "torch": "2.13.0"},
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
@@ -343,7 +360,7 @@ def make_run(
         with clock_at(ended):
             run.append_event("verdict", agent=agent, global_step=reached, **judged)
     if best is not None:
-        run.write_histogram("equity", agent, best[1], equity_curve(seed))
+        run.write_histogram("equity", agent, best[1], equity or equity_curve(seed))
     status_of_agent = {
         "symbol": symbol, "state": state, "global_step": reached, "total_timesteps": total, "verdict": judged,
         "steps_per_second": 1800.0, "sharpe": best[0] if best else None,
@@ -351,6 +368,40 @@ def make_run(
     with clock_at(ended):
         run.write_status({"state": state, "heartbeat": ended, "message": message, "agents": {agent: status_of_agent}})
     return run
+
+
+def intervene(
+    run: RunDir,
+    decision: str,
+    global_step: int,
+    *,
+    row: str = "policy.hold",
+    keys: Mapping[str, Sequence[Any]] | None = None,
+    agent: str = "AAPL",
+    checkpoint: str | None = None,
+    at: float = MONDAY + 300,
+) -> None:
+    """Journal a decision about an intervention, with the fields that its form has."""
+    with clock_at(at):
+        run.append_event(
+            "intervention",
+            agent=agent,
+            global_step=global_step,
+            env_step=global_step,
+            update=global_step // TICK,
+            row=row,
+            catalogue_version="p3kit@1",
+            cause="ent_coef_low",
+            cause_scores={"ent_coef_low": 0.8},
+            evidence={"policy/hold_share": [0.97, 0.98, 0.99]},
+            threshold=0.95,
+            min_data={"have": 6, "need": 3},
+            decision=decision,
+            reason="cooldown" if decision in ("suppressed", "blocked") else "",
+            keys=dict(keys or {}),
+            checkpoint=checkpoint,
+            rng_digest="0" * 16,
+        )
 
 
 _PER_ITERATION = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -13,17 +14,21 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from p3kit.aim_mirror import AimServer, Mirror, deep_links, run_hash, store
+from p3kit.aim_mirror import AimServer, Mirror, best_run, dashboard, deep_links, run_hash, store, write_bookmarks
+from p3kit.aim_mirror.bookmarks import SCALARS, TUNED, Bookmark, differing_knobs
 from p3kit.aim_mirror.links import encode_state
 from p3kit.aim_mirror.sender import even_bins, event_text, picture_name
+from p3kit.aim_mirror.sender import result as result_of
 from p3kit.cli.aim import sync as sync_command
+from p3kit.cli.aim import ui as ui_command
 from p3kit.errors import InputError, MissingExtra, P3kitError
+from p3kit.metrics import METRICS
 from p3kit.rundir import RunDir
 
 pytestmark = pytest.mark.aim
@@ -419,7 +424,7 @@ class Served(NamedTuple):
     """`p3kit ui`, running on a run that is not finished."""
 
     url: str
-    links: list[str]
+    links: dict[str, str]
     mirror: Mirror
     run: RunDir
 
@@ -433,11 +438,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--runs", str(root / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url, *lines = [process.stdout.readline().strip() for _ in range(1 + 2 * len(deep_links("", [])))]
-        yield Served(url, lines[1::2], Mirror(root / "runs"), run)
+        url = process.stdout.readline().strip()
+        yield Served(url, printed_links(process.stdout), Mirror(root / "runs"), run)
         process.terminate()
         assert process.wait(30) == 0
     assert not is_listening(url), "aim up outlived p3kit ui"
+
+
+def printed_links(lines: IO[str]) -> dict[str, str]:
+    """Title → address, as `p3kit ui` prints them, up to the last comparison."""
+    links: dict[str, str] = {}
+    while deep_links("", [])[-1][0] not in links:
+        title, address = lines.readline().strip(), lines.readline().strip()
+        assert address, f"p3kit ui ended after {links}"
+        links[title] = address
+    return links
 
 
 def is_listening(url: str) -> bool:
@@ -445,9 +460,10 @@ def is_listening(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
 
 
-def ask(served: Served, path: str, body: Any = None) -> Any:
+def ask(served: Served, path: str, body: Any = None, method: str | None = None) -> Any:
     """The answer of Aim's HTTP API."""
-    request = urllib.request.Request(f"{served.url}/api/{path}", headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{served.url}/api/{path}", headers=headers, method=method)
     if body is not None:
         request.data = json.dumps(body).encode()
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
@@ -494,10 +510,88 @@ def test_a_busy_port_and_an_open_host_are_refused(served: Served) -> None:
 
 
 def test_ui_prints_links_that_the_server_serves(served: Served) -> None:
-    assert served.links == [link for _, link in deep_links(served.url, ["phase3"])]
-    for link in served.links:
+    comparisons = deep_links(served.url, ["phase3"])
+    assert list(served.links.items())[-len(comparisons) :] == comparisons
+    assert served.links["distributions of run-1"] == f"{served.url}/runs/{key(served.run)}/distributions"
+    for link in served.links.values():
         with urllib.request.urlopen(link, timeout=10) as response:
             assert b"<html" in response.read()
+
+
+def test_ui_makes_the_guides_dashboard(served: Served) -> None:
+    boards = {board["name"]: board for board in ask(served, "dashboards/")}
+    wanted = dashboard({key(served.run): served.run.info()}, best=None)
+    assert boards.keys() >= {bookmark.name for bookmark in wanted}
+    for bookmark in wanted:
+        board = boards[bookmark.name]
+        assert (board["app_type"], board["description"]) == (bookmark.explorer, bookmark.description)
+        assert served.links[f"bookmark: {bookmark.name}"] == f"{served.url}/{bookmark.explorer}/{board['app_id']}"
+        assert ask(served, f"apps/{board['app_id']}/")["state"] == bookmark.state
+
+
+def test_bookmarks_are_written_once_and_the_users_changes_stay(served: Served, tmp_path: Path) -> None:
+    memory = tmp_path / "bookmarks.json"
+    first = Bookmark("ours", "a test", "metrics", {"select": {"options": [], "query": ""}})
+    [link] = write_bookmarks(served.url, [first], memory)
+    assert write_bookmarks(served.url, [first], memory) == [link]
+    newer = dataclasses.replace(first, state={"select": {"options": [], "query": "run.active"}})
+    assert write_bookmarks(served.url, [newer], memory) == [link]
+    app = link.url.rpartition("/")[2]
+    assert ask(served, f"apps/{app}/")["state"] == newer.state, "ours is renewed"
+    assert [board["name"] for board in ask(served, "dashboards/")].count("ours") == 1
+
+    ask(served, f"apps/{app}/", {"type": "metrics", "state": {"select": {"options": [], "query": "mine"}}}, "PUT")
+    assert write_bookmarks(served.url, [first], memory) == [link]
+    assert ask(served, f"apps/{app}/")["state"]["select"]["query"] == "mine", "the user's change stays"
+
+    [board] = [board["id"] for board in ask(served, "dashboards/") if board["name"] == "ours"]
+    ask(served, f"dashboards/{board}/", method="DELETE")
+    assert write_bookmarks(served.url, [first], memory) == []
+    assert "ours" not in [board["name"] for board in ask(served, "dashboards/")], "what was deleted stays deleted"
+
+
+def test_a_server_without_that_interface_is_said(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(P3kitError, match="did not take the bookmarks"):
+        write_bookmarks(f"{served.url}/nowhere", dashboard({}, None), tmp_path / "bookmarks.json")
+
+
+def test_the_dashboard_follows_the_runs(tmp_path: Path) -> None:
+    runs = {key(run): run.info() for run in (make_run(tmp_path, "AAPL"), make_run(tmp_path, "XOM", "AAPL"))}
+    names = [bookmark.name for bookmark in dashboard(runs, None)]
+    assert len(names) == len(set(names)) == len(SCALARS) + 3
+    assert differing_knobs(list(runs.values())) == ["ppo.ent_coef"], "one agent's own spec has another value"
+    assert differing_knobs([]) == list(TUNED)
+    [best] = [bookmark for bookmark in dashboard(runs, "abc") if bookmark.name == "Best model"]
+    assert best.state["select"]["query"] == 'run.hash == "abc"'
+    for group in SCALARS.values():
+        assert METRICS.keys() >= set(group)
+
+
+def test_the_best_run_has_the_highest_sharpe() -> None:
+    scores = {"a": 0.4, "b": 1.2, "c": None, "d": math.nan}
+    verdicts = [(name, {"metrics": {"eval/sharpe_ratio": value}}) for name, value in scores.items()]
+    assert best_run(verdicts) == "b"
+    assert best_run([("c", {"metrics": {}})]) is None
+
+
+def test_a_runs_verdicts_in_short() -> None:
+    states = [
+        {"verdict": {"grade": grade, "over_buy_and_hold": "not shown", "metrics": {"eval/sharpe_ratio": sharpe}}}
+        for grade, sharpe in (("FAIL", 0.1), ("PASS", 0.5), ("FAIL", None))
+    ]
+    told = result_of([*states, {"verdict": None}, {}])
+    assert (told["verdicts"], told["edge_shown"], told["agents"]) == ("1 PASS, 2 FAIL", "0 of 3", 3)
+    assert (told["sharpe_mean"], told["sharpe_best"]) == (pytest.approx(0.3), 0.5)
+    assert result_of([{}]) == {}
+    assert result_of(states[:1])["verdicts"] == "FAIL"
+
+
+def test_a_run_from_elsewhere_is_not_compared(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "AAPL")
+    other = make_run(tmp_path / "others", "XOM", experiment="phase4")
+    refused = CliRunner().invoke(ui_command, [str(other.path), "--runs", str(tmp_path / "runs")])
+    assert isinstance(refused.exception, InputError)
+    assert "give its folder by --runs" in str(refused.exception)
 
 
 def test_sync_command(tmp_path: Path) -> None:

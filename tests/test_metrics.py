@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import kurtosis, skew, trim_mean
+from scipy.stats import kurtosis, skew, t, trim_mean
 
 from p3kit import metrics
 
@@ -223,3 +223,20 @@ def test_bootstrap_of_a_policy_that_trades_once_counts_motionless_draws_as_zero(
     returns[200:203] = 0.01
     low, high = metrics.bootstrap_sharpe(returns, YEAR)  # type: ignore[misc]
     assert low == 0.0 < high
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 101])
+def test_students_quantiles_agree_with_scipy(freedom: int) -> None:
+    for probability in (0.01, 0.5, 0.6, 0.975, 0.9995):
+        expected = pytest.approx(t.ppf(probability, freedom), rel=1e-9, abs=1e-9)
+        assert metrics.student_quantile(probability, freedom) == expected
+    with pytest.raises(ValueError, match="expected 0 < p < 1"):
+        metrics.student_quantile(1.0, freedom)
+
+
+def test_the_interval_of_a_mean_holds_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    drawn = [metrics.mean_interval(rng.normal(0.3, 1.0, 4)) for _ in range(2_000)]
+    held = np.mean([low < 0.3 < high for low, high in (bounds for bounds in drawn if bounds is not None)])
+    assert held == pytest.approx(0.95, abs=0.015)
+    assert metrics.mean_interval(np.array([1.0])) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from p3kit.rundir.rows import write_json
 
-CURSOR_VERSION = 1
+CURSOR_VERSION = 2
 
 
 @dataclass

@@ -30,20 +30,22 @@ def encode_state(state: Any) -> str:
     return "O-" + base64.urlsafe_b64encode(plain.encode("ascii")).decode("ascii").rstrip("=")
 
 
+def metric_option(name: str) -> dict[str, Any]:
+    """A metric (or a sequence of images) as the explorers' search takes it, in all its contexts."""
+    value = {"option_name": name, "context": None}
+    return {"label": name, "group": "metrics", "color": "#83899E", "type": "metrics", "value": value}
+
+
 def metrics_link(url: str, metrics: Sequence[str], query: str) -> str:
     """The metrics explorer on `metrics` of the runs for which `query` holds (Aim's query language)."""
-    options = [
-        {
-            "label": name,
-            "group": "metrics",
-            "color": "#83899E",
-            "type": "metrics",
-            "value": {"option_name": name, "context": None},
-        }
-        for name in metrics
-    ]
+    options = [metric_option(name) for name in metrics]
     state = {"options": options, "query": query, "advancedMode": False, "advancedQuery": ""}
     return f"{url}/metrics?select={encode_state(state)}"
+
+
+def distributions_link(url: str, run_hash: str) -> str:
+    """A run's distributions of rewards, actions and gradients: the one page of Aim that shows any."""
+    return f"{url}/runs/{run_hash}/distributions"
 
 
 def runs_link(url: str, query: str) -> str:
@@ -51,12 +53,13 @@ def runs_link(url: str, query: str) -> str:
     return f"{url}/runs?select={encode_state({'query': query})}"
 
 
-def deep_links(url: str, experiments: Iterable[str]) -> list[tuple[str, str]]:
+def deep_links(url: str, experiments: Iterable[str], hashes: Iterable[str] = ()) -> list[tuple[str, str]]:
     """(title, address) of the comparisons worth opening first: the run table, then `COMPARISONS`.
 
-    They show the runs of `experiments` (names of specs).
+    They show the runs of `experiments` (names of specs), or only those with `hashes`, where some are given.
     """
-    names = sorted(set(experiments))
+    names, chosen = sorted(set(experiments)), sorted(set(hashes))
     query = f"run.experiment in {json.dumps(names)}" if names else ""
+    query = f"run.hash in {json.dumps(chosen)}" if chosen else query
     links = [("runs", runs_link(url, query))]
     return links + [(title, metrics_link(url, metrics, query)) for title, metrics in COMPARISONS]

@@ -79,6 +79,7 @@ class Mirror:
         if self.repo.name == ".aim":  # as aim's own commands, take the repository for the folder it is in
             self.repo = self.repo.parent
         self._cursors = self.repo / ".aim" / "p3kit"
+        self.bookmarks = self.repo / ".aim" / "p3kit.bookmarks.json"
         self._store: AimStore | None = None
 
     def sync(self) -> SyncResult:

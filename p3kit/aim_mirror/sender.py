@@ -3,7 +3,7 @@
 | in the run directory | in Aim |
 |---|---|
 | run.json: name, spec, versions, data | experiment, params `run.spec.…`, `run.versions.…`, `run.data.…` |
-| status: state, grades | tags, end time, params `run.agents.NAME.…` |
+| status: state, grades | tags, end time, params `run.agents.NAME.…` and, in short, `run.result.…` |
 | a metrics row | a point per metric: step = global_step, epoch = iteration, context {subset} |
 | histograms | distributions `rewards`, `actions`, `gradients` |
 | plots | images |
@@ -156,10 +156,30 @@ def params(info: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]
         for agent in info["agents"]
     }
     tree = {key: info.get(key) for key in ("trainer", "env_id", "versions", "git_commit", "data", "command", "created")}
-    tree |= {"agents": agents, "spec": info["spec"]}
+    tree |= {"agents": agents, "spec": info["spec"], "result": result(states.values())}
     if len(agents) == 1:
         tree |= {"spec": info["agents"][0]["spec"], **next(iter(agents.values()))}
     return tree
+
+
+def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """A run's verdicts in a few columns: what the run table and the parallel coordinates show."""
+    verdicts = [state["verdict"] for state in states if state.get("verdict")]
+    if not verdicts:
+        return {}
+    grades = [str(verdict["grade"]) for verdict in verdicts]
+    counted = [f"{grades.count(grade)} {grade}" for grade in reversed(GRADES) if grade in grades]
+    shown = sum(verdict.get("over_buy_and_hold") == "shown" for verdict in verdicts)
+    told: dict[str, Any] = {
+        "agents": len(verdicts),
+        "verdicts": grades[0] if len(grades) == 1 else ", ".join(counted),
+        "edge_shown": f"{shown} of {len(verdicts)}",
+        "stopped_early": sum(bool(verdict.get("ended_early")) for verdict in verdicts),
+    }
+    sharpes = [(verdict.get("metrics") or {}).get("eval/sharpe_ratio") for verdict in verdicts]
+    if known := [float(sharpe) for sharpe in sharpes if sharpe is not None]:
+        told |= {"sharpe_mean": float(np.mean(known)), "sharpe_best": max(known)}
+    return told
 
 
 def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:

@@ -7,15 +7,29 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from p3kit.aim_mirror import AimServer, Mirror, SyncResult, deep_links
+from p3kit.aim_mirror import (
+    AimServer,
+    Mirror,
+    SyncResult,
+    best_run,
+    dashboard,
+    deep_links,
+    distributions_link,
+    run_hash,
+    write_bookmarks,
+)
 from p3kit.aim_mirror.server import DEFAULT_PORT
-from p3kit.cli.options import json_option, runs_option
-from p3kit.errors import P3kitError
+from p3kit.cli.options import complete_run, json_option, runs_option
+from p3kit.errors import InputError, P3kitError
+from p3kit.rundir.directory import ACTIVE_STATES
+
+_MOST_DISTRIBUTIONS = 5
 
 repo_option = click.option(
     "--aim-repo",
@@ -55,31 +69,75 @@ def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json
     epilog="""\b
 Examples:
   p3kit ui
+  p3kit ui run-3 run-7
   p3kit ui --port 0"""
 )
+@click.argument("references", metavar="[RUN...]", nargs=-1, shell_complete=complete_run)
 @runs_option
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
 @click.option(
     "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
 )
-def ui(runs_root: Path, repo: Path | None, host: str, port: int) -> None:
-    """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date."""
+def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int) -> None:
+    """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date.
+
+    The bookmarks are the training guide's dashboard: scalars by group, images, verdicts, parallel coordinates, the best
+    model. With RUNs, the links compare these only.
+    """
+    from p3kit.rundir import find_run
+
+    chosen = [run_hash(find_run(runs_root, reference)[0].info()) for reference in references]
     mirror = Mirror(runs_root, repo)
+    if away := [name for name, key in zip(references, chosen, strict=True) if key not in mirror.runs()]:
+        raise InputError(away[0], f"is no run of {runs_root}, which is what is mirrored", "give its folder by --runs")
     server = AimServer(mirror.repo, host, port)
+    _draw_missing(runs_root)
     _warn(mirror.sync())
     stop = _stop_on_signals()
     click.echo("starting aim …", err=True)
     with server:
-        experiments = {run.info()["name"] for run in mirror.runs().values()}
         click.echo(server.url)
-        for title, link in deep_links(server.url, experiments):
-            click.echo(f"  {title}\n    {link}")
+        _print_links(server, mirror, chosen)
         click.echo("Ctrl-C ends it", err=True)
         for result in mirror.follow(stop):
             _warn(result)
             if not server.is_running() and not stop.is_set():
                 raise P3kitError("aim up", "ended on its own", f"its log is in {server.log}")
+
+
+def _print_links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> None:
+    """Bookmarks, pages of distributions and comparisons, a title and an address each."""
+    infos = {key: run.info() for key, run in mirror.runs().items()}
+    verdicts = [
+        (key, state["verdict"])
+        for key, run in mirror.runs().items()
+        for state in (run.status().get("agents") or {}).values()
+        if state.get("verdict")
+    ]
+    best = best_run(verdicts)
+    try:
+        for bookmark in write_bookmarks(server.url, dashboard(infos, best), mirror.bookmarks):
+            click.echo(f"  bookmark: {bookmark.name}\n    {bookmark.url}")
+    except P3kitError as error:  # Aim is another's program, and useful without them
+        click.echo(f"no bookmarks: {error}", err=True)
+    newest = sorted(infos, key=lambda key: -float(infos[key]["created"]))[:_MOST_DISTRIBUTIONS]
+    for key in chosen or dict.fromkeys(key for key in (best, *newest) if key is not None):
+        word = ", the best model" if key == best else ""
+        click.echo(f"  distributions of {infos[key]['run']}{word}\n    {distributions_link(server.url, key)}")
+    for title, link in deep_links(server.url, {info["name"] for info in infos.values()}, chosen):
+        click.echo(f"  {title}\n    {link}")
+
+
+def _draw_missing(runs_root: Path) -> None:
+    """Draw the pictures of runs that ended without any: `p3kit run` draws them, a trainer on its own does not."""
+    from p3kit.rundir import intact_runs
+
+    for run in intact_runs(runs_root)[0]:
+        if run.status()["state"] not in ACTIVE_STATES and not any(run.plots.glob("*.png")) and run.histograms():
+            from p3kit.report.pictures import draw_run
+
+            draw_run(run)
 
 
 def _say(result: SyncResult, mirror: Mirror, as_json: bool) -> None:

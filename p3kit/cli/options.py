@@ -29,6 +29,14 @@ set_option = click.option(
     help="Override a value of the spec, e.g. --set ppo.ent_coef=0.05. Repeatable; later wins.",
 )
 
+templates_option = click.option(
+    "--templates",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="P3KIT_TEMPLATES",
+    show_envvar=True,
+    help="Folder with page templates of your own; those it lacks are taken from p3kit.",
+)
+
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),

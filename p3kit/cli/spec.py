@@ -96,23 +96,16 @@ def _resolved(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path) -> 
 
 
 def _of_run(reference: str, runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run, or one agent of it, really used, and which of it are defaults."""
+    """What a run, or one agent of it, really used, and where it came from."""
     from p3kit.rundir import find_run
-    from p3kit.spec import resolve_spec
-    from p3kit.spec.keypath import leaves, written_path
+    from p3kit.spec.loading import overrides_of, resolve_spec, stored_origins
 
     run, agent = find_run(runs_root, reference)
     info = run.info()
-    tables: dict[str, Any] = next((one["spec"] for one in info["agents"] if one["name"] == agent), info["spec"])
-    spec = resolve_spec(tables, str(run.path / "run.json"), run.path / "trainer.py")
-    bare = type(spec).model_validate({"name": spec.name, "symbols": spec.symbols, "trainer": spec.trainer})
-    defaults = {written_path(path): value for path, value in leaves(bare.model_dump(mode="json"))}
-    origins = {}
-    for path, value in leaves(tables):
-        dotted = written_path(path)
-        is_default = dotted in defaults and defaults[dotted] == value and dotted not in ("name", "symbols", "trainer")
-        origins[dotted] = "default" if is_default else run.name
-    return tables, origins
+    plan = next((one for one in info["agents"] if one["name"] == agent), {"spec": info["spec"], "symbol": None})
+    spec = resolve_spec(plan["spec"], str(run.path / "run.json"), run.trainer_file)
+    given = overrides_of(info.get("command") or [])
+    return plan["spec"], stored_origins(plan["spec"], spec, run.spec_text(), given, plan["symbol"])
 
 
 def _print_json(value: Any) -> None:

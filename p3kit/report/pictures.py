@@ -17,12 +17,14 @@ import numpy as np
 
 from p3kit.diagnose import diagnose
 from p3kit.diagnose.detectors_guide import ENTROPY_CORRIDOR
+from p3kit.metrics import COMPONENTS
 from p3kit.rundir import Histogram, RunDir, file_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from p3kit.report.comparison import Comparison
     from p3kit.report.summary import AgentSummary, Experiment
 
 _DPI = 110
@@ -55,6 +57,7 @@ _BASELINE_STYLES: Mapping[str, tuple[str, str]] = {
     "random": (_GREY, ":"),
     "hold": ("#444444", (0, (1, 2))),  # type: ignore[dict-item]
 }
+_SYNTHETIC = "synthetic data: not a market result"
 LARGEST_GRID = 12
 """Agents that get a row of panels each; more are drawn into one row with their median."""
 
@@ -293,17 +296,25 @@ def _dates() -> Any:
 # --- pictures of an experiment, for the weekly report ---
 
 _CURVES = (
-    ("eval/sharpe_ratio", "Sharpe (dashed: buy-and-hold)"),
+    ("eval/sharpe_ratio", "Validation Sharpe\n(dashed: buy-and-hold)"),
     ("episode/episode_reward_mean", "Episode reward"),
-    ("policy/entropy_norm", "Entropy / maximum (tint: expected)"),
-    ("value/explained_variance", "Explained variance (dashed: ridge)"),
+    ("policy/entropy_norm", "Entropy / maximum\n(tint: expected)"),
+    ("policy/hold_share", "Share of HOLD"),
+    ("value/value_loss", "Value loss"),
+    ("value/explained_variance", "Explained variance\n(-- ridge, ·· guide)"),
 )
+PHASES = (0.2, 0.5, 0.8)
+"""Where the guide's phases end (3.1), as shares of training: exploration, initial learning, refinement, convergence."""
+
+_GUIDE_VARIANCE = ((0.5, 0.5), (0.8, 0.5), (0.8, 0.7), (1.0, 0.7))
+"""(share of training, explained variance) that the guide expects to be passed in its last two phases."""
 
 
 def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
-    """Small multiples: a row per agent, a column per curve, one scale per column. The tint behind the entropy is the
-    path that the guide expects; the dashed lines are buy-and-hold's Sharpe ratio and the ridge reference of explained
-    variance. More than twelve agents share one row, with their median. False where nothing was recorded."""
+    """Small multiples: a row per agent, a column per curve, one scale per column. Upright lines part the guide's four
+    phases; the tint behind the entropy is the path expected over them, the dotted line the guide's explained variance.
+    Dashed: buy-and-hold's Sharpe ratio and the ridge reference of explained variance. More than twelve agents share one
+    row, with their median. False where nothing was recorded."""
     agents = [agent for agent in experiment.agents if agent.curves]
     if not agents:
         return False
@@ -315,10 +326,10 @@ def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
     margins = {
         "left": 0.55 + 0.085 * max(map(len, labels)),
         "right": 0.15,
-        "top": 0.55 if experiment.synthetic else 0.3,
+        "top": 0.7 if experiment.synthetic else 0.45,
         "bottom": 0.45,
     }
-    with figure_to(path, 12, tallest * len(groups) + 1.0, measured=False) as figure:
+    with figure_to(path, 13, tallest * len(groups) + 1.0, measured=False) as figure:
         grid = figure.subplots(len(groups), len(_CURVES), sharex=True, sharey="col", squeeze=False)
         _set_margins(figure, **margins, between=0.3, beside=0.45)
         for group, label, row in zip(groups, labels, grid, strict=True):
@@ -348,19 +359,25 @@ def _set_margins(
 
 def _mark_synthetic(figure: Figure, experiment: Experiment) -> None:
     if experiment.synthetic:
-        figure.suptitle("synthetic data: not a market result", color=_RED, fontsize=9)
+        figure.suptitle(_SYNTHETIC, color=_RED, fontsize=9)
 
 
 def _curve_panel(axes: Axes, metric: str, agents: Sequence[AgentSummary], budget: float) -> None:
     axes.set_xlim(0, budget)
+    for end in PHASES:
+        axes.axvline(end * budget, color="#c4c4c4", linewidth=0.8, zorder=0)
     if metric == "policy/entropy_norm":
         progress, low, high = (np.asarray(bound) for bound in ENTROPY_CORRIDOR)
         axes.fill_between(progress * budget, low, high, color="#E4EEF6", linewidth=0, zorder=0)
+        axes.set_ylim(0, 1.03)
+    elif metric == "policy/hold_share":
         axes.set_ylim(0, 1.03)
     elif metric != "episode/episode_reward_mean":
         axes.axhline(0, color="#999999", linewidth=0.8)
     if metric == "value/explained_variance":
         axes.set_ylim(-0.5, 1)
+        progress, expected = np.array(_GUIDE_VARIANCE).T
+        axes.plot(progress * budget, expected, color="#777777", linestyle=":", linewidth=1.1)
     crowded = len(agents) > 1
     for agent in agents:
         if metric in agent.curves:
@@ -392,6 +409,58 @@ def _median_curve(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tu
     return grid[reached], np.nanmedian(stacked[:, reached], axis=0)
 
 
+_COMPONENT_COLOURS = dict(zip(COMPONENTS, (_BLUE, _RED, _ORANGE, _GREEN, _PURPLE, "#56B4E9", "#B0B0B0"), strict=True))
+
+
+def draw_reward_composition(experiment: Experiment, path: Path) -> bool:
+    """What the reward was made of over training: shares of the seven components in the sum of |component over an
+    episode|, stacked, a panel per agent. More than twelve agents are drawn as their mean. False where nothing was
+    recorded."""
+    agents = [agent for agent in experiment.agents if _composition([agent]) is not None]
+    if not agents:
+        return False
+    together = len(agents) > LARGEST_GRID
+    groups = [agents] if together else [[agent] for agent in agents]
+    columns = min(len(groups), 4 if len(groups) > 6 else 3)
+    rows = -(-len(groups) // columns)
+    panel = 3.0 if rows == 1 else 1.9
+    with figure_to(path, max(7.5, 3.1 * columns), 1.0 + panel * rows, measured=False) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        top = 0.55 if experiment.synthetic else 0.3
+        _set_margins(figure, left=0.55, right=0.2, top=top, bottom=0.95, between=0.4, beside=0.2)
+        for axes in grid.flat[len(groups) :]:
+            axes.set_visible(False)
+        for axes, group in zip(grid.flat, groups, strict=False):
+            steps, shares = _composition(group) or (np.empty(0), np.empty((7, 0)))
+            axes.stackplot(
+                steps / 1_000, shares, labels=COMPONENTS, colors=list(_COMPONENT_COLOURS.values()), linewidth=0
+            )
+            axes.set_title(f"mean of {len(group)} agents" if together else group[0].name)
+            axes.set_ylim(0, 1)
+            axes.margins(x=0)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        for axes in grid.flat[max(0, len(groups) - columns) : len(groups)]:
+            axes.set_xlabel("thousand env steps")
+            axes.tick_params(labelbottom=True)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels))
+        _mark_synthetic(figure, experiment)
+    return True
+
+
+def _composition(agents: Sequence[AgentSummary]) -> tuple[Any, Any] | None:
+    """(steps (n,), shares (7, n)) as the mean over agents, on the steps of the one that got furthest; None where none
+    recorded them."""
+    names = [f"reward/episode_share.{component}" for component in COMPONENTS]
+    known = [agent for agent in agents if all(name in agent.curves for name in names)]
+    if not known:
+        return None
+    furthest = max(known, key=lambda agent: (agent.curves[names[0]][0][-1], len(agent.curves[names[0]][0])))
+    steps = np.asarray(furthest.curves[names[0]][0], float)
+    shares = np.array([[np.interp(steps, *agent.curves[name]) for name in names] for agent in known])
+    return steps, shares.mean(0)
+
+
 def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
     """One panel per agent at the evaluation that validation chose: the policy beside buy-and-hold, a moving average, a
     random policy and all HOLD. Of more than twelve agents the best twelve by Sharpe. False where there is none."""
@@ -420,3 +489,54 @@ def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
         figure.legend(handles, labels, loc="lower center", ncols=len(labels))
         _mark_synthetic(figure, experiment)
     return True
+
+
+# --- the picture of a comparison ---
+
+_GROUP_COLOURS = (_BLUE, _RED, _GREEN, _PURPLE, _ORANGE, "#56B4E9", "#000000")
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> bool:
+    """Equity at the chosen evaluations in one picture: a panel per symbol (the first twelve), a colour per group, thin
+    lines where a group has several agents of a symbol, buy-and-hold in grey. False where no curve was recorded."""
+    drawn = [member for member in comparison.members if member.agent.equity is not None]
+    symbols = list(dict.fromkeys(member.agent.symbol for member in drawn))[:LARGEST_GRID]
+    if not symbols:
+        return False
+    columns = min(len(symbols), 3)
+    rows = -(-len(symbols) // columns)
+    size = (8.4, 4.6) if len(symbols) == 1 else (3.4 * columns + 0.5, 2.5 * rows + 0.9)
+    with figure_to(path, *size, measured=False) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        top = 0.55 if comparison.synthetic else 0.3
+        _set_margins(figure, left=0.5, right=0.2, top=top, bottom=0.8, between=0.6, beside=0.5)
+        for axes in grid.flat[len(symbols) :]:
+            axes.set_visible(False)
+        for axes, symbol in zip(grid.flat, symbols, strict=False):
+            _comparison_panel(axes, comparison, symbol)
+        handles = {}
+        for axes in grid.flat:
+            handles.update({label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)})
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(len(handles), 4))
+        if comparison.synthetic:
+            figure.suptitle(_SYNTHETIC, color=_RED, fontsize=9)
+    return True
+
+
+def _comparison_panel(axes: Axes, comparison: Comparison, symbol: str) -> None:
+    beside = False
+    for number, group in enumerate(comparison.groups):
+        own = [member.agent.equity for member in group.members if member.agent.symbol == symbol and member.agent.equity]
+        colour = _GROUP_COLOURS[number % len(_GROUP_COLOURS)]
+        for data in own:
+            time = np.array(data["timestamps"], dtype="datetime64[s]")
+            if not beside and "buy_and_hold" in (data.get("baselines") or {}):
+                line = np.asarray(data["baselines"]["buy_and_hold"], float)
+                axes.plot(time, line, color="#9a9a9a", linestyle="--", linewidth=1.1, label="buy and hold", zorder=1)
+                beside = True
+            width, alpha = (1.7, 1.0) if len(own) == 1 else (0.9, 0.7)
+            axes.plot(
+                time, np.asarray(data["equity"], float), color=colour, linewidth=width, alpha=alpha, label=group.label
+            )
+    axes.set_title(symbol)
+    time_axis(axes)

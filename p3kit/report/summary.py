@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from p3kit.diagnose.diagnosis import gather_evidence, judge, merged_patch, ranges
+from p3kit.diagnose.diagnosis import OUTCOMES, gather_evidence, judge, merged_patch, ranges
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.errors import RunNotFound
-from p3kit.metrics import ReturnShape, deflated_choice, interquartile_mean
+from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.rundir import RunDir, Series, intact_runs
 
@@ -28,9 +28,13 @@ CURVES = (
     "eval/buy_and_hold_sharpe",
     "episode/episode_reward_mean",
     "policy/entropy_norm",
+    "policy/hold_share",
+    "value/value_loss",
     "value/explained_variance",
     "diag/ev_reference",
+    *(f"reward/episode_share.{component}" for component in COMPONENTS),
 )
+"""The metrics that the pictures of a report show."""
 Curve = tuple[Sequence[int], Sequence[float]]
 Interval = tuple[float, float]
 
@@ -65,12 +69,21 @@ class Deflated:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an intervention did about a symptom, from the journal."""
+    """What one intervention did about a symptom, from the journal.
+
+    `keys`: spec path → value before and after. `ended` is the step at which it was verified, released or found to have
+    failed; None while it is live. `recovered` is None where neither the journal nor the diagnosis tells.
+    """
 
     symptom: str
     global_step: int
     keys: Mapping[str, Sequence[Any]]
     recovered: bool | None
+    ended: int | None = None
+    word: str = ""
+    """How the journal says it ended: verified, released or failed."""
+    rolled_back_to: str = ""
+    """The checkpoint that training went back to."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,8 @@ class AgentSummary:
     deflated: Deflated | None = None
     findings: Sequence[Finding] = ()
     outcomes: Sequence[Outcome] = ()
+    suppressed: Mapping[str, int] = field(default_factory=dict)
+    """Symptom → how often an intervention on it was held back."""
     ranges: Mapping[str, Range] = field(default_factory=dict)
     patch: str = ""
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -126,6 +141,12 @@ class AgentSummary:
     """A newer run of this agent that has no verdict yet."""
     seed: int = 1
     final: FinalLook | None = None
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """Its point of the matrix, by spec path."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved spec as it applies to this agent, as plain tables."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says about its bars: fingerprint, source, synthetic, bars_per_year; empty where there are none."""
 
     @property
     def complete(self) -> bool:
@@ -140,6 +161,11 @@ class AgentSummary:
     def failed_reasons(self) -> list[Mapping[str, Any]]:
         """The minimum criteria that were not met."""
         return [reason for reason in self.reasons if not reason["met"] and reason.get("set", "minimum") == "minimum"]
+
+    @property
+    def unrepaired(self) -> list[Finding]:
+        """Alarms that still held at the end of the record. What an agent earns is another matter: see the grade."""
+        return [finding for finding in self.alarms if finding.open and finding.symptom not in OUTCOMES]
 
     @property
     def alarms(self) -> list[Finding]:
@@ -413,6 +439,7 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         scores=scores,
         findings=findings,
         outcomes=_outcomes(history.of(name, "intervention"), findings),
+        suppressed=_suppressed(history.of(name, "intervention")),
         ranges={found.metric: found for found in seen},
         patch=merged_patch([diagnosis]),
         curves=_curves(series),
@@ -420,6 +447,9 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         retrained_in=retrained_in,
         seed=int(plan["seed"]),
         final=_final(history.of(name, "final_evaluation")),
+        point=plan.get("point") or {},
+        spec=plan["spec"],
+        data=(history.info.get("data") or {}).get(plan["symbol"]) or {},
     )
 
 
@@ -471,19 +501,41 @@ def _chosen_scores(evaluations: Sequence[Mapping[str, Any]], chosen_step: int | 
     )
 
 
+_ENDINGS = {"verified": True, "released": True, "failed": False}
+
+
 def _outcomes(events: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> list[Outcome]:
-    """Interventions that fired, each with what became of its symptom: over by the end of the record, or not."""
-    open_now = {finding.symptom: finding.open for finding in findings}
-    return [
-        Outcome(
-            symptom=str(event.get("row") or ""),
-            global_step=int(event.get("global_step") or 0),
-            keys=event.get("keys") or {},
-            recovered=not open_now[event["row"]] if event.get("row") in open_now else None,
-        )
-        for event in events
-        if event.get("decision") == "fired"
-    ]
+    """Interventions that fired, each with what became of its symptom: as the journal says, else as the diagnosis does
+    (over by the end of the record, or not)."""
+    open_now = {finding.symptom: finding.open for finding in findings if finding.raised}
+    outcomes: list[Outcome] = []
+    for event in events:
+        symptom, step = str(event.get("row") or "").partition(":")[0], _step_of(event)
+        decision = str(event.get("decision") or "")
+        if decision == "fired":
+            recovered = not open_now[symptom] if symptom in open_now else None
+            back = str(event.get("checkpoint") or "")
+            outcomes.append(Outcome(symptom, step, event.get("keys") or {}, recovered, rolled_back_to=back))
+        elif decision in _ENDINGS:
+            last = next((i for i in reversed(range(len(outcomes))) if outcomes[i].symptom == symptom), None)
+            if last is not None and outcomes[last].word in ("", "released"):  # what was released may be verified yet
+                worked = _ENDINGS[decision]
+                outcomes[last] = replace(outcomes[last], recovered=worked, ended=step, word=decision)
+    return outcomes
+
+
+def _suppressed(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Symptom → how often an intervention on it was held back."""
+    counts: dict[str, int] = {}
+    for event in events:
+        if event.get("decision") in ("suppressed", "blocked"):
+            symptom = str(event.get("row") or "").partition(":")[0]
+            counts[symptom] = counts.get(symptom, 0) + 1
+    return counts
+
+
+def _step_of(event: Mapping[str, Any]) -> int:
+    return int(event.get("global_step") or event.get("env_step") or 0)
 
 
 def _curves(series: Mapping[str, Series]) -> dict[str, Curve]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_number, format_steps
-from p3kit.report.keep import keep_hand_written
-from p3kit.report.pictures import draw_equity_curves, draw_learning_curves
-from p3kit.report.summary import AgentSummary, Experiment, Interval, Outcome
+from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
+from p3kit.report.pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
+from p3kit.report.summary import AgentSummary, Experiment, Outcome
 from p3kit.rundir import file_name
+from p3kit.symptoms import SYMPTOMS
 
-TEMPLATES = Path(__file__).parent / "templates"
+CAPTIONS = {
+    "Learning curves": "Upright lines part the guide's phases by share of training: exploration, initial learning, "
+    "refinement, convergence. The entropy's tint is the path expected over them.",
+    "Reward composition": "Share of each component in the sum of |weighted component over an episode|. The guide wants "
+    "P&L to lead; a penalty that grows over training is a reward that is being farmed.",
+    "Equity on the validation split": "Growth of 1 at full costs, at the weights that validation chose, beside rules "
+    "that learnt nothing.",
+}
+"""What to see in each picture."""
+
 _ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
 _MOST_LISTED = 20
+_MOST_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,13 @@ class Stability:
     lines: Sequence[str]
 
 
-def write_week(experiments: Sequence[Experiment], output: Path, week: int, stem: str | None = None) -> Path:
+def write_week(
+    experiments: Sequence[Experiment],
+    output: Path,
+    week: int,
+    stem: str | None = None,
+    templates: Path | None = None,
+) -> Path:
     """Write `week-NN.md` and `week-NN/*.png` into `output` and return the markdown file.
 
     Parts between keep-markers in an existing file are carried over. The same summaries give the same bytes.
@@ -43,12 +56,7 @@ def write_week(experiments: Sequence[Experiment], output: Path, week: int, stem:
     pictures = {
         experiment.name: _draw(experiment, output / folder) for experiment in experiments if experiment.has_runs
     }
-    text = keep_hand_written(render_week(experiments, pictures), path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".md.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    return write_page(render_week(experiments, pictures, templates), path)
 
 
 def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
@@ -56,6 +64,7 @@ def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
     drawn = {}
     for title, kind, draw in (
         ("Learning curves", "learning", draw_learning_curves),
+        ("Reward composition", "reward", draw_reward_composition),
         ("Equity on the validation split", "equity", draw_equity_curves),
     ):
         path = folder / f"{file_name(experiment.name)}-{kind}.png"
@@ -64,19 +73,10 @@ def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
     return drawn
 
 
-def render_week(experiments: Sequence[Experiment], pictures: dict[str, dict[str, str]]) -> str:
+def render_week(
+    experiments: Sequence[Experiment], pictures: dict[str, dict[str, str]], templates: Path | None = None
+) -> str:
     """The markdown of the report. `pictures`: experiment → title → relative path."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  (markdown, not HTML; what comes from users goes through `plain`)
-    )
-    environment.filters |= {"plain": plain, "steps": format_steps, "percent": percent, "interval": interval}
-    environment.filters |= {"ratio": ratio, "commit": commit}
-    template = environment.get_template("week.md.j2")
     sections = [
         {
             "experiment": experiment,
@@ -87,20 +87,14 @@ def render_week(experiments: Sequence[Experiment], pictures: dict[str, dict[str,
             "next_steps": next_steps(experiment),
             "scored": [agent for agent in experiment.agents if agent.scores is not None],
             "pictures": pictures.get(experiment.name, {}),
+            "captions": CAPTIONS,
         }
         for experiment in experiments
     ]
-    text = template.render(sections=sections)
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+    return render("week.md.j2", templates, sections=sections)
 
 
 # --- words ---
-
-
-def experiment_title(name: str) -> str:
-    """`phase3` is "Phase 3", as the guide writes it; any other name stands as it is."""
-    match = re.fullmatch(r"phase[-_ ]?(\d+)", name)
-    return f"Phase {match[1]}" if match else plain(name)
 
 
 def agent_line(agent: AgentSummary) -> str:
@@ -112,6 +106,8 @@ def agent_line(agent: AgentSummary) -> str:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
         line += f", edge over buy-and-hold {agent.over_buy_and_hold}"
         notes = [plain(label) for label in agent.labels]
+        if agent.outcomes and "intervened" not in agent.labels:
+            notes.append("intervened")
         if agent.failed_reasons:
             notes.append("not met: " + ", ".join(_unmet(reason) for reason in agent.failed_reasons))
         if agent.stopped_early:
@@ -212,10 +208,15 @@ def _high(agents: Sequence[AgentSummary], metric: str) -> str:
 
 
 def issues(experiment: Experiment) -> list[str]:
-    """One line per agent and root symptom, worst first, then what ended badly without one."""
+    """One line per agent and root symptom, worst first; then other interventions, and what ended badly."""
     found = [(agent, finding) for agent in experiment.agents for finding in agent.alarms]
     found.sort(key=lambda pair: (pair[1].severity != "critical", pair[0].name))
     lines = [_issue(agent, finding) for agent, finding in found]
+    for agent in experiment.agents:
+        shown = {finding.symptom for finding in agent.alarms}
+        for symptom in dict.fromkeys(outcome.symptom for outcome in agent.outcomes):
+            if symptom not in shown:
+                lines.append(f"{plain(agent.name)}: {_symptom_title(symptom)} → {_repairs(agent, symptom)}")
     for agent in experiment.with_state(*_ENDED_BADLY):
         said = plain(agent.message) or "no message"
         lines.append(f"{plain(agent.name)}: {agent.state} at {format_steps(agent.global_step)} ({said})")
@@ -232,19 +233,33 @@ def _issue(agent: AgentSummary, finding: Finding) -> str:
     elif finding.window == "exact":
         since = f"at {format_steps(finding.since_step)}"
     line = f"{plain(agent.name)}: {finding.row.title}, {since} ({plain(finding.evidence)})"
-    done = [_outcome(outcome) for outcome in agent.outcomes if outcome.symptom == finding.symptom]
-    if done:
-        return f"{line} → {'; '.join(done)}"
+    if any(outcome.symptom == finding.symptom for outcome in agent.outcomes):
+        return f"{line} → {_repairs(agent, finding.symptom)}"
+    held_back = agent.suppressed.get(finding.symptom, 0)
+    held = f"; an intervention was held back {count_of(held_back, 'time')}" if held_back else ""
     if finding.changes:
         changes = ", ".join(f"{change}" for change in finding.changes)
-        return f"{line} → nothing changed yet; proposed: {changes}"
-    return f"{line} → no spec value mends this"
+        return f"{line} → nothing changed yet{held}; proposed: {changes}"
+    return f"{line} → no spec value mends this{held}"
+
+
+def _symptom_title(symptom: str) -> str:
+    """The guide's words for a symptom; a trigger on a metric has none."""
+    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else plain(symptom) or "a metric's trigger"
+
+
+def _repairs(agent: AgentSummary, symptom: str) -> str:
+    return "; ".join(_outcome(outcome) for outcome in agent.outcomes if outcome.symptom == symptom)
 
 
 def _outcome(outcome: Outcome) -> str:
-    keys = ", ".join(f"{key} {_value(v[0])} → {_value(v[1])}" for key, v in outcome.keys.items())
+    """`ppo.ent_coef 0.01 → 0.05 at 31k, recovered (verified at 45k)`"""
+    done = [f"{plain(key)} {_value(v[0])} → {_value(v[1])}" for key, v in outcome.keys.items()]
+    if outcome.rolled_back_to:
+        done.insert(0, f"back to {plain(outcome.rolled_back_to)}")
     ends = {True: "recovered", False: "not recovered", None: "outcome not known"}[outcome.recovered]
-    return f"{keys} at {format_steps(outcome.global_step)}, {ends}"
+    when = f" ({outcome.word} at {format_steps(outcome.ended)})" if outcome.ended is not None else ""
+    return f"{', '.join(done) or 'no value moved'} at {format_steps(outcome.global_step)}, {ends}{when}"
 
 
 def _value(value: Any) -> str:
@@ -252,12 +267,10 @@ def _value(value: Any) -> str:
 
 
 def next_steps(experiment: Experiment) -> list[str]:
-    """What the state calls for, most pressing first."""
+    """What the state calls for, most pressing first: sick agents, runs that stand still, agents never trained, failures
+    without an explanation, then what the passed ones are ready for."""
     agents = experiment.agents
-    steps = []
-    for agent in agents:
-        if agent.patch and (not agent.passed):
-            steps.append(f"Mend {plain(agent.name)}: `p3kit diagnose {agent.run} --patch` prints the change")
+    steps = _repair_steps(experiment)
     halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *_ENDED_BADLY)]
     if halted:
         runs = " ".join(dict.fromkeys(str(agent.run) for agent in halted))
@@ -266,60 +279,59 @@ def next_steps(experiment: Experiment) -> list[str]:
         steps.append(f"Let {_names(running)} finish")
     if untrained := experiment.with_state("untrained"):
         steps.append(f"Train the remaining {len(untrained)}: {_names(untrained)}")
-    unexplained = [agent for agent in agents if agent.complete and not agent.passed and not agent.patch]
+    unexplained = [a for a in agents if a.complete and not a.passed and not a.patch and not a.unrepaired]
     if unexplained:
-        steps.append(f"Tune or drop {_names(unexplained)}: below the criteria, and no symptom explains it")
+        unmet = dict.fromkeys(plain(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
+        below = f"below {', '.join(unmet)}" if unmet else "below the criteria"
+        steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom explains it")
     passed = [agent for agent in experiment.ranked if agent.passed]
     if len(passed) >= 3:
         steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}")
     if agents and len(experiment.complete) == len(agents) and passed:
-        unseen = [agent for agent in passed if agent.final is None]
-        if unseen:
-            runs = " ".join(dict.fromkeys(str(agent.run) for agent in unseen[:1]))
-            steps.append(
-                f"Once nothing is to be chosen any more, look at the test split of {_names(unseen)}: "
-                f"`p3kit evaluate {runs} --final`, and so on"
-            )
+        steps += _last_steps(experiment, passed)
+    return steps
+
+
+def _reference(experiment: Experiment, agent: AgentSummary) -> str:
+    """How a command names an agent: by its run alone where that is the only one in it."""
+    alone = sum(other.run == agent.run for other in experiment.agents) == 1
+    return str(agent.run) if alone else f"{agent.run}/{agent.name}"
+
+
+def _repair_steps(experiment: Experiment) -> list[str]:
+    """What a patch mends, what an intervention did not, and what nobody has a change for."""
+    agents = [agent for agent in experiment.agents if not agent.passed]
+    steps = [
+        f"Mend {plain(agent.name)}: `p3kit diagnose {_reference(experiment, agent)} --patch` prints the change"
+        for agent in agents
+        if agent.patch
+    ]
+    if len(steps) > _MOST_STEPS:
+        rest = f"… and {len(steps) - _MOST_STEPS} more agents with a patch: `p3kit diagnose RUN` shows them"
+        steps = [*steps[:_MOST_STEPS], rest]
+    for agent in agents:
+        if failed := dict.fromkeys(o.symptom for o in agent.outcomes if o.recovered is False):
+            titles = ", ".join(_symptom_title(symptom) for symptom in failed)
+            steps.append(f"Look into {plain(agent.name)}: interventions did not end {titles}")
+    if helpless := [agent for agent in agents if agent.unrepaired and not agent.patch]:
+        rows = dict.fromkeys(finding.symptom for agent in helpless for finding in agent.unrepaired)
+        steps.append(f"Look into {_names(helpless)}: no spec value mends {', '.join(rows)}")
+    return steps
+
+
+def _last_steps(experiment: Experiment, passed: Sequence[AgentSummary]) -> list[str]:
+    """For an experiment whose agents are all graded: the values that did well, then the one look at the test split."""
+    best = _reference(experiment, passed[0])
+    steps = [f"Keep the values that were validated: `p3kit export {best} --output specs/production.toml`"]
+    if unseen := [agent for agent in passed if agent.final is None]:
+        look = f"`p3kit evaluate {_reference(experiment, unseen[0])} --final`"
+        more = ", and so on" if len(unseen) > 1 else ""
+        steps.append(f"Once nothing is to be chosen any more, look at the test split of {_names(unseen)}: {look}{more}")
     return steps
 
 
 def _names(agents: Sequence[AgentSummary]) -> str:
-    names = [plain(agent.name) for agent in agents]
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
-
-
-# --- numbers ---
-
-
-def plain(text: str) -> str:
-    """Text from users and messages as one line of markdown: no table bars, no tags, no line breaks."""
-    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def count_of(count: int, what: str) -> str:
-    """1 agent, 2 agents."""
-    return f"{count} {what}" + ("" if count == 1 else "s")
-
-
-def commit(name: str) -> str:
-    """The first twelve digits of a commit, and whether there were changes beside it."""
-    digits, plus, changes = name.partition("+")
-    return digits[:12] + plus + changes
-
-
-def percent(value: float | None) -> str:
-    """A share as a signed percentage: +12.3%; n/a where there is none."""
-    return "n/a" if value is None else f"{value:+.1%}"
-
-
-def ratio(value: float | None) -> str:
-    """A ratio with two digits: 0.42; n/a where there is none."""
-    return "n/a" if value is None else f"{float(value):.2f}"
-
-
-def interval(bounds: Interval | None) -> str:
-    """[-0.48, 1.32]"""
-    return "" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    return listed([agent.name for agent in agents])
 
 
 # --- JSON ---
@@ -368,11 +380,3 @@ def _agent_json(agent: AgentSummary) -> dict[str, Any]:
         "baselines": dict(scores.baselines) if scores else None,
         "symptoms": [finding.symptom for finding in agent.alarms],
     }
-
-
-def relative_to_here(path: Path) -> str:
-    """A path as the reader would type it from where they are."""
-    try:
-        return os.path.relpath(path)
-    except ValueError:  # another drive on Windows
-        return str(path)

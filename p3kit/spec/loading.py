@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.shipped import looks_like_a_file
+
+VALIDATED = "validated"
+"""A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
 
 MAX_BYTES = 1_000_000
 """A spec is written by hand; anything larger is another file by mistake."""
@@ -104,6 +108,53 @@ def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path
     return _build(Written(dict(tables)), where, trainer_file)[0]
 
 
+def stored_origins(
+    tables: Mapping[str, Any], spec: Spec, source_text: str, overrides: Sequence[str], symbol: str | None = None
+) -> dict[str, str]:
+    """Origins of resolved tables long after they were loaded, from what a run directory keeps: the file as it was
+    written, and what was given to `--set`.
+
+    Dotted path → `spec.toml:14:1`, `--set ppo.ent_coef=0.05`, `[agents.AMD]`, `matrix`, `default`, or `an extended
+    file`, whose text is not kept. `spec` is `tables` checked, `symbol` the agent whose tables these are.
+    """
+    written = _read_source(source_text)
+    for override in overrides:
+        written = written.under(_read_override(override))
+    expansion = expand(written.tables)
+    written = Written(expansion.tables, _follow(written.places, expansion.came_from))
+    bare = type(spec).model_validate({"name": spec.name, "symbols": spec.symbols, "trainer": spec.trainer})
+    defaults = dict(leaves(bare.model_dump(mode="json")))
+    own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
+    origins = {}
+    for path, value in leaves(tables):
+        as_written = _as_written(written.tables, path)
+        if written_path(path) in written.tables.get("matrix", {}):
+            origin = "matrix"
+        elif is_written(own, path):
+            origin = f"[agents.{symbol}]"
+        elif as_written:
+            origin = written.place(as_written, "spec.toml")
+        else:
+            is_default = path in defaults and defaults[path] == value
+            origin = "default" if is_default else "an extended file"
+        origins[written_path(path)] = origin
+    return origins
+
+
+def _read_source(text: str) -> Written:
+    tables = _parse(text, "spec.toml")
+    for key in ("extends", VALIDATED):
+        tables.pop(key, None)
+    lines = Lines(text)
+    return Written(tables, {key: f"spec.toml:{lines.at(offset)}" for key, offset in scan(text).offsets.items()})
+
+
+def overrides_of(command: Sequence[str]) -> list[str]:
+    """What a command line gave to `--set`."""
+    found = [value for flag, value in pairwise(command) if flag == "--set"]
+    return found + [word.removeprefix("--set=") for word in command if word.startswith("--set=")]
+
+
 def _build(written: Written, where: str, trainer_file: str | Path | None) -> tuple[Spec, Written]:
     expansion = expand(written.tables)
     tables, problems = expansion.tables, expansion.problems
@@ -178,6 +229,9 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
     bases = written.tables.pop("extends", [])
     if isinstance(bases, str):
         bases = [bases]
+    if not isinstance(written.tables.pop(VALIDATED, {}), Mapping):
+        what = f"{VALIDATED}: expected a table: what p3kit export writes about the values of a file"
+        raise SpecError([Fault(written.place((VALIDATED,), str(path)), what)])
     place = written.place(("extends",), str(path))
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise SpecError([Fault(place, "extends: expected a file, or a list of files")])

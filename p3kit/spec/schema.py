@@ -9,6 +9,7 @@ from typing import Any
 from p3kit.spec.checking import spec_model
 from p3kit.spec.expansion import PACKS
 from p3kit.spec.knobs import knobs_model, read_knobs
+from p3kit.spec.loading import VALIDATED
 from p3kit.spec.models import PER_AGENT
 from p3kit.spec.shipped import find_trainer
 
@@ -25,6 +26,10 @@ def json_schema(trainer: str = "ppo", spec_dir: str | Path = ".") -> dict[str, A
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
         "description": "A spec (or several) that this one starts from, relative to this file: tables merge, lists and "
         "scalars replace.",
+    }
+    schema["properties"][VALIDATED] = {
+        "type": "object",
+        "description": "How the values of this file did, written by p3kit export. For readers only.",
     }
     schema["properties"]["interventions"] = {
         "enum": [*PACKS, "off"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,10 +17,11 @@ from p3kit.cli.report import report as command
 from p3kit.errors import InputError, RunNotFound
 from p3kit.report import summarise_week, write_week
 from p3kit.report.keep import keep_hand_written
-from p3kit.report.week import experiment_title, plain, stability
+from p3kit.report.page import experiment_title, plain
+from p3kit.report.week import stability
 from p3kit.rundir import RunDir
 from tests.diagnose.test_table import all_hold, never_trades
-from tests.made_runs import MONDAY, Row, clock_at, make_run, spec_with
+from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
 
 Golden = Callable[[str, str], None]
 DAY = 86_400.0
@@ -48,7 +50,7 @@ def test_the_guides_shape_with_numbers_from_files(tmp_path: Path, golden: Golden
     week_of_phase3(tmp_path / "runs")
     text = write(tmp_path / "runs", tmp_path / "reports")
     golden("report/week-01.md", text)
-    for picture in ("week-01/phase3-learning.png", "week-01/phase3-equity.png"):
+    for picture in ("week-01/phase3-learning.png", "week-01/phase3-reward.png", "week-01/phase3-equity.png"):
         assert f"({picture})" in text
         assert (tmp_path / "reports" / picture).stat().st_size > 10_000
 
@@ -60,7 +62,7 @@ def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
         write(tmp_path / "runs", tmp_path / output, now=MONDAY + (1 if output == "first" else 2) * DAY)
         files.append({path.name: path.read_bytes() for path in sorted((tmp_path / output).rglob("*.*"))})
     assert files[0] == files[1]
-    assert len(files[0]) == 3
+    assert len(files[0]) == 4
 
 
 def test_an_old_week_never_changes(tmp_path: Path) -> None:
@@ -283,3 +285,51 @@ def test_a_run_dated_after_the_clock_is_not_known_yet(tmp_path: Path) -> None:
     page = write(tmp_path / "runs", tmp_path / "reports", now=MONDAY - DAY)
     assert "No runs of `phase3` in week 1 " in page
     assert "There are runs" not in page
+
+
+def test_intervened_agents_read_well(tmp_path: Path, golden: Golden) -> None:
+    """Repaired and verified, repaired in vain, rolled back, held back, and on a trigger that no row shows."""
+
+    def passing(row: Row, progress: float, tick: int) -> None:
+        if 6 <= tick < 12:
+            all_hold(row, 1.0, tick)
+
+    root, symbols = tmp_path / "runs", ["AAPL", "AMD", "BAC", "HD", "JNJ"]
+    verified = make_run(root, symbol="AAPL", symbols=symbols, fault=passing)
+    intervene(verified, "suppressed", 26_000)
+    intervene(verified, "fired", 31_000, keys={"ppo.ent_coef": [0.01, 0.05]})
+    intervene(verified, "released", 45_000)
+    intervene(verified, "verified", 49_000)
+    in_vain = make_run(root, symbol="AMD", symbols=symbols, fault=all_hold, eval_fault=never_trades, verdict="FAIL")
+    intervene(in_vain, "fired", 40_000, agent="AMD", keys={"ppo.ent_coef": [0.01, 0.05]})
+    intervene(in_vain, "failed", 60_000, agent="AMD")
+    intervene(in_vain, "fired", 62_000, agent="AMD", keys={"reward.weights.cost": [0.15, 0.05]})
+    back = make_run(root, symbol="BAC", symbols=symbols)
+    keys = {"ppo.learning_rate": [3e-4, 3e-5]}
+    intervene(back, "fired", 8_192, agent="BAC", row="opt.step_too_big", keys=keys, checkpoint="init.pt")
+    intervene(back, "verified", 20_480, agent="BAC", row="opt.step_too_big")
+    held = make_run(root, symbol="HD", symbols=symbols, fault=all_hold, verdict="FAIL")
+    for step in (40_000, 44_000):
+        intervene(held, "suppressed", step, agent="HD")
+    on_metric = make_run(root, symbol="JNJ", symbols=symbols, until=0.5, state="running")
+    intervene(on_metric, "fired", 30_000, agent="JNJ", row="", keys={"ppo.clip_range": [0.2, 0.1]})
+    golden("report/intervened.md", write(root, tmp_path / "reports").split("## Validation")[0])
+
+
+def test_a_template_of_ones_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "week.md.j2").write_text(
+        "{% for section in sections %}{{ section.experiment.complete | length }} done{% endfor %}\n"
+    )
+    experiments = summarise_week(tmp_path / "runs", 1, MONDAY + DAY)
+    path = write_week(experiments, tmp_path / "reports", 1, templates=tmp_path / "own")
+    assert path.read_text() == "1 done\n"
+
+
+def test_links_are_relative_and_lead_to_files(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", name="my tests/2")
+    path = write_week(summarise_week(tmp_path / "runs", 1, MONDAY + DAY), tmp_path / "reports", 1)
+    links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    assert len(links) == 3
+    assert all((path.parent / link).is_file() and "/../" not in link for link in links)

@@ -121,7 +121,7 @@ def test_show_of_a_run(noted: str) -> None:
     RunDir.create(Path("runs"), info, NOTED, find_trainer("ppo"))
     run = json.loads(call("show", "run-1", "--json").stdout)
     assert run["spec"] == info["spec"]
-    assert (run["origins"]["ppo.gamma"], run["origins"]["ppo.n_steps"]) == ("run-1", "default")
+    assert (run["origins"]["ppo.gamma"], run["origins"]["ppo.n_steps"]) == ("spec.toml:23:1", "default")
     assert json.loads(call("show", "latest/AMD", "--json").stdout)["spec"]["ppo"]["learning_rate"] == 1e-5
     assert call("show", "run-1", "--set", "ppo.gamma=1").exit_code == 2
 

@@ -59,7 +59,7 @@ def test_the_committed_schema_is_current() -> None:
 
 def test_the_schema_knows_every_word() -> None:
     schema = json.loads(schema_text())
-    assert set(schema["properties"]) == {*Spec.model_fields, "extends", "interventions"}
+    assert set(schema["properties"]) == {*Spec.model_fields, "extends", "interventions", "validated"}
     knobs = schema["properties"]["ppo"].get("$ref", "").split("/")[-1] or "Knobs"
     described = schema["$defs"][knobs]["properties"]
     assert set(described) == {knob.name for knob in read_knobs(find_trainer("ppo"))}

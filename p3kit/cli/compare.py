@@ -1,0 +1,63 @@
+"""`p3kit compare RUN RUN…`: runs side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from p3kit.cli.options import json_option, runs_option, several_runs_argument, templates_option
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit compare run-1 run-2
+  p3kit compare run-1/AAPL run-1/XOM
+  p3kit compare run-1 --by symbol
+  p3kit compare run-1 run-2 run-3 --by ppo.gae_lambda --output reports/gae.md"""
+)
+@several_runs_argument
+@click.option(
+    "--by",
+    metavar="KEY",
+    help="Group all agents by a spec path such as ppo.gae_lambda, or by run, symbol, seed or trainer.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.md",
+    help="Write the page there, and the equity curves as a picture beside it.",
+)
+@templates_option
+@json_option
+@runs_option
+def compare(
+    references: tuple[str, ...],
+    by: str | None,
+    output: Path | None,
+    templates: Path | None,
+    as_json: bool,
+    runs_root: Path,
+) -> None:
+    """Set runs, agents or the values of a knob side by side: what differs in their specs and where it was set, results
+    with intervals, and the difference from the first one.
+
+    RUN is run-42, 42, latest or run-42/AAPL. Where nothing but compute.… differs (a precision, say), a verdict tells
+    whether the results match. Without --output the page goes to stdout, as markdown.
+    """
+    from p3kit.report.compare import comparison_json, render_comparison, write_comparison
+    from p3kit.report.comparison import compare as compare_runs
+    from p3kit.report.page import relative_to_here
+    from p3kit.rundir import encode
+
+    found = compare_runs(runs_root, references, by)
+    written = write_comparison(found, output, templates) if output is not None else None
+    if as_json:
+        told = {"page": written and written.as_posix(), **comparison_json(found)}
+        click.echo(json.dumps(encode(told), indent=2, ensure_ascii=False))
+    elif written is not None:
+        click.echo(relative_to_here(written))
+    else:
+        click.echo(render_comparison(found, templates=templates).replace("<!-- keep:notes -->\n<!-- /keep -->\n", ""))

@@ -1,0 +1,157 @@
+"""Lessons: drawn from every run, with n, spread and links; too few cases are called so, and failures are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from p3kit.cli import main
+from p3kit.errors import RunNotFound
+from p3kit.report.experience import ENOUGH, gather_experience
+from p3kit.report.lessons import Lesson, draw_lessons, render_lessons
+from tests.diagnose.test_table import all_hold, never_trades
+from tests.made_runs import Row, intervene, make_run, spec_with
+
+Golden = Callable[[str, str], None]
+LIFT = {0.9: 0.3, 0.95: 0.0, 0.98: 0.0}
+"""What each made-up gae_lambda adds to the Sharpe ratio."""
+
+
+def sweep(root: Path, seeds: int = 4, values: tuple[float, ...] = (0.9, 0.95, 0.98)) -> None:
+    for value in values:
+        for seed in range(1, seeds + 1):
+            name = f"AAPL.s{seed}.gae_lambda={value}"
+            sharpe = 0.5 + LIFT[value] + 0.05 * seed
+            make_run(root, seed=seed, point={"ppo.gae_lambda": value}, agent_name=name, best_sharpe=sharpe)
+
+
+def passing_hold(row: Row, progress: float, tick: int) -> None:
+    if 6 <= tick < 12:
+        all_hold(row, 1.0, tick)
+
+
+def repaired(root: Path, times: int, *, recovered: int) -> None:
+    """Runs with an intervention on all-HOLD, of which the first `recovered` helped."""
+    for number in range(times):
+        run = make_run(root, seed=number, fault=passing_hold)
+        intervene(run, "suppressed", 24_000)
+        intervene(run, "fired", 31_000, keys={"ppo.ent_coef": [0.01, 0.05]})
+        intervene(run, "verified" if number < recovered else "failed", 45_000)
+
+
+def texts(lessons: list[Lesson] | object) -> str:
+    return "\n".join(lesson.text for lesson in lessons)  # type: ignore[attr-defined]
+
+
+def test_the_guides_five_sections(tmp_path: Path, golden: Golden) -> None:
+    root = tmp_path / "runs"
+    sweep(root)
+    repaired(root, 4, recovered=4)
+    make_run(root, symbol="HD", fault=all_hold, eval_fault=never_trades, verdict="FAIL")
+    make_run(root, symbol="JPM", until=0.12, state="crashed", message="its process is gone")
+    golden("report/lessons.md", render_lessons(gather_experience(root), tmp_path / "reports" / "l.md", root))
+
+
+def test_effects_are_paired_and_need_three_cases(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=4)
+    effects = {(e.before, e.after): e for e in gather_experience(tmp_path).effects}
+    assert list(effects) == [("0.9", "0.95"), ("0.9", "0.98"), ("0.95", "0.98")]
+    assert all(effect.path == "ppo.gae_lambda" and len(effect.differences) == 4 for effect in effects.values())
+    assert effects["0.9", "0.95"].mean == pytest.approx(-0.3, abs=0.05)
+    assert (effects["0.9", "0.95"].shown, effects["0.95", "0.98"].shown) == (True, False)
+    insights = draw_lessons(gather_experience(tmp_path))
+    assert "`ppo.gae_lambda` 0.9 → 0.95: Sharpe -0.3" in texts(insights.hyperparameters)
+    assert "set `ppo.gae_lambda = 0.9`, not 0.95" in texts(insights.recommendations)
+
+
+def test_two_cases_are_not_enough(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=ENOUGH - 1, values=(0.9, 0.95))
+    experience = gather_experience(tmp_path)
+    [effect] = experience.effects
+    assert not effect.enough
+    assert not effect.shown
+    page = render_lessons(experience, tmp_path / "l.md", tmp_path)
+    assert "- **Insufficient data**: `ppo.gae_lambda` 0.9 → 0.95" in page
+    assert "set `ppo.gae_lambda" not in page
+
+
+def test_knobs_that_vary_together_are_not_told_apart(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path, seed=seed)
+        make_run(tmp_path, seed=seed, spec=spec_with(ppo__gamma=0.9, ppo__vf_coef=1.0), best_sharpe=0.9)
+    experience = gather_experience(tmp_path)
+    assert (experience.effects, experience.entangled) == ([], ["ppo.gamma", "ppo.vf_coef"])
+    assert "never alone" in texts(draw_lessons(experience).hyperparameters)
+
+
+@pytest.mark.parametrize(("times", "recovered", "advice"), [(6, 6, "keep"), (6, 0, "drop or mend"), (4, 2, "go on")])
+def test_interventions_by_how_often_they_helped(times: int, recovered: int, advice: str, tmp_path: Path) -> None:
+    repaired(tmp_path, times, recovered=recovered)
+    experience = gather_experience(tmp_path)
+    [repair] = experience.repairs
+    assert (repair.symptom, repair.keys, repair.told, repair.recovered) == (
+        "policy.hold", ("ppo.ent_coef",), times, recovered,
+    )  # fmt: skip
+    lessons = draw_lessons(experience)
+    where = lessons.worked if recovered * 2 > times else lessons.failed
+    assert f"{recovered} of {times} recovered" in texts(where)
+    assert advice in texts(lessons.recommendations)
+    assert all(attempt.agent.suppressed == {"policy.hold": 1} for attempt in experience.attempts)
+
+
+def test_nothing_is_claimed_where_nothing_was_tried(tmp_path: Path) -> None:
+    make_run(tmp_path, until=0.0, state="queued")
+    lessons = draw_lessons(gather_experience(tmp_path))
+    assert (lessons.worked, lessons.environment, lessons.recommendations) == ([], [], [])
+    page = render_lessons(gather_experience(tmp_path), tmp_path / "l.md", tmp_path)
+    assert page.count("- Nothing was recorded.") == 3
+    assert "**Insufficient data**: no knob was varied" in page
+
+
+def test_an_edge_by_luck_is_no_reason_to_scale(tmp_path: Path) -> None:
+    for seed in range(8):
+        run = make_run(tmp_path, seed=seed)
+        events = run.path / "events.jsonl"
+        if seed == 0:
+            events.write_text(
+                events.read_text().replace('"over_buy_and_hold": "not shown"', '"over_buy_and_hold": "shown"')
+            )
+    [first, *_] = draw_lessons(gather_experience(tmp_path)).recommendations
+    assert first.text.startswith("1 of 8 agents")
+    assert "not told from what luck alone gives (0.2 of 8): do not scale" in first.text
+
+
+def test_spread_over_seeds(tmp_path: Path) -> None:
+    sharpes = []
+    for seed in range(5):
+        make_run(tmp_path, seed=seed, best_sharpe=0.3 + 0.2 * seed)
+    experience = gather_experience(tmp_path)
+    sharpes = [attempt.sharpe for attempt in experience.traded if attempt.sharpe is not None]
+    assert len(experience.seed_differences) == 10
+    assert experience.seed_spread == pytest.approx(np.std(sharpes, ddof=1))
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    nothing = runner.invoke(main, ["report", "--lessons"])
+    assert nothing.exit_code == 2
+    sweep(Path("runs"), seeds=1, values=(0.9,))
+    result = runner.invoke(main, ["report", "--lessons"])
+    assert (result.exit_code, result.stdout.strip()) == (0, "reports/lessons-learned.md"), result.output
+    page = Path("reports/lessons-learned.md")
+    assert "](../runs/run-1)" in page.read_text()
+    before = page.read_bytes()
+    assert runner.invoke(main, ["report", "--lessons", "--output", "reports/lessons-learned.md"]).exit_code == 0
+    assert page.read_bytes() == before
+    told = json.loads(runner.invoke(main, ["report", "--lessons", "--json"]).stdout)
+    assert next(iter(told["sections"])) == "What worked well"
+    for wrong in (["report"], ["report", "--lessons", "--week", "1"], ["report", "--week", "1", "--output", str(page)]):
+        assert runner.invoke(main, wrong).exit_code == 2
+    with pytest.raises(RunNotFound, match="there are: phase3"):
+        gather_experience(Path("runs"), "phase4")
