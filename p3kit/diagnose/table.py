@@ -140,12 +140,12 @@ def not_judged(diagnoses: Iterable[AgentDiagnosis]) -> list[str]:
                 early[f"{finding.symptom} ({finding.have} of {finding.need})"] = None
             else:
                 missing[f"{finding.symptom} ({finding.evidence})"] = None
-    unwritten = [row.id for row in SYMPTOMS.values() if not row.judged and row.severity != "gate"]
+    asked = [row.id for row in SYMPTOMS.values() if not row.judged and row.severity != "gate"]
     lines = []
     for words, rows in (
         ("not enough data", early),
         ("no evidence", missing),
-        ("no detector in this version", unwritten),
+        ("p3kit check SPEC answers", asked),
     ):
         if rows:
             lines.append(f"Not judged, {words}: {', '.join(rows)}.")

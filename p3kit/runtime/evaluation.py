@@ -30,6 +30,9 @@ HOLD, BUY_LARGE, SELL_ALL = (formulas.ACTIONS.index(name) for name in ("HOLD", "
 RANDOM_PATHS = 16
 MOVING_AVERAGES = (10, 50)
 _EQUITY_POINTS = 1_500
+LEAST_TRIPS = 20
+"""Winners, and losers, below which a median holding time is chance."""
+FORESIGHT_BARS = 3
 REGIMES = ("bear", "sideways", "bull")
 
 Array = NDArray[Any]
@@ -93,6 +96,11 @@ class Evaluator:
     def __call__(self, policy: Policy) -> Evaluation:
         return evaluate_together([self], _stack_of_one(policy))[0]
 
+    @cached_property
+    def foresight(self) -> tuple[str, float]:
+        """The feature that knows most about the next bars of the training split, and its |correlation| with them."""
+        return feature_foresight(self.bars)
+
     def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
         return walk_together([self], split, _stack_of_one(policy))[0]
@@ -143,6 +151,8 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
             bootstrap_seed=one.seed,
             split=split,
             window_bars=one.spec.env.episode_bars,
+            foresight=one.foresight,
+            holding_limit=one.spec.env.episode_bars if one.spec.env.max_hold == "off" else int(one.spec.env.max_hold),
         )
         for k, one in enumerate(evaluators)
     ]
@@ -232,6 +242,9 @@ class Evaluation:
     bootstrap_seed: int
     split: Split
     window_bars: int
+    foresight: tuple[str, float]
+    holding_limit: int
+    """Bars after which a position is closed whatever the policy says."""
 
     def summary(self) -> dict[str, Any]:
         """What the journal keeps of it."""
@@ -242,6 +255,7 @@ class Evaluation:
             "regimes": self.regimes(),
             "windows": len(range(0, len(self.policy.bar), self.window_bars)),
             "constant": self.is_constant,
+            "foresight": self.foresight[0],
             **self.intervals(),
         }
 
@@ -259,6 +273,8 @@ class Evaluation:
             if name not in ("hold", "random")
         )
         values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year)["sharpe_ratio"]
+        values["eval/feature_foresight"] = self.foresight[1]
+        values |= holding_times([self.train, self.policy], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
 
     @cached_property
@@ -344,6 +360,46 @@ def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
         "hold_share": float(shares[HOLD]),
         "actions_used": int((shares >= 0.01).sum()),
     }
+
+
+def round_trips(walk: Walk) -> tuple[Array, Array]:
+    """(bars held, net return) of each round trip of a path: a stretch of steps with a position after them, and the step
+    that closed it. Net return is the change of equity over those steps. (trips,) each."""
+    held = np.concatenate([[False], walk.exposure > 0, [False]])
+    opened, closed = np.flatnonzero(held[1:] & ~held[:-1]), np.flatnonzero(~held[1:] & held[:-1])
+    last = np.minimum(closed, len(walk.bar) - 1)
+    return closed - opened, walk.equity[last + 1] / walk.equity[opened] - 1
+
+
+def holding_times(walks: Sequence[Walk], limit: int) -> dict[str, float]:
+    """How long winners and losers were held; empty with fewer than 20 of either."""
+    bars, gain = (np.concatenate(column) for column in zip(*map(round_trips, walks), strict=True))
+    winners, losers = bars[gain > 0], bars[gain <= 0]
+    if min(len(winners), len(losers)) < LEAST_TRIPS:
+        return {}
+    return {
+        "eval/holding_winners": float(np.median(winners)),
+        "eval/holding_losers": float(np.median(losers)),
+        "eval/losers_held": float(np.quantile(losers, 0.9)) / limit,
+    }
+
+
+def feature_foresight(bars: SymbolData) -> tuple[str, float]:
+    """The feature with the largest |correlation| with the log return of one of the next three bars, over the training
+    split, and that correlation; ("", 0.0) where nothing varies. An honest feature knows a little of the next bar."""
+    first, last = bars.splits["train"]
+    move = np.diff(np.log(bars.close))  # (T − 1,), move[t] leads from bar t to t + 1
+    best = ("", 0.0)
+    for ahead in range(FORESIGHT_BARS):
+        rows = np.arange(first, min(last, len(move) - ahead))
+        table = bars.features[rows].astype(np.float64)
+        table -= table.mean(0)
+        target = move[rows + ahead] - move[rows + ahead].mean()
+        scale = np.sqrt((table**2).sum(0) * (target**2).sum())
+        known = np.divide(np.abs(table.T @ target), scale, out=np.zeros(len(scale)), where=scale > 0)
+        if known.max(initial=0.0) > best[1]:
+            best = (bars.feature_names[int(known.argmax())], float(known.max()))
+    return best
 
 
 def _join(walks: list[Walk]) -> Walk:

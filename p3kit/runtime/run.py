@@ -45,7 +45,13 @@ from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoi
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, StackPolicy, evaluate_together, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
-from p3kit.runtime.reward_shape import reward_histogram, reward_shape, reward_to_go_curve
+from p3kit.runtime.reward_shape import (
+    CORRELATED_EPISODES,
+    episode_correlations,
+    reward_histogram,
+    reward_shape,
+    reward_to_go_curve,
+)
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
@@ -313,6 +319,7 @@ class Agent(Generic[A]):
         self.fault: P3kitError | None = None
         self._early_stop = EarlyStop()
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
+        self._observation_scaler: ObservationScaler | None = None
         self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
         self._nonfinite = 0.0
         self._ended_early = ""  # why, if by its own rules
@@ -366,9 +373,10 @@ class Agent(Generic[A]):
 
     def observation_scaler(self, size: int) -> ObservationScaler:
         observation = self.spec.observation
-        return ObservationScaler(
+        self._observation_scaler = ObservationScaler(
             size, running=observation.normalize == "running", clip=observation.clip, device=self.run.device
         )
+        return self._observation_scaler
 
     # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -412,6 +420,10 @@ class Agent(Generic[A]):
         rows = tick_rows(rollout, self._ledger, update, start_step, global_step)
         gamma = float(getattr(self.args_at(start_step), "gamma", 1.0))
         whole = dict(whole) | self._effective(start_step) | reward_shape(rollout, gamma)
+        if (ended := self._ledger.take_ended(CORRELATED_EPISODES)) is not None:
+            whole |= episode_correlations(ended)
+        if self._observation_scaler is not None and self._observation_scaler.drift is not None:
+            whole["diag/obs_drift"] = float(self._observation_scaler.drift)
         whole["perf/steps_per_second"] = (global_step - start_step) / (whole["perf/rollout_s"] + whole["perf/update_s"])
         whole["perf/memory_mb"] = memory_mb()
         rows[-1][1].update(whole)
