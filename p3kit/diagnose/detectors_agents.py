@@ -20,7 +20,7 @@ def agents_disturb_each_other(evidence: Evidence, row: Row) -> Finding:
     agents = max(len(evidence.setting("symbols") or ()), len(evidence.peers) + 1)
     most = max(_ALONE, min(_NEARLY_ALL, 3 / agents))
     patience = share.rows_for(row.patience, least=2)
-    pulled = sustained(share.values > most, patience, share.iterations) 
+    pulled = sustained(share.values > most, patience, share.iterations)
     apart = sustained(cosine.values < row.warn, patience, cosine.iterations)
     if pulled is None and apart is None:
         text = f"mean cosine with the others down to {np.min(cosine.values):.2f}, share of the gradient up to "

@@ -224,15 +224,19 @@ def _with_patch(finding: Finding, evidence: Evidence) -> Finding:
     """Add the changes of the likeliest cause, worked out from the values that were in force when it began."""
     if not finding.causes:
         return finding
-    cause = SYMPTOMS[finding.symptom].cause(finding.causes[0].id)
+    changes = changes_for(finding, finding.causes[0].id, evidence)
+    return replace(finding, changes=changes, patch=write_patch({change.path: change.after for change in changes}))
+
+
+def changes_for(finding: Finding, cause_id: str, evidence: Evidence) -> tuple[SpecChange, ...]:
+    """What one cause of a finding asks to change in the spec of the run."""
     found: dict[str, SpecChange] = {}
-    for change in cause.changes:
+    for change in SYMPTOMS[finding.symptom].cause(cause_id).changes:
         if finding.factor is not None and change.by is not None:
             change = replace(change, by=finding.factor)
         for made in spec_changes(change, evidence, finding.since_step, finding.component):
             found[made.path] = made
-    changes = tuple(found.values())
-    return replace(finding, changes=changes, patch=write_patch({change.path: change.after for change in changes}))
+    return tuple(found.values())
 
 
 def spec_changes(

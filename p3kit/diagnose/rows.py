@@ -32,7 +32,7 @@ class Row:
 
     def __call__(self, evidence: Evidence) -> Finding:
         """Judge the evidence; says "no evidence" and "not enough data" where that is the truth, never "ok"."""
-        row = self._overridden(evidence)
+        row = self.overridden(evidence)
         missing = [metric for metric in row.needs if not evidence.has(metric)]
         if missing and not all(_may_come(metric, evidence) for metric in missing):
             text = f"not recorded: {', '.join(missing)}" + why_missing(missing, evidence)
@@ -48,7 +48,8 @@ class Row:
             return len(evidence.evaluations(metric))
         return evidence.ticks(metric).covered
 
-    def _overridden(self, evidence: Evidence) -> Row:
+    def overridden(self, evidence: Evidence) -> Row:
+        """The row with the numbers that the run's spec, or a file of rules, gives it."""
         rows: Mapping[str, Mapping[str, Any]] = evidence.setting("diagnose.rows") or {}
         mine = rows.get(self.symptom) or {}
         numbers = {key: mine[key] for key in ("warn", "critical", "patience") if mine.get(key) is not None}

@@ -341,7 +341,10 @@ def test_before_the_minimum_a_row_never_says_ok(share: float, tmp_path: Path) ->
             assert row.need
     if share == 0.0:
         assert {row.state for row in diagnosis.findings} <= {"not_enough_data", "ok"}
-        assert {row.symptom for row in diagnosis.findings if row.state == "ok"} == {"run.oom", "intervention.oscillates"}
+        assert {row.symptom for row in diagnosis.findings if row.state == "ok"} == {
+            "run.oom",
+            "intervention.oscillates",
+        }
 
 
 def test_a_metric_that_was_not_recorded_is_no_evidence(tmp_path: Path) -> None:
