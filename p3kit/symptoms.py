@@ -961,8 +961,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Environments are copies of each other",
             "-",
             "critical",
-            "diag/env_correlation above 0.3 in two iterations: the P&L of two environments that both hold a position moves "
-            "together",
+            "diag/env_twins above 0.3 in three iterations: the P&L of so many environments moves with another one's",
             (Cause("shared_seed", "environments start at the same bars: they share a random state", automatic=False),),
             judged=True,
         ),

@@ -98,7 +98,7 @@ def healthy(progress: float, tick: int, rng: np.random.Generator, ent_coef: floa
         "diag/gae_error": 3e-6,
         "diag/bootstrap_gap": about(-0.05, 0.5),
         "diag/obs_agreement": about(0.97, 0.01),
-        "diag/env_correlation": about(-0.1, 0.3),
+        "diag/env_twins": 0.0,
         "reward/positive_share": about(0.47, 0.02),
         "episode/episode_reward_mean": 252 * total + 2.0 * float(rng.standard_normal()),
         "episode/episode_reward_std": about(8.0, 0.1),
@@ -360,7 +360,7 @@ def make_run(
 _PER_ITERATION = (
     "value/explained_variance", "value/value_mean", "value/return", "diag/ev_reference", "diag/update_ratio",
     "diag/dormant_share", "diag/dead_share", "diag/feature_rank", "diag/advantage", "diag/obs_", "diag/gae_error",
-    "diag/bootstrap_gap", "diag/env_correlation", "diag/grad_", "policy/ratio_error", "reward/scale",
+    "diag/bootstrap_gap", "diag/env_twins", "diag/grad_", "policy/ratio_error", "reward/scale",
     "effective/", "perf/",
 )  # fmt: skip
 

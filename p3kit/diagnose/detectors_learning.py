@@ -479,17 +479,18 @@ def observations_drift(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, drift, span, value, text, causes=cause)
 
 
-@detector("env.duplicate", "diag/env_correlation", warn=0.3, minimum=2, patience=2)
+@detector("env.duplicate", "diag/env_twins", warn=0.3, minimum=3, patience=3)
 def environments_are_copies(evidence: Evidence, row: Row) -> Finding:
-    """Rows that stand at the same bars earn alike whenever both hold something; rows that do not, never."""
-    correlation = evidence.ticks("diag/env_correlation")
-    span = sustained(correlation.values > row.warn, correlation.rows_for(row.patience), correlation.iterations)
+    """Rows that stand at the same bars earn alike whenever both hold something. Two may meet by chance for an episode,
+    not a third of all for three ticks."""
+    twins = evidence.ticks("diag/env_twins")
+    span = sustained(twins.values > row.warn, twins.rows_for(row.patience), twins.iterations)
     if span is None:
-        return silent(evidence, row, correlation, "highest correlation of two environments")
-    value = float(np.max(within(correlation, span)))
-    cause = [(1.0, "shared_seed", f"{evidence.setting('env.num_envs')} environments, less than that many paths")]
-    text = f"the P&L of two environments correlates by {value:.2f} or more while both hold a position"
-    return raised(evidence, row, correlation, span, value, text, causes=cause)
+        return silent(evidence, row, twins, "largest share of environments that move with another")
+    value = float(np.max(within(twins, span)))
+    cause = [(1.0, "shared_seed", f"{evidence.setting('env.num_envs')} environments, fewer paths")]
+    text = f"the P&L of {value:.0%} of the environments moves with that of another one"
+    return raised(evidence, row, twins, span, value, text, causes=cause)
 
 
 @detector("env.stale_obs", "diag/obs_agreement", warn=0.5, minimum=2, patience=2)

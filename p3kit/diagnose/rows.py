@@ -71,7 +71,7 @@ def why_missing(metrics: Sequence[str], evidence: Evidence) -> str:
         return f"; {evidence.setting('ppo.activation')} units cannot die"
     if any(metric.startswith("diag/grad_") for metric in metrics):
         return "; the agents of this trainer share no encoder"
-    if "diag/env_correlation" in metrics:
+    if "diag/env_twins" in metrics:
         return "; no two environments held a position together for 30 steps of a rollout"
     return ""
 

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from p3kit.env.account import ACCOUNT_FIELDS
+
 SAMPLE_ROWS = 2_048
+EXPOSURE = ACCOUNT_FIELDS.index("exposure")
 DORMANT = 0.025
 """Threshold τ of a dormant unit (Sokar et al. 2023, definition 3.1)."""
 _RANK_ENERGY = 0.99
@@ -96,12 +99,19 @@ def bootstrap_gap(value: Tensor, next_value: Tensor, truncated: Tensor, returns:
     return share
 
 
-def obs_agreement(observed_return: Tensor, pnl: Tensor, held: Tensor) -> Tensor:
-    """Correlation of the return that the newest observed bar shows and the P&L of the step that led there, over the
-    rows that held a position throughout that step. All (B,); NaN with fewer than 100 such rows."""
-    if int(held.sum()) < _LEAST_HELD:
-        return torch.full((), torch.nan, dtype=torch.float64, device=pnl.device)
-    return correlation(observed_return[held], pnl[held])
+def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: Tensor) -> Tensor:
+    """Correlation of the return that the newest observed bar shows and the P&L per exposure of the step that led there.
+
+    All (B,): the observation after a step, what the step earned, the exposure before it, and whether the row held its
+    position all through it. NaN with fewer than 100 rows that did.
+    """
+    weight = held.double()
+    count = weight.sum()
+    earned = pnl.double() / torch.where(held, exposure, 1.0).double()
+    a, b = (x.double() - (x.double() * weight).sum() / count for x in (observed_return, earned))
+    ratio = (weight * a * b).sum() / ((weight * a.square()).sum() * (weight * b.square()).sum()).sqrt()
+    agreement: Tensor = torch.where(count >= _LEAST_HELD, ratio, torch.nan)
+    return agreement
 
 
 def feature_rank(activation: Tensor) -> Tensor:

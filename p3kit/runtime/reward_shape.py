@@ -26,6 +26,7 @@ SMALLER_MODE = 0.05
 VALLEY = 0.5
 _COMPARED_ENVS = 64
 _BOTH_HELD = 30
+_TWINS_FROM = 0.3
 _PNL, _COST = (COMPONENTS.index(name) for name in ("pnl", "cost"))
 
 
@@ -43,8 +44,8 @@ def reward_shape(rollout: Rollout, gamma: float) -> Metrics:
             _, mean, _, _ = _over_the_episode(to_go)
             metrics["reward/rtg_spread"] = float(np.std(mean)) / spread
             metrics["reward/rtg_autocorrelation"] = _lag_one([values for values in to_go if len(values) > 2])
-    if (correlation := env_correlation(rollout.raw[..., _PNL])) is not None:
-        metrics["diag/env_correlation"] = correlation
+    if (share := env_twins(rollout.raw[..., _PNL])) is not None:
+        metrics["diag/env_twins"] = share
     return metrics
 
 
@@ -60,13 +61,13 @@ def episode_correlations(ended: Array) -> Metrics:
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def env_correlation(pnl: Array) -> float | None:
-    """Largest correlation of two environments' P&L over the steps in which both held a position, at least 30 of them.
+def env_twins(pnl: Array) -> float | None:
+    """Share of environments whose P&L moves with that of another one, over the steps in which both held a position.
 
     pnl (T, N), 0 where nothing was held; the first 64 environments are compared. Rows that stand at the same bars move
-    together whatever their size; others do not, for each starts where its own random number says. What is returned is
-    the lower end of a four-sigma interval (Fisher's z), since the largest of many pairs is large by chance. None where
-    no two environments held often enough.
+    together whatever their size; others do not, for each starts where its own random number says, and two meet by chance
+    now and then. Of each correlation the lower end of a four-sigma interval (Fisher's z) counts, since the largest of
+    many is large by chance. None where no two environments held together for 30 steps.
     """
     pnl = pnl[:, :_COMPARED_ENVS].astype(np.float64)
     held = (pnl != 0).astype(np.float64)
@@ -75,11 +76,13 @@ def env_correlation(pnl: Array) -> float | None:
     variance = both * square - own**2  # of env i over the steps it shares with env j
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = (both * product - own * own.T) / np.sqrt(variance * variance.T)
-    enough = np.triu(both >= _BOTH_HELD, k=1) & np.isfinite(correlation)
+    enough = (both >= _BOTH_HELD) & np.isfinite(correlation) & ~np.eye(len(both), dtype=bool)
     if not enough.any():
         return None
     certain = np.tanh(np.arctanh(correlation[enough].clip(-1, 1 - 1e-12)) - 4 / np.sqrt(both[enough] - 3))
-    return float(certain.max())
+    moves_with = np.zeros_like(enough)
+    moves_with[enough] = certain > _TWINS_FROM
+    return float(moves_with.any(1).mean())
 
 
 def event_classes(rollout: Rollout) -> dict[str, Array]:

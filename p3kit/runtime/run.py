@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 _STATUS_SECONDS = 1.0
+NEWEST_RETURN = "return_1"
+"""The feature that is the return of its own bar."""
 ENV_PAYS_FROM = 300_000
 """Env steps of a run from which compiling its environment repays."""
 _CARRIED = (
@@ -341,6 +343,14 @@ class Agent(Generic[A]):
         env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
         env.compile(self.run.compiled)
         return env
+
+    @cached_property
+    def newest_return_column(self) -> int | None:
+        """The observation value that holds the return of the newest bar; None for a task without bars."""
+        if not self.market:
+            return None
+        names = self.market[self.symbol].feature_names
+        return (self.spec.env.window - 1) * len(names) + names.index(NEWEST_RETURN)
 
     def args_at(self, global_step: int) -> A:
         """The trainer's arguments in force at `global_step`, schedules applied."""

@@ -134,7 +134,7 @@ FAULTS: list[Any] = [
     ("reward.hack", "component_drift", lambda r, p, t: r.update(hacked(p)), None, {}),
     ("reward.hack", "action_pays", lambda r, p, t: r.update(hacked(p) | share_of("time", 0.1) | {"reward/beside_pnl.SELL_HALF": 0.9}), None, {}),
     ("obs.drift", "running", after(0.3, {"diag/obs_drift": 0.4}), None, {"observation__normalize": "running"}),
-    ("env.duplicate", "shared_seed", lambda r, p, t: r.update({"diag/env_correlation": 0.8}), None, {}),
+    ("env.duplicate", "shared_seed", lambda r, p, t: r.update({"diag/env_twins": 0.8}), None, {}),
     ("env.stale_obs", "shuffled", lambda r, p, t: r.update({"diag/obs_agreement": 0.02}), None, {}),
     ("multi.interference", "scale", lambda r, p, t: r.update({"diag/grad_share": 0.95, "diag/grad_cosine": 0.1}), None, {"symbols": ["AAPL", "B", "C", "D", "E", "F"], "reward__scaling": "none"}),
     ("multi.interference", "conflict", lambda r, p, t: r.update({"diag/grad_share": 0.2, "diag/grad_cosine": -0.5}), None, {}),

@@ -10,7 +10,7 @@ import pytest
 from p3kit.metrics import COMPONENTS
 from p3kit.runtime.recording import EpisodeLedger, Rollout
 from p3kit.runtime.reward_shape import (
-    env_correlation,
+    env_twins,
     episode_correlations,
     event_classes,
     mode_gap,
@@ -190,19 +190,15 @@ def test_two_environments_at_the_same_bars_are_seen_whatever_their_size() -> Non
     moves = rng.normal(size=(400, 6))
     held = rng.random((400, 6)) < 0.6
     size = rng.choice([0.25, 0.5, 1.0], (400, 6))
-    apart = env_correlation(moves * held * size)
-    assert apart is not None
-    assert apart < 0.1
+    assert env_twins(moves * held * size) == 0
     moves[:, 5] = moves[:, 2]
-    together = env_correlation(moves * held * size)
-    assert together is not None
-    assert together > 0.5
-    assert env_correlation((moves * held)[:40]) is None  # too short to tell
+    assert env_twins(moves * held * size) == pytest.approx(2 / 6)
+    assert env_twins((moves * held)[:40]) is None  # too short to tell
 
 
 def test_what_the_data_cannot_say_is_left_out() -> None:
     done = ends(100, 2, 50)
     assert reward_shape(rollout(np.zeros((100, 2)), done), 0.9) == {}
     few = reward_shape(rollout(np.random.default_rng(0).normal(size=(100, 2)), done), 0.9)
-    assert set(few) == {"reward/bimodal_gap", "diag/env_correlation"}
+    assert set(few) == {"reward/bimodal_gap", "diag/env_twins"}
     assert all(math.isfinite(value) for value in few.values())
