@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from p3kit.cli.options import json_option, run_argument, runs_option
 
 if TYPE_CHECKING:
     from p3kit.diagnose import AgentDiagnosis
+    from p3kit.rundir import RunDir
 
 
 @click.command(
@@ -21,6 +22,7 @@ Examples:
   p3kit diagnose run-42
   p3kit diagnose latest --explain 1
   p3kit diagnose latest --patch > fix.toml
+  p3kit diagnose run-42/AAPL --episode
   p3kit diagnose run-42 --rules stricter.toml"""
 )
 @run_argument
@@ -37,6 +39,16 @@ Examples:
     metavar="FILE",
     help='Judge the recorded metrics anew by the [diagnose.rows."ID"] tables of FILE. Nothing is trained again.',
 )
+@click.option(
+    "--episode",
+    "wants_episode",
+    is_flag=True,
+    help="Play the best and the worst paid episode of a split bar by bar: replays/*.json, and a picture of each.",
+)
+@click.option("--split", type=click.Choice(["train", "validation"]), help="Of --episode.  [default: validation]")
+@click.option(
+    "--checkpoint", metavar="NAME", help="Of --episode: best, last, or a file below checkpoints/.  [default: last]"
+)
 @click.option("--patch", "patch_only", is_flag=True, help="Print only the spec changes that the raised rows call for.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table as markdown.")
 @json_option
@@ -46,6 +58,9 @@ def diagnose(
     agent: str | None,
     wanted_row: str | None,
     rules: Path | None,
+    wants_episode: bool,
+    split: str | None,
+    checkpoint: str | None,
     patch_only: bool,
     as_markdown: bool,
     as_json: bool,
@@ -64,12 +79,21 @@ def diagnose(
     from p3kit.rundir import find_run
     from p3kit.spec import load_rules
 
+    if not wants_episode and (split or checkpoint):
+        raise InputError("--split or --checkpoint", "goes with --episode only")
+    if wants_episode and (patch_only or as_markdown or wanted_row is not None or rules is not None):
+        raise InputError(
+            "--episode", "shows episodes and judges nothing", "only --json, --split and --checkpoint go with it"
+        )
     chosen = [name for name, given in (("--patch", patch_only), ("--markdown", as_markdown), ("--json", as_json),
               ("--explain", wanted_row is not None and not as_json)) if given]  # fmt: skip
     if len(chosen) > 1:
         raise InputError(" ".join(chosen), "only one of them can be printed", "only --explain goes with --json")
     found, named = find_run(runs_root, run)
     wanted = agent or named
+    if wants_episode:
+        _episodes(found, wanted, split or "validation", checkpoint or "last", as_json)
+        return
     overridden = None if rules is None else load_rules(rules)
     diagnoses = judge_run(found, wanted, overridden)
     if not diagnoses:
@@ -125,6 +149,55 @@ def _what_the_rules_changed(
                 lines.append(f"{new.agent}: {symptom} raised since {moved}")
     heading = f"Judged by {rules}: " + ("what is different from the run's own rules:" if lines else "nothing differs.")
     return [heading, *(f"  {line}" for line in lines)]
+
+
+def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_json: bool) -> None:
+    """Write and draw the best and the worst paid episode of every agent, or of one."""
+    from rich.console import Console
+
+    from p3kit.errors import RunNotFound
+    from p3kit.launch.backtest import replay
+    from p3kit.report.pictures import draw_episode
+    from p3kit.rundir import file_name
+
+    names = run.agent_names()
+    if wanted is not None and wanted not in names:
+        raise RunNotFound(
+            f"{run.name}/{wanted}", "no agent of that name in this run", f"its agents: {', '.join(names)}"
+        )
+    console = Console(stderr=True, highlight=False)
+    told = []
+    for agent in [wanted] if wanted else names:
+        with console.status(f"{run.name}/{agent}: playing the {split} split"):
+            episodes = replay(run, agent, checkpoint, split=split)
+        for episode in episodes:
+            name = f"{file_name(agent)}-{episode['checkpoint'].removesuffix('.pt')}-{split}-{episode['first_bar']:06d}"
+            path = run.write_replay(name, episode)
+            label = "SYNTHETIC data, " if episode["synthetic"] else ""
+            place = f"episode {episode['rank']} of {episode['of']} by reward, {split}"
+            picture = run.replays / f"{name}.png"
+            draw_episode(episode, f"{label}{run.name}/{agent}, {episode['checkpoint']}: {place}", picture)
+            told.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
+                         "of": episode["of"], "split": split, **episode["totals"]})  # fmt: skip
+    if as_json:
+        click.echo(_json(told))
+        return
+    for one in told:
+        click.echo(_in_words(run.name, one))
+
+
+def _in_words(run: str, episode: Mapping[str, Any]) -> str:
+    """An episode in four lines: what it earned, who paid, what was done, where it is."""
+    paid = ", ".join(f"{name} {value:+.2f}" for name, value in episode["weighted"].items() if value)
+    done = ", ".join(f"{count} {name}" for name, count in episode["actions"].items())
+    lines = [
+        f"{run} {episode['agent']}: episode {episode['rank']} of {episode['of']} by reward, {episode['split']}",
+        f"  reward {episode['reward']:+.2f} ({paid or 'nothing was paid'})",
+        f"  return {episode['return']:+.2%}, costs {episode['cost']:.2%}, {episode['round_trips']} round trips: {done}",
+        f"  {episode['file']}",
+        f"  {episode['picture']}",
+    ]
+    return "\n".join(lines)
 
 
 def _json(document: object) -> str:

@@ -22,9 +22,23 @@ def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: boo
     `checkpoint` is "best" (the weights that validation chose), "last", or the name of a file below checkpoints/. Raises
     InputError where there is no such checkpoint, P3kitError with the trainer's word where it cannot show its policy.
     """
+    return _shown(run, agent, checkpoint, split, ["--final"] if final else [])
+
+
+def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: int = 2) -> list[Result]:
+    """Windows of a split bar by bar, played by the policy of one checkpoint, from the best paid to the worst paid.
+
+    `checkpoint` and errors are those of `backtest`; one dict per episode, as `p3kit.runtime.replay` makes it, with the
+    checkpoint and its step.
+    """
+    shown = _shown(run, agent, checkpoint, split, ["--episodes", str(episodes)])
+    return [{**episode, **{k: v for k, v in shown.items() if k != "episodes"}} for episode in shown["episodes"]]
+
+
+def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
+    """What the run's own trainer prints of one checkpoint."""
     name = _checkpoint_name(run, agent, checkpoint)
-    flags = ["--run-dir", str(run.path), "--evaluate", name, "--agent", agent, "--split", split]
-    flags += ["--final"] if final else []
+    flags = ["--run-dir", str(run.path), "--evaluate", name, "--agent", agent, "--split", split, *more]
     result = subprocess.run(
         [sys.executable, str(run.trainer_file.resolve()), *flags],
         capture_output=True,

@@ -177,9 +177,26 @@ def _stack_of_one(policy: Policy) -> StackPolicy:
     return lambda observation, mask: policy(observation.squeeze(0), mask.squeeze(0)).unsqueeze(0)
 
 
-@torch.no_grad()
 def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: list[tuple[int, int]]) -> list[Walk]:
     """Play every window once, the same number for each evaluator and in their order; one Walk per window."""
+    table = play_windows(evaluators, decide, split, spans, _STEP_COLUMNS)
+    capital = evaluators[0].spec.env.initial_capital
+    return [_cut(table, row, *span, capital) for row, span in enumerate(spans)]
+
+
+@torch.no_grad()
+def play_windows(
+    evaluators: Sequence[Evaluator],
+    decide: Decide,
+    split: Split,
+    spans: list[tuple[int, int]],
+    names: Sequence[str],
+) -> dict[str, Array]:
+    """Play every window once, the same number for each evaluator and in their order.
+
+    (bars of the longest window, R, …) per column: `alive` before the step, the `bar` it was decided on, `action`, and
+    of `names` what the Timestep after it says; `mask` is the one that the decision was made under.
+    """
     first_one = evaluators[0]
     env = make_trading_env(
         {one.symbol: one.bars for one in evaluators},
@@ -193,7 +210,7 @@ def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: 
     whose = torch.arange(len(spans), device=first_one.device) // (len(spans) // len(evaluators))
     step = env.reset_windows(whose, first, last)
     still = torch.zeros(len(spans), dtype=torch.float64, device=first_one.device)  # restarts are never used here
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *_STEP_COLUMNS)}
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *names)}
     for _ in range(max(b - a for a, b in spans)):
         before = step
         action = torch.where(before.alive, decide(before, env), HOLD)
@@ -201,12 +218,10 @@ def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: 
         columns["alive"].append(before.alive)
         columns["bar"].append(before.bar)
         columns["action"].append(action)
-        for name in _STEP_COLUMNS:
-            columns[name].append(getattr(step, name))
+        for name in names:
+            columns[name].append(getattr(before if name == "mask" else step, name))
     env.raise_if_faulty()
-    table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
-    capital = first_one.spec.env.initial_capital
-    return [_cut(table, row, *span, capital) for row, span in enumerate(spans)]
+    return {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}
 
 
 def _cut(table: Mapping[str, Array], row: int, first: int, last: int, capital: float) -> Walk:

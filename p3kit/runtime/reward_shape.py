@@ -65,9 +65,9 @@ def env_twins(pnl: Array) -> float | None:
     """Share of environments whose P&L moves with that of another one, over the steps in which both held a position.
 
     pnl (T, N), 0 where nothing was held; the first 64 environments are compared. Rows that stand at the same bars move
-    together whatever their size; others do not, for each starts where its own random number says, and two meet by chance
-    now and then. Of each correlation the lower end of a four-sigma interval (Fisher's z) counts, since the largest of
-    many is large by chance. None where no two environments held together for 30 steps.
+    together whatever their size; others do not, for each starts where its own random number says, and two meet by
+    chance now and then. Of each correlation the lower end of a four-sigma interval (Fisher's z) counts, since the
+    largest of many is large by chance. None where no two environments held together for 30 steps.
     """
     pnl = pnl[:, :_COMPARED_ENVS].astype(np.float64)
     held = (pnl != 0).astype(np.float64)

@@ -45,6 +45,7 @@ from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoi
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, StackPolicy, evaluate_together, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
+from p3kit.runtime.replay import replay_episodes
 from p3kit.runtime.reward_shape import (
     CORRELATED_EPISODES,
     episode_correlations,
@@ -86,10 +87,19 @@ class Backtest:
     """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
     split: Split
     final: bool
+    episodes: int = 0
+    """Windows to hand out bar by bar, in place of the metrics of the whole split."""
 
     @classmethod
     def of(
-        cls, directory: RunDir, checkpoint: str, agent: str, split: Split, final: bool, device: torch.device
+        cls,
+        directory: RunDir,
+        checkpoint: str,
+        agent: str,
+        split: Split,
+        final: bool,
+        device: torch.device,
+        episodes: int = 0,
     ) -> Backtest:
         """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
         path = directory.checkpoint(checkpoint)
@@ -98,7 +108,7 @@ class Backtest:
         step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, agent, step, trainer or state, split, final)
+        return cls(path.name, agent, step, trainer or state, split, final, episodes)
 
 
 class Run(Generic[A]):
@@ -488,6 +498,11 @@ class Agent(Generic[A]):
                 self.run.directory.name, "there is nothing to backtest on", "only runs on bars have splits"
             )
         told = {"agent": self.name, "global_step": backtest.global_step, "checkpoint": backtest.checkpoint}
+        told["synthetic"] = self.market[self.symbol].synthetic
+        if backtest.episodes:
+            found = self.episodes(policy, backtest.split, backtest.episodes, backtest.global_step or 0)
+            print(BACKTEST_RESULT + json.dumps(encode({**told, "episodes": found})), flush=True)
+            return
         if backtest.final:
             looks = [e for e in self.run.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
             self.run.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
@@ -498,11 +513,15 @@ class Agent(Generic[A]):
         result = {
             **told,
             **summary,
-            "synthetic": self.market[self.symbol].synthetic,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
+
+    def episodes(self, policy: Policy, split: Split, count: int, global_step: int) -> list[dict[str, Any]]:
+        """`count` windows of a split bar by bar, from the best paid to the worst paid; see `p3kit.runtime.replay`."""
+        gamma = float(getattr(self.args_at(global_step), "gamma", 1.0))
+        return replay_episodes(self._make_evaluator(split), policy, split, count, gamma)
 
     def _make_evaluator(self, split: Split = "validation", *, final: bool = False) -> Evaluator:
         bars = self.market[self.symbol]

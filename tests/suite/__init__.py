@@ -10,7 +10,7 @@
 - runs are trained by p3kit's own trainers in forked processes (`runs.py`), and judged as they would have been live:
   after every tick, on what was recorded by then (`scoring.py`)
 
-A fault hurts (*harmful*) or breaks a contract although the score survives (*contract*). Detection is scored against sets
-of acceptable symptoms and causes, since several answers can be right (Humbatova et al. 2025); that a fault has to hurt
-to count is the statistical killing of mutation testing for reinforcement learning (Tambon et al. 2023).
+A fault hurts (*harmful*) or breaks a contract although the score survives (*contract*). Detection is scored against
+sets of acceptable symptoms and causes, since several answers can be right (Humbatova et al. 2025); that a fault has to
+hurt to count is the statistical killing of mutation testing for reinforcement learning (Tambon et al. 2023).
 """

@@ -155,8 +155,10 @@ def _tell_admission(outcomes: Sequence[Outcome], cases: dict[str, Case]) -> None
         p = permutation_p(healthy, sick)
         effect = (healthy.mean() - sick.mean()) / max(healthy.std(ddof=1), 1e-9)
         verdict = "harmful" if p < 0.05 and effect > 1 else "not harmful as injected"
-        click.echo(f"{name} ({cases[name].harm}): {sick.mean():.2f} ± {sick.std(ddof=1):.2f}, effect {effect:.1f} healthy "
-                   f"standard deviations, p = {p:.4f}: {verdict}")  # fmt: skip
+        click.echo(
+            f"{name} ({cases[name].harm}): {sick.mean():.2f} ± {sick.std(ddof=1):.2f}, effect {effect:.1f} healthy "
+            f"standard deviations, p = {p:.4f}: {verdict}"
+        )
 
 
 def permutation_p(healthy: np.ndarray, sick: np.ndarray, draws: int = 10_000) -> float:

@@ -1,8 +1,8 @@
 """Faults of code, put into a trainer's process before it begins.
 
-A hook gets a `Scene` and the numbers of its `inject` table. Faults of the environment wrap the training environment that
-the run makes, never the class, so that evaluations stay what they are. A hook that draws random numbers has a generator
-of its own: a run with a hook that does nothing yet is the run without it.
+A hook gets a `Scene` and the numbers of its `inject` table. Faults of the environment wrap the training environment
+that the run makes, never the class, so that evaluations stay what they are. A hook that draws random numbers has a
+generator of its own: a run with a hook that does nothing yet is the run without it.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def _until(evidence: Evidence, step: float) -> Evidence:
         if kept:
             series[name] = _Cut(one.steps[:kept], one.values[:kept], one.iterations[:kept])
     events = [
-        event for event in evidence.events if (event.get("global_step") or 0) <= step and "oom" != event.get("kind")
+        event for event in evidence.events if (event.get("global_step") or 0) <= step and event.get("kind") != "oom"
     ]
     return replace(evidence, series=series, events=events, failure="", peers=[_until(p, step) for p in evidence.peers])
 
