@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from p3kit.errors import InputError, P3kitError
-from p3kit.launch.process import environment_of
+from p3kit.launch.process import run_trainer
 from p3kit.rundir import BACKTEST_RESULT, RunDir, list_runs
 
 Result = dict[str, Any]
@@ -38,15 +36,7 @@ def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: in
 def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
     """What the run's own trainer prints of one checkpoint."""
     name = _checkpoint_name(run, agent, checkpoint)
-    flags = ["--run-dir", str(run.path), "--evaluate", name, "--agent", agent, "--split", split, *more]
-    result = subprocess.run(
-        [sys.executable, str(run.trainer_file.resolve()), *flags],
-        capture_output=True,
-        text=True,
-        env=environment_of(run),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    result = run_trainer(run, ["--evaluate", name, "--agent", agent, "--split", split, *more])
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()

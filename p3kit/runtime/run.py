@@ -89,6 +89,8 @@ class Backtest:
     final: bool
     episodes: int = 0
     """Windows to hand out bar by bar, in place of the metrics of the whole split."""
+    forward: int = 0
+    """Observations to ask the policy about, together and one by one, in place of all that."""
 
     @classmethod
     def of(
@@ -100,6 +102,7 @@ class Backtest:
         final: bool,
         device: torch.device,
         episodes: int = 0,
+        forward: int = 0,
     ) -> Backtest:
         """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
         path = directory.checkpoint(checkpoint)
@@ -108,7 +111,7 @@ class Backtest:
         step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, agent, step, trainer or state, split, final, episodes)
+        return cls(path.name, agent, step, trainer or state, split, final, episodes, forward)
 
 
 class Run(Generic[A]):
@@ -499,6 +502,9 @@ class Agent(Generic[A]):
             )
         told = {"agent": self.name, "global_step": backtest.global_step, "checkpoint": backtest.checkpoint}
         told["synthetic"] = self.market[self.symbol].synthetic
+        if backtest.forward:
+            print(BACKTEST_RESULT + json.dumps({**told, **self.forward_pass(policy, backtest.forward)}), flush=True)
+            return
         if backtest.episodes:
             found = self.episodes(policy, backtest.split, backtest.episodes, backtest.global_step or 0)
             print(BACKTEST_RESULT + json.dumps(encode({**told, "episodes": found})), flush=True)
@@ -517,6 +523,26 @@ class Agent(Generic[A]):
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
+
+    @torch.no_grad()
+    def forward_pass(self, policy: Policy, rows: int) -> dict[str, int]:
+        """Ask the policy about `rows` observations of a random walk, together and one by one.
+
+        {rows, forbidden: actions that the mask closes, apart: actions that differ when asked alone}.
+        """
+        device = self.run.device
+        env = make_trading_env(self.market, self.spec, symbols=[self.symbol], num_envs=rows, device=device)
+        generator = self.new_generator("forward pass")
+        step = env.reset(torch.rand(rows, generator=generator).to(device))
+        for _ in range(20):
+            noise = torch.rand(step.mask.shape, generator=generator).to(device)
+            action = noise.masked_fill(~step.mask, -1).argmax(1)
+            step = env.step(action, torch.rand(rows, generator=generator).to(device))
+        observation = env.observe(step.index, step.account)
+        together = policy(observation, step.mask)
+        alone = torch.cat([policy(observation[i : i + 1], step.mask[i : i + 1]) for i in range(rows)])
+        allowed = step.mask.gather(1, together.unsqueeze(1)).squeeze(1)
+        return {"rows": rows, "forbidden": int((~allowed).sum()), "apart": int((together != alone).sum())}
 
     def episodes(self, policy: Policy, split: Split, count: int, global_step: int) -> list[dict[str, Any]]:
         """`count` windows of a split bar by bar, from the best paid to the worst paid; see `p3kit.runtime.replay`."""
