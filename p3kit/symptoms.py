@@ -71,7 +71,8 @@ class Symptom:
     """One row of the troubleshooting table.
 
     `title` keeps the guide's words, `evidence` says what is measured against what, `automatic` whether an automatic
-    repair is allowed at all, `judged` whether this version has a detector for it.
+    repair is allowed at all, `judged` whether recorded metrics are judged for it: the `probe.` rows are answered by
+    `p3kit check` before training, the gates by each verdict.
     """
 
     id: str
@@ -82,6 +83,8 @@ class Symptom:
     causes: tuple[Cause, ...] = ()
     automatic: bool = False
     judged: bool = False
+    departure: str = ""
+    """Where the row is judged otherwise than the guide says, and why. Empty where the guide is followed."""
 
     @property
     def patch(self) -> str:
@@ -172,6 +175,8 @@ def _catalogue() -> dict[str, Symptom]:
                 ),
             ),
             judged=True,
+            departure="The guide's remedy, fewer environments, is for one process per environment. Here accounts are rows of "
+            "one batch: more of them are nearly free, fewer make training slower.",
         ),
         Symptom(
             "run.oom",
@@ -203,6 +208,9 @@ def _catalogue() -> dict[str, Symptom]:
             ),
             automatic=True,
             judged=True,
+            departure="The guide's numbers (99% HOLD, 0.1 nats) come too late to mend anything, and nats depend on how many "
+            "actions are valid: 95% and 0.15 of the largest possible entropy are asked. Its bonus of 0.01 per action that is not "
+            "HOLD pays for churn whatever is earned; `reward.action_bonus` exists, and no patch proposes it.",
         ),
         Symptom(
             "policy.correct_inaction",
@@ -243,6 +251,8 @@ def _catalogue() -> dict[str, Symptom]:
                 Cause("shift", "the gap was there at the first evaluation: the two periods differ", automatic=False),
             ),
             judged=True,
+            departure="Dropout, the guide's first remedy, breaks the ratio of PPO unless rollout and update drop the same units "
+            "(they do here); stopping early and weight decay come first.",
         ),
         Symptom(
             "mask.violation",
@@ -314,6 +324,9 @@ def _catalogue() -> dict[str, Symptom]:
             ),
             automatic=True,
             judged=True,
+            departure="Explained variance is below 0 at the first update of every healthy run, and its ceiling is set by the "
+            "noise of the market: a ridge fit on the same batch takes the place of 0. The guide's clamp of the value loss at 10 "
+            'has no gradient above 10, where it is needed most: `value_loss = "huber"` bounds the gradient and keeps it.',
         ),
         # --- further rows of the guide ---
         Symptom(
@@ -332,6 +345,9 @@ def _catalogue() -> dict[str, Symptom]:
             ),
             automatic=True,
             judged=True,
+            departure="The guide's weights sum to 0.90, and under its own ranges (time ±1, sharpe ±2, pnl ±0.1) pnl cannot "
+            "reach 40-50%. Under the sound formulas pnl carries 75-95%, which is what a reward that means money looks like; the "
+            "warning is for another component that carries more than half.",
         ),
         Symptom(
             "reward.dead",
@@ -431,6 +447,8 @@ def _catalogue() -> dict[str, Symptom]:
             "lag-1 autocorrelation of the reward-to-go below gamma - 0.1",
             (Cause("noise", "rewards are noisy", (Change("ppo.gae_lambda", to=0.9),), automatic=False),),
             judged=True,
+            departure="The guide raises gamma against a noisy reward-to-go, and calls what a larger lambda brings "
+            "long-term bias. Both add variance, lambda nearest to the cause: a smaller gae_lambda comes first.",
         ),
         Symptom(
             "trade.too_many",
@@ -453,6 +471,8 @@ def _catalogue() -> dict[str, Symptom]:
                 ),
             ),
             judged=True,
+            departure="1,000 trades a year of hourly bars are read as buys plus sells: 0.31 round trips a bar, whatever the "
+            "bar length. A warning only where the churn does not pay.",
         ),
         Symptom(
             "trade.never",
@@ -475,7 +495,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Agent exits winners too early",
             "2.2",
             "information",
-            "median holding time of winners below half of losers'",
+            "eval/holding_winners below half of eval/holding_losers in two evaluations (20 or more of each)",
             (
                 Cause(
                     "time_high",
@@ -483,14 +503,16 @@ def _catalogue() -> dict[str, Symptom]:
                     (Change("reward.weights.time", to=0.05),),
                     automatic=False,
                 ),
+                Cause("stop_or_target", "env.target sells winners before the policy would", automatic=False),
             ),
+            judged=True,
         ),
         Symptom(
             "trade.hold_losers",
             "Agent holds losers forever",
             "2.2",
             "information",
-            "the 90th percentile of losers' holding time is max_hold",
+            "eval/losers_held, the 90th percentile of losers' holding time in limits (env.max_hold, else the episode), above 0.9",
             (
                 Cause(
                     "time_low",
@@ -498,7 +520,14 @@ def _catalogue() -> dict[str, Symptom]:
                     (Change("reward.weights.time", to=0.25),),
                     automatic=False,
                 ),
+                Cause(
+                    "no_stop",
+                    "nothing ends a losing trade but the policy",
+                    (Change("env.stop", to=0.05),),
+                    automatic=False,
+                ),
             ),
+            judged=True,
         ),
         Symptom(
             "trade.drawdown",
@@ -527,6 +556,9 @@ def _catalogue() -> dict[str, Symptom]:
                 Cause("above", "the policy commits late", (_LESS_ENTROPY,), automatic=False),
             ),
             judged=True,
+            departure="The guide's path is in nats and absolute steps. ln 7 is 1.95, but with a mask about four actions are "
+            "valid (ln 4 is 1.39), so 1.5 nats cannot be; and 20k steps are early only in 100k. Entropy is taken as a share of its "
+            "largest value for the valid actions, and time as a share of training.",
         ),
         Symptom(
             "phase.ev",
@@ -536,20 +568,41 @@ def _catalogue() -> dict[str, Symptom]:
             "value/explained_variance below the ridge reference by more than 0.1 after 40% of training",
             (Cause("value_learning", "a linear fit explains more than the value head", (_RAISE_VF,), automatic=False),),
             judged=True,
+            departure="The guide asks for 0.5, then 0.7. Healthy runs with a validation Sharpe above 3 stay at 0.35-0.45: what "
+            "is unpredictable cannot be explained. The ridge fit on the same batch takes the place of the number.",
         ),
         Symptom(
             "phase.reward",
             "Reward off its expected path",
             "3.1, 6.2",
             "warning",
-            "slope of the validation score over the last 40% of training is negative with 95% confidence",
+            "Sharpe of the evaluations in the last 40% of training falls with 95% confidence (Sen's slope), by 1 or more",
+            (
+                Cause(
+                    "overfit",
+                    "the training split still improves: the policy learns what does not repeat",
+                    (Change("early_stop.patience", to=3), Change("ppo.weight_decay", to=0.001)),
+                    automatic=False,
+                ),
+                Cause("unstable", "the training split falls with it: the steps have become too large", (_HALVE_LR,)),
+                Cause(
+                    "proxy",
+                    "the reward rises while the account falls",
+                    (Change("reward.weights.pnl", to=0.6),),
+                    automatic=False,
+                ),
+            ),
+            judged=True,
         ),
         Symptom(
             "policy.loss",
             "Policy loss should decrease",
             "6.1",
             "information",
-            "not a sign of health: the clipped surrogate hovers around 0 by construction",
+            "never raised: the clipped surrogate hovers around 0 by construction",
+            judged=True,
+            departure="The guide asks for a policy loss that decreases. Advantages are normalised to a mean of 0, so the "
+            "surrogate starts at 0 in every update and its level says nothing; progress is judged by the evaluations.",
         ),
         Symptom(
             "train.clip",
@@ -560,6 +613,7 @@ def _catalogue() -> dict[str, Symptom]:
             (Cause("step_size", "too much change per update", (_STOP_AT_KL, _HALVE_LR)),),
             automatic=True,
             judged=True,
+            departure="The guide asks for 0.1-0.3. Healthy runs clip 0.00-0.10 of their ratios, so only the upper side warns.",
         ),
         Symptom(
             "train.kl",
@@ -573,6 +627,8 @@ def _catalogue() -> dict[str, Symptom]:
             ),
             automatic=True,
             judged=True,
+            departure="The guide gives two numbers: 0.015 (1.3) and 0.02 (6.1). The first is a stop inside an update and is "
+            "`ppo.target_kl`; runs that use it end some updates a little above it. A warning begins at a mean of 0.05.",
         ),
         Symptom(
             "opt.grad",
@@ -583,6 +639,9 @@ def _catalogue() -> dict[str, Symptom]:
             (Cause("explosion", "gradients outgrew the clipping", (_CLIP_GRADIENTS, _LOWER_LR)),),
             automatic=True,
             judged=True,
+            departure="The guide asks for a norm below 1 and fewer than 20% clipped, with a limit of 0.5: a healthy run at its "
+            "own sizes was measured with 96% clipped at a norm of 0.65. Clipping is no alarm, an explosion is. Its lever for "
+            "gradients at the limit, a larger clip_range, acts on the ratio and not on gradients.",
         ),
         Symptom(
             "value.mean",
@@ -690,7 +749,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Dead ReLU units",
             "-",
             "warning",
-            "more than half of the units never above 0 on 2,048 states",
+            "diag/dead_share above 0.5: units that are never above 0 on 2,048 states",
             (
                 Cause(
                     "initial",
@@ -698,7 +757,9 @@ def _catalogue() -> dict[str, Symptom]:
                     (Change("ppo.activation", to="tanh"),),
                     automatic=False,
                 ),
+                Cause("step_size", "together with too large steps", (_TENTH_LR,), automatic=False),
             ),
+            judged=True,
         ),
         Symptom(
             "policy.frozen",
@@ -810,7 +871,21 @@ def _catalogue() -> dict[str, Symptom]:
             "Value bootstraps from the wrong state",
             "-",
             "warning",
-            "values at truncations are biased against values elsewhere",
+            "diag/gae_error above 1e-3: the returns are not r + γ((1 − λ) V′ + λ R′); or diag/bootstrap_gap above 0.5: the "
+            "value bootstrapped at truncations differs from the values just before",
+            (
+                Cause(
+                    "next_value",
+                    "the advantage sum leaves out the value that follows, or takes another",
+                    automatic=False,
+                ),
+                Cause(
+                    "truncation",
+                    "truncated episodes are treated as if nothing followed: a fault of the trainer",
+                    automatic=False,
+                ),
+            ),
+            judged=True,
         ),
         Symptom(
             "reward.scale",
@@ -830,9 +905,14 @@ def _catalogue() -> dict[str, Symptom]:
             "Reward hacking",
             "2.4, 3.2",
             "critical",
-            "reward rises while the account falls",
-            (Cause("component_drift", "one component grows at the expense of money", (_SILENCE_COMPONENT,)),),
+            "rank correlation of episode reward and episode return over 10 ticks below -0.3, the reward up and the return down "
+            "by more than two standard errors",
+            (
+                Cause("component_drift", "one component grows at the expense of money", (_SILENCE_COMPONENT,)),
+                Cause("action_pays", "one action is paid for itself, beside profit", automatic=False),
+            ),
             automatic=True,
+            judged=True,
         ),
         Symptom(
             "obs.scale",
@@ -856,7 +936,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Observations drift",
             "5.1",
             "warning",
-            "the normaliser's mean moves by more than half a standard deviation in 5 ticks",
+            "diag/obs_drift: the running normaliser's mean moves by more than half a standard deviation within 5 ticks after 30% of training",
             (
                 Cause(
                     "running",
@@ -865,6 +945,7 @@ def _catalogue() -> dict[str, Symptom]:
                     automatic=False,
                 ),
             ),
+            judged=True,
         ),
         Symptom(
             "env.no_end",
@@ -880,21 +961,32 @@ def _catalogue() -> dict[str, Symptom]:
             "Environments are copies of each other",
             "-",
             "critical",
-            "returns of different environments correlate above 0.5",
+            "diag/env_twins above 0.3 in three iterations: the P&L of so many environments moves with another one's",
+            (Cause("shared_seed", "environments start at the same bars: they share a random state", automatic=False),),
+            judged=True,
         ),
         Symptom(
             "env.stale_obs",
             "Observations are off by one",
             "-",
             "critical",
-            "the lag between an observed return and the realised one is not the documented one",
+            "diag/obs_agreement below 0.5: correlation of the return that the newest observed bar shows and the P&L of the step "
+            "that led there, over rows that hold a position",
+            (
+                Cause(
+                    "shuffled",
+                    "observations belong to other rows or other bars than they are given to",
+                    automatic=False,
+                ),
+            ),
+            judged=True,
         ),
         Symptom(
             "data.leak",
             "Too good to be true: data leak",
             "5.1",
             "critical",
-            "eval/sharpe_ratio above 8",
+            "eval/feature_foresight above 0.4: a feature correlates with the return of the next bar; or eval/sharpe_ratio above 8",
             (Cause("future_feature", "a feature probably knows the future", automatic=False),),
             judged=True,
         ),
@@ -912,21 +1004,36 @@ def _catalogue() -> dict[str, Symptom]:
             "Agents disturb each other in the shared encoder",
             "-",
             "warning",
-            "gradient cosine between agents below -0.2 for more than 30% of pairs",
+            "diag/grad_cosine below -0.2 (the mean over the other agents), or diag/grad_share above three equal shares and above "
+            "0.6, for 3 ticks",
+            (
+                Cause("scale", "one agent's gradient outweighs the others': its returns are larger", (_SCALE_REWARD,)),
+                Cause("conflict", "the agents pull the encoder in opposite directions", automatic=False),
+            ),
+            automatic=True,
+            judged=True,
         ),
         Symptom(
             "multi.outlier_agent",
             "One agent unlike the others",
             "-",
             "warning",
-            "a metric more than 4 robust standard deviations from the other agents'",
+            "a metric more than 6 robust standard deviations from the other agents' at the same share of training, for 3 ticks "
+            "(5 or more agents)",
+            (
+                Cause("data", "its market differs from the others'", automatic=False),
+                Cause("learning", "it learns otherwise: another row of this agent says how", automatic=False),
+            ),
+            judged=True,
         ),
         Symptom(
             "repro.drift",
             "Same spec and seed, other numbers",
             "-",
             "information",
-            "metrics of the first iteration differ between runs of one spec, seed and commit",
+            "metrics of the first iteration differ from those of another run of one spec, seed, data and commit",
+            (Cause("nondeterminism", "something draws random numbers or sums in another order", automatic=False),),
+            judged=True,
         ),
         Symptom(
             "intervention.oscillates",
@@ -934,6 +1041,8 @@ def _catalogue() -> dict[str, Symptom]:
             "-",
             "warning",
             "one key was raised and lowered twice within 10 ticks",
+            (Cause("thresholds", "trigger and release of an intervention lie too close together", automatic=False),),
+            judged=True,
         ),
         # --- gates: criteria, not symptoms; judged by each evaluation's verdict ---
         Symptom("gate.minimum", "Minimum Success", "3.3", "gate", "[criteria.minimum]"),

@@ -98,6 +98,10 @@ def healthy(progress: float, tick: int, rng: np.random.Generator, ent_coef: floa
         "reward/rtg_autocorrelation": about(0.98, 0.003),
         "reward/corr_total_gain": about(0.9, 0.03),
         "reward/corr_pnl_sharpe": about(0.6, 0.05),
+        "diag/gae_error": 3e-6,
+        "diag/bootstrap_gap": about(-0.05, 0.5),
+        "diag/obs_agreement": about(0.97, 0.01),
+        "diag/env_twins": 0.0,
         "reward/positive_share": about(0.47, 0.02),
         "episode/episode_reward_mean": 252 * total + 2.0 * float(rng.standard_normal()),
         "episode/episode_reward_std": about(8.0, 0.1),
@@ -157,6 +161,10 @@ def evaluation(progress: float, rng: np.random.Generator, best_sharpe: float = 0
         "eval/buy_and_hold_sharpe": 0.35,
         "eval/best_fixed_rule_return": 0.12,
         "eval/train_sharpe_ratio": sharpe + 0.4,
+        "eval/holding_winners": 9.0,
+        "eval/holding_losers": 7.0,
+        "eval/losers_held": 0.2,
+        "eval/feature_foresight": 0.04,
     }
 
 
@@ -406,7 +414,8 @@ def intervene(
 
 _PER_ITERATION = (
     "value/explained_variance", "value/value_mean", "value/return", "diag/ev_reference", "diag/update_ratio",
-    "diag/dormant_share", "diag/feature_rank", "diag/advantage", "diag/obs_", "policy/ratio_error", "reward/scale",
+    "diag/dormant_share", "diag/dead_share", "diag/feature_rank", "diag/advantage", "diag/obs_", "diag/gae_error",
+    "diag/bootstrap_gap", "diag/env_twins", "diag/grad_", "policy/ratio_error", "reward/scale",
     "effective/", "perf/",
 )  # fmt: skip
 

@@ -18,12 +18,15 @@ class Probe:
     """What to change where it did not pass, as a spec fragment where there is one."""
     details: dict[str, Any] = field(default_factory=dict)
     """The numbers, for programs."""
+    skipped: str = ""
+    """Why the question could not be put; such a probe neither passed nor failed."""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "question": self.question,
-            "passed": self.passed,
+            "passed": None if self.skipped else self.passed,
+            "skipped": self.skipped,
             "evidence": self.evidence,
             "remedy": self.remedy,
             "details": self.details,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,23 +23,31 @@ NOT_MET = 3
 Examples:
   p3kit check specs/phase3.toml
   p3kit check specs/phase3.toml --set 'reward.formulas="guide"'
+  p3kit check specs/phase3.toml --learn --leak
   p3kit check specs/phase3.toml --set reward.weights.time=0.6 --json"""
 )
 @spec_argument
 @set_option
 @click.option("--symbol", metavar="NAME", help="The symbol to look at.  [default: the first of the spec]")
 @click.option("--episodes", type=click.IntRange(min=400), default=600, show_default=True, help="Episodes per rule.")
+@click.option("--learn", is_flag=True, help="Also let the trainer solve five probe tasks (half a minute).")
+@click.option("--leak", is_flag=True, help="Also train on a market whose edge nobody could miss (minutes).")
 @json_option
-def check(spec: Path, overrides: tuple[str, ...], symbol: str | None, episodes: int, as_json: bool) -> None:
-    """Probe SPEC before training: the environment alone, and whether the reward pays for anything but money.
+def check(
+    spec: Path, overrides: tuple[str, ...], symbol: str | None, episodes: int, learn: bool, leak: bool, as_json: bool
+) -> None:
+    """Probe SPEC before training: the environment, the trainer's forward pass and update, and the reward.
 
-    Fixed rules (churning, quick profits, moving averages, …) play the spec's reward in a market where nothing can be
-    earned, at the spec's fees and at 1 bp; none may beat staying flat. Ends with exit code 3 if a probe does not pass.
+    1. The environment alone over 1,000 random steps. 2. The policy on many observations and on one. 3. One update: the
+    loss falls on a repeated batch, the ratio starts at 1, every layer moves. Then fixed rules (churning, quick profits,
+    …) play the spec's reward where nothing can be earned, at the spec's fees and at 1 bp; none may beat staying flat.
+    4. With --learn and --leak: short trainings that a sound trainer passes. Exit code 3 if a probe does not pass.
     """
     from rich.console import Console
 
-    from p3kit.check import probe_environment, probe_reward
+    from p3kit.check import probe_environment, probe_leak, probe_learning, probe_reward, probe_update
     from p3kit.errors import InputError
+    from p3kit.launch import run_trainer
     from p3kit.market import load_market
     from p3kit.spec import load_spec
 
@@ -48,8 +57,17 @@ def check(spec: Path, overrides: tuple[str, ...], symbol: str | None, episodes: 
         raise InputError(f"--symbol {chosen}", "is not in the spec", f"it has {', '.join(loaded.symbols)}")
     own = loaded.for_agent(chosen, {})
     bars = load_market(loaded, [chosen])[chosen]
-    with Console(stderr=True, highlight=False).status("environment") as status:
-        probes = [probe_environment(own, bars), *probe_reward(own, bars, episodes, status.update)]
+    console = Console(stderr=True, highlight=False)
+    with console.status("environment") as status, tempfile.TemporaryDirectory(prefix="p3kit-check-") as folder:
+        probes = [probe_environment(own, bars)]
+        status.update("one update of the trainer")
+        probes += probe_update(own, bars, Path(folder), run_trainer)
+        probes += probe_reward(own, bars, episodes, status.update)
+        if learn:
+            probes += probe_learning(own, Path(folder), run_trainer, status.update)
+        if leak:
+            status.update("a market whose edge nobody could miss")
+            probes.append(probe_leak(own, chosen, Path(folder), run_trainer))
     if as_json:
         click.echo(json.dumps([probe.to_json() for probe in probes], indent=2, ensure_ascii=False))
     else:
@@ -65,8 +83,9 @@ def print_probes(probes: Sequence[Probe], title: str, console: Any) -> None:
     console.print(Text(f"{title}: probes before training", style="bold"))
     for probe in probes:
         mark = Text("passed ", style="green") if probe.passed else Text("FAILED ", style="bold red")
+        mark = Text("not run ", style="yellow") if probe.skipped else mark
         console.print(mark + Text(f"{probe.name}: {probe.question}", style=""), soft_wrap=True)
-        console.print(f"       {probe.evidence}", soft_wrap=True)
+        console.print(f"       {probe.evidence or probe.skipped}", soft_wrap=True, markup=False)
         if probe.remedy:
             console.print(f"       remedy: {probe.remedy}", soft_wrap=True)
     for probe in probes:

@@ -9,7 +9,7 @@ numbers.
 """
 
 from p3kit.diagnose.detectors import DETECTORS
-from p3kit.diagnose.diagnosis import diagnose, judge, merged_patch
+from p3kit.diagnose.diagnosis import diagnose, gather_run, judge, merged_patch
 from p3kit.diagnose.evidence import TICK, Evidence
 from p3kit.diagnose.findings import AgentDiagnosis, CauseFound, Finding, Range, SpecChange
 
@@ -23,6 +23,7 @@ __all__ = [
     "Range",
     "SpecChange",
     "diagnose",
+    "gather_run",
     "judge",
     "merged_patch",
 ]

@@ -403,3 +403,105 @@ def no_progress(evidence: Evidence, row: Row) -> Finding:
         text += f", the best fixed rule made {rule.values[-1]:+.1%}"
     cause = [(1.0, "no_signal", "no fixed rule made money either" if nothing_to_find else "learning looks normal")]
     return raised(evidence, row, total, span, float(best[-1]), text, severity=severity, causes=cause)
+
+
+@detector(
+    "trade.exit_early",
+    "eval/holding_winners",
+    "eval/holding_losers",
+    warn=0.5,
+    minimum=2,
+    patience=2,
+    unit="evaluations",
+)
+def exits_winners_early(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2. Median holding times over training and validation bars, at least twenty round trips of each kind."""
+    winners = evidence.evaluations("eval/holding_winners")
+    losers = evidence.evaluations("eval/holding_losers").at(winners.steps)
+    ratio = winners.values / np.maximum(losers, 1.0)
+    span = sustained(ratio < row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, with_values(winners, ratio), "smallest ratio of holding times, winners to losers")
+    last = span.last
+    text = f"winners are held {winners.values[last]:.0f} bars, losers {losers[last]:.0f} (medians)"
+    weight = evidence.effective("reward.weights.time")
+    causes = [(1.0, "time_high", f"the time component has a weight of {format_number(weight)}")]
+    if isinstance(target := evidence.setting("env.target"), (int, float)):
+        causes.append((2.0, "stop_or_target", f"env.target is {format_number(float(target))}"))
+    return raised(evidence, row, winners, span, float(ratio[last]), text, causes=causes)
+
+
+@detector("trade.hold_losers", "eval/losers_held", warn=0.9, minimum=2, patience=2, unit="evaluations")
+def holds_losers(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2: a tenth of the losers is held until the rules end them, and not the policy."""
+    held = evidence.evaluations("eval/losers_held")
+    winners = evidence.evaluations("eval/holding_winners").at(held.steps)
+    losers = evidence.evaluations("eval/holding_losers").at(held.steps)
+    longer = np.nan_to_num(losers) > np.nan_to_num(winners, nan=np.inf)  # who holds everything long holds no losers
+    span = sustained((held.values > row.warn) & longer, row.patience)
+    if span is None:
+        return silent(evidence, row, held, "largest share of the limit")
+    value = float(np.max(within(held, span)))
+    limit = evidence.setting("env.max_hold")
+    limit = evidence.setting("env.episode_bars") if limit in (None, "off") else limit
+    text = f"one loser in ten is held for {value:.0%} of the {limit} bars that the rules allow"
+    causes = [(1.0, "time_low", f"time weight {format_number(evidence.effective('reward.weights.time'))}")]
+    if evidence.setting("env.stop") == "off":
+        causes.append((1.5, "no_stop", 'env.stop is "off"'))
+    return raised(evidence, row, held, span, value, text, causes=causes)
+
+
+@detector("phase.reward", "eval/sharpe_ratio", warn=1.0, minimum=4, unit="evaluations")
+def score_falls(evidence: Evidence, row: Row) -> Finding:
+    """Guide 3.1: the reward plateaus at the end. The last 40% of training by Sen's slope with its rank interval (Sen
+    1968), which asks nothing of the noise and draws no random numbers."""
+    sharpe = evidence.evaluations("eval/sharpe_ratio")
+    late = evidence.progress(sharpe.steps) >= 0.6
+    count = int(np.count_nonzero(late))
+    if count < row.minimum:
+        return too_early(evidence, row, f"{count}", f"{row.minimum} evaluations in the last 40% of training")
+    first = int(np.argmax(late))
+    time, values = evidence.progress(sharpe.steps)[late] / 0.4, sharpe.values[late]
+    slope, high = sen_slope(time, values)
+    fall = -slope * float(time[-1] - time[0])
+    if high >= 0 or fall < row.warn:
+        text = f"validation Sharpe moved by {-fall:+.2f} over the last 40% of training"
+        return passed(evidence, row, text, -fall, -row.warn)
+    text = (
+        f"validation Sharpe fell by {fall:.2f} over the last 40% of training, from {values[0]:.2f} to {values[-1]:.2f}"
+    )
+    train = evidence.evaluations("eval/train_sharpe_ratio").at(sharpe.steps)[late]
+    reward = evidence.ticks("episode/episode_reward_mean").at(sharpe.steps)[late]
+    causes = []
+    if np.isfinite(train).all():
+        move, high_train = sen_slope(time, train)
+        overfit = move >= 0
+        evidence_text = f"training Sharpe went from {train[0]:.2f} to {train[-1]:.2f}"
+        causes.append((2.0 if overfit else 0.0, "overfit", evidence_text))
+        causes.append((1.5 if high_train < 0 else 0.0, "unstable", evidence_text))
+    if np.isfinite(reward).all() and sen_slope(time, reward)[0] > 0:
+        said = f"the mean episode reward went from {format_number(reward[0])} to {format_number(reward[-1])}"
+        causes.append((1.0, "proxy", said))
+    span = Span(first, len(sharpe) - 1, True)
+    return raised(evidence, row, sharpe, span, fall, text, causes=causes)
+
+
+def sen_slope(time: Floats, values: Floats) -> tuple[float, float]:
+    """Median of all pairwise slopes, and the upper end of its 95% interval by Kendall's ranks. Both (n,), n of 4 or
+    more."""
+    i, j = np.triu_indices(len(values), k=1)
+    slopes = np.sort((values[j] - values[i]) / (time[j] - time[i]))
+    n = len(values)
+    half = 1.96 * np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    upper = min(int(np.ceil((len(slopes) + half) / 2)), len(slopes) - 1)
+    return float(np.median(slopes)), float(slopes[upper])
+
+
+@detector("policy.loss", "policy/policy_loss")
+def policy_loss(evidence: Evidence, row: Row) -> Finding:
+    """Guide 6.1 asks for it; it is told and never judged."""
+    loss = evidence.ticks("policy/policy_loss")
+    low, high = format_number(float(np.min(loss.values))), format_number(float(np.max(loss.values)))
+    return passed(
+        evidence, row, f"between {low} and {high}: no sign of health, whatever it does", float(loss.values[-1])
+    )

@@ -183,9 +183,9 @@ def unstable_training(evidence: Evidence, row: Row) -> Finding:
     "gen.gap", "eval/train_sharpe_ratio", "eval/sharpe_ratio", warn=1.5, minimum=2, patience=2, unit="evaluations"
 )
 def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row. Where the
-    evaluation carries a confidence interval, training must lie above it: a short validation split is noisy by
-    itself."""
+    """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row after 30% of
+    training: a policy that has just begun to earn does so unevenly. Where the evaluation carries a confidence interval,
+    training must lie above it: a short validation split is noisy by itself."""
     validation = evidence.evaluations("eval/sharpe_ratio")
     training = evidence.evaluations("eval/train_sharpe_ratio").at(validation.steps)
     upper = np.full(len(validation), -np.inf)
@@ -194,7 +194,8 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
         if event.get("split", "validation") == "validation" and interval and interval[1] is not None:
             upper[validation.steps == step_of(event)] = float(interval[1])
     gap = training - validation.values
-    condition = (gap > row.warn) & (validation.values < 0.4 * training) & (training > upper)
+    late = evidence.progress(validation.steps) > 0.3
+    condition = (gap > row.warn) & (validation.values < 0.4 * training) & (training > upper) & late
     span = sustained(condition, row.patience)
     if span is None:
         return silent(evidence, row, with_values(validation, gap), "largest gap in Sharpe")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, Span, extended, sustained
+from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, extended, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number, format_steps
 from p3kit.diagnose.rows import (
     DETECTORS,
@@ -20,8 +20,10 @@ from p3kit.diagnose.rows import (
     raised,
     silent,
     too_early,
+    with_values,
     within,
 )
+from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.symptoms import Severity
 
 # ---------------------------------------------------------------------------------------------
@@ -303,9 +305,18 @@ def episodes_never_end(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, episodes, span, float(np.max(quiet)), text, threshold=float(need), causes=cause)
 
 
-@detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=2, patience=2, unit="evaluations")
+@detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=1, patience=2, unit="evaluations")
 def too_good(evidence: Evidence, row: Row) -> Finding:
-    """By level only: a leak that pays less goes unseen until features are permuted in a probe."""
+    """A feature that moves with bars it cannot have seen, or a Sharpe ratio that no honest feature pays."""
+    foresight = evidence.evaluations("eval/feature_foresight")
+    if len(foresight) and float(foresight.values[-1]) > FORESIGHT:
+        value = float(foresight.values[-1])
+        events = [event for event in evidence.events_of("evaluation") if event.get("foresight")]
+        name = events[-1]["foresight"] if events else "a feature"
+        text = f"{name} correlates with a coming return by {value:.2f} on the training bars"
+        cause = [(1.0, "future_feature", f"{name}: an honest feature stays below {FORESIGHT:g}")]
+        always = Span(0, len(foresight) - 1, True)
+        return raised(evidence, row, foresight, always, value, text, threshold=FORESIGHT, causes=cause)
     sharpe = evidence.evaluations("eval/sharpe_ratio")
     span = sustained(sharpe.values > row.warn, row.patience)
     if span is None:
@@ -313,6 +324,10 @@ def too_good(evidence: Evidence, row: Row) -> Finding:
     value = float(np.max(within(sharpe, span)))
     cause = [(1.0, "future_feature", "no honest feature pays this well on bars it has not seen")]
     return raised(evidence, row, sharpe, span, value, f"validation Sharpe {value:.1f}", causes=cause)
+
+
+FORESIGHT = 0.4
+"""|Correlation| of a feature with a coming return: clear synthetic edges reach 0.2, real markets far less."""
 
 
 @detector("mask.tight", "policy/valid_actions", warn=1.5, patience=2, minimum=2)
@@ -325,3 +340,167 @@ def mask_too_tight(evidence: Evidence, row: Row) -> Finding:
     value = float(np.mean(within(valid, span)))
     cause = [(1.0, "mask_rules", "the mask leaves little but HOLD")]
     return raised(evidence, row, valid, span, value, f"{value:.2f} valid actions on average", causes=cause)
+
+
+@detector("net.dead_relu", "diag/dead_share", warn=0.5)
+def dead_units(evidence: Evidence, row: Row) -> Finding:
+    """Units below 0 on every sampled state: no gradient will ever reach them."""
+    dead = evidence.ticks("diag/dead_share")
+    span = sustained(dead.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, dead, "largest share")
+    value = float(np.max(within(dead, span)))
+    causes = [*_step_size_cause(evidence), (1.0, "initial", f"{dead.values[0]:.0%} in the first tick")]
+    return raised(evidence, row, dead, span, value, f"{value:.0%} of hidden units are dead", causes=causes)
+
+
+@detector("value.bootstrap", "diag/gae_error", warn=1e-3)
+def bootstraps_wrongly(evidence: Evidence, row: Row) -> Finding:
+    """Exact: returns against their own recursion. And by level: what truncated episodes bootstrap from."""
+    error, gap = evidence.ticks("diag/gae_error", "max"), evidence.ticks("diag/bootstrap_gap")
+    limit = max(row.warn, 2e-2) if evidence.reduced_precision else row.warn
+    span = sustained(error.values > limit, row.patience)
+    if span is not None:
+        value = float(np.max(within(error, span)))
+        text = f"returns miss r + γ((1 − λ) V′ + λ R′) by up to {format_number(value)} of their standard deviation"
+        cause = [(1.0, "next_value", "recomputed from the same rollout, rewards and values")]
+        return raised(evidence, row, error, span, value, text, threshold=limit, causes=cause)
+    patience = gap.rows_for(3, least=2)
+    span = sustained(np.abs(gap.values) > _BOOTSTRAP_GAP, patience, gap.iterations) if len(gap) else None
+    if span is None:
+        return silent(evidence, row, error, "largest error of the returns", "standard deviations")
+    value = float(np.mean(within(gap, span)))
+    text = (
+        f"values bootstrapped at truncations lie {value:+.2f} standard deviations of the returns from the states before"
+    )
+    cause = [(1.0, "truncation", "neighbouring states differ little in value")]
+    return raised(evidence, row, gap, span, value, text, threshold=_BOOTSTRAP_GAP, causes=cause)
+
+
+_BOOTSTRAP_GAP = 0.5
+
+
+@detector(
+    "reward.hack", "episode/episode_reward_mean", "episode/episode_return_mean", warn=-0.3, minimum=10, patience=2
+)
+def reward_without_money(evidence: Evidence, row: Row) -> Finding:
+    """Reward up, account down: over ten ticks they move against each other by rank, and both ends of the window differ
+    by more than twice their sampling error, so that two flat and noisy curves say nothing."""
+    reward = evidence.ticks("episode/episode_reward_mean")
+    gained = evidence.ticks("episode/episode_return_mean").at(reward.steps)
+    error = _sampling_error(evidence, reward)
+    width = max(reward.rows_for(10), 5)
+    against = np.full(len(reward), np.nan)
+    for end in range(width, len(reward) + 1):
+        window = slice(end - width, end)
+        third = max(width // 3, 1)
+        rise = float(np.mean(reward.values[end - third : end]) - np.mean(reward.values[window][:third]))
+        fall = float(np.mean(gained[end - third : end]) - np.mean(gained[window][:third]))
+        noise = 2 * float(np.mean(error[window])) * np.sqrt(2 / third)
+        money_noise = 2 * float(np.std(np.diff(gained[window]))) / np.sqrt(third)
+        if rise > noise and fall < -money_noise:
+            against[end - 1] = rank_correlation(reward.values[window], gained[window])
+    span = sustained(
+        np.nan_to_num(against, nan=1.0) < row.warn, reward.rows_for(row.patience, least=1), reward.iterations
+    )
+    if span is None:
+        seen = rank_correlation(reward.values, gained)
+        return passed(
+            evidence, row, f"reward and return correlate by rank with {seen:+.2f} over the run", seen, row.warn
+        )
+    start = max(0, span.first - width + 1)
+    text = (
+        f"the mean episode reward went from {format_number(float(reward.values[start]))} to "
+        f"{format_number(float(reward.values[span.last]))} while the account's return went from "
+        f"{gained[start]:+.1%} to {gained[span.last]:+.1%}"
+    )
+    component, grew = _grown_share(evidence, int(reward.steps[start]), int(reward.steps[span.last]))
+    causes = [(2.0 if grew > 0.05 else 0.5, "component_drift", f"the share of {component} grew by {grew:.0%}")]
+    if (paid := _paid_action(evidence)) is not None:
+        causes.append((1.0, "action_pays", paid))
+    value = float(np.nanmin(against[span.first : span.last + 1]))
+    return raised(evidence, row, reward, span, value, text, causes=causes, component=component)
+
+
+def _sampling_error(evidence: Evidence, clock: Ticks) -> Floats:
+    """Standard error of the mean episode reward of each tick."""
+    std = evidence.ticks("episode/episode_reward_std").at(clock.steps)
+    episodes = evidence.ticks("episode/episodes", "sum").at(clock.steps)
+    return np.nan_to_num(std / np.sqrt(np.maximum(episodes, 1.0)))
+
+
+def _grown_share(evidence: Evidence, first: int, last: int) -> tuple[str, float]:
+    """The component other than pnl whose share of the episode reward grew most between two steps, and by how much."""
+    grown = {}
+    for component in COMPONENTS[1:]:
+        share = evidence.ticks(f"reward/episode_share.{component}")
+        before, after = share.at(np.array([first, last]))
+        grown[component] = float(after - before) if np.isfinite([before, after]).all() else 0.0
+    best = max(grown, key=lambda name: grown[name])
+    return best, grown[best]
+
+
+def _paid_action(evidence: Evidence) -> str | None:
+    """The action that is paid most beside profit, in words; None where none is."""
+    paid = {}
+    for action in ACTIONS[1:]:
+        beside = evidence.ticks(f"reward/beside_pnl.{action}")
+        if len(beside):
+            paid[action] = float(np.mean(beside.values[-3:]))
+    best = max(paid, key=lambda name: paid[name], default=None)
+    if best is None or paid[best] <= 0:
+        return None
+    return f"{best} earns {format_number(paid[best])} a step beside its profit"
+
+
+def rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's, ties in order of place; 0 where one is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    first, second = (np.argsort(np.argsort(values)).astype(np.float64) for values in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+@detector("obs.drift", "diag/obs_drift", warn=0.5, minimum=5)
+def observations_drift(evidence: Evidence, row: Row) -> Finding:
+    """Running statistics settle as the count grows; where they do not, the policy's inputs change under it."""
+    drift = evidence.ticks("diag/obs_drift")
+    width = drift.rows_for(5)
+    moved = trailing(drift.values, width, np.sum)
+    late = evidence.progress(drift.steps) > 0.3
+    if not np.any(late):
+        return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%}", "30% of training")
+    span = sustained((moved > row.warn) & late, row.patience)
+    if span is None:
+        return silent(evidence, row, with_values(drift, moved), "largest move in five ticks", "standard deviations")
+    value = float(np.max(moved[span.first : span.last + 1]))
+    cause = [(1.0, "running", f'observation.normalize is "{evidence.setting("observation.normalize")}"')]
+    text = f"a mean of the observation statistics moved by {value:.2f} standard deviations within five ticks"
+    return raised(evidence, row, drift, span, value, text, causes=cause)
+
+
+@detector("env.duplicate", "diag/env_twins", warn=0.3, minimum=3, patience=3)
+def environments_are_copies(evidence: Evidence, row: Row) -> Finding:
+    """Rows that stand at the same bars earn alike whenever both hold something. Two may meet by chance for an episode,
+    not a third of all for three ticks."""
+    twins = evidence.ticks("diag/env_twins")
+    span = sustained(twins.values > row.warn, twins.rows_for(row.patience), twins.iterations)
+    if span is None:
+        return silent(evidence, row, twins, "largest share of environments that move with another")
+    value = float(np.max(within(twins, span)))
+    cause = [(1.0, "shared_seed", f"{evidence.setting('env.num_envs')} environments, fewer paths")]
+    text = f"the P&L of {value:.0%} of the environments moves with that of another one"
+    return raised(evidence, row, twins, span, value, text, causes=cause)
+
+
+@detector("env.stale_obs", "diag/obs_agreement", warn=0.5, minimum=2, patience=2)
+def observations_are_not_of_their_row(evidence: Evidence, row: Row) -> Finding:
+    """The newest bar that a row observes is the one that its account was just marked at."""
+    agreement = evidence.ticks("diag/obs_agreement")
+    span = sustained(agreement.values < row.warn, agreement.rows_for(row.patience), agreement.iterations)
+    if span is None:
+        return silent(evidence, row, agreement, "smallest correlation of observed and earned return")
+    value = float(np.mean(within(agreement, span)))
+    cause = [(1.0, "shuffled", f"correlation {value:+.2f} where the same number stands on both sides")]
+    text = f"the return a row observes and the one it earned correlate with {value:+.2f} only"
+    return raised(evidence, row, agreement, span, value, text, causes=cause)

@@ -11,7 +11,8 @@ import numpy as np
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.evidence import TICK, Evidence, Recorded
 from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
-from p3kit.rundir import RunDir
+from p3kit.errors import P3kitError
+from p3kit.rundir import RunDir, list_runs
 from p3kit.symptoms import SYMPTOMS, Change, Value, write_patch
 
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
@@ -27,11 +28,23 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "policy.frozen": ("opt.lr_decayed", "ppo.adv_std"),
     "policy.hold": ("opt.step_too_big", "ppo.adv_signal", "mask.tight"),
     "phase.ev": ("value.fail",),
-    "value.fail": ("policy.frozen", "opt.step_too_big", "reward.scale", "reward.tail", "reward.share", "ppo.adv_std"),
+    "phase.reward": ("gen.gap", "reward.hack", "opt.step_too_big", "train.kl"),
+    "reward.share": ("reward.hack",),
+    "reward.explode": ("reward.hack",),
+    "value.fail": (
+        "policy.frozen",
+        "opt.step_too_big",
+        "value.bootstrap",
+        "reward.scale",
+        "reward.tail",
+        "reward.share",
+        "ppo.adv_std",
+    ),
     "value.mean": ("value.fail", "reward.scale", "reward.explode"),
     "trade.never": ("policy.hold", "policy.correct_inaction", "policy.frozen"),
     "reward.dead": ("policy.hold", "policy.correct_inaction"),
-    "net.dormant": ("opt.step_too_big",),
+    "net.dead_relu": ("opt.step_too_big",),
+    "net.dormant": ("opt.step_too_big", "net.dead_relu"),
     "net.rank": ("opt.step_too_big", "net.dormant"),
     "train.kl": ("opt.step_too_big",),
     "train.clip": ("opt.step_too_big", "train.kl"),
@@ -41,7 +54,9 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "reward.tail": ("reward.explode",),
     "gen.gap": ("data.leak",),
 }
-"""Which raised row explains which other one, the nearest explanation first. perf.no_progress follows any of them."""
+"""Which raised row explains which other one, the nearest explanation first. `FOLLOW_ANY` may follow any of them."""
+
+FOLLOW_ANY = ("perf.no_progress", "multi.outlier_agent")
 
 SHOWN_RANGES = (
     "policy/entropy",
@@ -60,29 +75,73 @@ SHOWN_RANGES = (
 """The ranges that a clean bill of health and the weekly report show."""
 
 
-def diagnose(run: RunDir, agent: str | None = None) -> list[AgentDiagnosis]:
-    """Judge every agent of a run, or one. Reads files only; a run may still be training."""
-    info, status, events = run.info(), run.status(), run.read_events()
+Rules = Mapping[str, Mapping[str, Any]]
+"""Thresholds by symptom: {"policy.hold": {"warn": 0.9, "patience": 5}}, over those of the spec and of the catalogue."""
+
+
+def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[AgentDiagnosis]:
+    """Judge every agent of a run, or one. Reads files only; a run may still be training.
+
+    With `rules` the recorded metrics are judged anew under other thresholds: nothing is trained again.
+    """
+    info, status = run.info(), run.status()
+    plans = {plan["name"]: plan for plan in info["agents"]}
     symbols = info["spec"].get("symbols") or []
-    diagnoses = []
-    for plan in info["agents"]:
-        if agent is not None and plan["name"] != agent:
-            continue
-        evidence = gather_evidence(run.series(plan["name"]), plan, info, status, events)
-        diagnoses.append(
-            AgentDiagnosis(
-                run=run.name,
-                agent=plan["name"],
-                symbol=plan["symbol"],
-                several_symbols=len(symbols) > 1,
-                global_step=evidence.last_step,
-                total_timesteps=evidence.total_timesteps,
-                findings=judge(evidence),
-                ranges=tuple(ranges(evidence)),
-                failure=f"{status['state']}: {status['message']}" if ended_badly(status) else "",
-            )
+    return [
+        AgentDiagnosis(
+            run=run.name,
+            agent=evidence.agent,
+            symbol=plans[evidence.agent]["symbol"],
+            several_symbols=len(symbols) > 1,
+            global_step=evidence.last_step,
+            total_timesteps=evidence.total_timesteps,
+            findings=judge(evidence),
+            ranges=tuple(ranges(evidence)),
+            failure=f"{status['state']}: {status['message']}" if ended_badly(status) else "",
         )
-    return diagnoses
+        for evidence in gather_run(run, agent, rules)
+    ]
+
+
+def gather_run(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[Evidence]:
+    """The records of a run's agents, or of one, each beside those of the others and of earlier runs like this one."""
+    info, status, events = run.info(), run.status(), run.read_events()
+    everyone = {
+        plan["name"]: gather_evidence(run.series(plan["name"]), plan, info, status, events, rules)
+        for plan in info["agents"]
+    }
+    wanted = everyone if agent is None else {name: one for name, one in everyone.items() if name == agent}
+    twins = twin_runs(run)
+    return [
+        replace(
+            evidence,
+            peers=[other for other in everyone.values() if other is not evidence],
+            twins=[(twin.name, twin.series(name)) for twin in twins],
+        )
+        for name, evidence in wanted.items()
+    ]
+
+
+def twin_runs(run: RunDir) -> list[RunDir]:
+    """Other runs in the same folder that should begin with the same numbers, oldest first: one spec, seeds, data,
+    trainer, commit and versions. Empty where the code had changes that no commit holds."""
+    own = _identity(run)
+    if own is None or str(run.info().get("git_commit")).endswith("+changes"):
+        return []
+    others = [other for other in list_runs(run.path.parent) if other.path != run.path]
+    return [other for other in others if _identity(other) == own]
+
+
+def _identity(run: RunDir) -> Any:
+    """What decides a run's numbers; None for a damaged one, which `p3kit runs` names."""
+    try:
+        info = run.info()
+        code = run.trainer_file.read_bytes()
+    except (P3kitError, OSError):
+        return None
+    fingerprints = {symbol: data.get("fingerprint") for symbol, data in (info.get("data") or {}).items()}
+    agents = [(plan["name"], plan["spec"], plan["total_timesteps"]) for plan in info["agents"]]
+    return agents, fingerprints, info.get("git_commit"), info.get("versions"), info.get("env_id"), code
 
 
 def gather_evidence(
@@ -91,13 +150,19 @@ def gather_evidence(
     info: Mapping[str, Any],
     status: Mapping[str, Any],
     events: Sequence[Mapping[str, Any]],
+    rules: Rules | None = None,
 ) -> Evidence:
     """The record of one agent; `plan` is its entry in run.json. Events without an agent belong to all."""
-    name = plan["name"]
+    name, spec = plan["name"], plan["spec"]
+    if rules:
+        table = spec.get("diagnose") or {}
+        rows = table.get("rows") or {}
+        merged = {**rows, **{row: {**(rows.get(row) or {}), **numbers} for row, numbers in rules.items()}}
+        spec = {**spec, "diagnose": {**table, "rows": merged}}
     return Evidence(
         agent=name,
         series=series,
-        spec=plan["spec"],
+        spec=spec,
         total_timesteps=int(plan["total_timesteps"]),
         events=[event for event in events if event.get("agent") in (None, name)],
         device=str(info.get("device") or "cpu"),
@@ -131,7 +196,7 @@ def _order(finding: Finding) -> tuple[Any, ...]:
 def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     """The raised row that explains this one, if it began no more than two ticks after it."""
     candidates: Iterable[str] = FOLLOWS.get(finding.symptom, ())
-    if finding.symptom == "perf.no_progress":
+    if finding.symptom in FOLLOW_ANY:
         candidates = [name for name, other in raised.items() if other.alarming and name not in OUTCOMES]
     for name in candidates:
         root = raised.get(name)
@@ -140,7 +205,18 @@ def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     return None
 
 
-OUTCOMES = ("perf.no_progress", "gen.gap", "trade.never", "trade.too_many", "trade.drawdown", "run.slow")
+OUTCOMES = (
+    "perf.no_progress",
+    "phase.reward",
+    "gen.gap",
+    "trade.never",
+    "trade.too_many",
+    "trade.exit_early",
+    "trade.hold_losers",
+    "trade.drawdown",
+    "multi.outlier_agent",
+    "run.slow",
+)
 """Rows about results and resources: they explain no other row."""
 
 
@@ -148,15 +224,19 @@ def _with_patch(finding: Finding, evidence: Evidence) -> Finding:
     """Add the changes of the likeliest cause, worked out from the values that were in force when it began."""
     if not finding.causes:
         return finding
-    cause = SYMPTOMS[finding.symptom].cause(finding.causes[0].id)
+    changes = changes_for(finding, finding.causes[0].id, evidence)
+    return replace(finding, changes=changes, patch=write_patch({change.path: change.after for change in changes}))
+
+
+def changes_for(finding: Finding, cause_id: str, evidence: Evidence) -> tuple[SpecChange, ...]:
+    """What one cause of a finding asks to change in the spec of the run."""
     found: dict[str, SpecChange] = {}
-    for change in cause.changes:
+    for change in SYMPTOMS[finding.symptom].cause(cause_id).changes:
         if finding.factor is not None and change.by is not None:
             change = replace(change, by=finding.factor)
         for made in spec_changes(change, evidence, finding.since_step, finding.component):
             found[made.path] = made
-    changes = tuple(found.values())
-    return replace(finding, changes=changes, patch=write_patch({change.path: change.after for change in changes}))
+    return tuple(found.values())
 
 
 def spec_changes(

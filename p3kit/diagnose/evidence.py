@@ -104,6 +104,10 @@ class Evidence:
     device: str = "cpu"
     failure: str = ""
     """What a failed or crashed run said last."""
+    peers: Sequence[Evidence] = ()
+    """The other agents of the run: a free control group."""
+    twins: Sequence[tuple[str, Mapping[str, Recorded]]] | None = None
+    """(run, series of this agent) of earlier runs of one spec, seed, data and commit; None where nobody looked."""
 
     @cached_property
     def last_step(self) -> int:

@@ -32,10 +32,10 @@ class Row:
 
     def __call__(self, evidence: Evidence) -> Finding:
         """Judge the evidence; says "no evidence" and "not enough data" where that is the truth, never "ok"."""
-        row = self._overridden(evidence)
+        row = self.overridden(evidence)
         missing = [metric for metric in row.needs if not evidence.has(metric)]
         if missing and not all(_may_come(metric, evidence) for metric in missing):
-            text = f"not recorded: {', '.join(missing)}"
+            text = f"not recorded: {', '.join(missing)}" + why_missing(missing, evidence)
             return Finding(row.symptom, evidence.agent, "no_evidence", severity_of(row), text)
         have = min((row.amount(evidence, metric) for metric in row.needs), default=row.minimum)
         if have < row.minimum:
@@ -48,18 +48,41 @@ class Row:
             return len(evidence.evaluations(metric))
         return evidence.ticks(metric).covered
 
-    def _overridden(self, evidence: Evidence) -> Row:
+    def overridden(self, evidence: Evidence) -> Row:
+        """The row with the numbers that the run's spec, or a file of rules, gives it."""
         rows: Mapping[str, Mapping[str, Any]] = evidence.setting("diagnose.rows") or {}
         mine = rows.get(self.symptom) or {}
         numbers = {key: mine[key] for key in ("warn", "critical", "patience") if mine.get(key) is not None}
         return replace(self, **numbers) if numbers else self
 
 
+def why_missing(metrics: Sequence[str], evidence: Evidence) -> str:
+    """Why a run did not record what a row needs, as far as its spec tells; "" where it does not."""
+    steps, bars = evidence.setting("ppo.n_steps"), evidence.setting("env.episode_bars")
+    if any(metric.startswith("reward/rtg_") for metric in metrics) and steps and bars:
+        return f"; it takes 20 whole episodes within a rollout: n_steps is {steps}, episode_bars {bars}"
+    if any(metric.startswith("eval/hold") or metric == "eval/losers_held" for metric in metrics):
+        return "; it takes 20 winners and 20 losers in one evaluation"
+    if "eval/train_sharpe_ratio" in metrics or "eval/sharpe_ratio" in metrics:
+        return "; the policy never traded in an evaluation"
+    if "diag/obs_drift" in metrics and evidence.setting("observation.normalize") != "running":
+        return '; only observation.normalize = "running" has statistics that move'
+    if "diag/dead_share" in metrics and evidence.setting("ppo.activation") not in (None, "relu"):
+        return f"; {evidence.setting('ppo.activation')} units cannot die"
+    if any(metric.startswith("diag/grad_") for metric in metrics):
+        return "; the agents of this trainer share no encoder"
+    if "diag/env_twins" in metrics:
+        return "; no two environments held a position together for 30 steps of a rollout"
+    return ""
+
+
 def _may_come(metric: str, evidence: Evidence) -> bool:
     """Whether a metric that is missing so far may simply not have had its occasion yet."""
     if metric.startswith("eval/"):
         return not evidence.has("eval/total_return")
-    if metric.startswith("reward/episode") or (metric.startswith("episode/") and metric != "episode/episodes"):
+    if metric.startswith(("reward/episode", "reward/corr_")) or (
+        metric.startswith("episode/") and metric != "episode/episodes"
+    ):
         return evidence.has("episode/episodes") or evidence.last_step == 0
     return evidence.last_step == 0
 

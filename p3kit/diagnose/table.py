@@ -22,34 +22,41 @@ _WIDE = 110
 
 def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> None:
     """One block per agent; then one patch for all of them, as TOML that can be copied; then what was not judged."""
+    number = 1
     for diagnosis in diagnoses:
-        console.print(_heading(diagnosis))
+        console.print(Text.assemble((f"{diagnosis.run} {diagnosis.agent}", "bold"), heading_of(diagnosis, named=False)))
         if diagnosis.failure:
             console.print(Text(diagnosis.failure, _STYLES["critical"]), soft_wrap=True)
         if diagnosis.raised:
-            console.print(_findings(diagnosis, console.width))
+            console.print(_findings(diagnosis, console.width, number))
+            number += len(diagnosis.raised)
         if diagnosis.clean:
             console.print(_clean_bill(diagnosis, short=len(diagnoses) > 3))
     if patch := merged_patch(diagnoses):
         console.print(Text("Patch for the spec, from the likeliest cause of each row:", "bold"))
         console.print(Text(patch), soft_wrap=True)
         console.print()
+    if number > 1:
+        told = any(finding.row.departure for diagnosis in diagnoses for finding in diagnosis.raised)
+        why = ", and why a row is not judged as the guide says" if told else ""
+        console.print(Text(f"--explain N tells row N with all its numbers{why}.", "dim"))
     for line in not_judged(diagnoses):
         console.print(Text(line, "dim"))
 
 
-def _heading(diagnosis: AgentDiagnosis) -> Text:
+def heading_of(diagnosis: AgentDiagnosis, *, named: bool = True) -> str:
+    """`run-42 AAPL · 100k of 100k steps · 1 critical`."""
     counts = []
     for severity in ("critical", "warning", "information"):
         count = sum(finding.severity == severity for finding in diagnosis.raised)
         if count:
             counts.append(f"{count} {_WORDS[severity].lower()}")
     steps = f"{format_steps(diagnosis.global_step)} of {format_steps(diagnosis.total_timesteps)} steps"
-    name = f"{diagnosis.run} {diagnosis.agent}"
-    return Text.assemble((name, "bold"), f" · {steps} · {', '.join(counts) or 'nothing raised'}")
+    name = f"{diagnosis.run} {diagnosis.agent}" if named else ""
+    return f"{name} · {steps} · {', '.join(counts) or 'nothing raised'}"
 
 
-def _findings(diagnosis: AgentDiagnosis, width: int) -> Table:
+def _findings(diagnosis: AgentDiagnosis, width: int, first: int) -> Table:
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 1, 0), expand=False)
     table.add_column("Symptom", width=30 if wide else 24)
@@ -59,29 +66,36 @@ def _findings(diagnosis: AgentDiagnosis, width: int) -> Table:
         table.add_column("Causes, likeliest first, and patch", ratio=1)
     else:
         table.columns[1].header = "Measured, causes, patch"
-    for finding in diagnosis.raised:
-        measured: list[RenderableType] = [Text(_measured(finding))]
+    for number, finding in enumerate(diagnosis.raised, first):
         if wide:
-            table.add_row(_title(finding), Group(*measured), Text(_time(finding)), _causes(finding))
+            cells = (Text(measured(finding)), Text(time_of(finding)), _causes(finding))
+            table.add_row(_title(finding, number), *cells)
         else:
-            table.add_row(_title(finding), Group(*measured, Text(_time(finding)), _causes(finding)))
+            group = Group(Text(measured(finding)), Text(time_of(finding)), _causes(finding))
+            table.add_row(_title(finding, number), group)
     return table
 
 
-def _title(finding: Finding) -> Text:
+def _title(finding: Finding, number: int) -> Text:
     style = _STYLES[finding.severity]
     return Text.assemble(
-        (_WORDS[finding.severity], style), "\n", (finding.row.title, "bold"), "\n", (finding.symptom, "dim")
+        (f"{number} {_WORDS[finding.severity]}", style),
+        "\n",
+        (finding.row.title, "bold"),
+        "\n",
+        (finding.symptom, "dim"),
     )
 
 
-def _measured(finding: Finding) -> str:
+def measured(finding: Finding) -> str:
+    """The evidence with its threshold and window."""
     if finding.window == "exact":
         return finding.evidence
     return f"{finding.evidence} (threshold {format_number(finding.threshold)}, {finding.window})"
 
 
-def _time(finding: Finding) -> str:
+def time_of(finding: Finding) -> str:
+    """Since when, and until when."""
     since = f"since {format_steps(finding.since_step)}"
     if finding.window == "exact":
         return f"at {format_steps(finding.since_step)}"
@@ -140,12 +154,12 @@ def not_judged(diagnoses: Iterable[AgentDiagnosis]) -> list[str]:
                 early[f"{finding.symptom} ({finding.have} of {finding.need})"] = None
             else:
                 missing[f"{finding.symptom} ({finding.evidence})"] = None
-    unwritten = [row.id for row in SYMPTOMS.values() if not row.judged and row.severity != "gate"]
+    asked = [row.id for row in SYMPTOMS.values() if not row.judged and row.severity != "gate"]
     lines = []
     for words, rows in (
         ("not enough data", early),
         ("no evidence", missing),
-        ("no detector in this version", unwritten),
+        ("p3kit check SPEC answers", asked),
     ):
         if rows:
             lines.append(f"Not judged, {words}: {', '.join(rows)}.")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from p3kit.errors import InputError, P3kitError
-from p3kit.launch.process import environment_of
+from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
 from p3kit.rundir import BACKTEST_RESULT, RunDir, list_runs
 
@@ -23,17 +21,23 @@ def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: boo
     `checkpoint` is "best" (the weights that validation chose), "last", or the name of a file below checkpoints/. Raises
     InputError where there is no such checkpoint, P3kitError with the trainer's word where it cannot show its policy.
     """
+    return _shown(run, agent, checkpoint, split, ["--final"] if final else [])
+
+
+def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: int = 2) -> list[Result]:
+    """Windows of a split bar by bar, played by the policy of one checkpoint, from the best paid to the worst paid.
+
+    `checkpoint` and errors are those of `backtest`; one dict per episode, as `p3kit.runtime.replay` makes it, with the
+    checkpoint and its step.
+    """
+    shown = _shown(run, agent, checkpoint, split, ["--episodes", str(episodes)])
+    return [{**episode, **{k: v for k, v in shown.items() if k != "episodes"}} for episode in shown["episodes"]]
+
+
+def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
+    """What the run's own trainer prints of one checkpoint."""
     name = _checkpoint_name(run, agent, checkpoint)
-    flags = ["--run-dir", str(run.path), "--evaluate", name, "--agent", agent, "--split", split]
-    flags += ["--final"] if final else []
-    result = subprocess.run(
-        [sys.executable, str(run.trainer_file.resolve()), *flags],
-        capture_output=True,
-        text=True,
-        env=environment_of(run),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    result = run_trainer(run, ["--evaluate", name, "--agent", agent, "--split", split, *more])
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()

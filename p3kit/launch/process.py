@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import p3kit
@@ -98,6 +99,18 @@ class TrainerProcess:
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
             os.killpg(self._process.pid, number)
+
+
+def run_trainer(run: RunDir, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints."""
+    return subprocess.run(
+        [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags],
+        capture_output=True,
+        text=True,
+        env=environment_of(run),
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def describe_exit(code: int) -> str:

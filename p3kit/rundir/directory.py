@@ -420,6 +420,13 @@ class RunDir:
         rows.write_json(path, {"kind": kind, "agent": agent, "global_step": global_step, "data": data})
         return path
 
+    def write_replay(self, name: str, document: Mapping[str, Any]) -> Path:
+        """Write `replays/NAME.json`: an episode bar by bar."""
+        self.replays.mkdir(exist_ok=True)
+        path = self.replays / f"{name}.json"
+        rows.write_json(path, document)
+        return path
+
     def histograms(self, kind: str | None = None, agent: str | None = None) -> list[Histogram]:
         """The histograms that exist, by kind, agent and step; their numbers are read on demand."""
         agents = {file_name(name): name for name in self.agent_names()}

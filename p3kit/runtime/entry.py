@@ -73,7 +73,16 @@ def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -
     agent = flags["agent"] or names[0]
     if agent not in names:
         raise InputError(f"--agent {agent}", "no such agent", f"{directory.name} has {', '.join(names)}")
-    run.backtest = Backtest.of(directory, flags["evaluate"], agent, flags["split"], flags["final"], run.device)
+    run.backtest = Backtest.of(
+        directory,
+        flags["evaluate"],
+        agent,
+        flags["split"],
+        flags["final"],
+        run.device,
+        flags["episodes"],
+        flags["forward"],
+    )
     return run
 
 
@@ -107,6 +116,8 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--evaluate"], help="Backtest this checkpoint of that run, and print the result as JSON."),
         click.Option(["--agent"], help="Whose backtest, where a run has several agents."),
         click.Option(["--split"], default="validation", help="The split to backtest on."),
+        click.Option(["--episodes"], default=0, type=int, help="With --evaluate: so many windows bar by bar instead."),
+        click.Option(["--forward"], default=0, type=int, help="With --evaluate: so many observations, one by one too."),
         click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),
         click.Option(["--runs"], default=os.environ.get("P3KIT_RUNS", "runs"), help="Where scratch runs go."),
         click.Option(["--symbol"], default="AAPL", help="What to trade."),

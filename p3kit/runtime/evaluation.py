@@ -30,6 +30,9 @@ HOLD, BUY_LARGE, SELL_ALL = (formulas.ACTIONS.index(name) for name in ("HOLD", "
 RANDOM_PATHS = 16
 MOVING_AVERAGES = (10, 50)
 _EQUITY_POINTS = 1_500
+LEAST_TRIPS = 20
+"""Winners, and losers, below which a median holding time is chance."""
+FORESIGHT_BARS = 3
 REGIMES = ("bear", "sideways", "bull")
 
 Array = NDArray[Any]
@@ -93,6 +96,11 @@ class Evaluator:
     def __call__(self, policy: Policy) -> Evaluation:
         return evaluate_together([self], _stack_of_one(policy))[0]
 
+    @cached_property
+    def foresight(self) -> tuple[str, float]:
+        """The feature that knows most about the next bars of the training split, and its |correlation| with them."""
+        return feature_foresight(self.bars)
+
     def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
         return walk_together([self], split, _stack_of_one(policy))[0]
@@ -143,6 +151,8 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
             bootstrap_seed=one.seed,
             split=split,
             window_bars=one.spec.env.episode_bars,
+            foresight=one.foresight,
+            holding_limit=one.spec.env.episode_bars if one.spec.env.max_hold == "off" else int(one.spec.env.max_hold),
         )
         for k, one in enumerate(evaluators)
     ]
@@ -167,9 +177,26 @@ def _stack_of_one(policy: Policy) -> StackPolicy:
     return lambda observation, mask: policy(observation.squeeze(0), mask.squeeze(0)).unsqueeze(0)
 
 
-@torch.no_grad()
 def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: list[tuple[int, int]]) -> list[Walk]:
     """Play every window once, the same number for each evaluator and in their order; one Walk per window."""
+    table = play_windows(evaluators, decide, split, spans, _STEP_COLUMNS)
+    capital = evaluators[0].spec.env.initial_capital
+    return [_cut(table, row, *span, capital) for row, span in enumerate(spans)]
+
+
+@torch.no_grad()
+def play_windows(
+    evaluators: Sequence[Evaluator],
+    decide: Decide,
+    split: Split,
+    spans: list[tuple[int, int]],
+    names: Sequence[str],
+) -> dict[str, Array]:
+    """Play every window once, the same number for each evaluator and in their order.
+
+    (bars of the longest window, R, …) per column: `alive` before the step, the `bar` it was decided on, `action`, and
+    of `names` what the Timestep after it says; `mask` is the one that the decision was made under.
+    """
     first_one = evaluators[0]
     env = make_trading_env(
         {one.symbol: one.bars for one in evaluators},
@@ -183,7 +210,7 @@ def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: 
     whose = torch.arange(len(spans), device=first_one.device) // (len(spans) // len(evaluators))
     step = env.reset_windows(whose, first, last)
     still = torch.zeros(len(spans), dtype=torch.float64, device=first_one.device)  # restarts are never used here
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *_STEP_COLUMNS)}
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("alive", "bar", "action", *names)}
     for _ in range(max(b - a for a, b in spans)):
         before = step
         action = torch.where(before.alive, decide(before, env), HOLD)
@@ -191,12 +218,10 @@ def _play(evaluators: Sequence[Evaluator], decide: Decide, split: Split, spans: 
         columns["alive"].append(before.alive)
         columns["bar"].append(before.bar)
         columns["action"].append(action)
-        for name in _STEP_COLUMNS:
-            columns[name].append(getattr(step, name))
+        for name in names:
+            columns[name].append(getattr(before if name == "mask" else step, name))
     env.raise_if_faulty()
-    table = {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}  # (bars of a window, R)
-    capital = first_one.spec.env.initial_capital
-    return [_cut(table, row, *span, capital) for row, span in enumerate(spans)]
+    return {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}
 
 
 def _cut(table: Mapping[str, Array], row: int, first: int, last: int, capital: float) -> Walk:
@@ -232,6 +257,9 @@ class Evaluation:
     bootstrap_seed: int
     split: Split
     window_bars: int
+    foresight: tuple[str, float]
+    holding_limit: int
+    """Bars after which a position is closed whatever the policy says."""
 
     def summary(self) -> dict[str, Any]:
         """What the journal keeps of it."""
@@ -243,6 +271,7 @@ class Evaluation:
             "windows": len(range(0, len(self.policy.bar), self.window_bars)),
             "constant": self.is_constant,
             "returns": formulas.return_shape(self.policy.bar_return, self.bars.bars_per_year),
+            "foresight": self.foresight[0],
             **self.intervals(),
         }
 
@@ -260,6 +289,8 @@ class Evaluation:
             if name not in ("hold", "random")
         )
         values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year)["sharpe_ratio"]
+        values["eval/feature_foresight"] = self.foresight[1]
+        values |= holding_times([self.train, self.policy], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
 
     @cached_property
@@ -345,6 +376,46 @@ def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
         "hold_share": float(shares[HOLD]),
         "actions_used": int((shares >= 0.01).sum()),
     }
+
+
+def round_trips(walk: Walk) -> tuple[Array, Array]:
+    """(bars held, net return) of each round trip of a path: a stretch of steps with a position after them, and the step
+    that closed it. Net return is the change of equity over those steps. (trips,) each."""
+    held = np.concatenate([[False], walk.exposure > 0, [False]])
+    opened, closed = np.flatnonzero(held[1:] & ~held[:-1]), np.flatnonzero(~held[1:] & held[:-1])
+    last = np.minimum(closed, len(walk.bar) - 1)
+    return closed - opened, walk.equity[last + 1] / walk.equity[opened] - 1
+
+
+def holding_times(walks: Sequence[Walk], limit: int) -> dict[str, float]:
+    """How long winners and losers were held; empty with fewer than 20 of either."""
+    bars, gain = (np.concatenate(column) for column in zip(*map(round_trips, walks), strict=True))
+    winners, losers = bars[gain > 0], bars[gain <= 0]
+    if min(len(winners), len(losers)) < LEAST_TRIPS:
+        return {}
+    return {
+        "eval/holding_winners": float(np.median(winners)),
+        "eval/holding_losers": float(np.median(losers)),
+        "eval/losers_held": float(np.quantile(losers, 0.9)) / limit,
+    }
+
+
+def feature_foresight(bars: SymbolData) -> tuple[str, float]:
+    """The feature with the largest |correlation| with the log return of one of the next three bars, over the training
+    split, and that correlation; ("", 0.0) where nothing varies. An honest feature knows a little of the next bar."""
+    first, last = bars.splits["train"]
+    move = np.diff(np.log(bars.close))  # (T − 1,), move[t] leads from bar t to t + 1
+    best = ("", 0.0)
+    for ahead in range(FORESIGHT_BARS):
+        rows = np.arange(first, min(last, len(move) - ahead))
+        table = bars.features[rows].astype(np.float64)
+        table -= table.mean(0)
+        target = move[rows + ahead] - move[rows + ahead].mean()
+        scale = np.sqrt((table**2).sum(0) * (target**2).sum())
+        known = np.divide(np.abs(table.T @ target), scale, out=np.zeros(len(scale)), where=scale > 0)
+        if known.max(initial=0.0) > best[1]:
+            best = (bars.feature_names[int(known.argmax())], float(known.max()))
+    return best
 
 
 def _join(walks: list[Walk]) -> Walk:

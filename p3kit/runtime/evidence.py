@@ -11,10 +11,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from p3kit.env.account import ACCOUNT_FIELDS
+
 SAMPLE_ROWS = 2_048
+EXPOSURE = ACCOUNT_FIELDS.index("exposure")
 DORMANT = 0.025
 """Threshold τ of a dormant unit (Sokar et al. 2023, definition 3.1)."""
 _RANK_ENERGY = 0.99
+_LEAST_HELD = 100
 
 
 def sample_rows(rows: int, device: torch.device) -> Tensor:
@@ -54,6 +58,60 @@ def dormant_share(activations: Iterable[Tensor]) -> Tensor:
         score = activation.abs().mean(0)
         dormant.append(score <= DORMANT * score.mean())
     return torch.cat(dormant).double().mean()
+
+
+def dead_share(activations: Iterable[Tensor]) -> Tensor:
+    """Share of hidden units that are above 0 on no row: ReLU units that no gradient reaches. One (B, H) per layer."""
+    return torch.cat([(activation <= 0).all(0) for activation in activations]).double().mean()
+
+
+def gae_error(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    returns: Tensor,
+    gamma: float | Tensor,
+    gae_lambda: float | Tensor,
+) -> Tensor:
+    """Largest departure of the returns from their own recursion, in standard deviations of the returns. All (T, N).
+
+    R = r + γ (V′ where done, else (1 − λ) V′ + λ R′), with nothing after a termination: Schulman et al. 2016, equation
+    16, written for R = A + V. It shares no line with a trainer's `compute_gae`, so a slip there shows here.
+    """
+    following = torch.cat([returns[1:], next_value[-1:]])  # the rollout's last row has only V′
+    ends = done.clone()
+    ends[-1] = True
+    mixed = torch.where(ends, next_value, (1 - gae_lambda) * next_value + gae_lambda * following)
+    expected = reward + gamma * mixed * (~terminated)
+    error: Tensor = (returns - expected).abs().max() / returns.std().clamp_min(1e-8)
+    return error
+
+
+def bootstrap_gap(value: Tensor, next_value: Tensor, truncated: Tensor, returns: Tensor) -> Tensor:
+    """Mean value bootstrapped at truncations minus the mean value of the states just before, in standard deviations of
+    the returns. All (T, N). NaN where nothing was truncated. Two neighbouring states differ little; a truncation that
+    is treated as an end, or bootstraps from the restarted episode, shows as a gap."""
+    count = truncated.sum()
+    gap = ((next_value - value) * truncated).sum() / count
+    share: Tensor = torch.where(count > 0, gap / returns.std().clamp_min(1e-8), torch.nan)
+    return share
+
+
+def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: Tensor) -> Tensor:
+    """Correlation of the return that the newest observed bar shows and the P&L per exposure of the step that led there.
+
+    All (B,): the observation after a step, what the step earned, the exposure before it, and whether the row held its
+    position all through it. NaN with fewer than 100 rows that did.
+    """
+    weight = held.double()
+    count = weight.sum()
+    earned = pnl.double() / torch.where(held, exposure, 1.0).double()
+    a, b = (x.double() - (x.double() * weight).sum() / count for x in (observed_return, earned))
+    ratio = (weight * a * b).sum() / ((weight * a.square()).sum() * (weight * b.square()).sum()).sqrt()
+    agreement: Tensor = torch.where(count >= _LEAST_HELD, ratio, torch.nan)
+    return agreement
 
 
 def feature_rank(activation: Tensor) -> Tensor:

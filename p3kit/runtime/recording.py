@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from p3kit.metrics import ACTIONS, COMPONENTS
 
 TICK_STEPS = 4_096
+_PNL, _SHARPE = (COMPONENTS.index(name) for name in ("pnl", "sharpe"))
 Array = NDArray[Any]
 Metrics = dict[str, float]
 
@@ -47,15 +48,17 @@ class EpisodeLedger:
     """Sums of the episodes still running, per env; carried from rollout to rollout and stored in checkpoints."""
 
     components: Array  # (N, C)
-    total: Array  # (N,)
+    total: Array  # (N,) weighted, before scaling
+    learnt: Array  # (N,) as the learner sees it
     length: Array  # (N,)
     trades: Array  # (N,)
-    _names: tuple[str, ...] = field(default=("components", "total", "length", "trades"), repr=False)
+    ended: Array  # (M, 4): pnl, sharpe, learnt reward and equity won of the episodes that no correlation used yet
+    _names: tuple[str, ...] = field(default=("components", "total", "learnt", "length", "trades"), repr=False)
 
     @classmethod
     def empty(cls, num_envs: int) -> EpisodeLedger:
-        zeros = np.zeros(num_envs)
-        return cls(np.zeros((num_envs, len(COMPONENTS))), zeros, zeros.copy(), zeros.copy())
+        total, learnt, length, trades = np.zeros((4, num_envs))
+        return cls(np.zeros((num_envs, len(COMPONENTS))), total, learnt, length, trades, np.zeros((0, 4)))
 
     def take(self, rollout: Rollout) -> list[dict[str, Any]]:
         """Add a rollout's steps and hand out the episodes that ended in it."""
@@ -72,16 +75,27 @@ class EpisodeLedger:
                         "length": self.length[env],
                         "trades": self.trades[env],
                         "return": rollout.equity[end - 1, env] - 1,
+                        "learnt": self.learnt[env],
                     }
                 )
                 self._clear(env)
                 start = end
             self._add(env, rollout, reward, start, reward.shape[0])
+        pairs = [(*e["components"][[_PNL, _SHARPE]], e["learnt"], e["return"]) for e in ended]
+        self.ended = np.concatenate([self.ended, np.array(pairs).reshape(-1, 4)])
         return ended
+
+    def take_ended(self, least: int) -> Array | None:
+        """(M, 4) of the episodes kept in `ended`, which is emptied; None, and nothing is emptied, before `least`."""
+        if len(self.ended) < least:
+            return None
+        taken, self.ended = self.ended, np.zeros((0, 4))
+        return taken
 
     def _add(self, env: int, rollout: Rollout, reward: Array, start: int, end: int) -> None:
         self.components[env] += rollout.weighted[start:end, env].sum(0)
         self.total[env] += reward[start:end, env].sum()
+        self.learnt[env] += rollout.reward[start:end, env].sum()
         self.length[env] += end - start
         self.trades[env] += rollout.closed[start:end, env].sum()
 
@@ -90,11 +104,12 @@ class EpisodeLedger:
             getattr(self, name)[env] = 0
 
     def state_dict(self) -> dict[str, Array]:
-        return {name: getattr(self, name) for name in self._names}
+        return {name: getattr(self, name) for name in (*self._names, "ended")}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         for name in self._names:
             getattr(self, name)[:] = state[name]
+        self.ended = np.array(state["ended"])
 
 
 def tick_rows(
@@ -154,8 +169,12 @@ def _rollout_metrics(rollout: Rollout) -> Metrics:
         metrics[f"reward/raw.{name}"] = float(rollout.raw[..., i].mean())
         if magnitude.sum() > 0:
             metrics[f"reward/share.{name}"] = float(magnitude[i] / magnitude.sum())
+    beside_pnl = rollout.weighted.sum(-1) - rollout.weighted[..., _PNL] + rollout.bonus
     for i, action in enumerate(ACTIONS):
-        metrics[f"policy/share.{action}"] = float((rollout.action == i).mean())
+        taken = rollout.action == i
+        metrics[f"policy/share.{action}"] = float(taken.mean())
+        if taken.any():
+            metrics[f"reward/beside_pnl.{action}"] = float(beside_pnl[taken].mean())
     return metrics
 
 

@@ -24,7 +24,10 @@ LEAST_EPISODES = 20
 CORRELATED_EPISODES = 30
 SMALLER_MODE = 0.05
 VALLEY = 0.5
-_PNL, _SHARPE, _COST = (COMPONENTS.index(name) for name in ("pnl", "sharpe", "cost"))
+_COMPARED_ENVS = 64
+_BOTH_HELD = 30
+_TWINS_FROM = 0.3
+_PNL, _COST = (COMPONENTS.index(name) for name in ("pnl", "cost"))
 
 
 def reward_shape(rollout: Rollout, gamma: float) -> Metrics:
@@ -41,9 +44,45 @@ def reward_shape(rollout: Rollout, gamma: float) -> Metrics:
             _, mean, _, _ = _over_the_episode(to_go)
             metrics["reward/rtg_spread"] = float(np.std(mean)) / spread
             metrics["reward/rtg_autocorrelation"] = _lag_one([values for values in to_go if len(values) > 2])
-    if len(episodes) >= CORRELATED_EPISODES and np.isfinite(rollout.equity).all():
-        metrics |= _correlations(rollout, episodes)
+    if (share := env_twins(rollout.raw[..., _PNL])) is not None:
+        metrics["diag/env_twins"] = share
     return metrics
+
+
+def episode_correlations(ended: Array) -> Metrics:
+    """Rank correlations over episodes: of the P&L and Sharpe components, and of the reward and the equity won.
+
+    `ended` (M, 4) as `EpisodeLedger.take_ended` hands it out. What does not vary has no correlation and is left out,
+    and so is a task without money.
+    """
+    pnl, sharpe, learnt, gain = ended.T
+    found = {"reward/corr_pnl_sharpe": _rank_correlation(pnl, sharpe)}
+    found["reward/corr_total_gain"] = _rank_correlation(learnt, gain)
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def env_twins(pnl: Array) -> float | None:
+    """Share of environments whose P&L moves with that of another one, over the steps in which both held a position.
+
+    pnl (T, N), 0 where nothing was held; the first 64 environments are compared. Rows that stand at the same bars move
+    together whatever their size; others do not, for each starts where its own random number says, and two meet by
+    chance now and then. Of each correlation the lower end of a four-sigma interval (Fisher's z) counts, since the
+    largest of many is large by chance. None where no two environments held together for 30 steps.
+    """
+    pnl = pnl[:, :_COMPARED_ENVS].astype(np.float64)
+    held = (pnl != 0).astype(np.float64)
+    both = held.T @ held  # (N, N) steps in which both held
+    own, square, product = pnl.T @ held, (pnl**2).T @ held, pnl.T @ pnl
+    variance = both * square - own**2  # of env i over the steps it shares with env j
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = (both * product - own * own.T) / np.sqrt(variance * variance.T)
+    enough = (both >= _BOTH_HELD) & np.isfinite(correlation) & ~np.eye(len(both), dtype=bool)
+    if not enough.any():
+        return None
+    certain = np.tanh(np.arctanh(correlation[enough].clip(-1, 1 - 1e-12)) - 4 / np.sqrt(both[enough] - 3))
+    moves_with = np.zeros_like(enough)
+    moves_with[enough] = certain > _TWINS_FROM
+    return float(moves_with.any(1).mean())
 
 
 def event_classes(rollout: Rollout) -> dict[str, Array]:
@@ -161,21 +200,10 @@ def _lag_one(series: list[Array]) -> float:
     return product / square if square > 0 else 0.0
 
 
-def _correlations(rollout: Rollout, episodes: list[tuple[int, int, int]]) -> Metrics:
-    """Rank correlations over episodes: of the P&L and Sharpe components, and of the total reward and the equity won."""
-    pnl = np.array([rollout.raw[a:b, env, _PNL].sum() for env, a, b in episodes])
-    sharpe = np.array([rollout.raw[a:b, env, _SHARPE].sum() for env, a, b in episodes])
-    total = np.array([(rollout.weighted[a:b, env].sum() + rollout.bonus[a:b, env].sum()) for env, a, b in episodes])
-    gain = np.array([rollout.equity[b - 1, env] for env, _, b in episodes])
-    found = {"reward/corr_pnl_sharpe": _rank_correlation(pnl, sharpe)}
-    found["reward/corr_total_gain"] = _rank_correlation(total, gain)
-    return {name: value for name, value in found.items() if np.isfinite(value)}
-
-
 def _rank_correlation(a: Array, b: Array) -> float:
     """Spearman's rank correlation; ties get their mean rank. NaN where one does not vary."""
     ranks_a, ranks_b = _ranks(a), _ranks(b)
-    if ranks_a.std() == 0 or ranks_b.std() == 0:
+    if not np.isfinite([a, b]).all() or ranks_a.std() == 0 or ranks_b.std() == 0:
         return float("nan")
     return float(np.corrcoef(ranks_a, ranks_b)[0, 1])
 

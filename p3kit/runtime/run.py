@@ -47,7 +47,14 @@ from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoi
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, StackPolicy, evaluate_together, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
-from p3kit.runtime.reward_shape import reward_histogram, reward_shape, reward_to_go_curve
+from p3kit.runtime.replay import replay_episodes
+from p3kit.runtime.reward_shape import (
+    CORRELATED_EPISODES,
+    episode_correlations,
+    reward_histogram,
+    reward_shape,
+    reward_to_go_curve,
+)
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.interventions import Intervention, Scale
@@ -58,6 +65,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 _STATUS_SECONDS = 1.0
+NEWEST_RETURN = "return_1"
+"""The feature that is the return of its own bar."""
 ENV_PAYS_FROM = 300_000
 """Env steps of a run from which compiling its environment repays."""
 _CARRIED = (
@@ -81,10 +90,22 @@ class Backtest:
     """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
     split: Split
     final: bool
+    episodes: int = 0
+    """Windows to hand out bar by bar, in place of the metrics of the whole split."""
+    forward: int = 0
+    """Observations to ask the policy about, together and one by one, in place of all that."""
 
     @classmethod
     def of(
-        cls, directory: RunDir, checkpoint: str, agent: str, split: Split, final: bool, device: torch.device
+        cls,
+        directory: RunDir,
+        checkpoint: str,
+        agent: str,
+        split: Split,
+        final: bool,
+        device: torch.device,
+        episodes: int = 0,
+        forward: int = 0,
     ) -> Backtest:
         """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
         path = directory.checkpoint(checkpoint)
@@ -93,7 +114,7 @@ class Backtest:
         step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, agent, step, trainer or state, split, final)
+        return cls(path.name, agent, step, trainer or state, split, final, episodes, forward)
 
 
 class Run(Generic[A]):
@@ -362,6 +383,7 @@ class Agent(Generic[A]):
         self.fault: P3kitError | None = None
         self._early_stop = EarlyStop()
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
+        self._observation_scaler: ObservationScaler | None = None
         self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
         self._nonfinite = 0.0
         self._ended_early = ""  # why, if by its own rules
@@ -383,6 +405,14 @@ class Agent(Generic[A]):
         env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
         env.compile(self.run.compiled)
         return env
+
+    @cached_property
+    def newest_return_column(self) -> int | None:
+        """The observation value that holds the return of the newest bar; None for a task without bars."""
+        if not self.market:
+            return None
+        names = self.market[self.symbol].feature_names
+        return (self.spec.env.window - 1) * len(names) + names.index(NEWEST_RETURN)
 
     def args_at(self, global_step: int) -> A:
         """The trainer's arguments in force at `global_step`, schedules applied."""
@@ -415,9 +445,10 @@ class Agent(Generic[A]):
 
     def observation_scaler(self, size: int) -> ObservationScaler:
         observation = self.spec.observation
-        return ObservationScaler(
+        self._observation_scaler = ObservationScaler(
             size, running=observation.normalize == "running", clip=observation.clip, device=self.run.device
         )
+        return self._observation_scaler
 
     # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -461,6 +492,10 @@ class Agent(Generic[A]):
         rows = tick_rows(rollout, self._ledger, update, start_step, global_step)
         gamma = float(getattr(self.args_at(start_step), "gamma", 1.0))
         whole = dict(whole) | self._effective(start_step) | reward_shape(rollout, gamma)
+        if (ended := self._ledger.take_ended(CORRELATED_EPISODES)) is not None:
+            whole |= episode_correlations(ended)
+        if self._observation_scaler is not None and self._observation_scaler.drift is not None:
+            whole["diag/obs_drift"] = float(self._observation_scaler.drift)
         whole["perf/steps_per_second"] = (global_step - start_step) / (whole["perf/rollout_s"] + whole["perf/update_s"])
         whole["perf/memory_mb"] = memory_mb()
         rows[-1][1].update(whole)
@@ -515,6 +550,14 @@ class Agent(Generic[A]):
                 self.run.directory.name, "there is nothing to backtest on", "only runs on bars have splits"
             )
         told = {"agent": self.name, "global_step": backtest.global_step, "checkpoint": backtest.checkpoint}
+        told["synthetic"] = self.market[self.symbol].synthetic
+        if backtest.forward:
+            print(BACKTEST_RESULT + json.dumps({**told, **self.forward_pass(policy, backtest.forward)}), flush=True)
+            return
+        if backtest.episodes:
+            found = self.episodes(policy, backtest.split, backtest.episodes, backtest.global_step or 0)
+            print(BACKTEST_RESULT + json.dumps(encode({**told, "episodes": found})), flush=True)
+            return
         if backtest.final:
             looks = [e for e in self.run.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
             self.run.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
@@ -525,11 +568,35 @@ class Agent(Generic[A]):
         result = {
             **told,
             **summary,
-            "synthetic": self.market[self.symbol].synthetic,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
+
+    @torch.no_grad()
+    def forward_pass(self, policy: Policy, rows: int) -> dict[str, int]:
+        """Ask the policy about `rows` observations of a random walk, together and one by one.
+
+        {rows, forbidden: actions that the mask closes, apart: actions that differ when asked alone}.
+        """
+        device = self.run.device
+        env = make_trading_env(self.market, self.spec, symbols=[self.symbol], num_envs=rows, device=device)
+        generator = self.new_generator("forward pass")
+        step = env.reset(torch.rand(rows, generator=generator).to(device))
+        for _ in range(20):
+            noise = torch.rand(step.mask.shape, generator=generator).to(device)
+            action = noise.masked_fill(~step.mask, -1).argmax(1)
+            step = env.step(action, torch.rand(rows, generator=generator).to(device))
+        observation = env.observe(step.index, step.account)
+        together = policy(observation, step.mask)
+        alone = torch.cat([policy(observation[i : i + 1], step.mask[i : i + 1]) for i in range(rows)])
+        allowed = step.mask.gather(1, together.unsqueeze(1)).squeeze(1)
+        return {"rows": rows, "forbidden": int((~allowed).sum()), "apart": int((together != alone).sum())}
+
+    def episodes(self, policy: Policy, split: Split, count: int, global_step: int) -> list[dict[str, Any]]:
+        """`count` windows of a split bar by bar, from the best paid to the worst paid; see `p3kit.runtime.replay`."""
+        gamma = float(getattr(self.args_at(global_step), "gamma", 1.0))
+        return replay_episodes(self._make_evaluator(split), policy, split, count, gamma)
 
     def _make_evaluator(self, split: Split = "validation", *, final: bool = False) -> Evaluator:
         bars = self.market[self.symbol]

@@ -51,6 +51,7 @@ class ObservationScaler:
     def __init__(self, size: int, *, running: bool, clip: float, device: torch.device) -> None:
         self.running, self.clip = running, clip
         self.moments = RunningMoments(size, device)
+        self.drift: Tensor | None = None  # largest move of a mean in the last update, in standard deviations
 
     def __call__(self, observation: Tensor) -> Tensor:
         """(…, size) float32 → the same shape, standardised and clipped."""
@@ -61,8 +62,12 @@ class ObservationScaler:
 
     def update(self, observation: Tensor) -> None:
         """Take in rows of shape (rows, size) as the environment gave them."""
-        if self.running:
-            self.moments.update(observation)
+        if not self.running:
+            return
+        before, std = self.moments.mean, (self.moments.variance + _EPSILON).sqrt()
+        began = self.moments.count == 0
+        self.moments.update(observation)
+        self.drift = None if began else ((self.moments.mean - before).abs() / std).max()
 
     def state_dict(self) -> Flat:
         return self.moments.state_dict()

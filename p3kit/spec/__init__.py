@@ -4,7 +4,7 @@ Light on purpose: pydantic and a TOML parser, no pandas, no torch.
 """
 
 from p3kit.spec.access import get_path, numeric_paths
-from p3kit.spec.loading import LoadedSpec, load_spec, resolve_spec
+from p3kit.spec.loading import LoadedSpec, load_rules, load_spec, resolve_spec
 from p3kit.spec.models import Spec
 from p3kit.spec.schedules import value_at
 from p3kit.spec.shipped import find_trainer, shipped_specs, shipped_trainers
@@ -14,6 +14,7 @@ __all__ = [
     "Spec",
     "find_trainer",
     "get_path",
+    "load_rules",
     "load_spec",
     "numeric_paths",
     "resolve_spec",

@@ -81,6 +81,29 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     return LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path))
 
 
+def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Thresholds of single rows from a file that holds nothing but `[diagnose.rows."ID"]` tables, by symptom.
+
+    For judging recorded runs anew. Raises SpecError with all faults at once, each with file, line and column.
+    """
+    written = _read_file(Path(path))
+    rows = written.tables.get("diagnose", {})
+    strange = [key for key in written.tables if key != "diagnose"] or [
+        f"diagnose.{key}" for key in (rows if isinstance(rows, Mapping) else {}) if key != "rows"
+    ]
+    if strange:
+        place = written.place(tuple(strange[0].split(".")), f"{path}:1:1")
+        what = f'{strange[0]}: a file of rules holds only thresholds, as [diagnose.rows."policy.hold"]'
+        raise SpecError([Fault(place, what, "give a whole spec to p3kit run")])
+    smallest = Written({"name": "rules", "symbols": ["AAPL"]}).under(written)
+    spec, _ = _build(smallest, f"{path}:1:1", trainer_file=None)
+    found = {name: row.model_dump(exclude_none=True) for name, row in spec.diagnose.rows.items()}
+    if not found:
+        hint = 'for example [diagnose.rows."policy.hold"] with warn = 0.9 below it'
+        raise SpecError([Fault(f"{path}:1:1", "no rule in it", hint)])
+    return found
+
+
 def check_files(loaded: LoadedSpec) -> None:
     """Whether the files that `data.path` names are there; SpecError when not.
 

@@ -15,6 +15,7 @@ from p3kit.check.reward import _Market
 from p3kit.cli import main
 from p3kit.market import SymbolData, load_market
 from p3kit.spec import Spec, load_spec
+from p3kit.symptoms import SYMPTOMS
 
 SMOKE = Path(__file__).parents[2] / "specs" / "smoke.toml"
 EPISODES = 400
@@ -111,7 +112,9 @@ def call(*arguments: str) -> Result:
 def test_the_command_says_what_failed_and_ends_with_3() -> None:
     fine = call()
     assert fine.exit_code == 0, fine.output
-    assert "passed reward: " in fine.output
+    asked = {row.removeprefix("probe.").replace("env", "environment") for row in SYMPTOMS if row.startswith("probe.")}
+    for name in (*(asked - {"learning"}), "reward", "reward-edge"):  # --learn asks for that one
+        assert f"passed {name}: " in fine.output
     assert "SYNTHETIC" in fine.output
     bad = call("--set", 'reward.formulas="guide"', "--json")
     assert bad.exit_code == 3

@@ -188,3 +188,24 @@ def test_training_and_validation_never_look_at_the_test_split(tmp_path: Path) ->
     verdicts = [run.read_events("verdict")[0] for run in runs]
     for key in ("grade", "metrics", "baselines", "sharpe_interval"):
         assert verdicts[0][key] == verdicts[1][key]
+
+
+def test_diagnose_episode_writes_and_draws_what_the_runs_own_policy_did(run: RunDir) -> None:
+    before = {path: path.read_bytes() for path in run.path.glob("*.json*")}
+    arguments = ["diagnose", "latest", "--episode", "--json", "--runs", str(run.path.parent)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    best, worst = json.loads(result.stdout)
+    assert best["rank"] == 1
+    assert worst["rank"] == worst["of"]
+    for told in (best, worst):
+        episode = json.loads(Path(told["file"]).read_text())
+        assert episode["synthetic"] is True
+        assert episode["checkpoint"] == "last.pt"
+        assert sum(episode["bars"]["reward"]) == pytest.approx(told["reward"])
+        assert Path(told["picture"]).stat().st_size > 20_000
+        assert Path(told["picture"]).parent == run.replays
+    assert {path: path.read_bytes() for path in before} == before, "a replay leaves no trace in the record"
+    refused = CliRunner().invoke(main, [*arguments[:2], "--split", "train", "--runs", str(run.path.parent)])
+    assert refused.exit_code == 2
+    assert "goes with --episode only" in refused.stderr

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from p3kit.diagnose import DETECTORS, AgentDiagnosis, Finding, diagnose
+from p3kit.diagnose import DETECTORS, AgentDiagnosis, Evidence, Finding, diagnose
+from p3kit.diagnose.detectors_guide import sen_slope
+from p3kit.diagnose.diagnosis import gather_run
 from p3kit.metrics import COMPONENTS
 from tests.made_runs import BASELINES, TICK, Row, make_run, spec_with
 
@@ -41,6 +45,12 @@ def share_of(component: str, share: float) -> Edit:
     rest = (1 - share) / 6
     shares = {c: share if c == component else rest for c in COMPONENTS}
     return {f"reward/{kind}.{c}": s for c, s in shares.items() for kind in ("share", "episode_share")}
+
+
+def hacked(progress: float) -> Edit:
+    """Reward up, money down, and the time component ever larger."""
+    money = {"episode/episode_reward_mean": 100 * progress, "episode/episode_return_mean": 0.1 - 0.3 * progress}
+    return share_of("time", 0.05 + 0.2 * progress) | money
 
 
 HOLD = {"policy/hold_share": 0.985, "policy/entropy_norm": 0.04, "policy/entropy": 0.05}
@@ -110,6 +120,24 @@ FAULTS: list[Any] = [
     ("obs.scale", "not_normalised", lambda r, p, t: r.update({"diag/obs_max_abs": 1e4, "diag/obs_clipped_share": 0.05}), None, {"observation__normalize": "none"}),
     ("env.no_end", "truncation_missing", lambda r, p, t: r.update({"episode/episodes": 0.0}), None, {}),
     ("data.leak", "future_feature", None, after(0.2, {"eval/sharpe_ratio": 9.5}), {}),
+    ("data.leak", "future_feature", None, after(0, {"eval/feature_foresight": 0.7}), {}),
+    ("trade.exit_early", "time_high", None, after(0, {"eval/holding_winners": 2.0, "eval/holding_losers": 9.0}), {}),
+    ("trade.exit_early", "stop_or_target", None, after(0, {"eval/holding_winners": 2.0}), {"env__target": 0.01}),
+    ("trade.hold_losers", "no_stop", None, after(0, {"eval/losers_held": 1.0, "eval/holding_losers": 60.0}), {}),
+    ("trade.hold_losers", "time_low", None, after(0, {"eval/losers_held": 1.0, "eval/holding_losers": 60.0}), {"env__stop": 0.02}),
+    ("phase.reward", "overfit", None, lambda r, p, t: r.update({"eval/sharpe_ratio": 3 - 3 * p, "eval/train_sharpe_ratio": 2 + p}), {}),
+    ("phase.reward", "unstable", None, lambda r, p, t: r.update({"eval/sharpe_ratio": 3 - 3 * p, "eval/train_sharpe_ratio": 4 - 3 * p}), {}),
+    ("net.dead_relu", "initial", lambda r, p, t: r.update({"diag/dead_share": 0.8}), None, {"ppo__activation": "relu"}),
+    ("net.dead_relu", "step_size", after(0.05, {"diag/dead_share": 0.8, "diag/update_ratio": 0.1}), None, {"ppo__activation": "relu"}),
+    ("value.bootstrap", "next_value", lambda r, p, t: r.update({"diag/gae_error": 0.4}), None, {}),
+    ("value.bootstrap", "truncation", after(0.2, {"diag/bootstrap_gap": -0.9}), None, {}),
+    ("reward.hack", "component_drift", lambda r, p, t: r.update(hacked(p)), None, {}),
+    ("reward.hack", "action_pays", lambda r, p, t: r.update(hacked(p) | share_of("time", 0.1) | {"reward/beside_pnl.SELL_HALF": 0.9}), None, {}),
+    ("obs.drift", "running", after(0.3, {"diag/obs_drift": 0.4}), None, {"observation__normalize": "running"}),
+    ("env.duplicate", "shared_seed", lambda r, p, t: r.update({"diag/env_twins": 0.8}), None, {}),
+    ("env.stale_obs", "shuffled", lambda r, p, t: r.update({"diag/obs_agreement": 0.02}), None, {}),
+    ("multi.interference", "scale", lambda r, p, t: r.update({"diag/grad_share": 0.95, "diag/grad_cosine": 0.1}), None, {"symbols": ["AAPL", "B", "C", "D", "E", "F"], "reward__scaling": "none"}),
+    ("multi.interference", "conflict", lambda r, p, t: r.update({"diag/grad_share": 0.2, "diag/grad_cosine": -0.5}), None, {}),
     ("mask.tight", "mask_rules", lambda r, p, t: r.update({"policy/valid_actions": 1.2}), None, {}),
 ]  # fmt: skip
 
@@ -131,7 +159,70 @@ def test_fault_is_found_with_its_cause(
 
 
 def test_every_detector_has_a_fault_that_raises_it() -> None:
-    assert {case[0] for case in FAULTS} | {"run.oom"} == set(DETECTORS)
+    elsewhere = {"run.oom", "multi.outlier_agent", "repro.drift", "intervention.oscillates", "policy.loss"}
+    assert {case[0] for case in FAULTS} | elsewhere == set(DETECTORS)
+
+
+def test_an_agent_unlike_the_others_is_named(tmp_path: Path) -> None:
+    own = make_run(tmp_path, fault=after(0.2, {"value/return_std": 9.0, "reward/std": 4.0}))
+    others = [make_run(tmp_path, seed=seed) for seed in range(2, 7)]
+    [evidence] = gather_run(own)
+    peers = [one for run in others for one in gather_run(run)]
+
+    def outlier(mine: Evidence, theirs: list[Evidence]) -> Finding:
+        return DETECTORS["multi.outlier_agent"](replace(mine, peers=theirs))
+
+    assert outlier(evidence, peers).causes[0].id == "data"
+    assert outlier(peers[0], [*peers[1:], evidence]).state == "ok"  # one odd agent does not make the others odd
+    assert outlier(evidence, peers[:3]).state == "not_enough_data"
+
+
+def test_the_same_spec_and_seed_with_other_numbers_is_said(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    same = make_run(tmp_path)
+    assert finding(judged(same), "repro.drift").state == "ok"
+    assert "equal those of run-1" in finding(judged(same), "repro.drift").evidence
+    drifted = make_run(tmp_path, fault=after(0, {"value/value_loss": 0.123}))
+    assert finding(judged(drifted), "repro.drift").severity == "information"
+    assert "value/value_loss is 0.123 here" in finding(judged(drifted), "repro.drift").evidence
+    alone = make_run(tmp_path / "elsewhere")
+    assert finding(judged(alone), "repro.drift").state == "not_enough_data"
+    other_spec = make_run(tmp_path, spec=spec_with(ppo__ent_coef=0.02))
+    assert finding(judged(other_spec), "repro.drift").state == "not_enough_data"
+
+
+def test_interventions_that_undo_each_other_are_found(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    steps = [(8 * TICK, 0.01, 0.05), (9 * TICK, 0.05, 0.01), (11 * TICK, 0.01, 0.05), (12 * TICK, 0.05, 0.01)]
+    for step, before, to in steps[:2]:
+        run.append_event("intervention", agent="AAPL", global_step=step, keys={"ppo.ent_coef": [before, to]})
+    assert finding(judged(run), "intervention.oscillates").state == "ok"
+    for step, before, to in steps[2:]:
+        run.append_event("intervention", agent="AAPL", global_step=step, keys={"ppo.ent_coef": [before, to]})
+    found = finding(judged(run), "intervention.oscillates")
+    assert found.raised
+    assert "ppo.ent_coef" in found.evidence
+
+
+def test_policy_loss_is_told_and_never_judged(tmp_path: Path) -> None:
+    found = finding(judged(make_run(tmp_path, fault=after(0.2, {"policy/policy_loss": 5.0}))), "policy.loss")
+    assert found.state == "ok"
+    assert "no sign of health" in found.evidence
+
+
+def test_a_rising_reward_with_rising_money_is_no_hack(tmp_path: Path) -> None:
+    def honest(row: Row, progress: float, tick: int) -> None:
+        row.update({"episode/episode_reward_mean": 100 * progress, "episode/episode_return_mean": 0.3 * progress})
+
+    assert finding(judged(make_run(tmp_path, fault=honest)), "reward.hack").state == "ok"
+
+
+def test_sens_slope_is_that_of_a_line_and_its_interval_widens_with_noise() -> None:
+    time = np.linspace(0, 1, 9)
+    assert sen_slope(time, 2 - 3 * time) == pytest.approx((-3, -3))
+    rng = np.random.default_rng(0)
+    noise = [sen_slope(time, rng.normal(size=9))[1] < 0 for _ in range(400)]
+    assert np.mean(noise) < 0.06
 
 
 @pytest.mark.parametrize("iteration_ticks", [1, 2, 4])
@@ -250,7 +341,10 @@ def test_before_the_minimum_a_row_never_says_ok(share: float, tmp_path: Path) ->
             assert row.need
     if share == 0.0:
         assert {row.state for row in diagnosis.findings} <= {"not_enough_data", "ok"}
-        assert {row.symptom for row in diagnosis.findings if row.state == "ok"} == {"run.oom"}
+        assert {row.symptom for row in diagnosis.findings if row.state == "ok"} == {
+            "run.oom",
+            "intervention.oscillates",
+        }
 
 
 def test_a_metric_that_was_not_recorded_is_no_evidence(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from p3kit.metrics import COMPONENTS
-from p3kit.runtime.recording import Rollout
+from p3kit.runtime.recording import EpisodeLedger, Rollout
 from p3kit.runtime.reward_shape import (
+    env_twins,
+    episode_correlations,
     event_classes,
     mode_gap,
     reward_histogram,
@@ -158,18 +160,45 @@ def test_correlations_tell_money_from_what_is_paid_for() -> None:
     rng = np.random.default_rng(4)
     done = ends(2_000, 4, 50)
     honest = rollout(rng.normal(size=done.shape), done)
-    metrics = reward_shape(honest, 0.9)
+    honest.weighted[..., SHARPE] = 0.1 * honest.raw[..., SHARPE]
+    metrics = correlations(honest)
     assert metrics["reward/corr_total_gain"] > 0.99
     assert metrics["reward/corr_pnl_sharpe"] > 0.99
-    flipped = Rollout(**{**vars(honest), "weighted": -honest.weighted})
-    assert reward_shape(flipped, 0.9)["reward/corr_total_gain"] < -0.99
-    hacked = Rollout(**{**vars(honest), "bonus": rng.normal(size=done.shape) * 50})
-    assert abs(reward_shape(hacked, 0.9)["reward/corr_total_gain"]) < 0.4
+    flipped = Rollout(**{**vars(honest), "reward": -honest.reward})
+    assert correlations(flipped)["reward/corr_total_gain"] < -0.99
+    hacked = Rollout(**{**vars(honest), "reward": honest.reward + rng.normal(size=done.shape) * 50})
+    assert abs(correlations(hacked)["reward/corr_total_gain"]) < 0.4
+    moneyless = Rollout(**{**vars(honest), "equity": np.full(done.shape, np.nan)})
+    assert set(correlations(moneyless)) == {"reward/corr_pnl_sharpe"}
+
+
+def correlations(played: Rollout) -> dict[str, float]:
+    """Of a rollout taken in by pieces shorter than its episodes: sums carry over."""
+    ledger = EpisodeLedger.empty(played.done.shape[1])
+    for first in range(0, len(played.done), 30):
+        assert ledger.take_ended(10_000) is None
+        ledger.take(played.between(first, first + 30))
+    ended = ledger.take_ended(30)
+    assert ended is not None
+    assert len(ended) == played.done.sum()
+    assert ledger.take_ended(1) is None
+    return episode_correlations(ended)
+
+
+def test_two_environments_at_the_same_bars_are_seen_whatever_their_size() -> None:
+    rng = np.random.default_rng(6)
+    moves = rng.normal(size=(400, 6))
+    held = rng.random((400, 6)) < 0.6
+    size = rng.choice([0.25, 0.5, 1.0], (400, 6))
+    assert env_twins(moves * held * size) == 0
+    moves[:, 5] = moves[:, 2]
+    assert env_twins(moves * held * size) == pytest.approx(2 / 6)
+    assert env_twins((moves * held)[:40]) is None  # too short to tell
 
 
 def test_what_the_data_cannot_say_is_left_out() -> None:
     done = ends(100, 2, 50)
     assert reward_shape(rollout(np.zeros((100, 2)), done), 0.9) == {}
     few = reward_shape(rollout(np.random.default_rng(0).normal(size=(100, 2)), done), 0.9)
-    assert set(few) == {"reward/bimodal_gap"}
+    assert set(few) == {"reward/bimodal_gap", "diag/env_twins"}
     assert all(math.isfinite(value) for value in few.values())

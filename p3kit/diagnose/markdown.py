@@ -1,0 +1,63 @@
+"""The troubleshooting table as markdown, for an issue, a chat or a lab book."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from p3kit.diagnose.diagnosis import merged_patch
+from p3kit.diagnose.findings import AgentDiagnosis, Finding, format_number
+from p3kit.diagnose.table import heading_of, healthy_range, measured, not_judged, time_of
+
+
+def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
+    """One section per agent, then the patch, then what was not judged. Ends with a newline."""
+    parts: list[str] = []
+    number = 1
+    for diagnosis in diagnoses:
+        parts.append(f"## {_plain(heading_of(diagnosis))}")
+        if diagnosis.failure:
+            parts.append(f"**{_plain(diagnosis.failure)}**")
+        if diagnosis.raised:
+            parts.append(_findings(diagnosis.raised, number))
+            number += len(diagnosis.raised)
+        if diagnosis.clean:
+            parts.append(_clean_bill(diagnosis))
+    if patch := merged_patch(diagnoses):
+        parts.append(f"Patch for the spec, from the likeliest cause of each row:\n\n```toml\n{patch}\n```")
+    parts += [_plain(line) for line in not_judged(diagnoses)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _findings(findings: Sequence[Finding], first: int) -> str:
+    lines = ["| | symptom | measured | since | causes, likeliest first | change |", "|---|---|---|---|---|---|"]
+    for number, finding in enumerate(findings, first):
+        causes = [
+            f"{rank}. {finding.row.cause(found.id).meaning} ({found.evidence})"
+            for rank, found in enumerate(finding.causes, 1)
+        ]
+        cells = [
+            f"{number}. {finding.severity}",
+            f"**{finding.row.title}** `{finding.symptom}`",
+            measured(finding),
+            time_of(finding),
+            f"follows from `{finding.follows}`" if finding.follows else "<br>".join(causes),
+            "" if finding.follows else "<br>".join(f"`{change}`" for change in finding.changes) or "none",
+        ]
+        lines.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
+    notes = [f"- `{f.symptom}`, not as the guide says: {f.row.departure}" for f in findings if f.row.departure]
+    return "\n".join(lines) + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def _clean_bill(diagnosis: AgentDiagnosis) -> str:
+    judged = sum(finding.state in ("ok", "raised") for finding in diagnosis.findings)
+    lines = [f"No warning among {judged} judged rows.", ""]
+    lines += ["| metric | lowest | highest | last | healthy |", "|---|---:|---:|---:|---|"]
+    for seen in diagnosis.ranges:
+        numbers = " | ".join(format_number(value) for value in (seen.low, seen.high, seen.last))
+        lines.append(f"| {seen.metric} | {numbers} | {healthy_range(seen)} |")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Nothing in a message may break out of its cell."""
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,130 @@
+"""Faults and controls as they are written down, and the spec of each run they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli
+
+from p3kit.diagnose import DETECTORS
+from p3kit.spec import Spec, resolve_spec
+from p3kit.symptoms import SYMPTOMS
+from tests.suite.hooks import HOOKS
+
+HERE = Path(__file__).parent
+Tables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault at one strength, or one control. `onset` is the share of training at which it begins."""
+
+    id: str
+    title: str
+    strength: str
+    spec: Tables
+    inject: Tables | None = None
+    kind: Literal["fault", "control"] = "fault"
+    harm: Literal["harmful", "contract"] = "harmful"
+    repairable: bool = False
+    onset: float = 0.0
+    symptoms: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Rows that may be raised in a control: the market itself is poor."""
+    guide_sizes: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.id}.{self.strength}" if self.strength else self.id
+
+    @property
+    def listed(self) -> bool:
+        """Whether the fault is on the published list; X01 and on are there to see how the rules generalise."""
+        return self.id.startswith("F")
+
+    def resolved(self, seed: int, *, guide_sizes: bool = False, trainer: Path | None = None) -> Spec:
+        """The spec of one run of this case."""
+        tables = read(HERE / "base.toml")
+        if guide_sizes or self.guide_sizes:
+            tables = merged(tables, read(HERE / "guide.toml"))
+        tables = merged(tables, self.spec) | {"seeds": [seed]}
+        if trainer is not None and tables["trainer"] == "ppo":
+            tables["trainer"] = str(trainer)
+        return resolve_spec(tables, self.name)
+
+
+def read(path: Path) -> Tables:
+    return tomli.loads(path.read_text(encoding="utf-8"))
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
+    """`above` on `below`: tables merge, everything else replaces."""
+    result = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            value = merged(result[key], value)
+        result[key] = value
+    return result
+
+
+def load_faults() -> list[Case]:
+    """Every fault at every strength, in order."""
+    return [case for path in sorted((HERE / "faults").glob("*.toml")) for case in _faults_of(path)]
+
+
+def _faults_of(path: Path) -> list[Case]:
+    table = read(path)
+    for symptom in table["symptoms"]:
+        if symptom not in DETECTORS:
+            raise ValueError(f"{path}: no detector for {symptom!r}")
+    known = {cause.id for symptom in table["symptoms"] for cause in SYMPTOMS[symptom].causes}
+    if strange := set(table["causes"]) - known:
+        raise ValueError(f"{path}: {sorted(strange)} are causes of none of {table['symptoms']}")
+    cases = []
+    for strength in table["strength"]:
+        _check_hook(path, strength.get("inject"))
+        cases.append(
+            Case(
+                id=path.stem,
+                title=table["title"],
+                strength=strength["name"],
+                spec=merged(table.get("spec", {}), strength.get("spec", {})),
+                inject=strength.get("inject"),
+                harm=table["class"],
+                repairable=table["repairable"],
+                onset=float(table["onset"]),
+                symptoms=tuple(table["symptoms"]),
+                causes=tuple(table["causes"]),
+            )
+        )
+    return cases
+
+
+def load_controls() -> list[Case]:
+    """Every healthy configuration, in order."""
+    cases = []
+    for path in sorted((HERE / "controls").glob("*.toml")):
+        table = read(path)
+        _check_hook(path, table.get("inject"))
+        cases.append(
+            Case(
+                id=path.stem,
+                title=table["title"],
+                strength="",
+                spec=table.get("spec", {}),
+                inject=table.get("inject"),
+                kind="control",
+                allowed=tuple(table.get("allowed", ())),
+                guide_sizes=table.get("guide_sizes", False),
+            )
+        )
+    return cases
+
+
+def _check_hook(path: Path, inject: Tables | None) -> None:
+    if inject is not None and inject.get("hook") not in HOOKS:
+        raise ValueError(f"{path}: no hook {inject.get('hook')!r}; there are {', '.join(HOOKS)}")

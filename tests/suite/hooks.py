@@ -1,0 +1,373 @@
+"""Faults of code, put into a trainer's process before it begins.
+
+A hook gets a `Scene` and the numbers of its `inject` table. Faults of the environment wrap the training environment
+that the run makes, never the class, so that evaluations stay what they are. A hook that draws random numbers has a
+generator of its own: a run with a hook that does nothing yet is the run without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import p3kit.runtime.run as runtime
+from p3kit.market import SymbolData
+from p3kit.metrics import ACTIONS, COMPONENTS
+
+Env = Any
+
+
+@dataclass
+class Scene:
+    """The process that a hook changes: the trainer's module, and how far its training has come."""
+
+    trainer: ModuleType
+    total_timesteps: int
+    """Env steps per agent."""
+    agents: int
+    seed: int
+    taken: int = 0
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __post_init__(self) -> None:
+        self.generator.manual_seed(990_000 + self.seed)
+        self.on_env(self._count)
+
+    def after(self, share: float) -> bool:
+        """Whether that share of training is done."""
+        return self.taken >= share * self.total_timesteps
+
+    def _count(self, env: Env) -> None:
+        step = env.step
+
+        def counted(*arguments: Any) -> Any:
+            self.taken += env.num_envs // self.agents
+            return step(*arguments)
+
+        env.step = counted
+
+    def on_env(self, change: Callable[[Env], None]) -> None:
+        """Call `change` on every training environment that the run makes."""
+        for owner in (runtime.Agent, runtime.Run):
+            made = owner.make_env
+
+            def make(self: Any, *arguments: Any, _made: Callable[..., Env] = made) -> Env:
+                env = _made(self, *arguments)
+                change(env)
+                return env
+
+            owner.make_env = make  # type: ignore[method-assign]
+
+    def on_steps(self, change: Callable[[Any], Any]) -> None:
+        """Let `change` have every Timestep of training, the first one too."""
+
+        def wrap(env: Env) -> None:
+            step, reset = env.step, env.reset
+            env.step = lambda *arguments: change(step(*arguments))
+            env.reset = lambda *arguments: change(reset(*arguments))
+
+        self.on_env(wrap)
+
+    def on_features(self, change: Callable[[Env, Tensor, Tensor], Tensor]) -> None:
+        """Let `change` (env, index, observation before clipping) make every observation of training."""
+
+        def wrap(env: Env) -> None:
+            gather = env._gather
+            env._gather = lambda index, account: change(env, index, gather(index, account))
+
+        self.on_env(wrap)
+
+
+Hook = Callable[..., None]
+HOOKS: dict[str, Hook] = {}
+"""Every hook by the name that a fault's file gives it."""
+
+
+def hook(function: Hook) -> Hook:
+    HOOKS[function.__name__] = function
+    return function
+
+
+# --- rewards ----------------------------------------------------------------------------------------------------------
+
+
+@hook
+def scale_rewards(scene: Scene, by: float, agent: int | None = None) -> None:
+    """All components times `by`; of one agent of several, where it is given."""
+
+    def change(step: Any) -> Any:
+        factor = torch.full((len(step.components), 1), by, dtype=torch.float64)
+        if agent is not None:
+            factor[torch.arange(len(factor)) % scene.agents != agent] = 1.0
+        return step._replace(components=step.components * factor)
+
+    scene.on_steps(change)
+
+
+@hook
+def outlier_rewards(scene: Scene, share: float, size: float) -> None:
+    """A share of the steps earns ± `size` in the pnl component."""
+
+    def change(step: Any) -> Any:
+        hit = torch.rand(len(step.components), generator=scene.generator, dtype=torch.float64)
+        sign = torch.where(hit < share / 2, -1.0, 1.0)
+        components = step.components.clone()
+        components[:, 0] += torch.where(hit < share, sign * size, 0.0)
+        return step._replace(components=components)
+
+    scene.on_steps(change)
+
+
+@hook
+def constant_rewards(scene: Scene, value: float) -> None:
+    def change(step: Any) -> Any:
+        components = torch.zeros_like(step.components)
+        components[:, 0] = value
+        return step._replace(components=components)
+
+    scene.on_steps(change)
+
+
+@hook
+def pay_action(scene: Scene, action: str, component: str, amount: float, after: float) -> None:
+    """From a share of training on, an action is paid for itself."""
+
+    def change(step: Any) -> Any:
+        if not scene.after(after):
+            return step
+        components = step.components.clone()
+        components[:, COMPONENTS.index(component)] += amount * (step.action == ACTIONS.index(action))
+        return step._replace(components=components)
+
+    scene.on_steps(change)
+
+
+# --- observations and masks -------------------------------------------------------------------------------------------
+
+
+@hook
+def nan_feature(scene: Scene, share: float, after: float) -> None:
+    def change(env: Env, index: Tensor, observation: Tensor) -> Tensor:
+        if not scene.after(after):
+            return observation
+        hit = torch.rand(observation.shape[:-1], generator=scene.generator) < share
+        observation = observation.clone()
+        observation[..., 0] = torch.where(hit, torch.nan, observation[..., 0])
+        return observation
+
+    scene.on_features(change)
+
+
+@hook
+def scale_feature(scene: Scene, by: float) -> None:
+    """The first feature of every bar in the window, times `by`."""
+
+    def change(env: Env, index: Tensor, observation: Tensor) -> Tensor:
+        observation = observation.clone()
+        observation[..., : env.bars.window * env.bars.num_features : env.bars.num_features] *= by
+        return observation
+
+    scene.on_features(change)
+
+
+@hook
+def shuffle_features(scene: Scene) -> None:
+    """The features of some other bar, always the same one: ratio and mask stay right, only the sense is lost."""
+
+    def wrap(env: Env) -> None:
+        windows = env.bars.windows
+        low, high = env.bars.window + 64, int(env._first_start.max()) + int(env._num_starts.max())
+        other = torch.randint(low, high, (high + 10_000,), generator=scene.generator)
+        env.bars.windows = lambda index: windows(other[index])
+
+    scene.on_env(wrap)
+
+
+@hook
+def late_features(scene: Scene, bars: int) -> None:
+    """Observations that lag: the newest `bars` bars are missing."""
+
+    def wrap(env: Env) -> None:
+        windows = env.bars.windows
+        env.bars.windows = lambda index: windows(index - bars)
+
+    scene.on_env(wrap)
+
+
+@hook
+def close_mask(scene: Scene, share: float) -> None:
+    """With probability `share` a row may only hold."""
+
+    def change(step: Any) -> Any:
+        mask = step.mask.clone()
+        closed = torch.rand(len(mask), generator=scene.generator) < share
+        mask[closed, 1:] = False
+        return step._replace(mask=mask)
+
+    scene.on_steps(change)
+
+
+@hook
+def open_mask(scene: Scene) -> None:
+    """The policy sees every action as allowed; the environment does not."""
+    scene.on_steps(lambda step: step._replace(mask=torch.ones_like(step.mask)))
+
+
+@hook
+def leak(scene: Scene, noise: float) -> None:
+    """One feature more: the return of the coming bar in standard deviations, with noise of that many."""
+    load = runtime.load_market
+
+    def leaky(bars: SymbolData) -> SymbolData:
+        move = np.append(np.diff(np.log(bars.close)), 0.0)
+        known = move / move.std() + noise * np.random.default_rng(scene.seed).standard_normal(len(move))
+        return dataclasses.replace(
+            bars,
+            features=np.concatenate([bars.features, known[:, None].astype(np.float32)], axis=1),
+            feature_names=(*bars.feature_names, "momentum_next"),
+            feature_mean=np.append(bars.feature_mean, 0.0),
+            feature_scale=np.append(bars.feature_scale, 1.0),
+        )
+
+    runtime.load_market = lambda *arguments: {name: leaky(bars) for name, bars in load(*arguments).items()}
+
+
+# --- the environment's contract ---------------------------------------------------------------------------------------
+
+
+@hook
+def never_end(scene: Scene) -> None:
+    """Accounts restart, and the learner is never told."""
+    scene.on_steps(
+        lambda step: step._replace(
+            truncated=torch.zeros_like(step.truncated), terminated=torch.zeros_like(step.terminated)
+        )
+    )
+
+
+@hook
+def same_starts(scene: Scene) -> None:
+    """Every row starts and restarts where the first one does."""
+
+    def wrap(env: Env) -> None:
+        step, reset = env.step, env.reset
+        env.reset = lambda start: reset(start[:1].expand_as(start))
+        env.step = lambda action, start: step(action, start[:1].expand_as(start))
+
+    scene.on_env(wrap)
+
+
+@hook
+def slow_environment(scene: Scene, seconds: float) -> None:
+    def change(step: Any) -> Any:
+        time.sleep(seconds)
+        return step
+
+    scene.on_steps(change)
+
+
+@hook
+def louder(scene: Scene, by: float, after: float) -> None:
+    """Not a fault: from a share of training on, P&L and costs are larger, as in a volatile market."""
+
+    def change(step: Any) -> Any:
+        return step._replace(components=step.components * by) if scene.after(after) else step
+
+    scene.on_steps(change)
+
+
+# --- the trainer's code -----------------------------------------------------------------------------------------------
+
+
+@hook
+def noisy_log_prob(scene: Scene, std: float) -> None:
+    sample = scene.trainer.sample_action
+
+    def noisy(log_prob: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        action, chosen = sample(log_prob, noise)
+        return action, chosen + std * torch.randn(chosen.shape, generator=scene.generator)
+
+    scene.trainer.sample_action = noisy
+
+
+@hook
+def detach_actor(scene: Scene) -> None:
+    forward = scene.trainer.ActorCritic.forward
+
+    def detached(self: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        logits, value = forward(self, *arguments)
+        return logits.detach(), value
+
+    scene.trainer.ActorCritic.forward = detached
+
+
+@hook
+def shuffle_advantages(scene: Scene) -> None:
+    normalise = scene.trainer.normalise
+
+    def shuffled(advantage: Tensor) -> Tensor:
+        return normalise(advantage)[torch.randperm(len(advantage), generator=scene.generator)]
+
+    scene.trainer.normalise = shuffled
+
+
+@hook
+def ignore_next_value(scene: Scene) -> None:
+    gae = scene.trainer.compute_gae
+
+    def without(reward: Tensor, value: Tensor, next_value: Tensor, *rest: Any) -> Tensor:
+        return gae(reward, value, torch.zeros_like(next_value), *rest)
+
+    scene.trainer.compute_gae = without
+
+
+@hook
+def truncation_is_the_end(scene: Scene) -> None:
+    """As if nothing followed where the window ends: the value of the final observation is taken for 0."""
+
+    gae = scene.trainer.compute_gae
+
+    def ended(
+        reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, *rest: Any
+    ) -> Tensor:
+        next_value[done] = 0.0  # in place, as a slip in the trainer would have it
+        return gae(reward, value, next_value, terminated, done, *rest)
+
+    scene.trainer.compute_gae = ended
+
+
+@hook
+def low_biases(scene: Scene, value: float) -> None:
+    start = scene.trainer.ActorCritic.__init__
+
+    def init(self: Any, *arguments: Any) -> None:
+        start(self, *arguments)
+        for body in (self.policy, self.value):
+            for layer in body.layers[:-1]:
+                torch.nn.init.constant_(layer.bias, value)
+
+    scene.trainer.ActorCritic.__init__ = init
+
+
+@hook
+def out_of_memory(scene: Scene, update: int) -> None:
+    gae = scene.trainer.compute_gae
+    calls = 0
+
+    def refused(*arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == update:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        result: Tensor = gae(*arguments)
+        return result
+
+    scene.trainer.compute_gae = refused
