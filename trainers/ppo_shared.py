@@ -1,10 +1,12 @@
 """PPO for K agents that look through one encoder: a patch transformer shared by all, a policy and a value head each.
 
-Every market window goes through the same encoder; what an agent knows of its account, its heads, its returns' scale,
-schedules, `target_kl` and verdict are its own. In each gradient step every agent's whole gradient is first clipped to
-its own norm, so that none can shout the others down, and the encoder then follows the mean. How far the agents pull it
-apart is measured in every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` takes the conflicting part
-of each gradient away (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1).
+Every market window goes through the same encoder. An agent's heads, which see the newest bar and the account beside what
+the encoder makes of the window, its returns' scale, schedules, `target_kl` and verdict are its own. In each gradient step
+every agent's whole gradient is first clipped to its own norm, so that none can shout the others down; the encoder then
+follows the mean, at a slower rate than the heads, and without the values' part. How far the agents pull it apart is
+measured in every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` takes the conflicting part of each
+gradient away (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1). An agent whose update was ended
+by `target_kl` no longer pulls, but still sees through an encoder that the others move.
 
 The encoder follows PatchTST (Nie et al. 2023) in cutting a window into patches of bars, one token each. Only the last
 token feeds the heads, so the last layer asks for that token alone.
@@ -155,10 +157,12 @@ def make_encoder(shape: Shape, args: Args, generator: torch.Generator) -> Stack:
 
 
 def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Generator) -> Stack:
-    """One agent's policy head and value head: two layers each, over the encoder's token and the account."""
+    """One agent's policy head and value head: two layers each, over the encoder's token, the newest bar as it is, and
+    the account."""
     heads = {}
     for body, outputs, gain in (("policy", num_actions, args.init_gain), ("value", 1, 1.0)):
-        sizes = ((args.d_model + shape.account, args.head_width, math.sqrt(2)), (args.head_width, outputs, gain))
+        seen = args.d_model + shape.values + shape.account
+        sizes = ((seen, args.head_width, math.sqrt(2)), (args.head_width, outputs, gain))
         for layer, (rows, columns, layer_gain) in enumerate(sizes):
             weight = torch.empty(columns, rows)
             nn.init.orthogonal_(weight, layer_gain, generator=generator)
@@ -205,8 +209,8 @@ def hidden_units(
     what the two losses do to weights that they share).
     """
     for_value = args.value_reach * token + (1 - args.value_reach) * token.detach()
-    account = observation[..., -shape.account :]
-    seen = {"policy": torch.cat((token, account), -1), "value": torch.cat((for_value, account), -1)}
+    own = observation[..., -shape.values - shape.account :]  # the newest bar and the account: heads' own eyes
+    seen = {"policy": torch.cat((token, own), -1), "value": torch.cat((for_value, own), -1)}
     hidden = [torch.tanh(affine(heads, f"{body}.0", x)) for body, x in seen.items()]
     return hidden if keep is None else [layer * keep[-1] for layer in hidden]
 
