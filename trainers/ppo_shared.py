@@ -1,12 +1,12 @@
 """PPO for K agents that look through one encoder: a patch transformer shared by all, a policy and a value head each.
 
-Every market window goes through the same encoder. An agent's heads, which see the newest bar and the account beside what
-the encoder makes of the window, its returns' scale, schedules, `target_kl` and verdict are its own. In each gradient step
-every agent's whole gradient is first clipped to its own norm, so that none can shout the others down; the encoder then
-follows the mean, at a slower rate than the heads, and without the values' part. How far the agents pull it apart is
-measured in every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` takes the conflicting part of each
-gradient away (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1). An agent whose update was ended
-by `target_kl` no longer pulls, but still sees through an encoder that the others move.
+Every market window goes through the same encoder. An agent's heads, which see the newest bar and the account beside
+what the encoder makes of the window, its returns' scale, schedules, `target_kl` and verdict are its own. In each
+gradient step every agent's whole gradient is first clipped to its own norm, so that none can shout the others down;
+the encoder then follows the mean, at a slower rate than the heads, and without the values' part. How far the agents
+pull it apart is measured in every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` takes the
+conflicting part of each gradient away (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1). An
+agent whose update was ended by `target_kl` no longer pulls, but still sees through an encoder that the others move.
 
 The encoder follows PatchTST (Nie et al. 2023) in cutting a window into patches of bars, one token each. Only the last
 token feeds the heads, so the last layer asks for that token alone.
