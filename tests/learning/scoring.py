@@ -45,7 +45,7 @@ def score(spec: Spec, symbol: str, policy: Policy) -> Score:
 
 def scores(run: RunDir) -> dict[str, Score]:
     """Of every agent of a run, at the weights that validation chose; an agent that never traded scores 0."""
-    info, trainer = run.info(), _module(run.path / "trainer.py")
+    info, trainer = run.info(), trainer_module(run.path / "trainer.py")
     found = {}
     for agent in info["agents"]:
         spec = resolve_spec(agent["spec"], run.name, run.trainer_file)
@@ -89,7 +89,7 @@ def always_hold(observation: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(len(observation), dtype=torch.int64)
 
 
-def _module(path: Path) -> Any:
+def trainer_module(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"trainer_of_{path.parent.name}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -162,3 +162,68 @@ def test_a_step_that_is_not_finite_is_not_taken() -> None:
     optimizer.found_inf = torch.tensor(0.0)
     optimizer.step()
     assert (weight < 1).all()
+
+
+def test_an_update_equals_that_of_stable_baselines3(ppo: ModuleType) -> None:
+    """The same rollout and first weights give the same advantages, and the same weights after 3 epochs of one batch."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    knobs = {"batch_size": 256, "n_epochs": 3, "learning_rate": 1e-3, "gamma": 0.97, "gae_lambda": 0.8}
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=256, ent_coef=0.01, seed=1, device="cpu", **knobs)
+    args = ppo.Args(**knobs, ent_coef=0.01)
+    net = ppo.ActorCritic(4, 2, args, torch.Generator())
+    body = model.policy.mlp_extractor
+    pairs = [
+        (net.policy, body.policy_net, model.policy.action_net),
+        (net.value, body.value_net, model.policy.value_net),
+    ]
+
+    def same(load: bool) -> None:
+        for ours, hidden, head in pairs:
+            for layer, other in zip(ours.layers, [*hidden[::2], head], strict=True):
+                if load:
+                    layer.load_state_dict(other.state_dict())
+                for name, value in layer.state_dict().items():
+                    torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+    kept = {}
+
+    class Keep(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            for name in ("observations", "actions", "rewards", "values", "log_probs", "advantages", "episode_starts"):
+                kept[name] = torch.as_tensor(getattr(model.rollout_buffer, name)).clone()
+            kept["last"] = torch.as_tensor(model._last_obs), torch.as_tensor(model._last_episode_starts)
+
+    same(load=True)
+    model.learn(256, callback=Keep())
+
+    last, last_done = kept["last"]
+    done = torch.cat([kept["episode_starts"][1:].bool(), last_done.view(1, 1)])
+    assert done.sum() > 5
+    value = kept["values"]
+    next_value = torch.cat([value[1:], net(last)[1].detach().view(1, 1)])
+    advantage = ppo.compute_gae(kept["rewards"], value, next_value, done, done, args.gamma, args.gae_lambda)
+    torch.testing.assert_close(advantage, kept["advantages"], rtol=1e-4, atol=1e-4)
+
+    batch = ppo.Minibatch(
+        action=kept["actions"].flatten().long(),
+        log_prob=kept["log_probs"].flatten(),
+        advantage=ppo.normalise(advantage.flatten()),
+        returns=(advantage + value).flatten(),
+        value=value.flatten(),
+        mask=torch.ones(256, 2, dtype=torch.bool),
+    )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0)
+    for _ in range(args.n_epochs):
+        logits, values = net(kept["observations"].flatten(0, 1))
+        constants = {"clip_range": args.clip_range, "ent_coef": args.ent_coef, "vf_coef": args.vf_coef}
+        loss, _ = ppo.ppo_loss(logits, values, batch, **constants, value_loss=args.value_loss)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), args.max_grad_norm)
+        optimizer.step()
+    same(load=False)
