@@ -117,7 +117,7 @@ def plan_runs(spec: Spec, jobs: int = 1) -> list[RunPlan]:
         for seed in spec.seeds
         for point in spec.points()
     ]
-    kind, sizes = read_agents(trainer), _fixed_knobs(trainer)
+    kind, sizes = read_agents(trainer), fixed_knobs(trainer)
     if kind == "one":
         groups = [[agent] for agent in agents]
     elif kind == "stack":
@@ -137,7 +137,7 @@ def _alike(agents: Sequence[AgentPlan], key: Callable[[AgentPlan], str]) -> list
     return list(families.values())
 
 
-def _fixed_knobs(trainer: Path) -> tuple[str, ...]:
+def fixed_knobs(trainer: Path) -> tuple[str, ...]:
     """The knobs that cannot move while a run trains: sizes and words."""
     return tuple(knob.name for knob in read_knobs(trainer) if not knob.live)
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p3kit.plan import RunPlan
+from p3kit.plan import RunPlan, fixed_knobs
 from p3kit.rundir import RunDir, intact_runs
 
 SETS_THE_PACE = {
-    "ppo": ("n_steps", "batch_size", "n_epochs", "accumulation_steps", "hidden", "target_kl"),
+    "ppo": ("target_kl",),
     "env": ("backend", "num_envs", "window"),
     "evaluation": ("every",),
     "compute": ("device", "precision", "compile", "threads"),
 }
-"""Values that two runs must share for the pace of one to tell that of the other."""
+"""What two runs share, beside the sizes and words of their trainer, if the pace of one is to tell that of the other."""
+
+SAYS_NOTHING = {"total_timesteps", "init_gain"}
+"""Fixed knobs that two runs of one pace may differ in."""
 
 LATEST = 10
 """Only so many of the latest comparable runs count: the machine may have changed since."""
@@ -33,7 +36,8 @@ class Pace:
 
 def measured_pace(plan: RunPlan, runs_root: Path) -> Pace | None:
     """The pace of finished runs that are comparable to `plan`; None when there is none."""
-    wanted = _pace_values(plan.agents[0].spec.model_dump(mode="json"))
+    sizes = [name for name in fixed_knobs(plan.trainer) if name not in SAYS_NOTHING]
+    wanted = _pace_values(plan.agents[0].spec.model_dump(mode="json"), sizes)
     paces: dict[str, float] = {}
     for run in reversed(intact_runs(runs_root)[0]):
         if len(paces) == LATEST:
@@ -43,7 +47,7 @@ def measured_pace(plan: RunPlan, runs_root: Path) -> Pace | None:
         info = run.info()
         if info["trainer"] != plan.trainer.stem or len(info["agents"]) != len(plan.agents):
             continue
-        if _pace_values(info["agents"][0]["spec"]) == wanted and (pace := _pace(run)) is not None:
+        if _pace_values(info["agents"][0]["spec"], sizes) == wanted and (pace := _pace(run)) is not None:
             paces[run.name] = pace
     return Pace(statistics.median(paces.values()), tuple(reversed(paces))) if paces else None
 
@@ -57,8 +61,9 @@ def total_seconds(plans: Sequence[RunPlan], pace: Pace, jobs: int) -> float:
     return max(slots)
 
 
-def _pace_values(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{table}.{key}": spec.get(table, {}).get(key) for table, keys in SETS_THE_PACE.items() for key in keys}
+def _pace_values(spec: Mapping[str, Any], sizes: Sequence[str]) -> dict[str, Any]:
+    keys = [(table, key) for table, names in SETS_THE_PACE.items() for key in names]
+    return {f"{table}.{key}": spec.get(table, {}).get(key) for table, key in (*keys, *(("ppo", n) for n in sizes))}
 
 
 def _pace(run: RunDir) -> float | None:
