@@ -95,7 +95,7 @@ class Args:
     """Hidden units of each agent's policy head and value head."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
-    encoder_rate: Annotated[float, Ge(0), "size"] = 0.2
+    encoder_rate: Annotated[float, Ge(0), "size"] = 0.1
     """Learning rate of the shared encoder as a share of the agents' own; raising it adapts what all see faster, and
     unsettles the heads that look through it."""
     value_reach: Annotated[float, Ge(0), Le(1), "size"] = 0.0
