@@ -1,6 +1,6 @@
 """CartPole-v1 and LunarLander-v3: `trainers/ppo.py` against Stable-Baselines3's PPO, equal settings, EnvPool's tasks.
 
-    python -m tests.learning.classic_control --work /tmp/classic --out tests/learning/results/classic_control.json
+    python -m tests.learning.classic_control --work /tmp/classic --seeds 10 --steps 500000 --processes 2
 
 Every training is a process of its own with one thread. A finished one leaves its result in the work folder and is not
 trained again, so an interrupted comparison goes on where it stood; results of other settings or lengths are refused.
@@ -36,6 +36,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+
+from p3kit.errors import InputError, P3kitError
 
 ROOT = Path(__file__).parents[2]
 EPISODES = 100
@@ -275,13 +277,13 @@ def result_path(work: Path, side: str, task: str, seed: int) -> Path:
 
 
 def finished(work: Path, side: str, task: str, seed: int, steps: int) -> dict[str, Any] | None:
-    """The result of an earlier call, if there is one. Raises ValueError where it is of something else."""
+    """The result of an earlier call, if there is one. Raises InputError where it is of something else."""
     path = result_path(work, side, task, seed)
     if not path.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_text())
     if any(result[key] != value for key, value in identity(side, task, seed, steps).items()):
-        raise ValueError(f"{path} is of other settings or another length: give another --work")
+        raise InputError(str(path), "is of other settings or another length", "give another --work")
     return result
 
 
@@ -296,8 +298,8 @@ def run(tasks: Sequence[str], seeds: Sequence[int], steps: int, work: Path, proc
         waiting = {pool.submit(train_and_score, *job, steps, work): job for job in jobs if job not in done}
         for future in as_completed(waiting):
             done[waiting[future]] = result = future.result()
-            told = f"{result['task']:14} {result['side']:4} seed {result['seed']:2}: {result['score']:8.2f}"
-            print(f"{told}   {result['cpu_s']:.0f} s of a core   {len(done)}/{len(jobs)}", flush=True)
+            line = f"{result['task']:14} {result['side']:4} seed {result['seed']:2}: {result['score']:8.2f}"
+            print(f"{line}   {result['cpu_s']:.0f} s of a core   {len(done)}/{len(jobs)}", flush=True)
     return summary(tasks, seeds, steps, [done[job] for job in jobs])
 
 
@@ -350,10 +352,14 @@ def commit() -> str:
     return head.strip() + ("+changes" if changed else "")
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+def told(figures: dict[str, Any]) -> str:
+    """The figures as Markdown: where they are from, the comparison, the score of every seed."""
+    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     lines = [
-        "| | IQM of ours | IQM of Stable-Baselines3 | difference, 95 % interval | allowed | a training costs |",
+        f"{len(figures['seeds'])} seeds a side; `{figures['command']}`, commit {', '.join(figures['commits'])}; "
+        f"{versions}; {figures['machine']}, {figures['core_minutes']} core-minutes in all.",
+        "",
+        "| | IQM of ours | IQM of Stable-Baselines3 | difference (95 % interval) | allowed | a training costs |",
         "|---|---|---|---|---|---|",
     ]
     for name, task in figures["tasks"].items():
@@ -361,15 +367,28 @@ def table(figures: dict[str, Any]) -> str:
         cost = task["train_cpu_s"]
         lines.append(
             f"| {name} | {task['iqm_ours']:.1f} | {task['iqm_sb3']:.1f} "
-            f"| {task['difference']:+.1f} ({low:+.1f} … {high:+.1f}) | ≥ {task['allowed_difference']:+.0f} "
+            f"| **{task['difference']:+.1f}** ({low:+.1f} … {high:+.1f}) "
+            f"| {task['allowed_difference']:+.0f}: {'reached' if task['reached'] else 'missed'} "
             f"| {cost['ours']:.0f} s of a core against {cost['sb3']:.0f} s |"
         )
-    lines += ["", "| scores by seed | " + " | ".join(map(str, figures["seeds"])) + " |"]
+    lines += ["", "| score of seed | " + " | ".join(map(str, figures["seeds"])) + " |"]
     lines.append("|---|" + "---|" * len(figures["seeds"]))
     for name, task in figures["tasks"].items():
         for side, label in zip(SIDES, ("ours", "Stable-Baselines3"), strict=True):
             lines.append(f"| {name}, {label} | " + " | ".join(f"{score:.0f}" for score in task["scores"][side]) + " |")
-    return re.sub(r"(?<=[| (+…])-(?=\d)", "−", "\n".join(lines))
+    return re.sub(r"(?<=[| (*])-(?=\d)", "−", "\n".join(lines))
+
+
+BEGIN, END = "<!-- figures of classic_control -->", "<!-- end -->"
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replace what stands between BEGIN and END in `page`. Raises InputError where they are missing."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise InputError(str(page), "has no place for the figures", f"it is between {BEGIN} and {END}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def main() -> None:
@@ -380,17 +399,22 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: 1)")
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and finished results")
     parser.add_argument("--out", type=Path, help="where the figures go as JSON")
+    parser.add_argument("--page", type=Path, help="a Markdown page to bring up to date with them")
     given = parser.parse_args()
     if min(given.seeds, given.steps, given.processes) < 1:
         parser.error("--seeds, --steps and --processes are at least 1")
+    if given.page and BEGIN not in given.page.read_text():  # better told now than in an hour
+        parser.error(f"--page {given.page} has no {BEGIN} … {END} to put the figures between")
     try:
         figures = run(given.tasks, range(1, given.seeds + 1), given.steps, given.work, given.processes)
-    except ValueError as error:
-        parser.error(str(error))
-    print(table(figures))
+    except P3kitError as error:
+        parser.exit(error.exit_code, f"{error}\n")
+    print(told(figures))
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(figures, indent=1) + "\n")
+    if given.page:
+        put_into(given.page, told(figures))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ from scipy.stats import trim_mean
 from stable_baselines3 import PPO
 
 from p3kit.env import VectorTask
+from p3kit.errors import InputError
 from p3kit.rundir import list_runs
 from p3kit.spec.schedules import Linear, value_at
 
 from .classic_control import (
     ALLOWED_LOSS,
+    BEGIN,
+    END,
     FALL_TO,
     FIRST_EPISODE_SEED,
     TASKS,
@@ -31,9 +34,10 @@ from .classic_control import (
     finished,
     interquartile_mean,
     play,
+    put_into,
     run,
     sb3_model,
-    table,
+    told,
 )
 from .sb3 import EnvPoolVecEnv
 
@@ -44,7 +48,7 @@ RESULTS = Path(__file__).parent / "results" / "classic_control.json"
 def test_not_below_stable_baselines3_on_classic_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = run(list(TASKS), range(1, 11), 500_000, tmp_path, processes=2)
     with capsys.disabled():
-        print("\n" + table(figures))
+        print("\n" + told(figures))
     assert all(task["reached"] for task in figures["tasks"].values())
 
 
@@ -123,7 +127,7 @@ def test_one_comparison_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFi
     cartpole = figures["tasks"]["CartPole-v1"]
     assert cartpole["difference"] == cartpole["scores"]["ours"][0] - cartpole["scores"]["sb3"][0]
     assert all(0 < result["score"] <= 500 for result in figures["trainings"])
-    assert "| CartPole-v1 |" in table(figures)
+    assert "| CartPole-v1 |" in told(figures)
 
     (trained,) = list_runs(tmp_path / "runs" / "CartPole-v1-1")
     spec = trained.info()["agents"][0]["spec"]
@@ -144,7 +148,7 @@ def test_one_comparison_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFi
     again = run(["CartPole-v1"], [1], steps, tmp_path, processes=1)
     assert again == figures
     assert capsys.readouterr().out == ""  # nothing was trained
-    with pytest.raises(ValueError, match="another length"):
+    with pytest.raises(InputError, match="another length"):
         finished(tmp_path, "ours", "CartPole-v1", 1, 2 * steps)
 
 
@@ -180,6 +184,16 @@ def test_interval_of_the_difference() -> None:
     assert np.mean(covered) >= 0.75
 
 
+def test_figures_go_into_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(page, "new")
+    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    page.write_text("nothing to replace")
+    with pytest.raises(InputError, match="has no place for the figures"):
+        put_into(page, "new")
+
+
 def test_committed_figures_are_what_they_say() -> None:
     """Summaries follow from the scores by seed, and the settings are those of the code."""
     figures = json.loads(RESULTS.read_text())
@@ -189,4 +203,4 @@ def test_committed_figures_are_what_they_say() -> None:
         assert {key: task[key] for key in found} == pytest.approx(found)
         low, high = task["score_range"]
         assert task["reached"] == (found["difference"] >= -ALLOWED_LOSS * (high - low))
-    assert table(figures) in (RESULTS.parents[3] / "trainers" / "README.md").read_text()
+    assert told(figures) in (RESULTS.parents[3] / "trainers" / "README.md").read_text()
