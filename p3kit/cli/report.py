@@ -51,35 +51,35 @@ def report(
     write between the keep-markers of a page survives when it is written again.
     """
     from p3kit.report.page import relative_to_here
-    from p3kit.rundir import encode, intact_runs, mark_crashed
+    from p3kit.rundir import encode, file_name, intact_runs, mark_crashed
 
     if lessons == (week is not None):
         raise click.UsageError("give either --week N or --lessons")
     mark_crashed(runs_root)
+    intact, faults = intact_runs(runs_root)
     if week is not None:
         if output.is_file():
             raise click.UsageError(f"--output {output} is a file; a week's report and its pictures need a folder")
-        path, told = _write_week(week, name, output, templates, runs_root)
+        several = len({run.info()["name"] for run in intact}) > 1
+        stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
+        path, told = _write_week(week, name, output, stem, templates, runs_root)
     else:
         path, told = _write_lessons(name, output, templates, runs_root)
     if as_json:
         click.echo(json.dumps(encode(told), indent=2, ensure_ascii=False))
     else:
         click.echo(relative_to_here(path))
-    _say(intact_runs(runs_root)[1])
+    _say(faults)
 
 
 def _write_week(
-    week: int, name: str | None, output: Path, templates: Path | None, runs_root: Path
+    week: int, name: str | None, output: Path, stem: str | None, templates: Path | None, runs_root: Path
 ) -> tuple[Path, dict[str, Any]]:
     """The file, and what it says as plain data."""
     from p3kit.report.summary import summarise_week
     from p3kit.report.week import week_json, write_week
-    from p3kit.rundir import file_name, intact_runs
 
     experiments = summarise_week(runs_root, week, time.time(), name)
-    several = len({run.info()["name"] for run in intact_runs(runs_root)[0]}) > 1
-    stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
     path = write_week(experiments, output, week, stem, templates)
     return path, week_json(experiments, path)
 

@@ -9,7 +9,7 @@ findings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -108,6 +108,7 @@ class Evidence:
     """The other agents of the run: a free control group."""
     twins: Sequence[tuple[str, Mapping[str, Recorded]]] | None = None
     """(run, series of this agent) of earlier runs of one spec, seed, data and commit; None where nobody looked."""
+    _pooled: dict[tuple[str, str], Ticks] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def last_step(self) -> int:
@@ -119,7 +120,11 @@ class Evidence:
 
     def ticks(self, metric: str, reduce: Literal["mean", "max", "sum"] = "mean") -> Ticks:
         """The metric by tick; empty where the run did not record it."""
-        return to_ticks(self.series[metric], reduce) if metric in self.series else _NONE
+        if metric not in self.series:
+            return _NONE
+        if (metric, reduce) not in self._pooled:  # forty rows ask for the same few metrics
+            self._pooled[metric, reduce] = to_ticks(self.series[metric], reduce)
+        return self._pooled[metric, reduce]
 
     def evaluations(self, metric: str) -> Ticks:
         """A metric of the evaluations, each one by itself (they are never pooled)."""

@@ -139,7 +139,7 @@ def contrast_lines(contrast: Contrast) -> list[str]:
         word = "shown" if contrast.interval[0] > 0 or contrast.interval[1] < 0 else "not shown"
         lines.append(
             f"Mean difference over {count_of(len(contrast.known), 'pair')}: {contrast.mean:+z.2f}, 95% interval "
-            f"{interval(contrast.interval)} (Student's t over pairs): a difference is {word}."
+            f"{interval(contrast.interval)} (Student's t, as if pairs were independent): a difference is {word}."
         )
     if contrast.other_seed is not None:
         lines.append(

@@ -33,6 +33,7 @@ Parity = Literal["match", "differ", "undecided"]
 BY_IDENTITY = ("run", "symbol", "seed", "trainer")
 """What agents can be grouped by besides the paths of their specs."""
 
+GRADES = ("STRETCH", "STRONG", "PASS", "FAIL")
 _NAMES = ("name", "start_date", "symbols", "seeds", "matrix", "agents")
 """Paths that say which agents there are, not how one is trained."""
 
@@ -78,12 +79,10 @@ class Group:
 
     @property
     def grades(self) -> dict[str, int]:
-        """Grade → number of agents; those without a verdict are counted by their state."""
-        counts: dict[str, int] = {}
-        for member in self.members:
-            word = member.agent.grade or member.agent.state
-            counts[word] = counts.get(word, 0) + 1
-        return counts
+        """Grade → number of agents, the best first; those without a verdict are counted by their state."""
+        words = [member.agent.grade or member.agent.state for member in self.members]
+        ordered = [*(grade for grade in GRADES if grade in words), *(word for word in words if word not in GRADES)]
+        return {word: words.count(word) for word in ordered}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -86,6 +86,8 @@ class KnobEffect:
     after: str
     differences: tuple[float, ...]
     runs: tuple[str, ...]
+    looked_at: int = 1
+    """How many effects were looked at beside each other, this one included."""
 
     @property
     def mean(self) -> float:
@@ -102,7 +104,8 @@ class KnobEffect:
 
     @property
     def shown(self) -> bool:
-        bounds = self.interval
+        """Whether the interval leaves out 0 at 5 % for all effects looked at together (Bonferroni)."""
+        bounds = mean_interval(np.array(self.differences), level=1.0 - 0.05 / self.looked_at)
         return self.enough and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
 
 
@@ -200,7 +203,8 @@ class Experience:
     def effects(self) -> list[KnobEffect]:
         """Of every varied knob, every two values that some pair of attempts tells apart, the smaller or commoner value
         first; knobs without any such pair are in `entangled`."""
-        return [effect for path, values in self.varied.items() for effect in self._effects_of(path, values)]
+        found = [effect for path, values in self.varied.items() for effect in self._effects_of(path, values)]
+        return [replace(effect, looked_at=len(found)) for effect in found]
 
     @property
     def entangled(self) -> list[str]:
