@@ -103,8 +103,9 @@ class Evaluator:
         below) its mean. The feature is chosen by what it earned on the newest training windows; told is its name and
         what it returned on the split. ("", 0.0) where none earned anything in training.
         """
-        names = [f"{name} {side} its mean" for side in ("above", "below") for name in self.bars.feature_names]
-        table = self.bars.features.T
+        moves = [i for i, name in enumerate(self.bars.feature_names) if not name.startswith("regime_")]
+        names = [f"{self.bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
+        table = self.bars.features.T[moves]
         long = np.concatenate([table > 0, table < 0])  # (rules, T); NaN before the look-back is neither
         recent = self.windows("train")[-_RECENT_WINDOWS:]
         earned = [float(np.prod(1 + walk.bar_return)) for walk in self._follow(long, "train", recent)]

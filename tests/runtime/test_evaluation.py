@@ -154,8 +154,8 @@ def test_a_rule_of_one_feature_finds_an_edge_and_nothing_where_fees_eat_it() -> 
     name, earned = synthetic_evaluator(0.3, 10).signal_rule
     assert earned > 0.05
     assert name.endswith(" its mean")
-    for edge, fees in ((0.0, 30), (0.3, 300)):
-        assert synthetic_evaluator(edge, fees).signal_rule == ("", 0.0)
+    assert synthetic_evaluator(0.0, 30).signal_rule[1] <= 0
+    assert synthetic_evaluator(0.3, 300).signal_rule[1] <= 0
 
 
 def test_the_rule_of_one_feature_is_chosen_on_training_bars_alone() -> None:
