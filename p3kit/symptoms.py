@@ -853,7 +853,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Updates ignore the advantages",
             "-",
             "critical",
-            "diag/advantage_signal at or below 0 in 4 of 5 ticks while the policy moves",
+            "diag/advantage_signal below 0.03 over 5 ticks while the policy moves (healthy: 0.07-0.4)",
             (
                 Cause(
                     "misaligned", "advantages are shuffled against their steps: a fault of the trainer", automatic=False
@@ -871,8 +871,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Value bootstraps from the wrong state",
             "-",
             "warning",
-            "diag/gae_error above 1e-3: the returns are not r + γ((1 − λ) V′ + λ R′); or diag/bootstrap_gap above 0.5: the "
-            "value bootstrapped at truncations differs from the values just before",
+            "diag/gae_error above 1e-3: the returns are not r + γ((1 − λ) V′ + λ R′); or diag/wrong_bootstraps above 0.1: "
+            "truncated steps bootstrap nothing, or the value of the episode that was started in their place",
             (
                 Cause(
                     "next_value",

@@ -99,8 +99,8 @@ def healthy(progress: float, tick: int, rng: np.random.Generator, ent_coef: floa
         "reward/corr_total_gain": about(0.9, 0.03),
         "reward/corr_pnl_sharpe": about(0.6, 0.05),
         "diag/gae_error": 3e-6,
-        "diag/bootstrap_gap": about(-0.05, 0.5),
-        "diag/obs_agreement": about(0.97, 0.01),
+        "diag/wrong_bootstraps": 0.0,
+        "diag/obs_agreement": 0.97,
         "diag/env_twins": 0.0,
         "reward/positive_share": about(0.47, 0.02),
         "episode/episode_reward_mean": 252 * total + 2.0 * float(rng.standard_normal()),
@@ -165,6 +165,7 @@ def evaluation(progress: float, rng: np.random.Generator, best_sharpe: float = 0
         "eval/holding_losers": 7.0,
         "eval/losers_held": 0.2,
         "eval/feature_foresight": 0.04,
+        "eval/train_buy_and_hold_sharpe": 0.45,
     }
 
 
@@ -415,7 +416,7 @@ def intervene(
 _PER_ITERATION = (
     "value/explained_variance", "value/value_mean", "value/return", "diag/ev_reference", "diag/update_ratio",
     "diag/dormant_share", "diag/dead_share", "diag/feature_rank", "diag/advantage", "diag/obs_", "diag/gae_error",
-    "diag/bootstrap_gap", "diag/env_twins", "diag/grad_", "policy/ratio_error", "reward/scale",
+    "diag/wrong_bootstraps", "diag/env_twins", "diag/grad_", "policy/ratio_error", "reward/scale",
     "effective/", "perf/",
 )  # fmt: skip
 

@@ -437,7 +437,7 @@ def holds_losers(evidence: Evidence, row: Row) -> Finding:
     held = evidence.evaluations("eval/losers_held")
     winners = evidence.evaluations("eval/holding_winners").at(held.steps)
     losers = evidence.evaluations("eval/holding_losers").at(held.steps)
-    longer = np.nan_to_num(losers) > np.nan_to_num(winners, nan=np.inf)  # who holds everything long holds no losers
+    longer = np.nan_to_num(losers) > 1.5 * np.nan_to_num(winners, nan=np.inf)  # who holds all for long is no such case
     span = sustained((held.values > row.warn) & longer, row.patience)
     if span is None:
         return silent(evidence, row, held, "largest share of the limit")

@@ -21,6 +21,7 @@ from p3kit.diagnose.rows import (
     indices,
     jump_from_before,
     lag_one,
+    nothing_recorded,
     or_one,
     passed,
     raised,
@@ -185,17 +186,20 @@ def unstable_training(evidence: Evidence, row: Row) -> Finding:
 def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
     """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row after 30% of
     training: a policy that has just begun to earn does so unevenly. Where the evaluation carries a confidence interval,
-    training must lie above it: a short validation split is noisy by itself."""
+    the gap must be more than three standard errors: a short validation split is noisy by itself. And what the market
+    itself did worse there is no fault of the policy: over buy-and-hold the gap must be as wide."""
     validation = evidence.evaluations("eval/sharpe_ratio")
     training = evidence.evaluations("eval/train_sharpe_ratio").at(validation.steps)
-    upper = np.full(len(validation), -np.inf)
+    error = np.zeros(len(validation))
     for event in evidence.events_of("evaluation"):
         interval = event.get("sharpe_interval")
         if event.get("split", "validation") == "validation" and interval and interval[1] is not None:
-            upper[validation.steps == step_of(event)] = float(interval[1])
-    gap = training - validation.values
+            error[validation.steps == step_of(event)] = (float(interval[1]) - float(interval[0])) / (2 * 1.96)
+    held = evidence.evaluations("eval/train_buy_and_hold_sharpe").at(validation.steps)
+    market = held - evidence.evaluations("eval/buy_and_hold_sharpe").at(validation.steps)
+    gap = training - validation.values - np.maximum(np.nan_to_num(market), 0.0)
     late = evidence.progress(validation.steps) > 0.3
-    condition = (gap > row.warn) & (validation.values < 0.4 * training) & (training > upper) & late
+    condition = (gap > row.warn) & (validation.values < 0.4 * training) & (gap > 3 * error) & late
     span = sustained(condition, row.patience)
     if span is None:
         return silent(evidence, row, with_values(validation, gap), "largest gap in Sharpe")
@@ -209,12 +213,15 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, validation, span, float(gap[last]), text, causes=causes)
 
 
-@detector("mask.violation", "policy/valid_actions", warn=0.0)
+@detector("mask.violation", warn=0.0)
 def masked_action_selected(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1. Exact: the environment refuses a masked action and ends the run, unless it counts them."""
+    """Guide 5.1. Exact: the environment refuses a masked action and ends the run, unless it counts them. A run may end
+    so in its first rollout, before it has recorded anything."""
     if "masked action" in evidence.failure:
         cause = [(1.0, "mask_not_applied", "the environment refused it")]
         return raised_at(evidence, row, evidence.last_step, evidence.failure, 1.0, cause)
+    if not evidence.has("policy/valid_actions"):
+        return nothing_recorded(evidence, row, "policy/valid_actions")
     violations = evidence.ticks("diag/mask_violations", "sum")
     span = sustained(violations.values > row.warn, row.patience)
     if span is None:
@@ -227,7 +234,7 @@ def masked_action_selected(evidence: Evidence, row: Row) -> Finding:
 _LOSSES = ("policy/policy_loss", "value/value_loss", "reward/mean", "policy/entropy")
 
 
-@detector("num.nan", "policy/policy_loss", "value/value_loss")
+@detector("num.nan")
 def nan_losses(evidence: Evidence, row: Row) -> Finding:
     """Guide 3.2. Exact; the first number that was not finite decides the cause."""
     first: dict[str, int] = {}
@@ -246,6 +253,8 @@ def nan_losses(evidence: Evidence, row: Row) -> Finding:
         count = max(count, float(event.get("thrown_away") or 0))
     if "finite" in evidence.failure and not first:
         first["the environment"] = evidence.last_step
+    if not first and not any(metric in evidence.series for metric in _LOSSES):
+        return nothing_recorded(evidence, row, *_LOSSES[:2])
     if not first:
         return passed(evidence, row, "every loss, gradient and reward was finite")
     since = min(first.values())
@@ -263,6 +272,10 @@ def _causes_of_nan(evidence: Evidence, since: int) -> list[tuple[float, str, str
     for kind in ("observation", "reward"):
         if "finite" in evidence.failure and kind in evidence.failure:
             causes.append((4.0, kind, evidence.failure))
+    if (largest := evidence.series.get("diag/obs_max_abs")) is not None:
+        seen = np.asarray(largest.values, np.float64)[np.asarray(largest.steps) <= since + TICK]
+        if len(seen) and not np.isfinite(seen).all():
+            causes.append((3.8, "observation", "the largest |observation| of the batch was not finite"))
     norm = evidence.ticks("grad/grad_norm_max", "max").before(since)
     if len(norm) and np.max(norm) > 100:
         causes.append((3.0, "explosion", f"the gradient norm had reached {format_number(float(np.max(norm)))}"))

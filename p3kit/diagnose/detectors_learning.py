@@ -16,6 +16,7 @@ from p3kit.diagnose.rows import (
     DETECTORS,
     Row,
     detector,
+    indices,
     passed,
     raised,
     silent,
@@ -212,18 +213,19 @@ def advantages_equal(evidence: Evidence, row: Row) -> Finding:
     )
 
 
-@detector("ppo.adv_signal", "diag/advantage_signal", "policy/kl_divergence", warn=0.0, minimum=5)
+@detector("ppo.adv_signal", "diag/advantage_signal", "policy/kl_divergence", warn=0.03, minimum=5)
 def updates_ignore_advantages(evidence: Evidence, row: Row) -> Finding:
-    """An update makes actions with a positive advantage likelier. Not calibrated yet: five ticks in a row, no
-    exception."""
+    """An update makes actions with a positive advantage likelier: healthy updates show 0.07 to 0.4. One value has a
+    sampling error of 0.02 on 2,048 rows, so five ticks are taken together, while the policy moves."""
     signal = evidence.ticks("diag/advantage_signal")
     moving = evidence.ticks("policy/kl_divergence").at(signal.steps) > 1e-4
-    span = sustained((signal.values <= row.warn) & moving, signal.rows_for(5, least=4), signal.iterations)
+    level = trailing(signal.values, signal.rows_for(5, least=3), np.mean)
+    span = sustained((level < row.warn) & moving, row.patience)
     if span is None:
-        return silent(evidence, row, signal, "correlation of advantage and change of log-probability")
-    value = float(np.mean(within(signal, span)))
-    sign = value < -0.02
-    cause = (1.0, "sign", f"correlation {value:.3f}") if sign else (1.0, "misaligned", f"correlation {value:.3f}")
+        return silent(evidence, row, with_values(signal, level), "lowest advantage signal over five ticks")
+    value = float(np.min(level[indices(span)]))
+    said = f"advantage and change of log-probability correlate by {value:+.3f}"
+    cause = (1.0, "sign", said) if value < -0.03 else (1.0, "misaligned", said)
     return raised(evidence, row, signal, span, value, f"advantage signal {value:.3f}", causes=[cause])
 
 
@@ -356,8 +358,8 @@ def dead_units(evidence: Evidence, row: Row) -> Finding:
 
 @detector("value.bootstrap", "diag/gae_error", warn=1e-3)
 def bootstraps_wrongly(evidence: Evidence, row: Row) -> Finding:
-    """Exact: returns against their own recursion. And by level: what truncated episodes bootstrap from."""
-    error, gap = evidence.ticks("diag/gae_error", "max"), evidence.ticks("diag/bootstrap_gap")
+    """Exact, twice: returns against their own recursion, and what truncated episodes bootstrap from."""
+    error, wrong = evidence.ticks("diag/gae_error", "max"), evidence.ticks("diag/wrong_bootstraps")
     limit = max(row.warn, 2e-2) if evidence.reduced_precision else row.warn
     span = sustained(error.values > limit, row.patience)
     if span is not None:
@@ -365,19 +367,16 @@ def bootstraps_wrongly(evidence: Evidence, row: Row) -> Finding:
         text = f"returns miss r + γ((1 − λ) V′ + λ R′) by up to {format_number(value)} of their standard deviation"
         cause = [(1.0, "next_value", "recomputed from the same rollout, rewards and values")]
         return raised(evidence, row, error, span, value, text, threshold=limit, causes=cause)
-    patience = gap.rows_for(3, least=2)
-    span = sustained(np.abs(gap.values) > _BOOTSTRAP_GAP, patience, gap.iterations) if len(gap) else None
+    span = sustained(wrong.values > _WRONG_BOOTSTRAPS, 1)
     if span is None:
         return silent(evidence, row, error, "largest error of the returns", "standard deviations")
-    value = float(np.mean(within(gap, span)))
-    text = (
-        f"values bootstrapped at truncations lie {value:+.2f} standard deviations of the returns from the states before"
-    )
-    cause = [(1.0, "truncation", "neighbouring states differ little in value")]
-    return raised(evidence, row, gap, span, value, text, threshold=_BOOTSTRAP_GAP, causes=cause)
+    value = float(np.max(within(wrong, span)))
+    text = f"{value:.0%} of the truncated steps bootstrap nothing, or the value of the episode that came after"
+    cause = [(1.0, "truncation", "a window that ends is no ruin: the value of its final observation follows")]
+    return raised(evidence, row, wrong, span, value, text, threshold=_WRONG_BOOTSTRAPS, causes=cause)
 
 
-_BOOTSTRAP_GAP = 0.5
+_WRONG_BOOTSTRAPS = 0.1
 
 
 @detector(

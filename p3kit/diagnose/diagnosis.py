@@ -25,7 +25,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     ),
     "policy.early_entropy": ("policy.hold", "opt.step_too_big", "train.kl", "policy.init_scale"),
     "policy.uniform": ("policy.frozen", "ppo.adv_std", "ppo.adv_signal"),
-    "policy.frozen": ("opt.lr_decayed", "ppo.adv_std"),
+    "policy.frozen": ("opt.lr_decayed", "ppo.adv_std", "net.dead_relu", "net.dormant"),
     "policy.hold": ("opt.step_too_big", "ppo.adv_signal", "mask.tight"),
     "phase.ev": ("value.fail",),
     "phase.reward": ("gen.gap", "reward.hack", "opt.step_too_big", "train.kl"),
@@ -41,14 +41,24 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "ppo.adv_std",
     ),
     "value.mean": ("value.fail", "reward.scale", "reward.explode"),
-    "trade.never": ("policy.hold", "policy.correct_inaction", "policy.frozen"),
+    "trade.never": ("policy.hold", "policy.correct_inaction", "policy.frozen", "reward.share"),
     "reward.dead": ("policy.hold", "policy.correct_inaction"),
     "net.dead_relu": ("opt.step_too_big",),
     "net.dormant": ("opt.step_too_big", "net.dead_relu"),
-    "net.rank": ("opt.step_too_big", "net.dormant"),
+    "net.rank": (
+        "opt.step_too_big",
+        "net.dormant",
+        "policy.hold",
+        "reward.hack",
+        "reward.explode",
+        "reward.share",
+        "reward.scale",
+    ),
+    "reward.bimodal": ("reward.hack", "reward.explode", "reward.share", "reward.tail"),
+    "reward.corr": ("reward.hack", "reward.explode", "reward.share", "reward.tail", "ppo.adv_std"),
     "train.kl": ("opt.step_too_big",),
     "train.clip": ("opt.step_too_big", "train.kl"),
-    "opt.grad": ("reward.scale", "reward.tail", "num.nan"),
+    "opt.grad": ("reward.scale", "reward.tail", "obs.scale", "num.nan"),
     "train.unstable": ("opt.step_too_big", "train.kl", "reward.explode"),
     "reward.scale": ("reward.tail", "ppo.adv_std"),
     "reward.tail": ("reward.explode",),
@@ -56,7 +66,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
 }
 """Which raised row explains which other one, the nearest explanation first. `FOLLOW_ANY` may follow any of them."""
 
-FOLLOW_ANY = ("perf.no_progress", "multi.outlier_agent")
+FOLLOW_ANY = ("perf.no_progress", "phase.reward", "trade.drawdown", "multi.outlier_agent")
 
 SHOWN_RANGES = (
     "policy/entropy",
@@ -197,7 +207,8 @@ def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     """The raised row that explains this one, if it began no more than two ticks after it."""
     candidates: Iterable[str] = FOLLOWS.get(finding.symptom, ())
     if finding.symptom in FOLLOW_ANY:
-        candidates = [name for name, other in raised.items() if other.alarming and name not in OUTCOMES]
+        roots = [name for name, other in raised.items() if other.alarming and name not in OUTCOMES]
+        candidates = [*candidates, *roots]
     for name in candidates:
         root = raised.get(name)
         if root is not None and (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:

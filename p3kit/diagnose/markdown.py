@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from p3kit.diagnose.diagnosis import merged_patch
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, format_number
 from p3kit.diagnose.table import heading_of, healthy_range, measured, not_judged, time_of
+from p3kit.symptoms import SYMPTOMS
 
 
 def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
@@ -26,6 +27,24 @@ def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
         parts.append(f"Patch for the spec, from the likeliest cause of each row:\n\n```toml\n{patch}\n```")
     parts += [_plain(line) for line in not_judged(diagnoses)]
     return "\n\n".join(parts) + "\n"
+
+
+def catalogue_as_markdown() -> str:
+    """Every row of the catalogue: the guide's words, what is judged, whether a repair may act by itself, and where the
+    row is judged otherwise than the guide says."""
+    lines = ["| row | the guide's words | section | severity | judged by | causes (* may be repaired) |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in SYMPTOMS.values():
+        if row.severity == "gate":
+            continue
+        causes = ", ".join(
+            cause.id + ("\\*" if row.automatic and cause.automatic and cause.changes else "") for cause in row.causes
+        )
+        where = row.evidence if row.judged else f"`p3kit check`: {row.evidence}"
+        cells = (f"`{row.id}`", row.title, row.section, row.severity, where, causes or "–")
+        lines.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
+    departures = [f"- `{row.id}`: {row.departure}" for row in SYMPTOMS.values() if row.departure]
+    return "\n".join([*lines, "", "Where a row is not judged as the guide says:", "", *departures]) + "\n"
 
 
 def _findings(findings: Sequence[Finding], first: int) -> str:

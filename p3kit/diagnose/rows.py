@@ -177,6 +177,15 @@ def too_early(evidence: Evidence, row: Row, have: str, need: str) -> Finding:
     return Finding(row.symptom, evidence.agent, "not_enough_data", severity_of(row), text, have=have, need=need)
 
 
+def nothing_recorded(evidence: Evidence, row: Row, *metrics: str) -> Finding:
+    """For rows that can also speak from the last words of a run that recorded nothing: neither was there."""
+    if evidence.last_step == 0:
+        return too_early(
+            evidence, row, "0", f"{row.minimum} {row.unit if row.minimum != 1 else row.unit.removesuffix('s')}"
+        )
+    return Finding(row.symptom, evidence.agent, "no_evidence", severity_of(row), f"not recorded: {', '.join(metrics)}")
+
+
 def severity_of(row: Row) -> Severity:
     return SYMPTOMS[row.symptom].severity
 

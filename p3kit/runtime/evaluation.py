@@ -33,6 +33,7 @@ _EQUITY_POINTS = 1_500
 LEAST_TRIPS = 20
 """Winners, and losers, below which a median holding time is chance."""
 FORESIGHT_BARS = 3
+_RECENT_WINDOWS = 8
 REGIMES = ("bear", "sideways", "bull")
 
 Array = NDArray[Any]
@@ -97,6 +98,43 @@ class Evaluator:
         return evaluate_together([self], _stack_of_one(policy))[0]
 
     @cached_property
+    def signal_rule(self) -> tuple[str, float]:
+        """What can be earned at these fees by a rule that anyone could write: long while one feature is above (or
+        below) its mean. The feature is chosen by what it earned on the newest training windows; told is its name and
+        what it returned on the split. ("", 0.0) where none earned anything in training.
+        """
+        moves = [i for i, name in enumerate(self.bars.feature_names) if not name.startswith("regime_")]
+        names = [f"{self.bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
+        table = self.bars.features.T[moves]
+        long = np.concatenate([table > 0, table < 0])  # (rules, T); NaN before the look-back is neither
+        recent = self.windows("train")[-_RECENT_WINDOWS:]
+        earned = [float(np.prod(1 + walk.bar_return)) for walk in self._follow(long, "train", recent)]
+        best = int(np.argmax(earned))
+        if earned[best] <= 1:
+            return "", 0.0
+        (walk,) = self._follow(long[best : best + 1], self.split, self.windows(self.split))
+        return names[best], float(np.prod(1 + walk.bar_return) - 1)
+
+    @cached_property
+    def train_hold_sharpe(self) -> float | None:
+        """Buy-and-hold's Sharpe ratio on the training split: how kind the market itself was there."""
+        always = np.ones((1, len(self.bars.close)), bool)
+        (walk,) = self._follow(always, "train", self.windows("train"))
+        return walk_metrics(walk, self.bars.bars_per_year)["sharpe_ratio"]
+
+    def _follow(self, long: Array, split: Split, spans: list[tuple[int, int]]) -> list[Walk]:
+        """One path per rule: all in while its signal (rules, T) is on, out while it is off."""
+        signals = torch.as_tensor(long, device=self.device)
+        rule = torch.arange(len(long) * len(spans), device=self.device) // len(spans)
+
+        def decide(step: Timestep, env: TradingEnv) -> Tensor:
+            wanted, flat = signals[rule, step.bar], step.mask[:, BUY_LARGE]
+            return torch.where(flat & wanted, BUY_LARGE, torch.where(~flat & ~wanted, SELL_ALL, HOLD))
+
+        walks = _play([self], decide, split, spans * len(long))
+        return [_join(walks[i : i + len(spans)]) for i in range(0, len(walks), len(spans))]
+
+    @cached_property
     def foresight(self) -> tuple[str, float]:
         """The feature that knows most about the next bars of the training split, and its |correlation| with them."""
         return feature_foresight(self.bars)
@@ -152,6 +190,8 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
             split=split,
             window_bars=one.spec.env.episode_bars,
             foresight=one.foresight,
+            signal_rule=one.signal_rule,
+            train_hold_sharpe=one.train_hold_sharpe,
             holding_limit=one.spec.env.episode_bars if one.spec.env.max_hold == "off" else int(one.spec.env.max_hold),
         )
         for k, one in enumerate(evaluators)
@@ -258,6 +298,8 @@ class Evaluation:
     split: Split
     window_bars: int
     foresight: tuple[str, float]
+    signal_rule: tuple[str, float]
+    train_hold_sharpe: float | None
     holding_limit: int
     """Bars after which a position is closed whatever the policy says."""
 
@@ -272,6 +314,7 @@ class Evaluation:
             "constant": self.is_constant,
             "returns": formulas.return_shape(self.policy.bar_return, self.bars.bars_per_year),
             "foresight": self.foresight[0],
+            "signal_rule": {"rule": self.signal_rule[0], "total_return": self.signal_rule[1]},
             **self.intervals(),
         }
 
@@ -283,12 +326,15 @@ class Evaluation:
         values["eval/buy_and_hold_sharpe"] = hold
         if values["eval/sharpe_ratio"] is not None and hold is not None:
             values["eval/sharpe_excess"] = values["eval/sharpe_ratio"] - hold
-        values["eval/best_fixed_rule_return"] = max(
+        returns = [
             float(np.prod(1 + paths[0].bar_return) - 1)
             for name, paths in self.rules.items()
             if name not in ("hold", "random")
-        )
+        ]
+        returns += [self.signal_rule[1]] if self.signal_rule[0] else []
+        values["eval/best_fixed_rule_return"] = max(returns)
         values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year)["sharpe_ratio"]
+        values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1]
         values |= holding_times([self.train, self.policy], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}

@@ -89,13 +89,16 @@ def gae_error(
     return error
 
 
-def bootstrap_gap(value: Tensor, next_value: Tensor, truncated: Tensor, returns: Tensor) -> Tensor:
-    """Mean value bootstrapped at truncations minus the mean value of the states just before, in standard deviations of
-    the returns. All (T, N). NaN where nothing was truncated. Two neighbouring states differ little; a truncation that
-    is treated as an end, or bootstraps from the restarted episode, shows as a gap."""
+def wrong_bootstraps(value: Tensor, next_value: Tensor, truncated: Tensor) -> Tensor:
+    """Share of the truncated steps that bootstrap nothing, or the value of the episode that was started in their place,
+    in place of the value of their own final observation. All (T, N); NaN where nothing was truncated.
+
+    Exact: no value net returns 0, or one number for two observations, more than now and then.
+    """
+    restarted = torch.cat([value[1:], torch.full_like(value[:1], torch.nan)])
+    wrong = truncated & ((next_value == 0) | (next_value == restarted))
     count = truncated.sum()
-    gap = ((next_value - value) * truncated).sum() / count
-    share: Tensor = torch.where(count > 0, gap / returns.std().clamp_min(1e-8), torch.nan)
+    share: Tensor = torch.where(count > 0, wrong.sum() / count, torch.nan)
     return share
 
 

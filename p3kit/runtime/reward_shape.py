@@ -69,11 +69,11 @@ def env_twins(pnl: Array) -> float | None:
     chance now and then. Of each correlation the lower end of a four-sigma interval (Fisher's z) counts, since the
     largest of many is large by chance. None where no two environments held together for 30 steps.
     """
-    pnl = pnl[:, :_COMPARED_ENVS].astype(np.float64)
-    held = (pnl != 0).astype(np.float64)
+    direction = np.sign(pnl[:, :_COMPARED_ENVS]).astype(np.float64)  # sizes differ: one large position would decide
+    held = np.abs(direction)
     both = held.T @ held  # (N, N) steps in which both held
-    own, square, product = pnl.T @ held, (pnl**2).T @ held, pnl.T @ pnl
-    variance = both * square - own**2  # of env i over the steps it shares with env j
+    own, product = direction.T @ held, direction.T @ direction
+    variance = both * both - own**2  # of env i over the steps it shares with env j
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = (both * product - own * own.T) / np.sqrt(variance * variance.T)
     enough = (both >= _BOTH_HELD) & np.isfinite(correlation) & ~np.eye(len(both), dtype=bool)

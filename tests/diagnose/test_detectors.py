@@ -130,7 +130,7 @@ FAULTS: list[Any] = [
     ("net.dead_relu", "initial", lambda r, p, t: r.update({"diag/dead_share": 0.8}), None, {"ppo__activation": "relu"}),
     ("net.dead_relu", "step_size", after(0.05, {"diag/dead_share": 0.8, "diag/update_ratio": 0.1}), None, {"ppo__activation": "relu"}),
     ("value.bootstrap", "next_value", lambda r, p, t: r.update({"diag/gae_error": 0.4}), None, {}),
-    ("value.bootstrap", "truncation", after(0.2, {"diag/bootstrap_gap": -0.9}), None, {}),
+    ("value.bootstrap", "truncation", after(0.2, {"diag/wrong_bootstraps": 1.0}), None, {}),
     ("reward.hack", "component_drift", lambda r, p, t: r.update(hacked(p)), None, {}),
     ("reward.hack", "action_pays", lambda r, p, t: r.update(hacked(p) | share_of("time", 0.1) | {"reward/beside_pnl.SELL_HALF": 0.9}), None, {}),
     ("obs.drift", "running", after(0.3, {"diag/obs_drift": 0.4}), None, {"observation__normalize": "running"}),
@@ -202,6 +202,13 @@ def test_interventions_that_undo_each_other_are_found(tmp_path: Path) -> None:
     found = finding(judged(run), "intervention.oscillates")
     assert found.raised
     assert "ppo.ent_coef" in found.evidence
+
+
+def test_a_market_that_was_kinder_in_training_is_no_gap_of_the_policy(tmp_path: Path) -> None:
+    gap = {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}
+    assert finding(judged(make_run(tmp_path, eval_fault=after(0, gap))), "gen.gap").raised
+    kinder = gap | {"eval/train_buy_and_hold_sharpe": 2.5, "eval/buy_and_hold_sharpe": -0.5}
+    assert finding(judged(make_run(tmp_path, eval_fault=after(0, kinder))), "gen.gap").state == "ok"
 
 
 def test_policy_loss_is_told_and_never_judged(tmp_path: Path) -> None:

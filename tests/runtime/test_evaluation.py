@@ -134,3 +134,37 @@ def test_a_ruined_account_stays_in_cash_for_the_rest_of_its_window(spec: Spec, b
     assert set(evaluation.intervals()) == {"sharpe_interval", "excess_interval"}
     mixed = Evaluator(spec, crashed, "AAPL", 1, CPU)(hold)  # not ruined, beside a buy-and-hold that is
     assert not mixed.policy.bar_return.any()
+
+
+def synthetic_evaluator(edge: float, commission_bps: float) -> Evaluator:
+    spec = resolve_spec(
+        {
+            "name": "t",
+            "symbols": ["RULE"],
+            "data": {"source": "synthetic", "synthetic": {"bars": 8_000, "edge": edge, "regimes": False}},
+            "env": {"window": 1, "episode_bars": 126, "commission_bps": commission_bps},
+        },
+        "t",
+    )
+    return Evaluator(spec, load_market(spec, ["RULE"])["RULE"], "RULE", 1, CPU)
+
+
+def test_a_rule_of_one_feature_finds_an_edge_and_nothing_where_fees_eat_it() -> None:
+    """What tells correct inaction from collapse: is there anything to earn at the current fees?"""
+    name, earned = synthetic_evaluator(0.3, 10).signal_rule
+    assert earned > 0.05
+    assert name.endswith(" its mean")
+    assert synthetic_evaluator(0.0, 30).signal_rule[1] <= 0
+    assert synthetic_evaluator(0.3, 300).signal_rule[1] <= 0
+
+
+def test_the_rule_of_one_feature_is_chosen_on_training_bars_alone() -> None:
+    evaluator = synthetic_evaluator(0.3, 10)
+    first, _ = evaluator.bars.splits["validation"]
+    close = evaluator.bars.close.copy()
+    close[first + 1 :] *= np.linspace(1, 0.5, len(close) - first - 1)
+    crash = Evaluator(
+        evaluator.spec, replace(evaluator.bars, close=close, open=None, high=None, low=None), "RULE", 1, CPU
+    )
+    assert crash.signal_rule[0] == evaluator.signal_rule[0]
+    assert crash.signal_rule[1] < evaluator.signal_rule[1]

@@ -35,7 +35,10 @@ QUICK_CONTROLS = ("C01", "C02", "C05", "C09", "C10", "C11")
 @click.option("--seeds", type=int, help="Seeds per fault; controls get twice as many in --full.")
 @click.option("--calibrate", is_flag=True, help=f"Seeds from {CALIBRATION_SEEDS} on, not those that are reported.")
 @click.option(
-    "--rejudge", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Judge stored runs anew."
+    "--rejudge",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="Judge the runs stored in this folder anew. Repeatable.",
 )
 @click.option("--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Thresholds to judge by.")
 @click.option("--admission", is_flag=True, help="Does the fault hurt? Ten seeds with it against ten without.")
@@ -49,7 +52,7 @@ def main(
     only: tuple[str, ...],
     seeds: int | None,
     calibrate: bool,
-    rejudge: Path | None,
+    rejudge: tuple[Path, ...],
     rules: Path | None,
     admission: bool,
     root: Path,
@@ -60,10 +63,11 @@ def main(
     """Measure the diagnosis on faults that are known."""
     cases = {case.name: case for case in (*load_faults(), *load_controls())}
     overridden = None if rules is None else load_rules(rules)
-    if rejudge is not None:
-        stored = [item for item in stored_runs(rejudge, cases) if _wanted(item[1], only)]
+    if rejudge:
+        stored = [item for folder in rejudge for item in stored_runs(folder, cases) if _wanted(item[1], only)]
         outcomes = [judge_live(run, case, seed, large, overridden) for run, case, seed, large in stored]
-        _tell(outcomes, cases, output, f"rejudged {rejudge}")
+        outcomes.sort(key=lambda outcome: (outcome.case, outcome.guide_sizes, outcome.seed))
+        _tell(outcomes, cases, output, "python -m tests.suite --rejudge DIR")
         return
     first = CALIBRATION_SEEDS if calibrate else SCORE_SEEDS
     if admission:

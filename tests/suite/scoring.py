@@ -52,7 +52,8 @@ class Outcome:
 
 def judge_live(run: RunDir, case: Case, seed: int, guide_sizes: bool, rules: Rules | None = None) -> Outcome:
     """Judge a recorded run after every tick on what was recorded by then, as a watcher would have."""
-    evidences = gather_run(run, rules=rules)
+    # runs of the suite share their spec and differ in what was injected: they are no twins
+    evidences = [replace(evidence, twins=None) for evidence in gather_run(run, rules=rules)]
     first: dict[str, Alarm] = {}
     for evidence in evidences:
         for alarm in _alarms(evidence):
@@ -78,13 +79,19 @@ def _alarms(evidence: Evidence) -> Iterable[Alarm]:
     """The rows of one agent, each when it was first raised. A row that was raised and is not any more still counts: a
     user would have seen it."""
     found: dict[str, Alarm] = {}
+    ended_in = evidence.last_step + (TICK if evidence.failure else 0)  # the iteration that failed left no record
     steps = sorted({int(step) for series in evidence.series.values() for step in series.steps})
     for step in [*_every_tick(steps), math.inf]:
         for finding in judge(_until(evidence, step)):
-            if finding.raised and _worse(finding, found.get(finding.symptom)):
+            known = found.get(finding.symptom)
+            if not finding.raised:
+                continue
+            if _worse(finding, known):
                 causes = tuple(cause.id for cause in finding.causes)
-                at = int(min(step, evidence.last_step))
+                at = int(min(step, ended_in))
                 found[finding.symptom] = Alarm(finding.symptom, finding.severity, at, causes, finding.follows)
+            elif known is not None:  # a root that showed later explains it from then on
+                found[finding.symptom] = replace(known, follows=finding.follows)
     return found.values()
 
 
