@@ -40,6 +40,8 @@ from numpy.typing import NDArray
 from p3kit.errors import InputError, P3kitError
 
 ROOT = Path(__file__).parents[2]
+SEEDS = 10
+"""Fewer show what the comparison looks like and settle nothing."""
 EPISODES = 100
 FIRST_EPISODE_SEED = 1_000_000
 BOOTSTRAPS = 50_000
@@ -355,20 +357,24 @@ def commit() -> str:
 def told(figures: dict[str, Any]) -> str:
     """The figures as Markdown: where they are from, the comparison, the score of every seed."""
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    count = len(figures["seeds"])
+    few = f"**{count} of {SEEDS} seeds: too few to settle anything, and the interval says nothing yet.** "
     lines = [
-        f"{len(figures['seeds'])} seeds a side; `{figures['command']}`, commit {', '.join(figures['commits'])}; "
+        (few if count < SEEDS else f"{count} seeds a side. ")
+        + f"`{figures['command']}`, commit {', '.join(figures['commits'])}; "
         f"{versions}; {figures['machine']}, {figures['core_minutes']} core-minutes in all.",
         "",
         "| | IQM of ours | IQM of Stable-Baselines3 | difference (95 % interval) | allowed | a training costs |",
         "|---|---|---|---|---|---|",
     ]
     for name, task in figures["tasks"].items():
+        verdict = "open" if count < SEEDS else "reached" if task["reached"] else "missed"
         low, high = task["interval"]
         cost = task["train_cpu_s"]
         lines.append(
             f"| {name} | {task['iqm_ours']:.1f} | {task['iqm_sb3']:.1f} "
             f"| **{task['difference']:+.1f}** ({low:+.1f} … {high:+.1f}) "
-            f"| {task['allowed_difference']:+.0f}: {'reached' if task['reached'] else 'missed'} "
+            f"| {task['allowed_difference']:+.0f}: {verdict} "
             f"| {cost['ours']:.0f} s of a core against {cost['sb3']:.0f} s |"
         )
     lines += ["", "| score of seed | " + " | ".join(map(str, figures["seeds"])) + " |"]
@@ -394,7 +400,7 @@ def put_into(page: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="default: both")
-    parser.add_argument("--seeds", type=int, default=10, help="how many, from 1 on (default: 10)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 1 on (default: {SEEDS})")
     parser.add_argument("--steps", type=int, default=500_000, help="env steps of a training (default: 500000)")
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: 1)")
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and finished results")
