@@ -46,10 +46,14 @@ class VectorTask:
         self.action_names = tuple(f"action {i}" for i in range(self.num_actions))
         self.observation_size = self.account_size = self._categories or int(np.prod(observation.shape))
         self.autoreset = _autoreset(env_id, self._env.metadata)
+        self._nothing = self._fields_without_meaning()
 
     def reset(self, start: Tensor | None = None) -> Timestep:
         """Start an episode in every row, seeded; `start` is not used: the task draws its own beginnings."""
-        observation, _ = self._env.reset() if self.env_id.startswith(ENVPOOL) else self._env.reset(seed=self.seed)
+        if self.env_id.startswith(ENVPOOL):  # was seeded when it was made
+            observation, _ = self._env.reset()
+        else:  # gymnasium counts up from one seed, and some of its tasks take no list
+            observation, _ = self._env.reset(seed=row_seeds(self.seed, 1)[0])
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._nonfinite = 0
         zero = np.zeros(self.num_envs)
@@ -116,19 +120,33 @@ class VectorTask:
         action: np.ndarray[Any, Any],
         valid: np.ndarray[Any, Any],
     ) -> Timestep:
-        zero = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)
-        nowhere = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        components = zero.new_zeros(self.num_envs, len(COMPONENTS))
+        components = torch.zeros(self.num_envs, len(COMPONENTS), dtype=torch.float64, device=self.device)
         components[:, 0] = torch.as_tensor(reward, device=self.device)
-        return Timestep(
-            index=nowhere,
+        return self._nothing._replace(
             account=flat,
-            mask=torch.ones(self.num_envs, self.num_actions, dtype=torch.bool, device=self.device),
             components=components,
             terminated=torch.as_tensor(terminated, device=self.device),
             truncated=torch.as_tensor(truncated, device=self.device),
-            final_index=nowhere,
             final_account=final,
+            action=torch.as_tensor(action, device=self.device),
+            valid=torch.as_tensor(valid, device=self.device),
+        )
+
+    def _fields_without_meaning(self) -> Timestep:
+        """What a foreign task never says, made once; the fields that it does say are empty here."""
+        zero = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)
+        nowhere = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        every = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        empty = zero.new_empty(0)
+        return Timestep(
+            index=nowhere,
+            account=empty,
+            mask=every.unsqueeze(1).repeat(1, self.num_actions),
+            components=empty,
+            terminated=empty,
+            truncated=empty,
+            final_index=nowhere,
+            final_account=empty,
             equity=zero,
             bar_return=zero,
             traded_value=zero,
@@ -136,10 +154,16 @@ class VectorTask:
             closed_profit=torch.full_like(zero, torch.nan),
             exposure=zero,
             bar=nowhere,
-            action=torch.as_tensor(action, device=self.device),
-            alive=torch.ones_like(nowhere, dtype=torch.bool),
-            valid=torch.as_tensor(valid, device=self.device),
+            action=empty,
+            alive=every,
+            valid=empty,
         )
+
+
+def row_seeds(seed: int, num_envs: int) -> list[int]:
+    """A seed for each row, (N,) in 0 … 2³¹ − 1. Counting up from `seed` instead, as vector environments do on their
+    own, would give agents of neighbouring seeds all rows but one in common."""
+    return [int(word) >> 1 for word in np.random.SeedSequence(seed).generate_state(num_envs)]
 
 
 def _make(env_id: str, num_envs: int, seed: int) -> Any:
@@ -152,7 +176,7 @@ def _make(env_id: str, num_envs: int, seed: int) -> Any:
         name = env_id.removeprefix(ENVPOOL)
         if name not in envpool.list_all_envs():
             raise InputError(env_id, "EnvPool knows no such task", "see envpool.list_all_envs()")
-        return envpool.make_gymnasium(name, num_envs=num_envs, seed=seed)
+        return envpool.make_gymnasium(name, num_envs=num_envs, seed=row_seeds(seed, num_envs))
     try:
         import gymnasium
     except ImportError:

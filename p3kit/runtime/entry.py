@@ -83,7 +83,7 @@ def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -
     text = f'name = "scratch"\ntrainer = {_toml(str(trainer_file.resolve()))}\n'
     if flags["env_id"]:  # a foreign task brings its own scales, and no bars: its agent goes by the task's name
         symbol, source = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:], "synthetic"
-        scales = '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\n'
+        scales = '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\nclip = "off"\n'
     else:
         symbol, source, scales = flags["symbol"], flags["source"], ""
     text += f"symbols = [{_toml(symbol)}]\nseeds = [{flags['seed']}]\n"

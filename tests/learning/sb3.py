@@ -1,9 +1,10 @@
-"""Stable-Baselines3's PPO on the same environment at equal settings: the yardstick of the learning proof."""
+"""Stable-Baselines3's PPO on the same environments at equal settings: the yardstick of the learning proofs."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import envpool
 import gymnasium
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from p3kit.env import TradingEnv
+from p3kit.env.task import row_seeds
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
 from p3kit.runtime.evaluation import Evaluator, Policy
@@ -50,6 +52,56 @@ class TradingVecEnv(VecEnv):
         return self.env.observe(step.index, step.account).numpy(), reward, done, infos
 
     def close(self) -> None: ...
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name, None)] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(attr_name)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise AttributeError(method_name)
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+
+class EnvPoolVecEnv(VecEnv):
+    """An EnvPool task as Stable-Baselines3 wants it, its rows seeded as `p3kit.env.VectorTask` seeds them.
+
+    EnvPool begins a new episode in the step after an end; Stable-Baselines3 wants its first observation with the end
+    itself, so rows that ended are reset at once and no step is lost.
+    """
+
+    def __init__(self, task: str, num_envs: int, seed: int) -> None:
+        self.pool = envpool.make_gymnasium(task, num_envs=num_envs, seed=row_seeds(seed, num_envs))
+        super().__init__(num_envs, self.pool.observation_space, self.pool.action_space)
+
+    def reset(self) -> np.ndarray:
+        return self.pool.reset()[0]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        observation, reward, terminated, truncated, _ = self.pool.step(self.actions)
+        done = terminated | truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if done.any():
+            ended = np.flatnonzero(done)
+            for i in ended:
+                cut = bool(truncated[i] and not terminated[i])
+                infos[i] = {"terminal_observation": observation[i].copy(), "TimeLimit.truncated": cut}
+            observation = observation.copy()
+            observation[ended] = self.pool.reset(ended.astype(np.int32))[0]
+        return observation, reward, done, infos
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        """The rows were seeded when they were made."""
+        return [None] * self.num_envs
+
+    def close(self) -> None:
+        self.pool.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         return [getattr(self, attr_name, None)] * self.num_envs

@@ -45,7 +45,7 @@ def trained_policy(run: RunDir) -> tuple[Spec, str, Policy]:
     """Spec, symbol and greedy policy of a run's best weights by validation, from the trainer copy that made them."""
     agent = run.info()["agents"][0]
     spec = resolve_spec(agent["spec"], run.name)
-    trainer = _module(run.path / "trainer.py")
+    trainer = trainer_module(run.path / "trainer.py")
     best = _chosen_step(run)
     weights = part("net", load_checkpoint(run.checkpoint(f"best-{best:09d}")))
     observation_size = weights["policy.layers.0.weight"].shape[1]
@@ -63,7 +63,7 @@ def _chosen_step(run: RunDir) -> int:
     return int(verdict["chosen_step"])
 
 
-def _module(path: Path) -> Any:
+def trainer_module(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"trainer_of_{path.parent.name}", path)
     assert spec is not None
     assert spec.loader is not None
