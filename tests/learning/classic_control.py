@@ -43,7 +43,9 @@ FIRST_EPISODE_SEED = 1_000_000
 BOOTSTRAPS = 50_000
 ALLOWED_LOSS = 0.05
 """What ours may fall short by, as a share of the score range."""
-PACKAGES = ("torch", "stable_baselines3", "envpool", "gymnasium", "box2d", "numpy")
+FALL_TO = 0.01
+"""Where the Zoo lets a knob fall to 0, which our specs refuse for a learning rate and a clip range."""
+PACKAGES = ("torch", "stable_baselines3", "envpool", "gymnasium", "numpy")
 SIDES = ("ours", "sb3")
 
 Array = NDArray[Any]
@@ -53,7 +55,7 @@ Greedy = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Knobs:
-    """Settings of both sides. On neither: early stop by KL, value clipping, schedules, scaling of any kind."""
+    """Settings of both sides. On neither: early stop by KL, value clipping, scaling of rewards or observations."""
 
     num_envs: int
     n_steps: int
@@ -67,6 +69,8 @@ class Knobs:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     hidden: tuple[int, ...] = (64, 64)
+    falling: tuple[str, ...] = ()
+    """Knobs that fall in a straight line to FALL_TO of what they start at; each rollout has one value."""
 
     def total_timesteps(self, steps: int) -> int:
         """Whole rollouts of at least `steps`."""
@@ -82,25 +86,51 @@ class Task:
     high: float
     source: str
     knobs: Knobs
+    packages: tuple[str, ...] = ()
+    """What gymnasium's task is made of, beside gymnasium."""
 
 
-# Chosen from the field for what they cost, before any score was seen.
+# The settings that Stable-Baselines3's authors publish for their PPO, so that it is at its best here.
+ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
 TASKS = {
     "CartPole-v1": Task(
         0,
         500,
-        "CleanRL's ppo.py, with 8 envs instead of 4, without annealing and value clipping",
-        Knobs(8, 128, 256, 4, learning_rate=2.5e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.01),
+        f"{ZOO} (five times its steps)",
+        Knobs(
+            num_envs=8,
+            n_steps=32,
+            batch_size=256,
+            n_epochs=20,
+            learning_rate=1e-3,
+            gamma=0.98,
+            gae_lambda=0.8,
+            ent_coef=0.0,
+            falling=("learning_rate", "clip_range"),
+        ),
     ),
     "LunarLander-v3": Task(
         -200,
         300,
-        "RL Baselines3 Zoo's ppo.yml, half of its steps",
-        Knobs(16, 1024, 64, 4, learning_rate=3e-4, gamma=0.999, gae_lambda=0.98, ent_coef=0.01),
+        f"{ZOO} (half its steps)",
+        Knobs(
+            num_envs=16,
+            n_steps=1024,
+            batch_size=64,
+            n_epochs=4,
+            learning_rate=3e-4,
+            gamma=0.999,
+            gae_lambda=0.98,
+            ent_coef=0.01,
+        ),
+        packages=("box2d",),
     ),
 }
 
 # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+NOT_FLAGS = ("num_envs", "hidden", "falling")
 
 
 def train_ours(task: str, seed: int, steps: int, folder: Path) -> Greedy:
@@ -113,12 +143,16 @@ def train_ours(task: str, seed: int, steps: int, folder: Path) -> Greedy:
     from .scoring import trainer_module
 
     knobs = TASKS[task].knobs
-    flags = {name: value for name, value in asdict(knobs).items() if name not in ("num_envs", "hidden")}
+    flags = {name: value for name, value in asdict(knobs).items() if name not in NOT_FLAGS}
     flags |= {"hidden": list(knobs.hidden), "target_kl": "off", "total_timesteps": knobs.total_timesteps(steps)}
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
     runs = folder / f"{task}-{seed}"
     command = [sys.executable, str(ROOT / "trainers" / "ppo.py"), "--env-id", f"envpool:{task}", "--runs", str(runs)]
     command += ["--seed", str(seed), "--set", f"env.num_envs={knobs.num_envs}", *words]
+    for name in knobs.falling:
+        start = getattr(knobs, name)
+        line = f'{{ kind = "linear", start = {start}, end = {FALL_TO * start} }}'
+        command += ["--set", f'schedules."ppo.{name}"={line}']
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-3_000:]}")
@@ -138,12 +172,13 @@ def train_ours(task: str, seed: int, steps: int, folder: Path) -> Greedy:
 
 def train_sb3(task: str, seed: int, steps: int) -> Greedy:
     """Stable-Baselines3's PPO on the same EnvPool rows."""
-    model = sb3_model(task, seed)
-    model.learn(TASKS[task].knobs.total_timesteps(steps))
+    total = TASKS[task].knobs.total_timesteps(steps)
+    model = sb3_model(task, seed, total)
+    model.learn(total)
     return lambda observation: model.predict(observation, deterministic=True)[0]
 
 
-def sb3_model(task: str, seed: int) -> Any:
+def sb3_model(task: str, seed: int, total: int) -> Any:
     """The untrained model. Its defaults are ours: Adam with eps 1e-5, orthogonal gains √2, 0.01 and 1, tanh."""
     import torch
     from stable_baselines3 import PPO
@@ -152,9 +187,17 @@ def sb3_model(task: str, seed: int) -> Any:
 
     torch.set_num_threads(1)
     knobs = asdict(TASKS[task].knobs)
-    hidden, num_envs = knobs.pop("hidden"), knobs.pop("num_envs")
+    hidden, num_envs, falling = knobs.pop("hidden"), knobs.pop("num_envs"), knobs.pop("falling")
+    rollout = num_envs * knobs["n_steps"]
+    knobs |= {name: falling_line(knobs[name], rollout / total) for name in falling}
     net = {"net_arch": {"pi": list(hidden), "vf": list(hidden)}}
     return PPO("MlpPolicy", EnvPoolVecEnv(task, num_envs, seed), **knobs, policy_kwargs=net, seed=seed, device="cpu")
+
+
+def falling_line(start: float, rollout: float) -> Callable[[float], float]:
+    """Start at `start`, end at FALL_TO of it. Stable-Baselines3 asks with the share of training that remains after the
+    rollout to be learnt from (itself a share of `rollout`), p3kit with what remains before it: here p3kit's way."""
+    return lambda remaining: start * (FALL_TO + (1 - FALL_TO) * (remaining + rollout))
 
 
 # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,6 +302,7 @@ def run(tasks: Sequence[str], seeds: Sequence[int], steps: int, work: Path, proc
 
 def summary(tasks: Sequence[str], seeds: Sequence[int], steps: int, results: list[dict[str, Any]]) -> dict[str, Any]:
     """All that a reader of the figures wants to know."""
+    packages = [*PACKAGES, *(package for name in tasks for package in TASKS[name].packages)]
     found: dict[str, Any] = {}
     for name in tasks:
         task, of_task = TASKS[name], [result for result in results if result["task"] == name]
@@ -285,7 +329,7 @@ def summary(tasks: Sequence[str], seeds: Sequence[int], steps: int, results: lis
         + f" --tasks {' '.join(tasks)}",
         "commits": sorted({result["commit"] for result in results}),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared; one thread a training",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
         "seeds": list(seeds),
         "episodes": EPISODES,
         "episode_seeds": [FIRST_EPISODE_SEED, FIRST_EPISODE_SEED + EPISODES - 1],
