@@ -66,6 +66,12 @@ def test_seeds_decide(env_id: str) -> None:
     assert not torch.equal(first[0], first[2])
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "envpool:CartPole-v1"])
+def test_neighbouring_seeds_have_no_row_in_common(env_id: str) -> None:
+    begins = [VectorTask(env_id, 8, seed=seed).reset().account.tolist() for seed in (1, 2, 3)]
+    assert len({tuple(row) for rows in begins for row in rows}) == 24
+
+
 def test_same_step_keeps_the_final_observation(monkeypatch: pytest.MonkeyPatch) -> None:
     task = countdown(AutoresetMode.SAME_STEP, monkeypatch)
     assert task.autoreset == "same_step"

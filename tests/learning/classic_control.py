@@ -90,18 +90,19 @@ class Task:
     """What gymnasium's task is made of, beside gymnasium."""
 
 
-# The settings that Stable-Baselines3's authors publish for their PPO, so that it is at its best here.
+# The settings that Stable-Baselines3's authors publish for their PPO, so that it is at its best here. For CartPole they
+# ask for 39,000 gradient steps in 500,000 env steps; ours are the 7,800 that they take in the 100,000 of their own.
 ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
 TASKS = {
     "CartPole-v1": Task(
         0,
         500,
-        f"{ZOO} (five times its steps)",
+        f"{ZOO}; rollouts four times as long in four minibatches, 4 epochs instead of 20, five times its steps",
         Knobs(
             num_envs=8,
-            n_steps=32,
+            n_steps=128,
             batch_size=256,
-            n_epochs=20,
+            n_epochs=4,
             learning_rate=1e-3,
             gamma=0.98,
             gae_lambda=0.8,
@@ -112,7 +113,7 @@ TASKS = {
     "LunarLander-v3": Task(
         -200,
         300,
-        f"{ZOO} (half its steps)",
+        f"{ZOO}; half its steps",
         Knobs(
             num_envs=16,
             n_steps=1024,

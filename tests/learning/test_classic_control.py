@@ -136,7 +136,7 @@ def test_one_comparison_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFi
     assert spec["env"]["num_envs"] == knobs.pop("num_envs")
     assert {key: spec["ppo"][key] for key in knobs} == knobs | {"hidden": list(knobs["hidden"])}
     assert spec["ppo"]["target_kl"] == "off"
-    assert spec["ppo"]["total_timesteps"] == cartpole["total_timesteps"] == 256
+    assert spec["ppo"]["total_timesteps"] == cartpole["total_timesteps"] == 1_024
     assert (spec["reward"]["scaling"], spec["reward"]["clip"]) == ("none", "off")
     assert spec["observation"]["normalize"] == "none"
 
