@@ -226,7 +226,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Unstable Training",
             "5.1",
             "warning",
-            "spread of the episode reward around its trend is more than twice its level, and it swings from tick to tick",
+            "the mean episode reward swings from tick to tick by more than 3 of its sampling errors, to and fro",
             (
                 Cause("step_size", "KL is high: the steps are too large", (_LOWER_LR, _LARGER_BATCH)),
                 Cause("reward_scale", "rewards are not normalised", (_SCALE_REWARD,)),
@@ -240,7 +240,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Poor Generalization",
             "5.1",
             "warning",
-            "training Sharpe above validation Sharpe by more than 1.5, and validation below 40% of training, twice in a row",
+            "training Sharpe above validation Sharpe by more than 1.5, by three standard errors and by more than buy-and-hold's own "
+            "gap, and validation below 40% of training, twice in a row after 30% of training",
             (
                 Cause(
                     "overfit",
@@ -366,8 +367,8 @@ def _catalogue() -> dict[str, Symptom]:
             "PnL and Sharpe components should correlate",
             "2.4",
             "warning",
-            "rank correlation over episodes of the pnl and sharpe components below 0.2, or of reward and equity won below "
-            "0.3",
+            "rank correlation over 30 episodes of reward and equity won below 0.3, or of the pnl and sharpe components below "
+            "0.2 by two standard errors",
             (
                 Cause(
                     "proxy",
@@ -455,7 +456,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Agent trades too much",
             "2.2, 6.2",
             "warning",
-            "more than 0.61 round trips per validation bar (the guide's 1,000 a year of hourly bars) in two evaluations",
+            "more than 0.31 round trips per validation bar (the guide's 1,000 a year of hourly bars) in two evaluations",
             (
                 Cause(
                     "cost_weak",
@@ -844,7 +845,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Advantages are all equal",
             "-",
             "critical",
-            "diag/advantage_std below 1e-6",
+            "diag/advantage_std below 1e-6, or rewards that are all equal and not 0",
             (Cause("constant_reward", "every step paid the same", automatic=False),),
             judged=True,
         ),

@@ -98,14 +98,13 @@ def _resolved(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path) -> 
 def _of_run(reference: str, runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """What a run, or one agent of it, really used, and where it came from."""
     from p3kit.rundir import find_run
-    from p3kit.spec.loading import overrides_of, resolve_spec, stored_origins
+    from p3kit.spec.loading import overrides_of, stored_origins
 
     run, agent = find_run(runs_root, reference)
     info = run.info()
     plan = next((one for one in info["agents"] if one["name"] == agent), {"spec": info["spec"], "symbol": None})
-    spec = resolve_spec(plan["spec"], str(run.path / "run.json"), run.trainer_file)
     given = overrides_of(info.get("command") or [])
-    return plan["spec"], stored_origins(plan["spec"], spec, run.spec_text(), given, plan["symbol"])
+    return plan["spec"], stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
 
 
 def _print_json(value: Any) -> None:

@@ -55,6 +55,7 @@ _COMPARED = {
     "diag/update_ratio": 0.005,
 }
 """Metrics compared between agents, and the spread below which a difference is not worth a word."""
+_SIZES = ("value/return_std", "reward/std")
 _LEAST_AGENTS = 5
 
 
@@ -68,6 +69,7 @@ def unlike_the_others(evidence: Evidence, row: Row) -> Finding:
             evidence, row, f"{agents} agent{'s' if agents > 1 else ''}", f"{_LEAST_AGENTS} agents in this run"
         )
     worst: tuple[float, str, Ticks, Span, Floats] | None = None
+    sizes: list[str] = []
     highest = 0.0
     for metric, floor in _COMPARED.items():
         own = evidence.ticks(metric)
@@ -82,7 +84,10 @@ def unlike_the_others(evidence: Evidence, row: Row) -> Finding:
         z = np.where(known, np.abs(own.values - centre) / np.maximum(spread, floor / 2), 0.0)
         highest = max(highest, float(z.max()))
         span = sustained(z > row.warn, own.rows_for(row.patience), own.iterations)
-        if span is not None and (worst is None or z[indices(span)].max() > worst[0]):
+        if span is None:
+            continue
+        sizes += [metric] if metric in _SIZES else []
+        if worst is None or z[indices(span)].max() > worst[0]:
             worst = (float(z[indices(span)].max()), metric, own, span, centre)
     if worst is None:
         text = f"at most {format_number(highest)} robust standard deviations from {agents - 1} other agents"
@@ -92,8 +97,8 @@ def unlike_the_others(evidence: Evidence, row: Row) -> Finding:
     text = f"{metric} {format_number(float(own.values[at]))}"
     text += f", the median of {agents - 1} others {format_number(float(centre[at]))}"
     causes = [(1.0, "learning", "see the other rows of this agent")]
-    if metric in ("value/return_std", "reward/std"):
-        causes.append((2.0, "data", "its rewards are of another size"))
+    if sizes:
+        causes.append((2.0, "data", f"its rewards are of another size: {', '.join(sizes)}"))
     return raised(evidence, row, own, span, value, text, causes=causes)
 
 

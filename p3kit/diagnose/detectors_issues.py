@@ -164,7 +164,7 @@ def unstable_training(evidence: Evidence, row: Row) -> Finding:
     swing = np.full(len(reward), np.nan)
     pooled = np.sqrt(error[1:] + error[:-1])
     swing[1:] = np.divide(np.diff(reward.values), pooled, out=np.full(len(pooled), np.nan), where=pooled > 0)
-    level = trailing(swing, 10, lambda window: float(np.sqrt(np.nanmean(np.square(window)))))
+    level = trailing(swing, 10, _root_mean_square)
     to_and_fro = trailing(reward.values, 10, lambda window: lag_one(detrended(window)))
     span = sustained((level > row.warn) & (to_and_fro < 0), row.patience, reward.iterations)
     if span is None:
@@ -178,6 +178,12 @@ def unstable_training(evidence: Evidence, row: Row) -> Finding:
         causes.append((1.5, "reward_scale", 'reward.scaling is "none"'))
     causes.append((1.0, "noise", f"KL stayed below {format_number(max(high_kl, 0.001))}"))
     return raised(evidence, row, reward, span, value, text, causes=causes)
+
+
+def _root_mean_square(window: Floats) -> float:
+    """Of the finite values; NaN where there are none (no episode ended)."""
+    finite = window[np.isfinite(window)]
+    return float(np.sqrt(np.mean(np.square(finite)))) if len(finite) else float("nan")
 
 
 @detector(

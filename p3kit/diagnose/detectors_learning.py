@@ -85,7 +85,12 @@ def feature_rank_collapsed(evidence: Evidence, row: Row) -> Finding:
     value = float(np.min(within(rank, span)))
     causes = [*_step_size_cause(evidence), (1.0, "plasticity", f"{rank.values[0]:.0f} at the start")]
     text = f"feature rank {value:.0f}, {rank.values[0]:.0f} at the start"
-    return raised(evidence, row, rank, span, value, text, threshold=float(row.warn * rank.values[0]), causes=causes)
+    severity: Severity = "warning"
+    rule = evidence.evaluations("eval/best_fixed_rule_return")
+    if len(rule) and rule.values[-1] <= 0:  # a policy that stays out needs few features
+        severity, text = "information", f"{text}; no fixed rule made money on validation: there is little to represent"
+    threshold = float(row.warn * rank.values[0])
+    return raised(evidence, row, rank, span, value, text, threshold, severity, causes)
 
 
 def _step_size_cause(evidence: Evidence) -> list[tuple[float, str, str]]:
@@ -205,12 +210,20 @@ def advantages_equal(evidence: Evidence, row: Row) -> Finding:
     """A reward that is the same everywhere teaches nothing."""
     spread = evidence.ticks("diag/advantage_std")
     span = sustained(spread.values < row.warn, row.patience)
-    if span is None:
+    reward, mean = evidence.ticks("reward/std"), evidence.ticks("reward/mean")
+    alike = (reward.values < 1e-9) & (np.abs(mean.at(reward.steps)) > 1e-9)  # 0 everywhere is an account at rest
+    constant = sustained(alike, row.patience)
+    if span is None and constant is None:
         return silent(evidence, row, spread, "smallest spread")
-    cause = [(1.0, "constant_reward", "every step paid the same")]
-    return raised(
-        evidence, row, spread, span, float(np.min(within(spread, span))), "advantages are all equal", causes=cause
-    )
+    if span is not None:
+        value, text = float(np.min(within(spread, span))), "advantages are all equal"
+        return raised(
+            evidence, row, spread, span, value, text, causes=[(1.0, "constant_reward", "no advantage varies")]
+        )
+    assert constant is not None  # noqa: S101  (one of the two was found)
+    paid = format_number(float(mean.at(reward.steps)[constant.last]))
+    cause = [(1.0, "constant_reward", f"every step paid {paid}")]
+    return raised(evidence, row, reward, constant, 0.0, "rewards are all equal and not 0", causes=cause)
 
 
 @detector("ppo.adv_signal", "diag/advantage_signal", "policy/kl_divergence", warn=0.03, minimum=5)
@@ -236,13 +249,18 @@ def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
     std = evidence.ticks("value/return_std")
     scaling = f'reward.scaling is "{evidence.setting("reward.scaling")}"'
     holding = np.nan_to_num(evidence.ticks("policy/hold_share").at(std.steps)) > 0.95
-    large, small = std.values > row.warn, (std.values < 0.01) & ~holding
+    reward = evidence.ticks("reward/std").at(std.steps)
+    faint = (reward < _FAINTEST) & (reward > 0)  # the value head's own noise can hide it in the returns at first
+    large, small = std.values > row.warn, ((std.values < 0.01) | faint) & ~holding
     span = sustained(large | small, std.rows_for(row.patience, least=1))
     if span is not None:
         value = float(np.median(within(std, span)))
-        cause = (1.0, "too_large" if value > 1 else "too_small", scaling)
+        cause = (1.0, "too_large" if value > row.warn else "too_small", scaling)
         text = f"returns have a standard deviation of {format_number(value)}"
-        threshold = row.warn if value > 1 else 0.01
+        threshold = row.warn if value > row.warn else 0.01
+        if 0.01 < value <= row.warn:
+            value, threshold = float(np.median(reward[indices(span)])), _FAINTEST
+            text = f"rewards have a standard deviation of {format_number(value)}"
         return raised(evidence, row, std, span, value, text, threshold=threshold, causes=[cause])
     cut = evidence.ticks("reward/clipped_share")
     span = sustained(cut.values > _MOST_CLIPPED, row.patience)
@@ -254,6 +272,8 @@ def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
     return silent(evidence, row, std, "standard deviation of the returns")
 
 
+_FAINTEST = 1e-3
+"""Standard deviation of the rewards as the learner sees them; those of an account that trades are 0.1 to 1."""
 _MOST_CLIPPED = 0.10
 """Share of rewards that may be cut; healthy runs cut next to none."""
 
@@ -496,7 +516,10 @@ def environments_are_copies(evidence: Evidence, row: Row) -> Finding:
 def observations_are_not_of_their_row(evidence: Evidence, row: Row) -> Finding:
     """The newest bar that a row observes is the one that its account was just marked at."""
     agreement = evidence.ticks("diag/obs_agreement")
-    span = sustained(agreement.values < row.warn, agreement.rows_for(row.patience), agreement.iterations)
+    apart = (
+        np.abs(agreement.values) < row.warn
+    )  # near −1 the observation is right and the P&L turned, which is for reward.corr
+    span = sustained(apart, agreement.rows_for(row.patience), agreement.iterations)
     if span is None:
         return silent(evidence, row, agreement, "smallest correlation of observed and earned return")
     value = float(np.mean(within(agreement, span)))

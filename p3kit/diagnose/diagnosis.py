@@ -24,7 +24,18 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "policy.frozen",
     ),
     "policy.early_entropy": ("policy.hold", "opt.step_too_big", "train.kl", "policy.init_scale"),
-    "policy.uniform": ("policy.frozen", "ppo.adv_std", "ppo.adv_signal"),
+    "policy.uniform": (
+        "policy.frozen",
+        "ppo.adv_std",
+        "ppo.adv_signal",
+        "reward.tail",
+        "reward.scale",
+        "env.stale_obs",
+    ),
+    "env.stale_obs": ("ppo.adv_std",),
+    "reward.tail": ("reward.explode", "ppo.adv_std"),
+    "reward.one_sign": ("ppo.adv_std",),
+    "ppo.adv_signal": ("ppo.adv_std", "obs.scale", "reward.tail", "reward.scale"),
     "policy.frozen": ("opt.lr_decayed", "ppo.adv_std", "net.dead_relu", "net.dormant"),
     "policy.hold": ("opt.step_too_big", "ppo.adv_signal", "mask.tight"),
     "phase.ev": ("value.fail",),
@@ -57,16 +68,15 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "reward.bimodal": ("reward.hack", "reward.explode", "reward.share", "reward.tail"),
     "reward.corr": ("reward.hack", "reward.explode", "reward.share", "reward.tail", "ppo.adv_std"),
     "train.kl": ("opt.step_too_big",),
-    "train.clip": ("opt.step_too_big", "train.kl"),
+    "train.clip": ("opt.step_too_big", "train.kl", "reward.hack", "reward.explode"),
     "opt.grad": ("reward.scale", "reward.tail", "obs.scale", "num.nan"),
     "train.unstable": ("opt.step_too_big", "train.kl", "reward.explode"),
     "reward.scale": ("reward.tail", "ppo.adv_std"),
-    "reward.tail": ("reward.explode",),
     "gen.gap": ("data.leak",),
 }
 """Which raised row explains which other one, the nearest explanation first. `FOLLOW_ANY` may follow any of them."""
 
-FOLLOW_ANY = ("perf.no_progress", "phase.reward", "trade.drawdown", "multi.outlier_agent")
+FOLLOW_ANY = ("perf.no_progress", "phase.reward", "trade.never", "trade.drawdown", "multi.outlier_agent")
 
 SHOWN_RANGES = (
     "policy/entropy",

@@ -21,7 +21,6 @@ from p3kit.errors import InputError
 from p3kit.metrics import bootstrap_sharpe_difference, mean_interval
 from p3kit.report.summary import AgentSummary, History, summarise_agent
 from p3kit.rundir import RunDir, find_run
-from p3kit.spec import resolve_spec
 from p3kit.spec.expansion import full_path
 from p3kit.spec.keypath import is_written, leaves, split_path, value_at_path, written_path
 from p3kit.spec.loading import overrides_of, stored_origins
@@ -247,8 +246,7 @@ def _members(run: RunDir, only: str | None) -> list[Member]:
     for plan in info["agents"]:
         if only is not None and plan["name"] != only:
             continue
-        spec = resolve_spec(plan["spec"], str(run.path / "run.json"), run.trainer_file)
-        origins = stored_origins(plan["spec"], spec, run.spec_text(), given, plan["symbol"])
+        origins = stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
         from_matrix = dict.fromkeys(plan.get("point") or {}, "matrix")
         members.append(
             Member(

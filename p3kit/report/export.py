@@ -22,7 +22,6 @@ from p3kit.metrics import mean_interval
 from p3kit.report.experience import NO_KNOBS, Attempt, gather_experience
 from p3kit.report.page import count_of
 from p3kit.rundir import RunDir, find_run
-from p3kit.spec import resolve_spec
 from p3kit.spec.keypath import split_path, with_value, written_path
 from p3kit.spec.knobs import read_agents
 from p3kit.spec.loading import VALIDATED, overrides_of, stored_origins
@@ -261,8 +260,8 @@ def export_json(export: Export, folder: Path) -> dict[str, Any]:
 def _origins(export: Export, tables: Mapping[str, Any]) -> dict[str, str]:
     run, _ = find_run(export.runs_root, export.attempts[0].run)
     info = export.attempts[0].info
-    spec = resolve_spec(info["spec"], str(run.path / "run.json"), run.trainer_file)
-    origins = stored_origins(tables, spec, run.spec_text(), overrides_of(info.get("command") or []))
+    given = overrides_of(info.get("command") or [])
+    origins = stored_origins(tables, run.trainer_file, run.spec_text(), given)
     tried = info["spec"].get("matrix") or {}
     tuned = {path: f"tuned: one of {', '.join(map(toml_value, values))}" for path, values in tried.items()}
     made = dict.fromkeys(("name", "symbols", "seeds"), "")

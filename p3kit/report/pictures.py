@@ -50,6 +50,8 @@ _STYLE: Any = {
 }
 # Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8A8A"
+_COMPONENT_COLOURS = dict(zip(COMPONENTS, (_BLUE, _RED, _ORANGE, _GREEN, _PURPLE, "#56B4E9", "#B0B0B0"), strict=True))
+_BONUS_COLOUR = "#F0E442"
 REGIME_COLOURS = {"bear": "#F6D9CC", "sideways": "#F3F3F3", "bull": "#D6EEE5"}
 _BASELINE_STYLES: Mapping[str, tuple[str, str]] = {
     "buy_and_hold": (_ORANGE, "-"),
@@ -240,16 +242,6 @@ def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
         time_axis(bottom)
 
 
-_COMPONENT_COLOURS = {
-    "pnl": _BLUE,
-    "cost": _RED,
-    "time": _GREEN,
-    "sharpe": _ORANGE,
-    "drawdown": _PURPLE,
-    "sizing": "#56B4E9",
-    "hold": "#8A8A8A",
-    "bonus": "#F0E442",
-}
 _ACTION_MARKS = {
     "BUY_SMALL": ("^", _GREEN, 22),
     "BUY_MEDIUM": ("^", _GREEN, 36),
@@ -331,7 +323,7 @@ def _episode_components(axes: Axes, step: Any, bars: Mapping[str, Any], totals: 
             values,
             bottom=base,
             width=1.0,
-            color=_COMPONENT_COLOURS[name],
+            color=_COMPONENT_COLOURS.get(name, _BONUS_COLOUR),
             linewidth=0,
             label=f"{name} {sums[name]:+.2f}",
         )
@@ -506,9 +498,6 @@ def _median_curve(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tu
     stacked = np.array([np.where(grid <= c[0][-1], np.interp(grid, c[0], c[1]), np.nan) for c in curves])
     reached = np.isfinite(stacked).sum(0) >= 3
     return grid[reached], np.nanmedian(stacked[:, reached], axis=0)
-
-
-_COMPONENT_COLOURS = dict(zip(COMPONENTS, (_BLUE, _RED, _ORANGE, _GREEN, _PURPLE, "#56B4E9", "#B0B0B0"), strict=True))
 
 
 def draw_reward_composition(experiment: Experiment, path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.diagnose.diagnosis import OUTCOMES, gather_evidence, judge, merged_patch, ranges
+from p3kit.diagnose.evidence import Evidence, Recorded
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.errors import RunNotFound
 from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
@@ -347,6 +349,16 @@ class History:
             for metric, (steps, values, iterations) in arrays.items()
         }
 
+    @cached_property
+    def evidence(self) -> dict[str, Evidence]:
+        """The record of every agent, as the diagnosis takes it."""
+        found = {}
+        for plan in self.info["agents"]:
+            state, message = self.state(plan["name"])
+            status = {"state": state, "message": message}
+            found[plan["name"]] = gather_evidence(self.series(plan["name"]), plan, self.info, status, self.events)
+        return found
+
     def of(self, agent: str, kind: str) -> list[dict[str, Any]]:
         """The events of one kind that concern an agent."""
         return [event for event in self.events if event["kind"] == kind and event["agent"] in (None, agent)]
@@ -409,9 +421,8 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
     """One agent of one run, as known at the history's moment. `plan` is its entry in run.json."""
     name = plan["name"]
     state, message = history.state(name)
-    series = history.series(name)
-    status = {"state": state, "message": message}
-    evidence = gather_evidence(series, plan, history.info, status, history.events)
+    evidence = history.evidence[name]
+    evidence = replace(evidence, peers=[other for other in history.evidence.values() if other is not evidence])
     findings = judge(evidence)
     several = len(history.info["spec"].get("symbols") or []) > 1
     seen = tuple(ranges(evidence))
@@ -442,7 +453,7 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         suppressed=_suppressed(history.of(name, "intervention")),
         ranges={found.metric: found for found in seen},
         patch=merged_patch([diagnosis]),
-        curves=_curves(series),
+        curves=_curves(evidence.series),
         equity=_equity(history.run, name, scores),
         retrained_in=retrained_in,
         seed=int(plan["seed"]),
@@ -538,13 +549,14 @@ def _step_of(event: Mapping[str, Any]) -> int:
     return int(event.get("global_step") or event.get("env_step") or 0)
 
 
-def _curves(series: Mapping[str, Series]) -> dict[str, Curve]:
+def _curves(series: Mapping[str, Recorded]) -> dict[str, Curve]:
     curves = {}
     for metric in CURVES:
         if metric in series:
-            finite = np.isfinite(series[metric].values)
+            steps, values = np.asarray(series[metric].steps), np.asarray(series[metric].values)
+            finite = np.isfinite(values)
             if finite.any():
-                curves[metric] = (series[metric].steps[finite].tolist(), series[metric].values[finite].tolist())
+                curves[metric] = (steps[finite].tolist(), values[finite].tolist())
     return curves
 
 

@@ -39,8 +39,10 @@ def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
 
     A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
     the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows.
+    NaN where a number is not finite.
     """
-    observation, target = observation.double(), target.double()
+    sound = observation.isfinite().all() & target.isfinite().all()
+    observation, target = observation.double().nan_to_num(0.0, 0.0, 0.0), target.double().nan_to_num(0.0, 0.0, 0.0)
     half = observation.shape[0] // 2
     fit_x, fit_y = observation[:half], target[:half]
     mean, std = fit_x.mean(0), fit_x.std(0).clamp_min(1e-8)
@@ -48,7 +50,8 @@ def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
     gram = x.T @ x + half * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     weights = torch.linalg.solve(gram, x.T @ (fit_y - fit_y.mean()))
     forecast = ((observation[half:] - mean) / std).clamp(-10, 10) @ weights + fit_y.mean()
-    return explained_variance(forecast, target[half:])
+    share: Tensor = torch.where(sound, explained_variance(forecast, target[half:]), torch.nan)
+    return share
 
 
 def dormant_share(activations: Iterable[Tensor]) -> Tensor:
@@ -118,10 +121,12 @@ def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: 
 
 
 def feature_rank(activation: Tensor) -> Tensor:
-    """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024)."""
-    energy = torch.linalg.svdvals(activation.double()).square().cumsum(0)
-    rank: Tensor = (energy < _RANK_ENERGY * energy[-1]).sum() + 1
-    return rank
+    """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024). NaN where a
+    number is not finite: a sick run must reach the record that says so, and an SVD of NaN raises."""
+    energy = torch.linalg.svdvals(activation.double().nan_to_num(0.0, 0.0, 0.0)).square().cumsum(0)
+    rank = (energy < _RANK_ENERGY * energy[-1]).sum() + 1
+    found: Tensor = torch.where(activation.isfinite().all(), rank.double(), torch.nan)
+    return found
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from typing import Any
 import tomli
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec.checking import check
+from p3kit.spec.checking import check, spec_model
 from p3kit.spec.expansion import expand
 from p3kit.spec.faults import Problem
 from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, written_path
+from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.positions import Lines, scan
@@ -132,20 +133,26 @@ def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path
 
 
 def stored_origins(
-    tables: Mapping[str, Any], spec: Spec, source_text: str, overrides: Sequence[str], symbol: str | None = None
+    tables: Mapping[str, Any],
+    trainer_file: str | Path,
+    source_text: str,
+    overrides: Sequence[str],
+    symbol: str | None = None,
 ) -> dict[str, str]:
     """Origins of resolved tables long after they were loaded, from what a run directory keeps: the file as it was
     written, and what was given to `--set`.
 
     Dotted path → `spec.toml:14:1`, `--set ppo.ent_coef=0.05`, `[agents.AMD]`, `matrix`, `default`, or `an extended
-    file`, whose text is not kept. `spec` is `tables` checked, `symbol` the agent whose tables these are.
+    file`, whose text is not kept. `trainer_file` is the run's own, which knows the defaults of its knobs; `symbol` the
+    agent whose tables these are. The tables are not checked: a run of an older version has origins too.
     """
     written = _read_source(source_text)
     for override in overrides:
         written = written.under(_read_override(override))
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
-    bare = type(spec).model_validate({"name": spec.name, "symbols": spec.symbols, "trainer": spec.trainer})
+    model = spec_model(knobs_model(read_knobs(trainer_file)))
+    bare = model.model_validate({key: tables[key] for key in ("name", "symbols", "trainer") if key in tables})
     defaults = dict(leaves(bare.model_dump(mode="json")))
     own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
     origins = {}

