@@ -31,7 +31,8 @@ Progress = Callable[[str], None]
 
 UPDATE_STEPS = 8_192
 """Two ticks: the first half of the epochs is recorded beside the second."""
-UPDATE_EPOCHS = 6
+UPDATE_EPOCHS = 4
+UPDATE_BATCH = 512
 ROWS = 64
 APART = 0.02
 """Share of observations whose action may hang on the last bit of a number."""
@@ -44,17 +45,9 @@ LEAK_EDGE = 1.0
 """Correlation of 0.7 with the next return: as good as knowing it."""
 LEAK_STEPS = 200_000
 LEAK_SHARE = 0.8
-_NOT_WEIGHTS = (
-    "optimizer",
-    "grad_scaler",
-    "observation",
-    "reward",
-    "env",
-    "first",
-    "second",
-    *(f"encoder_{moment}" for moment in ("first", "second")),
-)
-"""Parts of a trainer's checkpoint that are no weights."""
+_NOT_WEIGHTS = ("optimizer", "grad_scaler", "observation", "reward", "env", "first", "second")
+"""Parts of a trainer's checkpoint that are no weights, like `encoder_first` and `encoder_second`; what stands under no
+part (a step count, a loss scale) is bookkeeping."""
 
 Tables = dict[str, Any]
 
@@ -66,7 +59,7 @@ def probe_update(spec: Spec, bars: SymbolData, folder: Path, start: Start) -> li
             "total_timesteps": UPDATE_STEPS,
             "n_steps": max(1, UPDATE_STEPS // min(spec.env.num_envs, UPDATE_STEPS)),
             "n_epochs": UPDATE_EPOCHS,
-            "batch_size": min(int(getattr(spec.ppo, "batch_size", 256)), 256),
+            "batch_size": UPDATE_BATCH,
             "accumulation_steps": 1,
             "target_kl": "off",
         },
@@ -140,7 +133,8 @@ def _unmoved(run: RunDir) -> list[str]:
         for name, value in before.items()
         if isinstance(value, torch.Tensor)
         and value.is_floating_point()
-        and name.split("/")[0] not in _NOT_WEIGHTS
+        and "/" in name
+        and name.split("/")[0].removeprefix("encoder_") not in _NOT_WEIGHTS
         and name in after
         and torch.equal(value, after[name])
     ]
