@@ -53,6 +53,12 @@ QUIET_SPAN = Span(updates=3)
 
 WATCHED = 'diagnose.mode = "watch": it would have acted'
 
+CONTRACT = ("ppo.ratio_ne_1", "mask.violation")
+"""Rows whose breach makes every number of the run invalid; with `diagnose.strict` it stops."""
+
+STRICT = "diagnose.strict"
+"""The name that such a stop has in the journal."""
+
 KEPT_GOOD = 3
 """Checkpoints without an open symptom that are kept to go back to."""
 
@@ -81,8 +87,15 @@ class Decision:
     def to_event(self) -> dict[str, Any]:
         """As it stands in `events.jsonl`, without what every event has."""
         fields = {key: value for key, value in vars(self).items() if key not in ("rule", "asks")}
-        did = [asked.model_dump(mode="json", by_alias=True, exclude_none=True) for asked in self.asks]
-        return {"id": self.rule, **fields, "did": did}
+        did, left_out = (
+            [
+                asked.model_dump(mode="json", by_alias=True, exclude_none=True)
+                for asked in self.asks
+                if can_do(asked) is done
+            ]
+            for done in (True, False)
+        )
+        return {"id": self.rule, **fields, "did": did} | ({"left_out": left_out} if left_out else {})
 
 
 @dataclass
@@ -219,6 +232,12 @@ class Engine:
         still_open = {finding.symptom: finding for finding in findings if finding.open}
         self.clean = not any(finding.alarming for finding in still_open.values())
         self.open_rows = sorted(name for name, finding in still_open.items() if finding.alarming)
+        if broken := next((still_open[name] for name in CONTRACT if name in still_open), None):
+            if self.spec.diagnose.strict:
+                reason = f"{broken.row.title}: {broken.evidence}"
+                told: dict[str, Any] = {"row": broken.symptom, "threshold": broken.threshold}
+                yield Decision(STRICT, kind, "fired", reason, asks=(Stop(stop="fail"),), **told)
+                return
         for rule in self.rules:
             if _checked_at(rule) != kind:
                 continue
@@ -502,6 +521,8 @@ class Engine:
         for event in self.journal or ():
             if event.get("global_step") != self.clock.env_steps or event.get("check") != kind or event.get("expired"):
                 continue
+            if event.get("id") == STRICT:
+                yield Decision(STRICT, kind, "fired", event["reason"], row=event["row"], asks=(Stop(stop="fail"),))
             rule = next((rule for rule in self.rules if rule.id == event.get("id")), None)
             if rule is None or event["decision"] not in ("fired", "released", "failed", "verified"):
                 continue
@@ -597,7 +618,7 @@ def _whats(rule: Intervention) -> Sequence[object]:
 
 def _asks(rule: Intervention) -> tuple[Table, ...]:
     """The verbs that are the agent's to carry out."""
-    return tuple(action for action in rule.actions() if not isinstance(action, Set | Scale | Add) and can_do(action))
+    return tuple(action for action in rule.actions() if not isinstance(action, Set | Scale | Add))
 
 
 def _asked_on_failure(rule: Intervention) -> tuple[Table, ...]:

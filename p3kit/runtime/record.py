@@ -10,7 +10,7 @@ import numpy as np
 from p3kit.diagnose import Evidence
 from p3kit.rundir import Series
 
-READ_BY_DETECTORS = ("evaluation", "nonfinite", "oom")
+READ_BY_DETECTORS = ("evaluation", "intervention", "nonfinite", "oom")
 """Kinds of events that a diagnosis reads."""
 
 Stretch = tuple[int, int]

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p3kit.diagnose import catalogue_version
+from p3kit.diagnose.journal import DONE, in_short
 from p3kit.errors import P3kitError
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.rundir.names import file_name
 from p3kit.rundir.rows import write_json
 from p3kit.runtime.checkpoints import Flat
-from p3kit.runtime.interventions import Check, Decision, Engine
+from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
 from p3kit.runtime.record import Record
 from p3kit.runtime.recording import Rollout
 from p3kit.spec.interventions import Dump, Freeze, Note, Rollback, Stop
@@ -130,8 +131,8 @@ class Repair:
             catalogue_version=catalogue_version(),
             rng_digest=hashlib.sha256(self.agent.generator.get_state().numpy().tobytes()).hexdigest()[:12],
         )
-        if decision.decision in ("fired", "released", "failed"):
-            self.last = f"{decision.rule} {decision.decision}: {in_short(event)}"
+        if decision.decision in DONE:
+            self.last = f"{decision.rule} {decision.decision}: {in_short(event) or decision.reason}"
 
     def _carry_out(self, asked: Table, decision: Decision) -> None:
         agent = self.agent
@@ -145,7 +146,7 @@ class Repair:
                 self.going_back_to = decision.checkpoint
             case Note(note=text):
                 agent.journal("note", text=text)
-            case Freeze():
+            case Freeze(freeze="normalizer"):
                 self.frozen_normalizer = True
             case Dump(dump=kind, episodes=count):
                 self._dump(kind, count, decision.rule)
@@ -193,19 +194,6 @@ def _action_name(action: Any) -> str | int:
     return ACTIONS[int(action)] if int(action) < len(ACTIONS) else int(action)
 
 
-def in_short(event: Mapping[str, Any]) -> str:
-    """What a journal entry changed, in a few words: `ppo.ent_coef 0.01 → 0.05, back to init`."""
-    parts = [f"{key} {_short(before)} → {_short(after)}" for key, (before, after) in event["keys"].items()]
-    if event.get("checkpoint"):
-        parts.append(f"back to {event['checkpoint']}")
-    for did in event.get("did", ()):
-        parts += [f"{verb} {what}" for verb, what in did.items() if verb in ("stop", "dump", "freeze")]
-    return ", ".join(parts) or str(event["reason"])
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
-
-
 def _stopped_by(decision: Decision) -> str:
-    return f"stopped by intervention {decision.rule} ({decision.reason})"
+    by = decision.rule if decision.rule == STRICT else f"intervention {decision.rule}"
+    return f"stopped by {by} ({decision.reason})"

@@ -172,11 +172,12 @@ def test_stop(how: str, state: str, tmp_path: Path) -> None:
 
 
 def test_one_agent_stopped_the_others_train_on(tmp_path: Path) -> None:
-    on = {"all": [{"metric": "progress", "op": "<", "value": 0.35}, {"metric": "policy/hold_share", "op": ">", "value": 0.0}]}
-    rule = {"id": "end", "on": on, "do": [{"stop": "done"}]}
+    early = {"metric": "progress", "op": "<", "value": 0.35}
+    holds = {"metric": "policy/hold_share", "op": ">", "value": 0.0}
+    rule = {"id": "end", "on": {"all": [early, holds]}, "do": [{"stop": "done"}]}
     free = run("ppo_stacked", tmp_path, {"diagnose.mode": "off"})
     shares = {agent: float(free.series(agent)["policy/hold_share"].values[0]) for agent in ("AAA", "BBB")}
-    rule["on"]["all"][1]["value"] = sum(shares.values()) / 2  # type: ignore[index]
+    holds["value"] = sum(shares.values()) / 2
     done = run("ppo_stacked", tmp_path, {"intervention": [rule]})
     steps = {name: agent["global_step"] for name, agent in done.status()["agents"].items()}
     assert steps[max(shares, key=lambda name: shares[name])] < 1_000
