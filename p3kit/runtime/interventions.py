@@ -232,18 +232,21 @@ class Engine:
         still_open = {finding.symptom: finding for finding in findings if finding.open}
         self.clean = not any(finding.alarming for finding in still_open.values())
         self.open_rows = sorted(name for name, finding in still_open.items() if finding.alarming)
-        if broken := next((still_open[name] for name in CONTRACT if name in still_open), None):
-            if self.spec.diagnose.strict:
-                reason = f"{broken.row.title}: {broken.evidence}"
-                told: dict[str, Any] = {"row": broken.symptom, "threshold": broken.threshold}
-                yield Decision(STRICT, kind, "fired", reason, asks=(Stop(stop="fail"),), **told)
-                return
+        broken = next((still_open[name] for name in CONTRACT if name in still_open), None)
+        if broken is not None and self.spec.diagnose.strict:
+            reason = f"{broken.row.title}: {broken.evidence}"
+            told: dict[str, Any] = {"row": broken.symptom, "threshold": broken.threshold}
+            yield Decision(STRICT, kind, "fired", reason, asks=(Stop(stop="fail"),), **told)
+            return
         for rule in self.rules:
             if _checked_at(rule) != kind:
                 continue
             yield from self._maybe_release(rule, self._look(rule, still_open), kind, claimed)
         for rule in self.rules:
-            yield from self._maybe_verify(rule, kind)
+            judged = list(self._maybe_verify(rule, kind))
+            yield from judged
+            if any(_ends_the_check(one) for one in judged):
+                return
         for rule in self.rules:
             if _checked_at(rule) != kind:
                 continue
@@ -254,8 +257,8 @@ class Engine:
             look = self._look(rule, still_open)
             decided = list(self._maybe_fire(rule, state, look, kind, claimed))
             yield from decided
-            if any(one.decision == "fired" and (one.checkpoint or _stops(one)) for one in decided):
-                return  # what the other rules saw is no longer so
+            if any(_ends_the_check(one) for one in decided):
+                return
 
     def _look(self, rule: Intervention, still_open: Mapping[str, Finding]) -> Look:
         """What a rule sees. An exact row has no end: it counts again when it was raised anew since the rule acted."""
@@ -651,8 +654,9 @@ def _comparison(condition: Condition) -> str:
     return f"{condition.metric} {condition.op} {condition.value:g}"
 
 
-def _stops(decision: Decision) -> bool:
-    return any(isinstance(asked, Stop) for asked in decision.asks)
+def _ends_the_check(decision: Decision) -> bool:
+    """Whether what the other rules saw is no longer so: weights went back, or training ends."""
+    return decision.checkpoint is not None or any(isinstance(asked, Stop) for asked in decision.asks)
 
 
 def _why(look: Look) -> str:
