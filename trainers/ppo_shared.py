@@ -1166,10 +1166,11 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             observation_scalers[k].load_state_dict(moments)
             scale_reward.go_back(part("reward", earlier), k, then)
         if back and all(agents.index(agent) in back for agent in running if agent.state == "running"):
+            oldest = min(back.values(), key=lambda earlier: int(earlier["global_step"]))
             encoder, encoder_first, encoder_second = (  # it is everybody's: it goes back when everybody does
-                part(name, earlier) for name in ("encoder", "encoder_first", "encoder_second")
+                part(name, oldest) for name in ("encoder", "encoder_first", "encoder_second")
             )
-            encoder_steps = earlier["encoder_steps"]
+            encoder_steps = oldest["encoder_steps"]
         if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
             run.save_checkpoint("last", trainer_state())
 
