@@ -37,15 +37,16 @@ EXCEPTIONS = {
     "start_date": "a label: weekly reports count from it (tests/report/test_week.py)",
     "env.backend": "the plain reference must give the same numbers as the tensors (tests/env/test_scalar_env.py)",
     "compute.group": "it shows in the plan (tests/test_plan.py); agents come out the same in any stack",
-    "diagnose": "not used while training in this version; `p3kit validate` says so",
-    "intervention": "not applied by the trainers of this version; `p3kit validate` says so",
+    "diagnose.strict": "shows in a run whose trainer breaks the contract (tests/trainers/test_interventions.py)",
+    "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
+    "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
+    "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
     "tune": "this version has no `p3kit tune`; `p3kit validate` says so",
 }
 """Fields, or whole tables of them, that no run shows, and why."""
 
 NOT_YET = {
-    "diagnose": "diagnose.strict=false",
-    "intervention": 'intervention=[{id="note", on="policy.hold", do=[{note="seen"}]}]',
+    "intervention": 'intervention=[{id="again", on="net.dormant", do=[{reinit="dormant"}]}]',
     "tune": 'tune.space={"ppo.gamma"=[0.9, 0.99]}',
 }
 """Exceptions that a later version will use, each with an override that asks for it."""
@@ -91,6 +92,13 @@ PLATEAU = {
     "early_stop.min_delta": 1e6,
 }
 """From the second evaluation on nothing is a gain, so that one ends the run."""
+
+LOUD = {
+    "id": "loud",
+    "on": {"metric": "progress", "op": ">=", "value": 0.3},
+    "do": [{"scale": "ppo.ent_coef", "by": 2.0, "max": 1.0}],
+}
+"""An intervention that always acts."""
 
 MET: dict[str, Any] = {
     "baselines.supervised": {"default": 0.0},
@@ -212,6 +220,8 @@ CHANGES: dict[str, Change] = {
         {"kind": "piecewise", "points": [[0.0, 1e-2], [1.0, 1e-4]]},
         {"kind": "piecewise", "points": [[0.0, 1e-2], [0.5, 1e-4]]},
     ),
+    # live diagnosis: without a rule, watching and acting journal the symptoms alike
+    "diagnose.mode": change("act", "off", given={"diagnose.mode": "watch", "intervention": [LOUD]}, shows_in="events"),
     # computing
     "compute.device": change("cuda", may_fail=True),  # a machine without CUDA refuses, and so leaves no metrics
     "compute.precision": change("bf16", "fp16"),

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from p3kit.runtime import Rollout, load_optimizer_state, open_run, optimizer_state, part, under
+from p3kit.runtime import Flat, Rollout, load_optimizer_state, open_run, optimizer_state, part, under
 from p3kit.runtime.evidence import (
     correlation,
     dormant_share,
@@ -330,6 +330,12 @@ def main() -> None:
                 **under("env", env.state_dict()),
             }
 
+        def load(state: Flat) -> None:
+            net.load_state_dict(part("net", state))
+            load_optimizer_state(optimizer, part("optimizer", state))
+            grad_scaler.load_state_dict(part("grad_scaler", state))
+            scale_observation.load_state_dict(part("observation", state))
+
         if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
             net.load_state_dict(part("net", run.backtest.weights))
             scale_observation.load_state_dict(part("observation", run.backtest.weights))
@@ -343,10 +349,7 @@ def main() -> None:
         else:
             state = run.resumed
             iteration, global_step, minibatch = state["iteration"], agent.global_step, state["minibatch"]
-            net.load_state_dict(part("net", state))
-            load_optimizer_state(optimizer, part("optimizer", state))
-            grad_scaler.load_state_dict(part("grad_scaler", state))
-            scale_observation.load_state_dict(part("observation", state))
+            load(state)
             scale_reward.load_state_dict(part("reward", state))
             step = env.load_state_dict(part("env", state))
         index, account, mask = step.index, step.account, step.mask
@@ -549,12 +552,15 @@ def main() -> None:
                 | ({"diag/amp_scale": grad_scaler.get_scale()} if grad_scaler.is_enabled() else {}),
             )
 
-            # 8. Evaluation, checkpoints.
+            # 8. Evaluation, what an intervention takes back, checkpoints.
             if agent.due(agent.spec.evaluation.every, start_step):
                 policy_state = under("net", net.state_dict()) | under("observation", scale_observation.state_dict())
                 agent.evaluate(iteration, greedy, policy_state)
                 gradient = nn.utils.parameters_to_vector(p.grad for p in parameters if p.grad is not None)
                 agent.write_histograms(env, rollout, flat_account, flat.value, gradient)
+            for _, earlier in run.rolled_back([agent]):
+                load(earlier)
+                scale_reward.go_back(part("reward", earlier))
             if agent.due(agent.spec.checkpoints.every, start_step) or run.stop_requested:
                 run.save_checkpoint("last", trainer_state())
 

@@ -1029,7 +1029,17 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             for k in due:
                 agents[k].write_histograms(env, rollouts[k], flat_account[k], flat.value[k], last_gradient[k])
 
-        # 9. Checkpoints.
+        # 9. What an intervention takes back, checkpoints.
+        for k, earlier in run.rolled_back(agents):
+            then = earlier["agents"].split("\n").index(agents[k].name)
+            for name, table in (("net", stack), ("first", first), ("second", second)):
+                for key, weights in part(name, earlier).items():
+                    table[key][k] = weights[then]
+            steps_taken[k] = earlier["steps_taken"][then]
+            loss_scale.scale[k], loss_scale.good[k] = earlier["loss_scale"][then], earlier["loss_scale_good"][then]
+            moments = {name: value[then] for name, value in part("observation", earlier).items()}
+            observation_scalers[k].load_state_dict(moments)
+            scale_reward.go_back(part("reward", earlier), k, then)
         if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
             run.save_checkpoint("last", trainer_state())
 

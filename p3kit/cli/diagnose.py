@@ -68,6 +68,8 @@ def diagnose(
 ) -> None:
     """Print the troubleshooting table of RUN: symptom, evidence, threshold, since when, causes, patch.
 
+    Below it stands what interventions did while the run trained, and what held them back.
+
     RUN is run-42, 42, latest or run-42/AAPL, and may still be training. A row without enough data says so and is never
     called fine.
     """
@@ -75,8 +77,9 @@ def diagnose(
 
     from p3kit.diagnose import diagnose as judge_run
     from p3kit.diagnose import merged_patch
+    from p3kit.diagnose.journal import print_journal, read_journal
     from p3kit.errors import InputError, RunNotFound
-    from p3kit.rundir import find_run
+    from p3kit.rundir import encode, find_run
     from p3kit.spec import load_rules
 
     if not wants_episode and (split or checkpoint):
@@ -113,7 +116,8 @@ def diagnose(
         else:
             print_explanation(explanation, console)
     elif as_json:
-        click.echo(_json([diagnosis.to_json() for diagnosis in diagnoses]))
+        journals = {diagnosis.agent: read_journal(found, diagnosis.agent) for diagnosis in diagnoses}
+        click.echo(_json([one.to_json() | {"interventions": encode(journals[one.agent])} for one in diagnoses]))
     elif patch_only:
         click.echo(_with_origin(found.name, merged_patch(diagnoses)))
     elif as_markdown:
@@ -124,6 +128,7 @@ def diagnose(
         from p3kit.diagnose.table import print_diagnoses
 
         print_diagnoses(diagnoses, console)
+        print_journal(read_journal(found, wanted), console)
     if overridden is not None and not (as_json or patch_only):
         for line in _what_the_rules_changed(judge_run(found, wanted), diagnoses, rules):
             click.echo(line, err=True)

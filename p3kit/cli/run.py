@@ -26,7 +26,7 @@ from p3kit.errors import InputError, MissingExtra
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from p3kit.launch import Outcome
+    from p3kit.launch import Outcome, Replay
     from p3kit.market import SymbolData
     from p3kit.plan import RunPlan
     from p3kit.spec import LoadedSpec
@@ -38,10 +38,11 @@ Examples:
   p3kit run specs/smoke.toml                       one symbol, about a minute
   p3kit run specs/phase3.toml --jobs 2             ten symbols, two at a time
   p3kit run specs/smoke.toml --set ppo.ent_coef=0.05 --set 'symbols=["AMD"]'
+  p3kit run specs/smoke.toml --replay run-42       its interventions again, as its journal has them
 
 \b
 Ctrl-C writes a checkpoint of every run; p3kit resume goes on from there.
-Exit codes: 0 fine, 1 a run failed, 2 the spec or the data are at fault, 130 interrupted."""
+Exit codes: 0 fine, 1 a run failed or was not repeated, 2 the spec or the data are at fault, 130 interrupted."""
 )
 @spec_argument
 @set_option
@@ -52,6 +53,11 @@ Exit codes: 0 fine, 1 a run failed, 2 the spec or the data are at fault, 130 int
     default="local",
     show_default=True,
     help="Where trainers run: processes of this machine, or a Ray cluster.",
+)
+@click.option(
+    "--replay",
+    metavar="RUN",
+    help="Repeat RUN: apply its journal of interventions at its steps without judging, and compare the weights.",
 )
 @runs_option
 @no_aim_option
@@ -64,6 +70,7 @@ def run(
     overrides: tuple[str, ...],
     jobs: int | None,
     engine: str,
+    replay: str | None,
     runs_root: Path,
     no_aim: bool,
     repo: Path | None,
@@ -76,7 +83,7 @@ def run(
     from rich.console import Console
 
     from p3kit.cli.companions import Companions, aim_is_installed
-    from p3kit.launch import launch
+    from p3kit.launch import compare_weights, launch
 
     if engine == "ray":
         raise InputError("--engine ray", "is not part of this version", "--engine local trains on this machine")
@@ -84,11 +91,12 @@ def run(
         raise MissingExtra("torch", "train", "training")
     slots = jobs or available_cores()
     loaded, plans, market = prepare(spec, overrides, slots)
+    repeated = None if replay is None else find_replay(plans, runs_root, replay)
     console = Console(stderr=True)
     mirror = not no_aim and aim_is_installed()
     with Companions(runs_root, console, mirror=mirror, aim_repo=repo) as companions:
         outcome = launch(
-            plans,
+            plans if repeated is None else [repeated.plan],
             loaded,
             market,
             runs_root,
@@ -96,10 +104,23 @@ def run(
             command=["p3kit", *sys.argv[1:]],
             console=console,
             on_end=companions.draw,
+            extra=None if repeated is None else {"replay": repeated.to_json()},
         )
         show_outcome(outcome, as_json)
+    if repeated is not None and not outcome.interrupted:
+        same, told = compare_weights(repeated.original, outcome.runs[0])
+        click.echo(told, err=as_json)
+        sys.exit(0 if same else 1)
     suggest_next(ctx, outcome, console, mirrored=mirror)
     sys.exit(outcome.exit_code)
+
+
+def find_replay(plans: list[RunPlan], runs_root: Path, run: str) -> Replay:
+    """The run to repeat, refused where the spec is not the one it had."""
+    from p3kit.launch import plan_replay
+    from p3kit.rundir import find_run
+
+    return plan_replay(plans, find_run(runs_root, run)[0])
 
 
 def prepare(

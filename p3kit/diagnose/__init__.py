@@ -9,7 +9,7 @@ numbers.
 """
 
 from p3kit.diagnose.detectors import DETECTORS
-from p3kit.diagnose.diagnosis import diagnose, gather_run, judge, merged_patch
+from p3kit.diagnose.diagnosis import catalogue_version, diagnose, gather_run, judge, merged_patch
 from p3kit.diagnose.evidence import TICK, Evidence
 from p3kit.diagnose.findings import AgentDiagnosis, CauseFound, Finding, Range, SpecChange
 
@@ -22,6 +22,7 @@ __all__ = [
     "Finding",
     "Range",
     "SpecChange",
+    "catalogue_version",
     "diagnose",
     "gather_run",
     "judge",

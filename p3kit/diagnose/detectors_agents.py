@@ -146,9 +146,12 @@ def _first_iteration(series: Mapping[str, Recorded]) -> dict[str, Floats]:
 
 @detector("intervention.oscillates", warn=2.0)
 def interventions_undo_each_other(evidence: Evidence, row: Row) -> Finding:
-    """Exact: the journal of interventions. One key raised and lowered, twice, within ten ticks."""
+    """Exact: the journal of interventions. One key raised and lowered, twice, within ten ticks. Entries that changed
+    nothing do not count, nor do those of a controller, whose trade it is to go to and fro within its bounds."""
     moves: dict[str, list[tuple[int, bool]]] = {}
     for event in evidence.events_of("intervention"):
+        if event.get("decision", "fired") not in ("fired", "released") or event.get("factor") is not None:
+            continue
         for key, change in (event.get("keys") or {}).items():
             before, after = change
             if isinstance(before, (int, float)) and isinstance(after, (int, float)) and before != after:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,9 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
 """Which raised row explains which other one, the nearest explanation first. `FOLLOW_ANY` may follow any of them."""
 
 FOLLOW_ANY = ("perf.no_progress", "phase.reward", "trade.never", "trade.drawdown", "multi.outlier_agent")
+
+CATALOGUE = "p3kit@1"
+"""The rule pack, as `diagnose.catalogue` names it."""
 
 SHOWN_RANGES = (
     "policy/entropy",
@@ -204,6 +209,14 @@ def judge(evidence: Evidence) -> tuple[Finding, ...]:
         for finding in findings.values()
     ]
     return tuple(sorted(judged, key=_order))
+
+
+@cache
+def catalogue_version() -> str:
+    """The rule pack and a fingerprint of its numbers and words: two equal ones judge alike."""
+    rows = [[r.symptom, r.needs, r.warn, r.critical, r.minimum, r.patience, r.unit] for r in DETECTORS.values()]
+    text = repr([rows, list(SYMPTOMS.values())])
+    return f"{CATALOGUE}+{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _order(finding: Finding) -> tuple[Any, ...]:

@@ -16,10 +16,11 @@ SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "information", "gate"
 
 @dataclass(frozen=True)
 class CauseFound:
-    """A cause that the evidence supports, with that evidence in words."""
+    """A cause that the evidence supports, with that evidence in words and its weight."""
 
     id: str
     evidence: str
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)

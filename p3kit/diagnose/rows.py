@@ -140,7 +140,7 @@ def raised(
         f"{count} {row.unit if count > 1 else row.unit.removesuffix('s')}",
         int(clock.steps[span.first]),
         None if span.open else int(clock.steps[min(span.last + 1, len(clock) - 1)]),
-        causes=tuple(CauseFound(name, why) for weight, name, why in ranked if weight > 0),
+        causes=tuple(CauseFound(name, why, weight) for weight, name, why in ranked if weight > 0),
         component=component,
         factor=factor,
     )

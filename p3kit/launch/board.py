@@ -44,6 +44,8 @@ class AgentView:
     entropy_norm: float | None = None
     hold_share: float | None = None
     silent_s: float = 0.0
+    interventions: int = 0
+    last_intervention: str = ""  # what the newest one did, in a few words
 
     @property
     def progress(self) -> float:
@@ -76,6 +78,8 @@ def agent_views(run: RunDir, info: Mapping[str, Any], status: Mapping[str, Any],
                 entropy_norm=agent.get("entropy_norm"),
                 hold_share=agent.get("hold_share"),
                 silent_s=silent,
+                interventions=int(agent.get("interventions") or 0),
+                last_intervention=str(agent.get("last_intervention") or ""),
             )
         )
     return views
@@ -123,14 +127,15 @@ class LiveBoard:
         self._console.print(text, markup=False, highlight=False)
 
     def _draw(self) -> Group:
-        room = max(3, self._console.size.height - 6)
+        room = max(3, self._console.size.height - 8)
         shown = _most_urgent(self._agents, room)
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
         table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=24)
         table.add_column("state", no_wrap=True, min_width=7)
         table.add_column("progress", no_wrap=True)
         table.add_column("", justify="right", no_wrap=True)
-        for name in ("steps/s", "Sharpe", "entropy", "HOLD"):
+        intervened = any(agent.interventions for agent in self._agents)
+        for name in ("steps/s", "Sharpe", "entropy", "HOLD", *(["acts"] if intervened else [])):
             table.add_column(name, justify="right", no_wrap=True)
         for agent in shown:
             colour = "bold yellow" if agent.is_silent else STATE_COLOURS.get(agent.state, "")
@@ -144,10 +149,14 @@ class LiveBoard:
                 number(agent.sharpe, "z.2f"),
                 number(agent.entropy_norm, ".2f"),
                 number(agent.hold_share, ".2f"),
+                *([str(agent.interventions or "–")] if intervened else []),
             )
         parts: list[Any] = [Text(self._headline(), style="bold", no_wrap=True, overflow="ellipsis"), table]
         if hidden := len(self._agents) - len(shown):
             parts.append(Text(f"… and {hidden} more: {_tally(self._agents)}", style="dim"))
+        for agent in [agent for agent in shown if agent.last_intervention][-2:]:
+            line = f"{agent.label} {agent.last_intervention}"
+            parts.append(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
 
     def _headline(self) -> str:
@@ -161,12 +170,14 @@ class LiveBoard:
 
 
 class LineBoard:
-    """A line when an agent's state changes and at every tenth of its way (every quarter for more than 20 agents)."""
+    """A line when an agent's state changes, at every tenth of its way (every quarter for more than 20 agents), and when
+    an intervention acts."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._start = time.monotonic()
         self._said: dict[str, tuple[str, int, bool]] = {}
+        self._acted: dict[str, str] = {}
 
     def __enter__(self) -> LineBoard:
         return self
@@ -181,6 +192,9 @@ class LineBoard:
             if self._said.get(agent.label, ("queued", 0, False)) != now:
                 self.say(_line(agent))
             self._said[agent.label] = now
+            if agent.last_intervention != self._acted.get(agent.label, ""):
+                self.say(f"{agent.label} {agent.last_intervention}")
+            self._acted[agent.label] = agent.last_intervention
 
     def say(self, text: str) -> None:
         stamp = duration(time.monotonic() - self._start)

@@ -68,16 +68,19 @@ def launch(
     command: Sequence[str],
     console: Console,
     on_end: RunHook | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Makes a run directory per plan, and trains them `jobs` at a time.
 
     `command` is the command line to be stored, `console` is where progress goes (stderr), `on_end` is called in this
-    thread with each run that ended by itself. If a directory cannot be made, those already made are removed again.
+    thread with each run that ended by itself, `extra` is what else run.json shall hold.
+    If a directory cannot be made, those already made are removed again.
     """
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            runs.append(RunDir.create(runs_root, plan.run_json(market, command), loaded.source_text, plan.trainer))
+            info = plan.run_json(market, command) | dict(extra or {})
+            runs.append(RunDir.create(runs_root, info, loaded.source_text, plan.trainer))
     except BaseException:
         for run in runs:
             run.delete()

@@ -42,7 +42,7 @@ BACKTEST_RESULT = "p3kit-backtest "
 """What a trainer process prints before the one line of JSON that a backtest results in."""
 
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-_TEXT_FIELDS = ("agent", "kind", "text", "message")
+_TEXT_FIELDS = ("agent", "kind", "text", "message", "id", "note")
 _BLOCK = 1 << 16
 
 

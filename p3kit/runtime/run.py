@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -46,7 +46,9 @@ from p3kit.rundir import BACKTEST_RESULT, RunDir, encode
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, StackPolicy, evaluate_together, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
+from p3kit.runtime.interventions import good_name
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
+from p3kit.runtime.repair import Repair
 from p3kit.runtime.replay import replay_episodes
 from p3kit.runtime.reward_shape import (
     CORRELATED_EPISODES,
@@ -130,7 +132,11 @@ class Run(Generic[A]):
         symbols = [agent["symbol"] for agent in info["agents"]]
         market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from())
         self._refuse_changed_data(info, market)
-        self.agents = [Agent(self, agent, market) for agent in info["agents"]]
+        replayed: dict[str, Any] | None = info.get("replay")
+        self.agents = [
+            Agent(self, agent, market, replayed["journal"] if replayed else None, alone=len(info["agents"]) == 1)
+            for agent in info["agents"]
+        ]
         self._stop_signal = False
         self._said_not_compiled = False
         self._retries: Counter[str] = Counter()  # of interventions on a refused allocation
@@ -275,6 +281,8 @@ class Run(Generic[A]):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.directory.append_event("oom", message=message, memory_mb=memory_mb())
+        for each in self.agents:
+            each.repair.happened("oom", message=message)
         agent = self.agents[0].name if len(self.agents) == 1 else None
         self.directory.append_event(
             "intervention",
@@ -308,13 +316,37 @@ class Run(Generic[A]):
         """Write `checkpoints/<name>.pt`: the trainer's state and that of every agent."""
         self._refuse_to_train()
         state = under("trainer", trainer_state)
+        if name == "last":
+            self._keep_good(state)
         for agent in self.agents:
             state |= under(f"agent/{agent.name}", agent.state_dict())
         save_checkpoint(self.directory.checkpoint(name), state, compress=self.spec.checkpoints.compress)
+        if name == "last":
+            kept = {good_name(step) for agent in self.agents for _, step in agent.repair.engine.good}
+            for path in self.directory.checkpoints():
+                if path.stem.startswith("good-") and path.stem not in kept:
+                    path.unlink()
         for agent in self.agents:
             step = agent.global_step
             self.directory.append_event("checkpoint", agent=agent.name, global_step=step, file=f"{name}.pt")
         self._write_status()
+
+    def _keep_good(self, state: Flat) -> None:
+        """Keep `good-<step>.pt` where an intervention may go back to it: no symptom of its agent is open."""
+        clean = [agent for agent in self.agents if agent.state == "running" and agent.repair.engine.keeps_good()]
+        for agent in clean:
+            agent.repair.engine.keep_good()
+        if clean:
+            path = self.directory.checkpoint(good_name(clean[0].global_step))
+            save_checkpoint(path, state, compress=self.spec.checkpoints.compress)
+
+    def rolled_back(self, agents: Sequence[Agent[A]]) -> Iterator[tuple[int, Flat]]:
+        """Agents that an intervention takes back: their place in `agents`, and the trainer's part of the checkpoint
+        whose weights, optimiser and normalisers to load. The environment and the steps spent stay where they are."""
+        for place, agent in enumerate(agents):
+            name = agent.repair.checkpoint_to_load()
+            if name is not None and agent.state == "running":
+                yield place, part("trainer", load_checkpoint(self.directory.checkpoint(name), self.device))
 
     def _refuse_to_train(self) -> None:
         """A backtest leaves the run as it is, whatever the trainer's script does."""
@@ -341,6 +373,9 @@ class Run(Generic[A]):
             self.directory.append_event(
                 "resume", agent=agent.name, global_step=agent.global_step, file=path.name, rows_dropped=dropped
             )
+        rows, events = self.directory.read_metrics(), self.directory.read_events()
+        for agent in self.agents:
+            agent.repair.reload(rows, events)
         return part("trainer", state)
 
     def _refuse_changed_data(self, info: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
@@ -371,7 +406,15 @@ class Run(Generic[A]):
 class Agent(Generic[A]):
     """One agent of a run: its spec, its generator, its schedules, its record."""
 
-    def __init__(self, run: Run[A], plan: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
+    def __init__(
+        self,
+        run: Run[A],
+        plan: Mapping[str, Any],
+        market: Mapping[str, SymbolData],
+        journal: list[dict[str, Any]] | None,
+        *,
+        alone: bool,
+    ) -> None:
         self.run, self.name, self.symbol, self.seed = run, plan["name"], plan["symbol"], plan["seed"]
         where = f"{run.directory.path / 'run.json'}: {self.name}"
         self.spec: Spec = resolve_spec(plan["spec"], where, run.directory.trainer_file)
@@ -389,12 +432,18 @@ class Agent(Generic[A]):
         self._ended_early = ""  # why, if by its own rules
         self._latest: dict[str, float] = {}
         self._verdict: dict[str, Any] | None = None
+        self.is_alone = alone
+        self.repair = Repair(self, plan["spec"], journal)
 
     # ── what the trainer builds on ───────────────────────────────────────────────────────────────────────────────────
 
     def new_generator(self, purpose: str) -> torch.Generator:
         """A generator of its own for `purpose`, seeded by (seed, symbol), so that nothing else shifts what it draws."""
         return torch.Generator().manual_seed(seed_of(purpose, self.seed, self.symbol))
+
+    def reseed(self, rollbacks: int) -> None:
+        """Draw other numbers from now on, after so many rollbacks."""
+        self.generator.manual_seed(seed_of("agent", self.seed, self.symbol, rollbacks))
 
     def make_env(self) -> TradingEnv | VectorTask:
         """The training environment, on the run's device."""
@@ -415,20 +464,27 @@ class Agent(Generic[A]):
         return (self.spec.env.window - 1) * len(names) + names.index(NEWEST_RETURN)
 
     def args_at(self, global_step: int) -> A:
-        """The trainer's arguments in force at `global_step`, schedules applied."""
+        """The trainer's arguments in force at `global_step`, schedules and interventions applied."""
+        moved = dict.fromkeys([*self.spec.schedules, *sorted(self.repair.engine.live_keys())])
         knobs = {
-            path.removeprefix("ppo."): self.value_at(path, global_step)
-            for path in self.spec.schedules
+            path.removeprefix("ppo."): self.repair.value(path, self.scheduled_at(path, global_step))
+            for path in moved
             if path.startswith("ppo.")
         }
         return self.run.args_type(**(self.spec.ppo.model_dump() | knobs))
 
     def value_at(self, path: str, global_step: int) -> float:
-        """A spec value in force at `global_step`: its schedule at the share of training done, else the value itself."""
+        """A spec value in force at `global_step`: what is scheduled, as live interventions change it."""
+        return float(self.repair.value(path, self.scheduled_at(path, global_step)))
+
+    def scheduled_at(self, path: str, global_step: int) -> float | str:
+        """A spec value without interventions: its schedule at the share of training done, else the value itself, which
+        may be a word such as "off"."""
         schedule = self.spec.schedules.get(path)
-        if schedule is None:
-            return float(get_path(self.spec, path))
-        return value_at(schedule, global_step / self.total_timesteps)
+        if schedule is not None:
+            return value_at(schedule, global_step / self.total_timesteps)
+        value = get_path(self.spec, path)
+        return value if isinstance(value, str) else float(value)
 
     def reward_weights_at(self, global_step: int) -> Tensor:
         """(7,) float64, the weights of the components in force."""
@@ -446,7 +502,11 @@ class Agent(Generic[A]):
     def observation_scaler(self, size: int) -> ObservationScaler:
         observation = self.spec.observation
         self._observation_scaler = ObservationScaler(
-            size, running=observation.normalize == "running", clip=observation.clip, device=self.run.device
+            size,
+            running=observation.normalize == "running",
+            clip=observation.clip,
+            device=self.run.device,
+            is_frozen=lambda: self.repair.frozen_normalizer,
         )
         return self._observation_scaler
 
@@ -469,6 +529,17 @@ class Agent(Generic[A]):
         text = str(fault).splitlines()[0]
         self.run.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
         print(f"{self.run.directory.name}: {fault}", file=sys.stderr)
+
+    def end_early(self, reason: str) -> None:
+        """End this agent's training as done, before its last step."""
+        if self.state == "running":
+            self.state, self._ended_early = "done", reason
+            self.journal("early_stop", reason=reason)
+
+    def journal(self, kind: str, **fields: Any) -> None:
+        """Write an event of this agent at its step."""
+        self.run.directory.append_event(kind, agent=self.name, global_step=self.global_step, **fields)
+        self.repair.happened(kind, global_step=self.global_step, **fields)
 
     def due(self, every: int, before: int) -> bool:
         """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
@@ -500,10 +571,14 @@ class Agent(Generic[A]):
         whole["perf/memory_mb"] = memory_mb()
         rows[-1][1].update(whole)
         now = time.time()
-        self.run.directory.append_metrics([self._row(iteration, step, now, metrics) for step, metrics in rows])
+        written = [self._row(iteration, step, now, metrics) for step, metrics in rows]
+        self.run.directory.append_metrics(written)
         for _, metrics in rows:
             self._latest |= metrics
-        self._count_nonfinite(global_step, np.asarray(update["diag/nonfinite"]))
+        lost = self._count_nonfinite(np.asarray(update["diag/nonfinite"]))
+        self.repair.recorded(written, rollout, update, global_step - start_step)
+        if lost is not None and self.state == "running" and self.repair.going_back_to is None:
+            raise lost
         self.run.heartbeat()
 
     def evaluate(self, iteration: int, policy: Policy, weights: Flat) -> None:
@@ -530,13 +605,13 @@ class Agent(Generic[A]):
         event = evaluation.summary()
         event["metrics"] = metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest}
         event["new_best"] = self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights)
-        self.run.directory.append_event("evaluation", agent=self.name, global_step=self.global_step, **event)
+        self.journal("evaluation", **event)
         self.run.directory.write_histogram("equity", self.name, self.global_step, evaluation.equity_curves())
         progress = self.global_step / self.total_timesteps
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
-        if reason and self.state == "running" and progress < 1:
-            self.state, self._ended_early = "done", reason
-            self.run.directory.append_event("early_stop", agent=self.name, global_step=self.global_step, reason=reason)
+        if reason and progress < 1:
+            self.end_early(reason)
+        self.repair.evaluated(row)
         self.run.heartbeat()
 
     def report_backtest(self, policy: Policy) -> None:
@@ -632,6 +707,8 @@ class Agent(Generic[A]):
         metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
         self._verdict["ended_early"] = self._ended_early
+        if self.repair.engine.fired:
+            self._verdict["labels"].append("intervened")
         self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
 
     def _value_of(self, chosen_step: int) -> dict[str, float]:
@@ -657,6 +734,8 @@ class Agent(Generic[A]):
             "global_step": self.global_step,
             "total_timesteps": self.total_timesteps,
             **latest,
+            "interventions": self.repair.engine.fired,
+            "last_intervention": self.repair.last,
             "verdict": self._verdict,
         }
 
@@ -669,6 +748,7 @@ class Agent(Generic[A]):
         state |= under("early_stop", self._early_stop.state_dict())
         state |= under("best", {str(step): sharpe for step, sharpe in self._best.items()})
         state |= under("latest", self._latest)
+        state |= under("repair", self.repair.state_dict())
         state |= under("ledger", {name: torch.as_tensor(value) for name, value in self._ledger.state_dict().items()})
         return state
 
@@ -683,6 +763,7 @@ class Agent(Generic[A]):
         self._early_stop.load_state_dict(part("early_stop", state))
         self._best = {int(step): float(sharpe) for step, sharpe in part("best", state).items()}
         self._latest = dict(part("latest", state))
+        self.repair.load_state_dict(part("repair", state))
         self._ledger.load_state_dict({name: value.cpu().numpy() for name, value in part("ledger", state).items()})
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -697,28 +778,31 @@ class Agent(Generic[A]):
         }
 
     def _effective(self, global_step: int) -> dict[str, float]:
-        """Every scheduled value, and the dials that a reader looks for first, as they were in force."""
+        """Every scheduled value, those that interventions may move, and the dials that a reader looks for first, as
+        they were in force; but for words such as "off"."""
         paths = {"ppo.learning_rate", "ppo.ent_coef", "ppo.clip_range", *self.spec.schedules}
-        return {f"effective/{path}": self.value_at(path, global_step) for path in sorted(paths)}
+        paths |= self.repair.engine.moved_keys() if self.repair.is_on else set()
+        found = {path: self.repair.value(path, self.scheduled_at(path, global_step)) for path in sorted(paths)}
+        return {f"effective/{path}": float(value) for path, value in found.items() if not isinstance(value, str)}
 
-    def _count_nonfinite(self, global_step: int, nonfinite: np.ndarray[Any, Any]) -> None:
+    def _count_nonfinite(self, nonfinite: np.ndarray[Any, Any]) -> NumericalFault | None:
+        """Count and journal gradient steps that were thrown away; a fault where that is all of them."""
         if not nonfinite.any():
-            return
+            return None
         self._nonfinite += float(nonfinite.sum())
-        self.run.directory.append_event(
+        self.journal(
             "nonfinite",
-            agent=self.name,
-            global_step=global_step,
             gradient_steps=len(nonfinite),
             thrown_away=int(nonfinite.sum()),
             first=int(np.flatnonzero(nonfinite)[0]),
         )
-        if nonfinite.all():
-            raise NumericalFault(
-                f"{self.name} at step {global_step}",
-                f"none of the {len(nonfinite)} gradient steps of this update was finite",
-                f"p3kit diagnose {self.run.directory.name} names the first tensor that went wrong",
-            )
+        if not nonfinite.all():
+            return None
+        return NumericalFault(
+            f"{self.name} at step {self.global_step}",
+            f"none of the {len(nonfinite)} gradient steps of this update was finite",
+            f"p3kit diagnose {self.run.directory.name} names the first tensor that went wrong",
+        )
 
     def _keep_if_best(self, sharpe: float | None, weights: Flat) -> bool:
         """Keep `best-<step>.pt` while it is among the `keep_best` by validation Sharpe; whether it is the best."""

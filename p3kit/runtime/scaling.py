@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -48,8 +49,17 @@ class ObservationScaler:
     Statistics move once per iteration, after the update, so that a rollout and its update see the same numbers.
     """
 
-    def __init__(self, size: int, *, running: bool, clip: float, device: torch.device) -> None:
-        self.running, self.clip = running, clip
+    def __init__(
+        self,
+        size: int,
+        *,
+        running: bool,
+        clip: float,
+        device: torch.device,
+        is_frozen: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_frozen` tells whether an intervention holds the statistics as they are."""
+        self.running, self.clip, self.is_frozen = running, clip, is_frozen
         self.moments = RunningMoments(size, device)
         self.drift: Tensor | None = None  # largest move of a mean in the last update, in standard deviations
 
@@ -64,6 +74,9 @@ class ObservationScaler:
         """Take in rows of shape (rows, size) as the environment gave them."""
         if not self.running:
             return
+        if self.is_frozen():
+            self.drift = None
+            return
         before, std = self.moments.mean, (self.moments.variance + _EPSILON).sqrt()
         began = self.moments.count == 0
         self.moments.update(observation)
@@ -74,6 +87,39 @@ class ObservationScaler:
 
     def load_state_dict(self, state: Flat) -> None:
         self.moments.load_state_dict(state)
+
+
+class MomentsOfEach(RunningMoments):
+    """Moments of so many columns that each have a count of their own, since an agent may be taken back alone."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        super().__init__(size, device)
+        self.counts = torch.zeros(size, dtype=torch.float64, device=device)
+
+    def update(self, rows: Tensor) -> None:
+        """Take in `rows` of shape (rows, size), a column of each."""
+        rows = rows.to(torch.float64)
+        count, mean, variance = rows.shape[0], rows.mean(0), rows.var(0, correction=0)
+        total = self.counts + count
+        shift = mean - self.mean
+        merged = (self.variance * self.counts + variance * count + shift.square() * self.counts * count / total) / total
+        first = self.counts == 0
+        self.variance = torch.where(first, variance, merged)
+        self.mean = torch.where(first, mean, self.mean + shift * count / total)
+        self.counts = total
+        self.count += count
+
+    def state_dict(self) -> Flat:
+        return super().state_dict() | {"counts": self.counts}
+
+    def load_state_dict(self, state: Flat) -> None:
+        super().load_state_dict(state)
+        self.counts = state["counts"]
+
+    def load_one(self, place: int, state: Flat, from_place: int) -> None:
+        """Take column `place` back to what column `from_place` of a state was."""
+        for own, then in ((self.mean, "mean"), (self.variance, "variance"), (self.counts, "counts")):
+            own[place] = state[then][from_place]
 
 
 class RewardScaler:
@@ -96,7 +142,7 @@ class RewardScaler:
         self.kind, self.clip = kind, clip
         self._each = () if agents is None else (agents,)
         self.discounted = torch.zeros(num_envs, *self._each, dtype=torch.float64, device=device)
-        self.moments = RunningMoments(agents or 1, device)
+        self.moments = RunningMoments(1, device) if agents is None else MomentsOfEach(agents, device)
 
     def __call__(self, reward: Tensor, done: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scale one rollout. `reward`, `done`: (n_steps, num_envs) or (n_steps, num_envs, agents).
@@ -130,8 +176,16 @@ class RewardScaler:
 
     @property
     def steps(self) -> int:
-        """Env steps behind the scale."""
+        """Env steps that the scale has seen."""
         return self.moments.count
+
+    def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None:
+        """Take the statistics back to a state's; in a stack those of agent `place`, who was `from_place` then. The sums
+        of the episodes still running stay, as the episodes do."""
+        if isinstance(self.moments, MomentsOfEach) and place is not None:
+            self.moments.load_one(place, state, from_place)
+        else:
+            self.moments.load_state_dict(state)
 
     def state_dict(self) -> Flat:
         return {"discounted": self.discounted} | self.moments.state_dict()

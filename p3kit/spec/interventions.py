@@ -436,6 +436,22 @@ class Intervention(Table):
         )
 
 
+def can_do(action: Table) -> bool:
+    """Whether the trainers of this version carry a verb out."""
+    if isinstance(action, Freeze):
+        return action.freeze == "normalizer"
+    return not isinstance(action, Reinit | EarlyStopUpdate)
+
+
+def is_applied(rule: Intervention, alone: bool) -> bool:
+    """Whether this version lets a rule act by its trigger; `alone` tells that its run has one agent."""
+    if rule.retries_smaller_minibatches():
+        return False  # no trigger of a check: a refused allocation is answered on the spot
+    if rule.scope != "agent" and not alone:
+        return False
+    return rule.controller is not None or any(map(can_do, rule.actions()))
+
+
 def _shortcomings(rule: Intervention) -> Iterator[str]:
     """What one intervention can get wrong by itself."""
     if rule.controller is not None:

@@ -1,0 +1,140 @@
+"""What interventions put over a spec's numbers while they are live.
+
+    effective value = schedule(t), or the live `set` that masks it, × the live scales, + the live adds, then clamped
+
+Nothing is ever written into a schedule, which keeps its own clock beneath: where the last modifier of a key ends, its
+value is exactly the scheduled one again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from p3kit.spec.expansion import full_path
+from p3kit.spec.interventions import Add, Controller, Intervention, MinimumData, Scale, Set, Span
+
+UNITS = ("updates", "gradient_steps", "env_steps", "episodes", "evals")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far an agent has come, in every unit that a spec may count in. It never runs backwards."""
+
+    updates: int = 0
+    gradient_steps: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+    evals: int = 0
+
+    def share(self, span: Span, begin: Clock) -> float:
+        """How much of `span` has passed since `begin`; 1 and more: it is over."""
+        unit, length = unit_of(span)
+        passed: int = getattr(self, unit) - getattr(begin, unit)
+        return passed / length
+
+    def lacks(self, need: MinimumData) -> dict[str, int]:
+        """What is still missing of a minimum of data, by unit."""
+        wanted = {unit: getattr(need, unit) or 0 for unit in UNITS}
+        return {unit: count for unit, count in wanted.items() if getattr(self, unit) < count}
+
+    def to_json(self) -> list[int]:
+        return [getattr(self, unit) for unit in UNITS]
+
+
+def unit_of(span: Span) -> tuple[str, int]:
+    """The one unit of a span, and how many of it."""
+    return next((unit, count) for unit in UNITS if (count := getattr(span, unit)) is not None)
+
+
+def in_words(span: Span) -> str:
+    """`10,000 env steps`."""
+    unit, count = unit_of(span)
+    return f"{count:,} {unit.replace('_', ' ')}"
+
+
+@dataclass(frozen=True)
+class Modifier:
+    """One live change of one key: which action of which rule, since when. `factor` is a controller's, which moves."""
+
+    rule: str
+    action: int
+    what: Set | Scale | Add | Controller
+    begin: Clock
+    factor: float = 1.0
+
+    @property
+    def key(self) -> str:
+        return key_of(self.what)
+
+    def strength(self, clock: Clock) -> float:
+        """0 to 1: how much of the change is in force; a ramp starts from the value in force and arrives at its end."""
+        ramp = getattr(self.what, "ramp", None)
+        return 1.0 if ramp is None else min(max(clock.share(ramp, self.begin), 0.0), 1.0)
+
+    def is_over(self, clock: Clock) -> bool:
+        """Whether it lasted a span, and the span has passed."""
+        until = getattr(self.what, "until", "permanent")
+        return isinstance(until, Span) and clock.share(until, self.begin) >= 1
+
+    @property
+    def until_release(self) -> bool:
+        return getattr(self.what, "until", "permanent") == "release"
+
+    def to_json(self) -> list[Any]:
+        return [self.rule, self.action, self.begin.to_json(), self.factor]
+
+    @classmethod
+    def from_json(cls, row: list[Any], rules: Iterable[Intervention]) -> Modifier:
+        name, action, begin, factor = row
+        rule = next(rule for rule in rules if rule.id == name)
+        what: Any = rule.controller or rule.actions()[action]
+        return cls(name, action, what, Clock(*begin), factor)
+
+
+def key_of(what: object) -> str:
+    """The full spec path that an action or a controller moves; "" for a verb that moves none."""
+    match what:
+        case Set(set=key) | Scale(scale=key) | Add(add=key) | Controller(key=key):
+            return full_path(key)
+    return ""
+
+
+def effective(scheduled: float, modifiers: Iterable[Modifier], clock: Clock) -> float:
+    """The value in force of a key whose live modifiers these are.
+
+    A bound stops a modifier, it does not turn it round: what raises a value never takes it below the scheduled one
+    (or the `set` that masks it), even where that lies above the bound, and the other way round.
+    """
+    live = list(modifiers)
+    base = scheduled
+    for modifier in live:
+        if isinstance(modifier.what, Set):
+            strength = modifier.strength(clock)
+            base = modifier.what.to if strength == 1 else base + (modifier.what.to - base) * strength
+    value = base
+    for modifier in live:
+        if isinstance(modifier.what, Scale):
+            value *= 1 + (modifier.what.by - 1) * modifier.strength(clock)
+        elif isinstance(modifier.what, Controller):
+            value *= modifier.factor
+    for modifier in live:
+        if isinstance(modifier.what, Add):
+            value += modifier.what.by * modifier.strength(clock)
+    for modifier in live:
+        if not isinstance(modifier.what, Set):
+            value = _clamped(value, base, modifier.what)
+    return value
+
+
+def _clamped(value: float, base: float, what: Scale | Add | Controller) -> float:
+    low, high = what.min, what.max
+    if isinstance(what, Controller):
+        return min(max(value, what.min), what.max)
+    upwards = what.by > (1 if isinstance(what, Scale) else 0)
+    if high is not None:
+        value = min(value, max(high, base) if upwards else high)
+    if low is not None:
+        value = max(value, low if upwards else min(low, base))
+    return value

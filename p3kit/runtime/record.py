@@ -1,0 +1,69 @@
+"""What a run has recorded of one agent so far, in memory: what live decisions are judged on, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from p3kit.diagnose import Evidence
+from p3kit.rundir import Series
+
+READ_BY_DETECTORS = ("evaluation", "intervention", "nonfinite", "oom")
+"""Kinds of events that a diagnosis reads."""
+
+Stretch = tuple[int, int]
+"""(from, to] in env steps."""
+
+
+class Record:
+    """Columns of recorded numbers and the events beside them, as `p3kit diagnose` would read them from the files."""
+
+    def __init__(self, agent: str, spec: Mapping[str, Any], total_timesteps: int, device: str = "cpu") -> None:
+        self.agent, self.spec, self.total_timesteps, self.device = agent, spec, total_timesteps, device
+        self._columns: dict[str, tuple[list[int], list[float], list[int]]] = {}
+        self._events: list[Mapping[str, Any]] = []
+
+    def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows as `RunDir.append_metrics` takes them."""
+        for row in rows:
+            for name, value in row["metrics"].items():
+                if value is not None:
+                    steps, values, iterations = self._columns.setdefault(name, ([], [], []))
+                    steps.append(row["global_step"])
+                    values.append(float(value))
+                    iterations.append(row["iteration"])
+
+    def take_event(self, event: Mapping[str, Any]) -> None:
+        """Add an event, if a diagnosis reads its kind."""
+        if event["kind"] in READ_BY_DETECTORS:
+            self._events.append(event)
+
+    def last(self, metric: str, count: int = 1) -> list[float]:
+        """The last `count` values of a metric, oldest first; fewer where there are fewer."""
+        return self._columns[metric][1][-count:] if metric in self._columns else []
+
+    def evidence(self, without: Sequence[Stretch] = (), after: int = -1) -> Evidence:
+        """The record for the detectors, but for the stretches that rollbacks have undone; only what is newer than
+        env step `after`."""
+
+        def is_kept(step: int) -> bool:
+            return step > after and not any(first < step <= last for first, last in without)
+
+        series = {}
+        for name, (steps, values, iterations) in self._columns.items():
+            kept = np.array([is_kept(step) for step in steps]) if without or after >= 0 else slice(None)
+            series[name] = Series(
+                np.asarray(steps, np.int64)[kept],
+                np.asarray(values, np.float64)[kept],
+                np.asarray(iterations, np.int64)[kept],
+            )
+        return Evidence(
+            agent=self.agent,
+            series=series,
+            spec=self.spec,
+            total_timesteps=self.total_timesteps,
+            events=[event for event in self._events if is_kept(int(event.get("global_step") or 0))],
+            device=self.device,
+        )

@@ -1,0 +1,199 @@
+"""The live side of interventions: feeds an agent's engine with what it records, and carries out what is decided.
+
+Reading never draws a random number and never touches a tensor, so that a run in which nothing fires is bit-identical to
+one with `diagnose.mode = "off"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p3kit.diagnose import catalogue_version
+from p3kit.diagnose.journal import DONE, in_short
+from p3kit.errors import P3kitError
+from p3kit.metrics import ACTIONS, COMPONENTS
+from p3kit.rundir.names import file_name
+from p3kit.rundir.rows import write_json
+from p3kit.runtime.checkpoints import Flat
+from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
+from p3kit.runtime.record import Record
+from p3kit.runtime.recording import Rollout
+from p3kit.spec.interventions import Dump, Freeze, Note, Rollback, Stop
+from p3kit.spec.table import Table
+
+if TYPE_CHECKING:
+    from p3kit.runtime.run import Agent
+
+
+class Repair:
+    """Diagnosis and interventions of one agent while it trains; nothing at all in mode "off"."""
+
+    def __init__(self, agent: Agent[Any], spec: Mapping[str, Any], journal: list[dict[str, Any]] | None) -> None:
+        """`spec` is the agent's own, as plain data; `journal` the events of the run to repeat, None to judge."""
+        self.agent = agent
+        self.mode = agent.spec.diagnose.mode
+        self.record = Record(agent.name, spec, agent.total_timesteps, str(agent.run.device))
+        mine = None if journal is None else [event for event in journal if event.get("agent") == agent.name]
+        self.engine = Engine(agent.spec, self.record, self._scheduled_now, mine, alone=agent.is_alone)
+        self.going_back_to: str | None = None
+        self.frozen_normalizer = False
+        self.last = ""  # what the last intervention did, for the table of runs
+        self._rollout: Rollout | None = None
+        self._update: Mapping[str, Any] = {}
+
+    @property
+    def is_on(self) -> bool:
+        return self.mode != "off"
+
+    def value(self, path: str, scheduled: float | str) -> float | str:
+        """The value in force of a spec path whose schedule says `scheduled`."""
+        return self.engine.value(path, scheduled) if self.is_on else scheduled
+
+    def recorded(self, rows: list[dict[str, Any]], rollout: Rollout, update: Mapping[str, Any], steps: int) -> None:
+        """An update was recorded: decide, and do what is decided. `steps` env steps were taken for it."""
+        if not self.is_on:
+            return
+        self._rollout, self._update = rollout, update
+        self.record.take(rows)
+        self.engine.advance(
+            updates=1,
+            gradient_steps=sum(int(row["metrics"].get("diag/gradient_steps", 0)) for row in rows),
+            env_steps=steps,
+            episodes=sum(int(row["metrics"].get("episode/episodes", 0)) for row in rows),
+        )
+        self._decide("update")
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """An evaluation was recorded; its event has been given to `happened`."""
+        if self.is_on:
+            self.record.take([row])
+            self.engine.advance(evals=1)
+            self._decide("eval")
+
+    def happened(self, kind: str, **fields: Any) -> None:
+        """An event was journalled."""
+        self.record.take_event({"kind": kind, "agent": self.agent.name, **fields})
+
+    # --- going back -------------------------------------------------------------------------------------------------
+
+    def checkpoint_to_load(self) -> str | None:
+        """The checkpoint that a rollback goes back to, told once. The generator is seeded anew by the number of
+        rollbacks, or the same failure would replay; spent steps stay spent."""
+        name, self.going_back_to = self.going_back_to, None
+        if name is not None:
+            self.agent.reseed(self.engine.rollbacks)
+        return name
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> Flat:
+        return {"engine": self.engine.state(), "frozen_normalizer": self.frozen_normalizer, "last": self.last}
+
+    def load_state_dict(self, state: Flat) -> None:
+        self.engine.load_state(state["engine"])
+        self.frozen_normalizer, self.last = bool(state["frozen_normalizer"]), state["last"]
+
+    def reload(self, rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what the run had recorded before it was interrupted."""
+        if self.is_on:
+            self.record.take(row for row in rows if row["agent"] == self.agent.name)
+            for event in events:
+                if event.get("agent") in (None, self.agent.name):
+                    self.record.take_event(event)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _scheduled_now(self, path: str) -> float | str:
+        return self.agent.scheduled_at(path, self.agent.global_step)
+
+    def _decide(self, check: Check) -> None:
+        before = set(self.engine.open_rows)
+        for decision in self.engine.check(check):
+            self._journal(decision)
+            for asked in decision.asks:
+                self._carry_out(asked, decision)
+        for row in self.engine.open_rows:
+            if row not in before:
+                self.agent.journal("symptom", row=row, state="raised")
+        for row in sorted(before - set(self.engine.open_rows)):
+            self.agent.journal("symptom", row=row, state="over")
+
+    def _journal(self, decision: Decision) -> None:
+        event = decision.to_event()
+        self.agent.journal(
+            "intervention",
+            **event,
+            update=self.engine.clock.updates,
+            catalogue_version=catalogue_version(),
+            rng_digest=hashlib.sha256(self.agent.generator.get_state().numpy().tobytes()).hexdigest()[:12],
+        )
+        if decision.decision in DONE:
+            self.last = f"{decision.rule} {decision.decision}: {in_short(event) or decision.reason}"
+
+    def _carry_out(self, asked: Table, decision: Decision) -> None:
+        agent = self.agent
+        match asked:
+            case Stop(stop="fail"):
+                hint = f"p3kit diagnose {agent.run.directory.name} shows the journal"
+                agent.fail(P3kitError(f"{agent.name} at step {agent.global_step}", _stopped_by(decision), hint))
+            case Stop():
+                agent.end_early(_stopped_by(decision))
+            case Rollback():
+                self.going_back_to = decision.checkpoint
+            case Note(note=text):
+                agent.journal("note", text=text)
+            case Freeze(freeze="normalizer"):
+                self.frozen_normalizer = True
+            case Dump(dump=kind, episodes=count):
+                self._dump(kind, count, decision.rule)
+
+    def _dump(self, kind: str, count: int, rule: str) -> None:
+        """Write evidence below replays/: whole episodes of the last rollout, or every gradient step of its update."""
+        agent = self.agent
+        if self._rollout is None:
+            return
+        content: dict[str, Any] = {"agent": agent.name, "global_step": agent.global_step, "intervention": rule}
+        content["synthetic"] = bool(agent.market and agent.market[agent.symbol].synthetic)
+        if kind == "episode_replay":
+            content["episodes"] = last_episodes(self._rollout, count)
+        else:
+            content["gradient_steps"] = {name: np.asarray(values).tolist() for name, values in self._update.items()}
+        name = f"{rule}-{file_name(agent.name)}-{agent.global_step:09d}-{kind}.json"
+        write_json(agent.run.directory.replays / name, content)
+
+
+def last_episodes(rollout: Rollout, count: int) -> list[dict[str, Any]]:
+    """The last `count` episodes that ended in a rollout, from their first step in it; the longest running ones where
+    none ended. Columns have one value per step."""
+    steps, envs = rollout.done.shape
+    ended = [(int(t), env) for env in range(envs) for t in np.flatnonzero(rollout.done[:, env])]
+    ends = sorted(ended)[-count:] or [(steps - 1, env) for env in range(min(count, envs))]
+    episodes = []
+    for end, env in ends:
+        earlier = np.flatnonzero(rollout.done[:end, env])
+        begin = int(earlier[-1]) + 1 if len(earlier) else 0
+        part = slice(begin, end + 1)
+        episodes.append(
+            {
+                "env": env,
+                "from_its_first_step": bool(len(earlier)),
+                "action": [_action_name(action) for action in rollout.action[part, env]],
+                "reward": rollout.reward[part, env].tolist(),
+                "components": {name: rollout.weighted[part, env, c].tolist() for c, name in enumerate(COMPONENTS)},
+                "equity": rollout.equity[part, env].tolist(),
+            }
+        )
+    return episodes
+
+
+def _action_name(action: Any) -> str | int:
+    return ACTIONS[int(action)] if int(action) < len(ACTIONS) else int(action)
+
+
+def _stopped_by(decision: Decision) -> str:
+    by = decision.rule if decision.rule == STRICT else f"intervention {decision.rule}"
+    return f"stopped by {by} ({decision.reason})"

@@ -1,0 +1,501 @@
+"""What a rule of a spec does, check by check: made-up findings and metrics in, decisions and values out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from p3kit.diagnose import CauseFound, Finding
+from p3kit.runtime import interventions
+from p3kit.runtime.interventions import Decision, Engine
+from p3kit.runtime.record import Record
+from p3kit.spec import resolve_spec
+from p3kit.spec.schedules import value_at
+
+TOTAL = 100_000
+UP = {"scale": "ppo.ent_coef", "by": 5.0, "max": 0.10}
+HOLD = {"id": "hold", "on": "policy.hold", "do": [UP]}
+KL = "policy/kl_divergence"
+
+
+def open_finding(symptom: str, cause: str | None = None, **rest: Any) -> Finding:
+    causes = (CauseFound(cause, "seen", 1.0),) if cause else ()
+    return Finding(symptom, "A", "raised", rest.pop("severity", "critical"), "as measured", 0.9, 0.5, "3 ticks", 100,
+                   causes=causes, **rest)  # fmt: skip
+
+
+class Training:
+    """An engine that is told what the detectors would say."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *rules: dict[str, Any], journal: Any = None, **tables: Any) -> None:
+        tables = {"name": "t", "symbols": ["AAPL"], "intervention": list(rules)} | tables
+        self.spec = resolve_spec(tables, "test")
+        self.record = Record("A", self.spec.model_dump(mode="json"), TOTAL)
+        self.engine = Engine(self.spec, self.record, self.scheduled, journal)
+        self.findings: tuple[Finding, ...] = ()
+        patch.setattr(interventions, "judge", lambda _: self.findings)
+
+    def scheduled(self, path: str) -> float | str:
+        schedule = self.spec.schedules.get(path)
+        if schedule is not None:
+            return value_at(schedule, self.engine.clock.env_steps / TOTAL)
+        value: Any = self.spec
+        for part in path.split("."):
+            value = getattr(value, part)
+        return value if isinstance(value, str) else float(value)
+
+    def value(self, path: str = "ppo.ent_coef") -> float | str:
+        return self.engine.value(path, self.scheduled(path))
+
+    def update(self, *findings: Finding, steps: int = 1_000, **metrics: float) -> list[Decision]:
+        """One update with these symptoms open and these metrics; __ stands for / in names."""
+        self.findings = findings
+        step = self.engine.clock.env_steps + steps
+        row = {name.replace("__", "/"): value for name, value in metrics.items()}
+        self.record.take([{"global_step": step, "iteration": self.engine.clock.updates + 1, "metrics": row}])
+        self.engine.advance(updates=1, gradient_steps=10, env_steps=steps, episodes=2)
+        return self.engine.check("update")
+
+    def evaluate(self, *findings: Finding, **metrics: float) -> list[Decision]:
+        self.findings = findings
+        row = {name.replace("__", "/"): value for name, value in metrics.items()}
+        self.record.take([{"global_step": self.engine.clock.env_steps, "iteration": 1, "metrics": row}])
+        self.engine.advance(evals=1)
+        return self.engine.check("eval")
+
+
+def said(decisions: Sequence[Decision]) -> list[tuple[str, str]]:
+    return [(decision.rule, decision.decision) for decision in decisions]
+
+
+SICK = open_finding("policy.hold", "ent_coef_low")
+
+
+# --- firing and release -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_raised_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD)
+    assert [run.update() for _ in range(5)] == [[]] * 5
+    assert run.value() == 0.01
+
+
+def test_a_symptom_fires_with_evidence_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD)
+    (fired,) = run.update(SICK, policy__hold_share=0.99)
+    assert (fired.decision, fired.row, fired.cause, fired.threshold) == ("fired", "policy.hold", "ent_coef_low", 0.5)
+    assert fired.keys == {"ppo.ent_coef": [0.01, 0.05]}
+    assert fired.cause_scores == {"ent_coef_low": 1.0}
+    assert fired.evidence["policy/hold_share"] == [0.99]
+    assert run.value() == 0.05
+
+
+def test_release_returns_exactly_to_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = {"metric": "policy/entropy_norm", "op": ">", "value": 0.25, "patience": 2}
+    line = {"kind": "linear", "start": 0.05, "end": 0.01}
+    rule = HOLD | {"do": [UP | {"until": "release", "max": 1.0}], "release": release}
+    run = Training(monkeypatch, rule, schedules={"ent_coef": line})
+    run.update(SICK, policy__entropy_norm=0.1)
+    assert run.value() == pytest.approx(5 * float(run.scheduled("ppo.ent_coef")))
+    assert run.update(policy__entropy_norm=0.3) == []
+    assert run.update(policy__entropy_norm=0.2) == []  # not twice in a row
+    assert run.update(policy__entropy_norm=0.3) == []
+    (released,) = run.update(policy__entropy_norm=0.3)
+    assert released.decision == "released"
+    assert run.value() == run.scheduled("ppo.ent_coef")
+    assert run.value() != 0.05  # the schedule went on beneath
+
+
+def test_a_set_masks_and_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {"kind": "linear", "start": 0.05, "end": 0.01}
+    rule = HOLD | {"do": [{"set": "ent_coef", "to": 0.2, "until": {"env_steps": 3_000}}]}
+    run = Training(monkeypatch, rule, schedules={"ent_coef": line})
+    run.update(SICK)
+    values = []
+    for _ in range(4):
+        values.append(run.value() == run.scheduled("ppo.ent_coef"))
+        run.update()
+    assert values == [False, False, False, True]
+
+
+def test_a_span_ends_by_itself_and_is_journalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"do": [UP | {"until": {"updates": 2}}]})
+    run.update(SICK)
+    assert run.update() == []
+    (over,) = run.update()
+    assert (over.decision, over.reason) == ("released", "its 2 updates are over")
+    assert over.keys == {"ppo.ent_coef": [0.05, 0.01]}
+
+
+def test_a_word_can_be_replaced_but_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = {"ppo": {"target_kl": "off"}}
+    scaled = Training(monkeypatch, HOLD | {"do": [{"scale": "target_kl", "by": 0.5, "min": 0.001}]}, **off)
+    (blocked,) = scaled.update(SICK)
+    assert (blocked.decision, blocked.reason) == ("blocked", "ppo.target_kl is 'off', which is no number to move")
+    given = Training(monkeypatch, HOLD | {"do": [{"set": "target_kl", "to": 0.02}]}, **off)
+    (fired,) = given.update(SICK)
+    assert fired.keys == {"ppo.target_kl": ["off", 0.02]}
+    assert given.value("ppo.target_kl") == 0.02
+
+
+# --- triggers ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_named_cause_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"cause": ["penalty_dominates"]})
+    assert run.update(SICK) == []
+    assert said(run.update(open_finding("policy.hold", "penalty_dominates"))) == [("hold", "fired")]
+
+
+def test_a_cause_that_nothing_repairs_triggers_no_repair_but_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = open_finding("policy.hold", "mask_tight")
+    assert Training(monkeypatch, HOLD).update(tight) == []
+    assert said(Training(monkeypatch, HOLD | {"do": [{"note": "x"}]}).update(tight)) == [("hold", "fired")]
+
+
+def test_a_cause_after_a_colon_is_the_likeliest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = {"id": "nan", "on": "num.nan:explosion", "do": [{"note": "x"}]}
+    run = Training(monkeypatch, rule)
+    assert run.update(open_finding("num.nan", "outlier")) == []
+    assert said(run.update(open_finding("num.nan", "explosion"))) == [("nan", "fired")]
+
+
+@pytest.mark.parametrize(
+    ("agg", "expected"), [("last", 5.0), ("mean", 3.0), ("median", 3.0), ("min", 1.0), ("max", 5.0), ("ewma", 3.857)]
+)
+def test_values_become_one(monkeypatch: pytest.MonkeyPatch, agg: str, expected: float) -> None:
+    def rule(bar: float) -> dict[str, Any]:
+        on = {"metric": KL, "agg": agg, "span": 3, "op": ">", "value": bar}
+        return {"id": "kl", "on": on, "do": [{"note": "x"}]}
+
+    for bar, fires in ((expected - 0.01, True), (expected + 0.01, False)):
+        run = Training(monkeypatch, rule(bar))
+        run.record.take([{"global_step": 1, "iteration": 1, "metrics": {KL: v}} for v in (9.0, 1.0, 3.0)])
+        assert bool(run.update(**{KL: 5.0})) is fires
+
+
+def test_all_any_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = {"metric": "progress", "op": ">=", "value": 0.02}
+    high = {"metric": KL, "op": ">", "value": 0.05}
+    on = {"all": [{"any": ["policy.hold", high]}, late, {"not": "mask.tight"}]}
+    run = Training(monkeypatch, {"id": "r", "on": on, "do": [{"note": "x"}]}, diagnose={"mode": "act"})
+    assert run.update(SICK) == []  # too early
+    assert run.update(SICK, open_finding("mask.tight")) == []
+    assert said(run.update(**{KL: 0.06})) == [("r", "fired")]
+
+
+def test_what_was_not_recorded_holds_neither_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    low = {"metric": "eval/sharpe_ratio", "op": "<", "value": 0.0}
+    run = Training(monkeypatch, {"id": "r", "on": {"not": low}, "do": [{"note": "x"}]})
+    assert run.update() == []
+    run.evaluate(eval__sharpe_ratio=1.0)
+    assert said(run.update()) == [("r", "fired")]
+
+
+def test_patience_counts_checks_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"patience": 3})
+    shown = [SICK, SICK, None, SICK, SICK, SICK]
+    assert [bool(run.update(*([one] if one else []))) for one in shown] == [False] * 5 + [True]
+
+
+def test_k_of_n_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"within": "3 of 5"})
+    shown = [SICK, None, None, SICK, None, SICK, SICK]
+    assert [bool(run.update(*([one] if one else []))) for one in shown] == [False] * 6 + [True]
+
+
+def test_eval_rules_are_looked_at_after_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"check": "eval"})
+    assert run.update(SICK) == []
+    assert said(run.evaluate(SICK)) == [("hold", "fired")]
+
+
+# --- what holds a rule back -------------------------------------------------------------------------------------------
+
+
+def test_too_little_data_is_journalled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"min_data": {"updates": 3, "gradient_steps": 30}})
+    (first,) = run.update(SICK)
+    assert (first.decision, first.reason) == ("suppressed", "not enough data: needs 3 updates, 30 gradient_steps")
+    assert first.min_data == {
+        "have": {"updates": 1, "gradient_steps": 10},
+        "need": {"updates": 3, "gradient_steps": 30},
+    }
+    assert run.update(SICK) == []
+    assert said(run.update(SICK)) == [("hold", "fired")]
+
+
+def test_unless(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"unless": ["policy.correct_inaction"]})
+    (held,) = run.update(SICK, open_finding("policy.correct_inaction", severity="information"))
+    assert (held.decision, held.reason) == ("suppressed", "unless policy.correct_inaction, which is raised")
+    assert run.value() == 0.01
+    assert said(run.update(SICK)) == [("hold", "fired")]
+
+
+def test_cooldown_and_max_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = HOLD | {"do": [UP | {"by": 2.0}], "cooldown": {"updates": 2}, "max_times": 2}
+    run = Training(monkeypatch, rule)
+    told = [said(run.update(SICK)) for _ in range(5)]
+    assert told == [
+        [("hold", "fired")],
+        [("hold", "suppressed")],
+        [("hold", "fired")],
+        [("hold", "blocked")],
+        [],
+    ]
+    assert run.value() == 0.04
+
+
+def test_where_bounds_are_reached_nothing_fires(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"max_times": 9})
+    assert [said(run.update(SICK)) for _ in range(4)] == [
+        [("hold", "fired")],
+        [("hold", "fired")],
+        [("hold", "suppressed")],
+        [],
+    ]
+    assert run.value() == 0.10
+
+
+def test_one_rule_per_key_and_check_the_lowest_number_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = HOLD | {"id": "late", "priority": 50}
+    early = {"id": "early", "on": {"metric": KL, "op": ">", "value": 0.0}, "do": [UP | {"by": 2.0}], "priority": 10}
+    run = Training(monkeypatch, late, early)
+    first, second = run.update(SICK, **{KL: 0.01})
+    assert said([first, second]) == [("early", "fired"), ("late", "suppressed")]
+    assert "higher priority" in second.reason
+    assert said(run.update(SICK, **{KL: 0.01}))[-1] == ("late", "fired")
+
+
+def test_the_budget_of_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = HOLD | {"do": [UP | {"by": 1.1}], "max_times": 9}
+    note = {"id": "note", "on": "policy.hold", "do": [{"note": "x"}], "max_times": 9, "priority": 200}
+    run = Training(monkeypatch, rule, note, diagnose={"mode": "act", "budget": {"actions": 2}})
+    told = [said(run.update(SICK)) for _ in range(4)]
+    assert [("hold", "fired") in one for one in told] == [True, True, False, False]
+    assert ("hold", "blocked") in told[2]
+    assert all(("note", "fired") in one for one in told), "what leaves the training alone costs nothing"
+
+
+def test_watch_journals_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD, diagnose={"mode": "watch"})
+    (watched,) = run.update(SICK)
+    assert (watched.decision, watched.keys) == ("blocked", {"ppo.ent_coef": [0.01, 0.05]})
+    assert "watch" in watched.reason
+    assert run.value() == 0.01
+
+
+def test_a_reward_edit_quiets_what_it_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = HOLD | {"do": [{"scale": "reward.weights.cost", "by": 0.5, "min": 0.01}], "cooldown": {"updates": 2}}
+    value = {"id": "value", "on": "value.fail", "do": [{"scale": "vf_coef", "by": 2.0, "max": 2.0}]}
+    run = Training(monkeypatch, edit, value)
+    run.update(SICK)
+    failing = open_finding("value.fail")
+    (held,) = run.update(failing)
+    assert (held.decision, held.reason) == ("suppressed", "the reward was edited: value.fail is judged again later")
+    assert said(run.update(failing)) == [("value", "fired")]
+
+
+def test_a_key_that_goes_to_and_fro_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = HOLD | {"do": [UP | {"until": {"updates": 1}}], "max_times": 9}
+    run = Training(monkeypatch, rule, diagnose={"mode": "act", "budget": {"actions": 99}})
+    told = [decision for n in range(8) for decision in run.update(*([SICK] if n % 2 == 0 else []))]
+    (frozen,) = [decision for decision in told if decision.row == "intervention.oscillates"]
+    assert frozen.decision == "blocked"
+    assert sum(decision.decision == "fired" for decision in told) == 2
+    assert told[-1].reason == "ppo.ent_coef went up and down twice and is moved no more"
+    assert run.value() == 0.01
+
+
+# --- verify, ladder ---------------------------------------------------------------------------------------------------
+
+VERIFY = {"metric": "policy/hold_share", "op": "<", "than": "before", "within": {"updates": 2}}
+
+
+@pytest.mark.parametrize(("after", "decision"), [(0.5, "verified"), (0.99, "failed")])
+def test_whether_it_helped(monkeypatch: pytest.MonkeyPatch, after: float, decision: str) -> None:
+    run = Training(monkeypatch, HOLD | {"verify": VERIFY})
+    run.update(SICK, policy__hold_share=0.98)
+    assert said(run.update(policy__hold_share=after)) == []
+    (told,) = run.update(policy__hold_share=after)
+    assert (told.decision, told.threshold) == (decision, 0.98)
+    assert told.evidence == {"policy/hold_share": [0.98, after]}
+    assert run.value() == 0.05, "on_fail = keep leaves it"
+
+
+def test_the_next_rung_begins_where_the_first_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = HOLD | {"verify": VERIFY, "on_fail": "next", "priority": 1}
+    second = {"id": "cost", "on": "policy.hold", "priority": 2}
+    second["do"] = [{"scale": "reward.weights.cost", "by": 0.5, "min": 0.01}]
+    run = Training(monkeypatch, first, second)
+    assert said(run.update(SICK, policy__hold_share=0.98)) == [("hold", "fired"), ("cost", "suppressed")]
+    run.update(SICK, policy__hold_share=0.98)
+    told = run.update(SICK, policy__hold_share=0.98)
+    assert said(told) == [("hold", "failed"), ("hold", "released"), ("hold", "blocked"), ("cost", "fired")]
+    assert run.value() == 0.01, "what did not help is taken away"
+
+
+def test_after_the_last_rung_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"verify": VERIFY, "on_fail": "next"})
+    for _ in range(2):
+        run.update(SICK, policy__hold_share=0.98)
+    failed = run.update(SICK, policy__hold_share=0.98)[0]
+    assert "unrepaired" in failed.reason
+
+
+def test_a_failure_may_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, HOLD | {"verify": VERIFY, "on_fail": "stop"})
+    for _ in range(2):
+        run.update(SICK, policy__hold_share=0.98)
+    failed = run.update(SICK, policy__hold_share=0.98)[0]
+    assert [asked.model_dump() for asked in failed.asks] == [{"stop": "fail"}]
+
+
+# --- rollback ---------------------------------------------------------------------------------------------------------
+
+BACK = {
+    "id": "back",
+    "on": "opt.step_too_big",
+    "patience": 2,
+    "do": [{"rollback": "last_good"}, {"scale": "learning_rate", "by": 0.1, "min": 1e-6}],
+    "max_times": 9,
+}
+BIG = open_finding("opt.step_too_big")
+ROOMY = {"mode": "act", "budget": {"actions": 9, "rollbacks": 2, "lost_steps_pct": 100}}
+
+
+def checkpoint(run: Training) -> bool:
+    if good := run.engine.keeps_good():
+        run.engine.keep_good()
+    return good
+
+
+def test_back_to_the_newest_checkpoint_older_than_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, BACK, diagnose=ROOMY)
+    run.update()
+    assert checkpoint(run)
+    run.update(open_finding("train.kl", severity="warning"))
+    assert not checkpoint(run), "no checkpoint with an open symptom is a good one"
+    run.update()
+    assert checkpoint(run)
+    run.update(BIG)
+    (fired,) = run.update(BIG)
+    assert fired.checkpoint == "good-000003000"
+    assert run.engine.undone == [(3_000, 5_000)]
+    assert run.value("ppo.learning_rate") == pytest.approx(3e-5)
+    assert run.engine.clock.env_steps == 5_000, "spent steps stay spent"
+
+
+def test_to_the_beginning_where_there_is_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, BACK | {"patience": 1}, diagnose=ROOMY)
+    (fired,) = run.update(BIG)
+    assert fired.checkpoint == "init"
+    stop = BACK | {"patience": 1, "do": [{"rollback": "last_good", "else": "stop"}, BACK["do"][1]]}  # type: ignore[index]
+    (stopped,) = Training(monkeypatch, stop, diagnose=ROOMY).update(BIG)
+    assert stopped.checkpoint is None
+    assert [asked.model_dump() for asked in stopped.asks] == [{"stop": "fail"}]
+
+
+def test_the_budget_of_rollbacks_and_of_lost_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = BACK | {"patience": 1, "do": [{"rollback": "init"}, {"scale": "learning_rate", "by": 0.9, "min": 1e-6}]}
+    run = Training(monkeypatch, often, diagnose=ROOMY)
+    told = [run.update(BIG)[0] for _ in range(3)]
+    assert [one.decision for one in told] == ["fired", "fired", "blocked"]
+    assert "budget.rollbacks" in told[-1].reason
+    run = Training(monkeypatch, often, diagnose={"mode": "act", "budget": {"lost_steps_pct": 2}})
+    told = [run.update(BIG)[0] for _ in range(2)]
+    assert [one.decision for one in told] == ["fired", "blocked"]  # 1,000 and then 1,000 + 2,000 of 100,000 steps
+    assert "lost_steps_pct" in told[-1].reason
+
+
+def test_what_was_undone_is_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, BACK | {"patience": 1}, diagnose=ROOMY)
+    run.update(BIG, **{KL: 9.0})
+    run.update(**{KL: 0.01})
+    evidence = run.record.evidence(run.engine.undone)
+    assert evidence.series[KL].values.tolist() == [0.01]
+
+
+# --- controllers ------------------------------------------------------------------------------------------------------
+
+LOOP = {"key": "ppo.learning_rate", "metric": KL, "target": 0.01, "band": 2.0, "factor": 1.5, "min": 1e-4, "max": 5e-4}
+STEER = {"id": "steer", "controller": LOOP}
+
+
+def test_a_controller_keeps_a_metric_near_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, STEER)
+    values = []
+    for kl in (0.03, 0.03, 0.03, 0.03, 0.01, 0.004, 0.004, 0.004, 0.004, 0.004, 0.004):
+        run.update(**{KL: kl})
+        values.append(run.value("ppo.learning_rate"))
+    low = [2e-4, 2e-4 / 1.5, 1e-4, 1e-4, 1e-4]
+    assert values == pytest.approx([*low, 1.5e-4, 2.25e-4, 3.375e-4, 5e-4, 5e-4, 5e-4])
+
+
+def test_a_controller_turns_round_at_once_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(monkeypatch, STEER)
+    for _ in range(20):
+        run.update(**{KL: 0.05})
+    run.update(**{KL: 0.001})
+    assert run.value("ppo.learning_rate") == pytest.approx(1.5e-4)
+
+
+# --- state and repetition ---------------------------------------------------------------------------------------------
+
+STORY = [
+    ([SICK], {"policy__hold_share": 0.98, "policy__entropy_norm": 0.1, KL: 0.03}),
+    ([SICK, BIG], {"policy__hold_share": 0.98, "policy__entropy_norm": 0.1, KL: 0.03}),
+    ([BIG], {"policy__hold_share": 0.6, "policy__entropy_norm": 0.4, KL: 0.001}),
+    ([], {"policy__hold_share": 0.6, "policy__entropy_norm": 0.4, KL: 0.001}),
+    ([], {"policy__hold_share": 0.6, "policy__entropy_norm": 0.4, KL: 0.01}),
+    ([SICK], {"policy__hold_share": 0.6, "policy__entropy_norm": 0.1, KL: 0.05}),
+]
+RULES = [
+    HOLD
+    | {
+        "do": [UP | {"until": "release", "ramp": {"updates": 2}}],
+        "release": {"metric": "policy/entropy_norm", "op": ">", "value": 0.25, "patience": 2},
+        "verify": VERIFY,
+        "max_times": 2,
+    },
+    BACK,
+    {"id": "steer", "controller": LOOP | {"key": "ppo.vf_coef", "min": 0.1, "max": 2.0}},
+]
+KEYS = ("ppo.ent_coef", "ppo.learning_rate", "ppo.vf_coef")
+
+
+def test_state_goes_through_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Training(monkeypatch, *RULES, diagnose=ROOMY)
+    expected = [said(whole.update(*findings, **metrics)) for findings, metrics in STORY]
+    values = [whole.value(key) for key in KEYS]
+    for cut in range(1, len(STORY)):
+        first = Training(monkeypatch, *RULES, diagnose=ROOMY)
+        told = [said(first.update(*findings, **metrics)) for findings, metrics in STORY[:cut]]
+        second = Training(monkeypatch, *RULES, diagnose=ROOMY)
+        second.record = second.engine.record = first.record
+        second.engine.load_state(first.engine.state())
+        told += [said(second.update(*findings, **metrics)) for findings, metrics in STORY[cut:]]
+        assert told == expected
+        assert [second.value(key) for key in KEYS] == values
+        assert second.engine.state() == whole.engine.state()
+
+
+def test_the_journal_repeats_what_was_done_without_judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = Training(monkeypatch, *RULES, diagnose=ROOMY)
+    journal, values = [], []
+    for findings, metrics in STORY:
+        for decision in judged.update(*findings, **metrics):
+            journal.append(decision.to_event() | {"global_step": judged.engine.clock.env_steps})
+        values.append([judged.value(key) for key in KEYS])
+    assert {event["decision"] for event in journal} >= {"fired", "released", "verified"}
+    again = Training(monkeypatch, *RULES, journal=journal, diagnose=ROOMY)
+    repeated = []
+    for _, metrics in STORY:
+        repeated.append((again.update(**metrics), [again.value(key) for key in KEYS]))
+    assert [now for _, now in repeated] == values
+    told = [(d.rule, d.decision, dict(d.keys), d.checkpoint) for decisions, _ in repeated for d in decisions]
+    done = ("fired", "released", "verified", "failed")
+    assert told == [(e["id"], e["decision"], e["keys"], e["checkpoint"]) for e in journal if e["decision"] in done]

@@ -1,0 +1,354 @@
+"""Interventions in real, tiny runs of every trainer: what they change, what they leave alone, and that they repeat."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from p3kit.cli import main
+from p3kit.errors import InputError
+from p3kit.launch import compare_weights, plan_replay
+from p3kit.launch.replay import weights_hash
+from p3kit.market import load_market
+from p3kit.plan import plan_runs
+from p3kit.rundir import RunDir
+from p3kit.runtime import load_checkpoint, part
+from p3kit.spec import resolve_spec
+
+from .conftest import load_trainer
+from .test_ppo_shared import SMALL
+from .tiny_runs import train
+
+TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
+# What is fast for one trainer is slow for three; a rollback, which every trainer has lines of its own for, is not.
+ONE_IS_FAST = (
+    "ppo",
+    pytest.param("ppo_stacked", marks=pytest.mark.slow),
+    pytest.param("ppo_shared", marks=pytest.mark.slow),
+)
+
+
+def later(share: float) -> dict[str, Any]:
+    return {"metric": "progress", "op": ">=", "value": share}
+
+
+ENTROPY = {"id": "entropy", "on": later(0.3), "do": [{"scale": "ent_coef", "by": 5.0, "max": 0.1}]}
+NEVER = {"id": "never", "on": {"metric": "policy/entropy", "op": ">", "value": 99.0}, "do": ENTROPY["do"]}
+BACK = {
+    "id": "back",
+    "on": later(0.55),
+    "do": [{"rollback": "last_good"}, {"scale": "learning_rate", "by": 0.5, "min": 1e-6, "until": {"updates": 1}}],
+}
+COST = {
+    "id": "cost",
+    "on": later(0.3),
+    "do": [{"set": "reward.weights.cost", "to": 0.9, "until": {"env_steps": 300}}, {"dump": "episode_replay"}],
+}
+ROOMY = {"diagnose.mode": "act", "diagnose.budget": {"lost_steps_pct": 100}}
+
+
+def run(trainer: str, folder: Path, changes: dict[str, Any]) -> RunDir:
+    shared = trainer == "ppo_shared"
+    symbols = {"symbols": ["AAA"] if trainer == "ppo" else ["AAA", "BBB"], "evaluation.every": 1_000}
+    sizes = SMALL if shared else {}
+    without = ("ppo.hidden",) if shared else ()
+    return train(load_trainer(trainer), folder, trainer, symbols | sizes | changes, without)[0]
+
+
+def fired(run: RunDir, agent: str = "AAA") -> list[dict[str, Any]]:
+    return [event for event in run.read_events("intervention", agent=agent) if event["decision"] == "fired"]
+
+
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_a_run_in_which_nothing_fires_is_the_run_without_diagnosis(trainer: str, tmp_path: Path) -> None:
+    off = run(trainer, tmp_path, {"diagnose.mode": "off"})
+    watched = run(trainer, tmp_path, {"intervention": [ENTROPY, BACK], "diagnose.mode": "watch"})
+    armed = run(trainer, tmp_path, {"intervention": [NEVER], "diagnose.mode": "act"})
+    assert weights_hash(off.checkpoint("last")) == weights_hash(armed.checkpoint("last"))
+    assert weights_hash(off.checkpoint("last")) == weights_hash(watched.checkpoint("last"))
+    assert not off.read_events("intervention")
+    assert not armed.read_events("intervention")
+    assert {event["decision"] for event in watched.read_events("intervention")} == {"blocked"}
+    assert "intervened" not in armed.read_events("verdict")[-1]["labels"]
+
+
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_a_modifier_is_in_force_from_the_next_update_on(trainer: str, tmp_path: Path) -> None:
+    done = run(trainer, tmp_path, {"intervention": [ENTROPY], "diagnose.mode": "act"})
+    for agent in done.agent_names():
+        seen = done.series(agent)["effective/ppo.ent_coef"]
+        assert dict(zip(seen.steps.tolist(), seen.values.tolist(), strict=True)) == {
+            300: 0.01, 600: 0.05, 900: 0.05, 1_000: 0.05,
+        }  # fmt: skip
+        (event,) = fired(done, agent)
+        assert event["keys"] == {"ppo.ent_coef": [0.01, 0.05]}
+        assert (event["update"], event["global_step"], event["check"]) == (1, 300, "update")
+        assert event["catalogue_version"].startswith("p3kit@1+")
+        assert "intervened" in done.read_events("verdict", agent=agent)[-1]["labels"]
+    off = run(trainer, tmp_path, {"diagnose.mode": "off"})
+    assert weights_hash(off.checkpoint("last")) != weights_hash(done.checkpoint("last"))
+
+
+def test_a_stacked_agent_gets_what_it_gets_alone(tmp_path: Path) -> None:
+    """Rollbacks too: its part of the stack goes back, its neighbour's does not."""
+    low = {"metric": "policy/entropy_norm", "op": "<", "value": 2.0}
+    changes = {"intervention": [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST], **ROOMY}
+    alone = run("ppo", tmp_path, changes)
+    stacked = run("ppo_stacked", tmp_path, changes)
+    assert [e["keys"] for e in fired(alone)] == [e["keys"] for e in fired(stacked)]
+    first, second = alone.series("AAA"), stacked.series("AAA")
+    for name in ("policy/entropy", "value/value_loss", "reward/mean", "reward/scale", "effective/ppo.learning_rate"):
+        np.testing.assert_allclose(first[name].values, second[name].values, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_rollback_restores_weights_and_optimiser_but_not_the_steps(trainer: str, tmp_path: Path) -> None:
+    # the last update ends at 1,000 steps: what is taken back there can be read from the last checkpoint
+    done = run(trainer, tmp_path, {"intervention": [BACK | {"on": later(0.95)}], **ROOMY})
+    (event,) = fired(done)
+    assert event["checkpoint"].startswith("good-")
+    good, last, initial = (
+        part("trainer", load_checkpoint(done.checkpoint(name))) for name in (event["checkpoint"], "last", "init")
+    )
+    tables = ("net/", "heads/", "optimizer/", "first/", "second/", "steps_taken")
+    compared = [key for key in last if key.startswith(tables)]
+    mine = (lambda value: value) if trainer == "ppo" else (lambda value: value[0])  # of the first agent
+    assert len(compared) > 5
+    for key in compared:
+        torch.testing.assert_close(mine(last[key]), mine(good[key]), rtol=0, atol=0)
+    weights = [key for key in compared if key.startswith(("net/", "heads/"))]
+    assert any(not torch.equal(mine(initial[key]), mine(good[key])) for key in weights)
+    if trainer == "ppo_shared":  # all go back, each to a checkpoint of its own; what they share to the oldest of them
+        oldest = min(fired(done, agent)[0]["checkpoint"] for agent in done.agent_names())
+        earlier = part("trainer", load_checkpoint(done.checkpoint(oldest)))
+        for key in [key for key in last if key.startswith("encoder")]:
+            torch.testing.assert_close(last[key], earlier[key], rtol=0, atol=0)
+    assert done.status()["agents"]["AAA"]["global_step"] == 1_000
+
+
+def test_a_rollback_draws_other_numbers_and_keeps_its_change(tmp_path: Path) -> None:
+    changed = BACK | {"on": later(0.25), "do": [{"rollback": "init"}, {"scale": "ent_coef", "by": 1.0001, "max": 1.0}]}
+    done = run("ppo", tmp_path, {"intervention": [changed], **ROOMY})
+    series = done.series("AAA")
+    loss = dict(zip(series["value/value_loss"].steps.tolist(), series["value/value_loss"].values.tolist(), strict=True))
+    assert loss[600] != loss[300]
+    assert series["effective/ppo.ent_coef"].values[1] == pytest.approx(0.010001)
+
+
+def test_an_update_without_a_finite_step_is_survived_by_a_rollback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_trainer("ppo")
+    whole, calls = module.ppo_loss, 0
+
+    def breaks(*arguments: Any, **words: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        loss, stats = whole(*arguments, **words)
+        return (loss * float("nan") if 11 <= calls <= 20 else loss), stats  # the whole of the second update
+
+    monkeypatch.setattr(module, "ppo_loss", breaks)
+    rule = {
+        "id": "nan",
+        "on": "num.nan",
+        "check": "minibatch",
+        "do": [{"dump": "minibatch"}, {"rollback": "init"}, {"scale": "learning_rate", "by": 0.33, "min": 1e-5}],
+        "max_times": 2,
+    }
+    (done,) = train(module, tmp_path, "ppo", {"symbols": ["AAA"], "intervention": [rule], **ROOMY})
+    assert done.status()["state"] == "done"
+    (event,) = fired(done)
+    assert (event["row"], event["global_step"], event["checkpoint"]) == ("num.nan", 600, "init")
+    (dumped,) = done.replays.iterdir()
+    assert set(json.loads(dumped.read_text())["gradient_steps"]["diag/nonfinite"]) == {1.0}
+    calls = 0
+    (failed,) = train(module, tmp_path, "ppo", {"symbols": ["AAA"], "diagnose.mode": "off"})
+    assert failed.status()["state"] == "failed"
+
+
+@pytest.mark.parametrize(("how", "state"), [("fail", "failed"), ("done", "done")])
+def test_stop(how: str, state: str, tmp_path: Path) -> None:
+    done = run("ppo", tmp_path, {"intervention": [{"id": "end", "on": later(0.5), "do": [{"stop": how}]}]})
+    assert done.status()["state"] == state
+    assert done.status()["agents"]["AAA"]["global_step"] == 600
+    text = str(done.status()["message"] if how == "fail" else done.read_events("early_stop")[-1]["reason"])
+    assert "stopped by intervention end" in text
+
+
+def test_one_agent_stopped_the_others_train_on(tmp_path: Path) -> None:
+    early = {"metric": "progress", "op": "<", "value": 0.35}
+    holds = {"metric": "policy/hold_share", "op": ">", "value": 0.0}
+    rule = {"id": "end", "on": {"all": [early, holds]}, "do": [{"stop": "done"}]}
+    free = run("ppo_stacked", tmp_path, {"diagnose.mode": "off"})
+    shares = {agent: float(free.series(agent)["policy/hold_share"].values[0]) for agent in ("AAA", "BBB")}
+    holds["value"] = sum(shares.values()) / 2
+    done = run("ppo_stacked", tmp_path, {"intervention": [rule]})
+    steps = {name: agent["global_step"] for name, agent in done.status()["agents"].items()}
+    assert steps[max(shares, key=lambda name: shares[name])] < 1_000
+    assert steps[min(shares, key=lambda name: shares[name])] == 1_000
+
+
+def test_a_reward_edit_bends_training_and_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    from p3kit.runtime import evaluation
+
+    whole = evaluation.evaluate_together
+
+    def spy(evaluators: Any, policy: Any) -> Any:
+        seen.extend(evaluator.spec for evaluator in evaluators)
+        return whole(evaluators, policy)
+
+    monkeypatch.setattr(evaluation, "evaluate_together", spy)
+    rule = COST | {"do": [{"set": "reward.weights.cost", "to": 0.9}]}
+    done = run("ppo", tmp_path, {"intervention": [rule], "diagnose.mode": "act", "reward.scaling": "none"})
+    weighted, raw = (done.series("AAA")[name].values for name in ("reward/cost", "reward/raw.cost"))
+    np.testing.assert_allclose(weighted / raw, [0.15, 0.9, 0.9, 0.9], rtol=1e-6)
+    assert {spec.reward.weights.cost for spec in seen} == {0.15}
+    assert {(spec.env.commission_bps, spec.env.slippage_bps) for spec in seen} == {(10.0, 5.0)}
+
+
+def test_an_episode_replay_is_what_was_played(tmp_path: Path) -> None:
+    done = run("ppo", tmp_path, {"intervention": [COST], "diagnose.mode": "act"})
+    (path,) = done.replays.iterdir()
+    content = json.loads(path.read_text())
+    assert (content["agent"], content["global_step"], content["synthetic"]) == ("AAA", 300, True)
+    assert len(content["episodes"]) == 2
+    for episode in content["episodes"]:
+        lengths = {len(episode[key]) for key in ("action", "reward", "equity")}
+        assert len(lengths) == 1
+        assert 1 <= lengths.pop() <= 60
+        assert set(episode["components"]) >= {"pnl", "cost"}
+
+
+def test_the_journal_is_told(tmp_path: Path) -> None:
+    done = run("ppo", tmp_path, {"intervention": [COST, NEVER], "diagnose.mode": "act"})
+    result = CliRunner().invoke(main, ["diagnose", done.name, "--runs", str(done.path.parent)])
+    told = " ".join(result.output.split())
+    assert "Interventions: 1 fired, 1 released" in told
+    assert "reward.weights.cost 0.15 → 0.9, dump episode_replay" in told
+    assert "its 300 env steps are over" in told
+    result = CliRunner().invoke(main, ["diagnose", done.name, "--json", "--runs", str(done.path.parent)])
+    (agent,) = json.loads(result.output)
+    assert [entry["decision"] for entry in agent["interventions"]][:2] == ["fired", "released"]
+
+
+def test_only_the_same_spec_is_repeated(tmp_path: Path) -> None:
+    original = run("ppo", tmp_path, {"intervention": [ENTROPY], "diagnose.mode": "act"})
+    tables = original.info()["spec"]
+    other = resolve_spec(tables | {"ppo": tables["ppo"] | {"gamma": 0.5}}, "test")
+    with pytest.raises(InputError, match=r"had another spec: ppo\.gamma 0\.99 → 0\.5"):
+        plan_replay(plan_runs(other), original)
+    with pytest.raises(InputError, match="trained AAA, which is no run of this spec"):
+        plan_replay(plan_runs(resolve_spec(tables | {"symbols": ["BBB"]}, "test")), original)
+
+
+def test_a_broken_contract_stops_a_strict_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_trainer("ppo")
+    whole = module.sample_action
+
+    def off_by_some(*arguments: Any) -> Any:
+        action, log_prob = whole(*arguments)
+        return action, log_prob + 0.1  # what is stored is not what was played
+
+    monkeypatch.setattr(module, "sample_action", off_by_some)
+    short = {"symbols": ["AAA"], "ppo.total_timesteps": 300}
+    (strict,) = train(module, tmp_path, "ppo", short)
+    assert strict.status()["state"] == "failed"
+    assert "stopped by diagnose.strict" in strict.status()["message"]
+    assert fired(strict)[0]["row"] == "ppo.ratio_ne_1"
+    for lenient in ({"diagnose.strict": False}, {"diagnose.mode": "off"}):
+        (done,) = train(module, tmp_path, "ppo", short | lenient)
+        assert done.status()["state"] == "done"
+
+
+def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> None:
+    """A made sick run: values that hardly learn, on returns that change their scale every bar."""
+    sick = {
+        "ppo.total_timesteps": 36_864,
+        "env.num_envs": 64,
+        "ppo.n_steps": 64,
+        "ppo.batch_size": 512,
+        "ppo.vf_coef": 1e-4,
+        "ppo.learning_rate": 1e-4,
+        "env.commission_bps": 300,
+        "reward.scaling": "none",
+        "reward.weights.cost": 100.0,
+        "evaluation.every": 36_864,
+        "checkpoints.every": 36_864,
+    }
+    (done,) = train(load_trainer("ppo"), tmp_path, "ppo", {"symbols": ["AAA"], "interventions": "guide", **sick})
+    assert done.status()["state"] == "done"
+    assert "guide-value-collapse" in {event["id"] for event in fired(done)}
+    (event,) = [event for event in fired(done) if event["id"] == "guide-value-collapse"]
+    assert event["keys"]["ppo.vf_coef"] == [1e-4, 2e-4]
+
+
+def replayed(original: RunDir, trainer: str) -> RunDir:
+    """`p3kit run --replay` without the launcher."""
+    spec = resolve_spec(original.info()["spec"], "test")
+    replay = plan_replay(plan_runs(spec), original)
+    info = replay.plan.run_json(load_market(spec, spec.symbols), ["test"]) | {"replay": replay.to_json()}
+    again = RunDir.create(original.path.parent, info, "", replay.plan.trainer)
+    argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(again.path)]
+    try:
+        load_trainer(trainer).main()
+    finally:
+        sys.argv = argv
+    return again
+
+
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_the_journal_alone_gives_the_same_weights(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run(trainer, tmp_path, {"intervention": [ENTROPY, BACK, COST], **ROOMY})
+    assert len(fired(original)) == 3
+
+    def judges_nothing(_: Any) -> Any:
+        raise AssertionError("a replay judged")
+
+    monkeypatch.setattr("p3kit.runtime.interventions.judge", judges_nothing)
+    again = replayed(original, trainer)
+    same, told = compare_weights(original, again)
+    assert same, told
+    done = ("fired", "released", "verified", "failed")
+    journals = [
+        [(e["id"], e["decision"], e["global_step"], e["keys"], e["checkpoint"]) for e in run.read_events("intervention")
+         if e["decision"] in done]
+        for run in (original, again)
+    ]  # fmt: skip
+    assert journals[0] == journals[1]
+
+
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [ENTROPY | {"verify": {"metric": "policy/entropy", "op": ">", "than": "before", "within": {"updates": 2}}}]
+    changes = {"intervention": [*rules, BACK, COST], **ROOMY}
+    whole = run(trainer, tmp_path / "whole", changes)
+    for stops_at in (300, 600):
+        asked = {"at": stops_at}
+
+        def stop(self: Any, asked: dict[str, int] = asked) -> bool:
+            return bool(self.agents[0].global_step >= asked["at"])
+
+        with monkeypatch.context() as patch:
+            patch.setattr("p3kit.runtime.run.Run.stop_requested", property(stop))
+            cut = run(trainer, tmp_path / f"cut{stops_at}", changes)
+        assert cut.status()["state"] == "stopped"
+        argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(cut.path), "--resume"]
+        try:
+            load_trainer(trainer).main()
+        finally:
+            sys.argv = argv
+        assert weights_hash(cut.checkpoint("last")) == weights_hash(whole.checkpoint("last"))
+        told = [[(e["id"], e["decision"], e["reason"]) for e in r.read_events("intervention")] for r in (whole, cut)]
+        assert told[0] == told[1]
