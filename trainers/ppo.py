@@ -28,13 +28,18 @@ from torch import Tensor, nn
 
 from p3kit.runtime import Flat, Rollout, load_optimizer_state, open_run, optimizer_state, part, under
 from p3kit.runtime.evidence import (
+    EXPOSURE,
     correlation,
+    dead_share,
     dormant_share,
     explained_variance,
     feature_rank,
+    gae_error,
+    obs_agreement,
     ridge_explained_variance,
     sample_rows,
     update_ratio,
+    wrong_bootstraps,
 )
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -505,6 +510,16 @@ def main() -> None:
                     "diag/ev_reference": ridge_explained_variance(observation, flat.returns[sample]),
                     "diag/update_ratio": update_ratio(before, after, len(update)),
                     "diag/advantage_std": advantage.std(),
+                    "diag/gae_error": gae_error(
+                        reward,
+                        buffer.value,
+                        next_value,
+                        buffer.terminated,
+                        done,
+                        returns,
+                        args.gamma,
+                        args.gae_lambda,
+                    ),
                     "diag/advantage_signal": correlation(
                         flat.advantage[sample], log_prob_after - flat.log_prob[sample]
                     ),
@@ -517,6 +532,20 @@ def main() -> None:
                 if hidden:  # hidden = [] is a linear policy
                     evidence["diag/dormant_share"] = dormant_share([*hidden, *net.value.hidden(observation)])
                     evidence["diag/feature_rank"] = feature_rank(hidden[-1])
+                    if args.activation == "relu":
+                        evidence["diag/dead_share"] = dead_share([*hidden, *net.value.hidden(observation)])
+                if env.autoreset == "same_step":
+                    evidence["diag/wrong_bootstraps"] = wrong_bootstraps(buffer.value, next_value, buffer.truncated)
+                if agent.newest_return_column is not None and steps > 1:  # what a step earned, what is seen then
+                    earlier = sample_rows(rows - num_envs, device)
+                    shown = env.observe(flat_index[earlier + num_envs], flat_account[earlier + num_envs])
+                    exposure = flat_account[earlier, EXPOSURE]
+                    evidence["diag/obs_agreement"] = obs_agreement(
+                        shown[:, agent.newest_return_column],
+                        buffer.components[..., 0].flatten()[earlier],
+                        exposure,
+                        (flat.action[earlier] == 0) & ~done.flatten()[earlier],
+                    )
                 scale_observation.update(raw_observation)
             update_s = time.perf_counter() - clock
 

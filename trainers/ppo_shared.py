@@ -38,13 +38,17 @@ from torch.func import grad_and_value, vmap
 from p3kit.errors import InputError, NumericalFault
 from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
 from p3kit.runtime.evidence import (
+    EXPOSURE,
     correlation,
     dormant_share,
     explained_variance,
     feature_rank,
+    gae_error,
+    obs_agreement,
     ridge_explained_variance,
     sample_rows,
     update_ratio,
+    wrong_bootstraps,
 )
 
 AGENTS = "all"
@@ -1068,6 +1072,9 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             _, _, hidden, token = forward_all(encoder, heads, observation, shape, args)
             after = flatten(encoder, 0), flatten(heads, 1)
             pulled = torch.stack(interference).nanmean(0)
+            earlier = sample_rows(rows - num_envs, device)
+            shown = env.observe(flat_index[:, earlier + num_envs], flat_account[:, earlier + num_envs])
+            earned, flat_done = to_rows(buffer.components[..., 0]), to_rows(done)
             evidence = []
             for k in range(count):
                 obs_max_abs, obs_clipped_share = env.observation_stats(flat_index[k, sample], flat_account[k, sample])
@@ -1081,6 +1088,19 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                         *(torch.cat([shared_part, own[k]]) for shared_part, own in (before, after)), gradient_steps[k]
                     ),
                     "diag/advantage_std": advantage[..., k].std(),
+                    "diag/gae_error": gae_error(
+                        reward[..., k],
+                        buffer.value[..., k],
+                        next_value[..., k],
+                        buffer.terminated[..., k],
+                        done[..., k],
+                        returns[..., k],
+                        gamma[k],
+                        gae_lambda[k],
+                    ),
+                    "diag/wrong_bootstraps": wrong_bootstraps(
+                        buffer.value[..., k], next_value[..., k], buffer.truncated[..., k]
+                    ),
                     "diag/advantage_signal": correlation(
                         flat.advantage[k, sample], log_prob_after[k] - flat.log_prob[k, sample]
                     ),
@@ -1095,6 +1115,14 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 of_agent["diag/feature_rank"] = feature_rank(token[k])
                 if count > 1:  # one agent alone pulls against nobody
                     of_agent |= {name: pulled[k, i] for i, name in enumerate(INTERFERENCE_METRICS)}
+                if steps > 1:  # what a step earned, what is seen then
+                    exposure = flat_account[k, earlier, EXPOSURE]
+                    of_agent["diag/obs_agreement"] = obs_agreement(
+                        shown[k, :, agents[k].newest_return_column],
+                        earned[k, earlier],
+                        exposure,
+                        (flat.action[k, earlier] == 0) & ~flat_done[k, earlier],
+                    )
                 if loss_scale.enabled:
                     of_agent["diag/amp_scale"] = loss_scale.scale[k]
                 evidence.append(of_agent)

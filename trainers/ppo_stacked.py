@@ -33,13 +33,18 @@ from torch.func import grad_and_value
 from p3kit.errors import NumericalFault
 from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, under
 from p3kit.runtime.evidence import (
+    EXPOSURE,
     correlation,
+    dead_share,
     dormant_share,
     explained_variance,
     feature_rank,
+    gae_error,
+    obs_agreement,
     ridge_explained_variance,
     sample_rows,
     update_ratio,
+    wrong_bootstraps,
 )
 
 AGENTS = "stack"
@@ -946,6 +951,9 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
             hidden = hidden_layers(stack, observation, args.activation)
             after = flatten(stack)
+            earlier = sample_rows(rows - num_envs, device)
+            shown = env.observe(flat_index[:, earlier + num_envs], flat_account[:, earlier + num_envs])
+            earned, flat_done = to_rows(buffer.components[..., 0]), to_rows(done)
             evidence = []
             for k in range(count):
                 obs_max_abs, obs_clipped_share = env.observation_stats(flat_index[k, sample], flat_account[k, sample])
@@ -957,6 +965,19 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                     "diag/ev_reference": ridge_explained_variance(observation[k], flat.returns[k, sample]),
                     "diag/update_ratio": update_ratio(before[k], after[k], gradient_steps[k]),
                     "diag/advantage_std": advantage[..., k].std(),
+                    "diag/gae_error": gae_error(
+                        reward[..., k],
+                        buffer.value[..., k],
+                        next_value[..., k],
+                        buffer.terminated[..., k],
+                        done[..., k],
+                        returns[..., k],
+                        gamma[k],
+                        gae_lambda[k],
+                    ),
+                    "diag/wrong_bootstraps": wrong_bootstraps(
+                        buffer.value[..., k], next_value[..., k], buffer.truncated[..., k]
+                    ),
                     "diag/advantage_signal": correlation(
                         flat.advantage[k, sample], log_prob_after[k] - flat.log_prob[k, sample]
                     ),
@@ -971,6 +992,16 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                     layers = [policy[k] for policy, _ in hidden] + [value[k] for _, value in hidden]
                     of_agent["diag/dormant_share"] = dormant_share(layers)
                     of_agent["diag/feature_rank"] = feature_rank(hidden[-1][0][k])
+                    if args.activation == "relu":
+                        of_agent["diag/dead_share"] = dead_share(layers)
+                if steps > 1:  # what a step earned, what is seen then
+                    exposure = flat_account[k, earlier, EXPOSURE]
+                    of_agent["diag/obs_agreement"] = obs_agreement(
+                        shown[k, :, agents[k].newest_return_column],
+                        earned[k, earlier],
+                        exposure,
+                        (flat.action[k, earlier] == 0) & ~flat_done[k, earlier],
+                    )
                 if loss_scale.enabled:
                     of_agent["diag/amp_scale"] = loss_scale.scale[k]
                 evidence.append(of_agent)

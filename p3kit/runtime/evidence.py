@@ -19,6 +19,7 @@ DORMANT = 0.025
 """Threshold τ of a dormant unit (Sokar et al. 2023, definition 3.1)."""
 _RANK_ENERGY = 0.99
 _LEAST_HELD = 100
+_LEAST_EXPOSURE = 0.01  # of a position halved many times, rounding is all that is left
 
 
 def sample_rows(rows: int, device: torch.device) -> Tensor:
@@ -109,8 +110,9 @@ def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: 
     """Correlation of the return that the newest observed bar shows and the P&L per exposure of the step that led there.
 
     All (B,): the observation after a step, what the step earned, the exposure before it, and whether the row held its
-    position all through it. NaN with fewer than 100 rows that did.
+    position all through it. NaN with fewer than 100 rows that did, at an exposure of 1 % or more.
     """
+    held = held & (exposure >= _LEAST_EXPOSURE)
     weight = held.double()
     count = weight.sum()
     earned = pnl.double() / torch.where(held, exposure, 1.0).double()
