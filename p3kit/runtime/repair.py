@@ -111,6 +111,8 @@ class Repair:
         return self.agent.scheduled_at(path, self.agent.global_step)
 
     def _decide(self, check: Check) -> None:
+        if self.agent.state != "running":  # an agent that has ended is left as it is
+            return
         before = set(self.engine.open_rows)
         for decision in self.engine.check(check):
             self._journal(decision)

@@ -214,3 +214,22 @@ def test_a_run_without_verdicts_says_its_state(runs):
         "phase3: verdicts on the validation split",
         "run-1/AAPL stopped: on request",
     ]
+
+
+def test_what_an_intervention_did_is_said_once():
+    did = "ent-boost fired: ppo.ent_coef 0.01 → 0.05"
+    console = Console(file=io.StringIO(), force_terminal=False, width=120)
+    board = LineBoard(console)
+    board.show([agent(interventions=1, last_intervention=did)])
+    board.show([agent(interventions=1, last_intervention=did)])
+    assert console.file.getvalue().count(did) == 1
+
+
+@pytest.mark.parametrize("acted", [False, True])
+def test_the_live_table_counts_what_interventions_did(acted):
+    board = LiveBoard(terminal(), "phase3")
+    moved = agent("run-1/AMD", interventions=2, last_intervention="back fired: back to init")
+    board.show([agent(), moved if acted else agent("run-1/AMD")])
+    text = "\n".join(drawn(board))
+    assert ("acts" in text) is acted
+    assert ("back to init" in text) is acted
