@@ -17,7 +17,6 @@ from p3kit.diagnose.journal import DONE, in_short
 from p3kit.errors import P3kitError
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.rundir.names import file_name
-from p3kit.rundir.rows import write_json
 from p3kit.runtime.checkpoints import Flat
 from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
 from p3kit.runtime.record import Record
@@ -164,8 +163,8 @@ class Repair:
             content["episodes"] = last_episodes(self._rollout, count)
         else:
             content["gradient_steps"] = {name: np.asarray(values).tolist() for name, values in self._update.items()}
-        name = f"{rule}-{file_name(agent.name)}-{agent.global_step:09d}-{kind}.json"
-        write_json(agent.run.directory.replays / name, content)
+        name = f"{rule}-{file_name(agent.name)}-{agent.global_step:09d}-{kind}"
+        agent.run.directory.write_replay(name, content)
 
 
 def last_episodes(rollout: Rollout, count: int) -> list[dict[str, Any]]:
