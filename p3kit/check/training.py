@@ -237,6 +237,7 @@ def _changed(spec: Spec, symbol: str, settings: Mapping[str, Any]) -> Spec:
         tables.pop(name, None)
     tables |= {"symbols": [symbol], "seeds": [1]}
     tables["compute"] = {**tables["compute"], "compile": "off"}
+    tables["diagnose"] = {**tables["diagnose"], "mode": "off"}  # a probe has to get through what it is to judge
     for table, values in settings.items():
         if table == "ppo":
             values = {name: value for name, value in values.items() if name in tables["ppo"]}
