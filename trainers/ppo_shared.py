@@ -766,8 +766,9 @@ LIVE = (
     "max_grad_norm",
     "target_kl",
     "dropout",
+    "weight_decay",
 )
-"""Knobs that move while a run trains."""
+"""Knobs that move while a run trains; a compiled function that saw them would be compiled anew at every move."""
 
 
 def backtest(run: Run[Args]) -> None:

@@ -43,6 +43,8 @@ def train_sb3(spec_file: Path, symbol: str, kind: str) -> Timing:
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
+    from tests.learning.sb3 import knobs_of
+
     spec = load_spec(spec_file).spec
     knobs = spec.ppo
     algorithm: Any = PPO
@@ -65,16 +67,7 @@ def train_sb3(spec_file: Path, symbol: str, kind: str) -> Timing:
     model = algorithm(
         "MlpPolicy",
         VecNormalize(env, norm_obs=False, clip_reward=spec.reward.clip, gamma=knobs.gamma),
-        learning_rate=knobs.learning_rate,
-        n_steps=knobs.n_steps,
-        batch_size=knobs.batch_size,
-        n_epochs=knobs.n_epochs,
-        gamma=knobs.gamma,
-        gae_lambda=knobs.gae_lambda,
-        clip_range=knobs.clip_range,
-        ent_coef=knobs.ent_coef,
-        vf_coef=knobs.vf_coef,
-        max_grad_norm=knobs.max_grad_norm,
+        **knobs_of(spec),
         policy_kwargs=network,
         seed=spec.seeds[0],
         device="cpu",

@@ -165,6 +165,13 @@ def learning_rate(spec: Spec) -> float | Callable[[float], float]:
     return lambda left: value_at(schedule, 1 - left)
 
 
+def knobs_of(spec: Spec) -> dict[str, Any]:
+    """The spec's knobs that Stable-Baselines3's PPO has under the same names."""
+    same = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda")
+    same += ("clip_range", "ent_coef", "vf_coef", "max_grad_norm")
+    return {"learning_rate": learning_rate(spec)} | {name: getattr(spec.ppo, name) for name in same}
+
+
 def train(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
     """Train Stable-Baselines3's PPO with the spec's knobs; its best weights by validation as a policy."""
     knobs = spec.ppo
@@ -175,16 +182,7 @@ def train(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
     model = PPO(
         "MlpPolicy",
         env,
-        learning_rate=learning_rate(spec),
-        n_steps=knobs.n_steps,
-        batch_size=knobs.batch_size,
-        n_epochs=knobs.n_epochs,
-        gamma=knobs.gamma,
-        gae_lambda=knobs.gae_lambda,
-        clip_range=knobs.clip_range,
-        ent_coef=knobs.ent_coef,
-        vf_coef=knobs.vf_coef,
-        max_grad_norm=knobs.max_grad_norm,
+        **knobs_of(spec),
         target_kl=None if knobs.target_kl == "off" else knobs.target_kl,
         policy_kwargs={"net_arch": list(knobs.hidden)},
         seed=seed,

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from p3kit.rundir import RunDir
+from p3kit.spec.knobs import read_knobs
 
-from .conftest import load_trainer
+from .conftest import TRAINERS, load_trainer
 from .tiny_runs import final_weights, metrics_of, train
 
 SMALL = {"ppo.d_model": 16, "ppo.heads": 2, "ppo.head_width": 16}
@@ -97,6 +98,10 @@ def test_sizes_that_do_not_fit_are_refused(shared: ModuleType, tmp_path: Path, c
     with pytest.raises(AssertionError):
         run(shared, tmp_path, {"ppo.heads": 3})
     assert "ppo.heads: 3 heads cannot share a d_model of 16; d_model is a multiple of heads" in capsys.readouterr().err
+
+
+def test_compiled_functions_see_no_knob_that_moves(shared: ModuleType) -> None:
+    assert set(shared.LIVE) == {knob.name for knob in read_knobs(TRAINERS / "ppo_shared.py") if knob.live}
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
