@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +87,11 @@ def figure_to(path: Path, width: float, height: float, *, measured: bool = True)
 def draw_run(run: RunDir) -> list[Path]:
     """Draw `plots/*.png` of every agent from the newest histograms: rewards, actions, value map, and the equity curve
     of the evaluation that the verdict chose (the newest one before there is a verdict). Returns the files written."""
-    statuses = run.status().get("agents") or {}
+    statuses, info = run.status().get("agents") or {}, run.info()
+    symbols = {planned["name"]: planned.get("symbol") for planned in info["agents"]}
     written = []
     for agent in run.agent_names():
+        synthetic = info.get("data", {}).get(symbols[agent], {}).get("synthetic", False)
         verdict = (statuses.get(agent) or {}).get("verdict") or {}
         chosen: dict[str, Histogram] = {}
         for histogram in run.histograms(agent=agent):
@@ -101,7 +102,7 @@ def draw_run(run: RunDir) -> list[Path]:
                 path = run.plots / f"{kind}-{file_name(agent)}.png"
                 draw(
                     {**chosen[kind].data, "flags": _red_flags(run, agent, kind)},
-                    f"{agent} at {chosen[kind].global_step:,} steps",
+                    f"{agent} at {chosen[kind].global_step:,} steps{', SYNTHETIC data' if synthetic else ''}",
                     path,
                 )
                 written.append(path)
@@ -131,8 +132,8 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
     """Rewards per step as the learner saw them: {edges (n + 1), counts (n), classes: {what happened: counts}}.
     Logarithmic, for the tails are what matters."""
     edges, counts = np.asarray(data["edges"], float), np.asarray(data["counts"], float)
-    with figure_to(path, 6.4, 3.8) as figure:
-        axes = figure.subplots()
+    with figure_to(path, 6.4, 3.8, measured=False) as figure:
+        axes = _one_panel(figure)
         axes.stairs(counts, edges, fill=True, color="#c9d6de", label="all steps")
         for (name, own), colour in zip((data.get("classes") or {}).items(), (_BLUE, _ORANGE, _GREEN), strict=False):
             axes.stairs(np.asarray(own, float), edges, color=colour, linewidth=1.4, label=name)
@@ -140,6 +141,7 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
         if counts.max(initial=0) > 0:
             axes.set_yscale("log")
             axes.set_ylim(0.5, counts.max() * 2)
+            axes.minorticks_off()  # they take longer to draw than all the rest
         axes.set(title=f"{title}: rewards per step", xlabel="reward as the learner sees it", ylabel="steps")
         axes.legend(fontsize=7, loc="upper right")
         _write_flags(axes, data)
@@ -148,8 +150,8 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
 def draw_reward_to_go(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Discounted reward still to come over the bars of an episode: {bar, mean, low, high, episodes, gamma}."""
     bar = np.asarray(data["bar"], float)
-    with figure_to(path, 6.4, 3.4) as figure:
-        axes = figure.subplots()
+    with figure_to(path, 6.4, 3.4, measured=False) as figure:
+        axes = _one_panel(figure)
         low, high = np.asarray(data["low"], float), np.asarray(data["high"], float)
         axes.fill_between(bar, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="10 to 90 % of the episodes")
         axes.plot(bar, np.asarray(data["mean"], float), color=_BLUE, label=f"mean of {data['episodes']} episodes")
@@ -159,6 +161,12 @@ def draw_reward_to_go(data: Mapping[str, Any], title: str, path: Path) -> None:
         )
         axes.legend(fontsize=7)
         _write_flags(axes, data)
+
+
+def _one_panel(figure: Figure, left: float = 0.75) -> Axes:
+    axes = figure.subplots()
+    _set_margins(figure, left=left, right=0.2, top=0.35, bottom=0.5, between=0, beside=0)
+    return axes
 
 
 def _write_flags(axes: Axes, data: Mapping[str, Any]) -> None:
@@ -173,8 +181,8 @@ def draw_actions(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Shares of the actions taken: {labels, counts}."""
     counts = np.asarray(data["counts"], float)
     shares = counts / max(counts.sum(), 1)
-    with figure_to(path, 6.4, 3.2) as figure:
-        axes = figure.subplots()
+    with figure_to(path, 6.4, 3.2, measured=False) as figure:
+        axes = _one_panel(figure, left=1.15)
         labels = [str(label) for label in data["labels"]]
         bars = axes.barh(range(len(labels)), shares, color=[_GREY if label == "HOLD" else _BLUE for label in labels])
         axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, color="#333333")
@@ -190,8 +198,8 @@ def draw_value_map(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Mean value over bar of the episode × unrealised return: {bars (n + 1), unrealised (m + 1), values (n × m)}."""
     values = np.array([[np.nan if v is None else v for v in line] for line in data["values"]], float)
     unrealised = np.asarray(data["unrealised"], float)
-    with figure_to(path, 6.4, 3.8) as figure:
-        axes = figure.subplots()
+    with figure_to(path, 6.4, 3.8, measured=False) as figure:
+        axes = _one_panel(figure)
         limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
         axes.set_facecolor("#efefef")  # where no state fell
         mesh = axes.pcolormesh(
@@ -208,8 +216,9 @@ def draw_value_map(data: Mapping[str, Any], title: str, path: Path) -> None:
 
 def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
     """Equity beside the fixed rules over the regimes, drawdown below, position and price at the bottom."""
-    with figure_to(path, 8.4, 6.2) as figure:
+    with figure_to(path, 8.4, 6.2, measured=False) as figure:
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1.6])
+        _set_margins(figure, left=0.75, right=0.75, top=0.4, bottom=0.85, between=0.15, beside=0)
         time = np.array(data["timestamps"], dtype="datetime64[s]")
         equity = np.asarray(data["equity"], float)
         _shade_regimes(top, time, data.get("regime") or [])
@@ -351,19 +360,23 @@ def _equity_lines(axes: Axes, time: Any, equity: Any, baselines: Mapping[str, Se
 
 
 def _shade_regimes(axes: Axes, time: Any, regimes: Sequence[str]) -> None:
-    """Tint the background by regime, one patch per stretch."""
+    """Tint the background by regime, one shape for all stretches of a regime."""
     if len(regimes) != len(time):
         return
-    number: Any = _dates().date2num
-    edges = [0, *(i for i in range(1, len(regimes)) if regimes[i] != regimes[i - 1]), len(regimes)]
-    for first, last in pairwise(edges):
-        right = number(time[min(last, len(time) - 1)])
-        axes.axvspan(
-            float(number(time[first])), float(right), color=REGIME_COLOURS[regimes[first]], linewidth=0, zorder=0
-        )
+    of_bar = np.asarray(regimes)
     for regime, colour in REGIME_COLOURS.items():
-        if regime in regimes:
-            axes.fill_between([], [], color=colour, label=regime)
+        if (here := of_bar == regime).any():
+            axes.fill_between(
+                time,
+                0,
+                1,
+                where=here | np.concatenate([[False], here[:-1]]),  # up to the bar at which the next one begins
+                transform=axes.get_xaxis_transform(),
+                color=colour,
+                linewidth=0,
+                zorder=0,
+                label=regime,
+            )
 
 
 def _legend_outside(figure: Figure, axes: Axes) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +35,8 @@ LEAST_TRIPS = 20
 """Winners, and losers, below which a median holding time is chance."""
 FORESIGHT_BARS = 3
 _RECENT_WINDOWS = 8
+_AGENTS_AT_ONCE = 8
+"""Whose fixed rules are played side by side: more would only take memory."""
 REGIMES = ("bear", "sideways", "bull")
 
 Array = NDArray[Any]
@@ -93,46 +96,32 @@ class Evaluator:
         self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
         self.split: Split = split
         self.final = final
+        self._fixed: FixedRules | None = None
 
     def __call__(self, policy: Policy) -> Evaluation:
         return evaluate_together([self], _stack_of_one(policy))[0]
 
-    @cached_property
+    @property
     def signal_rule(self) -> tuple[str, float]:
-        """What can be earned at these fees by a rule that anyone could write: long while one feature is above (or
-        below) its mean. The feature is chosen by what it earned on the newest training windows; told is its name and
-        what it returned on the split. ("", 0.0) where none earned anything in training.
-        """
-        moves = [i for i, name in enumerate(self.bars.feature_names) if not name.startswith("regime_")]
-        names = [f"{self.bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
-        table = self.bars.features.T[moves]
-        long = np.concatenate([table > 0, table < 0])  # (rules, T); NaN before the look-back is neither
-        recent = self.windows("train")[-_RECENT_WINDOWS:]
-        earned = [float(np.prod(1 + walk.bar_return)) for walk in self._follow(long, "train", recent)]
-        best = int(np.argmax(earned))
-        if earned[best] <= 1:
-            return "", 0.0
-        (walk,) = self._follow(long[best : best + 1], self.split, self.windows(self.split))
-        return names[best], float(np.prod(1 + walk.bar_return) - 1)
+        """See `FixedRules`."""
+        return self.fixed.signal
 
-    @cached_property
+    @property
     def train_hold_sharpe(self) -> float | None:
-        """Buy-and-hold's Sharpe ratio on the training split: how kind the market itself was there."""
-        always = np.ones((1, len(self.bars.close)), bool)
-        (walk,) = self._follow(always, "train", self.windows("train"))
-        return walk_metrics(walk, self.bars.bars_per_year)["sharpe_ratio"]
+        """See `FixedRules`."""
+        return self.fixed.train_hold_sharpe
 
-    def _follow(self, long: Array, split: Split, spans: list[tuple[int, int]]) -> list[Walk]:
-        """One path per rule: all in while its signal (rules, T) is on, out while it is off."""
-        signals = torch.as_tensor(long, device=self.device)
-        rule = torch.arange(len(long) * len(spans), device=self.device) // len(spans)
+    @property
+    def rules(self) -> Mapping[str, list[Walk]]:
+        """See `FixedRules`."""
+        return self.fixed.paths
 
-        def decide(step: Timestep, env: TradingEnv) -> Tensor:
-            wanted, flat = signals[rule, step.bar], step.mask[:, BUY_LARGE]
-            return torch.where(flat & wanted, BUY_LARGE, torch.where(~flat & ~wanted, SELL_ALL, HOLD))
-
-        walks = _play([self], decide, split, spans * len(long))
-        return [_join(walks[i : i + len(spans)]) for i in range(0, len(walks), len(spans))]
+    @property
+    def fixed(self) -> FixedRules:
+        """What fixed rules do on these bars; played once."""
+        if self._fixed is None:
+            (self._fixed,) = play_fixed_rules([self])
+        return self._fixed
 
     @cached_property
     def foresight(self) -> tuple[str, float]:
@@ -142,30 +131,6 @@ class Evaluator:
     def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
         return walk_together([self], split, _stack_of_one(policy))[0]
-
-    @cached_property
-    def rules(self) -> dict[str, list[Walk]]:
-        """The fixed rules on the split: one path each, sixteen for the random one. Played once per run."""
-        spans = self.windows(self.split)
-        long = {"hold": np.zeros(len(self.bars.close), bool), "buy_and_hold": np.ones(len(self.bars.close), bool)}
-        long["moving_average"] = _moving_average_signal(self.bars.close)
-        fixed = torch.as_tensor(np.stack(list(long.values())), device=self.device)  # (rules, T)
-        rows = len(spans) * (len(long) + RANDOM_PATHS)
-        rule = torch.arange(rows, device=self.device) // len(spans)
-        is_random = rule >= len(long)
-        generator = torch.Generator().manual_seed(seed_of("random baseline", self.seed, self.symbol))
-
-        def decide(step: Timestep, env: TradingEnv) -> Tensor:
-            wants_long = fixed[rule.clamp_max(len(long) - 1), step.bar]
-            flat = step.mask[:, BUY_LARGE]
-            action = torch.where(flat & wants_long, BUY_LARGE, HOLD)
-            action = torch.where(~flat & ~wants_long, SELL_ALL, action)
-            noise = torch.rand(step.mask.shape, generator=generator).to(self.device)
-            return torch.where(is_random, noise.masked_fill(~step.mask, -1).argmax(1), action)
-
-        walks = _play([self], decide, self.split, spans * (len(long) + RANDOM_PATHS))
-        paths = [_join(walks[i : i + len(spans)]) for i in range(0, rows, len(spans))]
-        return {name: [paths[i]] for i, name in enumerate(long)} | {"random": paths[len(long) :]}
 
     def windows(self, split: Split) -> list[tuple[int, int]]:
         """The windows of a split; ValueError for a look at the test split that nobody asked for."""
@@ -179,6 +144,11 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
     """What K agents do on their splits, as if each was evaluated alone. All have the rules and the split of the first;
     symbols may repeat."""
     split = evaluators[0].split
+    unplayed = [one for one in evaluators if one._fixed is None]
+    for begin in range(0, len(unplayed), _AGENTS_AT_ONCE):
+        some = unplayed[begin : begin + _AGENTS_AT_ONCE]
+        for one, fixed in zip(some, play_fixed_rules(some), strict=True):
+            one._fixed = fixed
     validation, train = walk_together(evaluators, split, policy), walk_together(evaluators, "train", policy)
     return [
         Evaluation(
@@ -211,6 +181,101 @@ def walk_together(evaluators: Sequence[Evaluator], split: Split, policy: StackPo
     padded = [window for own in spans for window in own + own[:1] * (most - len(own))]
     walks = _play(evaluators, decide, split, padded)
     return [_join(walks[k * most : k * most + len(own)]) for k, own in enumerate(spans)]
+
+
+@dataclass(frozen=True)
+class FixedRules:
+    """What rules that anyone could write do at these fees on the bars of one agent."""
+
+    paths: Mapping[str, list[Walk]]
+    """On the split: one path each of hold, buy_and_hold and moving_average, sixteen of random."""
+    signal: tuple[str, float]
+    """Long while one feature is above (or below) its mean: the feature that earned most on the newest training windows,
+    and what it returned on the split. ("", 0.0) where none earned anything in training."""
+    train_hold_sharpe: float | None
+    """Buy-and-hold's Sharpe ratio on the training split: how kind the market itself was there."""
+
+
+def play_fixed_rules(evaluators: Sequence[Evaluator]) -> list[FixedRules]:
+    """The fixed rules of K agents, played side by side, as if each agent's were played alone."""
+    split = evaluators[0].split
+    always = [np.ones((1, len(one.bars.close)), bool) for one in evaluators]
+    held = _follow(evaluators, always, "train", [one.windows("train") for one in evaluators])
+    named = [_signals(one.bars) for one in evaluators]
+    recent = [one.windows("train")[-_RECENT_WINDOWS:] for one in evaluators]
+    earned = [
+        [float(np.prod(1 + walk.bar_return)) for walk in walks]
+        for walks in _follow(evaluators, [long for _, long in named], "train", recent)
+    ]
+    best = [int(np.argmax(own)) for own in earned]
+    chosen = [long[i : i + 1] for (_, long), i in zip(named, best, strict=True)]
+    own_split = [one.windows(split) for one in evaluators]
+    told = _follow(evaluators, chosen, split, own_split)
+    fixed = [
+        np.stack([np.zeros(len(close), bool), np.ones(len(close), bool), _moving_average_signal(close)])
+        for close in (one.bars.close for one in evaluators)
+    ]
+    paths = _follow(evaluators, fixed, split, own_split, random_paths=RANDOM_PATHS)
+    return [
+        FixedRules(
+            paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
+            signal=(names[i], float(np.prod(1 + walk.bar_return) - 1)) if won[i] > 1 else ("", 0.0),
+            train_hold_sharpe=walk_metrics(hold, one.bars.bars_per_year)["sharpe_ratio"],
+        )
+        for one, own, (names, _), i, won, (walk,), (hold,) in zip(
+            evaluators, paths, named, best, earned, told, held, strict=True
+        )
+    ]
+
+
+def _signals(bars: SymbolData) -> tuple[list[str], Array]:
+    """Every feature above and below its mean: names, and (rules, T) where it is so; NaN before the look-back is
+    neither."""
+    moves = [i for i, name in enumerate(bars.feature_names) if not name.startswith("regime_")]
+    table = bars.features.T[moves]
+    names = [f"{bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
+    return names, np.concatenate([table > 0, table < 0])
+
+
+def _follow(
+    evaluators: Sequence[Evaluator],
+    signals: Sequence[Array],
+    split: Split,
+    spans: Sequence[list[tuple[int, int]]],
+    random_paths: int = 0,
+) -> list[list[Walk]]:
+    """Per agent one path per rule: all in while its signal (rules, T) is on, out while it is off; then `random_paths`
+    that draw from what is allowed, each agent from a generator of its own. Agents have equally many rules."""
+    device, rules = evaluators[0].device, len(signals[0])
+    count, most = len(evaluators), max(map(len, spans))  # who has fewer windows plays the first one again, unseen
+    long = np.zeros((count, rules, max(own.shape[1] for own in signals)), bool)
+    for table, own in zip(long, signals, strict=True):
+        table[:, : own.shape[1]] = own
+    on = torch.as_tensor(long, device=device)
+    generators = [torch.Generator().manual_seed(seed_of("random baseline", one.seed, one.symbol)) for one in evaluators]
+    agent = torch.arange(count, device=device).view(-1, 1, 1)
+    rule = torch.arange(rules, device=device).view(1, -1, 1)
+
+    def decide(step: Timestep, env: TradingEnv) -> Tensor:
+        bar, mask = step.bar.view(count, -1, most), step.mask.view(count, rules + random_paths, most, -1)
+        wanted, flat = on[agent, rule, bar[:, :rules]], mask[:, :rules, :, BUY_LARGE]
+        action = torch.where(flat & wanted, BUY_LARGE, torch.where(~flat & ~wanted, SELL_ALL, HOLD))
+        if random_paths:
+            noise = [
+                torch.rand(random_paths, len(own), mask.shape[-1], generator=generator)
+                for own, generator in zip(spans, generators, strict=True)
+            ]
+            padded = torch.stack([F.pad(own, (0, 0, 0, most - own.shape[1])) for own in noise]).to(device)
+            drawn = padded.masked_fill(~mask[:, rules:], -1).argmax(-1)
+            action = torch.cat([action, drawn], 1)
+        return action.flatten()
+
+    paths = rules + random_paths
+    padded = [window for own in spans for window in (own + own[:1] * (most - len(own))) * paths]
+    walks = _play(evaluators, decide, split, padded)
+    starts = range(0, len(walks), most)
+    joined = [_join(walks[at : at + len(spans[i // paths])]) for i, at in enumerate(starts)]
+    return [joined[i : i + paths] for i in range(0, len(joined), paths)]
 
 
 def _stack_of_one(policy: Policy) -> StackPolicy:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p3kit.market import SymbolData, load_market
-from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, _moving_average_signal, windows
+from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, _moving_average_signal, play_fixed_rules, windows
 from p3kit.spec import Spec, resolve_spec
 
 CPU = torch.device("cpu")
@@ -168,3 +168,26 @@ def test_the_rule_of_one_feature_is_chosen_on_training_bars_alone() -> None:
     )
     assert crash.signal_rule[0] == evaluator.signal_rule[0]
     assert crash.signal_rule[1] < evaluator.signal_rule[1]
+
+
+def test_fixed_rules_of_many_agents_are_those_of_each_alone(spec: Spec, bars: SymbolData) -> None:
+    """Other symbols, other seeds, a market with fewer bars and fewer windows: nobody's neighbours change a number."""
+    other = load_market(spec, ["AMD"])["AMD"]
+    end = other.splits["validation"][0] + 90
+    per_bar = {name: getattr(other, name)[:end] for name in ("timestamps", "close", "features", "volatility", "regime")}
+    short = replace(other, **per_bar, splits={**other.splits, "validation": (end - 90, end)})
+    agents = [("AAPL", bars, 1), ("AMD", short, 1), ("AAPL", bars, 2)]
+
+    def evaluators() -> list[Evaluator]:
+        return [Evaluator(spec, own, symbol, seed, CPU) for symbol, own, seed in agents]
+
+    assert len({len(one.windows("validation")) for one in evaluators()}) == 2
+    for together, one in zip(play_fixed_rules(evaluators()), evaluators(), strict=True):
+        (alone,) = play_fixed_rules([one])
+        assert together.signal == alone.signal
+        assert together.train_hold_sharpe == alone.train_hold_sharpe
+        for name, paths in alone.paths.items():
+            for a, b in zip(together.paths[name], paths, strict=True):
+                assert (a.bar == b.bar).all(), name
+                assert (a.bar_return == b.bar_return).all(), name
+                assert (a.action == b.action).all(), name
