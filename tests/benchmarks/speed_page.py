@@ -20,9 +20,9 @@ def rates_of(results: Measured, name: str, key: str = "rate") -> dict[int, float
     return {one["round"]: one[key] for one in results["rounds"] if one["contestant"] == name and key in one}
 
 
-def ratio_by_round(results: Measured, name: str, against: str) -> list[float]:
-    """`against`'s rate over `name`'s, in every round that has both."""
-    own, other = rates_of(results, against), rates_of(results, name)
+def ratio_by_round(results: Measured, name: str, against: str, key: str = "rate") -> list[float]:
+    """`against`'s `key` over `name`'s rate, in every round that has both."""
+    own, other = rates_of(results, against, key), rates_of(results, name)
     return [own[number] / other[number] for number in sorted(own.keys() & other.keys())]
 
 
@@ -69,10 +69,10 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
         f"took {gradient_steps_per_rollout(results):,} gradient steps for every 16,384 env steps, by count. Rates are "
         "compared, so nobody trains to the end.\n"
     )
-    yield "| | env steps per second | ours is | update's share | measured on |"
-    yield "|---|---|---|---|---|"
+    yield "| | env steps per second | ours, whole | ours, once started | update's share | measured on |"
+    yield "|---|---|---|---|---|---|"
     yield from (table_row(results, c, measured) for c in measured)
-    yield from (f"| {c.title} | not measured | | | |" for c in missing)
+    yield from (f"| {c.title} | not measured | | | | |" for c in missing)
     yield ""
     yield from explanations(results, measured)
     yield from growth_tables(results, growth)
@@ -80,14 +80,12 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
 
 def table_row(results: Measured, contestant: Any, measured: Sequence[Any]) -> str:
     rates = list(rates_of(results, contestant.name).values())
-    ratios = ratio_by_round(results, contestant.name, contestant.against)
-    known = contestant.against != contestant.name and ratios
-    own_kind = contestant.kind == "ours"
-    ratio = f"{spread(ratios, '.1f')} ×" if known and not own_kind else ""
+    ratios = [ratio_by_round(results, contestant.name, contestant.against, key) for key in ("rate", "steady_rate")]
+    told = ["" if contestant.kind == "ours" or not own else f"{spread(own, '.1f')} ×" for own in ratios]
     shares = [one["update_share"] for one in results["rounds"] if one["contestant"] == contestant.name]
     agents = "1 agent" if contestant.agents == 1 else f"{contestant.agents} agents"
     return (
-        f"| {contestant.title} | {spread(rates, ',.0f')} | {ratio} | {statistics.median(shares):.0%} | "
+        f"| {contestant.title} | {spread(rates, ',.0f')} | {' | '.join(told)} | {statistics.median(shares):.0%} | "
         f"{agents} × {contestant.steps:,} steps |"
     )
 
@@ -102,13 +100,25 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
     yield (
         "- **p3kit** is a whole `p3kit run --jobs 2`, from the command to the prompt: start of Python, reading of "
         "bars, training, evaluation at every update (the guide's 5,000 steps, rounded up), checkpoints, the evidence "
-        "for the diagnosis, verdicts, plots. What torch.compile makes is in its cache. Its start counts; that of the "
-        "others does not."
+        "for the diagnosis, verdicts, plots. What torch.compile makes is in its cache. Its start counts (*whole*); that "
+        "of the others does not, so *once started* is the comparison of like with like: ours after its first iteration."
     )
     for contestant in measured:
         steady = list(rates_of(results, contestant.name, "steady_rate").values())
         if steady:
-            yield f"  {contestant.title.removeprefix('p3kit, ')} after its first iteration: {spread(steady, ',.0f')}."
+            yield f"  {contestant.title.removeprefix('p3kit, ')} once started: {spread(steady, ',.0f')} steps/s."
+    if rates_of(results, "stacked_bf16"):
+        best = ratio_by_round(results, "sb3_best", "stacked_bf16", "steady_rate")
+        against_fp32 = ratio_by_round(results, "stacked", "stacked_bf16")
+        yield (
+            '- **bf16** is `[compute] precision = "bf16"`: matrix products of half the width, which this processor '
+            f"multiplies faster. It is {spread(against_fp32, '.2f')} × our fp32 over whole runs"
+            + (
+                f", and once started {spread(best, '.1f')} × SB3's best case, which has no such setting."
+                if best
+                else "."
+            )
+        )
     yield (
         "- **SB3 PPO, SubprocVecEnv × 8** is what the training guide prescribes: a process per env around our scalar "
         "gymnasium env, one symbol after another, PyTorch's own number of threads. Only `learn` is timed."

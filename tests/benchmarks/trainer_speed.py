@@ -61,6 +61,7 @@ class Contestant:
     num_envs: int = 8
     knobs: Mapping[str, Any] = field(default_factory=dict)
     compile: str = "auto"
+    precision: str = "fp32"
     cold: bool = False
 
     def spec(self) -> str:
@@ -74,7 +75,7 @@ class Contestant:
             f"symbols = {json.dumps(symbols)}",
             f'[data]\nsource = "{"synthetic" if made else "sample"}"',
             f"[env]\nwindow = {self.window}\nnum_envs = {self.num_envs}",
-            f'[compute]\ncompile = "{self.compile}"',
+            f'[compute]\ncompile = "{self.compile}"\nprecision = "{self.precision}"',
             '[early_stop]\npatience = "off"\nstretch_sharpe = "off"',
             '[ppo]\ntarget_kl = "off"',
             *(f"{name} = {json.dumps(value)}" for name, value in knobs.items()),
@@ -85,7 +86,8 @@ class Contestant:
 WIDE = {"hidden": [256, 256], "n_steps": 1024}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
-    Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 65_536),
+    Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 98_304),
+    Contestant("stacked_bf16", "p3kit, ppo_stacked, bf16", "ours", 10, 98_304, precision="bf16"),
     Contestant("sb3_prescribed", "SB3 PPO, SubprocVecEnv × 8, one symbol at a time", "subproc", 1, 16_384, processes=1),
     Contestant("sb3_best", "SB3 PPO, 2 processes of 1 thread", "dummy", 2, 16_384),
     Contestant("maskable", "sb3-contrib MaskablePPO, 2 processes of 1 thread", "masked", 2, 16_384),
@@ -102,7 +104,7 @@ CONTESTANTS = (
 )
 SHORT = {"n_steps": 256}
 GROWTH = (
-    Contestant("cold", "no cache", "ours", 10, 65_536, cold=True),
+    Contestant("cold", "no cache", "ours", 10, 98_304, cold=True),
     *(Contestant(f"agents_{k}", str(k), "ours", k, 4_096, knobs=SHORT, compile="on") for k in (1, 10, 50, 143)),
     *(
         Contestant(f"envs_{n}", str(n), "ours", 10, 1_024 * n, num_envs=n, knobs={"n_steps": 512}, compile="on")
