@@ -100,8 +100,8 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
     yield (
         "- **p3kit** is a whole `p3kit run --jobs 2`, from the command to the prompt: start of Python, reading of "
         "bars, training, evaluation at every update (the guide's 5,000 steps, rounded up), checkpoints, the evidence "
-        "for the diagnosis, verdicts, plots. What torch.compile makes is in its cache. Its start counts (*whole*); that "
-        "of the others does not, so *once started* is the comparison of like with like: ours after its first iteration."
+        "for the diagnosis, verdicts, plots. What torch.compile makes is in its cache. Its start counts (*whole*); "
+        "that of the others does not, so *once started* compares like with like: ours after its first iteration."
     )
     for contestant in measured:
         steady = list(rates_of(results, contestant.name, "steady_rate").values())

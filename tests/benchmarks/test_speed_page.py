@@ -16,7 +16,9 @@ def measured(name: str, number: int, rate: float, gradient_steps: int = 2_560) -
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    rounds = [measured("stacked", k, rate) for k, rate in enumerate((9_000.0, 3_000.0, 8_000.0))]
+    rounds = [
+        measured("stacked", k, rate) | {"steady_rate": 2 * rate} for k, rate in enumerate((9_000.0, 3_000.0, 8_000.0))
+    ]
     rounds += [measured("sb3_best", k, rate) for k, rate in enumerate((1_000.0, 1_000.0, 2_000.0))]
     made_by = {"commit": "0000000", "cores": 2, "processor": "X", "python": "3.11", "packages": {"torch": "2"}}
     return {"made_by": made_by, "rounds": rounds, "growth": []}
@@ -31,7 +33,7 @@ def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any],
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     row, alone = (line for line in page.splitlines() if line.startswith("| SB3 PPO, 2 processes of 1 thread |"))
     assert "**1,000** (1,000 to 2,000)" in row
-    assert "**4.0** (3.0 to 9.0) ×" in row
+    assert "| **4.0** (3.0 to 9.0) × | **8.0** (6.0 to 18.0) × |" in row  # whole, once started
     assert "**1,001**" in alone
     assert "MaskablePPO, 2 processes of 1 thread | not measured" in page
     assert (tmp_path / "images" / "trainer-speed.png").stat().st_size > 10_000
