@@ -1,4 +1,7 @@
-"""Scores on the synthetic market: a policy's log return per bar on unseen bars as a share of the optimal rule's."""
+"""Scores on the synthetic market: a policy's log return per bar on unseen bars as a share of the optimal rule's.
+
+python -m tests.learning.scoring RUNS …      what the agents of these folders of runs reach, and each seed's mean
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from p3kit.market import load_market
 from p3kit.market.load import synthetic_market
 from p3kit.market.optimal import TradingRules, attainable
 from p3kit.metrics import ACTIONS
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, list_runs
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
 from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.spec import Spec, resolve_spec
@@ -55,6 +58,19 @@ def scores(run: RunDir) -> dict[str, Score]:
         policy = greedy(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold
         found[agent["name"]] = score(spec, agent["symbol"], policy)
     return found
+
+
+def print_scores(runs_root: Path) -> None:
+    """A line per agent, the mean over the symbols of each seed, and the median of those."""
+    by_seed: dict[int, list[float]] = {}
+    for run in list_runs(runs_root):
+        seeds = {agent["name"]: agent["seed"] for agent in run.info()["agents"]}
+        for name, found in scores(run).items():
+            print(f"{run.name:<10}{name:<16}{found.share:6.2f}")
+            by_seed.setdefault(seeds[name], []).append(found.share)
+    means = {seed: float(np.mean(shares)) for seed, shares in sorted(by_seed.items())}
+    told = "  ".join(f"seed {seed} {mean:.2f}" for seed, mean in means.items())
+    print(f"{runs_root}: {told}  median {np.median(list(means.values())):.2f}", flush=True)
 
 
 def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
@@ -97,3 +113,9 @@ def trainer_module(path: Path) -> Any:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for folder in sys.argv[1:]:
+        print_scores(Path(folder))
