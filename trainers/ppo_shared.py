@@ -113,6 +113,9 @@ class Args:
     """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
     init_gain: Annotated[float, Gt(0), "size"] = 0.01
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
+    token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
+    """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
+    the newest bar and the account, and take in the encoder's view as it becomes worth something."""
 
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,6 +173,8 @@ def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Gene
         for layer, (rows, columns, layer_gain) in enumerate(sizes):
             weight = torch.empty(columns, rows)
             nn.init.orthogonal_(weight, layer_gain, generator=generator)
+            if layer == 0:
+                weight[:, : args.d_model].mul_(args.token_gain)
             heads[f"{body}.{layer}.weight"] = weight.T.contiguous()
             heads[f"{body}.{layer}.bias"] = torch.zeros(1, columns)
     return heads

@@ -483,11 +483,12 @@ def find_moves(
     value_loss: str,
     precision: torch.dtype,
 ) -> tuple[Stack, Moves, Tensor, Tensor, Tensor]:
-    """`find_gradient`, then `plan_moves`: all that comes before the step of a batch that is not accumulated.
+    """All that comes before the step of a batch that is not accumulated: `normalise`, `find_gradient`, `plan_moves`.
 
     Returns the gradient, the moves, the steps then taken, one number per UPDATE_METRICS (K, M) and the mean |ratio − 1|
     (K,).
     """
+    batch = batch._replace(advantage=normalise(batch.advantage))
     gradient, losses, stats, ratio_error = find_gradient(
         stack, observation, batch, keep, knobs, loss_scale, activation, value_loss, precision
     )
@@ -877,7 +878,6 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             first_of_epoch = len(update)
             for batch_index, batch_account, *columns, envs in batches:
                 batch = Minibatch(*columns)
-                batch = batch._replace(advantage=normalise(batch.advantage))
                 size = envs.shape[1]
                 fits = False
                 while not fits:  # into memory: else the same batch again, in smaller pieces
@@ -898,12 +898,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                             )
                         else:  # accumulated over minibatches: their gradients add up to that of the batch
                             gradient, losses, stats, away = {}, 0, 0, 0
+                            whole = batch._replace(advantage=normalise(batch.advantage))
                             for begin in range(0, size, minibatch):
                                 piece = slice(begin, begin + minibatch)
                                 of_piece = find_gradient(
                                     stack,
                                     scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
-                                    Minibatch(*(column[:, piece] for column in batch)),
+                                    Minibatch(*(column[:, piece] for column in whole)),
                                     keep_of(keep, envs[:, piece]),
                                     knobs,
                                     loss_scale.scale,

@@ -94,6 +94,19 @@ def test_a_first_policy_is_nearly_uniform_and_its_values_small(shared: ModuleTyp
     assert value.std() < 3
 
 
+def test_heads_begin_with_their_own_eyes(shared: ModuleType) -> None:
+    """The token's share of a head's first layer is `token_gain` of what it would have been; nothing else moves."""
+    shape, whole, small = shared.Shape(6, 5, 3), shared.Args(token_gain=1.0), shared.Args(token_gain=0.1)
+    expected, found = (shared.make_heads(shape, 7, args, torch.Generator().manual_seed(1)) for args in (whole, small))
+    assert expected.keys() == found.keys()
+    for name, weights in expected.items():
+        if name.endswith(".0.weight"):  # (in, out), the token's rows first
+            torch.testing.assert_close(found[name][: whole.d_model], 0.1 * weights[: whole.d_model])
+            weights, found[name] = weights[whole.d_model :], found[name][whole.d_model :]
+            assert len(weights) == shape.values + shape.account
+        assert torch.equal(found[name], weights), name
+
+
 def test_sizes_that_do_not_fit_are_refused(shared: ModuleType, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(AssertionError):
         run(shared, tmp_path, {"ppo.heads": 3})
