@@ -167,7 +167,8 @@ def growth_tables(results: Measured, growth: Sequence[Any]) -> Iterator[str]:
     yield (
         "ppo_stacked, one measurement each, two short iterations: *steady* is the second one, *whole* everything from "
         "the command to the prompt, in which the start weighs much here. All compiled, whatever the size. Memory is "
-        "the peak of the two largest trainers together.\n"
+        "the peak of the two largest trainers together. Growth with agents is on synthetic symbols, in stacks as "
+        "p3kit makes them: more than ten agents or so take turns.\n"
     )
     for family, rows in grown.items():
         if family == "cold":

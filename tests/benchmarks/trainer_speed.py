@@ -62,21 +62,24 @@ class Contestant:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     compile: str = "auto"
     precision: str = "fp32"
+    source: str = "sample"
+    evaluate_every: int = 5_000
     cold: bool = False
 
     def spec(self) -> str:
         """The spec as TOML: the guide's numbers, and no early end on either side."""
-        made = self.agents > len(SYMBOLS)
+        made = self.source == "synthetic"
         symbols = [f"S{i:03}" for i in range(self.agents)] if made else list(SYMBOLS[: self.agents])
         knobs = {"total_timesteps": self.steps, **self.knobs}
         lines = [
             'name = "speed"',
             f'trainer = "{self.trainer}"',
             f"symbols = {json.dumps(symbols)}",
-            f'[data]\nsource = "{"synthetic" if made else "sample"}"',
+            f'[data]\nsource = "{self.source}"' + ("\nsynthetic = { bars = 4_000 }" if made else ""),
             f"[env]\nwindow = {self.window}\nnum_envs = {self.num_envs}",
             f'[compute]\ncompile = "{self.compile}"\nprecision = "{self.precision}"',
             '[early_stop]\npatience = "off"\nstretch_sharpe = "off"',
+            f"[evaluation]\nevery = {self.evaluate_every}",
             '[ppo]\ntarget_kl = "off"',
             *(f"{name} = {json.dumps(value)}" for name, value in knobs.items()),
         ]
@@ -102,18 +105,13 @@ CONTESTANTS = (
         "sb3_shared", "SB3 PPO, same transformer", "shared", 2, 4_096, "ppo_shared", knobs=SHARED, against="shared"
     ),
 )
-SHORT = {"n_steps": 256}
+SHORT: dict[str, Any] = {"knobs": {"n_steps": 512}, "compile": "on", "evaluate_every": 16_384}
+"""Of growth: short rollouts, evaluated as seldom as the reference workload is."""
 GROWTH = (
     Contestant("cold", "no cache", "ours", 10, 98_304, cold=True),
-    *(Contestant(f"agents_{k}", str(k), "ours", k, 4_096, knobs=SHORT, compile="on") for k in (1, 10, 50, 143)),
-    *(
-        Contestant(f"envs_{n}", str(n), "ours", 10, 1_024 * n, num_envs=n, knobs={"n_steps": 512}, compile="on")
-        for n in (8, 16, 64)
-    ),
-    *(
-        Contestant(f"window_{w}", str(w), "ours", 10, 8_192, window=w, knobs={"n_steps": 512}, compile="on")
-        for w in (1, 24, 48)
-    ),
+    *(Contestant(f"agents_{k}", str(k), "ours", k, 8_192, source="synthetic", **SHORT) for k in (1, 10, 50, 143)),
+    *(Contestant(f"envs_{n}", str(n), "ours", 10, 1_024 * n, num_envs=n, **SHORT) for n in (8, 16, 64)),
+    *(Contestant(f"window_{w}", str(w), "ours", 10, 8_192, window=w, **SHORT) for w in (1, 24, 48)),
 )
 
 
