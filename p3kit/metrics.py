@@ -334,8 +334,8 @@ def bootstrap_sharpe(
     if sharpe_ratio(returns, bars_per_year) is None:
         return None
     drawn = [
-        _sharpe_of_rows(returns[index], bars_per_year)
-        for index in _stationary_draws(len(returns), draws, block, np.random.default_rng(seed))
+        _sharpe_of_blocks(returns, *blocks, bars_per_year)
+        for blocks in _stationary_blocks(len(returns), draws, block, np.random.default_rng(seed))
     ]
     return _middle(np.concatenate(drawn), level)
 
@@ -360,8 +360,8 @@ def bootstrap_sharpe_difference(
     if sharpe_ratio(returns, bars_per_year) is None or sharpe_ratio(reference, bars_per_year) is None:
         return None
     drawn = [
-        _sharpe_of_rows(returns[index], bars_per_year) - _sharpe_of_rows(reference[index], bars_per_year)
-        for index in _stationary_draws(len(returns), draws, block, np.random.default_rng(seed))
+        _sharpe_of_blocks(returns, *blocks, bars_per_year) - _sharpe_of_blocks(reference, *blocks, bars_per_year)
+        for blocks in _stationary_blocks(len(returns), draws, block, np.random.default_rng(seed))
     ]
     return _middle(np.concatenate(drawn), level)
 
@@ -415,26 +415,42 @@ def deflated_choice(sharpe: float, shape: ReturnShape, tried: Sequence[float]) -
     )
 
 
-def _stationary_draws(
+def _stationary_blocks(
     length: int, draws: int, block: float | None, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Index rows (rows, length) of the stationary bootstrap, `draws` rows in all, some at a time to bound memory."""
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The blocks of the stationary bootstrap: where each begins and how many bars it has, (rows, blocks) each, some rows
+    at a time to bound memory. The sizes of a row add up to `length`; blocks that are no longer needed have size 0."""
     restart = 1.0 / max(length ** (1.0 / 3.0) if block is None else block, 1.0)
-    at_once = max(1, 2_000_000 // length)
-    position = np.arange(length)
+    usual = (
+        math.ceil(length * restart + 6.0 * math.sqrt(length * restart)) + 1
+    )  # more are needed once in a billion rows
+    at_once = max(1, 2_000_000 // usual)
     for first in range(0, draws, at_once):
         rows = min(at_once, draws - first)
-        starts = rng.random((rows, length)) < restart
-        starts[:, 0] = True
-        origin = rng.integers(0, length, (rows, length))
-        # where the current block began, and how far we are into it
-        began = np.maximum.accumulate(np.where(starts, position, 0), axis=1)
-        yield (np.take_along_axis(origin, began, axis=1) + position - began) % length
+        size = rng.geometric(restart, (rows, usual))
+        while (size.sum(axis=1) < length).any():
+            size = np.concatenate([size, rng.geometric(restart, (rows, usual))], axis=1)
+        end = np.minimum(size.cumsum(axis=1), length)
+        yield rng.integers(0, length, size.shape), np.diff(end, axis=1, prepend=0)
 
 
-def _sharpe_of_rows(returns: Floats, bars_per_year: float) -> Floats:
-    """Annualised Sharpe ratio of each row (rows, T) -> (rows,); 0 for rows in which nothing moves."""
-    mean, spread = returns.mean(axis=1), returns.std(axis=1, ddof=1)
+def _sharpe_of_blocks(
+    returns: Floats, begin: NDArray[np.int64], size: NDArray[np.int64], bars_per_year: float
+) -> Floats:
+    """Annualised Sharpe ratio of each row of blocks (rows, blocks) of the returns (T,) -> (rows,); 0 for rows in which
+    nothing moves.
+
+    A block's sum is a difference of two prefix sums, so that a draw costs its blocks, not its bars. Bars at rest add
+    exactly nothing to either.
+    """
+    twice = np.concatenate([returns, returns])  # blocks wrap around the end
+    total, squares = (
+        (prefix[begin + size] - prefix[begin]).sum(axis=1)
+        for prefix in (np.concatenate([[0.0], column.cumsum()]) for column in (twice, twice**2))
+    )
+    bars = len(returns)
+    mean = total / bars
+    spread = np.sqrt(np.maximum(squares - bars * mean**2, 0.0) / (bars - 1))
     moves = ~(spread <= _NO_SPREAD)
     return np.asarray(np.where(moves, mean / np.where(moves, spread, 1.0), 0.0) * math.sqrt(bars_per_year))
 

@@ -178,16 +178,36 @@ def test_bootstrap_is_deterministic_and_moves_with_the_seed() -> None:
     assert metrics.bootstrap_sharpe(returns, YEAR, seed=7) != metrics.bootstrap_sharpe(returns, YEAR, seed=8)
 
 
+def drawn_bars(length: int, draws: int, block: float) -> np.ndarray:
+    """The bars of the stationary bootstrap's draws one by one, (draws, length)."""
+    rows = []
+    for begins, sizes in metrics._stationary_blocks(length, draws, block, np.random.default_rng(0)):
+        for begin, size in zip(begins, sizes, strict=True):
+            rows.append(np.concatenate([np.arange(b, b + s) for b, s in zip(begin, size, strict=True)]) % length)
+    return np.stack(rows)
+
+
 def test_bootstrap_draws_are_blocks_of_the_asked_length() -> None:
     """Blocks continue by one bar (around the end too), and their mean length is the one asked for."""
     length, block = 300, 10.0
-    index = np.concatenate(list(metrics._stationary_draws(length, 400, block, np.random.default_rng(0))))
+    index = drawn_bars(length, 400, block)
     assert index.shape == (400, length)
     assert index.min() >= 0
     assert index.max() < length
     continues = (index[:, 1:] - index[:, :-1]) % length == 1
     assert continues.mean() == pytest.approx(1 - (1 / block) * (1 - 1 / length), abs=0.003)
     assert np.bincount(index.ravel(), minlength=length).std() / 400 < 0.1, "every bar is drawn about as often"
+
+
+def test_sharpe_of_blocks_is_the_sharpe_ratio_of_their_bars() -> None:
+    returns = returns_of(3, 200)
+    returns[40:120] = 0.0
+    blocks = list(metrics._stationary_blocks(200, 50, 5.0, np.random.default_rng(0)))
+    found = np.concatenate([metrics._sharpe_of_blocks(returns, *some, YEAR) for some in blocks])
+    expected = [metrics.sharpe_ratio(returns[bars], YEAR) for bars in drawn_bars(200, 50, 5.0)]
+    assert found == pytest.approx(np.array(expected), rel=1e-12)
+    at_rest = metrics._sharpe_of_blocks(returns, np.array([[40, 60]]), np.array([[60, 20]]), YEAR)
+    assert at_rest.tolist() == [0.0]
 
 
 def test_bootstrap_agrees_with_the_plain_reference() -> None:
