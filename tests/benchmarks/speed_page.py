@@ -220,6 +220,8 @@ def draw_bars(axes: Any, results: Measured, measured: Sequence[Any]) -> None:
     for place, contestant in enumerate(rows):
         rates = list(rates_of(results, contestant.name).values())
         middle = statistics.median(rates)
+        if steady := list(rates_of(results, contestant.name, "steady_rate").values()):
+            axes.barh(place, statistics.median(steady), color=OURS, alpha=0.25, height=0.66)
         axes.barh(place, middle, color=OURS if contestant.kind == "ours" else THEIRS, height=0.66)
         axes.plot([min(rates), max(rates)], [place, place], color=INK, linewidth=1.2)
         axes.annotate(
@@ -227,7 +229,7 @@ def draw_bars(axes: Any, results: Measured, measured: Sequence[Any]) -> None:
         )
     axes.set_yticks(range(len(rows)), [c.title for c in rows])
     axes.set_title(
-        "Env steps per second of training (blue: p3kit, start included; line: smallest to largest round)",
+        "Env steps per second of training (blue: p3kit, its start included; pale: once started; line: all rounds)",
         loc="right",
         fontsize=9,
     )
