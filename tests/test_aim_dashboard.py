@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def keep(browser: Browser, request: pytest.FixtureRequest) -> Iterator[str]:
     """Takes a picture of the page at the end of the test, where one was asked for."""
     yield ""
     if folder := request.config.getoption("--screenshots"):
+        browser.wait_for("return !document.body.innerText.includes('Processing')", 60)
+        time.sleep(2)  # what has come is faded in
         name = request.node.name.removeprefix("test_").replace("_", "-")
         browser.screenshot(Path(folder) / f"aim-{name}.png")
 
@@ -110,14 +113,15 @@ def test_images(browser: Browser, links: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("keep")
 def test_run_table(browser: Browser, links: dict[str, str]) -> None:
+    browser.open(links["runs"])
+    rows = "[...document.querySelectorAll('a')].map(a => a.innerText)"
+    browser.wait_for(f"return {rows}.some(text => text.includes('run-2'))", 120)
     browser.open(links["bookmark: Run table: verdicts"])
     browser.wait_for("return document.body.innerText.includes('run-1')", 120)
     page = text(browser)
     assert "result.verdicts" in page
     assert any(grade in page for grade in ("FAIL", "PASS", "STRONG", "STRETCH"))
     assert "run-2" in page
-    browser.open(links["runs"])
-    browser.wait_for("return document.body.innerText.includes('run-2')", 120)
 
 
 @pytest.mark.usefixtures("keep")
