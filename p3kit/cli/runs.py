@@ -168,7 +168,7 @@ def _print_table(lines: Sequence[RunLine]) -> None:
     table.add_column("done", justify="right", no_wrap=True)
     table.add_column("agents", overflow="fold", max_width=20)
     table.add_column("best Sharpe", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", overflow="fold", max_width=22)
     table.add_column("age", justify="right", no_wrap=True)
     for line in lines:
         agents = line.agents[0] if len(line.agents) == 1 else f"{len(line.agents)} agents"

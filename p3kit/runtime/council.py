@@ -33,7 +33,7 @@ from p3kit.runtime.interventions import (
     verified,
     waits,
 )
-from p3kit.runtime.modifiers import UNITS, Clock, Modifier, in_words, key_of
+from p3kit.runtime.modifiers import UNITS, Clock, Modifier, key_of, over
 from p3kit.spec.interventions import QUORUM, Controller, Intervention
 
 Members = dict[str, Engine]
@@ -120,8 +120,8 @@ class Council:
             live = {name: _live(engine, seat.rule, number) for name, engine in present.items()}
             waiting = [(present[name], modifier) for name, own in live.items() for modifier in own]
             if waiting and all(modifier.is_over(engine.clock) for engine, modifier in waiting):
-                reason = f"its {in_words(action.until)} are over"  # type: ignore[attr-defined]
-                yield from self._end(seat, present, live, kind, reason, expired=True)
+                until: Any = action
+                yield from self._end(seat, present, live, kind, over(until.until), expired=True)
 
     # --- fire -----------------------------------------------------------------------------------------------------
 
@@ -194,13 +194,12 @@ class Council:
         release, live = seat.rule.release, {name: engine.waiting(seat.rule) for name, engine in present.items()}
         if release is None or not any(live.values()):
             return
-        over = [engine.look(seat.rule).compares(release, "release") for engine in present.values()]
-        troubled = len(over) - sum(one is True for one in over)
-        if seat.is_enough(troubled, len(over)) or not any(over):
+        well = [engine.look(seat.rule).compares(release, "release") is True for engine in present.values()]
+        if seat.is_enough(len(well) - sum(well), len(well)) or not any(well):
             return
         for name, modifiers in live.items():
             claimed[name].update(modifier.key for modifier in modifiers)
-        yield from self._end(seat, present, live, kind, f"{len(over) - troubled} of {len(over)}: {comparison(release)}")
+        yield from self._end(seat, present, live, kind, f"{comparison(release)} in {sum(well)} of {len(well)} agents")
 
     def _end(
         self,
@@ -214,15 +213,15 @@ class Council:
     ) -> Iterator[Decision]:
         seat.state.acted = _slowest(present).to_json()
         own = {}
-        for name, over in live.items():
+        for name, ended in live.items():
             engine = present[name]
-            kept = [modifier for modifier in engine.live if modifier not in over]
-            keys = engine.changes(kept, {modifier.key for modifier in over})
+            kept = [modifier for modifier in engine.live if modifier not in ended]
+            keys = engine.changes(kept, {modifier.key for modifier in ended})
             told: dict[str, Any] = {"row": seat.state.row, "keys": keys, "gradient_step": engine.gradient_step}
             own[name] = Decision(seat.rule.id, kind, "released", reason, expired=expired, **told)
         yield _together(own)
-        for name, over in live.items():
-            yield from _of(name, present[name].let_go(seat.rule, own[name], over))
+        for name, ended in live.items():
+            yield from _of(name, present[name].let_go(seat.rule, own[name], ended))
 
     def _maybe_verify(self, seat: Seat, present: Members, kind: Check) -> Iterator[Decision]:
         """By the mean over the agents that still train."""
@@ -237,8 +236,8 @@ class Council:
             yield replace(told, agents=tuple(present))
             return
         own = {name: engine.with_checkpoint(seat.rule, told) for name, engine in present.items()}
-        over = {name: engine.over_budget(seat.rule, own[name]) for name, engine in present.items()}
-        first = next((f"{name}: {why[1]}" for name, why in over.items() if why is not None), None)
+        spent = {name: engine.over_budget(seat.rule, own[name]) for name, engine in present.items()}
+        first = next((f"{name}: {why[1]}" for name, why in spent.items() if why is not None), None)
         if first is not None and any(one.checkpoint is not None for one in own.values()):
             bare = replace(told, reason=f"{told.reason}; {first}", asks=(), checkpoint=None)
             own = dict.fromkeys(present, bare)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from p3kit.diagnose import DETECTORS, Evidence, Finding, judge
-from p3kit.runtime.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of
+from p3kit.runtime.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of, over
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
@@ -301,7 +301,7 @@ class Engine:
 
     def _check(self, kind: Check, claimed: set[str]) -> Iterator[Decision]:
         for modifier in self._run_out(kind):
-            reason = f"its {in_words(modifier.what.until)} are over"  # type: ignore[union-attr, arg-type]
+            reason = over(modifier.what.until)  # type: ignore[union-attr, arg-type]
             yield from self._end([modifier], kind, reason, expired=True)
         if self.journal is not None:
             yield from self._repeat(kind)
@@ -560,9 +560,9 @@ class Engine:
     def _after_failure(self, rule: Intervention, failed: Decision) -> Iterator[Decision]:
         """The next rung starts from the schedule: what did not help is taken away. A rollback keeps it as change."""
         self.fails(failed)
-        over = [modifier for modifier in self.live if modifier.rule == rule.id]
-        if rule.on_fail == "next" and over:
-            yield from self._end(over, failed.check, "it did not help", expired=True)
+        mine = [modifier for modifier in self.live if modifier.rule == rule.id]
+        if rule.on_fail == "next" and mine:
+            yield from self._end(mine, failed.check, "it did not help", expired=True)
 
     def fails(self, failed: Decision) -> None:
         """A change was found not to have helped: a rollback, or the end, follows as decided."""
@@ -735,7 +735,8 @@ def lacks_data(rule: Intervention, clock: Clock) -> tuple[Verdict, str] | None:
     lacking = clock.lacks(rule.min_data)
     if not lacking:
         return None
-    return "suppressed", f"not enough data: needs {', '.join(f'{n:,} {u}' for u, n in lacking.items())}"
+    needs = ", ".join(f"{count:,} {unit.replace('_', ' ')}" for unit, count in lacking.items())
+    return "suppressed", f"not enough data: needs {needs}"
 
 
 def waits(

@@ -49,9 +49,15 @@ def unit_of(span: Span) -> tuple[str, int]:
 
 
 def in_words(span: Span) -> str:
-    """`10,000 env steps`."""
+    """`10,000 env steps`, `1 update`."""
     unit, count = unit_of(span)
-    return f"{count:,} {unit.replace('_', ' ')}"
+    words = unit.replace("_", " ")
+    return f"{count:,} {words.removesuffix('s') if count == 1 else words}"
+
+
+def over(span: Span) -> str:
+    """`its 10,000 env steps are over`."""
+    return f"its {in_words(span)} {'is' if unit_of(span)[1] == 1 else 'are'} over"
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def test_released_once_too_few_are_still_in_trouble(monkeypatch: pytest.MonkeyPa
     assert run.update(policy__entropy_norm={"A": 0.3, "B": 0.1, "C": 0.1}) == []
     (released,) = run.update(policy__entropy_norm={"A": 0.3, "B": 0.1, "C": 0.3})
     assert (released.decision, released.agents) == ("released", NAMES)
-    assert released.reason == "2 of 3: policy/entropy_norm > 0.25"
+    assert released.reason == "policy/entropy_norm > 0.25 in 2 of 3 agents"
     assert run.values() == [0.01] * 3
 
 
@@ -157,7 +157,7 @@ def test_a_span_ends_for_all_in_one_entry(monkeypatch: pytest.MonkeyPatch) -> No
     run = Together(monkeypatch, HOLD | {"do": [UP | {"until": {"updates": 1}}]})
     run.update("A", "B")
     (over,) = run.update()
-    assert (over.decision, over.expired, over.reason) == ("released", True, "its 1 updates are over")
+    assert (over.decision, over.expired, over.reason) == ("released", True, "its 1 update is over")
     assert run.values() == [0.01] * 3
 
 

@@ -218,7 +218,7 @@ def test_eval_rules_are_looked_at_after_evaluations(monkeypatch: pytest.MonkeyPa
 def test_too_little_data_is_journalled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Training(monkeypatch, HOLD | {"min_data": {"updates": 3, "gradient_steps": 30}})
     (first,) = run.update(SICK)
-    assert (first.decision, first.reason) == ("suppressed", "not enough data: needs 3 updates, 30 gradient_steps")
+    assert (first.decision, first.reason) == ("suppressed", "not enough data: needs 3 updates, 30 gradient steps")
     assert first.min_data == {
         "have": {"updates": 1, "gradient_steps": 10},
         "need": {"updates": 3, "gradient_steps": 30},
