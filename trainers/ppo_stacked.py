@@ -983,12 +983,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 if run.judges_minibatches and (
                     changed := run.judge_minibatch(agents, learning, UPDATE_METRICS, told)
                 ):  # in force from the next gradient step on
-                    in_force = [agent.args_at(global_step) for agent in agents]
+                    in_force = [a.args_at(global_step) if k in changed else in_force[k] for k, a in enumerate(agents)]
                     knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
                     over = [k for k in changed if agents[k].update_is_over]
                     ended_at |= dict.fromkeys(over, len(update))
                     learning = [k for k in learning if k not in over]
-                    live[over], epochs_done[over] = False, epochs_done[over] + 1
+                    if over:
+                        live[over], epochs_done[over] = False, epochs_done[over] + 1
                     if not learning:
                         break
             run.heartbeat()

@@ -1,4 +1,4 @@
-"""`python -m tests.suite --repair`: are sick runs well again, within the steps they had, and are healthy ones left alone?
+"""`python -m tests.suite --repair`: are sick runs well again within the steps they had, and healthy ones left alone?
 
 Each repairable fault is trained with the same seeds and the same step budget three times: without it (healthy), with it
 and watched (sick), with it under `interventions = "guide"` (repaired). A repaired run counts when its last validation
