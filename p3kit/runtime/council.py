@@ -25,6 +25,7 @@ from p3kit.runtime.interventions import (
     RuleState,
     Verdict,
     asked_on_failure,
+    asks_of,
     comparison,
     ends_the_check,
     lacks_data,
@@ -99,20 +100,22 @@ class Council:
             return
         for seat in here:
             yield from self._maybe_release(seat, _present(seat, running), kind, claimed)
+        ended: set[str] = set()  # agents for whom what the rules saw is no longer so
         for seat in here if kind == "minibatch" else seats:
-            judged = list(self._maybe_verify(seat, _present(seat, running), kind))
-            yield from judged
-            if any(map(ends_the_check, judged)):
-                return
+            if not ended & seat.members.keys():
+                judged = list(self._maybe_verify(seat, _present(seat, running), kind))
+                yield from judged
+                ended |= {name for one in judged if ends_the_check(one) for name in one.agents}
         for seat in here:
+            if ended & seat.members.keys():
+                continue
             present = _present(seat, running)
             if seat.rule.controller is not None:
                 yield from self._steer(seat, seat.rule.controller, present, kind, claimed)
                 continue
             decided = list(self._maybe_fire(seat, present, kind, claimed))
             yield from decided
-            if any(map(ends_the_check, decided)):
-                return
+            ended |= {name for one in decided if ends_the_check(one) for name in one.agents}
 
     def _run_out(self, seat: Seat, present: Members, kind: Check) -> Iterator[Decision]:
         """End what lasted a span, once it has passed for all."""
@@ -140,6 +143,7 @@ class Council:
             return
         added = {name: engine.modifiers_of(rule) for name, engine in present.items()}
         own = {name: engine.proposed(rule, looks[name], kind, added[name]) for name, engine in present.items()}
+        own = _all_or_none(rule, own)
         fired = _together(own, of=own[showing[0]])
         first = f"{showing[0]}: {own[showing[0]].reason}"
         fired = replace(fired, reason=f"in {len(showing)} of {len(present)} agents ({first})")
@@ -213,15 +217,16 @@ class Council:
     ) -> Iterator[Decision]:
         seat.state.acted = _slowest(present).to_json()
         own = {}
-        for name, ended in live.items():
+        live = {name: modifiers for name, modifiers in live.items() if modifiers}
+        for name, modifiers in live.items():
             engine = present[name]
-            kept = [modifier for modifier in engine.live if modifier not in ended]
-            keys = engine.changes(kept, {modifier.key for modifier in ended})
+            kept = [modifier for modifier in engine.live if modifier not in modifiers]
+            keys = engine.changes(kept, {modifier.key for modifier in modifiers})
             told: dict[str, Any] = {"row": seat.state.row, "keys": keys, "gradient_step": engine.gradient_step}
             own[name] = Decision(seat.rule.id, kind, "released", reason, expired=expired, **told)
         yield _together(own)
-        for name, ended in live.items():
-            yield from _of(name, present[name].let_go(seat.rule, own[name], ended))
+        for name, modifiers in live.items():
+            yield from _of(name, present[name].let_go(seat.rule, own[name], modifiers))
 
     def _maybe_verify(self, seat: Seat, present: Members, kind: Check) -> Iterator[Decision]:
         """By the mean over the agents that still train."""
@@ -324,7 +329,8 @@ class Council:
             yield from self._apply(seat, present, own, added)
         elif word == "released":
             live = {name: engine.waiting(rule) for name, engine in present.items()}
-            yield from self._end(seat, present, live, kind, event["reason"])
+            if any(live.values()):
+                yield from self._end(seat, present, live, kind, event["reason"])
         else:
             asks = asked_on_failure(rule) if event["did"] else ()
             own = {name: replace(told, asks=asks) for name, told in own.items()}
@@ -363,6 +369,14 @@ def _together(own: Mapping[str, Decision], of: Decision | None = None) -> Decisi
     differs = any(one != first for one in each.values())
     common = {"keys": told.keys, "checkpoint": told.checkpoint, "factor": told.factor}
     return replace(of, **common, agents=tuple(own), by_agent=each if differs else {})  # type: ignore[arg-type]
+
+
+def _all_or_none(rule: Intervention, own: dict[str, Decision]) -> dict[str, Decision]:
+    """Where one agent has nothing to go back to and the rule says to stop then, all stop."""
+    halting = next((one.asks for one in own.values() if one.asks != asks_of(rule)), None)
+    if halting is None:
+        return own
+    return {name: replace(one, asks=halting, checkpoint=None) for name, one in own.items()}
 
 
 def _without_checkpoints(by_agent: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p3kit.diagnose import Evidence, catalogue_version
-from p3kit.diagnose.journal import DONE, in_short
+from p3kit.diagnose.journal import DONE, for_agent, in_short
 from p3kit.errors import P3kitError
 from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.rundir.names import file_name
+from p3kit.rundir import concerns, file_name
 from p3kit.runtime.checkpoints import Flat
 from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
 from p3kit.runtime.record import Record
@@ -35,7 +35,9 @@ class Repair:
         self.agent = agent
         self.mode = agent.spec.diagnose.mode
         self.record = Record(agent.name, spec, agent.total_timesteps, str(agent.run.device))
-        mine = None if journal is None else [event for event in journal if event.get("agent") == agent.name]
+        mine = None
+        if journal is not None:
+            mine = [for_agent(event, agent.name) for event in journal if concerns(event, agent.name)]
         self.engine = Engine(agent.spec, self.record, self._scheduled_now, mine, alone=agent.is_alone)
         self.going_back_to: str | None = None
         self.reinits: list[str] = []  # parts of the net that are to be drawn anew
