@@ -21,11 +21,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from p3kit.diagnose import DETECTORS, Evidence, Finding, judge
+from p3kit.metrics import COMPONENTS
 from p3kit.runtime.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of, over
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
 from p3kit.spec.interventions import (
+    COMPONENT,
     HARMLESS,
     Add,
     Condition,
@@ -54,6 +56,8 @@ QUIET_AFTER_REWARD_EDIT = ("value.fail", "reward.explode")
 
 QUIET_SPAN = Span(updates=3)
 """How long they stay quiet where the rule names no cooldown."""
+
+UNNAMED = "the evidence names no reward component"
 
 WATCHED = 'diagnose.mode = "watch": it would have acted'
 
@@ -85,6 +89,8 @@ class Decision:
     checkpoint: str | None = None
     factor: float | None = None
     expired: bool = False
+    component: str = ""
+    """The reward component that the evidence names, where the rule moves its weight."""
     gradient_step: int = 0
     """Of the update it was decided in, from 1; 0: after the update."""
     agents: tuple[str, ...] = ()
@@ -96,7 +102,7 @@ class Decision:
 
     def to_event(self) -> dict[str, Any]:
         """As it stands in `events.jsonl`, without what every event has."""
-        sometimes = ("gradient_step", "agents", "by_agent")
+        sometimes = ("component", "gradient_step", "agents", "by_agent")
         fields = {
             key: value
             for key, value in vars(self).items()
@@ -178,7 +184,8 @@ class Engine:
 
     def moved_keys(self) -> set[str]:
         """Every key that a rule of the spec may move."""
-        return {key for rule in self.rules for what in _whats(rule) if (key := key_of(what))}
+        written = {key for rule in self.rules for what in _whats(rule) if (key := key_of(what))}
+        return {key.replace(COMPONENT, name) for key in written for name in COMPONENTS}
 
     def live_keys(self) -> set[str]:
         """Every key that is moved now."""
@@ -363,8 +370,14 @@ class Engine:
             if not held:
                 state.said = ""
             return
-        added = self.modifiers_of(rule)
-        fired = self.proposed(rule, look, kind, added)
+        component = component_of(look) if rule.names_no_component() else ""
+        if rule.names_no_component() and not component:
+            if state.said != UNNAMED:
+                state.said = UNNAMED
+                yield Decision(rule.id, kind, "suppressed", UNNAMED, **self._told(rule, look))
+            return
+        added = self.modifiers_of(rule, component)
+        fired = replace(self.proposed(rule, look, kind, added), component=component)
         others = [(other, self._states[other.id]) for other in self.own]
         objection = (
             lacks_data(rule, self.clock)
@@ -383,10 +396,10 @@ class Engine:
         yield fired
         yield from self._apply(rule, fired, added)
 
-    def modifiers_of(self, rule: Intervention) -> list[Modifier]:
+    def modifiers_of(self, rule: Intervention, component: str = "") -> list[Modifier]:
         """What a rule would put over values if it acted now."""
         return [
-            Modifier(rule.id, number, action, self.clock)
+            Modifier(rule.id, number, action, self.clock, component=component)
             for number, action in enumerate(rule.actions())
             if isinstance(action, Set | Scale | Add)
         ]
@@ -650,8 +663,8 @@ class Engine:
                 yield replace(told, keys=event["keys"], factor=turned.factor)
                 self.turn(rule, turned)
             elif event["decision"] == "fired":
-                added = self.modifiers_of(rule)
-                told = self.repeated(rule, told, added)
+                added = self.modifiers_of(rule, event.get("component", ""))
+                told = replace(self.repeated(rule, told, added), component=event.get("component", ""))
                 yield told
                 yield from self._apply(rule, told, added)
             elif event["decision"] == "released":
@@ -728,6 +741,12 @@ def step_of(checkpoint: str) -> int:
 
 def _whats(rule: Intervention) -> Sequence[object]:
     return (rule.controller,) if rule.controller is not None else rule.actions()
+
+
+def component_of(look: Look) -> str:
+    """The reward component that supports a trigger; "" where none is named."""
+    named = (one.component for one in look.support if isinstance(one, Finding))
+    return next((name for name in named if name), "")
 
 
 def lacks_data(rule: Intervention, clock: Clock) -> tuple[Verdict, str] | None:

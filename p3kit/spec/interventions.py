@@ -20,6 +20,9 @@ from p3kit.spec.table import Count, Items, Positive, PositiveShare, Table
 QUORUM = 0.3
 """Share of the agents that must show the symptom of a rule for all of them, where the rule names none."""
 
+COMPONENT = "{component}"
+"""In a key, the reward component that the symptom's evidence names: `reward.weights.{component}`."""
+
 OUT_OF_MEMORY = "run.oom"
 """The symptom of a refused allocation."""
 
@@ -431,6 +434,10 @@ class Intervention(Table):
         """What it does; nothing for a controller."""
         return self.do or ()
 
+    def names_no_component(self) -> bool:
+        """Whether it moves the weight of a component that only the evidence names."""
+        return any(COMPONENT in key for action in self.actions() for key in written_keys(action))
+
     def retries_smaller_minibatches(self) -> bool:
         """Whether it is the one rule that may move a size: out of memory, the gradient of the same batch is summed up
         from smaller minibatches, which `accumulation_steps` follows by itself."""
@@ -439,6 +446,13 @@ class Intervention(Table):
             or (isinstance(action, Scale) and action.scale in ("ppo.batch_size", "batch_size") and action.by < 1)
             for action in self.actions()
         )
+
+
+def written_keys(action: Table) -> Iterator[str]:
+    """The key that an action moves, as it is written; nothing for other verbs."""
+    match action:
+        case Set(set=key) | Scale(scale=key) | Add(add=key):
+            yield key
 
 
 def symptoms_of(rule: Intervention) -> set[str]:
@@ -477,6 +491,8 @@ def _shortcomings(rule: Intervention) -> Iterator[str]:
     if rule.release is None and any(getattr(action, "until", None) == "release" for action in actions):
         yield 'until = "release" needs a release condition'
     yield from _unknown_causes(rule)
+    if rule.names_no_component():
+        yield from _no_component(rule)
     if rule.patience > 1 and rule.within is not None:
         yield "expected either patience or within"
     if rule.share is not None and rule.scope == "agent":
@@ -499,6 +515,22 @@ def _unknown_causes(rule: Intervention) -> Iterator[str]:
         if cause not in known:
             hint = did_you_mean(cause, known, f"; expected one of {', '.join(known) or 'none'}")
             yield f'"{cause}" is no cause of the symptoms it is on{hint}'
+
+
+def _no_component(rule: Intervention) -> Iterator[str]:
+    """Only some symptoms name a component, and each agent has its own."""
+    from p3kit.symptoms import SYMPTOMS
+
+    can = [
+        name
+        for name, symptom in SYMPTOMS.items()
+        if any(COMPONENT in change.path for cause in symptom.causes for change in cause.changes)
+    ]
+    named = [trigger.partition(":")[0] if isinstance(trigger, str) else None for trigger in rule.on or ()]
+    if not set(named) <= set(can):
+        yield f"{COMPONENT} is what a symptom's evidence names; on may then list only {', '.join(can)}"
+    if rule.scope != "agent":
+        yield f'{COMPONENT} is named for each agent by itself: it needs scope = "agent"'
 
 
 def _changes_something(action: Table) -> bool:

@@ -310,6 +310,27 @@ def test_a_key_that_goes_to_and_fro_is_frozen(monkeypatch: pytest.MonkeyPatch) -
     assert run.value() == 0.01
 
 
+def test_the_component_that_the_evidence_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = {"id": "hack", "on": "reward.hack", "do": [{"scale": "reward.weights.{component}", "by": 0.2, "min": 0.01}]}
+    run = Training(monkeypatch, rule, STEER)
+    assert said(run.update(open_finding("reward.hack", "component_drift"))) == [("hack", "suppressed")]
+    named = open_finding("reward.hack", "component_drift", component="time")
+    (fired,) = run.update(named)
+    assert fired.keys == {"reward.weights.time": [0.15, pytest.approx(0.03)]}
+    assert fired.component == "time"
+    assert run.value("reward.weights.time") == pytest.approx(0.03)
+    assert run.value("reward.weights.cost") == 0.15
+    assert run.engine.moved_keys() >= {"reward.weights.time", "reward.weights.pnl", "ppo.learning_rate"}
+    journal = [fired.to_event() | {"global_step": run.engine.clock.env_steps}]
+    again = Training(monkeypatch, rule, STEER, journal=journal)
+    again.update()
+    again.update()
+    assert again.value("reward.weights.time") == pytest.approx(0.03)
+    third = Training(monkeypatch, rule, STEER)
+    third.engine.load_state(again.engine.state())
+    assert third.value("reward.weights.time") == pytest.approx(0.03)
+
+
 # --- verify, ladder ---------------------------------------------------------------------------------------------------
 
 VERIFY = {"metric": "policy/hold_share", "op": "<", "than": "before", "within": {"updates": 2}}
