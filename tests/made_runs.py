@@ -386,17 +386,20 @@ def intervene(
     *,
     row: str = "policy.hold",
     keys: Mapping[str, Sequence[Any]] | None = None,
-    agent: str = "AAPL",
+    agent: str | None = "AAPL",
     checkpoint: str | None = None,
+    rule: str = "a-rule",
     at: float = MONDAY + 300,
+    **more: Any,
 ) -> None:
-    """Journal a decision about an intervention, with the fields that its form has."""
+    """Journal a decision about an intervention, with the fields that its form has. `more`: those that it may have."""
     with clock_at(at):
         run.append_event(
             "intervention",
             agent=agent,
             global_step=global_step,
-            env_step=global_step,
+            id=rule,
+            check="update",
             update=global_step // TICK,
             row=row,
             catalogue_version="p3kit@1",
@@ -410,6 +413,7 @@ def intervene(
             keys=dict(keys or {}),
             checkpoint=checkpoint,
             rng_digest="0" * 16,
+            **{"factor": None, "expired": False, "did": [], **more},
         )
 
 

@@ -410,6 +410,58 @@ def test_the_text_of_an_event() -> None:
     )
 
 
+FIRED = {
+    "id": "ent-boost",
+    "row": "policy.hold",
+    "decision": "fired",
+    "reason": "HOLD share 0.97",
+    "keys": {"ppo.ent_coef": [0.01, 0.05]},
+    "checkpoint": None,
+    "did": [],
+    "threshold": 0.95,
+}
+
+
+def test_the_text_of_an_intervention_begins_with_what_it_did() -> None:
+    event = {"seq": 4, "time": 1.0, "kind": "intervention", "agent": "AAPL", "global_step": 31_000, **FIRED}
+    assert event_text(event).splitlines() == [
+        "intervention ent-boost fired · AAPL · step 31,000",
+        "ppo.ent_coef 0.01 → 0.05",
+        "HOLD share 0.97",
+        "row: policy.hold",
+        "threshold: 0.95",
+    ]
+    everybody = event | {"agent": None, "agents": ["A", "B", "C", "D"], "checkpoint": "init"}
+    assert event_text(everybody).splitlines()[:2] == [
+        "intervention ent-boost fired · 4 agents · step 31,000",
+        "ppo.ent_coef 0.01 → 0.05, back to init",
+    ]
+
+
+def test_interventions_are_mirrored_as_texts_params_points_and_a_tag(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL", "XOM")
+    train(run, range(2))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    run.append_event("intervention", "AAPL", 8_192, **FIRED)
+    run.append_event("intervention", "AAPL", 8_192, **(FIRED | {"decision": "suppressed"}))
+    run.append_event("intervention", None, 12_288, **FIRED, agents=["AAPL", "XOM"])
+    run.append_event("intervention", "XOM", 16_384, **(FIRED | {"decision": "released", "reason": "it is over"}))
+    states = {agent: {"interventions": 1} for agent in ("AAPL", "XOM")}
+    run.write_status({"state": "running", "pid": os.getpid(), "heartbeat": CREATED + 600, "agents": states})
+    mirror.sync()
+    found = points(mirror, run)
+    assert found["interventions", "AAPL", "train"] == [(8_192, 1.0), (12_288, 2.0)]
+    assert found["interventions", "XOM", "train"] == [(12_288, 1.0)]
+    told = aim_run(mirror, run)
+    assert "intervened" in told.props.tags
+    assert [(one["step"], one["agent"], one["decision"], one["changed"]) for one in told["interventions"]] == [
+        (8_192, "AAPL", "fired", "ppo.ent_coef 0.01 → 0.05"),
+        (12_288, "AAPL, XOM", "fired", "ppo.ent_coef 0.01 → 0.05"),
+        (16_384, "XOM", "released", "ppo.ent_coef 0.01 → 0.05"),
+    ]
+
+
 def test_addresses_hold_state_as_the_page_encodes_it() -> None:
     # aim64encode({query: 'run.experiment in ["a ü"]'}) of aim-ui 3.29.1, evaluated in a browser
     assert encode_state({"query": 'run.experiment in ["a ü"]'}) == (
@@ -576,11 +628,19 @@ def test_the_best_run_has_the_highest_sharpe() -> None:
 
 def test_a_runs_verdicts_in_short() -> None:
     states = [
-        {"verdict": {"grade": grade, "over_buy_and_hold": "not shown", "metrics": {"eval/sharpe_ratio": sharpe}}}
+        {
+            "verdict": {
+                "grade": grade,
+                "over_buy_and_hold": "not shown",
+                "metrics": {"eval/sharpe_ratio": sharpe},
+                "labels": ["intervened"] if grade == "PASS" else [],
+            }
+        }
         for grade, sharpe in (("FAIL", 0.1), ("PASS", 0.5), ("FAIL", None))
     ]
     told = result_of([*states, {"verdict": None}, {}])
     assert (told["verdicts"], told["edge_shown"], told["agents"]) == ("1 PASS, 2 FAIL", "0 of 3", 3)
+    assert told["intervened"] == 1
     assert (told["sharpe_mean"], told["sharpe_best"]) == (pytest.approx(0.3), 0.5)
     assert result_of([{}]) == {}
     assert result_of(states[:1])["verdicts"] == "FAIL"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from p3kit.runtime import Flat, Rollout, load_optimizer_state, open_run, optimizer_state, part, under
+from p3kit.runtime import Bodies, Flat, Rollout, load_optimizer_state, open_run, optimizer_state, part, under
 from p3kit.runtime.evidence import (
     EXPOSURE,
     correlation,
@@ -41,6 +42,7 @@ from p3kit.runtime.evidence import (
     update_ratio,
     wrong_bootstraps,
 )
+from p3kit.runtime.reinit import Layer, reinit_dormant, reinit_head
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,6 +303,41 @@ def ppo_loss(
 # ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def set_rates(optimizer: torch.optim.Optimizer, args: Args) -> None:
+    """Let the optimiser go by the knobs in force."""
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = args.learning_rate, args.weight_decay
+
+
+def bodies(net: ActorCritic) -> Bodies:
+    """The net as `p3kit.runtime.reinit` takes it: views of each layer's weight (out, in) and bias (out,)."""
+    return {name: [(layer.weight, layer.bias) for layer in getattr(net, name).layers] for name in ("policy", "value")}
+
+
+def moments_of(optimizer: torch.optim.Optimizer, net: ActorCritic) -> list[Bodies]:
+    """Adam's two moments in the same shape; none before the first step."""
+    if not optimizer.state:
+        return []
+
+    def moment(key: str, layers: Sequence[Layer]) -> list[Layer]:
+        return [(optimizer.state[weight][key], optimizer.state[bias][key]) for weight, bias in layers]
+
+    whole = bodies(net).items()
+    return [{name: moment(key, layers) for name, layers in whole} for key in ("exp_avg", "exp_avg_sq")]
+
+
+def reinit(net: ActorCritic, fresh: ActorCritic, optimizer: torch.optim.Optimizer, what: str, seen: Tensor) -> None:
+    """Draw a part of the net anew: "policy_head" and "value_head" are the last layers, "dormant" the hidden units that
+    hardly answer to the observations `seen` (B, D). `fresh` is a net as it would begin."""
+    whole, new, moments = bodies(net), bodies(fresh), moments_of(optimizer, net)
+    if what == "dormant":
+        with torch.no_grad():
+            activations = {"policy": net.policy.hidden(seen), "value": net.value.hidden(seen)}
+        reinit_dormant(whole, new, moments, activations)
+    else:
+        reinit_head(whole, new, moments, what.removesuffix("_head"))
+
+
 def main() -> None:
     with open_run(Args, __file__) as run:
         agent, device = run.agent, run.device
@@ -363,8 +400,7 @@ def main() -> None:
             # 1. What is in force, and every random number of this iteration.
             iteration += 1
             args = agent.args_at(global_step)
-            for group in optimizer.param_groups:
-                group["lr"], group["weight_decay"] = args.learning_rate, args.weight_decay
+            set_rates(optimizer, args)
             left = agent.total_timesteps - global_step
             steps = min(args.n_steps, math.ceil(left / num_envs))
             rows = steps * num_envs
@@ -427,6 +463,11 @@ def main() -> None:
             )
             env_of_row = torch.arange(rows, device=device) % num_envs
             before = nn.utils.parameters_to_vector(parameters).detach()
+            if run.judges_minibatches:
+                seen = sample_rows(rows, device)
+                obs_max_abs, _ = env.observation_stats(flat_index[seen], flat_account[seen])
+                known = {"reward/max_abs": reward.abs().max(), "diag/obs_max_abs": obs_max_abs}
+                run.open_update([agent], global_step + min(rows, left), known)
             update: list[Tensor] = []
             for epoch in range(args.n_epochs):
                 order = orders[epoch]
@@ -485,7 +526,14 @@ def main() -> None:
                     was_clipped = (norm > args.max_grad_norm).float()
                     rest = torch.stack([loss_metrics[KL], norm, norm, was_clipped, broken.float()])
                     update.append(torch.cat([loss_metrics, rest]))
+                    if run.judges_minibatches and run.judge_minibatch([agent], [0], UPDATE_METRICS, update[-1][None]):
+                        args = agent.args_at(global_step)  # in force from the next gradient step on
+                        set_rates(optimizer, args)
+                        if agent.update_is_over:
+                            break
                 run.heartbeat()
+                if agent.update_is_over:
+                    break
                 if args.target_kl != "off":
                     epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
                     if epoch_kl.item() > args.target_kl:  # one look per epoch
@@ -581,7 +629,7 @@ def main() -> None:
                 | ({"diag/amp_scale": grad_scaler.get_scale()} if grad_scaler.is_enabled() else {}),
             )
 
-            # 8. Evaluation, what an intervention takes back, checkpoints.
+            # 8. Evaluation, what an intervention takes back or draws anew, checkpoints.
             if agent.due(agent.spec.evaluation.every, start_step):
                 policy_state = under("net", net.state_dict()) | under("observation", scale_observation.state_dict())
                 agent.evaluate(iteration, greedy, policy_state)
@@ -590,6 +638,9 @@ def main() -> None:
             for _, earlier in run.rolled_back([agent]):
                 load(earlier)
                 scale_reward.go_back(part("reward", earlier))
+            for _, what, draws in run.reinitialised([agent]):
+                fresh = ActorCritic(env.observation_size, env.num_actions, args, draws).to(device)
+                reinit(net, fresh, optimizer, what, scale_observation(raw_observation))
             if agent.due(agent.spec.checkpoints.every, start_step) or run.stop_requested:
                 run.save_checkpoint("last", trainer_state())
 

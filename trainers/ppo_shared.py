@@ -35,8 +35,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
-from p3kit.errors import InputError, NumericalFault
-from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
+from p3kit.errors import InputError
+from p3kit.runtime import Agent, Bodies, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
 from p3kit.runtime.evidence import (
     EXPOSURE,
     correlation,
@@ -50,6 +50,7 @@ from p3kit.runtime.evidence import (
     update_ratio,
     wrong_bootstraps,
 )
+from p3kit.runtime.reinit import reinit_dormant, reinit_head
 
 AGENTS = "all"
 """What p3kit puts into one run of this trainer: all agents of a seed and a matrix point, which share an encoder."""
@@ -555,10 +556,17 @@ class Shared(NamedTuple):
 
 
 def share_gradient(
-    gradients: Stack, moves: Moves, steps: Tensor, knobs: Knobs, encoder_rate: float, orders: Tensor | None
+    gradients: Stack,
+    moves: Moves,
+    steps: Tensor,
+    knobs: Knobs,
+    encoder_rate: float,
+    orders: Tensor | None,
+    encoder_moves: Tensor,
 ) -> Shared:
     """The agents' gradients on the encoder, each clipped by its own move, put together: their mean over the agents that
-    move at all, after surgery along `orders` if any. The step follows their mean learning rate × `encoder_rate`."""
+    move at all, after surgery along `orders` if any. The step follows their mean learning rate × `encoder_rate`; there
+    is none where an intervention has frozen the encoder: `encoder_moves` () bool."""
     taken = moves.taken.flatten()
     clipped = {
         name: torch.where(taken.view(-1, *(1,) * (g.dim() - 1)), g * moves.scale.view(-1, *(1,) * (g.dim() - 1)), 0.0)
@@ -574,7 +582,7 @@ def share_gradient(
     others = taken.unsqueeze(0) & taken.unsqueeze(1) & ~torch.eye(len(gram), dtype=torch.bool, device=gram.device)
     mean = (cosine * others).sum(1) / others.sum(1)  # NaN for an agent that is alone
     least = torch.where(others.any(1), cosine.masked_fill(~others, torch.inf).amin(1), torch.nan)
-    moves_at_all = number > 0
+    moves_at_all = (number > 0) & encoder_moves
     steps = steps + moves_at_all
     done, moved = steps.clamp_min(1), moves_at_all.float()
     rate = encoder_rate * (knobs.learning_rate.squeeze(-1) * taken).sum() / number.clamp_min(1)
@@ -679,6 +687,18 @@ def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
     return keep and [rows_of(layer, envs) for layer in keep]
 
 
+# Copied from trainers/ppo_stacked.py::knobs_of
+def knobs_of(in_force: list[Args], device: torch.device) -> Knobs:
+    """The knobs in force of K agents."""
+    return Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
+
+
+# Copied from trainers/ppo_stacked.py::target_kl_of
+def target_kl_of(in_force: list[Args], device: torch.device) -> Tensor:
+    """(K,), infinite where it is "off"."""
+    return torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
+
+
 def flatten(weights: Stack, start: int) -> Tensor:
     """All numbers of a dict of weights, dimensions from `start` on run together."""
     return torch.cat([part.flatten(start) for part in weights.values()], -1)
@@ -774,6 +794,24 @@ LIVE = (
     "weight_decay",
 )
 """Knobs that move while a run trains; a compiled function that saw them would be compiled anew at every move."""
+
+
+def bodies(heads: Stack, k: int) -> Bodies:
+    """Agent k's heads as `p3kit.runtime.reinit` takes them: views of each layer's weight (out, in) and bias (out,)."""
+    return {
+        body: [(heads[f"{body}.{layer}.weight"][k].T, heads[f"{body}.{layer}.bias"][k, 0]) for layer in (0, 1)]
+        for body in ("policy", "value")
+    }
+
+
+def reinit(heads: Stack, fresh: Stack, moments: tuple[Stack, Stack], what: str, hidden: list[Tensor], k: int) -> None:
+    """Draw a part of agent k's heads anew: "policy_head" and "value_head" are both layers, "dormant" the hidden units
+    that hardly answer, by their activations `hidden` (K, B, head_width). `fresh` are heads as they would begin."""
+    whole, new, moved = bodies(heads, k), bodies(fresh, 0), [bodies(moment, k) for moment in moments]
+    if what == "dormant":
+        reinit_dormant(whole, new, moved, {"policy": [hidden[0][k]], "value": [hidden[1][k]]})
+    else:
+        reinit_head(whole, new, moved, what.removesuffix("_head"), layers=2)
 
 
 def backtest(run: Run[Args]) -> None:
@@ -914,7 +952,8 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             return trainer_state()
         iteration += 1
         in_force = [agent.args_at(global_step) for agent in agents]
-        knobs = Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
+        knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
+        encoder_moves = torch.tensor(not run.encoder_is_frozen, device=device)
         gamma, gae_lambda = (
             torch.tensor([getattr(a, name) for a in in_force], device=device) for name in ("gamma", "gae_lambda")
         )
@@ -998,7 +1037,16 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         epochs_done = torch.zeros(count, device=device)
         ratio_error = torch.zeros(count, device=device)
         learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
-        target_kl = torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
+        ended_at: dict[int, int] = {}  # gradient steps of the agents whose update an intervention has ended
+        learning = [k for k, agent in enumerate(agents) if agent in running]
+        if run.judges_minibatches:
+            seen = sample_rows(rows, device)
+            stats = [env.observation_stats(flat_index[k, seen], flat_account[k, seen]) for k in range(count)]
+            known = {
+                "reward/max_abs": reward.abs().amax((0, 1)),
+                "diag/obs_max_abs": torch.stack([s[0] for s in stats]),
+            }
+            run.open_update(agents, global_step + learnt, known)
         for epoch in range(args.n_epochs):
             order = orders[:, epoch]
             if learnt < rows:
@@ -1045,7 +1093,9 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                         minibatch = run.smaller_minibatch(minibatch, error)
                 whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradients.items()} | head_gradients
                 moves, steps_taken, told = fast_plan(whole, losses, loss_scale.scale, steps_taken, live, knobs)
-                shared = fast_share(gradients, moves, encoder_steps, knobs, args.encoder_rate, surgery_orders)
+                shared = fast_share(
+                    gradients, moves, encoder_steps, knobs, args.encoder_rate, surgery_orders, encoder_moves
+                )
                 encoder_steps = shared.steps
                 fast_step(encoder, encoder_first, encoder_second, shared.gradient, shared.moves)
                 fast_step(heads, first, second, head_gradients, moves)
@@ -1055,17 +1105,32 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 if not update:
                     ratio_error = away
                 update.append(told)
+                if run.judges_minibatches and (
+                    changed := run.judge_minibatch(agents, learning, UPDATE_METRICS, told)
+                ):  # in force from the next gradient step on
+                    in_force = [a.args_at(global_step) if k in changed else in_force[k] for k, a in enumerate(agents)]
+                    knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
+                    encoder_moves = torch.tensor(not run.encoder_is_frozen, device=device)
+                    over = [k for k in changed if agents[k].update_is_over]
+                    ended_at |= dict.fromkeys(over, len(update))
+                    learning = [k for k in learning if k not in over]
+                    if over:
+                        live[over], epochs_done[over] = False, epochs_done[over] + 1
+                    if not learning:
+                        break
             run.heartbeat()
             epochs_done += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
             live = live & ~(epoch_kl > target_kl)
             if not live.any():  # one look per epoch
                 break
+            if run.judges_minibatches:
+                learning = [k for k, goes_on in enumerate(live.tolist()) if goes_on]
 
         # 6. Evidence for the diagnosis, on a sample of the rows.
+        steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
         gradient_steps = [
-            int(epochs) * math.ceil(learnt / (args.batch_size * args.accumulation_steps))
-            for epochs in epochs_done.tolist()
+            ended_at.get(k, int(epochs) * steps_per_epoch) for k, epochs in enumerate(epochs_done.tolist())
         ]
         with torch.no_grad():
             sample = sample_rows(rows, device)
@@ -1159,22 +1224,19 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 continue
             rollout = Rollout(**{name: array[:, :, k] for name, array in arrays.items()})
             rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
-            try:
-                agent.record(
-                    iteration,
-                    start_step,
-                    global_step,
-                    rollouts[k],
-                    {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
-                    dict(zip(evidence[k], values[k].tolist(), strict=True))
-                    | {
-                        "reward/scale_steps": scale_reward.steps,
-                        "perf/rollout_s": rollout_s,
-                        "perf/update_s": update_s,
-                    },
-                )
-            except NumericalFault as fault:
-                agent.fail(fault)
+            agent.record(
+                iteration,
+                start_step,
+                global_step,
+                rollouts[k],
+                {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
+                dict(zip(evidence[k], values[k].tolist(), strict=True))
+                | {
+                    "reward/scale_steps": scale_reward.steps,
+                    "perf/rollout_s": rollout_s,
+                    "perf/update_s": update_s,
+                },
+            )
 
         # 8. Evaluation, of all whose turn it is together.
         due = [
@@ -1187,7 +1249,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             for k in due:
                 agents[k].write_histograms(env, rollouts[k], flat_account[k], flat.value[k], last_gradient[k])
 
-        # 9. What an intervention takes back, checkpoints.
+        # 9. What an intervention takes back or draws anew, checkpoints.
         back = dict(run.rolled_back(agents))
         for k, earlier in back.items():
             then = earlier["agents"].split("\n").index(agents[k].name)
@@ -1205,6 +1267,12 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 part(name, oldest) for name in ("encoder", "encoder_first", "encoder_second")
             )
             encoder_steps = oldest["encoder_steps"]
+        for k, what, draws in run.reinitialised(agents):
+            fresh = make_heads(shape, env.num_actions, args, draws)
+            fresh = {name: weights.unsqueeze(0).to(device) for name, weights in fresh.items()}
+            with torch.no_grad():
+                _, _, hidden, _ = forward_all(encoder, heads, scale_observation(raw_observation), shape, args)
+            reinit(heads, fresh, (first, second), what, hidden, k)
         if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
             run.save_checkpoint("last", trainer_state())
 

@@ -30,8 +30,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from p3kit.errors import NumericalFault
-from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, under
+from p3kit.runtime import Agent, Bodies, Flat, Rollout, Run, StackPolicy, open_run, part, under
 from p3kit.runtime.evidence import (
     EXPOSURE,
     correlation,
@@ -46,6 +45,7 @@ from p3kit.runtime.evidence import (
     update_ratio,
     wrong_bootstraps,
 )
+from p3kit.runtime.reinit import reinit_dormant, reinit_head
 
 AGENTS = "stack"
 """What p3kit puts into one run of this trainer: agents that share nothing but the shapes of their tensors."""
@@ -587,9 +587,51 @@ def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
     return keep and [rows_of(layer, envs) for layer in keep]
 
 
+def knobs_of(in_force: list[Args], device: torch.device) -> Knobs:
+    """The knobs in force of K agents."""
+    return Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
+
+
+def target_kl_of(in_force: list[Args], device: torch.device) -> Tensor:
+    """(K,), infinite where it is "off"."""
+    return torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
+
+
 def flatten(stack: Stack) -> Tensor:
     """All numbers of a stack, (K, P)."""
     return torch.cat([part.flatten(1) for part in stack.values()], 1)
+
+
+def bodies(stack: Stack, k: int) -> Bodies:
+    """Agent k's net as `p3kit.runtime.reinit` takes it: views of each layer's weight (out, in) and bias (out,)."""
+    layers: dict[str, list[tuple[Tensor, Tensor]]] = {"policy": [], "value": []}
+    if "first.weight" in stack:
+        weight, bias = stack["first.weight"][k].T, stack["first.bias"][k, 0]
+        half = len(bias) // 2
+        layers = {"policy": [(weight[:half], bias[:half])], "value": [(weight[half:], bias[half:])]}
+    for body, found in layers.items():
+        while f"{body}.{len(found)}.weight" in stack:
+            name = f"{body}.{len(found)}"
+            found.append((stack[f"{name}.weight"][k].T, stack[f"{name}.bias"][k, 0]))
+    return layers
+
+
+def reinit(
+    stack: Stack,
+    fresh: Stack,
+    moments: tuple[Stack, Stack],
+    what: str,
+    hidden: list[tuple[Tensor, Tensor]],
+    k: int,
+) -> None:
+    """Draw a part of agent k's net anew, as trainers/ppo.py does: "policy_head" and "value_head" are the last layers,
+    "dormant" the hidden units that hardly answer, by their activations `hidden`. `fresh` is a net as it would begin."""
+    whole, new, moved = bodies(stack, k), bodies(fresh, 0), [bodies(moment, k) for moment in moments]
+    if what == "dormant":
+        activations = {"policy": [policy[k] for policy, _ in hidden], "value": [value[k] for _, value in hidden]}
+        reinit_dormant(whole, new, moved, activations)
+    else:
+        reinit_head(whole, new, moved, what.removesuffix("_head"))
 
 
 class Draws(NamedTuple):
@@ -784,7 +826,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             return trainer_state()
         iteration += 1
         in_force = [agent.args_at(global_step) for agent in agents]
-        knobs = Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
+        knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
         gamma, gae_lambda = (
             torch.tensor([getattr(a, name) for a in in_force], device=device) for name in ("gamma", "gae_lambda")
         )
@@ -866,7 +908,16 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         epochs_done = torch.zeros(count, device=device)
         ratio_error = torch.zeros(count, device=device)
         learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
-        target_kl = torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
+        ended_at: dict[int, int] = {}  # gradient steps of the agents whose update an intervention has ended
+        learning = [k for k, agent in enumerate(agents) if agent in running]
+        if run.judges_minibatches:
+            seen = sample_rows(rows, device)
+            stats = [env.observation_stats(flat_index[k, seen], flat_account[k, seen]) for k in range(count)]
+            known = {
+                "reward/max_abs": reward.abs().amax((0, 1)),
+                "diag/obs_max_abs": torch.stack([s[0] for s in stats]),
+            }
+            run.open_update(agents, global_step + learnt, known)
         for epoch in range(args.n_epochs):
             order = orders[:, epoch]
             if learnt < rows:
@@ -929,17 +980,31 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 if not update:
                     ratio_error = away
                 update.append(told)
+                if run.judges_minibatches and (
+                    changed := run.judge_minibatch(agents, learning, UPDATE_METRICS, told)
+                ):  # in force from the next gradient step on
+                    in_force = [a.args_at(global_step) if k in changed else in_force[k] for k, a in enumerate(agents)]
+                    knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
+                    over = [k for k in changed if agents[k].update_is_over]
+                    ended_at |= dict.fromkeys(over, len(update))
+                    learning = [k for k in learning if k not in over]
+                    if over:
+                        live[over], epochs_done[over] = False, epochs_done[over] + 1
+                    if not learning:
+                        break
             run.heartbeat()
             epochs_done += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
             live = live & ~(epoch_kl > target_kl)
             if not live.any():  # one look per epoch
                 break
+            if run.judges_minibatches:
+                learning = [k for k, goes_on in enumerate(live.tolist()) if goes_on]
 
         # 6. Evidence for the diagnosis, on a sample of the rows.
+        steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
         gradient_steps = [
-            int(epochs) * math.ceil(learnt / (args.batch_size * args.accumulation_steps))
-            for epochs in epochs_done.tolist()
+            ended_at.get(k, int(epochs) * steps_per_epoch) for k, epochs in enumerate(epochs_done.tolist())
         ]
         with torch.no_grad():
             sample = sample_rows(rows, device)
@@ -1033,22 +1098,19 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 continue
             rollout = Rollout(**{name: array[:, :, k] for name, array in arrays.items()})
             rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
-            try:
-                agent.record(
-                    iteration,
-                    start_step,
-                    global_step,
-                    rollouts[k],
-                    {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
-                    dict(zip(evidence[k], values[k].tolist(), strict=True))
-                    | {
-                        "reward/scale_steps": scale_reward.steps,
-                        "perf/rollout_s": rollout_s,
-                        "perf/update_s": update_s,
-                    },
-                )
-            except NumericalFault as fault:
-                agent.fail(fault)
+            agent.record(
+                iteration,
+                start_step,
+                global_step,
+                rollouts[k],
+                {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
+                dict(zip(evidence[k], values[k].tolist(), strict=True))
+                | {
+                    "reward/scale_steps": scale_reward.steps,
+                    "perf/rollout_s": rollout_s,
+                    "perf/update_s": update_s,
+                },
+            )
 
         # 8. Evaluation, of all whose turn it is together.
         due = [
@@ -1061,7 +1123,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             for k in due:
                 agents[k].write_histograms(env, rollouts[k], flat_account[k], flat.value[k], last_gradient[k])
 
-        # 9. What an intervention takes back, checkpoints.
+        # 9. What an intervention takes back or draws anew, checkpoints.
         for k, earlier in run.rolled_back(agents):
             then = earlier["agents"].split("\n").index(agents[k].name)
             for name, table in (("net", stack), ("first", first), ("second", second)):
@@ -1072,6 +1134,10 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             moments = {name: value[then] for name, value in part("observation", earlier).items()}
             observation_scalers[k].load_state_dict(moments)
             scale_reward.go_back(part("reward", earlier), k, then)
+        for k, what, draws in run.reinitialised(agents):
+            fresh = {name: weights.to(device) for name, weights in stack_nets([make_net(draws)]).items()}
+            hidden = hidden_layers(stack, scale_observation(raw_observation), args.activation)
+            reinit(stack, fresh, (first, second), what, hidden, k)
         if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
             run.save_checkpoint("last", trainer_state())
 

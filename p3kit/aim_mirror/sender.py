@@ -7,8 +7,10 @@
 | a metrics row | a point per metric: step = global_step, epoch = iteration, context {subset} |
 | histograms | distributions `rewards`, `actions`, `gradients` |
 | plots | images |
-| events | texts `events`: step = sequence number, context {kind} |
+| events | texts `events`: step = sequence number, context {kind}; an intervention begins with before → after |
+| interventions that changed an agent | tag `intervened`, params `run.interventions`, points `interventions` |
 
+The points `interventions` count them at their steps: a stair where something was changed, beside the other curves.
 `context.agent` is there only when a run trains several agents. Numbers that are not finite go in as they are: Aim keeps
 NaN and infinity as points, and its charts leave them out.
 """
@@ -26,12 +28,13 @@ from numpy.typing import NDArray
 
 from p3kit.aim_mirror import store as aim
 from p3kit.aim_mirror.cursor import Cursor
-from p3kit.rundir import RunDir, file_name
+from p3kit.diagnose.journal import DONE, changes_training, for_agent, in_short, whom
+from p3kit.rundir import RunDir, concerns, file_name
 from p3kit.rundir.directory import ACTIVE_STATES, STATES
 
 GRADES = ("FAIL", "PASS", "STRONG", "STRETCH")
-SYNTHETIC = "synthetic"
-TAG_VOCABULARY = (*STATES, *GRADES, SYNTHETIC)
+SYNTHETIC, INTERVENED = "synthetic", "intervened"
+TAG_VOCABULARY = (*STATES, *GRADES, SYNTHETIC, INTERVENED)
 """The tags that come and go with a run's state; all others are the trainer's name or the user's."""
 
 DISTRIBUTIONS = {"reward": "rewards", "actions": "actions", "gradients": "gradients"}
@@ -45,6 +48,7 @@ class Sender:
         self.run, self.info, self.writer, self.cursor = run, info, writer, cursor
         self.agents = [agent["name"] for agent in info["agents"]]
         self.histograms = run.histograms()  # in order of their steps
+        self.events = run.read_events()
 
     def send(self) -> dict[str, int]:
         """Sends what lies behind the cursor; returns how many of each."""
@@ -59,7 +63,7 @@ class Sender:
     def _description(self) -> None:
         status = self.run.status()
         self.writer.describe(self.run.name, self.info["name"], tags(self.info, status), TAG_VOCABULARY)
-        self.writer.set_params(params(self.info, status))
+        self.writer.set_params(params(self.info, status) | {"interventions": interventions(self.events)})
         active = status["state"] in ACTIVE_STATES
         self.writer.set_end(None if active else status.get("heartbeat") or time.time())
 
@@ -104,9 +108,16 @@ class Sender:
 
     def _events(self) -> int:
         sent = 0
-        for event in self.run.read_events():
+        changed: dict[str, int] = {}  # interventions so far, by agent
+        for event in self.events:
+            own = [agent for agent in self.agents if self._changes(event, agent)]
+            changed |= {agent: changed.get(agent, 0) + 1 for agent in own}
             if event["seq"] <= self.cursor.event:
                 continue
+            for agent in own:
+                context = {"subset": "train", **self._agent(agent)}
+                value, step = float(changed[agent]), int(event["global_step"])
+                self.writer.track(value, "interventions", step=step, context=context, time=event["time"])
             context = {"kind": event["kind"], **self._agent(event.get("agent"))}
             # several events may share a global_step, and a step holds one text: the sequence number is unique
             self.writer.track(
@@ -115,6 +126,10 @@ class Sender:
             self.cursor.event = event["seq"]
             sent += 1
         return sent
+
+    def _changes(self, event: Mapping[str, Any], agent: str) -> bool:
+        is_one = event["kind"] == "intervention" and concerns(event, agent)
+        return is_one and changes_training(for_agent(event, agent))
 
     def _agent(self, agent: str | None) -> dict[str, str]:
         return {"agent": agent} if agent and len(self.agents) > 1 else {}
@@ -139,6 +154,8 @@ def tags(info: Mapping[str, Any], status: Mapping[str, Any]) -> set[str]:
     found = {str(info["trainer"]), str(status["state"])}
     if any(data.get("synthetic") for data in info["data"].values()):
         found.add(SYNTHETIC)
+    if any(agent.get("interventions") for agent in status.get("agents", {}).values()):
+        found.add(INTERVENED)
     verdicts = [agent.get("verdict") for agent in status.get("agents", {}).values()]
     return found | {str(verdict["grade"]) for verdict in verdicts if verdict}
 
@@ -175,11 +192,33 @@ def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "verdicts": grades[0] if len(grades) == 1 else ", ".join(counted),
         "edge_shown": f"{shown} of {len(verdicts)}",
         "stopped_early": sum(bool(verdict.get("ended_early")) for verdict in verdicts),
+        "intervened": sum("intervened" in (verdict.get("labels") or ()) for verdict in verdicts),
     }
     sharpes = [(verdict.get("metrics") or {}).get("eval/sharpe_ratio") for verdict in verdicts]
     if known := [float(sharpe) for sharpe in sharpes if sharpe is not None]:
         told |= {"sharpe_mean": float(np.mean(known)), "sharpe_best": max(known)}
     return told
+
+
+MOST_TOLD = 200
+"""Interventions told in a run's params; all of them are among its texts."""
+
+
+def interventions(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What interventions did to a run, in order, as its params have it: those that changed something or ended."""
+    done = [event for event in events if event["kind"] == "intervention" and event.get("decision") in DONE]
+    return [
+        {
+            "step": event["global_step"],
+            "agent": whom(event),
+            "id": event.get("id") or "",
+            "decision": event["decision"],
+            "on": event.get("row") or "",
+            "changed": in_short(event),
+            "reason": event.get("reason") or "",
+        }
+        for event in done[:MOST_TOLD]
+    ]
 
 
 def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
@@ -191,15 +230,19 @@ def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """`evaluation · AAPL · step 49,152`, then a line per field of the event."""
-    heading = [event["kind"]]
-    if event.get("agent"):
-        heading.append(event["agent"])
+    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention says first what was done:
+    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and why."""
+    heading, known, told = [event["kind"]], ["seq", "kind", "agent", "global_step", "time"], []
+    if event["kind"] == "intervention":
+        heading = [f"intervention {event.get('id') or ''} {event.get('decision') or ''}"]
+        told = [line for line in (in_short(event), str(event.get("reason") or "")) if line]
+        known += ["id", "decision", "keys", "checkpoint", "did", "reason", "agents"]
+    if event.get("agent") or event.get("agents"):
+        heading.append(whom(event))
     if event.get("global_step") is not None:
         heading.append(f"step {event['global_step']:,}")
-    known = ("seq", "kind", "agent", "global_step", "time")
     lines = [f"{key}: {_plain(value)}" for key, value in event.items() if key not in known]
-    return "\n".join([" · ".join(heading), *lines])
+    return "\n".join([" · ".join(heading), *told, *lines])
 
 
 def even_bins(edges: Any, counts: Any) -> tuple[Array, Array]:

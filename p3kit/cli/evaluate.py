@@ -65,6 +65,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from p3kit.diagnose.journal import intervened, read_journal
     from p3kit.errors import InputError
     from p3kit.launch.backtest import backtest, count_final_looks, deflated_sharpe
     from p3kit.rundir import find_run
@@ -86,6 +87,7 @@ def evaluate(
             own, experiment = count_final_looks(runs_root, found, agent)
             result["final_looks"] = {"agent": own, "experiment": experiment}
         result["deflated_sharpe"] = deflated_sharpe(runs_root, found, result)
+        result["intervened"] = intervened(read_journal(found, agent))
         result["picture"] = str(_draw(found.plots, result, output))
         results.append(result)
     if as_json:
@@ -176,6 +178,8 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append(f"your supervised model, by the spec: {supervised:+z.1%} total return")
     if result["constant"]:
         lines.append("constant: the policy does what a constant rule does")
+    if result["intervened"]:
+        lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
     if looks := result.get("final_looks"):
         told = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
         warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"

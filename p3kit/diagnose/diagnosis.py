@@ -13,8 +13,9 @@ import numpy as np
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.evidence import TICK, Evidence, Recorded
 from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
+from p3kit.diagnose.journal import for_agent, intervened
 from p3kit.errors import P3kitError
-from p3kit.rundir import RunDir, list_runs
+from p3kit.rundir import RunDir, concerns, list_runs
 from p3kit.symptoms import SYMPTOMS, Change, Value, write_patch
 
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
@@ -123,6 +124,7 @@ def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) 
             findings=judge(evidence),
             ranges=tuple(ranges(evidence)),
             failure=f"{status['state']}: {status['message']}" if ended_badly(status) else "",
+            intervened=intervened(evidence.events_of("intervention")),
         )
         for evidence in gather_run(run, agent, rules)
     ]
@@ -189,7 +191,7 @@ def gather_evidence(
         series=series,
         spec=spec,
         total_timesteps=int(plan["total_timesteps"]),
-        events=[event for event in events if event.get("agent") in (None, name)],
+        events=[for_agent(event, name) for event in events if concerns(event, name)],
         device=str(info.get("device") or "cpu"),
         failure=str(status.get("message") or "") if ended_badly(status) else "",
     )

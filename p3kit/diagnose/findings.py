@@ -129,6 +129,8 @@ class AgentDiagnosis:
     ranges: tuple[Range, ...]
     failure: str = ""
     """`crashed: …` or `failed: …` where the run ended badly; a run may end so before any row can be judged."""
+    intervened: bool = False
+    """Whether an intervention changed how it trained."""
 
     @property
     def raised(self) -> tuple[Finding, ...]:
@@ -157,6 +159,7 @@ class AgentDiagnosis:
         return {
             "run": self.run,
             "agent": self.agent,
+            "intervened": self.intervened,
             "symbol": self.symbol,
             "global_step": self.global_step,
             "total_timesteps": self.total_timesteps,

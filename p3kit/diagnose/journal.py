@@ -1,8 +1,11 @@
-"""The journal of interventions, told: what was done to a run while it trained, what was not, and why."""
+"""The journal of interventions, told: what was done to a run while it trained, what was not, and why.
+
+Entries of a rule for several agents have no agent of their own but the names of `agents`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -11,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p3kit.diagnose.findings import format_number, format_steps
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, concerns
 
 DONE = ("fired", "released", "verified", "failed")
 """Decisions that changed something, or told whether a change had helped; the others say why nothing was done."""
@@ -22,8 +25,28 @@ Entry = Mapping[str, Any]
 
 
 def read_journal(run: RunDir, agent: str | None = None) -> list[dict[str, Any]]:
-    """The decisions of a run, in order; with `agent`, those about it or about the whole run."""
-    return [event for event in run.read_events("intervention") if agent is None or event["agent"] in (None, agent)]
+    """The decisions of a run, in order; with `agent`, those about it, as they changed it."""
+    found = run.read_events("intervention")
+    return found if agent is None else [for_agent(event, agent) for event in found if concerns(event, agent)]
+
+
+def for_agent(entry: Entry, agent: str) -> dict[str, Any]:
+    """An entry as it changed one agent."""
+    return {**entry, **((entry.get("by_agent") or {}).get(agent) or {})}
+
+
+def changes_training(entry: Entry) -> bool:
+    """Whether an entry changed how an agent trains: not what only looked, or was held back."""
+    if entry.get("decision") not in ("fired", "failed"):
+        return False
+    moved = any(before != after for before, after in (entry.get("keys") or {}).values())
+    did = {verb for one in entry.get("did") or () for verb in one}
+    return moved or bool(entry.get("checkpoint")) or not did <= {"dump", "episodes", "note"}
+
+
+def intervened(entries: Iterable[Entry]) -> bool:
+    """Whether the journal of an agent makes it one that is not to be pooled with clean ones without a word."""
+    return any(map(changes_training, entries))
 
 
 def in_short(entry: Entry) -> str:
@@ -31,9 +54,37 @@ def in_short(entry: Entry) -> str:
     parts = [f"{key} {_short(before)} → {_short(after)}" for key, (before, after) in (entry.get("keys") or {}).items()]
     if entry.get("checkpoint"):
         parts.append(f"back to {entry['checkpoint']}")
-    for did in entry.get("did") or ():
-        parts += [f"{verb} {what}" for verb, what in did.items() if verb in ("stop", "dump", "freeze", "note")]
-    return ", ".join(parts)
+    return ", ".join([*parts, *did_in_words(entry)])
+
+
+def did_in_words(entry: Entry) -> list[str]:
+    """What an entry did beside moving keys and going back: `update ended`."""
+    return [_DID[verb].format(what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
+
+
+_DID = {
+    "reinit": "{} drawn anew",
+    "freeze": "{} frozen",
+    "early_stop_update": "update ended",
+    "dump": "{} written to replays/",
+    "stop": "training ended ({})",
+    "note": "{}",
+}
+"""What verbs did, in words; moved keys and rollbacks are told by the entry itself."""
+
+
+def time_of(entry: Entry) -> str:
+    """`at 31k`, `at 31k, gradient step 5`."""
+    inside = f", gradient step {entry['gradient_step']}" if entry.get("gradient_step") else ""
+    return f"at {format_steps(entry['global_step'])}{inside}"
+
+
+def whom(entry: Entry) -> str:
+    """The agent of an entry; of several the number, or their names where they are few."""
+    names = entry.get("agents") or ()
+    if entry.get("agent") or not names:
+        return str(entry.get("agent") or "all agents")
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} agents"
 
 
 def print_journal(entries: Sequence[Entry], console: Console) -> None:
@@ -42,7 +93,7 @@ def print_journal(entries: Sequence[Entry], console: Console) -> None:
         return
     acted = [entry for entry in entries if entry["decision"] in DONE]
     held = [entry for entry in entries if entry["decision"] not in DONE]
-    several = len({entry["agent"] for entry in entries}) > 1
+    several = len({whom(entry) for entry in entries}) > 1
     console.print(Text(f"Interventions: {_counted(acted)}", "bold"))
     for title, some in (("", acted), ("Held back:", held)):
         if not some:
@@ -51,10 +102,10 @@ def print_journal(entries: Sequence[Entry], console: Console) -> None:
             console.print(Text(title, "dim"))
         table = Table(box=box.SIMPLE, show_header=False, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
         for entry in some:
-            who = f"{entry['agent'] or 'all'} " if several else ""
-            what = in_short(entry) if entry["decision"] in ("fired", "released") else ""
+            who = f"{whom(entry)} " if several else ""
+            what = in_short(entry) if entry["decision"] in ("fired", "released", "failed") else ""
             table.add_row(
-                Text(f"{who}at {format_steps(entry['global_step'])}"),
+                Text(f"{who}{time_of(entry)}"),
                 Text(f"{entry.get('id') or ''}\n{entry['decision']}", _STYLES.get(entry["decision"], "dim")),
                 Text("\n".join(part for part in (what, _because(entry)) if part)),
             )

@@ -53,7 +53,8 @@ def heading_of(diagnosis: AgentDiagnosis, *, named: bool = True) -> str:
             counts.append(f"{count} {_WORDS[severity].lower()}")
     steps = f"{format_steps(diagnosis.global_step)} of {format_steps(diagnosis.total_timesteps)} steps"
     name = f"{diagnosis.run} {diagnosis.agent}" if named else ""
-    return f"{name} · {steps} · {', '.join(counts) or 'nothing raised'}"
+    changed = " · intervened" if diagnosis.intervened else ""
+    return f"{name} · {steps} · {', '.join(counts) or 'nothing raised'}{changed}"
 
 
 def _findings(diagnosis: AgentDiagnosis, width: int, first: int) -> Table:

@@ -25,15 +25,19 @@ class RunLine:
     agents: tuple[str, ...]
     best_sharpe: float | None  # the best validation Sharpe ratio of any agent and evaluation
     grades: tuple[str, ...]  # one per agent that was judged
+    intervened: int  # agents that interventions have changed
     age_s: float
 
     @property
     def verdict(self) -> str:
-        """`PASS`, or `2 PASS, 1 FAIL` where several agents were judged; a dash before."""
-        if len(self.grades) < 2:
-            return self.grades[0] if self.grades else "–"
+        """`PASS`, or `2 PASS, 1 FAIL (1 intervened)` where several agents were judged; a dash before."""
         counts = Counter(self.grades)
-        return ", ".join(f"{counts[grade]} {grade}" for grade in GRADES if counts[grade])
+        told = ", ".join(f"{counts[grade]} {grade}" for grade in GRADES if counts[grade])
+        if len(self.grades) < 2:
+            told = self.grades[0] if self.grades else "–"
+        if not self.intervened:
+            return told
+        return f"{told} ({f'{self.intervened} ' if len(self.agents) > 1 else ''}intervened)"
 
     @property
     def age(self) -> str:
@@ -68,5 +72,6 @@ def _line(run: RunDir, now: float) -> RunLine:
         agents=tuple(planned["name"] for planned in info["agents"]),
         best_sharpe=max(known, default=None),
         grades=tuple(verdict["grade"] for verdict in verdicts if verdict),
+        intervened=sum(bool(agent.get("interventions")) for agent in status["agents"].values()),
         age_s=max(0.0, now - info["created"]),
     )

@@ -39,6 +39,7 @@ class AgentResult:
     message: str
     synthetic: bool
     verdict: Mapping[str, Any] | None
+    intervened: bool = False
 
     @property
     def grade(self) -> str:
@@ -72,6 +73,7 @@ class AgentResult:
             "state": self.state,
             "message": self.message,
             "synthetic": self.synthetic,
+            "intervened": self.intervened,
             "verdict": self.verdict,
         }
 
@@ -92,6 +94,7 @@ def agent_results(runs: Sequence[RunDir]) -> list[AgentResult]:
                     message=status["message"],
                     synthetic=bool(info.get("data", {}).get(planned.get("symbol"), {}).get("synthetic", False)),
                     verdict=agent.get("verdict"),
+                    intervened=bool(agent.get("interventions")),
                 )
             )
     return results
@@ -117,7 +120,7 @@ def _grades(judged: Sequence[AgentResult]) -> Table:
     for result in judged:
         table.add_row(
             _label(result),
-            Text(result.grade, style=_COLOURS.get(result.grade, "")),
+            Text.assemble((result.grade, _COLOURS.get(result.grade, "")), "\nintervened" if result.intervened else ""),
             _with_interval(result.metric("sharpe_ratio"), result.told("sharpe_interval")),
             f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
             number(result.metric("max_drawdown"), ".3f"),
@@ -144,6 +147,7 @@ def _remark(result: AgentResult) -> Text:
     if result.verdict is None:
         reason = f": {result.message}" if result.message else ""
         why = "" if result.state != "done" else ", without a verdict"
+        why += ", intervened" if result.intervened else ""
         return Text(f"{label} {result.state}{why}{reason}", style="yellow")
     unmet = result.unmet()
     parts = []
@@ -153,7 +157,8 @@ def _remark(result: AgentResult) -> Text:
         more = f" (and {len(unmet) - 1} more)" if len(unmet) > 1 else ""
         aim = "PASS" if result.grade == "FAIL" else "STRONG"
         parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")
-    parts += result.told("labels") or []
+    labels = list(result.told("labels") or [])
+    parts += labels + (["intervened"] if result.intervened and "intervened" not in labels else [])
     if ended := result.told("ended_early"):
         parts.append(f"stopped early: {ended}")
     step = result.told("chosen_step")
@@ -165,7 +170,9 @@ def _tally(judged: Sequence[AgentResult]) -> str:
     grades = [result.grade for result in judged]
     counted = ", ".join(f"{grades.count(grade)} {grade}" for grade in GRADES if grade in grades)
     shown = sum(result.told("over_buy_and_hold") == "shown" for result in judged)
-    return f"{len(judged)} agents: {counted}; {shown} shown to beat buy-and-hold"
+    changed = sum(result.intervened for result in judged)
+    labelled = f"; {changed} intervened" if changed else ""
+    return f"{len(judged)} agents: {counted}; {shown} shown to beat buy-and-hold{labelled}"
 
 
 def _table(first: str, *others: str) -> Table:

@@ -68,6 +68,8 @@ def _results(groups: Sequence[Group]) -> str:
         ["grades", *(", ".join(f"{count} {grade}" for grade, count in group.grades.items()) for group in groups)],
         ["edge over buy-and-hold shown", *(_shown(group) for group in groups)],
     ]
+    if any(member.agent.intervened for group in groups for member in group.members):
+        rows.append(["intervened while training", *(_intervened(group) for group in groups)])
     for measure in MEASURES:
         cells = [_cell(measure, group) for group in groups]
         if any(cell != "n/a" for cell in cells):
@@ -78,6 +80,10 @@ def _results(groups: Sequence[Group]) -> str:
 def _shown(group: Group) -> str:
     judged = [member for member in group.members if member.agent.complete]
     return f"{sum(m.agent.over_buy_and_hold == 'shown' for m in judged)} of {len(judged)}"
+
+
+def _intervened(group: Group) -> str:
+    return f"{sum(member.agent.intervened for member in group.members)} of {len(group.members)}"
 
 
 def _cell(measure: Measure, group: Group) -> str:
@@ -104,7 +110,7 @@ def _pairs_table(reference: Group, contrast: Contrast) -> str:
     shown.sort(key=lambda pair: order[id(pair)])
     rows = [
         [
-            plain(pair.other.agent.name),
+            plain(pair.other.agent.name) + _mark(pair),
             ratio(SHARPE.of(pair.reference.agent)),
             ratio(SHARPE.of(pair.other.agent)),
             _difference(pair),
@@ -112,6 +118,12 @@ def _pairs_table(reference: Group, contrast: Contrast) -> str:
         for pair in shown
     ]
     return table(["Agent", plain(reference.label), plain(contrast.label), "Difference"], rows) if rows else ""
+
+
+def _mark(pair: Pair) -> str:
+    """Who of a pair was intervened."""
+    who = [word for word, one in (("left", pair.reference), ("right", pair.other)) if one.agent.intervened]
+    return f" (intervened: {' and '.join(who)})" if who else ""
 
 
 def _difference(pair: Pair) -> str:
@@ -218,6 +230,7 @@ def _group_json(group: Group) -> dict[str, Any]:
                 "state": member.agent.state,
                 "grade": member.agent.grade,
                 "labels": list(member.agent.labels),
+                "intervened": member.agent.intervened,
                 "over_buy_and_hold": member.agent.over_buy_and_hold,
                 "metrics": dict(member.agent.scores.metrics) if member.agent.scores else None,
                 "sharpe_interval": member.agent.scores.sharpe_interval if member.agent.scores else None,

@@ -127,6 +127,11 @@ class Repair:
         return sum(outcome.recovered is True for _, outcome in self.outcomes)
 
     @property
+    def did(self) -> list[str]:
+        """What they did beside moving values, each once."""
+        return _distinct(did for _, outcome in self.outcomes for did in outcome.did)
+
+    @property
     def interval(self) -> Interval | None:
         return share_interval(self.recovered, self.told) if self.told else None
 
@@ -154,6 +159,11 @@ class Experience:
     @property
     def synthetic(self) -> bool:
         return any(attempt.agent.data.get("synthetic") for attempt in self.attempts)
+
+    @property
+    def intervened(self) -> list[Attempt]:
+        """Those that something changed while they trained."""
+        return [attempt for attempt in self.attempts if attempt.agent.intervened]
 
     @property
     def graded(self) -> list[Attempt]:

@@ -199,7 +199,7 @@ def record(export: Export) -> dict[str, Any]:
         "agents_with_shown_edge_over_buy_and_hold": sum(
             attempt.agent.over_buy_and_hold == "shown" for attempt in export.graded
         ),
-        "agents_intervened": sum(bool(attempt.agent.outcomes) for attempt in export.attempts),
+        "agents_intervened": sum(attempt.agent.intervened for attempt in export.attempts),
         "looks_at_the_test_split": sum(a.agent.final.looks for a in export.attempts if a.agent.final),
         "synthetic": export.synthetic,
         "sharpe": {

@@ -208,8 +208,10 @@ def _lesson(text: str, attempts: Sequence[Attempt], unit: str, *, links: bool = 
 
 
 def _repair_lesson(repair: Repair) -> Lesson:
-    moved = ", ".join(f"`{key}`" for key in repair.keys) or "nothing that the journal names"
-    text = f"intervention on {_title(repair.symptom)} moving {moved}: fired {count_of(len(repair.outcomes), 'time')}"
+    named = f"intervention on {_title(repair.symptom)}" if repair.symptom in SYMPTOMS else plain(repair.symptom)
+    moved = ", ".join(f"`{key}`" for key in repair.keys)
+    what = f" moving {moved}" if moved else f" ({listed(repair.did)})" if repair.did else ""
+    text = f"{named}{what}: fired {count_of(len(repair.outcomes), 'time')}"
     if repair.interval is None:
         text += ", outcome not known"
     else:
@@ -384,7 +386,7 @@ def _core_seconds(experience: Experience) -> list[tuple[Attempt, float]]:
 
 
 def _title(symptom: str) -> str:
-    return f'"{SYMPTOMS[symptom].title}"' if symptom in SYMPTOMS else (f"`{plain(symptom)}`" if symptom else "a metric")
+    return f'"{SYMPTOMS[symptom].title}"' if symptom in SYMPTOMS else f"`{plain(symptom)}`"
 
 
 def _mean_of(values: Sequence[float], form: str) -> str:

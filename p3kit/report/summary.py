@@ -19,10 +19,11 @@ import numpy as np
 from p3kit.diagnose.diagnosis import OUTCOMES, gather_evidence, judge, merged_patch, ranges
 from p3kit.diagnose.evidence import Evidence, Recorded
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
+from p3kit.diagnose.journal import did_in_words, for_agent, intervened
 from p3kit.errors import RunNotFound
 from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
-from p3kit.rundir import RunDir, Series, intact_runs
+from p3kit.rundir import RunDir, Series, concerns, intact_runs
 
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
 CURVES = (
@@ -73,8 +74,9 @@ class Deflated:
 class Outcome:
     """What one intervention did about a symptom, from the journal.
 
-    `keys`: spec path → value before and after. `ended` is the step at which it was verified, released or found to have
-    failed; None while it is live. `recovered` is None where neither the journal nor the diagnosis tells.
+    `symptom` is the row it was on, or `intervention ID` where its trigger names none. `keys`: spec path → value before
+    and after. `ended` is the step at which it was verified, released or found to have failed; None while it is live.
+    `recovered` is None where neither the journal nor the diagnosis tells.
     """
 
     symptom: str
@@ -83,9 +85,15 @@ class Outcome:
     recovered: bool | None
     ended: int | None = None
     word: str = ""
-    """How the journal says it ended: verified, released or failed."""
+    """How the journal says it ended: verified, released, failed, or over after the span it was meant to last."""
     rolled_back_to: str = ""
     """The checkpoint that training went back to."""
+    rule: str = ""
+    """The intervention, by its id."""
+    did: Sequence[str] = ()
+    """What it did beside, in words: `update ended`."""
+    turns: int = 1
+    """How often a controller has turned the key; `keys` has its first value and its last."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,8 @@ class AgentSummary:
     outcomes: Sequence[Outcome] = ()
     suppressed: Mapping[str, int] = field(default_factory=dict)
     """Symptom → how often an intervention on it was held back."""
+    intervened: bool = False
+    """Whether something changed how it trains: its scores are not those of its spec alone."""
     ranges: Mapping[str, Range] = field(default_factory=dict)
     patch: str = ""
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -149,6 +159,11 @@ class AgentSummary:
     """The resolved spec as it applies to this agent, as plain tables."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """What run.json says about its bars: fingerprint, source, synthetic, bars_per_year; empty where there are none."""
+
+    @property
+    def grade_text(self) -> str:
+        """`PASS`, or `PASS, intervened`; a dash before there is one."""
+        return f"{self.grade or '–'}{', intervened' if self.intervened else ''}"
 
     @property
     def complete(self) -> bool:
@@ -361,7 +376,7 @@ class History:
 
     def of(self, agent: str, kind: str) -> list[dict[str, Any]]:
         """The events of one kind that concern an agent."""
-        return [event for event in self.events if event["kind"] == kind and event["agent"] in (None, agent)]
+        return [event for event in self.events if event["kind"] == kind and concerns(event, agent)]
 
 
 def _agents(histories: Sequence[History]) -> list[AgentSummary]:
@@ -433,6 +448,7 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
     verdict = verdicts[-1] if verdicts else {}
     scores = _chosen_scores(history.of(name, "evaluation"), verdict.get("chosen_step"))
     early = history.of(name, "early_stop")
+    journal = [for_agent(event, name) for event in history.of(name, "intervention")]
     return AgentSummary(
         name=name,
         symbol=plan["symbol"],
@@ -449,8 +465,9 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         supervised_return=verdict.get("supervised_return"),
         scores=scores,
         findings=findings,
-        outcomes=_outcomes(history.of(name, "intervention"), findings),
-        suppressed=_suppressed(history.of(name, "intervention")),
+        outcomes=_outcomes(journal, findings),
+        suppressed=_suppressed(journal),
+        intervened=intervened(journal),
         ranges={found.metric: found for found in seen},
         patch=merged_patch([diagnosis]),
         curves=_curves(evidence.series),
@@ -517,21 +534,35 @@ _ENDINGS = {"verified": True, "released": True, "failed": False}
 
 def _outcomes(events: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> list[Outcome]:
     """Interventions that fired, each with what became of its symptom: as the journal says, else as the diagnosis does
-    (over by the end of the record, or not)."""
+    (over by the end of the record, or not). A change that ended because its time was up tells neither."""
     open_now = {finding.symptom: finding.open for finding in findings if finding.raised}
     outcomes: list[Outcome] = []
     for event in events:
-        symptom, step = str(event.get("row") or "").partition(":")[0], _step_of(event)
-        decision = str(event.get("decision") or "")
-        if decision == "fired":
-            recovered = not open_now[symptom] if symptom in open_now else None
-            back = str(event.get("checkpoint") or "")
-            outcomes.append(Outcome(symptom, step, event.get("keys") or {}, recovered, rolled_back_to=back))
-        elif decision in _ENDINGS:
-            last = next((i for i in reversed(range(len(outcomes))) if outcomes[i].symptom == symptom), None)
-            if last is not None and outcomes[last].word in ("", "released"):  # what was released may be verified yet
-                worked = _ENDINGS[decision]
-                outcomes[last] = replace(outcomes[last], recovered=worked, ended=step, word=decision)
+        rule, step, decision = str(event.get("id") or ""), _step_of(event), str(event.get("decision") or "")
+        mine = next((i for i in reversed(range(len(outcomes))) if outcomes[i].rule == rule), None)
+        if decision == "fired" and event.get("factor") is not None and mine is not None:
+            last = outcomes[mine]
+            keys = {key: (last.keys.get(key, (before,))[0], after) for key, (before, after) in event["keys"].items()}
+            outcomes[mine] = replace(last, keys=keys, turns=last.turns + 1)
+        elif decision == "fired":
+            symptom = str(event.get("row") or "").partition(":")[0] or f"intervention {rule}"
+            outcomes.append(
+                Outcome(
+                    symptom=symptom,
+                    global_step=step,
+                    keys=event.get("keys") or {},
+                    recovered=not open_now[symptom] if symptom in open_now else None,
+                    rolled_back_to=str(event.get("checkpoint") or ""),
+                    rule=rule,
+                    did=did_in_words(event),
+                )
+            )
+        elif decision in _ENDINGS and mine is not None and outcomes[mine].word in ("", "released", "over"):
+            last = outcomes[mine]  # what was released may be verified yet
+            if event.get("expired"):
+                outcomes[mine] = replace(last, ended=step, word=last.word or "over")
+            else:
+                outcomes[mine] = replace(last, recovered=_ENDINGS[decision], ended=step, word=decision)
     return outcomes
 
 

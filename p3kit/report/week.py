@@ -99,6 +99,11 @@ def render_week(
 
 def agent_line(agent: AgentSummary) -> str:
     """The agent's line under "Agents Completed", with the guide's marks."""
+    line = _agent_line(agent)
+    return f"{line}; intervened" if agent.intervened and agent.grade is None else line
+
+
+def _agent_line(agent: AgentSummary) -> str:
     name, progress = plain(agent.name), f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps"
     if agent.grade is not None:
         line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({agent.grade})"
@@ -106,7 +111,7 @@ def agent_line(agent: AgentSummary) -> str:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
         line += f", edge over buy-and-hold {agent.over_buy_and_hold}"
         notes = [plain(label) for label in agent.labels]
-        if agent.outcomes and "intervened" not in agent.labels:
+        if agent.intervened and "intervened" not in agent.labels:
             notes.append("intervened")
         if agent.failed_reasons:
             notes.append("not met: " + ", ".join(_unmet(reason) for reason in agent.failed_reasons))
@@ -244,8 +249,8 @@ def _issue(agent: AgentSummary, finding: Finding) -> str:
 
 
 def _symptom_title(symptom: str) -> str:
-    """The guide's words for a symptom; a trigger on a metric has none."""
-    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else plain(symptom) or "a metric's trigger"
+    """The guide's words for a symptom; a trigger on a metric has none, but the intervention's name."""
+    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else plain(symptom)
 
 
 def _repairs(agent: AgentSummary, symptom: str) -> str:
@@ -254,12 +259,17 @@ def _repairs(agent: AgentSummary, symptom: str) -> str:
 
 def _outcome(outcome: Outcome) -> str:
     """`ppo.ent_coef 0.01 → 0.05 at 31k, recovered (verified at 45k)`"""
-    done = [f"{plain(key)} {_value(v[0])} → {_value(v[1])}" for key, v in outcome.keys.items()]
+    turns = f" in {outcome.turns} turns" if outcome.turns > 1 else ""
+    done = [f"{plain(key)} {_value(v[0])} → {_value(v[1])}{turns}" for key, v in outcome.keys.items()]
     if outcome.rolled_back_to:
         done.insert(0, f"back to {plain(outcome.rolled_back_to)}")
+    done += map(plain, outcome.did)
+    line = f"{', '.join(done) or 'nothing moved'} {'from' if turns else 'at'} {format_steps(outcome.global_step)}"
+    if turns:
+        return f"{line} on"
     ends = {True: "recovered", False: "not recovered", None: "outcome not known"}[outcome.recovered]
     when = f" ({outcome.word} at {format_steps(outcome.ended)})" if outcome.ended is not None else ""
-    return f"{', '.join(done) or 'no value moved'} at {format_steps(outcome.global_step)}, {ends}{when}"
+    return f"{line}, {ends}{when}"
 
 
 def _value(value: Any) -> str:

@@ -16,7 +16,7 @@ stop            present when someone asked the run to end
 
 from p3kit.rundir.directory import Histogram, RunDir, Series, find_run, intact_runs, list_runs, mark_crashed
 from p3kit.rundir.names import file_name
-from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, encode
+from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
 
 __all__ = [
     "BACKTEST_RESULT",
@@ -24,6 +24,7 @@ __all__ = [
     "Histogram",
     "RunDir",
     "Series",
+    "concerns",
     "encode",
     "file_name",
     "find_run",

@@ -79,6 +79,13 @@ def decode(value: Any) -> Any:
     return value
 
 
+def concerns(event: Mapping[str, Any], agent: str) -> bool:
+    """Whether an event is about an agent: it names it, it names several and it among them, or it names nobody."""
+    if event.get("agents"):
+        return agent in event["agents"]
+    return event.get("agent") in (None, agent)
+
+
 def decode_numbers(values: dict[str, Any]) -> dict[str, float]:
     """`decode` for a flat table of numbers, several times as fast."""
     return {name: _NONFINITE[value] if value.__class__ is str else value for name, value in values.items()}

@@ -4,10 +4,12 @@ from p3kit.runtime.checkpoints import Flat, load_checkpoint, load_optimizer_stat
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evaluation import StackPolicy, seed_of
 from p3kit.runtime.recording import Rollout
+from p3kit.runtime.reinit import Bodies
 from p3kit.runtime.run import Agent, Run
 
 __all__ = [
     "Agent",
+    "Bodies",
     "Flat",
     "Rollout",
     "Run",

@@ -57,11 +57,14 @@ def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
 
 def dormant_share(activations: Iterable[Tensor]) -> Tensor:
     """Share of hidden units with a normalised mean |activation| of at most τ. `activations`: one (B, H) per layer."""
-    dormant = []
-    for activation in activations:
-        score = activation.abs().mean(0)
-        dormant.append(score <= DORMANT * score.mean())
-    return torch.cat(dormant).double().mean()
+    return torch.cat([dormant_units(activation) for activation in activations]).double().mean()
+
+
+def dormant_units(activation: Tensor) -> Tensor:
+    """Which units (H,) of a layer's activations (B, H) are dormant."""
+    score = activation.abs().mean(0)
+    dormant: Tensor = score <= DORMANT * score.mean()
+    return dormant
 
 
 def dead_share(activations: Iterable[Tensor]) -> Tensor:

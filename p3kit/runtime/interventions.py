@@ -1,13 +1,16 @@
 """Interventions while a run trains: when each rule of a spec acts, what that changes, and what the journal says of it.
 
 Decisions are a pure function of the spec, the catalogue and what was recorded up to now: no wall clock, no random
-number, no file. They fall at check points only, after an update or an evaluation. The same rules applied by a journal
-instead of by judgement (`p3kit run --replay`) change the same things at the same places.
+number, no file. They fall at check points only: after an update or an evaluation, and for rules that ask for it after
+each gradient step of an update. The same rules applied by a journal instead of by judgement (`p3kit run --replay`)
+change the same things at the same places.
 
     engine.advance(...)            # what the update or evaluation added
     for decision in engine.check("update"):
         journal(decision); carry out decision.asks
     engine.value(path, scheduled)  # the value in force
+
+Rules of a group or of the whole run are not looked at here but in `council.py`, which changes every engine alike.
 """
 
 from __future__ import annotations
@@ -17,28 +20,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from p3kit.diagnose import DETECTORS, Finding, judge
-from p3kit.runtime.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of
+from p3kit.diagnose import DETECTORS, Evidence, Finding, judge
+from p3kit.metrics import COMPONENTS
+from p3kit.runtime.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of, over
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
 from p3kit.spec.interventions import (
+    COMPONENT,
     HARMLESS,
     Add,
     Condition,
     Controller,
+    EarlyStopUpdate,
     Intervention,
     Rollback,
     Scale,
     Set,
     Span,
     Stop,
-    can_do,
-    is_applied,
+    listed_symptoms,
+    symptoms_of,
 )
 from p3kit.spec.table import Table
 
-Check = Literal["update", "eval"]
+Check = Literal["minibatch", "update", "eval"]
 Verdict = Literal["fired", "suppressed", "blocked", "released", "verified", "failed"]
 
 OSCILLATES = "intervention.oscillates"
@@ -50,6 +56,8 @@ QUIET_AFTER_REWARD_EDIT = ("value.fail", "reward.explode")
 
 QUIET_SPAN = Span(updates=3)
 """How long they stay quiet where the rule names no cooldown."""
+
+UNNAMED = "the evidence names no reward component"
 
 WATCHED = 'diagnose.mode = "watch": it would have acted'
 
@@ -81,21 +89,27 @@ class Decision:
     checkpoint: str | None = None
     factor: float | None = None
     expired: bool = False
+    component: str = ""
+    """The reward component that the evidence names, where the rule moves its weight."""
+    gradient_step: int = 0
+    """Of the update it was decided in, from 1; 0: after the update."""
+    agents: tuple[str, ...] = ()
+    """Whom a decision of a group or a run changes."""
+    by_agent: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What is not the same for all of them: `keys` and `checkpoint` of each."""
     asks: tuple[Table, ...] = ()
     """What is left for the agent to carry out; modifiers are the engine's own."""
 
     def to_event(self) -> dict[str, Any]:
         """As it stands in `events.jsonl`, without what every event has."""
-        fields = {key: value for key, value in vars(self).items() if key not in ("rule", "asks")}
-        did, left_out = (
-            [
-                asked.model_dump(mode="json", by_alias=True, exclude_none=True)
-                for asked in self.asks
-                if can_do(asked) is done
-            ]
-            for done in (True, False)
-        )
-        return {"id": self.rule, **fields, "did": did} | ({"left_out": left_out} if left_out else {})
+        sometimes = ("component", "gradient_step", "agents", "by_agent")
+        fields = {
+            key: value
+            for key, value in vars(self).items()
+            if key not in ("rule", "asks") and (key not in sometimes or value)
+        }
+        did = [asked.model_dump(mode="json", by_alias=True, exclude_none=True) for asked in self.asks]
+        return {"id": self.rule, **fields, "did": did}
 
 
 @dataclass
@@ -115,6 +129,11 @@ class RuleState:
     retired: bool = False
     row: str = ""
 
+    def acts(self, clock: Clock, decision: Decision) -> None:
+        """It acts now."""
+        self.times, self.acted, self.said, self.recent = self.times + 1, clock.to_json(), "", []
+        self.fired_step, self.row = clock.env_steps, decision.row
+
 
 class Engine:
     """The interventions of one agent."""
@@ -131,8 +150,12 @@ class Engine:
         `alone` tells that the run has no other agent."""
         self.spec, self.record, self.scheduled, self.journal = spec, record, scheduled, journal
         self.acts = spec.diagnose.mode == "act"
-        rules = [rule for rule in spec.intervention if is_applied(rule, alone)]
+        # A rule for a refused allocation waits for no check: it is answered on the spot.
+        rules = [rule for rule in spec.intervention if not rule.retries_smaller_minibatches()]
         self.rules = sorted(rules, key=lambda rule: rule.priority)  # stable: of equal ones the first written wins
+        self.own = [rule for rule in self.rules if alone or rule.scope == "agent"]
+        self.inside = [rule for rule in self.rules if rule.check == "minibatch"]
+        """Rules that are looked at after each gradient step."""
         self.clock = Clock()
         self.live: list[Modifier] = []
         self.good: list[list[int]] = []  # (updates, env steps) of checkpoints without an open symptom
@@ -141,6 +164,14 @@ class Engine:
         self.actions = self.rollbacks = self.lost_steps = self.fired = 0
         self.frozen: list[str] = []
         self.open_rows: list[str] = []
+        self.open: dict[str, Finding] = {}
+        """The open symptoms at the check point that was examined last."""
+        self.gradient_step = 0
+        """Gradient steps taken in the open update; 0 while none is open."""
+        self.update_is_over = False
+        """Whether a rule has ended the open update."""
+        self._open_after_update: dict[str, Finding] = {}
+        self._examined: Check | None = None
         self._turns: dict[str, list[list[int]]] = {}
         self._quiet: list[tuple[list[int], Span]] = []
         self._states = {rule.id: RuleState() for rule in self.rules}
@@ -153,7 +184,8 @@ class Engine:
 
     def moved_keys(self) -> set[str]:
         """Every key that a rule of the spec may move."""
-        return {key for rule in self.rules for what in _whats(rule) if (key := key_of(what))}
+        written = {key for rule in self.rules for what in _whats(rule) if (key := key_of(what))}
+        return {key.replace(COMPONENT, name) for key in written for name in COMPONENTS}
 
     def live_keys(self) -> set[str]:
         """Every key that is moved now."""
@@ -181,9 +213,64 @@ class Engine:
         if self.journal is None:
             self.good = self.good[-KEPT_GOOD:]
 
-    def check(self, kind: Check) -> list[Decision]:
-        """Decide at one check point. Modifiers are in force when this returns; `asks` are the agent's to carry out."""
-        return list(self._check(kind))
+    def check(self, kind: Check, claimed: set[str] | None = None) -> list[Decision]:
+        """Decide at one check point. Modifiers are in force when this returns; `asks` are the agent's to carry out.
+        `claimed` are the keys that a rule of the whole run has moved at it."""
+        if self._examined != kind:
+            self.examine(kind)
+        self._examined = None
+        return list(self._check(kind, set() if claimed is None else claimed))
+
+    # --- what is seen at a check point ------------------------------------------------------------------------------
+
+    def evidence(self) -> Evidence:
+        """What is recorded and not undone."""
+        return self.record.evidence(self.undone)
+
+    def examine(self, kind: Check, evidence: Evidence | None = None) -> None:
+        """Judge what is recorded: `evidence` where other agents' records stand beside it. A replay judges nothing."""
+        self._examined = kind
+        if self.journal is not None:
+            return
+        if kind == "minibatch":
+            self._examine_inside()
+            return
+        findings = judge(self.evidence() if evidence is None else evidence)
+        self.open = {finding.symptom: finding for finding in findings if finding.open}
+        self.clean = not any(finding.alarming for finding in self.open.values())
+        self.open_rows = sorted(name for name, finding in self.open.items() if finding.alarming)
+        self._open_after_update = self.open
+
+    def open_update(self, env_steps: int, known: Mapping[str, float]) -> None:
+        """An update begins that learns from `env_steps` steps just taken; `known` is what they show already."""
+        self.gradient_step, self.update_is_over = 0, False
+        self.advance(env_steps=env_steps)
+        self.record.open_update(known)
+
+    def take_step(self, values: Mapping[str, float]) -> None:
+        """One gradient step of the open update was taken."""
+        self.gradient_step += 1
+        self.advance(gradient_steps=1)
+        if self.journal is None:
+            self.record.take_step(values)
+
+    def close_update(self) -> int:
+        """The update is over; how many gradient steps of it were counted already."""
+        counted, self.gradient_step = self.gradient_step, 0
+        self.record.close_update()
+        return counted
+
+    def _examine_inside(self) -> None:
+        """Judge anew the symptoms that rules inside the update are on; the others stand as they did after the last."""
+        named = {name for rule in self.inside for name in symptoms_of(rule)}
+        self.open = dict(self._open_after_update)
+        if named:
+            evidence = self.record.evidence_inside(self.clock.env_steps, self.undone)
+            for name in sorted(named):
+                finding = DETECTORS[name](evidence)
+                self.open.pop(name, None)
+                if finding.open:
+                    self.open[name] = finding
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -219,82 +306,85 @@ class Engine:
 
     # --- one check ------------------------------------------------------------------------------------------------
 
-    def _check(self, kind: Check) -> Iterator[Decision]:
-        claimed: set[str] = set()
-        if kind == "update":
-            for modifier in [modifier for modifier in self.live if modifier.is_over(self.clock)]:
-                reason = f"its {in_words(modifier.what.until)} are over"  # type: ignore[union-attr, arg-type]
-                yield from self._end([modifier], kind, reason, expired=True)
+    def _check(self, kind: Check, claimed: set[str]) -> Iterator[Decision]:
+        for modifier in self._run_out(kind):
+            reason = over(modifier.what.until)  # type: ignore[union-attr, arg-type]
+            yield from self._end([modifier], kind, reason, expired=True)
         if self.journal is not None:
             yield from self._repeat(kind)
             return
-        findings = judge(self.record.evidence(self.undone))
-        still_open = {finding.symptom: finding for finding in findings if finding.open}
-        self.clean = not any(finding.alarming for finding in still_open.values())
-        self.open_rows = sorted(name for name, finding in still_open.items() if finding.alarming)
-        broken = next((still_open[name] for name in CONTRACT if name in still_open), None)
+        broken = next((self.open[name] for name in CONTRACT if name in self.open), None)
         if broken is not None and self.spec.diagnose.strict:
             reason = f"{broken.row.title}: {broken.evidence}"
             told: dict[str, Any] = {"row": broken.symptom, "threshold": broken.threshold}
             yield Decision(STRICT, kind, "fired", reason, asks=(Stop(stop="fail"),), **told)
             return
-        for rule in self.rules:
-            if _checked_at(rule) != kind:
-                continue
-            yield from self._maybe_release(rule, self._look(rule, still_open), kind, claimed)
-        for rule in self.rules:
+        rules = [rule for rule in self.own if rule.check == kind]
+        for rule in rules:
+            yield from self._maybe_release(rule, kind, claimed)
+        for rule in rules if kind == "minibatch" else self.own:
             judged = list(self._maybe_verify(rule, kind))
             yield from judged
-            if any(_ends_the_check(one) for one in judged):
+            if any(ends_the_check(one) for one in judged):
                 return
-        for rule in self.rules:
-            if _checked_at(rule) != kind:
-                continue
-            state = self._states[rule.id]
+        for rule in rules:
             if rule.controller is not None:
                 yield from self._steer(rule, rule.controller, kind, claimed)
                 continue
-            look = self._look(rule, still_open)
-            decided = list(self._maybe_fire(rule, state, look, kind, claimed))
+            decided = list(self._maybe_fire(rule, kind, claimed))
             yield from decided
-            if any(_ends_the_check(one) for one in decided):
+            if any(ends_the_check(one) for one in decided):
                 return
 
-    def _look(self, rule: Intervention, still_open: Mapping[str, Finding]) -> Look:
+    def _run_out(self, kind: Check) -> list[Modifier]:
+        """Modifiers of its own rules whose span is over: inside an update those of rules that are looked at there."""
+        rules = {rule.id for rule in self.own if kind == "update" or (kind == "minibatch" and rule.check == kind)}
+        return [modifier for modifier in self.live if modifier.rule in rules and modifier.is_over(self.clock)]
+
+    def look(self, rule: Intervention) -> Look:
         """What a rule sees. An exact row has no end: it counts again when it was raised anew since the rule acted."""
         state = self._states[rule.id]
-        fresh = dict(still_open)
-        for name, finding in still_open.items():
+        fresh = dict(self.open)
+        for name, finding in self.open.items():
             if finding.window == "exact" and state.fired_step >= 0:
-                again = DETECTORS[name](self.record.evidence(self.undone, after=state.fired_step))
+                again = DETECTORS[name](self._evidence_after(state.fired_step))
                 if not again.open:
                     del fresh[name]
         progress = self.clock.env_steps / max(self.record.total_timesteps, 1)
         harmless = all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
         return Look(self.record, fresh, progress, rule.cause, harmless, state.streaks)
 
+    def _evidence_after(self, step: int) -> Evidence:
+        if self.gradient_step:
+            return self.record.evidence_inside(self.clock.env_steps, self.undone, after=step)
+        return self.record.evidence(self.undone, after=step)
+
     # --- fire -----------------------------------------------------------------------------------------------------
 
-    def _maybe_fire(
-        self, rule: Intervention, state: RuleState, look: Look, kind: Check, claimed: set[str]
-    ) -> Iterator[Decision]:
+    def _maybe_fire(self, rule: Intervention, kind: Check, claimed: set[str]) -> Iterator[Decision]:
+        state, look = self._states[rule.id], self.look(rule)
         held = look.any_of(rule.on or ())
-        needed, window = _patience(rule)
+        needed, window = patience_of(rule)
         state.recent = [*state.recent, held][-window:]
         if not held or sum(state.recent) < needed:
             if not held:
                 state.said = ""
             return
-        added = [
-            Modifier(rule.id, number, action, self.clock)
-            for number, action in enumerate(rule.actions())
-            if isinstance(action, Set | Scale | Add)
-        ]
-        keys = self._changes(self.live + added, {modifier.key for modifier in added})
-        told = self._told(rule, look)
-        fired = Decision(rule.id, kind, "fired", _why(look), keys=keys, asks=_asks(rule), **told)
-        fired = self._with_checkpoint(rule, fired)
-        objection = self._objection(rule, state, look, fired, claimed)
+        component = component_of(look) if rule.names_no_component() else ""
+        if rule.names_no_component() and not component:
+            if state.said != UNNAMED:
+                state.said = UNNAMED
+                yield Decision(rule.id, kind, "suppressed", UNNAMED, **self._told(rule, look))
+            return
+        added = self.modifiers_of(rule, component)
+        fired = replace(self.proposed(rule, look, kind, added), component=component)
+        others = [(other, self._states[other.id]) for other in self.own]
+        objection = (
+            lacks_data(rule, self.clock)
+            or self._excused(rule, look)
+            or waits(rule, state, self.clock, others)
+            or self.refuses(rule, fired, claimed)
+        )
         if objection is not None:
             if objection[1] != state.said:
                 state.said = objection[1]
@@ -302,32 +392,38 @@ class Engine:
             if objection[1] == WATCHED:  # told as often as it would have acted
                 state.times, state.acted, state.recent = state.times + 1, self.clock.to_json(), []
             return
-        claimed.update(keys)
+        claimed.update(fired.keys)
         yield fired
         yield from self._apply(rule, fired, added)
 
-    def _objection(
-        self, rule: Intervention, state: RuleState, look: Look, fired: Decision, claimed: set[str]
-    ) -> tuple[Verdict, str] | None:
-        """Why a rule whose trigger holds does not act, and whether that will pass by itself (suppressed) or not."""
-        if lacking := self.clock.lacks(rule.min_data):
-            return "suppressed", f"not enough data: needs {', '.join(f'{n:,} {u}' for u, n in lacking.items())}"
+    def modifiers_of(self, rule: Intervention, component: str = "") -> list[Modifier]:
+        """What a rule would put over values if it acted now."""
+        return [
+            Modifier(rule.id, number, action, self.clock, component=component)
+            for number, action in enumerate(rule.actions())
+            if isinstance(action, Set | Scale | Add)
+        ]
+
+    def proposed(self, rule: Intervention, look: Look, kind: Check, added: list[Modifier]) -> Decision:
+        """What a rule whose trigger holds would do: its evidence, changes and where it would go back to."""
+        keys = self.changes(self.live + added, {modifier.key for modifier in added})
+        told = self._told(rule, look) | {"keys": keys, "gradient_step": self.gradient_step}
+        return self.with_checkpoint(rule, Decision(rule.id, kind, "fired", _why(look), asks=asks_of(rule), **told))
+
+    def _excused(self, rule: Intervention, look: Look) -> tuple[Verdict, str] | None:
         for name in rule.unless or ():
-            if Look(self.record, look.findings, look.progress, None, True, {}).holds(name, "unless"):
+            if self.shows(name, look):
                 return "suppressed", f"unless {name}, which is raised"
+        return None
+
+    def shows(self, symptom: str, look: Look) -> bool:
+        """Whether a symptom is open, whatever its cause."""
+        return bool(Look(self.record, look.findings, look.progress, None, True, {}).holds(symptom, "unless"))
+
+    def refuses(self, rule: Intervention, fired: Decision, claimed: set[str]) -> tuple[Verdict, str] | None:
+        """Why what a rule would do may not be done to this agent, and whether that will pass by itself."""
         if self._is_quiet() and fired.row in QUIET_AFTER_REWARD_EDIT:
             return "suppressed", f"the reward was edited: {fired.row} is judged again later"
-        if state.retired:
-            return "blocked", "it did not help when it was tried"
-        if state.verify_since is not None:
-            return "suppressed", "whether its last try helped is not known yet"
-        for other in self.rules:
-            if other.priority < rule.priority and self._states[other.id].verify_since and _share_a_symptom(rule, other):
-                return "suppressed", f"{other.id} is on the same symptom, and whether it helped is not known yet"
-        if state.times >= rule.max_times:
-            return "blocked", f"max_times = {rule.max_times} is reached"
-        if rule.cooldown and state.acted and self.clock.share(rule.cooldown, Clock(*state.acted)) < 1:
-            return "suppressed", f"cooldown of {in_words(rule.cooldown)}"
         if stuck := [key for key in fired.keys if key in self.frozen]:
             return "blocked", f"{', '.join(stuck)} went up and down twice and is moved no more"
         if taken := sorted(claimed & fired.keys.keys()):
@@ -338,9 +434,10 @@ class Engine:
             return "suppressed", "its bounds are reached: nothing would change"
         if not self.acts:
             return "blocked", WATCHED
-        return self._over_budget(rule, fired)
+        return self.over_budget(rule, fired)
 
-    def _over_budget(self, rule: Intervention, fired: Decision) -> tuple[Verdict, str] | None:
+    def over_budget(self, rule: Intervention, fired: Decision) -> tuple[Verdict, str] | None:
+        """Whether an agent may not be changed or taken back that often."""
         budget = self.spec.diagnose.budget
         if all(isinstance(action, HARMLESS) for action in rule.actions()):
             return None
@@ -355,14 +452,15 @@ class Engine:
                 return "blocked", f"a rollback would lose more than {limit}"
         return None
 
-    def _with_checkpoint(self, rule: Intervention, fired: Decision) -> Decision:
+    def with_checkpoint(self, rule: Intervention, fired: Decision) -> Decision:
         """Choose where a rollback goes: the newest good checkpoint that is older than the symptom's delay."""
         for asked in fired.asks:
             if not isinstance(asked, Rollback):
                 continue
             name = "init"
             if asked.rollback == "last_good":
-                latest = self.clock.updates - _patience(rule)[1]
+                delay = 0 if rule.check == "minibatch" else patience_of(rule)[1]
+                latest = self.clock.updates - delay
                 old_enough = [step for updates, step in self.good if updates <= latest]
                 if not old_enough and asked.otherwise == "stop":
                     asks = tuple(one for one in fired.asks if not isinstance(one, Rollback))
@@ -375,14 +473,20 @@ class Engine:
 
     def _apply(self, rule: Intervention, decision: Decision, added: list[Modifier]) -> Iterator[Decision]:
         state = self._states[rule.id]
-        state.times, state.acted, state.said, state.recent = state.times + 1, self.clock.to_json(), "", []
-        state.fired_step, state.row = self.clock.env_steps, decision.row
-        self.live = self.live + added
-        if not all(isinstance(action, HARMLESS) for action in rule.actions()):
-            self.actions, self.fired = self.actions + 1, self.fired + 1
+        state.acts(self.clock, decision)
         if rule.verify is not None:
             before = self.record.last(rule.verify.metric)
             state.verify_since, state.verify_before = self.clock.to_json(), before[-1] if before else None
+        yield from self.accept(rule, decision, added)
+
+    def accept(self, rule: Intervention, decision: Decision, added: list[Modifier]) -> Iterator[Decision]:
+        """Put what was decided in force."""
+        self._states[rule.id].fired_step = self.clock.env_steps
+        self.live = self.live + added
+        if not all(isinstance(action, HARMLESS) for action in rule.actions()):
+            self.actions, self.fired = self.actions + 1, self.fired + 1
+        if decision.checkpoint is not None or any(isinstance(one, Stop | EarlyStopUpdate) for one in decision.asks):
+            self.update_is_over = self.gradient_step > 0
         self._note_reward_edit(rule, decision)
         self._note_rollback(decision)
         yield from self._note_turns(rule.id, decision)
@@ -420,23 +524,33 @@ class Engine:
         rule = next(rule for rule in self.rules if rule.id == over[0].rule)
         state = self._states[rule.id]
         kept = [modifier for modifier in self.live if modifier not in over]
-        keys = self._changes(kept, {modifier.key for modifier in over})
-        self.live, state.acted = kept, self.clock.to_json()
-        released = Decision(rule.id, kind, "released", reason, row=state.row, keys=keys, expired=expired)
+        keys = self.changes(kept, {modifier.key for modifier in over})
+        state.acted = self.clock.to_json()
+        told: dict[str, Any] = {"row": state.row, "keys": keys, "gradient_step": self.gradient_step}
+        released = Decision(rule.id, kind, "released", reason, expired=expired, **told)
         yield released
+        yield from self.let_go(rule, released, over)
+
+    def let_go(self, rule: Intervention, released: Decision, over: list[Modifier]) -> Iterator[Decision]:
+        """Take modifiers away, as was decided."""
+        self.live = [modifier for modifier in self.live if modifier not in over]
         self._note_reward_edit(rule, released)
         yield from self._note_turns(rule.id, released)
 
     # --- release and verify -----------------------------------------------------------------------------------------
 
-    def _maybe_release(self, rule: Intervention, look: Look, kind: Check, claimed: set[str]) -> Iterator[Decision]:
-        waiting = [modifier for modifier in self.live if modifier.rule == rule.id and modifier.until_release]
+    def waiting(self, rule: Intervention) -> list[Modifier]:
+        """The live modifiers of a rule that last until its release."""
+        return [modifier for modifier in self.live if modifier.rule == rule.id and modifier.until_release]
+
+    def _maybe_release(self, rule: Intervention, kind: Check, claimed: set[str]) -> Iterator[Decision]:
+        waiting = self.waiting(rule)
         if rule.release is None or not waiting:
             return
-        if look.compares(rule.release, "release"):
+        if self.look(rule).compares(rule.release, "release"):
             self._states[rule.id].streaks["release"] = 0
             claimed.update(modifier.key for modifier in waiting)
-            yield from self._end(waiting, kind, _comparison(rule.release))
+            yield from self._end(waiting, kind, comparison(rule.release))
 
     def _maybe_verify(self, rule: Intervention, kind: Check) -> Iterator[Decision]:
         state, verify = self._states[rule.id], rule.verify
@@ -444,34 +558,30 @@ class Engine:
             return
         if self.clock.share(verify.within, Clock(*state.verify_since)) < 1:
             return
-        now = self.record.last(verify.metric)
-        bar = state.verify_before if verify.than == "before" else float(verify.than)
-        helped = bool(now) and bar is not None and COMPARE[verify.op](now[-1], bar)
-        evidence = {verify.metric: [*([] if state.verify_before is None else [state.verify_before]), *now]}
-        told: dict[str, Any] = {"row": state.row, "evidence": evidence, "threshold": bar}
-        what = f"{verify.metric} {verify.op} {'n/a' if bar is None else format(bar, '.4g')}"
-        state.verify_since, state.verify_before = None, None
-        if helped:
-            yield Decision(rule.id, kind, "verified", what, **told)
+        others = [(other, self._states[other.id]) for other in self.own]
+        told = verified(rule, state, self.record.last(verify.metric), kind, others)
+        told = replace(told, gradient_step=self.gradient_step)
+        if told.decision == "verified":
+            yield told
             return
-        reason = f"not {what} after {in_words(verify.within)}"
-        if rule.on_fail == "next":
-            state.retired = True
-            rest = [r for r in self.rules if _share_a_symptom(rule, r) and not self._states[r.id].retired]
-            reason += "" if rest else "; unrepaired: no other intervention is on it"
-        failed = Decision(rule.id, kind, "failed", reason, asks=_asked_on_failure(rule), **told)
-        failed = self._with_checkpoint(rule, failed)
-        if failed.checkpoint is not None and (over := self._over_budget(rule, failed)) is not None:
+        reason, failed = told.reason, self.with_checkpoint(rule, told)
+        if failed.checkpoint is not None and (over := self.over_budget(rule, failed)) is not None:
             failed = replace(failed, reason=f"{reason}; {over[1]}", asks=(), checkpoint=None)
         yield failed
         yield from self._after_failure(rule, failed)
 
     def _after_failure(self, rule: Intervention, failed: Decision) -> Iterator[Decision]:
         """The next rung starts from the schedule: what did not help is taken away. A rollback keeps it as change."""
+        self.fails(failed)
+        mine = [modifier for modifier in self.live if modifier.rule == rule.id]
+        if rule.on_fail == "next" and mine:
+            yield from self._end(mine, failed.check, "it did not help", expired=True)
+
+    def fails(self, failed: Decision) -> None:
+        """A change was found not to have helped: a rollback, or the end, follows as decided."""
+        if ends_the_check(failed):
+            self.update_is_over = self.gradient_step > 0
         self._note_rollback(failed)
-        over = [modifier for modifier in self.live if modifier.rule == rule.id]
-        if rule.on_fail == "next" and over:
-            yield from self._end(over, failed.check, "it did not help", expired=True)
 
     # --- controllers ------------------------------------------------------------------------------------------------
 
@@ -481,32 +591,40 @@ class Engine:
             return
         if rule.cooldown and state.acted and self.clock.share(rule.cooldown, Clock(*state.acted)) < 1:
             return
-        if not (seen[-1] > loop.target * loop.band or 0 < seen[-1] < loop.target / loop.band):
+        by = turn_of(loop, seen[-1])
+        if by is None:
             state.said = ""
             return
-        by = 1 / loop.factor if seen[-1] > loop.target else loop.factor
-        mine = next((m for m in self.live if m.rule == rule.id), Modifier(rule.id, -1, loop, self.clock))
-        before = self.value(mine.key, self.scheduled(mine.key))
-        if isinstance(before, str) or before == 0:
+        fired, turned = self.steered(rule, loop, by)
+        if turned is None:
             return
-        factor = mine.factor * min(max(before * by, loop.min), loop.max) / before
-        turned = replace(mine, factor=factor)
-        after = self._with(mine.key, self.scheduled(mine.key), self._in_place_of(mine, turned))
-        if after == before:
-            return
-        reason = f"{loop.metric} is {'above' if by < 1 else 'below'} {loop.target:g}"
-        told: dict[str, Any] = {"evidence": {loop.metric: seen}, "threshold": loop.target}
-        fired = Decision(rule.id, kind, "fired", reason, keys={mine.key: [before, after]}, factor=factor, **told)
+        fired = replace(fired, check=kind, evidence={loop.metric: seen}, gradient_step=self.gradient_step)
+        reason = fired.reason
         if not self.acts:
             if state.said != reason:
                 state.said = reason
                 yield replace(fired, decision="blocked", reason=f'diagnose.mode = "watch": {reason}')
             return
         yield fired
-        self._turn(rule, turned)
-        claimed.add(mine.key)
+        self.turn(rule, turned)
+        claimed.update(fired.keys)
 
-    def _turn(self, rule: Intervention, turned: Modifier) -> None:
+    def steered(self, rule: Intervention, loop: Controller, by: float) -> tuple[Decision, Modifier | None]:
+        """What a controller's turn by a factor would do; no modifier where it would change nothing."""
+        mine = next((m for m in self.live if m.rule == rule.id), Modifier(rule.id, -1, loop, self.clock))
+        before = self.value(mine.key, self.scheduled(mine.key))
+        reason = f"{loop.metric} is {'above' if by < 1 else 'below'} {loop.target:g}"
+        fired = Decision(rule.id, "update", "fired", reason, threshold=loop.target)
+        if isinstance(before, str) or before == 0:
+            return fired, None
+        factor = mine.factor * min(max(before * by, loop.min), loop.max) / before
+        turned = replace(mine, factor=factor)
+        after = self._with(mine.key, self.scheduled(mine.key), self._in_place_of(mine, turned))
+        fired = replace(fired, keys={mine.key: [before, after]}, factor=factor)
+        return fired, None if after == before else turned
+
+    def turn(self, rule: Intervention, turned: Modifier) -> None:
+        """Put a controller's turn in force."""
         mine = next((m for m in self.live if m.rule == rule.id), turned)
         self.live = self._in_place_of(mine, turned)
         state = self._states[rule.id]
@@ -524,40 +642,46 @@ class Engine:
         for event in self.journal or ():
             if event.get("global_step") != self.clock.env_steps or event.get("check") != kind or event.get("expired"):
                 continue
+            if event.get("gradient_step", 0) != self.gradient_step:
+                continue
             if event.get("id") == STRICT:
                 yield Decision(STRICT, kind, "fired", event["reason"], row=event["row"], asks=(Stop(stop="fail"),))
-            rule = next((rule for rule in self.rules if rule.id == event.get("id")), None)
+            rule = next((rule for rule in self.own if rule.id == event.get("id")), None)
             if rule is None or event["decision"] not in ("fired", "released", "failed", "verified"):
                 continue
             told = Decision(
-                rule.id, kind, event["decision"], event["reason"], row=event["row"], checkpoint=event["checkpoint"]
+                rule.id,
+                kind,
+                event["decision"],
+                event["reason"],
+                row=event["row"],
+                checkpoint=event["checkpoint"],
+                gradient_step=event.get("gradient_step", 0),
             )
             if event["decision"] == "fired" and rule.controller is not None:
                 turned = Modifier(rule.id, -1, rule.controller, self.clock, float(event["factor"]))
                 yield replace(told, keys=event["keys"], factor=turned.factor)
-                self._turn(rule, turned)
+                self.turn(rule, turned)
             elif event["decision"] == "fired":
-                added = [
-                    Modifier(rule.id, number, action, self.clock)
-                    for number, action in enumerate(rule.actions())
-                    if isinstance(action, Set | Scale | Add)
-                ]
-                keys = self._changes(self.live + added, {modifier.key for modifier in added})
-                asks = _asks(rule)
-                if told.checkpoint is None and any(isinstance(asked, Rollback) for asked in asks):
-                    asks = (*(asked for asked in asks if not isinstance(asked, Rollback)), Stop(stop="fail"))
-                told = replace(told, keys=keys, asks=asks)
+                added = self.modifiers_of(rule, event.get("component", ""))
+                told = replace(self.repeated(rule, told, added), component=event.get("component", ""))
                 yield told
                 yield from self._apply(rule, told, added)
             elif event["decision"] == "released":
-                over = [modifier for modifier in self.live if modifier.rule == rule.id and modifier.until_release]
-                if over:
+                if over := self.waiting(rule):
                     yield from self._end(over, kind, told.reason)
             else:
-                told = replace(told, asks=_asked_on_failure(rule) if event["did"] else ())
+                told = replace(told, asks=asked_on_failure(rule) if event["did"] else ())
                 yield told
                 if told.decision == "failed":
                     yield from self._after_failure(rule, told)
+
+    def repeated(self, rule: Intervention, told: Decision, added: list[Modifier]) -> Decision:
+        """What firing changes here and asks for, given where the journal says that it went back to."""
+        asks = asks_of(rule)
+        if told.checkpoint is None and any(isinstance(asked, Rollback) for asked in asks):
+            asks = (*(asked for asked in asks if not isinstance(asked, Rollback)), Stop(stop="fail"))
+        return replace(told, keys=self.changes(self.live + added, {modifier.key for modifier in added}), asks=asks)
 
     # --- small things -----------------------------------------------------------------------------------------------
 
@@ -575,7 +699,7 @@ class Engine:
             scheduled = given[0].what.to  # type: ignore[union-attr]
         return effective(scheduled, mine, self.clock)
 
-    def _changes(self, live: Sequence[Modifier], keys: set[str]) -> dict[str, list[float | str]]:
+    def changes(self, live: Sequence[Modifier], keys: set[str]) -> dict[str, list[float | str]]:
         """[before, after] of `keys` when `live` takes the place of what is live; a ramp counts as arrived."""
         changes = {}
         for key in sorted(keys):
@@ -619,22 +743,84 @@ def _whats(rule: Intervention) -> Sequence[object]:
     return (rule.controller,) if rule.controller is not None else rule.actions()
 
 
-def _asks(rule: Intervention) -> tuple[Table, ...]:
+def component_of(look: Look) -> str:
+    """The reward component that supports a trigger; "" where none is named."""
+    named = (one.component for one in look.support if isinstance(one, Finding))
+    return next((name for name in named if name), "")
+
+
+def lacks_data(rule: Intervention, clock: Clock) -> tuple[Verdict, str] | None:
+    """Why a rule may not be believed yet."""
+    lacking = clock.lacks(rule.min_data)
+    if not lacking:
+        return None
+    needs = ", ".join(f"{count:,} {unit.replace('_', ' ')}" for unit, count in lacking.items())
+    return "suppressed", f"not enough data: needs {needs}"
+
+
+def waits(
+    rule: Intervention, state: RuleState, clock: Clock, others: Sequence[tuple[Intervention, RuleState]]
+) -> tuple[Verdict, str] | None:
+    """What a rule's own past, or that of another rung on its symptom, has against it acting again."""
+    if state.retired:
+        return "blocked", "it did not help when it was tried"
+    if state.verify_since is not None:
+        return "suppressed", "whether its last try helped is not known yet"
+    for other, its in others:
+        if other.priority < rule.priority and its.verify_since and _share_a_symptom(rule, other):
+            return "suppressed", f"{other.id} is on the same symptom, and whether it helped is not known yet"
+    if state.times >= rule.max_times:
+        return "blocked", f"max_times = {rule.max_times} is reached"
+    if rule.cooldown and state.acted and clock.share(rule.cooldown, Clock(*state.acted)) < 1:
+        return "suppressed", f"cooldown of {in_words(rule.cooldown)}"
+    return None
+
+
+def verified(
+    rule: Intervention,
+    state: RuleState,
+    now: Sequence[float],
+    kind: Check,
+    others: Sequence[tuple[Intervention, RuleState]],
+) -> Decision:
+    """Whether a change that is due to be verified has helped; the next try is free then. `now` ends with the metric."""
+    verify = rule.verify
+    assert verify is not None  # noqa: S101  (only rules that have one are asked)
+    bar = state.verify_before if verify.than == "before" else float(verify.than)
+    helped = bool(now) and bar is not None and COMPARE[verify.op](now[-1], bar)
+    evidence = {verify.metric: [*([] if state.verify_before is None else [state.verify_before]), *now]}
+    told: dict[str, Any] = {"row": state.row, "evidence": evidence, "threshold": bar}
+    what = f"{verify.metric} {verify.op} {'n/a' if bar is None else format(bar, '.4g')}"
+    state.verify_since, state.verify_before = None, None
+    if helped:
+        return Decision(rule.id, kind, "verified", what, **told)
+    reason = f"not {what} after {in_words(verify.within)}"
+    if rule.on_fail == "next":
+        state.retired = True
+        rest = [other for other, its in others if _share_a_symptom(rule, other) and not its.retired]
+        reason += "" if rest else "; unrepaired: no other intervention is on it"
+    return Decision(rule.id, kind, "failed", reason, asks=asked_on_failure(rule), **told)
+
+
+def turn_of(loop: Controller, seen: float) -> float | None:
+    """The factor by which a controller moves its key; None while the metric is near enough to the target."""
+    if not (seen > loop.target * loop.band or 0 < seen < loop.target / loop.band):
+        return None
+    return 1 / loop.factor if seen > loop.target else loop.factor
+
+
+def asks_of(rule: Intervention) -> tuple[Table, ...]:
     """The verbs that are the agent's to carry out."""
     return tuple(action for action in rule.actions() if not isinstance(action, Set | Scale | Add))
 
 
-def _asked_on_failure(rule: Intervention) -> tuple[Table, ...]:
+def asked_on_failure(rule: Intervention) -> tuple[Table, ...]:
     if rule.on_fail == "stop":
         return (Stop(stop="fail"),)
     return (Rollback(rollback="last_good"),) if rule.on_fail == "rollback" else ()
 
 
-def _checked_at(rule: Intervention) -> Check:
-    return "eval" if rule.check == "eval" else "update"
-
-
-def _patience(rule: Intervention) -> tuple[int, int]:
+def patience_of(rule: Intervention) -> tuple[int, int]:
     """(how often the trigger must hold, of how many checks)."""
     if rule.within is not None:
         held, of = rule.within.split(" of ")
@@ -642,26 +828,22 @@ def _patience(rule: Intervention) -> tuple[int, int]:
     return rule.patience, rule.patience
 
 
-def _symptoms(rule: Intervention) -> set[str]:
-    return {trigger.partition(":")[0] for trigger in rule.on or () if isinstance(trigger, str)}
-
-
 def _share_a_symptom(one: Intervention, other: Intervention) -> bool:
-    return one.id != other.id and bool(_symptoms(one) & _symptoms(other))
+    return one.id != other.id and bool(listed_symptoms(one) & listed_symptoms(other))
 
 
-def _comparison(condition: Condition) -> str:
+def comparison(condition: Condition) -> str:
     return f"{condition.metric} {condition.op} {condition.value:g}"
 
 
-def _ends_the_check(decision: Decision) -> bool:
+def ends_the_check(decision: Decision) -> bool:
     """Whether what the other rules saw is no longer so: weights went back, or training ends."""
     return decision.checkpoint is not None or any(isinstance(asked, Stop) for asked in decision.asks)
 
 
 def _why(look: Look) -> str:
     """The trigger in words, with what was measured."""
-    said = [one.evidence if isinstance(one, Finding) else _comparison(one) for one in look.support]
+    said = [one.evidence if isinstance(one, Finding) else comparison(one) for one in look.support]
     return "; ".join(dict.fromkeys(said))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p3kit.spec.expansion import full_path
-from p3kit.spec.interventions import Add, Controller, Intervention, MinimumData, Scale, Set, Span
+from p3kit.spec.interventions import COMPONENT, Add, Controller, Intervention, MinimumData, Scale, Set, Span
 
 UNITS = ("updates", "gradient_steps", "env_steps", "episodes", "evals")
 
@@ -49,24 +49,32 @@ def unit_of(span: Span) -> tuple[str, int]:
 
 
 def in_words(span: Span) -> str:
-    """`10,000 env steps`."""
+    """`10,000 env steps`, `1 update`."""
     unit, count = unit_of(span)
-    return f"{count:,} {unit.replace('_', ' ')}"
+    words = unit.replace("_", " ")
+    return f"{count:,} {words.removesuffix('s') if count == 1 else words}"
+
+
+def over(span: Span) -> str:
+    """`its 10,000 env steps are over`."""
+    return f"its {in_words(span)} {'is' if unit_of(span)[1] == 1 else 'are'} over"
 
 
 @dataclass(frozen=True)
 class Modifier:
-    """One live change of one key: which action of which rule, since when. `factor` is a controller's, which moves."""
+    """One live change of one key: which action of which rule, since when. `factor` is a controller's, which moves;
+    `component` is the reward component that the evidence named, for a key that leaves it open."""
 
     rule: str
     action: int
     what: Set | Scale | Add | Controller
     begin: Clock
     factor: float = 1.0
+    component: str = ""
 
     @property
     def key(self) -> str:
-        return key_of(self.what)
+        return key_of(self.what).replace(COMPONENT, self.component)
 
     def strength(self, clock: Clock) -> float:
         """0 to 1: how much of the change is in force; a ramp starts from the value in force and arrives at its end."""
@@ -83,18 +91,18 @@ class Modifier:
         return getattr(self.what, "until", "permanent") == "release"
 
     def to_json(self) -> list[Any]:
-        return [self.rule, self.action, self.begin.to_json(), self.factor]
+        return [self.rule, self.action, self.begin.to_json(), self.factor, self.component]
 
     @classmethod
     def from_json(cls, row: list[Any], rules: Iterable[Intervention]) -> Modifier:
-        name, action, begin, factor = row
+        name, action, begin, factor, component = row
         rule = next(rule for rule in rules if rule.id == name)
         what: Any = rule.controller or rule.actions()[action]
-        return cls(name, action, what, Clock(*begin), factor)
+        return cls(name, action, what, Clock(*begin), factor, component)
 
 
 def key_of(what: object) -> str:
-    """The full spec path that an action or a controller moves; "" for a verb that moves none."""
+    """The full spec path that an action or a controller moves, as it is written; "" for a verb that moves none."""
     match what:
         case Set(set=key) | Scale(scale=key) | Add(add=key) | Controller(key=key):
             return full_path(key)

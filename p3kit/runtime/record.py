@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from p3kit.diagnose import Evidence
 from p3kit.rundir import Series
+from p3kit.runtime.recording import update_metrics
 
 READ_BY_DETECTORS = ("evaluation", "intervention", "nonfinite", "oom")
 """Kinds of events that a diagnosis reads."""
 
 Stretch = tuple[int, int]
 """(from, to] in env steps."""
+
+_NOTHING = Series(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
 
 class Record:
@@ -24,6 +28,8 @@ class Record:
         self.agent, self.spec, self.total_timesteps, self.device = agent, spec, total_timesteps, device
         self._columns: dict[str, tuple[list[int], list[float], list[int]]] = {}
         self._events: list[Mapping[str, Any]] = []
+        self._steps: dict[str, list[float]] = {}
+        self._before: Evidence | None = None
 
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows as `RunDir.append_metrics` takes them."""
@@ -41,8 +47,50 @@ class Record:
             self._events.append(event)
 
     def last(self, metric: str, count: int = 1) -> list[float]:
-        """The last `count` values of a metric, oldest first; fewer where there are fewer."""
+        """The last `count` values of a metric, oldest first; fewer where there are fewer. Inside an update these are
+        the values of its gradient steps, for what a gradient step has."""
+        if metric in self._steps:
+            return self._steps[metric][-count:]
         return self._columns[metric][1][-count:] if metric in self._columns else []
+
+    # --- inside an update: what its gradient steps have shown so far ------------------------------------------------
+
+    def open_update(self, known: Mapping[str, float]) -> None:
+        """An update begins; `known` is what its rollout shows already."""
+        self._steps = {name: [value] for name, value in known.items()}
+        self._before = None
+
+    @property
+    def open_steps(self) -> dict[str, list[float]]:
+        """What the gradient steps of the open update have shown so far; empty while none is open."""
+        return self._steps
+
+    def take_step(self, values: Mapping[str, float]) -> None:
+        """One gradient step of the open update was taken."""
+        for name, value in values.items():
+            self._steps.setdefault(name, []).append(value)
+
+    def close_update(self) -> None:
+        """The update is over: its rows are recorded."""
+        self._steps, self._before = {}, None
+
+    def evidence_inside(self, step: int, without: Sequence[Stretch] = (), after: int = -1) -> Evidence:
+        """The record for the detectors as if the open update had ended here, at env step `step`; only what is newer
+        than env step `after`."""
+        if after >= 0:
+            before = self.evidence(without, after)
+        else:  # the same for all gradient steps of an update
+            before = self._before = self._before or self.evidence(without)
+        series = dict(before.series)
+        if step <= after:
+            return before
+        for name, value in update_metrics(self._steps.keys(), [np.asarray(v) for v in self._steps.values()]).items():
+            old = series.get(name, _NOTHING)
+            number = int(old.iterations[-1]) + 1 if len(old.iterations) else 1
+            series[name] = Series(
+                np.append(old.steps, step), np.append(old.values, value), np.append(old.iterations, number)
+            )
+        return replace(before, series=series)
 
     def evidence(self, without: Sequence[Stretch] = (), after: int = -1) -> Evidence:
         """The record for the detectors, but for the stretches that rollbacks have undone; only what is newer than

@@ -133,13 +133,14 @@ def tick_rows(
     for tick in range(ticks):
         part = rollout.between(edges[tick], edges[tick + 1])
         metrics = _rollout_metrics(part) | _episode_metrics(ledger.take(part))
-        metrics |= _update_metrics(update.keys(), [share[tick] for share in shares])
+        metrics |= update_metrics(update.keys(), [share[tick] for share in shares])
         step = end_step if tick == ticks - 1 else start_step + round((end_step - start_step) * edges[tick + 1] / steps)
         rows.append((step, metrics))
     return rows
 
 
-def _update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
+def update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
+    """Values per gradient step (G,) of each metric as one number: the largest of a `_max`, else the mean."""
     metrics: Metrics = {}
     for name, values in zip(names, shares, strict=True):
         if len(values) == 0:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.diagnose import catalogue_version
-from p3kit.diagnose.journal import DONE, in_short
+from p3kit.diagnose import Evidence, catalogue_version
+from p3kit.diagnose.journal import DONE, for_agent, in_short
 from p3kit.errors import P3kitError
 from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.rundir.names import file_name
+from p3kit.rundir import concerns, file_name
 from p3kit.runtime.checkpoints import Flat
 from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
 from p3kit.runtime.record import Record
 from p3kit.runtime.recording import Rollout
-from p3kit.spec.interventions import Dump, Freeze, Note, Rollback, Stop
-from p3kit.spec.table import Table
+from p3kit.spec.interventions import Dump, Freeze, Note, Reinit, Rollback, Stop
 
 if TYPE_CHECKING:
     from p3kit.runtime.run import Agent
@@ -36,13 +35,18 @@ class Repair:
         self.agent = agent
         self.mode = agent.spec.diagnose.mode
         self.record = Record(agent.name, spec, agent.total_timesteps, str(agent.run.device))
-        mine = None if journal is None else [event for event in journal if event.get("agent") == agent.name]
+        mine = None
+        if journal is not None:
+            mine = [for_agent(event, agent.name) for event in journal if concerns(event, agent.name)]
         self.engine = Engine(agent.spec, self.record, self._scheduled_now, mine, alone=agent.is_alone)
         self.going_back_to: str | None = None
-        self.frozen_normalizer = False
+        self.reinits: list[str] = []  # parts of the net that are to be drawn anew
+        self.frozen_normalizer = self.frozen_encoder = False
         self.last = ""  # what the last intervention did, for the table of runs
         self._rollout: Rollout | None = None
         self._update: Mapping[str, Any] = {}
+        self._update_ends_at: int | None = None
+        self._rows_before: set[str] = set()
 
     @property
     def is_on(self) -> bool:
@@ -52,26 +56,62 @@ class Repair:
         """The value in force of a spec path whose schedule says `scheduled`."""
         return self.engine.value(path, scheduled) if self.is_on else scheduled
 
+    def open_update(self, end_step: int, known: Mapping[str, float]) -> None:
+        """An update begins whose gradient steps are judged one by one; its rollout ended at `end_step`."""
+        self._update_ends_at = end_step
+        self.engine.open_update(end_step - self.agent.global_step, known)
+
     def recorded(self, rows: list[dict[str, Any]], rollout: Rollout, update: Mapping[str, Any], steps: int) -> None:
-        """An update was recorded: decide, and do what is decided. `steps` env steps were taken for it."""
+        """An update was recorded, for which `steps` env steps were taken."""
         if not self.is_on:
             return
         self._rollout, self._update = rollout, update
+        gradient_steps = sum(int(row["metrics"].get("diag/gradient_steps", 0)) for row in rows)
+        opened, self._update_ends_at = self._update_ends_at is not None, None
+        self._refuse_to_be_ignored(opened)
+        counted = self.engine.close_update()
         self.record.take(rows)
         self.engine.advance(
             updates=1,
-            gradient_steps=sum(int(row["metrics"].get("diag/gradient_steps", 0)) for row in rows),
-            env_steps=steps,
+            gradient_steps=gradient_steps - counted,
+            env_steps=0 if opened else steps,
             episodes=sum(int(row["metrics"].get("episode/episodes", 0)) for row in rows),
         )
-        self._decide("update")
 
     def evaluated(self, row: dict[str, Any]) -> None:
         """An evaluation was recorded; its event has been given to `happened`."""
         if self.is_on:
             self.record.take([row])
             self.engine.advance(evals=1)
-            self._decide("eval")
+
+    def examine(self, check: Check, evidence: Evidence | None = None) -> None:
+        """Judge what is recorded; `evidence` has the records of the other agents beside it."""
+        self._rows_before = set(self.engine.open_rows)
+        self.engine.examine(check, evidence)
+
+    def decide(self, check: Check, claimed: set[str]) -> None:
+        """Decide by the agent's own rules, and do what is decided. `claimed` keys were moved by a rule for all."""
+        if self.agent.state == "running":  # an agent that has ended is left as it is
+            for decision in self.engine.check(check, claimed):
+                self._journal(decision)
+                self.carry_out(decision)
+        for row in self.engine.open_rows:
+            if row not in self._rows_before:
+                self.agent.journal("symptom", row=row, state="raised")
+        for row in sorted(self._rows_before - set(self.engine.open_rows)):
+            self.agent.journal("symptom", row=row, state="over")
+
+    def took_part(self, decision: Decision) -> None:
+        """A rule for all agents has changed this one too."""
+        if decision.decision in DONE:
+            own = decision.to_event() | dict(decision.by_agent.get(self.agent.name, {}))
+            self.last = f"{decision.rule} {decision.decision}: {in_short(own) or decision.reason}"
+        self.carry_out(decision)
+
+    @property
+    def journal_step(self) -> int:
+        """Env steps that the journal says now: inside an update, those that it learns from are taken."""
+        return self.agent.global_step if self._update_ends_at is None else self._update_ends_at
 
     def happened(self, kind: str, **fields: Any) -> None:
         """An event was journalled."""
@@ -90,11 +130,13 @@ class Repair:
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> Flat:
-        return {"engine": self.engine.state(), "frozen_normalizer": self.frozen_normalizer, "last": self.last}
+        frozen = {"frozen_normalizer": self.frozen_normalizer, "frozen_encoder": self.frozen_encoder}
+        return {"engine": self.engine.state(), "last": self.last, **frozen}
 
     def load_state_dict(self, state: Flat) -> None:
         self.engine.load_state(state["engine"])
-        self.frozen_normalizer, self.last = bool(state["frozen_normalizer"]), state["last"]
+        self.frozen_normalizer, self.frozen_encoder = bool(state["frozen_normalizer"]), bool(state["frozen_encoder"])
+        self.last = state["last"]
 
     def reload(self, rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]) -> None:
         """Take in what the run had recorded before it was interrupted."""
@@ -109,61 +151,66 @@ class Repair:
     def _scheduled_now(self, path: str) -> float | str:
         return self.agent.scheduled_at(path, self.agent.global_step)
 
-    def _decide(self, check: Check) -> None:
-        if self.agent.state != "running":  # an agent that has ended is left as it is
-            return
-        before = set(self.engine.open_rows)
-        for decision in self.engine.check(check):
-            self._journal(decision)
-            for asked in decision.asks:
-                self._carry_out(asked, decision)
-        for row in self.engine.open_rows:
-            if row not in before:
-                self.agent.journal("symptom", row=row, state="raised")
-        for row in sorted(before - set(self.engine.open_rows)):
-            self.agent.journal("symptom", row=row, state="over")
+    def _refuse_to_be_ignored(self, opened: bool) -> None:
+        """A trainer of the user's own may not know yet what rules can ask for."""
+        asked = 'check = "minibatch"' if self.engine.inside and not opened else ""
+        asked = f'reinit = "{self.reinits[0]}"' if self.reinits else asked
+        if asked:
+            what = f"does not do what an intervention asks for: {asked}"
+            raise P3kitError(str(self.agent.run.directory.trainer_file), what, "trainers/ppo.py shows how")
 
     def _journal(self, decision: Decision) -> None:
         event = decision.to_event()
-        self.agent.journal(
-            "intervention",
-            **event,
-            update=self.engine.clock.updates,
-            catalogue_version=catalogue_version(),
-            rng_digest=hashlib.sha256(self.agent.generator.get_state().numpy().tobytes()).hexdigest()[:12],
-        )
+        self.agent.journal("intervention", at=self._update_ends_at, **event, **self.journalled())
         if decision.decision in DONE:
             self.last = f"{decision.rule} {decision.decision}: {in_short(event) or decision.reason}"
 
-    def _carry_out(self, asked: Table, decision: Decision) -> None:
+    def journalled(self) -> dict[str, Any]:
+        """What every entry of the journal has beside the decision."""
+        return {
+            "update": self.engine.clock.updates,
+            "catalogue_version": catalogue_version(),
+            "rng_digest": hashlib.sha256(self.agent.generator.get_state().numpy().tobytes()).hexdigest()[:12],
+        }
+
+    def carry_out(self, decision: Decision) -> None:
+        """Do what a decision asks for beside moving values."""
         agent = self.agent
-        match asked:
-            case Stop(stop="fail"):
-                hint = f"p3kit diagnose {agent.run.directory.name} shows the journal"
-                agent.fail(P3kitError(f"{agent.name} at step {agent.global_step}", _stopped_by(decision), hint))
-            case Stop():
-                agent.end_early(_stopped_by(decision))
-            case Rollback():
-                self.going_back_to = decision.checkpoint
-            case Note(note=text):
-                agent.journal("note", text=text)
-            case Freeze(freeze="normalizer"):
-                self.frozen_normalizer = True
-            case Dump(dump=kind, episodes=count):
-                self._dump(kind, count, decision.rule)
+        back = decision.by_agent.get(agent.name, {}).get("checkpoint", decision.checkpoint)
+        for asked in decision.asks:
+            match asked:
+                case Stop(stop="fail"):
+                    hint = f"p3kit diagnose {agent.run.directory.name} shows the journal"
+                    agent.fail(P3kitError(f"{agent.name} at step {agent.global_step}", _stopped_by(decision), hint))
+                case Stop():
+                    agent.end_early(_stopped_by(decision))
+                case Rollback():
+                    self.going_back_to = back
+                case Note(note=text):
+                    agent.journal("note", at=self._update_ends_at, text=text)
+                case Reinit(reinit=part_of_net):
+                    self.reinits.append(part_of_net)
+                case Freeze(freeze="normalizer"):
+                    self.frozen_normalizer = True
+                case Freeze(freeze="encoder"):
+                    self.frozen_encoder = True
+                case Dump(dump=kind, episodes=count):
+                    self._dump(kind, count, decision.rule)
 
     def _dump(self, kind: str, count: int, rule: str) -> None:
-        """Write evidence below replays/: whole episodes of the last rollout, or every gradient step of its update."""
-        agent = self.agent
-        if self._rollout is None:
+        """Write evidence below replays/: whole episodes of the last recorded rollout, or every gradient step of its
+        update; inside an update, its gradient steps so far."""
+        agent, step = self.agent, self._update_ends_at or self.agent.global_step
+        if self._rollout is None and kind == "episode_replay":
             return
-        content: dict[str, Any] = {"agent": agent.name, "global_step": agent.global_step, "intervention": rule}
+        content: dict[str, Any] = {"agent": agent.name, "global_step": step, "intervention": rule}
         content["synthetic"] = bool(agent.market and agent.market[agent.symbol].synthetic)
-        if kind == "episode_replay":
+        if kind == "episode_replay" and self._rollout is not None:
             content["episodes"] = last_episodes(self._rollout, count)
         else:
-            content["gradient_steps"] = {name: np.asarray(values).tolist() for name, values in self._update.items()}
-        name = f"{rule}-{file_name(agent.name)}-{agent.global_step:09d}-{kind}"
+            update = self.record.open_steps or self._update
+            content["gradient_steps"] = {name: np.asarray(values).tolist() for name, values in update.items()}
+        name = f"{rule}-{file_name(agent.name)}-{step:09d}-{kind}"
         agent.run.directory.write_replay(name, content)
 
 

@@ -26,7 +26,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -44,9 +44,10 @@ from p3kit.market import SymbolData, load_market
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import BACKTEST_RESULT, RunDir, encode
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
+from p3kit.runtime.council import Council
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, StackPolicy, evaluate_together, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
-from p3kit.runtime.interventions import good_name
+from p3kit.runtime.interventions import OSCILLATES, Check, Decision, Engine, ends_the_check, good_name
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
 from p3kit.runtime.repair import Repair
 from p3kit.runtime.replay import replay_episodes
@@ -137,6 +138,11 @@ class Run(Generic[A]):
             Agent(self, agent, market, replayed["journal"] if replayed else None, alone=len(info["agents"]) == 1)
             for agent in info["agents"]
         ]
+        journal = replayed["journal"] if replayed else None
+        self.council = Council(self._groups(info["agents"]), journal)
+        self.judges_minibatches = any(agent.repair.is_on and agent.repair.engine.inside for agent in self.agents)
+        """Whether a rule is looked at after each gradient step, for which the device has to be waited for."""
+        self._recorded: list[Agent[A]] = []
         self._stop_signal = False
         self._said_not_compiled = False
         self._retries: Counter[str] = Counter()  # of interventions on a refused allocation
@@ -283,11 +289,12 @@ class Run(Generic[A]):
         self.directory.append_event("oom", message=message, memory_mb=memory_mb())
         for each in self.agents:
             each.repair.happened("oom", message=message)
+            each.repair.engine.fired += 1
         agent = self.agents[0].name if len(self.agents) == 1 else None
         self.directory.append_event(
             "intervention",
             agent=agent,
-            global_step=self.agents[0].global_step,
+            global_step=self.agents[0].repair.journal_step,
             id=rule.id,
             row="run.oom",
             cause="minibatch",
@@ -306,6 +313,104 @@ class Run(Generic[A]):
         seconds = (time.perf_counter() - clock) / len(agents)
         for agent, evaluation in zip(agents, evaluations, strict=True):
             agent.take_in(iteration, evaluation, seconds, weights(agent))
+        self.decide("eval", agents)
+
+    # ── interventions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open_update(self, agents: Sequence[Agent[A]], end_step: int, known: Mapping[str, Tensor]) -> None:
+        """An update begins whose gradient steps `judge_minibatch` looks at one by one. Its rollout ended at `end_step`;
+        `known`, one number per agent, is what it shows already, so that a cause can be told from its consequence."""
+        values = {name: column.reshape(-1).tolist() for name, column in known.items()}
+        for place, agent in enumerate(agents):
+            if agent.state == "running":
+                agent.repair.open_update(end_step, {name: column[place] for name, column in values.items()})
+
+    def judge_minibatch(
+        self, agents: Sequence[Agent[A]], taking_part: Sequence[int], names: Sequence[str], told: Tensor
+    ) -> list[int]:
+        """After a gradient step: decide by the rules with check = "minibatch". Returns the places of the agents that
+        were changed: their knobs are to be read again, and `Agent.update_is_over` tells who takes no further step.
+
+        `told` (agents, M) has the step's numbers by `names`; agents whose update has ended are not `taking_part`. This
+        waits for the device, and costs what the judgement costs: a fraction of a millisecond per symptom and agent. A
+        replay waits for nothing.
+        """
+        repeats = self.council.journal is not None
+        rows = [[math.nan] * len(names)] * len(agents) if repeats else told.tolist()
+        before = {}
+        for place in taking_part:
+            engine = agents[place].repair.engine
+            before[place] = (engine.live, engine.update_is_over, agents[place].repair.frozen_encoder)
+            engine.take_step(dict(zip(names, rows[place], strict=True)))
+        self.decide("minibatch", [agents[place] for place in taking_part])
+        return [
+            place
+            for place, was in before.items()
+            if was
+            != (
+                agents[place].repair.engine.live,
+                agents[place].repair.engine.update_is_over,
+                agents[place].repair.frozen_encoder,
+            )
+        ]
+
+    def recorded(self, agent: Agent[A]) -> None:
+        """`agent` has recorded an update. Once all that train have, the interventions decide."""
+        self._recorded.append(agent)
+        if any(other.state == "running" and other not in self._recorded for other in self.agents):
+            return
+        agents, self._recorded = self._recorded, []
+        self.decide("update", agents)
+        for each in agents:
+            each.fail_if_lost()
+
+    def decide(self, check: Check, agents: Sequence[Agent[A]]) -> None:
+        """Let the interventions decide at a check point that `agents` have come to: first those for all agents, on all
+        their records, then each agent's own."""
+        running = {agent.name: agent for agent in agents if agent.state == "running" and agent.repair.is_on}
+        if not running:
+            return
+        self._examine(check, running)
+        claimed: dict[str, set[str]] = {name: set() for name in running}
+        ended: set[str] = set()
+        engines = {name: agent.repair.engine for name, agent in running.items()}
+        for decision in self.council.check(check, engines, claimed):
+            self._journal_for_all(decision, running)
+            for name in decision.agents:
+                running[name].repair.took_part(decision)
+            ended |= {*decision.agents} if ends_the_check(decision) else set()
+        for name, agent in running.items():
+            if name not in ended:
+                agent.repair.decide(check, claimed[name])
+
+    def _examine(self, check: Check, running: Mapping[str, Agent[A]]) -> None:
+        """Every agent's record is judged beside those of all others, whether they still train or not."""
+        evidences = {}
+        if check != "minibatch" and self.council.journal is None and len(self.agents) > 1:
+            evidences = {agent.name: agent.repair.engine.evidence() for agent in self.agents}
+        for name, agent in running.items():
+            peers = [other for other_name, other in evidences.items() if other_name != name]
+            agent.repair.examine(check, replace(evidences[name], peers=peers) if evidences else None)
+
+    def _journal_for_all(self, decision: Decision, running: Mapping[str, Agent[A]]) -> None:
+        first = running[decision.agents[0]]
+        agent = first.name if decision.row == OSCILLATES else None  # of a key in one agent
+        step = first.repair.journal_step
+        fields = decision.to_event() | first.repair.journalled()
+        self.directory.append_event("intervention", agent=agent, global_step=step, **fields)
+        for name in decision.agents:
+            own = fields | dict(decision.by_agent.get(name, {}))
+            running[name].repair.happened("intervention", global_step=step, **own)
+
+    def _groups(self, plans: Sequence[Mapping[str, Any]]) -> list[dict[str, Engine]]:
+        """The agents' engines by seed and matrix point."""
+        groups: dict[str, dict[str, Engine]] = {}
+        for plan, agent in zip(plans, self.agents, strict=True):
+            key = json.dumps([plan["seed"], plan.get("point") or {}], sort_keys=True)
+            groups.setdefault(key, {})[agent.name] = agent.repair.engine
+        return list(groups.values())
+
+    # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heartbeat(self) -> None:
         """Say that the run is alive; writes `status.json` at most once a second."""
@@ -315,7 +420,7 @@ class Run(Generic[A]):
     def save_checkpoint(self, name: str, trainer_state: Flat) -> None:
         """Write `checkpoints/<name>.pt`: the trainer's state and that of every agent."""
         self._refuse_to_train()
-        state = under("trainer", trainer_state)
+        state = under("trainer", trainer_state) | {"run/council": self.council.state()}
         if name == "last":
             self._keep_good(state)
         for agent in self.agents:
@@ -348,6 +453,19 @@ class Run(Generic[A]):
             if name is not None and agent.state == "running":
                 yield place, part("trainer", load_checkpoint(self.directory.checkpoint(name), self.device))
 
+    def reinitialised(self, agents: Sequence[Agent[A]]) -> Iterator[tuple[int, str, torch.Generator]]:
+        """Agents in whose net an intervention wants new weights: their place in `agents`, the part ("dormant",
+        "policy_head" or "value_head"), and what to draw from. They come after those that go back."""
+        for place, agent in enumerate(agents):
+            parts, agent.repair.reinits = agent.repair.reinits, []
+            for part_of_net in parts if agent.state == "running" else ():
+                yield place, part_of_net, agent.new_generator(f"reinit {part_of_net} {agent.global_step}")
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether an intervention holds what all agents see through as it is."""
+        return any(agent.repair.frozen_encoder for agent in self.agents)
+
     def _refuse_to_train(self) -> None:
         """A backtest leaves the run as it is, whatever the trainer's script does."""
         if self.backtest is not None:
@@ -365,6 +483,7 @@ class Run(Generic[A]):
         try:
             for agent in self.agents:
                 agent.load_state_dict(part(f"agent/{agent.name}", state))
+            self.council.load_state(state["run/council"])
         except (KeyError, ValueError, RuntimeError) as error:
             what = f"was written by another run or another version of p3kit ({type(error).__name__}: {error})"
             raise CheckpointError(str(path), what, "start the run again") from error
@@ -433,6 +552,7 @@ class Agent(Generic[A]):
         self._latest: dict[str, float] = {}
         self._verdict: dict[str, Any] | None = None
         self.is_alone = alone
+        self._lost: NumericalFault | None = None  # what was found in the update just recorded
         self.repair = Repair(self, plan["spec"], journal)
 
     # ── what the trainer builds on ───────────────────────────────────────────────────────────────────────────────────
@@ -527,19 +647,20 @@ class Agent(Generic[A]):
         """End this agent for good; the others of its run go on, and the run ends as failed."""
         self.state, self.fault = "failed", fault
         text = str(fault).splitlines()[0]
-        self.run.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
+        self.run.directory.append_event("failed", agent=self.name, global_step=self.repair.journal_step, message=text)
         print(f"{self.run.directory.name}: {fault}", file=sys.stderr)
 
     def end_early(self, reason: str) -> None:
         """End this agent's training as done, before its last step."""
         if self.state == "running":
             self.state, self._ended_early = "done", reason
-            self.journal("early_stop", reason=reason)
+            self.journal("early_stop", at=self.repair.journal_step, reason=reason)
 
-    def journal(self, kind: str, **fields: Any) -> None:
-        """Write an event of this agent at its step."""
-        self.run.directory.append_event(kind, agent=self.name, global_step=self.global_step, **fields)
-        self.repair.happened(kind, global_step=self.global_step, **fields)
+    def journal(self, kind: str, at: int | None = None, **fields: Any) -> None:
+        """Write an event of this agent, at its step unless it belongs to another one."""
+        step = self.global_step if at is None else at
+        self.run.directory.append_event(kind, agent=self.name, global_step=step, **fields)
+        self.repair.happened(kind, global_step=step, **fields)
 
     def due(self, every: int, before: int) -> bool:
         """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
@@ -554,9 +675,11 @@ class Agent(Generic[A]):
         update: Mapping[str, Any],
         whole: Mapping[str, float],
     ) -> None:
-        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row.
+        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row. Once every
+        agent of the run has, the interventions decide.
 
-        Raises NumericalFault when not one gradient step of the update was finite.
+        Not one finite gradient step in an update ends an agent, if no intervention takes it back: alone in its run it
+        raises NumericalFault, beside others it fails and they go on.
         """
         self.run._refuse_to_train()
         self.global_step = global_step
@@ -575,11 +698,24 @@ class Agent(Generic[A]):
         self.run.directory.append_metrics(written)
         for _, metrics in rows:
             self._latest |= metrics
-        lost = self._count_nonfinite(np.asarray(update["diag/nonfinite"]))
+        self._lost = self._count_nonfinite(np.asarray(update["diag/nonfinite"]))
         self.repair.recorded(written, rollout, update, global_step - start_step)
-        if lost is not None and self.state == "running" and self.repair.going_back_to is None:
-            raise lost
+        self.run.recorded(self)
         self.run.heartbeat()
+
+    def fail_if_lost(self) -> None:
+        """End the agent where its update had not one finite step and nobody takes it back."""
+        lost, self._lost = self._lost, None
+        if lost is None or self.state != "running" or self.repair.going_back_to is not None:
+            return
+        if self.is_alone:
+            raise lost
+        self.fail(lost)
+
+    @property
+    def update_is_over(self) -> bool:
+        """Whether an intervention has ended the update that is being made."""
+        return self.repair.engine.update_is_over
 
     def evaluate(self, iteration: int, policy: Policy, weights: Flat) -> None:
         """Backtest `policy` on the validation split; keep the weights if they are among the best; maybe stop early."""
@@ -588,6 +724,7 @@ class Agent(Generic[A]):
         clock = time.perf_counter()
         evaluation = self.evaluator(policy)
         self.take_in(iteration, evaluation, time.perf_counter() - clock, weights)
+        self.run.decide("eval", [self])
 
     @cached_property
     def evaluator(self) -> Evaluator:

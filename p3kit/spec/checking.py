@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from p3kit.errors import SpecError
-from p3kit.spec.crosschecks import crosschecks
+from p3kit.spec.crosschecks import crosschecks, nothing_to_freeze
 from p3kit.spec.faults import Problem, problems_of
 from p3kit.spec.keypath import is_written, without
-from p3kit.spec.knobs import knobs_model, read_knobs
+from p3kit.spec.knobs import knobs_model, read_agents, read_knobs
 from p3kit.spec.models import Knobs, Spec
 from p3kit.spec.shipped import find_trainer
 
@@ -30,10 +30,10 @@ class AnyKnobs(Knobs):
 def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> tuple[Spec | None, list[Problem]]:
     """The spec, and all that is wrong with it. None when the models refuse it."""
     problems: list[Problem] = []
-    model = spec_model(AnyKnobs)
+    model, shares = spec_model(AnyKnobs), True
     try:
         file = Path(trainer_file) if trainer_file else find_trainer(_trainer_name(tables))
-        model = spec_model(knobs_model(read_knobs(file)))
+        model, shares = spec_model(knobs_model(read_knobs(file))), read_agents(file) == "all"
     except SpecError as error:
         problems += [_trainer_problem(fault.where, fault.what, fault.hint) for fault in error.faults]
     spec, refused = _validate(model, tables)
@@ -42,6 +42,7 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
     if sound is not None:
         faulty = [problem.path for problem in problems]
         problems += [found.problem for found in crosschecks(sound) if not found.depends_on(faulty)]
+        problems += [] if shares else nothing_to_freeze(sound)
     return spec, problems
 
 

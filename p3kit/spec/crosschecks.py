@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from p3kit.metrics import COMPONENTS
 from p3kit.spec import kinds
 from p3kit.spec.agents import agent_tables
 from p3kit.spec.expansion import full_path
 from p3kit.spec.faults import Problem, problems_of
-from p3kit.spec.interventions import Add, Controller, Intervention, Scale, Set
+from p3kit.spec.interventions import COMPONENT, Add, Controller, Freeze, Intervention, Scale, Set
 from p3kit.spec.keypath import KeyPath, is_written, merge, split_path, with_value, written_path
 from p3kit.spec.models import PER_AGENT, SAMPLE_SYMBOLS, SearchRange, Spec
 from p3kit.spec.nearest import did_you_mean
@@ -164,14 +165,26 @@ def _interventions(spec: Spec) -> Iterator[Found]:
         if rule.id in ids:
             yield Found(Problem((*place, "id"), f'intervention id = "{rule.id}": there twice'))
         ids.add(rule.id)
-        for at, key, values in _moved_keys(rule):
-            yield from _moved_key(spec, (*place, *at), rule, key, values)
+        for at, written, values in _moved_keys(rule):
+            for key in [written.replace(COMPONENT, name) for name in COMPONENTS] if COMPONENT in written else [written]:
+                yield from _moved_key(spec, (*place, *at), rule, key, values)
         for number, action in enumerate(rule.actions()):
             if isinstance(action, Set):
                 first = set_by.setdefault(full_path(action.set), rule.id)
                 if first != rule.id or number != _first_set(rule, action.set):
                     what = f'intervention "{rule.id}": {full_path(action.set)} is already set by "{first}"'
                     yield Found(Problem((*place, "do", number), what, "two live values for one key; use scale"))
+
+
+def nothing_to_freeze(spec: Spec) -> Iterator[Problem]:
+    """What a trainer whose agents share nothing cannot freeze."""
+    for index, rule in enumerate(spec.intervention):
+        for number, action in enumerate(rule.actions()):
+            if isinstance(action, Freeze) and action.freeze == "encoder":
+                what = (
+                    f'intervention "{rule.id}": freeze = "encoder": the trainer "{spec.trainer}" has no shared encoder'
+                )
+                yield Problem(("intervention", index, "do", number, "freeze"), what, 'trainer = "ppo_shared" has one')
 
 
 def _first_set(rule: Intervention, key: str) -> int:

@@ -17,6 +17,12 @@ from p3kit.metrics import METRICS, is_metric
 from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.table import Count, Items, Positive, PositiveShare, Table
 
+QUORUM = 0.3
+"""Share of the agents that must show the symptom of a rule for all of them, where the rule names none."""
+
+COMPONENT = "{component}"
+"""In a key, the reward component that the symptom's evidence names: `reward.weights.{component}`."""
+
 OUT_OF_MEMORY = "run.oom"
 """The symptom of a refused allocation."""
 
@@ -232,17 +238,17 @@ class Rollback(Table):
 
 
 class Reinit(Table):
-    """Draw new initial weights for a part of the network."""
+    """Draw new initial weights for a part of the network, at the end of the update; its moments begin at 0 again."""
 
     reinit: Literal["dormant", "policy_head", "value_head"]
-    """Which part."""
+    """Which part: hidden units that hardly answer to anything, or a head."""
 
 
 class Freeze(Table):
-    """Stop a part from changing."""
+    """Stop a part from changing, for the rest of the run."""
 
     freeze: Literal["encoder", "normalizer"]
-    """Which part."""
+    """Which part: the encoder that all agents share (scope = "run"), or the statistics of observations."""
 
 
 class Dump(Table):
@@ -262,7 +268,7 @@ class Stop(Table):
 
 
 class EarlyStopUpdate(Table):
-    """End the update in which the symptom showed."""
+    """End the update in which the symptom showed; needs check = "minibatch"."""
 
     early_stop_update: Literal[True]
     """true"""
@@ -392,11 +398,13 @@ class Intervention(Table):
     unless: Annotated[Items[Symptom], MinLen(1)] | None = None
     """Do nothing while one of these symptoms is raised."""
     scope: Literal["agent", "group", "run"] = "agent"
-    """Whose training is changed; keys that agents share need run."""
+    """Whose training is changed: the agent's own, that of all agents of the run with its seed and matrix point, or that
+    of all agents of the run. What agents share (an encoder) needs group or run."""
     share: PositiveShare | None = None
-    """For scope = "run": the share of agents that must show the symptom."""
+    """For scope = "group" and "run": the share of agents that must show the symptom; unset: 0.3."""
     check: Literal["minibatch", "update", "eval"] = "update"
-    """When the trigger is looked at."""
+    """When the trigger is looked at: after each gradient step (what it changes is in force from the next one on, and
+    the device is waited for at each), after each update, or after each evaluation."""
     min_data: MinimumData = MinimumData()
     """What must have been seen before the trigger is believed."""
     patience: Count = 1
@@ -410,7 +418,7 @@ class Intervention(Table):
     max_times: Count = 1
     """How often it may act."""
     priority: Annotated[int, Ge(0), Le(1000)] = 100
-    """One intervention per key and check; the lowest number wins."""
+    """One intervention per key and check; the lowest number wins, those of a group or run before an agent's own."""
     verify: Verify | None = None
     """How to tell whether it helped."""
     on_fail: Literal["next", "rollback", "stop", "keep"] = "keep"
@@ -426,6 +434,10 @@ class Intervention(Table):
         """What it does; nothing for a controller."""
         return self.do or ()
 
+    def names_no_component(self) -> bool:
+        """Whether it moves the weight of a component that only the evidence names."""
+        return any(COMPONENT in key for action in self.actions() for key in written_keys(action))
+
     def retries_smaller_minibatches(self) -> bool:
         """Whether it is the one rule that may move a size: out of memory, the gradient of the same batch is summed up
         from smaller minibatches, which `accumulation_steps` follows by itself."""
@@ -436,20 +448,33 @@ class Intervention(Table):
         )
 
 
-def can_do(action: Table) -> bool:
-    """Whether the trainers of this version carry a verb out."""
-    if isinstance(action, Freeze):
-        return action.freeze == "normalizer"
-    return not isinstance(action, Reinit | EarlyStopUpdate)
+def written_keys(action: Table) -> Iterator[str]:
+    """The key that an action moves, as it is written; nothing for other verbs."""
+    match action:
+        case Set(set=key) | Scale(scale=key) | Add(add=key):
+            yield key
 
 
-def is_applied(rule: Intervention, alone: bool) -> bool:
-    """Whether this version lets a rule act by its trigger; `alone` tells that its run has one agent."""
-    if rule.retries_smaller_minibatches():
-        return False  # no trigger of a check: a refused allocation is answered on the spot
-    if rule.scope != "agent" and not alone:
-        return False
-    return rule.controller is not None or any(map(can_do, rule.actions()))
+def symptoms_of(rule: Intervention) -> set[str]:
+    """Every symptom that a rule looks at, in whatever part of its trigger."""
+    named = {name for trigger in rule.on or () for name in _named(trigger)}
+    return named | {name.partition(":")[0] for name in rule.unless or ()}
+
+
+def listed_symptoms(rule: Intervention) -> set[str]:
+    """The symptoms that trigger a rule each by itself: rules that have one in common are rungs of a ladder."""
+    return {trigger.partition(":")[0] for trigger in rule.on or () if isinstance(trigger, str)}
+
+
+def _named(trigger: Any) -> Iterator[str]:
+    match trigger:
+        case str():
+            yield trigger.partition(":")[0]
+        case All(all=parts) | AnyOf(any=parts):
+            for part in parts:
+                yield from _named(part)
+        case Not(part=part):
+            yield from _named(part)
 
 
 def _shortcomings(rule: Intervention) -> Iterator[str]:
@@ -466,10 +491,16 @@ def _shortcomings(rule: Intervention) -> Iterator[str]:
     if rule.release is None and any(getattr(action, "until", None) == "release" for action in actions):
         yield 'until = "release" needs a release condition'
     yield from _unknown_causes(rule)
+    if rule.names_no_component():
+        yield from _no_component(rule)
     if rule.patience > 1 and rule.within is not None:
         yield "expected either patience or within"
-    if rule.share is not None and rule.scope != "run":
-        yield 'share needs scope = "run"'
+    if rule.share is not None and rule.scope == "agent":
+        yield 'share needs scope = "group" or "run"'
+    if rule.check != "minibatch" and any(isinstance(action, EarlyStopUpdate) for action in actions):
+        yield f'early_stop_update needs check = "minibatch": at check = "{rule.check}" the update is over already'
+    if rule.scope == "agent" and any(getattr(action, "freeze", None) == "encoder" for action in actions):
+        yield 'freeze = "encoder" needs scope = "run": all agents see through the one encoder'
     only_looks = all(isinstance(action, HARMLESS) for action in actions)
     if any(map(_reads_the_clock, rule.on or ())) and not only_looks:
         yield "speed depends on the machine, so it may drive only dump and note: runs would not replay"
@@ -484,6 +515,22 @@ def _unknown_causes(rule: Intervention) -> Iterator[str]:
         if cause not in known:
             hint = did_you_mean(cause, known, f"; expected one of {', '.join(known) or 'none'}")
             yield f'"{cause}" is no cause of the symptoms it is on{hint}'
+
+
+def _no_component(rule: Intervention) -> Iterator[str]:
+    """Only some symptoms name a component, and each agent has its own."""
+    from p3kit.symptoms import SYMPTOMS
+
+    can = [
+        name
+        for name, symptom in SYMPTOMS.items()
+        if any(COMPONENT in change.path for cause in symptom.causes for change in cause.changes)
+    ]
+    named = [trigger.partition(":")[0] if isinstance(trigger, str) else None for trigger in rule.on or ()]
+    if not set(named) <= set(can):
+        yield f"{COMPONENT} is what a symptom's evidence names; on may then list only {', '.join(can)}"
+    if rule.scope != "agent":
+        yield f'{COMPONENT} is named for each agent by itself: it needs scope = "agent"'
 
 
 def _changes_something(action: Table) -> bool:

@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from p3kit.metrics import COMPONENTS
-from p3kit.spec.interventions import can_do
 from p3kit.spec.knobs import read_agents
 from p3kit.spec.loading import LoadedSpec
 from p3kit.spec.models import SAMPLE_SYMBOLS, Spec
 from p3kit.spec.shipped import find_trainer
-from p3kit.spec.table import Table
 from p3kit.spec.writing import toml_value
 
 FEATURES = 20
@@ -186,23 +184,20 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
 
 
 def _later(loaded: LoadedSpec) -> Iterator[str]:
-    """What this version understands and does not do yet. Nothing is ignored in silence."""
+    """What a rule costs or does not do as it stands, and what is not used yet. Nothing is ignored in silence."""
     spec = loaded.spec
-    agents = len(spec.symbols) * len(spec.seeds) * len(spec.points())
-    alone = read_agents(find_trainer(spec.trainer)) == "one" or agents == 1
+    agents = read_agents(find_trainer(spec.trainer))
     for rule in spec.intervention:
-        if rule.retries_smaller_minibatches():
-            continue
         named = f'intervention "{rule.id}"'
-        if rule.scope != "agent" and not alone:
-            yield f'{named}: scope = "{rule.scope}" is not applied yet where a run has several agents: it does nothing'
-            continue
-        for action in rule.actions():
-            if not can_do(action):
-                effect = "is left out" if any(map(can_do, rule.actions())) else "the rule does nothing"
-                yield f"{named}: {_verb(action)} is not applied yet: {effect}"
         if rule.check == "minibatch":
-            yield f'{named}: check = "minibatch" is not applied yet: it is judged at the end of each update'
+            yield f'{named}: check = "minibatch" waits for the device at every gradient step: slower, most so on a GPU'
+        if rule.scope != "agent" and agents == "one":
+            yield f'{named}: scope = "{rule.scope}" is one agent: the trainer "{spec.trainer}" trains one in a run'
+        if rule.scope != "agent" and agents == "stack":
+            yield (
+                f'{named}: scope = "{rule.scope}" reaches as far as one process, so what it does depends on '
+                f"compute.group = {toml_value(spec.compute.group)}"
+            )
     if spec.intervention and spec.diagnose.mode != "act":
         number = _count(len(spec.intervention), "intervention")
         effect = "journalled, not applied" if spec.diagnose.mode == "watch" else "not looked at"
@@ -225,12 +220,6 @@ _TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (
     _unused,
     _later,
 )
-
-
-def _verb(action: Table) -> str:
-    """`reinit = "dormant"`, as it is written."""
-    verb, value = next(iter(action.model_dump(mode="json", exclude_none=True, by_alias=True).items()))
-    return f"{verb} = {toml_value(value)}"
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from fake_trainer import agent_status, verdict
 from rich.console import Console
 
-from p3kit.launch import agent_results, verdict_lines
+from p3kit.launch import agent_results, run_lines, verdict_lines
 from p3kit.launch.board import AgentView, LineBoard, LiveBoard, agent_views, board_for, duration
 from p3kit.rundir import RunDir
 
@@ -190,6 +190,22 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
         "run-3/BAC crashed: its process ended with exit code 3",
         "2 agents: 1 PASS, 1 FAIL; 0 shown to beat buy-and-hold",
     ]
+
+
+def test_intervened_runs_are_labelled_in_the_verdicts_and_in_the_list(runs):
+    def intervened(agent, state, given):
+        run = runs(agent, state, given)
+        run.update_status(agents={agent: {"verdict": given, "interventions": 2}})
+        return run
+
+    made = [intervened("AAPL", "done", verdict()), intervened("AMD", "failed", None), runs("BAC", "done", verdict())]
+    text = "\n".join(rendered(made))
+    assert "run-1/AAPL  PASS  " in text
+    assert "\n            intervened" in text
+    assert "constant · intervened" in text
+    assert "run-2/AMD failed, intervened" in text
+    assert text.endswith("2 agents: 2 PASS; 0 shown to beat buy-and-hold; 1 intervened")
+    assert [line.verdict for line in run_lines(made, 0.0)] == ["PASS (intervened)", "– (intervened)", "PASS"]
 
 
 def test_long_names_wrap_and_numbers_do_not(runs):

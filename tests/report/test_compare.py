@@ -16,7 +16,7 @@ from p3kit.errors import InputError, RunNotFound
 from p3kit.report.compare import render_comparison
 from p3kit.report.comparison import compare
 from p3kit.rundir import RunDir
-from tests.made_runs import Row, equity_curve, make_run, spec_with
+from tests.made_runs import Row, equity_curve, intervene, make_run, spec_with
 
 Golden = Callable[[str, str], None]
 
@@ -52,6 +52,14 @@ def test_a_page_of_two_runs(tmp_path: Path, golden: Golden) -> None:
              spec=spec_with(ppo__ent_coef=0.02))  # fmt: skip
     make_run(tmp_path, best_sharpe=0.9, equity=equity_curve(8), spec=spec_with(reward__weights__cost=0.25))
     golden("report/compare.md", render_comparison(compare(tmp_path, ["run-1", "run-2"])))
+
+
+def test_who_was_intervened_is_said_in_the_tables(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    intervene(make_run(tmp_path, best_sharpe=0.9), "fired", 31_000, keys={"ppo.ent_coef": [0.01, 0.05]})
+    page = render_comparison(compare(tmp_path, ["run-1", "run-2"]))
+    assert "| intervened while training | 0 of 1 | 1 of 1 |" in page
+    assert "| AAPL (intervened: right) |" in page
 
 
 def test_differences_carry_their_origins(tmp_path: Path) -> None:

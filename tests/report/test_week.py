@@ -182,6 +182,46 @@ def test_an_intervention_is_told_with_its_outcome(tmp_path: Path) -> None:
     assert "→ ppo.ent_coef 0.01 → 0.05 at 31k, recovered" in text
 
 
+def test_a_journal_as_trainers_write_it_reads_well(tmp_path: Path) -> None:
+    """A controller's many turns are one line, a change whose time was up recovered nothing, verbs have words."""
+    run = make_run(tmp_path)
+    for step, (before, after) in ((4_096, (3e-4, 2e-4)), (8_192, (2e-4, 1.33e-4)), (12_288, (1.33e-4, 2e-4))):
+        keys = {"ppo.learning_rate": [before, after]}
+        intervene(run, "fired", step, row="", keys=keys, rule="kl-adaptive-lr", factor=after / 3e-4)
+    cost = {"reward.weights.cost": [0.15, 0.05]}
+    intervene(run, "fired", 20_480, row="trade.never", keys=cost, rule="cheap")
+    back = {"reward.weights.cost": [0.05, 0.15]}
+    intervene(run, "released", 30_480, row="trade.never", keys=back, rule="cheap", expired=True)
+    intervene(run, "fired", 24_576, row="net.dormant", rule="wake", did=[{"reinit": "dormant"}])
+    intervene(run, "verified", 32_768, row="net.dormant", rule="wake")
+    intervene(run, "fired", 40_960, row="reward.bimodal", rule="look", did=[{"dump": "episode_replay", "episodes": 2}])
+    text = write(tmp_path, tmp_path / "reports")
+    assert "AAPL: intervention kl-adaptive-lr → ppo.learning_rate 0.0003 → 0.0002 in 3 turns from 4.1k on" in text
+    assert "→ reward.weights.cost 0.15 → 0.05 at 20k, outcome not known (over at 30k)" in text
+    assert "AAPL: Dormant units → dormant drawn anew at 25k, recovered (verified at 33k)" in text
+    assert "→ episode_replay written to replays/ at 41k" in text
+    assert "| AAPL | PASS, intervened |" in text
+    assert "; intervened" in text.split("## Training Stability")[0]
+
+
+def test_who_only_looked_has_not_intervened(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    intervene(run, "fired", 40_960, row="reward.bimodal", did=[{"dump": "episode_replay"}, {"note": "see the replay"}])
+    intervene(run, "suppressed", 40_960, keys={"ppo.ent_coef": [0.01, 0.05]})
+    assert "intervened" not in write(tmp_path, tmp_path / "reports")
+
+
+def test_a_rule_for_several_agents_is_told_of_those_it_changed(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    each = {"AAPL": {"keys": {"ppo.clip_range": [0.3, 0.15]}, "checkpoint": None}}
+    keys = {"ppo.clip_range": [0.2, 0.1]}
+    intervene(run, "fired", 31_000, row="train.kl", keys=keys, agent=None, agents=["AAPL", "AMD"], by_agent=each)
+    intervene(run, "fired", 35_000, row="train.kl", keys=keys, agent=None, agents=["AMD", "BAC"], rule="theirs")
+    text = write(tmp_path, tmp_path / "reports")
+    assert "→ ppo.clip_range 0.3 → 0.15 at 31k" in text
+    assert "at 35k" not in text
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [

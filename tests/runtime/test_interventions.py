@@ -218,7 +218,7 @@ def test_eval_rules_are_looked_at_after_evaluations(monkeypatch: pytest.MonkeyPa
 def test_too_little_data_is_journalled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Training(monkeypatch, HOLD | {"min_data": {"updates": 3, "gradient_steps": 30}})
     (first,) = run.update(SICK)
-    assert (first.decision, first.reason) == ("suppressed", "not enough data: needs 3 updates, 30 gradient_steps")
+    assert (first.decision, first.reason) == ("suppressed", "not enough data: needs 3 updates, 30 gradient steps")
     assert first.min_data == {
         "have": {"updates": 1, "gradient_steps": 10},
         "need": {"updates": 3, "gradient_steps": 30},
@@ -308,6 +308,27 @@ def test_a_key_that_goes_to_and_fro_is_frozen(monkeypatch: pytest.MonkeyPatch) -
     assert sum(decision.decision == "fired" for decision in told) == 2
     assert told[-1].reason == "ppo.ent_coef went up and down twice and is moved no more"
     assert run.value() == 0.01
+
+
+def test_the_component_that_the_evidence_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = {"id": "hack", "on": "reward.hack", "do": [{"scale": "reward.weights.{component}", "by": 0.2, "min": 0.01}]}
+    run = Training(monkeypatch, rule, STEER)
+    assert said(run.update(open_finding("reward.hack", "component_drift"))) == [("hack", "suppressed")]
+    named = open_finding("reward.hack", "component_drift", component="time")
+    (fired,) = run.update(named)
+    assert fired.keys == {"reward.weights.time": [0.15, pytest.approx(0.03)]}
+    assert fired.component == "time"
+    assert run.value("reward.weights.time") == pytest.approx(0.03)
+    assert run.value("reward.weights.cost") == 0.15
+    assert run.engine.moved_keys() >= {"reward.weights.time", "reward.weights.pnl", "ppo.learning_rate"}
+    journal = [fired.to_event() | {"global_step": run.engine.clock.env_steps}]
+    again = Training(monkeypatch, rule, STEER, journal=journal)
+    again.update()
+    again.update()
+    assert again.value("reward.weights.time") == pytest.approx(0.03)
+    third = Training(monkeypatch, rule, STEER)
+    third.engine.load_state(again.engine.state())
+    assert third.value("reward.weights.time") == pytest.approx(0.03)
 
 
 # --- verify, ladder ---------------------------------------------------------------------------------------------------

@@ -61,6 +61,13 @@ ppo = { learning_rate = 1e-5 }
 [diagnose]
 mode = "act"
 
+[[intervention]]
+id = "inside"
+on = { metric = "policy/kl_divergence", op = ">", value = 0.1 }
+scope = "run"
+check = "minibatch"
+do = [{ early_stop_update = true }]
+
 [matrix]
 gae_lambda = [0.9, 0.95]
 

@@ -25,10 +25,12 @@ from p3kit.spec import (
 )
 from p3kit.spec.checking import spec_model
 from p3kit.spec.expansion import PACKS, read_pack
-from p3kit.spec.interventions import VERBS
+from p3kit.spec.interventions import VERBS, symptoms_of
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import SAMPLE_SYMBOLS, Weights, parse_range
+from p3kit.spec.notes import notes
 from p3kit.spec.schema import schema_text
+from p3kit.symptoms import SYMPTOMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,11 +180,43 @@ def test_every_verb_can_be_written() -> None:
         {"note": "done"},
     ]
     assert [next(iter(action)) for action in actions] == list(VERBS)
-    rule = {"id": "all", "on": {"any": ["policy.hold", {"not": "policy.uniform"}]}, "do": actions}
+    rule = {"id": "all", "check": "minibatch", "on": {"any": ["policy.hold", {"not": "policy.uniform"}]}, "do": actions}
     tables = {"name": "x", "symbols": ["AAPL"], "intervention": [rule]}
     spec = resolve_spec(tables, "a test")
     assert [type(action) for action in spec.intervention[0].actions()] == list(VERBS.values())
     assert resolve_spec(spec.model_dump(mode="json"), "again") == spec
+
+
+CANNOT_MOVE = {
+    "obs.scale": "observation.normalize is a word, read once",
+    "multi.interference": "reward.scaling is a word, read once; and no agent alone may slow the others down",
+    "net.rank": "follows opt.step_too_big, net.dormant or a reward row, each of which has a rule",
+}
+"""Rows that a catalogue's change mends and no rule of the pack: why."""
+
+
+def test_the_guide_pack_has_a_rule_for_what_can_be_repaired() -> None:
+    """Every row with an automatic repair, and every row of the guide that it wants looked at, has a rule on it."""
+    spec = resolve_spec({"name": "x", "symbols": ["AAPL"], "interventions": "guide"}, "a test")
+    covered = {name for rule in spec.intervention for name in symptoms_of(rule)}
+    repairable = {row.id for row in SYMPTOMS.values() if row.automatic}
+    assert repairable - covered == set(CANNOT_MOVE)
+    looked_at = {"gen.gap", "reward.bimodal", "reward.corr", "reward.one_sign", "reward.tail"}
+    assert looked_at | {"policy.early_entropy", "run.oom"} <= covered
+
+
+def test_what_the_pack_changes_for_a_while_has_an_end() -> None:
+    """The guide says "temporarily" of the entropy bonus against all HOLD and of the weights; a bonus pays for churn."""
+    spec = resolve_spec({"name": "x", "symbols": ["AAPL"], "interventions": "guide"}, "a test")
+    for name in ("guide-all-hold-entropy", "guide-all-hold-penalties", "guide-all-hold-diversity"):
+        (rule,) = [rule for rule in spec.intervention if rule.id == name]
+        assert all(action.until != "permanent" for action in rule.actions())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["phase3", "smoke"])
+def test_nothing_in_the_pack_is_left_unapplied(name: str) -> None:
+    loaded = load_spec(ROOT / "specs" / f"{name}.toml", ['interventions="guide"'])
+    assert not [note for note in notes(loaded) if "not applied" in note or "guide-" in note]
 
 
 def test_the_mode_follows_the_interventions(spec: Spec) -> None:

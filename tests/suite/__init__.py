@@ -3,6 +3,7 @@
     python -m tests.suite --quick                      every fault once and a few controls, about four CPU minutes
     python -m tests.suite --full                       all strengths and seeds, controls by the dozen, about an hour
     python -m tests.suite --rejudge DIR [--rules FILE] judge stored runs anew; nothing is trained
+    python -m tests.suite --repair --seeds 3           faults healthy, sick and repaired; controls under the rules
     python -m tests.suite --admission F11 F12          does a fault hurt? ten seeds with it against ten without
 
 - `base.toml` is the healthy run; `faults/F01.toml` and `controls/C01.toml` are overlays on it (`cases.py`)

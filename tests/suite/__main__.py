@@ -17,6 +17,7 @@ from p3kit.errors import P3kitError
 from p3kit.plan import provenance
 from p3kit.spec import load_rules
 from tests.suite.cases import Case, load_controls, load_faults
+from tests.suite.repair import measure
 from tests.suite.runs import Job, plan, train
 from tests.suite.scoring import Outcome, accepted, judge_live, stored_runs
 from tests.suite.tables import as_document, as_markdown
@@ -41,6 +42,7 @@ QUICK_CONTROLS = ("C01", "C02", "C05", "C09", "C10", "C11")
     help="Judge the runs stored in this folder anew. Repeatable.",
 )
 @click.option("--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Thresholds to judge by.")
+@click.option("--repair", is_flag=True, help="Repairable faults healthy, sick and repaired; controls under the rules.")
 @click.option("--admission", is_flag=True, help="Does the fault hurt? Ten seeds with it against ten without.")
 @click.option("--runs", "root", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/suite"))
 @click.option("--trainer", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="In place of ppo.py.")
@@ -54,6 +56,7 @@ def main(
     calibrate: bool,
     rejudge: tuple[Path, ...],
     rules: Path | None,
+    repair: bool,
     admission: bool,
     root: Path,
     trainer: Path | None,
@@ -70,12 +73,17 @@ def main(
         _tell(outcomes, cases, output, "python -m tests.suite --rejudge DIR")
         return
     first = CALIBRATION_SEEDS if calibrate else SCORE_SEEDS
+    if repair:
+        of_faults, of_controls = range(first, first + (seeds or 1)), range(first, first + max(2 * (seeds or 1), 5))
+        command = " ".join(["python -m tests.suite", *sys.argv[1:]])
+        measure(cases, only, of_faults, of_controls, root, trainer, jobs, output, command)
+        return
     if admission:
         planned = _admission_jobs(cases, only, first)
     elif quick or full or only:
         planned = _jobs(cases, only, full, seeds or (5 if full else 1), first)
     else:
-        raise click.UsageError("say --quick, --full, --only ID, --admission or --rejudge DIR")
+        raise click.UsageError("say --quick, --full, --only ID, --admission, --repair or --rejudge DIR")
     outcomes = _run(planned, root, trainer, jobs, overridden)
     if admission:
         _tell_admission(outcomes, cases)

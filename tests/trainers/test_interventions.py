@@ -51,7 +51,18 @@ COST = {
     "on": later(0.3),
     "do": [{"set": "reward.weights.cost", "to": 0.9, "until": {"env_steps": 300}}, {"dump": "episode_replay"}],
 }
-ROOMY = {"diagnose.mode": "act", "diagnose.budget": {"lost_steps_pct": 100}}
+INSIDE = {  # from the third gradient step of an update on, once
+    "id": "inside",
+    "check": "minibatch",
+    "on": {"all": [later(0.55), {"metric": "policy/entropy", "op": ">", "value": 0.0}]},
+    "patience": 3,
+    "do": [{"scale": "learning_rate", "by": 0.1, "min": 1e-9, "until": {"gradient_steps": 4}}],
+}
+CUT_SHORT = INSIDE | {"id": "cut-short", "do": [{"early_stop_update": True}]}
+ANEW = {"id": "anew", "on": later(0.3), "do": [{"reinit": "dormant"}, {"reinit": "value_head"}]}
+FOR_ALL = {"id": "for-all", "scope": "run", "share": 0.5, "on": later(0.3), "max_times": 2,
+           "do": [{"scale": "clip_range", "by": 0.5, "min": 0.01, "until": {"updates": 1}}]}  # fmt: skip
+ROOMY = {"diagnose.mode": "act", "diagnose.budget": {"actions": 20, "lost_steps_pct": 100}}
 
 
 def run(trainer: str, folder: Path, changes: dict[str, Any]) -> RunDir:
@@ -99,7 +110,9 @@ def test_a_modifier_is_in_force_from_the_next_update_on(trainer: str, tmp_path: 
 def test_a_stacked_agent_gets_what_it_gets_alone(tmp_path: Path) -> None:
     """Rollbacks too: its part of the stack goes back, its neighbour's does not."""
     low = {"metric": "policy/entropy_norm", "op": "<", "value": 2.0}
-    changes = {"intervention": [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST], **ROOMY}
+    half = ANEW | {"do": [{"reinit": "policy_head"}]}
+    rules = [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST, half, CUT_SHORT | {"on": INSIDE["on"]}]
+    changes = {"intervention": rules, **ROOMY}
     alone = run("ppo", tmp_path, changes)
     stacked = run("ppo_stacked", tmp_path, changes)
     assert [e["keys"] for e in fired(alone)] == [e["keys"] for e in fired(stacked)]
@@ -146,14 +159,18 @@ def test_an_update_without_a_finite_step_is_survived_by_a_rollback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = load_trainer("ppo")
-    whole, calls = module.ppo_loss, 0
+    whole, update_of, updates = module.ppo_loss, module.compute_gae, 0
+
+    def counts(*arguments: Any, **words: Any) -> Any:
+        nonlocal updates
+        updates += 1
+        return update_of(*arguments, **words)
 
     def breaks(*arguments: Any, **words: Any) -> Any:
-        nonlocal calls
-        calls += 1
         loss, stats = whole(*arguments, **words)
-        return (loss * float("nan") if 11 <= calls <= 20 else loss), stats  # the whole of the second update
+        return (loss * float("nan") if updates == 2 else loss), stats
 
+    monkeypatch.setattr(module, "compute_gae", counts)
     monkeypatch.setattr(module, "ppo_loss", breaks)
     rule = {
         "id": "nan",
@@ -168,9 +185,29 @@ def test_an_update_without_a_finite_step_is_survived_by_a_rollback(
     assert (event["row"], event["global_step"], event["checkpoint"]) == ("num.nan", 600, "init")
     (dumped,) = done.replays.iterdir()
     assert set(json.loads(dumped.read_text())["gradient_steps"]["diag/nonfinite"]) == {1.0}
-    calls = 0
+    updates = 0
     (failed,) = train(module, tmp_path, "ppo", {"symbols": ["AAA"], "diagnose.mode": "off"})
     assert failed.status()["state"] == "failed"
+
+
+def test_inside_an_update_a_nan_of_the_data_is_no_explosion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the rollout shows already is known there: nothing hides a fault of the data."""
+    from p3kit.env import TradingEnv
+
+    whole = TradingEnv.observe
+
+    def broken(env: TradingEnv, *arguments: Any) -> torch.Tensor:
+        seen = whole(env, *arguments)
+        return seen if env._replay else seen.index_fill(-1, torch.tensor([0]), float("nan"))
+
+    monkeypatch.setattr(TradingEnv, "observe", broken)
+    monkeypatch.setattr(TradingEnv, "observation_stats", lambda *_: (torch.tensor(float("nan")), torch.tensor(0.0)))
+    causes = ["num.nan:explosion", "num.nan:numerics"]
+    rule = {"id": "nan", "on": causes, "check": "minibatch", "do": [{"scale": "learning_rate", "by": 0.3, "min": 1e-5}]}
+    seen = rule | {"id": "seen", "on": "num.nan:observation", "do": [{"note": "the data"}]}
+    (done,) = train(load_trainer("ppo"), tmp_path, "ppo", {"symbols": ["AAA"], "intervention": [rule, seen], **ROOMY})
+    assert done.status()["state"] == "failed"
+    assert {(event["id"], event["gradient_step"]) for event in fired(done)} == {("seen", 1)}
 
 
 @pytest.mark.parametrize(("how", "state"), [("fail", "failed"), ("done", "done")])
@@ -232,7 +269,7 @@ def test_the_journal_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["diagnose", done.name, "--runs", str(done.path.parent)])
     told = " ".join(result.output.split())
     assert "Interventions: 1 fired, 1 released" in told
-    assert "reward.weights.cost 0.15 → 0.9, dump episode_replay" in told
+    assert "reward.weights.cost 0.15 → 0.9, episode_replay written to replays/" in told
     assert "its 300 env steps are over" in told
     result = CliRunner().invoke(main, ["diagnose", done.name, "--json", "--runs", str(done.path.parent)])
     (agent,) = json.loads(result.output)
@@ -266,6 +303,158 @@ def test_a_broken_contract_stops_a_strict_run(tmp_path: Path, monkeypatch: pytes
     for lenient in ({"diagnose.strict": False}, {"diagnose.mode": "off"}):
         (done,) = train(module, tmp_path, "ppo", short | lenient)
         assert done.status()["state"] == "done"
+
+
+# --- inside an update -------------------------------------------------------------------------------------------------
+
+
+def net_of(run: RunDir, checkpoint: str = "last") -> dict[str, torch.Tensor]:
+    state = part("trainer", load_checkpoint(run.checkpoint(checkpoint)))
+    return {key: value for key, value in state.items() if key.startswith(("net/", "heads/", "encoder/"))}
+
+
+def gradient_steps(run: RunDir, agent: str = "AAA") -> dict[int, float]:
+    series = run.series(agent)["diag/gradient_steps"]
+    return dict(zip(series.steps.tolist(), series.values.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_an_update_ends_at_the_gradient_step_that_shows_it(trainer: str, tmp_path: Path) -> None:
+    """What a rule changes is in force from the next gradient step on: a rate next to nothing is as good as an end."""
+    last = {"on": {"all": [later(0.95), INSIDE["on"]["all"][1]]}}  # type: ignore[index]
+    still = INSIDE | last | {"do": [{"set": "learning_rate", "to": 1e-12}]}
+    cut = run(trainer, tmp_path, {"intervention": [CUT_SHORT | last], **ROOMY})
+    slow = run(trainer, tmp_path, {"intervention": [still], **ROOMY})
+    whole = run(trainer, tmp_path, {"diagnose.mode": "off"})
+    (event,) = fired(cut)
+    assert (event["global_step"], event["gradient_step"], event["check"]) == (1_000, 3, "minibatch")
+    assert event["did"] == [{"early_stop_update": True}]
+    assert gradient_steps(whole) | {1_000: 3.0} == gradient_steps(cut)
+    assert gradient_steps(whole) == gradient_steps(slow)
+    for (name, one), other, free in zip(
+        net_of(cut).items(), net_of(slow).values(), net_of(whole).values(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-8, msg=name)
+        if "weight" in name and not name.startswith("encoder"):
+            assert not torch.allclose(one, free, rtol=0, atol=1e-8), name
+
+
+def test_one_agent_of_a_stack_ends_its_update_the_other_goes_on(tmp_path: Path) -> None:
+    free = run("ppo_stacked", tmp_path, {"diagnose.mode": "off"})
+    first = {agent: float(free.series(agent)["policy/hold_share"].values[0]) for agent in ("AAA", "BBB")}
+    holds = {"metric": "policy/hold_share", "op": ">", "value": sum(first.values()) / 2}
+    early = {"metric": "progress", "op": "<", "value": 0.65}
+    rule = CUT_SHORT | {"on": {"all": [holds, early, later(0.35)]}}
+    done = run("ppo_stacked", tmp_path, {"intervention": [rule]})
+    stopped = max(first, key=lambda agent: first[agent])
+    (other,) = set(first) - {stopped}
+    assert gradient_steps(done, stopped)[600] == 3
+    assert gradient_steps(done, other) == gradient_steps(free, other)
+    assert not fired(done, other)
+
+
+def test_a_symptom_is_judged_on_the_gradient_steps_so_far(tmp_path: Path) -> None:
+    rule = {
+        "id": "kl",
+        "on": "train.kl",
+        "check": "minibatch",
+        "do": [{"early_stop_update": True}, {"dump": "minibatch"}],
+    }
+    wild = {"ppo.learning_rate": 0.1, "ppo.n_epochs": 20, "ppo.total_timesteps": 300}
+    done = run("ppo", tmp_path, {"intervention": [rule], "diagnose.strict": False, **wild})
+    (event,) = fired(done)
+    assert (event["row"], event["global_step"]) == ("train.kl", 300)
+    assert gradient_steps(done) == {300: event["gradient_step"]}
+    (path,) = done.replays.iterdir()
+    assert len(json.loads(path.read_text())["gradient_steps"]["policy/kl_divergence"]) == event["gradient_step"]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_head_is_drawn_anew_and_nothing_else(trainer: str, tmp_path: Path) -> None:
+    rule = ANEW | {"on": later(0.95), "do": [{"reinit": "policy_head"}]}
+    whole, anew = (run(trainer, tmp_path, {"intervention": [one], **ROOMY}) for one in (NEVER, rule))
+    head = {"ppo": "net/policy.layers.2.", "ppo_stacked": "net/policy.2.", "ppo_shared": "heads/policy."}[trainer]
+    before, after = net_of(whole), net_of(anew)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {key for key in before if key.startswith(head)}
+    assert not any(after[key].any() for key in changed if key.endswith("bias"))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_dormant_units_are_drawn_anew(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p3kit.runtime.evidence.DORMANT", 1.0)  # whoever answers less than the average
+    rule = ANEW | {"on": later(0.95), "do": [{"reinit": "dormant"}]}
+    whole, anew = (run(trainer, tmp_path, {"intervention": [one], **ROOMY}) for one in (NEVER, rule))
+    before, after = net_of(whole), net_of(anew)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key.split("/")[0] for key in changed} == {"heads" if trainer == "ppo_shared" else "net"}
+    some = next(key for key in changed if key.endswith("weight"))
+    assert 0 < (before[some] != after[some]).float().mean() < 1, "others are left as they are"
+
+
+# --- what all agents share --------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_encoder_moves_no_more_and_the_heads_do(tmp_path: Path) -> None:
+    rule = {"id": "hold-still", "scope": "run", "on": later(0.5), "do": [{"freeze": "encoder"}]}
+    short = run("ppo_shared", tmp_path, {"ppo.total_timesteps": 300, "diagnose.mode": "off"})
+    done = run("ppo_shared", tmp_path, {"ppo.total_timesteps": 600, "intervention": [rule]})
+    free = run("ppo_shared", tmp_path, {"ppo.total_timesteps": 600, "diagnose.mode": "off"})
+    (event,) = [event for event in done.read_events("intervention") if event["decision"] == "fired"]
+    assert (event["agent"], event["agents"], event["global_step"]) == (None, ["AAA", "BBB"], 300)
+    then, now, moved = net_of(short), net_of(done), net_of(free)
+    for key in (key for key in now if key.startswith("encoder/")):
+        torch.testing.assert_close(now[key], then[key], rtol=0, atol=0)
+    assert any(not torch.equal(moved[key], then[key]) for key in now if key.startswith("encoder/"))
+    assert any(not torch.equal(now[key], then[key]) for key in now if key.startswith("heads/"))
+    assert all("intervened" in event["labels"] for event in done.read_events("verdict"))
+
+
+@pytest.mark.parametrize("trainer", ["ppo_stacked", pytest.param("ppo_shared", marks=pytest.mark.slow)])
+def test_a_rule_for_the_run_changes_every_agent(trainer: str, tmp_path: Path) -> None:
+    done = run(trainer, tmp_path, {"intervention": [FOR_ALL | {"max_times": 1}], "diagnose.mode": "act"})
+    events = done.read_events("intervention")
+    assert [(e["decision"], e["agents"], e["global_step"]) for e in events][:2] == [
+        ("fired", ["AAA", "BBB"], 300), ("released", ["AAA", "BBB"], 600),
+    ]  # fmt: skip
+    assert events[0]["keys"] == {"ppo.clip_range": [0.2, 0.1]}
+    for agent in done.agent_names():
+        assert done.series(agent)["effective/ppo.clip_range"].values.tolist() == [0.2, 0.1, 0.2, 0.2]
+        assert done.status()["agents"][agent]["interventions"] == 1
+        assert done.status()["agents"][agent]["last_intervention"].startswith("for-all released")
+
+
+def test_agents_are_judged_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from p3kit.runtime import interventions
+
+    seen: list[tuple[str, int, list[tuple[str, int]]]] = []
+    whole = interventions.judge
+
+    def spy(evidence: Any) -> Any:
+        seen.append((evidence.agent, evidence.last_step, [(peer.agent, peer.last_step) for peer in evidence.peers]))
+        return whole(evidence)
+
+    monkeypatch.setattr(interventions, "judge", spy)
+    run("ppo_stacked", tmp_path, {"ppo.total_timesteps": 600, "evaluation.every": 600})
+    assert seen[:4] == [
+        ("AAA", 300, [("BBB", 300)]),
+        ("BBB", 300, [("AAA", 300)]),
+        ("AAA", 600, [("BBB", 600)]),
+        ("BBB", 600, [("AAA", 600)]),
+    ]
+
+
+def test_a_trainer_that_does_not_know_what_is_asked_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from p3kit.runtime.run import Run
+
+    monkeypatch.setattr(Run, "reinitialised", lambda *_: iter(()))
+    done = run("ppo", tmp_path, {"intervention": [ANEW]})
+    assert done.status()["state"] == "failed"
+    assert 'does not do what an intervention asks for: reinit = "dormant"' in done.status()["message"]
+    monkeypatch.setattr(Run, "open_update", lambda *_: None)
+    monkeypatch.setattr(Run, "judge_minibatch", lambda *_: [])
+    done = run("ppo", tmp_path, {"intervention": [INSIDE]})
+    assert 'does not do what an intervention asks for: check = "minibatch"' in done.status()["message"]
 
 
 def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> None:
@@ -308,8 +497,10 @@ def replayed(original: RunDir, trainer: str) -> RunDir:
 def test_the_journal_alone_gives_the_same_weights(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = run(trainer, tmp_path, {"intervention": [ENTROPY, BACK, COST], **ROOMY})
-    assert len(fired(original)) == 3
+    rules = [ENTROPY, BACK, COST, ANEW, INSIDE, CUT_SHORT | {"max_times": 2}, FOR_ALL]
+    original = run(trainer, tmp_path, {"intervention": rules, **ROOMY})
+    assert {event["id"] for event in fired(original)} >= {rule["id"] for rule in rules if rule is not FOR_ALL}
+    assert "for-all" in {event["id"] for event in original.read_events("intervention")}
 
     def judges_nothing(_: Any) -> Any:
         raise AssertionError("a replay judged")
@@ -320,8 +511,8 @@ def test_the_journal_alone_gives_the_same_weights(
     assert same, told
     done = ("fired", "released", "verified", "failed")
     journals = [
-        [(e["id"], e["decision"], e["global_step"], e["keys"], e["checkpoint"]) for e in run.read_events("intervention")
-         if e["decision"] in done]
+        [(e["id"], e["decision"], e["global_step"], e.get("gradient_step"), e["keys"], e["checkpoint"])
+         for e in run.read_events("intervention") if e["decision"] in done]
         for run in (original, again)
     ]  # fmt: skip
     assert journals[0] == journals[1]
@@ -332,7 +523,7 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = [ENTROPY | {"verify": {"metric": "policy/entropy", "op": ">", "than": "before", "within": {"updates": 2}}}]
-    changes = {"intervention": [*rules, BACK, COST], **ROOMY}
+    changes = {"intervention": [*rules, BACK, COST, ANEW, INSIDE, CUT_SHORT, FOR_ALL], **ROOMY}
     whole = run(trainer, tmp_path / "whole", changes)
     for stops_at in (300, 600):
         asked = {"at": stops_at}

@@ -222,7 +222,7 @@ def test_the_encoder_follows_the_mean_of_what_the_agents_ask_for_each_clipped_by
     gradients["b"][2, 0] = math.nan  # one is broken
     live = torch.tensor([True, True, True, False])  # and one has stopped
     moves = moves_of(shared, gradients, knobs, live)
-    found = shared.share_gradient(gradients, moves, torch.zeros(()), knobs, 0.5, None)
+    found = shared.share_gradient(gradients, moves, torch.zeros(()), knobs, 0.5, None, torch.tensor(True))
     flat = torch.cat([g.flatten(1) for g in gradients.values()], 1)
     heard = [flat[k] * min(1.0, 0.5 / float(flat[k].norm())) for k in (0, 1)]
     mean = (heard[0] + heard[1]) / 2
@@ -243,12 +243,27 @@ def test_where_nobody_moves_the_encoder_stands_still(shared: ModuleType) -> None
     knobs = small_problem(shared, agents=2)[4]
     gradients = {"a": torch.full((2, 3, 3), math.nan)}
     moves = moves_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
-    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, 0.5, None)
+    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(True))
     weights = {"a": torch.randn(3, 3)}
     before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
     shared.adamw_step(weights, first, second, found.gradient, found.moves)
     assert torch.equal(weights["a"], before)
     assert torch.equal(first["a"], torch.ones(3, 3))
+    assert found.steps == 4
+
+
+def test_a_frozen_encoder_stands_still_whatever_the_agents_ask_for(shared: ModuleType) -> None:
+    knobs = small_problem(shared, agents=2)[4]
+    torch.manual_seed(3)
+    gradients = {"a": torch.randn(2, 3, 3)}
+    moves = moves_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
+    assert bool(moves.taken.all())
+    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(False))
+    weights = {"a": torch.randn(3, 3)}
+    before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
+    shared.adamw_step(weights, first, second, found.gradient, found.moves)
+    assert torch.equal(weights["a"], before)
+    assert torch.equal(second["a"], torch.ones(3, 3))
     assert found.steps == 4
 
 

@@ -1,0 +1,56 @@
+"""New initial weights for a part of a net, in place: what the verb `reinit` asks for.
+
+A net is told as its bodies (policy, value), each a list of layers from the observation to the output. A layer is views
+of its weight (out, in) and bias (out,), whatever the trainer's own tensors look like; writing to them changes the net.
+The optimiser's moments are told in the same shape and begin at 0 again; its count of steps stays, as in ReDo (Sokar et
+al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from p3kit.runtime.evidence import dormant_units
+
+Layer = tuple[Tensor, Tensor]
+"""Weight (out, in) and bias (out,)."""
+Bodies = Mapping[str, Sequence[Layer]]
+"""Layers by body, from the first to the output."""
+
+
+@torch.no_grad()
+def reinit_head(net: Bodies, fresh: Bodies, moments: Sequence[Bodies], body: str, layers: int = 1) -> None:
+    """Give the last `layers` layers of a body the weights that `fresh` has there."""
+    for number in range(-layers, 0):
+        for own, new in zip(net[body][number], fresh[body][number], strict=True):
+            own.copy_(new)
+        for moment in moments:
+            for own in moment[body][number]:
+                own.zero_()
+
+
+@torch.no_grad()
+def reinit_dormant(
+    net: Bodies, fresh: Bodies, moments: Sequence[Bodies], activations: Mapping[str, Sequence[Tensor]]
+) -> int:
+    """Give every dormant hidden unit the incoming weights that `fresh` has there, no bias, and outgoing weights of 0,
+    so that what the net says stays nearly the same and the unit can learn. Returns how many there were.
+
+    `activations` are (B, H) per hidden layer of each body: the first ones of its layers, as many as are given.
+    """
+    found = 0
+    for body, hidden in activations.items():
+        for number, activation in enumerate(hidden):
+            dormant = dormant_units(activation)
+            found += int(dormant.sum())
+            for own, new in zip(net[body][number], fresh[body][number], strict=True):
+                own[dormant] = new[dormant]
+            net[body][number + 1][0][:, dormant] = 0
+            for moment in moments:
+                for own in moment[body][number]:
+                    own[dormant] = 0
+                moment[body][number + 1][0][:, dormant] = 0
+    return found
