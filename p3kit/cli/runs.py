@@ -163,10 +163,10 @@ def _print_table(lines: Sequence[RunLine]) -> None:
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("run", no_wrap=True)
-    table.add_column("name", overflow="fold", min_width=8, max_width=16)
+    table.add_column("name", overflow="fold", min_width=6, max_width=16)
     table.add_column("state", no_wrap=True)
     table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("agents", overflow="fold", min_width=9, max_width=20)
+    table.add_column("agents", overflow="fold", min_width=8, max_width=20)
     table.add_column("best Sharpe", justify="right", no_wrap=True)
     table.add_column("verdict", min_width=8)
     table.add_column("age", justify="right", no_wrap=True)
