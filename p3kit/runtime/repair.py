@@ -143,8 +143,8 @@ class Repair:
         if self.is_on:
             self.record.take(row for row in rows if row["agent"] == self.agent.name)
             for event in events:
-                if event.get("agent") in (None, self.agent.name):
-                    self.record.take_event(event)
+                if concerns(event, self.agent.name):
+                    self.record.take_event(for_agent(event, self.agent.name))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
