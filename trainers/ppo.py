@@ -465,8 +465,8 @@ def main() -> None:
             before = nn.utils.parameters_to_vector(parameters).detach()
             if run.judges_minibatches:
                 seen = sample_rows(rows, device)
-                obs_max_abs, _ = env.observation_stats(flat_index[seen], flat_account[seen])
-                known = {"reward/max_abs": reward.abs().max(), "diag/obs_max_abs": obs_max_abs}
+                obs_max = env.observation_stats(flat_index[seen], flat_account[seen])[0]
+                known = {"reward/max_abs": reward.abs().max(), "diag/obs_max_abs": obs_max}
                 run.open_update([agent], global_step + min(rows, left), known)
             update: list[Tensor] = []
             for epoch in range(args.n_epochs):

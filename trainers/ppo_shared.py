@@ -1041,11 +1041,8 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         learning = [k for k, agent in enumerate(agents) if agent in running]
         if run.judges_minibatches:
             seen = sample_rows(rows, device)
-            stats = [env.observation_stats(flat_index[k, seen], flat_account[k, seen]) for k in range(count)]
-            known = {
-                "reward/max_abs": reward.abs().amax((0, 1)),
-                "diag/obs_max_abs": torch.stack([s[0] for s in stats]),
-            }
+            obs_max = [env.observation_stats(flat_index[k, seen], flat_account[k, seen])[0] for k in range(count)]
+            known = {"reward/max_abs": reward.abs().amax((0, 1)), "diag/obs_max_abs": torch.stack(obs_max)}
             run.open_update(agents, global_step + learnt, known)
         for epoch in range(args.n_epochs):
             order = orders[:, epoch]

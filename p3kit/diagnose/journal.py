@@ -53,15 +53,29 @@ def in_short(entry: Entry) -> str:
     """What an entry changed, in a few words: `ppo.ent_coef 0.01 → 0.05, back to init`."""
     parts = [f"{key} {_short(before)} → {_short(after)}" for key, (before, after) in (entry.get("keys") or {}).items()]
     if entry.get("checkpoint"):
-        parts.append(f"back to {entry['checkpoint']}")
+        parts.append(back_to(entry["checkpoint"]))
     return ", ".join([*parts, *did_in_words(entry)])
 
 
 def did_in_words(entry: Entry) -> list[str]:
     """What an entry did beside moving keys and going back: `update ended`."""
-    return [_DID[verb].format(what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
+    told = [(verb, what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
+    return [_DID[verb].format(what if verb == "note" else _PARTS.get(what, what)) for verb, what in told]
 
 
+def back_to(checkpoint: str) -> str:
+    """`back to init`, `back to step 49k`."""
+    name, _, step = checkpoint.partition("-")
+    return f"back to step {format_steps(int(step))}" if name == "good" and step.isdigit() else f"back to {checkpoint}"
+
+
+_PARTS = {
+    "dormant": "dormant units",
+    "policy_head": "policy head",
+    "value_head": "value head",
+    "episode_replay": "episodes",
+    "minibatch": "gradient steps",
+}
 _DID = {
     "reinit": "{} drawn anew",
     "freeze": "{} frozen",

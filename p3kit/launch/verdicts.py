@@ -108,7 +108,10 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
         title += ", SYNTHETIC data: nothing is said about a real market"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if judged:
-        parts += ["", _grades(judged), "", _returns(judged), ""]
+        parts += ["", _grades(judged)]
+        if any(result.intervened for result in judged):
+            parts.append(Text("* intervened while training: p3kit diagnose RUN tells what was done", style="dim"))
+        parts += ["", _returns(judged), ""]
     parts += [_remark(result) for result in results]
     if len(judged) > 1:
         parts.append(Text(_tally(judged), style="bold"))
@@ -120,7 +123,7 @@ def _grades(judged: Sequence[AgentResult]) -> Table:
     for result in judged:
         table.add_row(
             _label(result),
-            Text.assemble((result.grade, _COLOURS.get(result.grade, "")), "\nintervened" if result.intervened else ""),
+            Text(f"{result.grade}{'*' if result.intervened else ''}", style=_COLOURS.get(result.grade, "")),
             _with_interval(result.metric("sharpe_ratio"), result.told("sharpe_interval")),
             f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
             number(result.metric("max_drawdown"), ".3f"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_number, format_steps
+from p3kit.diagnose.journal import back_to
 from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
 from p3kit.report.pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
 from p3kit.report.summary import AgentSummary, Experiment, Outcome
@@ -262,7 +263,7 @@ def _outcome(outcome: Outcome) -> str:
     turns = f" in {outcome.turns} turns" if outcome.turns > 1 else ""
     done = [f"{plain(key)} {_value(v[0])} → {_value(v[1])}{turns}" for key, v in outcome.keys.items()]
     if outcome.rolled_back_to:
-        done.insert(0, f"back to {plain(outcome.rolled_back_to)}")
+        done.insert(0, plain(back_to(outcome.rolled_back_to)))
     done += map(plain, outcome.did)
     line = f"{', '.join(done) or 'nothing moved'} {'from' if turns else 'at'} {format_steps(outcome.global_step)}"
     if turns:

@@ -262,7 +262,7 @@ class Engine:
 
     def _examine_inside(self) -> None:
         """Judge anew the symptoms that rules inside the update are on; the others stand as they did after the last."""
-        named = {name for rule in self.inside for name in symptoms_of(rule)}
+        named = DETECTORS.keys() & {name for rule in self.inside for name in symptoms_of(rule)}
         self.open = dict(self._open_after_update)
         if named:
             evidence = self.record.evidence_inside(self.clock.env_steps, self.undone)

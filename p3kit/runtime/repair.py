@@ -143,8 +143,8 @@ class Repair:
         if self.is_on:
             self.record.take(row for row in rows if row["agent"] == self.agent.name)
             for event in events:
-                if event.get("agent") in (None, self.agent.name):
-                    self.record.take_event(event)
+                if concerns(event, self.agent.name):
+                    self.record.take_event(for_agent(event, self.agent.name))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -203,6 +203,8 @@ class Repair:
         agent, step = self.agent, self._update_ends_at or self.agent.global_step
         if self._rollout is None and kind == "episode_replay":
             return
+        if self.engine.journal is not None and self._update_ends_at is not None:
+            return  # a replay does not look at gradient steps: it has nothing of this update to write yet
         content: dict[str, Any] = {"agent": agent.name, "global_step": step, "intervention": rule}
         content["synthetic"] = bool(agent.market and agent.market[agent.symbol].synthetic)
         if kind == "episode_replay" and self._rollout is not None:

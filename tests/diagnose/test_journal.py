@@ -28,11 +28,15 @@ def printed(*entries: dict[str, Any]) -> str:
     [
         ({}, "ppo.ent_coef 0.01 → 0.05"),
         ({"checkpoint": "init"}, "ppo.ent_coef 0.01 → 0.05, back to init"),
-        ({"keys": {}, "did": [{"reinit": "dormant"}, {"freeze": "encoder"}]}, "dormant drawn anew, encoder frozen"),
+        ({"checkpoint": "good-000049152"}, "ppo.ent_coef 0.01 → 0.05, back to step 49k"),
+        (
+            {"keys": {}, "did": [{"reinit": "dormant"}, {"freeze": "encoder"}]},
+            "dormant units drawn anew, encoder frozen",
+        ),
         ({"keys": {}, "did": [{"early_stop_update": True}, {"stop": "done"}]}, "update ended, training ended (done)"),
         (
             {"keys": {}, "did": [{"dump": "minibatch", "episodes": 2}, {"note": "look"}]},
-            "minibatch written to replays/, look",
+            "gradient steps written to replays/, look",
         ),
     ],
 )

@@ -200,8 +200,9 @@ def test_intervened_runs_are_labelled_in_the_verdicts_and_in_the_list(runs):
 
     made = [intervened("AAPL", "done", verdict()), intervened("AMD", "failed", None), runs("BAC", "done", verdict())]
     text = "\n".join(rendered(made))
-    assert "run-1/AAPL  PASS  " in text
-    assert "\n            intervened" in text
+    assert "run-1/AAPL  PASS*  " in text
+    assert "run-3/BAC   PASS   " in text
+    assert "* intervened while training" in text
     assert "constant · intervened" in text
     assert "run-2/AMD failed, intervened" in text
     assert text.endswith("2 agents: 2 PASS; 0 shown to beat buy-and-hold; 1 intervened")

@@ -57,7 +57,7 @@ def test_a_page_of_two_runs(tmp_path: Path, golden: Golden) -> None:
 def test_who_was_intervened_is_said_in_the_tables(tmp_path: Path) -> None:
     make_run(tmp_path)
     intervene(make_run(tmp_path, best_sharpe=0.9), "fired", 31_000, keys={"ppo.ent_coef": [0.01, 0.05]})
-    page = render_comparison(compare(tmp_path, ["run-1", "run-2"]))
+    page = " ".join(render_comparison(compare(tmp_path, ["run-1", "run-2"])).split())
     assert "| intervened while training | 0 of 1 | 1 of 1 |" in page
     assert "| AAPL (intervened: right) |" in page
 

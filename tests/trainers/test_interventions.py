@@ -269,7 +269,7 @@ def test_the_journal_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["diagnose", done.name, "--runs", str(done.path.parent)])
     told = " ".join(result.output.split())
     assert "Interventions: 1 fired, 1 released" in told
-    assert "reward.weights.cost 0.15 → 0.9, episode_replay written to replays/" in told
+    assert "reward.weights.cost 0.15 → 0.9, episodes written to" in told
     assert "its 300 env steps are over" in told
     result = CliRunner().invoke(main, ["diagnose", done.name, "--json", "--runs", str(done.path.parent)])
     (agent,) = json.loads(result.output)
@@ -360,10 +360,11 @@ def test_a_symptom_is_judged_on_the_gradient_steps_so_far(tmp_path: Path) -> Non
         "check": "minibatch",
         "do": [{"early_stop_update": True}, {"dump": "minibatch"}],
     }
-    wild = {"ppo.learning_rate": 0.1, "ppo.n_epochs": 20, "ppo.total_timesteps": 300}
-    done = run("ppo", tmp_path, {"intervention": [rule], "diagnose.strict": False, **wild})
+    strict = {"diagnose.rows": {"train.kl": {"critical": 1e-7}}, "ppo.total_timesteps": 300}
+    done = run("ppo", tmp_path, {"intervention": [rule], **strict})
     (event,) = fired(done)
     assert (event["row"], event["global_step"]) == ("train.kl", 300)
+    assert event["gradient_step"] == 2, "at the first one the policy is still the one that played"
     assert gradient_steps(done) == {300: event["gradient_step"]}
     (path,) = done.replays.iterdir()
     assert len(json.loads(path.read_text())["gradient_steps"]["policy/kl_divergence"]) == event["gradient_step"]
