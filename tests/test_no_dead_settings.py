@@ -46,7 +46,6 @@ EXCEPTIONS = {
 """Fields, or whole tables of them, that no run shows, and why."""
 
 NOT_YET = {
-    "intervention": 'intervention=[{id="again", on="net.dormant", do=[{reinit="dormant"}]}]',
     "tune": 'tune.space={"ppo.gamma"=[0.9, 0.99]}',
 }
 """Exceptions that a later version will use, each with an override that asks for it."""
