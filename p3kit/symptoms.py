@@ -799,7 +799,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Entropy falls too early",
             "1.2, 3.2",
             "warning",
-            "policy/entropy_norm below 0.35 for 3 ticks before 60% of training",
+            "policy/entropy_norm below 0.25 (the guide's end of training) for 3 ticks before 60% of training",
             (
                 Cause(
                     "ent_coef_low",

@@ -171,9 +171,10 @@ _AT_THE_START, _LARGE_BONUS = 0.99, 0.1
 """Share of the largest entropy that a fresh policy has, and twice the guide's largest ent_coef."""
 
 
-@detector("policy.early_entropy", "policy/entropy_norm", warn=0.35, minimum=3, patience=3)
+@detector("policy.early_entropy", "policy/entropy_norm", warn=0.25, minimum=3, patience=3)
 def entropy_falls_early(evidence: Evidence, row: Row) -> Finding:
-    """Guide 1.2: entropy → 0 quickly. Silent where HOLD is right: committing to it early is no fault."""
+    """Guide 1.2: entropy → 0 quickly: at 60% of training already below where the guide wants it at the end (0.26 of its
+    maximum; healthy runs were at 0.41 to 0.54). Silent where HOLD is right: committing to it early is no fault."""
     entropy = evidence.ticks("policy/entropy_norm")
     early = evidence.progress(entropy.steps) < 0.6
     span = sustained((entropy.values < row.warn) & early, row.patience, entropy.iterations)

@@ -104,7 +104,7 @@ def full_tier(cases: Sequence[Case], seeds: int, controls: int, first: int) -> l
     """Every case on its first seed, then on its second, and so on: a tier that is cut off has seen all of them.
 
     Every other control is short, so that false alarms of both lengths are counted; the base run is always long, being
-    what most faults are compared with. The guide's sizes come after the first two rounds.
+    what most faults are compared with. The guide's sizes come last.
     """
     rounds: list[list[Job]] = []
     for seed in range(max(seeds, controls)):
@@ -117,7 +117,7 @@ def full_tier(cases: Sequence[Case], seeds: int, controls: int, first: int) -> l
                 jobs.append(Job(case, first + seed, sizes))
         rounds.append(jobs)
     large = [Job(c, first, "guide") for c in cases if c.kind == "fault" and c.strength == "full" and _one_agent(c)]
-    return [job for jobs in [*rounds[:2], large, *rounds[2:]] for job in jobs]
+    return [job for jobs in [*rounds, large] for job in jobs]
 
 
 def _one_agent(case: Case) -> bool:

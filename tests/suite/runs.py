@@ -103,7 +103,7 @@ def train(
     Jobs that `root` already holds are handed out first and not trained again. After `until` (`time.monotonic`) none
     is begun.
     """
-    _import_what_all_need()
+    import_what_all_need()
     context = multiprocessing.get_context("fork")
     known = {kept.print: kept.run.path for kept in finished(root)}
     waiting: list[Job] = []
@@ -135,7 +135,7 @@ def cpu_seconds(run: Path) -> float:
     return float(spent.read_text()) if spent.exists() else 0.0
 
 
-def _import_what_all_need() -> None:
+def import_what_all_need() -> None:
     """The first optimiser of a process imports a hundred modules: here once, and not in every child."""
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
