@@ -109,7 +109,7 @@ def full_tier(cases: Sequence[Case], seeds: int, controls: int, first: int) -> l
     rounds: list[list[Job]] = []
     for seed in range(max(seeds, controls)):
         jobs = []
-        for case in cases:
+        for case in sorted(cases, key=lambda case: case.kind == "fault"):  # healthy runs first: others are compared
             if case.kind == "fault" and seed < seeds - (case.strength != "full"):
                 jobs.append(Job(case, first + seed, "long"))
             elif case.kind != "fault" and seed < controls:
