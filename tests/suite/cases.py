@@ -117,7 +117,7 @@ def _faults_of(path: Path) -> list[Case]:
                 inject=strength.get("inject"),
                 harm=table["class"],
                 repairable=table["repairable"],
-                onset=float(table["onset"]),
+                onset=float(strength.get("onset", table["onset"])),
                 symptoms=tuple(table["symptoms"]),
                 causes=tuple(table["causes"]),
                 reference=_reference(path),

@@ -356,14 +356,12 @@ def low_biases(scene: Scene, value: float) -> None:
 
 
 @hook
-def out_of_memory(scene: Scene, update: int) -> None:
+def out_of_memory(scene: Scene, after: float) -> None:
+    """The first update after a share of training finds no memory."""
     gae = scene.trainer.compute_gae
-    calls = 0
 
     def refused(*arguments: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == update:
+        if scene.after(after):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         result: Tensor = gae(*arguments)
         return result
