@@ -110,7 +110,8 @@ def full_tier(cases: Sequence[Case], seeds: int, controls: int, first: int) -> l
     for seed in range(max(seeds, controls)):
         jobs = []
         for case in sorted(cases, key=lambda case: case.kind == "fault"):  # healthy runs first: others are compared
-            if case.kind == "fault" and seed < seeds - (case.strength != "full"):
+            wanted = min(seeds - (case.strength != "full"), case.most_seeds or seeds)
+            if case.kind == "fault" and seed < wanted:
                 jobs.append(Job(case, first + seed, "long"))
             elif case.kind != "fault" and seed < controls:
                 sizes: Sizes = "short" if case.kind == "control" and seed % 2 and case.name != BASE else "long"

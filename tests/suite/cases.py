@@ -56,6 +56,8 @@ class Case:
         """Whether the fault is on the published list; X01 and on are there to see how the rules generalise."""
         return self.id.startswith("F")
 
+    most_seeds: int | None = None
+    """Where seeds change nothing and a run takes long by the clock."""
     reference: str = BASE
     """The case that a fault is compared with: the market, the net and all else it needs to show, and nothing wrong."""
 
@@ -120,6 +122,7 @@ def _faults_of(path: Path) -> list[Case]:
                 onset=float(strength.get("onset", table["onset"])),
                 symptoms=tuple(table["symptoms"]),
                 causes=tuple(table["causes"]),
+                most_seeds=table.get("most_seeds"),
                 reference=_reference(path),
             )
         )
