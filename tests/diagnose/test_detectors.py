@@ -281,7 +281,7 @@ def test_a_gross_breach_is_not_waited_for(
     symptom: str, fault: Any, ticks: int, changed: dict[str, Any], tmp_path: Path
 ) -> None:
     def after_ticks(count: int) -> Finding:
-        until = (count + 0.5) * TICK / 100_000
+        until = count * TICK / 100_000
         run = make_run(tmp_path, spec=spec_with(**changed), fault=fault, until=until, state="running")
         return finding(judged(run), symptom)
 

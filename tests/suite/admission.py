@@ -65,13 +65,14 @@ def _judged(case: Case, sick: Sequence[Outcome], outcomes: Sequence[Outcome]) ->
 
 
 def _verdict(case: Case, found: Admission, sick: Sequence[Outcome]) -> Verdict:
+    comparable = len(found.healthy) > 1
+    if comparable and found.p < 0.05 and found.effect > 1:
+        return "harmful"
+    if case.harm == "contract":  # before "lost": the diagnosis itself stops some of these
+        return "contract"
     if all(outcome.state != "done" for outcome in sick):
         return "lost"
-    if len(found.healthy) > 1 and found.p < 0.05 and found.effect > 1:
-        return "harmful"
-    if case.harm == "contract":
-        return "contract"
-    return "no harm" if len(found.healthy) > 1 else "unknown"
+    return "no harm" if comparable else "unknown"
 
 
 def _scores(outcomes: Sequence[Outcome]) -> tuple[float, ...]:

@@ -191,13 +191,20 @@ def scale_feature(scene: Scene, by: float) -> None:
 @hook
 def shuffle_features(scene: Scene) -> None:
     """The features of some other bar, always the same one: ratio and mask stay right, only the sense is lost."""
-    scene.on_features(lambda env, table: table[torch.randperm(len(table), generator=scene.generator)])
+
+    def change(env: Env, table: Tensor) -> Tensor:
+        whole = table.isfinite().all(1).nonzero().squeeze(1)  # the first bars have no look-back
+        shuffled = table.clone()
+        shuffled[whole] = table[whole[torch.randperm(len(whole), generator=scene.generator)]]
+        return shuffled
+
+    scene.on_features(change)
 
 
 @hook
 def late_features(scene: Scene, bars: int) -> None:
     """Observations that lag: the newest `bars` bars are missing."""
-    scene.on_features(lambda env, table: table.roll(bars, 0))
+    scene.on_features(lambda env, table: torch.cat([table[:bars], table[:-bars]]))
 
 
 @hook

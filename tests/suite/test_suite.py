@@ -133,7 +133,8 @@ def test_what_does_no_harm_is_no_fault() -> None:
     assert admit(kind, CASES)["F11.full"].verdict == "no harm"
     mask = CASES["F17.full"]
     assert admit([*runs, outcome(mask, score=3.2)], CASES)["F17.full"].verdict == "contract"
-    assert admit([*runs, replace(outcome(mask), state="failed")], CASES)["F17.full"].verdict == "lost"
+    nan = CASES["F13.full"]
+    assert admit([*runs, replace(outcome(nan, score=3.2), state="failed")], CASES)["F13.full"].verdict == "lost"
     assert admit([outcome(CASES["F01.full"])], CASES)["F01.full"].verdict == "unknown"
 
 
