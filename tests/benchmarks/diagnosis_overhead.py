@@ -54,16 +54,16 @@ Measured = dict[str, Any]
 FIVE = ["AAPL", "AMD", "BAC", "HD", "JNJ"]
 WORKLOADS: dict[str, tuple[str, Tables]] = {
     "guide": (
-        "`ppo`, the guide's sizes (8 × 2048, batch 64, 10 epochs), 65,536 steps",
-        {"trainer": "ppo", "symbols": ["AAPL"], "ppo": {"total_timesteps": 65_536}},
+        "`ppo`, the guide's sizes (8 × 2048, batch 64, 10 epochs), 32,768 steps",
+        {"trainer": "ppo", "symbols": ["AAPL"], "ppo": {"total_timesteps": 32_768}},
     ),
     "short": (
-        "`ppo`, short updates (32 × 128, batch 512, 4 epochs, window 1), 98,304 steps: 32 gradient steps a record",
+        "`ppo`, short updates (32 × 128, batch 512, 4 epochs, window 1), 49,152 steps: 32 gradient steps a record",
         {
             "trainer": "ppo",
             "symbols": ["AAPL"],
             "env": {"num_envs": 32, "window": 1},
-            "ppo": {"total_timesteps": 98_304, "n_steps": 128, "batch_size": 512, "n_epochs": 4},
+            "ppo": {"total_timesteps": 49_152, "n_steps": 128, "batch_size": 512, "n_epochs": 4},
         },
     ),
     "stacked": (
