@@ -3,6 +3,7 @@
     python -m tests.suite --quick                      short runs: every fault once, a few healthy ones
     python -m tests.suite --full --output FILE         long runs: all strengths, healthy runs by the dozen; an hour
     python -m tests.suite --full --calibrate           the same on the seeds that thresholds may be looked at on
+    python -m tests.suite --repair --seeds 3           faults healthy, sick and repaired; controls under the rules
     python -m tests.suite --rejudge DIR [--rules FILE] judge stored runs anew; nothing is trained
     python -m tests.suite --page                       the committed results into docs/diagnosis.md
 

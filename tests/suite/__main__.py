@@ -17,6 +17,7 @@ from p3kit.plan import provenance
 from p3kit.rundir import RunDir
 from p3kit.spec import load_rules
 from tests.suite.cases import BASE, Case, Sizes, load_cases
+from tests.suite.repair import measure
 from tests.suite.runs import Job, finished, train
 from tests.suite.scoring import Outcome, accepted, judge_live
 from tests.suite.tables import RESULTS, How, as_document, as_markdown, write_page
@@ -41,6 +42,7 @@ Judged = tuple[RunDir, Outcome]
     help="Judge the runs stored in this folder anew; nothing is trained. Repeatable.",
 )
 @click.option("--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Thresholds to judge by.")
+@click.option("--repair", is_flag=True, help="Repairable faults healthy, sick and repaired; controls under the rules.")
 @click.option("--page", is_flag=True, help="Write the committed results into docs/diagnosis.md.")
 @click.option(
     "--runs",
@@ -63,6 +65,7 @@ def main(
     calibrate: bool,
     rejudge: tuple[Path, ...],
     rules: Path | None,
+    repair: bool,
     page: bool,
     root: Path,
     minutes: float | None,
@@ -81,13 +84,18 @@ def main(
         judged = _rejudged(rejudge, cases, only, overridden)
         _tell(judged, cases, output, "python -m tests.suite --rejudge DIR")
         return
-    if not (quick or full or only):
-        raise click.UsageError("say --quick, --full, --only ID, --rejudge DIR or --page")
+    if not (quick or full or only or repair):
+        raise click.UsageError("say --quick, --full, --only ID, --repair, --rejudge DIR or --page")
     first = CALIBRATION_SEEDS if calibrate else SCORE_SEEDS
+    command = " ".join(["python -m tests.suite", *sys.argv[1:]])
+    if repair:
+        of_faults, of_controls = range(first, first + (seeds or 1)), range(first, first + max(2 * (seeds or 1), 5))
+        measure(cases, only, of_faults, of_controls, root, trainer, jobs, output, command)
+        return
     wanted = [case for case in cases.values() if not only or case.name in only or case.id in only]
     planned = full_tier(wanted, seeds or 3, controls, first) if full else quick_tier(wanted, seeds or 1, first, only)
     judged = _run(planned, root, trainer, jobs, overridden, minutes)
-    _tell(judged, cases, output, " ".join(["python -m tests.suite", *sys.argv[1:]]))
+    _tell(judged, cases, output, command)
 
 
 def quick_tier(cases: Sequence[Case], seeds: int, first: int, only: Sequence[str] = ()) -> list[Job]:
