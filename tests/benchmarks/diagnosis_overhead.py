@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "diagnosis.json"
 PAGE = ROOT / "docs" / "diagnosis.md"
 BEGIN, END = "<!-- overhead -->", "<!-- end of overhead -->"
+NOT_MEASURED = "Not measured yet: `python tests/benchmarks/diagnosis_overhead.py` on a machine with nothing else to do."
 Variant = Literal["on", "unwatched", "bare"]
 VARIANTS: tuple[Variant, ...] = ("on", "unwatched", "bare")
 Tables = dict[str, Any]

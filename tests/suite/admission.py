@@ -37,7 +37,8 @@ class Admission:
 
     @property
     def admitted(self) -> bool:
-        return self.verdict in ("harmful", "lost", "contract")
+        """Whether it counts: only what was seen to do no harm does not."""
+        return self.verdict != "no harm"
 
 
 def admit(outcomes: Sequence[Outcome], cases: Mapping[str, Case]) -> dict[str, Admission]:
