@@ -109,6 +109,8 @@ _TOLD = (
     ("cause_top_3", "cause, first three", 0.85),
 )
 _MOST_ALARMED, _LONGEST = 0.03, 0.10
+_ENOUGH_FAULTS, _ENOUGH_CONTROLS = 100, 130
+"""Runs below which a target is neither met nor missed."""
 
 
 def as_markdown(outcomes: Sequence[Outcome], cases: Cases, how: How) -> str:
@@ -136,22 +138,24 @@ def _totals(totals: Totals, of_all: Totals, runs: int) -> list[str]:
         score, loose = totals[key], of_all[key]
         if score["of"]:
             wanted = "" if target is None else f"≥ {target:.0%}"
-            met = "" if target is None else _met(score["share"] >= target)
+            met = "" if target is None else _met(score["share"] >= target, totals["recall"]["of"], _ENOUGH_FAULTS)
             lines.append(f"| {words} | {_score(score)} | {wanted} | {met} | {_score(loose)} |")
     alarmed = totals["controls_alarmed"]
     if alarmed["of"]:
-        met = _met(alarmed["share"] <= _MOST_ALARMED)
+        met = _met(alarmed["share"] <= _MOST_ALARMED, alarmed["of"], _ENOUGH_CONTROLS)
         lines.append(f"| healthy runs with a warning | {_score(alarmed)} | ≤ {_MOST_ALARMED:.0%} | {met} | |")
     if totals["recall"]["of"]:
         late, loose = totals["median_delay"], of_all["median_delay"]
-        met = _met(late is not None and late <= _LONGEST)
+        met = _met(late is not None and late <= _LONGEST, totals["recall"]["of"], _ENOUGH_FAULTS)
         said, other = ("never" if one is None else f"{one:.1%}" for one in (late, loose))
         lines.append(f"| median delay after onset, share of the budget | {said} | ≤ {_LONGEST:.0%} | {met} | {other} |")
     lines.append(f"| CPU seconds | {of_all['cpu_seconds']:,.0f} over {runs} runs | | | |")
     return lines
 
 
-def _met(met: bool) -> str:
+def _met(met: bool, runs: int, enough: int) -> str:
+    if runs < enough:
+        return f"not shown: {runs} of {enough} runs"
     return "met" if met else "**missed**"
 
 
@@ -248,7 +252,7 @@ def page_section() -> str:
     for name, path in RESULTS.items():
         outcomes, how = read_document(path)
         if name == "scored":
-            parts.append(as_markdown(outcomes, cases, how))
+            parts += [_left_out(outcomes, cases), as_markdown(outcomes, cases, how)]
         else:
             totals = summarise(_admitted(outcomes, cases, admit(outcomes, cases)), cases)
             parts.append(
@@ -257,7 +261,17 @@ def page_section() -> str:
                 f"cause in the first place {_score(totals['cause_top_1'])}, "
                 f"healthy runs with a warning {_score(totals['controls_alarmed'])} ({how})\n"
             )
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
+
+
+def _left_out(outcomes: Sequence[Outcome], cases: Cases) -> str:
+    """What of the full tier has not been run, in words."""
+    seen = {outcome.case for outcome in outcomes}
+    faults = [name for name, case in cases.items() if case.kind == "fault" and name not in seen]
+    large = any(outcome.sizes == "guide" for outcome in outcomes)
+    said = [f"{len(faults)} of {sum(c.kind == 'fault' for c in cases.values())} faults and strengths"] if faults else []
+    said += [] if large else ["the guide's sizes"]
+    return f"**Not run yet on these seeds:** {', '.join(said)}. The same command goes on with them.\n" if said else ""
 
 
 def write_page() -> None:

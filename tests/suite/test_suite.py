@@ -149,7 +149,7 @@ def test_results_are_read_back_as_they_were_written_and_told_in_full(tmp_path: P
     assert told["admission"]["F11.full"]["verdict"] == "harmful"
     text = as_markdown(runs, CASES, how)
     assert "runs of commit bbbbbbbbb+changes, judged by aaaaaaaaa; seeds 0 to 2" in text
-    assert "| symptom recall | 1/2 = 50% [9%, 91%] | ≥ 92% | **missed** |" in text
+    assert "| symptom recall | 1/2 = 50% [9%, 91%] | ≥ 92% | not shown: 2 of 100 runs |" in text
     assert "| F11.full an exploit opens: selling half pays | harmful: 3.2 → -1.1" in text
     assert "| 1/2 = 50% [9%, 91%] | `reward.share` 25% | 1/1 | opt.grad ×1 | 0/1 |" in text
     assert "- F11.full, seed 1, long: raised nothing; Sharpe -1.2" in text
