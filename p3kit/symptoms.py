@@ -313,7 +313,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Value Function Collapse",
             "1.2, 3.2, 6.1",
             "warning",
-            "value/explained_variance never above 0.08 in 5 ticks, and below the ridge reference by more than 0.1",
+            "value/explained_variance never above 0.08 in 5 ticks, and below the ridge reference by more than 0.1 (or never above "
+            "-0.5 in the 3 ticks after the first), while the policy does more than HOLD",
             (
                 Cause("reward_scale", "returns are too large or too small for the value head", (_SCALE_REWARD, _HUBER)),
                 Cause(
@@ -367,8 +368,8 @@ def _catalogue() -> dict[str, Symptom]:
             "PnL and Sharpe components should correlate",
             "2.4",
             "warning",
-            "rank correlation over 30 episodes of reward and equity won below 0.3, or of the pnl and sharpe components below "
-            "0.2 by two standard errors",
+            "rank correlation over 30 episodes of reward and equity won below 0.3 twice (or by 2.5 standard errors once), or of the "
+            "pnl and sharpe components below 0.2 by two standard errors",
             (
                 Cause(
                     "proxy",
@@ -737,7 +738,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Feature rank collapsed",
             "-",
             "warning",
-            "diag/feature_rank below a third of its first value",
+            "diag/feature_rank below a third of its first value; information where it fell slowly and no units are dormant",
             (
                 Cause("step_size", "together with too large steps", (_TENTH_LR,)),
                 Cause("plasticity", "fell slowly: too many epochs on the same data", (_HALVE_EPOCHS,), automatic=False),
@@ -767,7 +768,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Policy does not move",
             "-",
             "critical",
-            "policy/kl_divergence below 5e-5, or diag/update_ratio below 2e-4, for 5 ticks before 80% of training, with entropy left",
+            "policy/kl_divergence below 5e-5, or diag/update_ratio below 2e-4, for 5 ticks before 80% of training, with entropy left; "
+            "KL below 5e-6 for 2 ticks while more than half of the entropy is left",
             (
                 Cause("learning_rate", "the learning rate in force is close to 0", (_GUIDE_LR,)),
                 Cause("no_advantage", "advantages are all alike: the reward says nothing", automatic=False),
@@ -783,7 +785,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Random behaviour late in training",
             "1.2",
             "warning",
-            "policy/entropy_norm above 0.965 for 3 ticks after half of training",
+            "policy/entropy_norm above 0.965 for 3 ticks after half of training; above 0.99 after 15% where ent_coef is above 0.1",
             (
                 Cause("ent_coef_high", "the entropy bonus outweighs the policy gradient", (_LESS_ENTROPY,)),
                 Cause("frozen", "the policy hardly moves at all", automatic=False),
@@ -797,7 +799,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Entropy falls too early",
             "1.2, 3.2",
             "warning",
-            "policy/entropy_norm below 0.35 for 3 ticks before 60% of training",
+            "policy/entropy_norm below 0.25 (the guide's end of training) for 3 ticks before 60% of training",
             (
                 Cause(
                     "ent_coef_low",
@@ -854,7 +856,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Updates ignore the advantages",
             "-",
             "critical",
-            "diag/advantage_signal below 0.03 over 5 ticks while the policy moves (healthy: 0.07-0.4)",
+            "diag/advantage_signal below 0.03 over 5 ticks (or 0.015 over 3) in the first half of training while the policy moves "
+            "(healthy: 0.07-0.4), below 0 after it",
             (
                 Cause(
                     "misaligned", "advantages are shuffled against their steps: a fault of the trainer", automatic=False
@@ -893,7 +896,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Returns are badly scaled",
             "2.3",
             "warning",
-            "value/return_std above 50 or below 0.01, or reward/clipped_share above 10%",
+            "value/return_std above 50 or below 0.01 for 2 ticks (above 250 for one), reward/std below 1e-3 (1e-4 for one), or "
+            "reward/clipped_share above 10%",
             (
                 Cause("too_large", "returns are too large for the value head", (_SCALE_REWARD,)),
                 Cause("too_small", "returns are too small against the entropy bonus", (_SCALE_REWARD,)),
@@ -920,7 +924,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Observations out of scale",
             "2.3",
             "warning",
-            "diag/obs_max_abs above 50, or diag/obs_clipped_share above 2%",
+            "diag/obs_max_abs above 50 (above 250 for one tick, where observation.clip is off), or diag/obs_clipped_share above 2%",
             (
                 Cause(
                     "not_normalised",
@@ -971,8 +975,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Observations are off by one",
             "-",
             "critical",
-            "diag/obs_agreement below 0.5: correlation of the return that the newest observed bar shows and the P&L of the step "
-            "that led there, over rows that hold a position",
+            "diag/obs_agreement below 0.5 from the first tick (later: below 0.2 for 3): correlation of the return that the newest "
+            "observed bar shows and the P&L of the step that led there, over rows that hold a position",
             (
                 Cause(
                     "shuffled",

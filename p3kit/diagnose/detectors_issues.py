@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from p3kit.diagnose.evidence import TICK, Evidence, Floats, Span, Ticks, sustained, trailing
+from p3kit.diagnose.evidence import TICK, Evidence, Floats, Span, Ticks, breached, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.rows import (
     Row,
@@ -340,12 +340,13 @@ def _largest_rise(evidence: Evidence, span: Span, clock: Ticks) -> tuple[str, fl
     return best, finite[best]
 
 
-@detector("value.fail", "value/explained_variance", warn=0.08, minimum=6, patience=2)
+@detector("value.fail", "value/explained_variance", warn=0.08, minimum=6, patience=2, gross=4)
 def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     """Guide 3.2: explained variance below 0. Its ceiling is set by the noise of the market, so it is judged beside a
-    ridge regression on the same batch; below -0.5 for five ticks the value head is worse than a constant. A policy
+    ridge regression on the same batch; below -0.5 for three ticks after the first, the value head is worse than a
+    constant and does not mend. A policy
     that goes flat leaves returns that hardly vary within a rollout: a value head that follows their level has not
-    failed."""
+    failed, and one has little to say where nearly all is HOLD."""
     explained = evidence.ticks("value/explained_variance")
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     width = explained.rows_for(5)
@@ -353,9 +354,13 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     enough = np.arange(len(explained)) >= max(width, explained.rows_for(row.minimum) - 1)  # never counts the first row
     beaten = trailing(np.nan_to_num(reference - explained.values, nan=-np.inf), width, np.median) > 0.1
     follows = _explained_with_levels(evidence, explained, width) > row.warn
-    low = enough & ~follows & (best < row.warn)
+    hold = trailing(evidence.ticks("policy/hold_share").at(explained.steps), width, np.mean)
+    judged = enough & ~(follows | (hold > _MOSTLY_HOLD))
+    low = judged & (best < row.warn)
     held = explained.rows_for(row.patience, least=1)
-    span = sustained(low & (beaten | (best < -0.5)), held, explained.iterations)
+    best_yet = np.maximum.accumulate(np.append(-np.inf, explained.values[1:]))
+    useless = (np.arange(len(explained)) >= 3) & ~follows & (best_yet < -0.5)
+    span = breached(low & (beaten | (best < -0.5)), held, useless, 1, explained.iterations)
     if span is None:
         if np.all(np.isnan(reference)) and np.any(low):
             text = "explained variance is low, and only diag/ev_reference could tell that from an unpredictable market"
@@ -368,6 +373,9 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     return raised(
         evidence, row, explained, span, value, text, causes=_causes_of_value_failure(evidence, span, explained)
     )
+
+
+_MOSTLY_HOLD = 0.85
 
 
 def _explained_with_levels(evidence: Evidence, explained: Ticks, width: int) -> Floats:

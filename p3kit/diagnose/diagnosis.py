@@ -36,6 +36,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "env.stale_obs",
     ),
     "env.stale_obs": ("ppo.adv_std",),
+    "value.bootstrap": ("net.dead_relu", "net.dormant", "obs.scale", "num.nan"),  # one value for every observation
     "reward.tail": ("reward.explode", "ppo.adv_std"),
     "reward.one_sign": ("ppo.adv_std",),
     "ppo.adv_signal": ("ppo.adv_std", "obs.scale", "reward.tail", "reward.scale"),
@@ -68,14 +69,17 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "reward.share",
         "reward.scale",
     ),
-    "reward.bimodal": ("reward.hack", "reward.explode", "reward.share", "reward.tail"),
+    "reward.bimodal": ("reward.hack", "reward.explode", "reward.share", "reward.tail", "reward.scale"),
     "reward.corr": ("reward.hack", "reward.explode", "reward.share", "reward.tail", "ppo.adv_std"),
     "train.kl": ("opt.step_too_big",),
     "train.clip": ("opt.step_too_big", "train.kl", "reward.hack", "reward.explode"),
     "opt.grad": ("reward.scale", "reward.tail", "obs.scale", "num.nan"),
     "train.unstable": ("opt.step_too_big", "train.kl", "reward.explode"),
     "reward.scale": ("reward.tail", "ppo.adv_std"),
-    "gen.gap": ("data.leak",),
+    "gen.gap": ("data.leak", "opt.step_too_big", "train.kl", "train.clip", "reward.scale", "reward.tail"),
+    "perf.no_progress": ("gen.gap",),
+    "trade.drawdown": ("gen.gap",),
+    "trade.too_many": ("reward.corr", "reward.share", "reward.hack", "ppo.adv_signal"),
 }
 """Which raised row explains which other one, the nearest explanation first. `FOLLOW_ANY` may follow any of them."""
 

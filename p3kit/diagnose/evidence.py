@@ -221,6 +221,17 @@ def sustained(condition: Bools, patience: int, iterations: NDArray[np.int64] | N
     return Span(int(first), int(last), bool(last == len(condition) - 1))
 
 
+def breached(
+    condition: Bools, patience: int, gross: Bools, least: int = 1, iterations: NDArray[np.int64] | None = None
+) -> Span | None:
+    """`sustained`, where a gross breach (n,), one that no healthy run comes near, need last `least` ticks only."""
+    spans = [sustained(condition | gross, patience, iterations), sustained(gross, least, iterations)]
+    found = [span for span in spans if span is not None]
+    if not found:
+        return None
+    return Span(min(s.first for s in found), max(s.last for s in found), any(s.open for s in found))
+
+
 def extended(span: Span, condition: Bools) -> Span:
     """`span` up to the end of the stretch in which `condition` (n,) holds: for rows that may only begin early in
     training, and end whenever they end."""

@@ -2,6 +2,8 @@
 
 A row names the metrics it needs, the minimum of ticks before it may speak, its threshold (`warn`, and `critical` where
 there are two) and its patience in ticks. All of these but the minimum can be overridden under `[diagnose.rows."ID"]`.
+A *gross* breach, one that no healthy run comes near, need not wait for the minimum: from `gross` ticks on a row may
+raise, and is not called fine before it has its minimum.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Row:
     minimum: int
     patience: int
     unit: str
+    gross: int
 
     def __call__(self, evidence: Evidence) -> Finding:
         """Judge the evidence; says "no evidence" and "not enough data" where that is the truth, never "ok"."""
@@ -38,9 +41,12 @@ class Row:
             text = f"not recorded: {', '.join(missing)}" + why_missing(missing, evidence)
             return Finding(row.symptom, evidence.agent, "no_evidence", severity_of(row), text)
         have = min((row.amount(evidence, metric) for metric in row.needs), default=row.minimum)
-        if have < row.minimum:
+        if have < row.gross:
             return too_early(evidence, row, str(have), f"{row.minimum} {row.unit}")
-        return row.judge(evidence, row)
+        finding = row.judge(evidence, row)
+        if have < row.minimum and not finding.raised:
+            return too_early(evidence, row, str(have), f"{row.minimum} {row.unit}")
+        return finding
 
     def amount(self, evidence: Evidence, metric: str) -> int:
         """How much there is of a metric, in the row's unit."""
@@ -99,9 +105,11 @@ def detector(
     minimum: int = 1,
     patience: int = 1,
     unit: str = "ticks",
+    gross: int | None = None,
 ) -> Callable[[Callable[[Evidence, Row], Finding]], Callable[[Evidence, Row], Finding]]:
     def register(judge: Callable[[Evidence, Row], Finding]) -> Callable[[Evidence, Row], Finding]:
-        DETECTORS[symptom] = Row(symptom, judge, needs, warn, critical, minimum, patience, unit)
+        early = minimum if gross is None else gross
+        DETECTORS[symptom] = Row(symptom, judge, needs, warn, critical, minimum, patience, unit, early)
         return judge
 
     return register

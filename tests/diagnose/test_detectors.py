@@ -260,6 +260,54 @@ def test_healthy_variants_raise_no_alarm(edit: Any, tmp_path: Path) -> None:
     assert [f.symptom for f in diagnosis.findings if f.alarming] == []
 
 
+# (symptom, fault in the rows, ticks after which it must be raised, changed spec values): no healthy run comes near these
+GROSS: list[Any] = [
+    ("policy.frozen", after(0, {"policy/kl_divergence": 1e-8}), 2, {}),
+    ("ppo.adv_signal", after(0, {"diag/advantage_signal": 0.0}), 3, {}),
+    ("reward.scale", after(0, {"value/return_std": 900.0}), 1, {"reward__scaling": "none"}),
+    ("reward.scale", after(0, {"reward/std": 1e-5}), 1, {"reward__scaling": "none"}),
+    ("obs.scale", after(0, {"diag/obs_max_abs": 1e4}), 1, {"observation__normalize": "none", "observation__clip": 1e9}),
+    ("mask.tight", after(0, {"policy/valid_actions": 1.2}), 1, {}),
+    ("env.stale_obs", after(0, {"diag/obs_agreement": 0.1}), 1, {}),
+    ("reward.corr", after(0, {"reward/corr_total_gain": -0.9}), 1, {}),
+    ("reward.share", after(0, share_of("time", 0.8)), 2, {}),
+    ("value.fail", after(0, {"value/explained_variance": -1.4}), 4, {}),
+    ("policy.uniform", after(0, {"policy/entropy_norm": 0.997}), 6, {"ppo__ent_coef": 0.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("symptom", "fault", "ticks", "changed"), GROSS, ids=[case[0] for case in GROSS])
+def test_a_gross_breach_is_not_waited_for(
+    symptom: str, fault: Any, ticks: int, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    def after_ticks(count: int) -> Finding:
+        until = count * TICK / 100_000
+        run = make_run(tmp_path, spec=spec_with(**changed), fault=fault, until=until, state="running")
+        return finding(judged(run), symptom)
+
+    assert after_ticks(ticks).raised, after_ticks(ticks).evidence
+    if ticks > 1:
+        assert after_ticks(ticks - 1).state == "not_enough_data"  # and never "ok" before the row's own minimum
+
+
+@pytest.mark.parametrize(
+    ("symptom", "edit"),
+    [
+        # a policy that stays out: few positions to compare, an erratic value of next to nothing, few features
+        ("env.stale_obs", lambda r, p, t: r.update({"diag/obs_agreement": 0.98 if p < 0.3 else 0.3})),
+        ("value.fail", lambda r, p, t: r.update({"value/explained_variance": -0.6, "policy/hold_share": 0.97} if p > 0.3 else {})),
+        ("net.rank", lambda r, p, t: r.update({"diag/feature_rank": 48 * (1 - p) ** 2 + 4})),
+        # a policy that has settled
+        ("ppo.adv_signal", lambda r, p, t: r.update({"diag/advantage_signal": 0.15 if p < 0.5 else 0.02})),
+        ("ppo.adv_signal", lambda r, p, t: r.update({"diag/advantage_signal": 0.0, "policy/kl_divergence": 2e-4} if p > 0.3 else {})),
+        # near uniform half way, as where the market pays little, with the bonus that the guide asks for
+        ("policy.uniform", lambda r, p, t: r.update({"policy/entropy_norm": 0.995 if p < 0.45 else 0.9})),
+    ],
+)  # fmt: skip
+def test_what_healthy_runs_do_late_or_slowly_is_no_alarm(symptom: str, edit: Any, tmp_path: Path) -> None:
+    assert not finding(judged(make_run(tmp_path, fault=edit)), symptom).alarming
+
+
 def test_reduced_precision_may_move_the_ratio(tmp_path: Path) -> None:
     def rounded(row: Row, progress: float, tick: int) -> None:
         row["policy/ratio_error"] = 1.5e-2

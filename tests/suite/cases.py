@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,18 +17,26 @@ from tests.suite.hooks import HOOKS
 
 HERE = Path(__file__).parent
 Tables = dict[str, Any]
+Sizes = Literal["short", "long", "guide"]
+"""short: ten ticks, the quick tier · long: twenty-four ticks of the same · guide: six or seven long updates."""
+SIZES: tuple[Sizes, ...] = ("short", "long", "guide")
+
+
+BASE = "C01"
+"""The control that is the base run."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One fault at one strength, or one control. `onset` is the share of training at which it begins."""
+    """One fault at one strength, one control, or the healthy run that a fault is laid over (a reference). `onset` is
+    the share of training at which the fault begins."""
 
     id: str
     title: str
     strength: str
     spec: Tables
     inject: Tables | None = None
-    kind: Literal["fault", "control"] = "fault"
+    kind: Literal["fault", "control", "reference"] = "fault"
     harm: Literal["harmful", "contract"] = "harmful"
     repairable: bool = False
     onset: float = 0.0
@@ -36,6 +45,7 @@ class Case:
     allowed: tuple[str, ...] = ()
     """Rows that may be raised in a control: the market itself is poor."""
     guide_sizes: bool = False
+    """Whether a control has the guide's sizes whatever is asked for."""
 
     @property
     def name(self) -> str:
@@ -46,15 +56,28 @@ class Case:
         """Whether the fault is on the published list; X01 and on are there to see how the rules generalise."""
         return self.id.startswith("F")
 
-    def resolved(self, seed: int, *, guide_sizes: bool = False, trainer: Path | None = None) -> Spec:
-        """The spec of one run of this case."""
+    most_seeds: int | None = None
+    """Where seeds change nothing and a run takes long by the clock."""
+    reference: str = BASE
+    """The case that a fault is compared with: the market, the net and all else it needs to show, and nothing wrong."""
+
+    def resolved(
+        self, seed: int, sizes: Sizes = "short", *, trainer: Path | None = None, overlay: Tables | None = None
+    ) -> Spec:
+        """The spec of one run of this case. `overlay` goes on top of everything: how a run is watched or mended."""
         tables = read(HERE / "base.toml")
-        if guide_sizes or self.guide_sizes:
-            tables = merged(tables, read(HERE / "guide.toml"))
-        tables = merged(tables, self.spec) | {"seeds": [seed]}
+        wanted: Sizes = "guide" if self.guide_sizes else sizes
+        if wanted != "short":
+            tables = merged(tables, read(HERE / f"{wanted}.toml"))
+        tables = merged(merged(tables, self.spec), overlay or {}) | {"seeds": [seed]}
         if trainer is not None and tables["trainer"] == "ppo":
             tables["trainer"] = str(trainer)
         return resolve_spec(tables, self.name)
+
+
+def load_cases() -> dict[str, Case]:
+    """Every fault, every control and every reference, by name."""
+    return {case.name: case for case in (*load_faults(), *load_references(), *load_controls())}
 
 
 def read(path: Path) -> Tables:
@@ -96,12 +119,38 @@ def _faults_of(path: Path) -> list[Case]:
                 inject=strength.get("inject"),
                 harm=table["class"],
                 repairable=table["repairable"],
-                onset=float(table["onset"]),
+                onset=float(strength.get("onset", table["onset"])),
                 symptoms=tuple(table["symptoms"]),
                 causes=tuple(table["causes"]),
+                most_seeds=table.get("most_seeds"),
+                reference=_reference(path),
             )
         )
     return cases
+
+
+def load_references() -> list[Case]:
+    """The healthy runs that harmful faults are laid over, where that is not the base run."""
+    paths = [HERE / "faults" / f"{name.removesuffix('.healthy')}.toml" for name in _references().values()]
+    return [
+        Case(path.stem, f"{read(path)['title']}: without it", "healthy", read(path)["spec"], kind="reference")
+        for path in paths
+    ]
+
+
+def _reference(path: Path) -> str:
+    return _references().get(repr(read(path).get("spec")), BASE)
+
+
+@cache
+def _references() -> dict[str, str]:
+    """What faults share with their healthy run → the name of that run; faults that share all share one."""
+    shared: dict[str, str] = {}
+    for path in sorted((HERE / "faults").glob("*.toml")):
+        table = read(path)
+        if "spec" in table and table["class"] == "harmful":
+            shared.setdefault(repr(table["spec"]), f"{path.stem}.healthy")
+    return shared
 
 
 def load_controls() -> list[Case]:

@@ -76,14 +76,32 @@ class Scene:
 
         self.on_env(wrap)
 
-    def on_features(self, change: Callable[[Env, Tensor, Tensor], Tensor]) -> None:
-        """Let `change` (env, index, observation before clipping) make every observation of training."""
+    def on_features(self, change: Callable[[Env, Tensor], Tensor], after: float = 0.0) -> None:
+        """Let `change` (env, feature table (R, F)) make the table that training observes, from a share of training on.
+        Prices, and with them what is earned, stay."""
 
         def wrap(env: Env) -> None:
-            gather = env._gather
-            env._gather = lambda index, account: change(env, index, gather(index, account))
+            step, changed = env.step, False
+
+            def stepped(*arguments: Any) -> Any:
+                nonlocal changed
+                if not changed and self.after(after):
+                    changed = True
+                    _observe_table(env, change(env, env.bars.features))
+                return step(*arguments)
+
+            env.step = stepped
+            if after == 0.0:
+                changed = True
+                _observe_table(env, change(env, env.bars.features))
 
         self.on_env(wrap)
+
+
+def _observe_table(env: Env, table: Tensor) -> None:
+    """Let an environment of one's own observe `table` (R, F), as if its bars had come so."""
+    env.bars.features = table
+    env._clipped = table.clamp(-env._clip, env._clip)
 
 
 Hook = Callable[..., None]
@@ -155,51 +173,38 @@ def pay_action(scene: Scene, action: str, component: str, amount: float, after: 
 
 @hook
 def nan_feature(scene: Scene, share: float, after: float) -> None:
-    def change(env: Env, index: Tensor, observation: Tensor) -> Tensor:
-        if not scene.after(after):
-            return observation
-        hit = torch.rand(observation.shape[:-1], generator=scene.generator) < share
-        observation = observation.clone()
-        observation[..., 0] = torch.where(hit, torch.nan, observation[..., 0])
-        return observation
+    """From a share of training on, the first feature of that share of the bars is missing."""
 
-    scene.on_features(change)
+    def change(env: Env, table: Tensor) -> Tensor:
+        hit = torch.rand(len(table), generator=scene.generator) < share
+        return torch.cat([torch.where(hit, torch.nan, table[:, 0])[:, None], table[:, 1:]], dim=1)
+
+    scene.on_features(change, after)
 
 
 @hook
 def scale_feature(scene: Scene, by: float) -> None:
-    """The first feature of every bar in the window, times `by`."""
-
-    def change(env: Env, index: Tensor, observation: Tensor) -> Tensor:
-        observation = observation.clone()
-        observation[..., : env.bars.window * env.bars.num_features : env.bars.num_features] *= by
-        return observation
-
-    scene.on_features(change)
+    """The first feature of every bar, times `by`."""
+    scene.on_features(lambda env, table: torch.cat([table[:, :1] * by, table[:, 1:]], dim=1))
 
 
 @hook
 def shuffle_features(scene: Scene) -> None:
     """The features of some other bar, always the same one: ratio and mask stay right, only the sense is lost."""
 
-    def wrap(env: Env) -> None:
-        windows = env.bars.windows
-        low, high = env.bars.window + 64, int(env._first_start.max()) + int(env._num_starts.max())
-        other = torch.randint(low, high, (high + 10_000,), generator=scene.generator)
-        env.bars.windows = lambda index: windows(other[index])
+    def change(env: Env, table: Tensor) -> Tensor:
+        whole = table.isfinite().all(1).nonzero().squeeze(1)  # the first bars have no look-back
+        shuffled = table.clone()
+        shuffled[whole] = table[whole[torch.randperm(len(whole), generator=scene.generator)]]
+        return shuffled
 
-    scene.on_env(wrap)
+    scene.on_features(change)
 
 
 @hook
 def late_features(scene: Scene, bars: int) -> None:
     """Observations that lag: the newest `bars` bars are missing."""
-
-    def wrap(env: Env) -> None:
-        windows = env.bars.windows
-        env.bars.windows = lambda index: windows(index - bars)
-
-    scene.on_env(wrap)
+    scene.on_features(lambda env, table: torch.cat([table[:bars], table[:-bars]]))
 
 
 @hook
@@ -358,14 +363,12 @@ def low_biases(scene: Scene, value: float) -> None:
 
 
 @hook
-def out_of_memory(scene: Scene, update: int) -> None:
+def out_of_memory(scene: Scene, after: float) -> None:
+    """The first update after a share of training finds no memory."""
     gae = scene.trainer.compute_gae
-    calls = 0
 
     def refused(*arguments: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == update:
+        if scene.after(after):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         result: Tensor = gae(*arguments)
         return result

@@ -28,13 +28,12 @@ from p3kit.diagnose.journal import changes_training, for_agent, in_short, read_j
 from p3kit.plan import provenance
 from p3kit.rundir import RunDir
 from tests.suite.cases import Case, merged
-from tests.suite.runs import Job, plan, train
+from tests.suite.runs import Job, fingerprint, train
 from tests.suite.scoring import Score
 
 PACK: dict[str, Any] = {"interventions": "guide", "checkpoints": {"every": 4_096}}  # checkpoints to go back to
 SICK = merged(PACK, {"diagnose": {"mode": "watch"}})
 REPAIRED = merged(PACK, {"diagnose": {"mode": "act"}})
-BASE = "C01"
 NEVER_TRADED = 0.0
 """The Sharpe ratio of a policy that never traded: it earned what cash earns."""
 
@@ -156,7 +155,7 @@ def measure(
 
 def reference_of(case: Case) -> str:
     """The healthy run that a fault is laid over."""
-    return str(getattr(case, "reference", BASE))
+    return case.reference
 
 
 def _over(case: Case, overlay: dict[str, Any]) -> Case:
@@ -166,10 +165,12 @@ def _over(case: Case, overlay: dict[str, Any]) -> Case:
 def _train(jobs: Sequence[Job], root: Path, trainer: Path | None, processes: int) -> list[Trained]:
     """The runs in the order of the jobs; they end in any."""
     root.mkdir(parents=True, exist_ok=True)
-    planned = [plan(job, root, trainer) for job in jobs]
-    for count, (job, seconds) in enumerate(train(planned, processes), 1):
-        click.echo(f"[{count}/{len(planned)}] {job.name} ({seconds:.0f} s)", err=True)
-    return [read_trained(RunDir.open(job.path)) for job in planned if job.path is not None]
+    made: dict[str, Path] = {}
+    for count, (job, seconds) in enumerate(train(jobs, root, processes, trainer), 1):
+        assert job.path is not None
+        made[fingerprint(job, trainer)] = job.path
+        click.echo(f"[{count}/{len(jobs)}] {job.name} ({seconds:.0f} s)", err=True)
+    return [read_trained(RunDir.open(made[fingerprint(job, trainer)])) for job in jobs]
 
 
 def read_trained(run: RunDir) -> Trained:

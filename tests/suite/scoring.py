@@ -1,27 +1,30 @@
-"""Recall, precision, causes, delay and false alarms, from runs judged as they would have been live."""
+"""Recall, precision, causes, delay, false alarms and harm, from runs judged as they would have been live."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p3kit.diagnose import TICK, Evidence, Finding, gather_run, judge
 from p3kit.diagnose.diagnosis import Rules
 from p3kit.rundir import RunDir
 from p3kit.symptoms import SYMPTOMS
-from tests.suite.cases import Case
+from tests.suite.cases import Case, Sizes
+from tests.suite.runs import cpu_seconds
+
+Cases = Mapping[str, Case]
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A row that was raised at some tick: when first, how bad, with which causes, and whether another row explained
-    it."""
+    """A row that was raised at some iteration: when first, how bad, with which causes, and whether another row
+    explained it."""
 
     symptom: str
     severity: str
@@ -29,6 +32,8 @@ class Alarm:
     """Env steps recorded when it was first raised: when a user could have known."""
     causes: tuple[str, ...]
     follows: str | None
+    gradient_steps: int = 0
+    """Taken by then, from the beginning of training."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,27 @@ class Outcome:
 
     case: str
     seed: int
-    guide_sizes: bool
+    sizes: Sizes
     alarms: tuple[Alarm, ...]
     """Of all agents, the first of each symptom."""
     total_timesteps: int
     state: str
     score: float | None
-    """Sharpe ratio of the last evaluation, by the unmodified spec; None for a policy that never traded."""
+    """Sharpe ratio of the last evaluation, by the unmodified spec, the mean over agents; None for a policy that never
+    traded."""
     cpu_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Outcome:
+        alarms = tuple(Alarm(**{**alarm, "causes": tuple(alarm["causes"])}) for alarm in told["alarms"])
+        return cls(**{**told, "alarms": alarms})
 
-def judge_live(run: RunDir, case: Case, seed: int, guide_sizes: bool, rules: Rules | None = None) -> Outcome:
-    """Judge a recorded run after every tick on what was recorded by then, as a watcher would have."""
+
+def judge_live(run: RunDir, case: Case, seed: int, sizes: Sizes, rules: Rules | None = None) -> Outcome:
+    """Judge a recorded run after every iteration on what was recorded by then, as a watcher would have."""
     # runs of the suite share their spec and differ in what was injected: they are no twins
     evidences = [replace(evidence, twins=None) for evidence in gather_run(run, rules=rules)]
     first: dict[str, Alarm] = {}
@@ -62,16 +73,15 @@ def judge_live(run: RunDir, case: Case, seed: int, guide_sizes: bool, rules: Rul
                 first[alarm.symptom] = alarm
     scores = [evidence.evaluations("eval/sharpe_ratio") for evidence in evidences]
     last = [float(score.values[-1]) for score in scores if len(score)]
-    spent = run.path / "cpu_seconds.txt"
     return Outcome(
         case=case.name,
         seed=seed,
-        guide_sizes=guide_sizes,
+        sizes=sizes,
         alarms=tuple(sorted(first.values(), key=lambda alarm: (alarm.at_step, alarm.symptom))),
         total_timesteps=evidences[0].total_timesteps,
         state=str(run.status()["state"]),
         score=float(np.mean(last)) if last else None,
-        cpu_seconds=float(spent.read_text()) if spent.exists() else 0.0,
+        cpu_seconds=cpu_seconds(run.path),
     )
 
 
@@ -79,9 +89,8 @@ def _alarms(evidence: Evidence) -> Iterable[Alarm]:
     """The rows of one agent, each when it was first raised. A row that was raised and is not any more still counts: a
     user would have seen it."""
     found: dict[str, Alarm] = {}
-    ended_in = evidence.last_step + (TICK if evidence.failure else 0)  # the iteration that failed left no record
-    steps = sorted({int(step) for series in evidence.series.values() for step in series.steps})
-    for step in [*_every_tick(steps), math.inf]:
+    ended_in = evidence.last_step + (_rollout(evidence) if evidence.failure else 0)  # what failed left no record
+    for step in [*_ends_of_iterations(evidence), math.inf]:
         for finding in judge(_until(evidence, step)):
             known = found.get(finding.symptom)
             if not finding.raised:
@@ -89,10 +98,16 @@ def _alarms(evidence: Evidence) -> Iterable[Alarm]:
             if _worse(finding, known):
                 causes = tuple(cause.id for cause in finding.causes)
                 at = int(min(step, ended_in))
-                found[finding.symptom] = Alarm(finding.symptom, finding.severity, at, causes, finding.follows)
+                taken = int(evidence.ticks("diag/gradient_steps", "sum").before(at).sum())
+                found[finding.symptom] = Alarm(finding.symptom, finding.severity, at, causes, finding.follows, taken)
             elif known is not None:  # a root that showed later explains it from then on
                 found[finding.symptom] = replace(known, follows=finding.follows)
     return found.values()
+
+
+def _rollout(evidence: Evidence) -> int:
+    """Env steps of one iteration."""
+    return int(evidence.setting("ppo.n_steps") or TICK) * int(evidence.setting("env.num_envs") or 1)
 
 
 def _worse(finding: Finding, known: Alarm | None) -> bool:
@@ -100,21 +115,22 @@ def _worse(finding: Finding, known: Alarm | None) -> bool:
     return known is None or (finding.alarming and known.severity == "information")
 
 
-def _every_tick(steps: Sequence[int]) -> list[int]:
-    """The last recorded step of every tick."""
-    last: dict[int, int] = {}
-    for step in steps:
-        last[(step + TICK - 1) // TICK] = step
-    return list(last.values())
+def _ends_of_iterations(evidence: Evidence) -> list[int]:
+    """The step at which each iteration was written. Its rows may bear earlier steps: nobody could see them then."""
+    ends: dict[int, int] = {}
+    for series in evidence.series.values():
+        for iteration, step in zip(series.iterations.tolist(), series.steps.tolist(), strict=True):
+            ends[iteration] = max(step, ends.get(iteration, 0))
+    return sorted(set(ends.values()))
 
 
 @dataclass(frozen=True)
 class _Cut:
     """A series up to a step."""
 
-    steps: Any
-    values: Any
-    iterations: Any
+    steps: NDArray[Any]
+    values: NDArray[Any]
+    iterations: NDArray[Any]
 
 
 def _until(evidence: Evidence, step: float) -> Evidence:
@@ -185,60 +201,53 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def summarise(outcomes: Sequence[Outcome], cases: Mapping[str, Case]) -> dict[str, Any]:
-    """Every figure of the suite over some outcomes."""
-    faults = [outcome for outcome in outcomes if cases[outcome.case].kind == "fault"]
+def delay(outcome: Outcome, case: Case) -> float:
+    """Share of the step budget between the onset and the first accepted row; infinite where none was raised."""
+    alarms = accepted(outcome, case)
+    return alarms[0].at_step / outcome.total_timesteps - case.onset if alarms else math.inf
+
+
+def summarise(outcomes: Sequence[Outcome], cases: Cases) -> dict[str, Any]:
+    """Every figure of the suite over some outcomes. The guide's sizes are a figure of their own; a fault that was
+    missed counts in the median delay as one that is never found."""
     controls = [outcome for outcome in outcomes if cases[outcome.case].kind == "control"]
-    found = [(outcome, accepted(outcome, cases[outcome.case])) for outcome in faults]
-    roots = [(outcome, unexplained(outcome)) for outcome in faults]
-    right = sum(alarm.symptom in cases[o.case].symptoms for o, alarms in roots for alarm in alarms)
-    first = [(cases[o.case], alarms) for o, alarms in found if alarms]
-    delays = [
-        (alarms[0].at_step - cases[o.case].onset * o.total_timesteps) / o.total_timesteps
-        for o, alarms in found
-        if alarms
-    ]
-    alarmed = [o for o in controls if _false_alarms(o, cases[o.case])]
+    every = [outcome for outcome in outcomes if cases[outcome.case].kind == "fault"]
+    faults = [outcome for outcome in every if outcome.sizes != "guide"]
+    roots = [(cases[o.case], o, alarm) for o in faults for alarm in unexplained(o)]
+    first = [(cases[o.case], alarms[0]) for o in faults if (alarms := accepted(o, cases[o.case]))]
+    middle = median(delay(outcome, cases[outcome.case]) for outcome in faults) if faults else math.inf
+
+    def recall(wanted: Callable[[Case], bool], among: Sequence[Outcome] = faults) -> dict[str, Any]:
+        chosen = [bool(accepted(o, cases[o.case])) for o in among if wanted(cases[o.case])]
+        return Score(sum(chosen), len(chosen)).to_json()
+
     return {
-        "recall": Score(sum(bool(alarms) for _, alarms in found), len(found)).to_json(),
-        "recall_listed": _recall(found, cases, lambda case: case.listed),
-        "recall_not_listed": _recall(found, cases, lambda case: not case.listed),
-        "recall_harmful": _recall(found, cases, lambda case: case.harm == "harmful"),
-        "recall_contract": _recall(found, cases, lambda case: case.harm == "contract"),
-        "precision": Score(right, sum(len(alarms) for _, alarms in roots)).to_json(),
-        "cause_top_1": Score(sum(_cause_within(case, alarms, 1) for case, alarms in first), len(first)).to_json(),
-        "cause_top_3": Score(sum(_cause_within(case, alarms, 3) for case, alarms in first), len(first)).to_json(),
-        "median_delay": median(delays) if delays else None,
-        "controls_alarmed": Score(len(alarmed), len(controls)).to_json(),
+        "recall": recall(lambda case: True),
+        "recall_listed": recall(lambda case: case.listed),
+        "recall_not_listed": recall(lambda case: not case.listed),
+        "recall_harmful": recall(lambda case: case.harm == "harmful"),
+        "recall_contract": recall(lambda case: case.harm == "contract"),
+        "recall_full": recall(lambda case: case.strength == "full"),
+        "recall_weaker": recall(lambda case: case.strength != "full"),
+        "recall_guide_sizes": recall(lambda case: True, [outcome for outcome in every if outcome.sizes == "guide"]),
+        "precision": Score(sum(alarm in accepted(o, case) for case, o, alarm in roots), len(roots)).to_json(),
+        "cause_top_1": Score(sum(_names(case, alarm, 1) for case, alarm in first), len(first)).to_json(),
+        "cause_top_3": Score(sum(_names(case, alarm, 3) for case, alarm in first), len(first)).to_json(),
+        "median_delay": middle if math.isfinite(middle) else None,
+        "controls_alarmed": Score(sum(bool(false_alarms(o, cases[o.case])) for o in controls), len(controls)).to_json(),
         "cpu_seconds": sum(outcome.cpu_seconds for outcome in outcomes),
     }
 
 
-def _recall(found: Sequence[tuple[Outcome, list[Alarm]]], cases: Mapping[str, Case], wanted: Any) -> dict[str, Any]:
-    chosen = [alarms for outcome, alarms in found if wanted(cases[outcome.case])]
-    return Score(sum(map(bool, chosen)), len(chosen)).to_json()
+def _names(case: Case, alarm: Alarm, places: int) -> bool:
+    """Whether a row names an accepted cause among its first ones."""
+    return any(cause in case.causes for cause in alarm.causes[:places])
 
 
-def _cause_within(case: Case, alarms: Sequence[Alarm], places: int) -> bool:
-    """Whether the first accepted row names an accepted cause among its first ones."""
-    return any(cause in case.causes for cause in alarms[0].causes[:places])
-
-
-def _false_alarms(outcome: Outcome, case: Case) -> list[Alarm]:
+def false_alarms(outcome: Outcome, case: Case) -> list[Alarm]:
+    """The warnings of a healthy run."""
     return [
         alarm
         for alarm in outcome.alarms
         if alarm.severity in ("warning", "critical") and alarm.symptom not in case.allowed
     ]
-
-
-def stored_runs(root: Path, cases: Mapping[str, Case]) -> list[tuple[RunDir, Case, int, bool]]:
-    """The runs of an earlier call, with their cases."""
-    import json
-
-    runs = []
-    for note in sorted(root.glob("run-*/suite.json"), key=lambda path: int(path.parent.name.split("-")[1])):
-        kept = json.loads(note.read_text(encoding="utf-8"))
-        if kept["case"] in cases:
-            runs.append((RunDir.open(note.parent), cases[kept["case"]], kept["seed"], kept["guide_sizes"]))
-    return runs
