@@ -335,6 +335,11 @@ def _tune(spec: Spec) -> Iterator[Found]:
         if (elsewhere := _set_elsewhere(spec, path)) is not None:
             what = f"tune.space: {path}: {written_path(elsewhere)} wins over what would be tried"
             yield Found(Problem(place, what, "take it out of one of the two"), (elsewhere,))
+        items = [] if isinstance(space, SearchRange) else list(space)
+        if twice := [item for index, item in enumerate(items) if item in items[:index]]:
+            yield Found(
+                Problem(place, f"tune.space: {path}: {toml_value(twice[0])} is there twice; expected each one once")
+            )
         for value in [space.low, space.high] if isinstance(space, SearchRange) else space:
             if refused := _refused(spec, path, value):
                 yield Found(Problem(place, f"tune.space: {path} = {toml_value(value)}: {refused}"))

@@ -439,12 +439,16 @@ Scalar = bool | int | float | str
 Setting = Scalar | Items[Scalar]
 
 
+Range = Annotated[SearchRange, Words("a range { low = 0.9, high = 0.99 }")]
+Choices = Annotated[Items[Setting], MinLen(1), Words("a list of choices")]
+
+
 class Tune(Table):
     """What `p3kit tune` searches, and how. A trial is one setting, trained for every symbol and seed."""
 
     trials: Count = 24
     """Settings to try; the first is the spec as it stands."""
-    space: Annotated[dict[str, SearchRange | Annotated[Items[Setting], MinLen(1)]], MinLen(1)]
+    space: Annotated[dict[str, Range | Choices], MinLen(1)]
     """By spec path: a range { low, high, log } or a list of choices."""
     sampler: Literal["tpe", "random"] = "tpe"
     """Learn from the trials so far (tree-structured Parzen estimator), or draw every setting by chance."""

@@ -210,6 +210,8 @@ def _search(loaded: LoadedSpec) -> Iterator[str]:
         agents = len(loaded.spec.symbols) * len(loaded.spec.seeds)
         searched = f"{_count(tune.trials, 'trial')} of {_count(agents, 'agent')} over {', '.join(tune.space)}"
         yield f"[tune]: {searched}; `p3kit tune` searches, every other command takes the spec as it stands"
+        if len(loaded.spec.seeds) == 1:
+            yield "[tune]: with one seed, what is chosen may be the luck of that seed"
 
 
 _TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (

@@ -32,7 +32,10 @@ STATE_COLOURS = {
 class TrialBoard(Board, Protocol):
     """A board that also hears of the usual course of things."""
 
-    def note(self, text: str) -> None: ...
+    def __enter__(self) -> TrialBoard: ...
+
+    def note(self, text: str) -> None:
+        """The usual course of things; a live table shows it by itself."""
 
 
 def trial_board(console: Console, title: str, before: int, wanted: int, views: Views) -> TrialBoard:

@@ -84,8 +84,8 @@ class Result:
             "left": self.left,
             "trials": [trial.to_json() for trial in self.trials],
             "best": best and best.number,
-            "own_values": self.own,
-            "gain_over_own_values": {"mean": float(np.mean(gain)), "interval": mean_interval(np.array(gain))}
+            "spec_trial": self.own,
+            "gain_over_spec": {"mean": float(np.mean(gain)), "interval": mean_interval(np.array(gain))}
             if gain
             else None,
             "settings_tried": len(self.export.tried) if self.export else None,

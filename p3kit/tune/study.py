@@ -25,7 +25,7 @@ import numpy as np
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir import take_number
 from p3kit.rundir.rows import cut_torn_row, locked, read_json, write_bytes, write_json
-from p3kit.spec.keypath import split_path, value_at_path
+from p3kit.spec.keypath import is_written, split_path, value_at_path
 from p3kit.spec.models import SearchRange, Spec, Tune
 from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.writing import toml_value
@@ -186,6 +186,9 @@ class Space:
         tables = spec.model_dump(mode="json")
         params, outside = {}, []
         for path, one in self.ranges.items():
+            if not is_written(tables, split_path(path)):
+                outside.append(path)
+                continue
             value = value_at_path(tables, split_path(path))
             if isinstance(one, SearchRange):
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -244,9 +247,11 @@ class Study:
             warm_up = math.ceil(tune.prune_after * total_timesteps)
             pruner = optuna.pruners.MedianPruner(n_startup_trials=tune.startup, n_warmup_steps=warm_up)
         try:
+            storage = _storage(folder.journal)
+            names = optuna.get_all_study_names(storage)
             self._study = optuna.create_study(
-                storage=_storage(folder.journal),
-                study_name=folder.name,
+                storage=storage,
+                study_name=names[0] if names else folder.name,  # the folder may have been renamed
                 direction="maximize",
                 load_if_exists=True,
                 pruner=pruner,

@@ -103,13 +103,13 @@ def test_the_first_trial_is_the_spec_and_the_winner_is_near_the_top(whole: Simpl
     trials = whole.result["trials"]
     assert [trial["state"] for trial in trials] == ["complete"] * 8
     assert trials[0]["values"] == {"ppo.x": 0.9, "ppo.hidden": [8]}
-    assert whole.result["own_values"] == 0
+    assert whole.result["spec_trial"] == 0
     best = max(trials, key=lambda trial: trial["sharpe"])
     assert whole.result["best"] == best["trial"]
     assert abs(best["values"]["ppo.x"] - 0.3) < 0.15
     assert best["agents"]["AAPL.s2"] - best["agents"]["AAPL.s1"] == pytest.approx(0.1)
     assert best["sharpe"] == pytest.approx(sum(best["agents"].values()) / 2)
-    assert whole.result["gain_over_own_values"]["mean"] == pytest.approx(best["sharpe"] - trials[0]["sharpe"])
+    assert whole.result["gain_over_spec"]["mean"] == pytest.approx(best["sharpe"] - trials[0]["sharpe"])
 
 
 def test_optuna_opens_the_journal_and_finds_the_same(whole: SimpleNamespace) -> None:
@@ -217,7 +217,7 @@ def test_a_crashed_trial_fails_alone(folder: Path) -> None:
     assert "was killed by SIGKILL" in trials[0]["message"]
     assert "trial 0 failed: run-1 crashed" in result.stderr
     assert "complete" in [trial["state"] for trial in trials]
-    assert told(result)["gain_over_own_values"] is None
+    assert told(result)["gain_over_spec"] is None
 
 
 def test_without_a_completed_trial_there_is_no_winner(folder: Path) -> None:
@@ -268,7 +268,7 @@ def test_the_spec_itself_may_lie_outside(folder: Path) -> None:
     result = tune(write(), "--json", "--trials", 2, "--set", "ppo.hidden=[4]")
     assert result.exit_code == 0, result.output
     assert "the spec's own ppo.hidden lies outside of tune.space: the spec as it stands is no trial" in result.stderr
-    assert told(result)["own_values"] is None
+    assert told(result)["spec_trial"] is None
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
@@ -406,6 +406,12 @@ def test_what_dies_again_and_again_is_given_up(folder: Path) -> None:
             "tune.space: ppo.x: agents.AAPL.ppo.x wins over",
         ),
         (SPEC, ("--set", "tune.prune=hyperband"), 'tune.prune = "hyperband": expected "median" or "off"'),
+        (
+            SPEC.replace("[[8], [16, 16]]", "[[8], [8]]"),
+            (),
+            "tune.space: ppo.hidden: [8] is there twice; expected each one once",
+        ),
+        (SPEC.partition("space.x")[0] + "space = {}\n", (), "tune.space"),
         (SPEC, ("--output", "best.yaml"), "--output best.yaml: the winner is written as a spec; end it in .toml"),
         (SPEC, ("--resume", "latest"), "hill.toml: does not go with --resume"),
         (SPEC.replace('"AAPL"', '"AAPL", "AAPK"'), (), 'did you mean "AAPL"'),
