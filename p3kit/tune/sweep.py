@@ -39,6 +39,10 @@ _NOT_COMPARED = ("trainer", "data.path", "tune.trials")
 """What may look different when a sweep goes on: paths seen from another folder, and how far to go."""
 
 
+_Agent = tuple[str, str]
+"""Run and name."""
+
+
 class Teller(Protocol):
     """Who is told what happens: the board."""
 
@@ -59,12 +63,8 @@ class SeedMean:
     def __init__(self, runs: Sequence[RunDir]) -> None:
         self.runs = runs
         self._offsets: dict[str, tuple[int, int]] = {}  # run → (resumes, bytes read)
-        self._evaluations: dict[
-            tuple[str, str], list[tuple[int, float]]
-        ] = {}  # (run, agent) → (step, Sharpe), in order
-        self._steps: dict[tuple[str, str], float] = {
-            (run.name, agent): 0.0 for run in runs for agent in run.agent_names()
-        }
+        self._evaluations: dict[_Agent, list[tuple[int, float]]] = {}  # steps and Sharpe ratios, in order
+        self._steps: dict[_Agent, float] = {(run.name, name): 0.0 for run in runs for name in run.agent_names()}
 
     def update(self) -> None:
         """Reads what is new. A resume rewrites the metrics, so they are read from their beginning then."""
@@ -111,7 +111,6 @@ class ActiveTrial:
     values: Mapping[str, Any]
     runs: list[RunDir]
     mean: SeedMean
-    began: float = field(default_factory=time.monotonic)
     ended: dict[str, str] = field(default_factory=dict)
     """Run → how it ended."""
     reported: int = 0
@@ -206,7 +205,8 @@ class Sweep:
         """Reports the running trials' means at every rung they have passed, and ends those that lag behind."""
         for trial in self.running:
             trial.mean.update()
-            if self._report(trial) and not (trial.pruned or trial.failed) and self.study.should_prune(trial.asked):
+            undecided = not (trial.pruned or trial.failed) and trial.mean.reached < self._total
+            if self._report(trial) and undecided and self.study.should_prune(trial.asked):
                 self._prune(trial)
 
     def ended(self, run: RunDir, state: str, *, interrupted: bool) -> None:
@@ -292,27 +292,24 @@ class Sweep:
         """Tells the study how a trial ended whose runs have all ended."""
         trial.mean.update()
         self._report(trial)
-        if set(trial.ended.values()) == {"done"}:
-            agents = _final_sharpes(trial.runs)
-            silent = [name for name, sharpe in agents.items() if sharpe is None]
-            trial.failed = f"{', '.join(silent)}: no verdict" if silent else ""
-        elif not (trial.pruned or trial.failed):
-            stopped = [name for name, state in trial.ended.items() if state != "done"]
-            trial.failed = f"{', '.join(stopped)} was asked to stop"
+        unfinished = [name for name, state in trial.ended.items() if state != "done"]
+        sharpes = {} if unfinished else _final_sharpes(trial.runs)
+        if silent := [name for name, sharpe in sharpes.items() if sharpe is None]:
+            trial.failed = f"{', '.join(silent)}: no verdict"
+        elif unfinished and not (trial.pruned or trial.failed):
+            trial.failed = f"{', '.join(unfinished)} was asked to stop"
         if trial.failed:
             trial.state = "failed"
             self.study.failed(trial.asked, trial.failed)
             self._say(f"trial {trial.number} failed: {trial.failed}")
-        elif set(trial.ended.values()) == {"done"}:
-            trial.state = "complete"
-            trial.value = self.study.complete(
-                trial.asked, {name: float(value or 0.0) for name, value in agents.items()}
-            )
-            self._note(f"trial {trial.number} complete: mean Sharpe {trial.value:z.2f}; {self._best()}")
-        else:
+        elif unfinished:
             trial.state = "pruned"
             self.study.pruned(trial.asked, trial.pruned)
             self._note(f"pruned: {trial.pruned}")
+        else:
+            trial.state = "complete"
+            trial.value = self.study.complete(trial.asked, {name: sharpe or 0.0 for name, sharpe in sharpes.items()})
+            self._note(f"trial {trial.number} complete: mean Sharpe {trial.value:z.2f}; {self._best()}")
 
     def _best(self) -> str:
         done = [record for record in self.study.records() if record.state == "complete"]
