@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from p3kit.tune import Result, Sweep
+
+
+def complete_sweep(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of sweeps for the shell."""
+    root = Path(ctx.params.get("runs_root") or os.environ.get("P3KIT_RUNS", "runs"))
+    names = sorted(path.parent.name for path in root.glob("tune-*/sweep.json"))
+    words = ["latest", *names] if names else []
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
 @click.command(
@@ -48,7 +58,12 @@ Exit codes: 0 fine, 1 no trial is complete, 2 the spec or the data are at fault,
     "--trials", type=click.IntRange(min=1), help="Settings to try in all.  [default: tune.trials of the spec]"
 )
 @jobs_option
-@click.option("--resume", metavar="SWEEP", help="Go on with a sweep: tune-1, 1 or latest. It knows its own spec.")
+@click.option(
+    "--resume",
+    metavar="SWEEP",
+    shell_complete=complete_sweep,
+    help="Go on with a sweep: tune-1, 1 or latest. It knows its own spec.",
+)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
 from p3kit.cli import main
+from p3kit.cli.tune import complete_sweep
 from p3kit.report.compare import render_comparison
 from p3kit.report.comparison import compare
 from p3kit.report.export import find_export, record
@@ -468,6 +469,16 @@ def test_a_changed_trainer_ends_a_sweep(folder: Path) -> None:
     result = tune("--resume", "latest", "--trials", 2)
     assert result.exit_code == 2
     assert "own.py: has changed since tune-1 began; put it back, or begin a new sweep" in result.stderr
+
+
+def test_the_shell_completes_names_of_sweeps(folder: Path) -> None:
+    context: Any = SimpleNamespace(params={})
+    parameter: Any = None
+    assert complete_sweep(context, parameter, "") == []
+    for _ in range(2):
+        SweepDir.create(folder / "runs", {}, "")
+    assert [item.value for item in complete_sweep(context, parameter, "")] == ["latest", "tune-1", "tune-2"]
+    assert [item.value for item in complete_sweep(context, parameter, "t")] == ["tune-1", "tune-2"]
 
 
 def test_without_optuna_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
