@@ -45,6 +45,8 @@ def draw_sweep(result: Result, space: Space, folder: Path) -> list[Path]:
 
 def draw_history(result: Result, title: str, path: Path) -> None:
     """Every trial's mean Sharpe ratio with its agents behind it, the best so far, the spec's own values dashed."""
+    from matplotlib.ticker import MaxNLocator
+
     with figure_to(path, 8.0, 4.0) as figure:
         axes = figure.subplots()
         done = [trial for trial in result.trials if trial.state == "complete" and trial.value is not None]
@@ -63,7 +65,7 @@ def draw_history(result: Result, title: str, path: Path) -> None:
         if result.own_trial is not None:
             axes.axhline(_value(result.own_trial), color=_GREEN, linestyle="--", linewidth=1.1, label="the spec's own")
         axes.set(title=title, xlabel="trial (small dots: its agents)", ylabel="validation Sharpe")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7.5)
 
 
@@ -97,23 +99,17 @@ def draw_importance(importance: Mapping[str, float], title: str, path: Path) -> 
 def draw_parallel(result: Result, space: Space, title: str, path: Path) -> None:
     """A line per completed trial through its values, darker with a higher mean Sharpe ratio; the best in orange."""
     import matplotlib
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
 
     done = result.complete
-    values = [_value(trial) for trial in done]
-    shade = ScalarMappable(Normalize(min(values), max(values) + 1e-12), matplotlib.colormaps[_SHADES])
+    shades = matplotlib.colormaps[_SHADES]
+    low, high = _value(done[-1]), _value(done[0])
     with figure_to(path, max(7.5, 1.5 * (len(space.paths) + 1)), 4.2) as figure:
         axes = figure.subplots()
-        for trial, value in zip(reversed(done), reversed(values), strict=True):
-            heights = [_height(space, name, trial.values[name]) for name in space.paths]
-            heights.append((value - min(values)) / (max(values) - min(values) or 1.0))
+        for trial in reversed(done):  # the best lies on top
+            share = (_value(trial) - low) / (high - low or 1.0)
+            heights = [*(_height(space, name, trial.values[name]) for name in space.paths), share]
             is_best = trial is done[0]
-            colour = (
-                _ORANGE
-                if is_best
-                else shade.to_rgba(min(values) + 0.25 * np.ptp(values) + 0.75 * (value - min(values)))
-            )
+            colour = _ORANGE if is_best else shades(0.25 + 0.75 * share)
             axes.plot(range(len(heights)), heights, color=colour, linewidth=2.4 if is_best else 1.1)
         names = [name.rsplit(".", 1)[-1] for name in space.paths]
         axes.set_xticks(range(len(names) + 1), [*names, "mean Sharpe"])
@@ -124,7 +120,7 @@ def draw_parallel(result: Result, space: Space, title: str, path: Path) -> None:
         for spine in ("left", "bottom"):
             axes.spines[spine].set_visible(False)
         marks = [_marks(space, name) for name in space.paths]
-        marks.append([(0.0, f"{min(values):z.2f}"), (1.0, f"{max(values):z.2f}")])
+        marks.append([(0.0, f"{low:z.2f}"), (1.0, f"{high:z.2f}")])
         for position, ends in enumerate(marks):
             axes.axvline(position, color="#777777", linewidth=0.8, zorder=0)
             for height, text in ends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def conclude(sweep: Sweep) -> Result:
         winner_file=folder.winner if best is not None else None,
     )
     pictures = draw_sweep(result, study.space, folder.path)
-    return Result(**{**vars(result), "pictures": tuple(pictures)})
+    return replace(result, pictures=tuple(pictures))
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _mean_and_spread(sharpes: Sequence[float]) -> str:
 
 
 def _remarks(result: Result) -> list[str]:
-    best, lines = result.best, []
+    best, lines = result.best, list[str]()
     if best is None:
         return lines
     if len(result.complete) > _MOST_ROWS:

@@ -143,7 +143,7 @@ def test_the_winner_is_a_spec_with_what_speaks_against_it(whole: SimpleNamespace
     for path in (winner, whole.folder / "specs" / "best.toml"):
         spec = load_spec(path).spec
         assert (spec.ppo.x, spec.seeds, spec.tune) == (best["values"]["ppo.x"], (1, 2), None)
-    assert "# tuned: searched in { low = 0.0, high = 1.0 }" in winner.read_text()
+    assert "# tuned: searched in { low = 0.0, high = 1.0, log = false }" in winner.read_text()
     validated = record(find_export(whole.folder / "runs", best["runs"][0]))
     assert validated["settings_tried"] == whole.result["settings_tried"] == 8
     assert validated["deflated_sharpe"] == pytest.approx(whole.result["deflated_sharpe"], abs=1e-4)
