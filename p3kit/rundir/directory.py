@@ -367,7 +367,10 @@ class RunDir:
         A run that has not begun will not begin. `reason` is journalled.
         """
         (self.path / "stop").touch()
-        self.append_event("stop", **({"message": reason} if reason else {}))
+        if reason:
+            self.append_event("stop", message=reason)
+        else:
+            self.append_event("stop")
         status = self.status()
         if (
             status["state"] == "running"

@@ -286,7 +286,7 @@ def start(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -319,7 +319,7 @@ def test_ctrl_c_loses_nothing(folder: Path, uninterrupted: list[dict[str, Any]])
     process = start(write(), *FOUR)
     wait_until(reached("run-2", 300))
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert "to go on:  p3kit tune --resume tune-1" in stderr
     assert "4 trials: 1 complete, 1 waiting" in stdout
@@ -432,7 +432,7 @@ def test_a_schedule_wins_over_a_value_so_it_cannot_be_searched(folder: Path) -> 
     text = 'name = "a"\nsymbols = ["AAPL"]\nschedules.gamma = { kind = "linear", start = 0.9, end = 0.99 }\n'
     result = tune(write(text + "tune.space.gamma = { low = 0.9, high = 0.99 }\n"))
     assert result.exit_code == 2
-    assert 'hill.toml:4:12: tune.space: ppo.gamma: schedules."ppo.gamma" wins over what would be tried' in result.stderr
+    assert 'hill.toml:4:1: tune.space: ppo.gamma: schedules."ppo.gamma" wins over what would be tried' in result.stderr
 
 
 def test_resume_refuses_what_is_not_the_same_sweep(folder: Path) -> None:
