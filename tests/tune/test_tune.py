@@ -359,6 +359,7 @@ def test_a_kill_fails_and_requeues_what_was_running(folder: Path, uninterrupted:
     assert [{key: trial[key] for key in ("values", "sharpe")} for trial in result["trials"]] == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_trial_that_finished_after_the_kill_is_only_told(folder: Path) -> None:
     process = start(write(), *FOUR)
     wait_until(reached("run-2", 300))
