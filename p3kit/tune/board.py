@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p3kit.launch.board import AgentView, Board, duration, number
-from p3kit.tune.sweep import TrialView, in_short
+from p3kit.tune.sweep import TrialView, describe
 
 Views = Callable[[Sequence[AgentView]], Sequence[TrialView]]
 
@@ -74,12 +74,10 @@ class LiveTrials:
         done = [trial for trial in self._trials if trial.state == "complete" and trial.value is not None]
         best = max(done, key=lambda trial: trial.value or 0.0, default=None)
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
-        for heading in ("trial", "state", "progress", ""):
-            table.add_column(heading, justify="right" if heading in ("trial", "") else "left", no_wrap=True)
-        table.add_column("Sharpe", justify="right", no_wrap=True)
-        paths = list(self._trials[0].values) if self._trials else []
-        for path in paths:
-            table.add_column(path.rsplit(".", 1)[-1], justify="right", no_wrap=True, overflow="ellipsis")
+        for heading, width in (("trial", 5), ("state", 8), ("progress", 8), ("", 4), ("Sharpe", 6)):
+            side: Literal["left", "right"] = "left" if heading in ("state", "progress") else "right"
+            table.add_column(heading, justify=side, no_wrap=True, min_width=width)
+        table.add_column("values", no_wrap=True, overflow="ellipsis")
         for trial in self._shown(best):
             is_best = best is not None and trial.number == best.number
             table.add_row(
@@ -88,7 +86,7 @@ class LiveTrials:
                 ProgressBar(total=1.0, completed=trial.progress, width=8),
                 f"{trial.progress:4.0%}",
                 Text(number(trial.value, "z.2f"), style="bold" if is_best else ""),
-                *(in_short(trial.values[path]) if path in trial.values else "–" for path in paths),
+                describe(trial.values),
             )
         return Group(Text(self._headline(), style="bold", no_wrap=True, overflow="ellipsis"), table)
 

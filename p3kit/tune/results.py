@@ -20,7 +20,7 @@ from p3kit.report.page import interval
 from p3kit.tune.board import STATE_COLOURS
 from p3kit.tune.pictures import draw_sweep
 from p3kit.tune.study import TrialRecord
-from p3kit.tune.sweep import Sweep, in_short
+from p3kit.tune.sweep import Sweep, describe
 
 _MOST_ROWS = 12
 
@@ -147,8 +147,7 @@ def _table(result: Result) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("mean Sharpe", justify="right", no_wrap=True)
-    for path in result.paths:
-        table.add_column(path.rsplit(".", 1)[-1], justify="right", no_wrap=True, overflow="ellipsis")
+    table.add_column("values", overflow="fold")  # the one column that may wrap
     shown = result.complete[:_MOST_ROWS]
     if result.own_trial is not None and result.own_trial not in shown:
         shown = [*shown[:-1], result.own_trial]
@@ -158,7 +157,7 @@ def _table(result: Result) -> Table:
             str(trial.number),
             Text(", ".join(words), style=STATE_COLOURS["complete"]),
             _mean_and_spread(list(trial.agents.values())),
-            *(in_short(trial.values[path]) if path in trial.values else "–" for path in result.paths),
+            describe(trial.values),
         )
     return table
 
