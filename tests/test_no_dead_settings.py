@@ -26,10 +26,9 @@ from p3kit.market import load_market
 from p3kit.plan import RunPlan, plan_runs
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
-from p3kit.spec import Spec, load_spec, resolve_spec
+from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.keypath import split_path, with_value
 from p3kit.spec.kinds import alternatives, bare, fields_by_key, is_table, of_field
-from p3kit.spec.notes import notes
 from tests.trainers.conftest import TRAINERS, load_trainer
 
 EXCEPTIONS = {
@@ -41,14 +40,9 @@ EXCEPTIONS = {
     "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
     "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
     "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
-    "tune": "this version has no `p3kit tune`; `p3kit validate` says so",
+    "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }
 """Fields, or whole tables of them, that no run shows, and why."""
-
-NOT_YET = {
-    "tune": 'tune.space={"ppo.gamma"=[0.9, 0.99]}',
-}
-"""Exceptions that a later version will use, each with an override that asks for it."""
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -449,12 +443,3 @@ def test_kinds_of_schedules_with_equal_ends_differ(trainings: Trainings) -> None
 def test_no_entry_outlives_its_field() -> None:
     assert CHANGES.keys() | EXCEPTIONS.keys() == set(FIELDS)
     assert not CHANGES.keys() & EXCEPTIONS.keys()
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_what_is_not_used_yet_is_said(tmp_path: Path, name: str) -> None:
-    spec_file = tmp_path / "spec.toml"
-    spec_file.write_text('name = "tiny"\nsymbols = ["AAPL"]\n')
-    unasked, asked = notes(load_spec(spec_file)), notes(load_spec(spec_file, [NOT_YET[name]]))
-    (said,) = set(asked) - set(unasked)
-    assert "not used" in said or "not applied" in said

@@ -21,6 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 INSTALL_AND_RUN = "pip install -c constraints/dev.txt -e '.[all]' && p3kit run specs/phase3.toml"
 INSTALL_AND_TEST = "pip install tox && tox"
+THREE = 'symbols = ["AAPL", "JPM", "XOM"]'
 TEN = 'symbols = ["SPY", "AAPL", "QQQ", "MSFT", "NVDA", "TSLA", "AMD", "JPM", "XOM", "JNJ"]'
 
 
@@ -38,6 +39,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "trainers", folder / "trainers")
     smoke = folder / "specs" / "smoke.toml"
     smoke.write_text(smoke.read_text() + "\n[ppo]\ntotal_timesteps = 8_000\nn_steps = 250\n")
+    search = folder / "specs" / "tune.toml"
+    search.write_text(
+        search.read_text().replace(THREE, 'symbols = ["AAPL"]')
+        + '\n[ppo]\ntotal_timesteps = 4_000\nn_steps = 250\n\n[compute]\ncompile = "off"\n'
+    )
+    assert THREE not in search.read_text()
     hourly = folder / "specs" / "phase3_hourly.toml"
     text = hourly.read_text()
     assert TEN in text
@@ -76,6 +83,7 @@ def test_every_command_of_the_readme_works(checkout: Path) -> None:
         assert "Traceback" not in result.stderr, command
     assert (checkout / "reports" / "week-01.md").exists()
     assert (checkout / ".aim").is_dir()
+    assert (checkout / "runs" / "tune-1" / "winner.toml").exists()
     assert (checkout / "bars.png").read_bytes().startswith(b"\x89PNG")
     plans = [json.loads(path.read_text()) for path in (checkout / "runs").glob("*/run.json")]
     hourly = [agent["name"] for plan in plans if plan["name"] == "phase3-hourly" for agent in plan["agents"]]
@@ -118,7 +126,9 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 HEAVY = {"torch", "aim", "matplotlib", "envpool", "ray", "optuna", "gymnasium"}
 
 
-@pytest.mark.parametrize("command", ["--help", "validate specs/phase3.toml", "run --help", "plan specs/phase3.toml"])
+@pytest.mark.parametrize(
+    "command", ["--help", "validate specs/phase3.toml", "run --help", "tune --help", "plan specs/tune.toml"]
+)
 def test_the_command_line_imports_nothing_heavy(command: str) -> None:
     code = (
         "import sys\nfrom p3kit.cli import main\n"

@@ -174,6 +174,8 @@ def params(info: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]
     }
     tree = {key: info.get(key) for key in ("trainer", "env_id", "versions", "git_commit", "data", "command", "created")}
     tree |= {"agents": agents, "spec": info["spec"], "result": result(states.values())}
+    if "tune" in info:
+        tree["tune"] = {key: info["tune"][key] for key in ("sweep", "trial")}  # its values stand in the spec
     if len(agents) == 1:
         tree |= {"spec": info["agents"][0]["spec"], **next(iter(agents.values()))}
     return tree

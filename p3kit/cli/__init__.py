@@ -16,6 +16,7 @@ INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 # name -> (module:attribute, one line of help). `p3kit --help` reads this table and imports none of the modules.
 COMMANDS = {
     "run": ("p3kit.cli.run:run", "Plan and train the agents of a spec."),
+    "tune": ("p3kit.cli.tune:tune", "Search the values of a spec that do best."),
     "plan": ("p3kit.cli.plan:plan", "Show what `run` would start."),
     "validate": ("p3kit.cli.spec:validate", "Check a spec: all faults at once, then notes."),
     "check": ("p3kit.cli.check:check", "Probe a spec before training: environment and reward."),

@@ -2,13 +2,14 @@
 
 from p3kit.launch.estimate import Pace, measured_pace, total_seconds
 from p3kit.launch.listing import RunLine, run_lines
-from p3kit.launch.local import Outcome, launch, resume
+from p3kit.launch.local import Feed, Outcome, launch, make_runs, requeue, resume, train
 from p3kit.launch.process import run_trainer
 from p3kit.launch.replay import Replay, compare_weights, plan_replay
 from p3kit.launch.verdicts import AgentResult, agent_results, verdict_lines
 
 __all__ = [
     "AgentResult",
+    "Feed",
     "Outcome",
     "Pace",
     "Replay",
@@ -16,11 +17,14 @@ __all__ = [
     "agent_results",
     "compare_weights",
     "launch",
+    "make_runs",
     "measured_pace",
     "plan_replay",
+    "requeue",
     "resume",
     "run_lines",
     "run_trainer",
     "total_seconds",
+    "train",
     "verdict_lines",
 ]

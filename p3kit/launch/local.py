@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
@@ -35,6 +35,19 @@ LOG_LINES = 12
 """Lines of its log that are shown when a run fails."""
 
 RunHook = Callable[[RunDir], None]
+
+
+class Feed(Protocol):
+    """Who decides, while runs train, what trains next: a sweep. Called in the launching thread, between two looks."""
+
+    def more(self) -> Sequence[RunDir]:
+        """Runs to train now that a slot is free and none waits; none for now, or for good where nothing trains."""
+
+    def look(self) -> None:
+        """Every half second: time to judge what trains."""
+
+    def ended(self, run: RunDir, state: str, *, interrupted: bool) -> None:
+        """A run has ended, or will not begin; `interrupted`: everything was asked to end."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,21 @@ def launch(
     thread with each run that ended by itself, `extra` is what else run.json shall hold.
     If a directory cannot be made, those already made are removed again.
     """
+    runs = make_runs(plans, loaded, market, runs_root, command=command, extra=extra)
+    with board_for(console, _title(runs)) as board:
+        return train(runs, jobs=jobs, board=board, on_end=on_end)
+
+
+def make_runs(
+    plans: Sequence[RunPlan],
+    loaded: LoadedSpec,
+    market: Mapping[str, SymbolData],
+    runs_root: Path,
+    *,
+    command: Sequence[str],
+    extra: Mapping[str, Any] | None = None,
+) -> list[RunDir]:
+    """A queued run directory per plan; if one cannot be made, those already made are removed again."""
     runs: list[RunDir] = []
     try:
         for plan in plans:
@@ -85,13 +113,23 @@ def launch(
         for run in runs:
             run.delete()
         raise
-    return _train(runs, jobs, console, on_end)
+    return runs
 
 
 def resume(runs: Sequence[RunDir], *, jobs: int, console: Console, on_end: RunHook | None = None) -> Outcome:
     """Continues runs from their last checkpoints, or from the beginning where there is none.
 
     Raises InputError, before anything starts, for a run that is done or still being trained.
+    """
+    requeue(runs)
+    with board_for(console, _title(runs)) as board:
+        return train(runs, jobs=jobs, board=board, on_end=on_end)
+
+
+def requeue(runs: Sequence[RunDir]) -> None:
+    """Makes runs that were stopped or came to grief wait for their turn again.
+
+    Raises InputError, before any is touched, for a run that is done or still being trained.
     """
     for run in runs:
         run.mark_crashed()
@@ -103,17 +141,19 @@ def resume(runs: Sequence[RunDir], *, jobs: int, console: Console, on_end: RunHo
     for run in runs:
         run.clear_stop()
         run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
-    return _train(runs, jobs, console, on_end)
 
 
-def _train(runs: Sequence[RunDir], jobs: int, console: Console, on_end: RunHook | None) -> Outcome:
-    with board_for(console, _title(runs)) as board, Interrupts() as interrupts:
-        slots = _Slots(runs, jobs, board, interrupts, on_end)
+def train(
+    runs: Sequence[RunDir], *, jobs: int, board: Board, on_end: RunHook | None = None, feed: Feed | None = None
+) -> Outcome:
+    """Trains queued runs, and those that `feed` adds to them, `jobs` at a time."""
+    with Interrupts() as interrupts:
+        slots = _Slots(runs, jobs, board, interrupts, on_end, feed)
         try:
             slots.work()
         finally:  # a fault of ours must not leave trainers behind unasked
             slots.ask_all_to_end()
-    return Outcome(tuple(runs), slots.states, interrupts.count > 0)
+    return Outcome(tuple(slots.runs), slots.states, interrupts.count > 0)
 
 
 def _title(runs: Sequence[RunDir]) -> str:
@@ -127,26 +167,38 @@ class _Slots:
     """The runs that wait, those that train, and those that have ended."""
 
     def __init__(
-        self, runs: Sequence[RunDir], jobs: int, board: Board, interrupts: Interrupts, on_end: RunHook | None
+        self,
+        runs: Sequence[RunDir],
+        jobs: int,
+        board: Board,
+        interrupts: Interrupts,
+        on_end: RunHook | None,
+        feed: Feed | None,
     ) -> None:
-        self.jobs, self.board, self.interrupts, self.on_end = jobs, board, interrupts, on_end
-        self.waiting = deque(runs)
+        self.jobs, self.board, self.interrupts, self.on_end, self.feed = jobs, board, interrupts, on_end, feed
+        self.waiting: deque[RunDir] = deque()
         self.active: list[TrainerProcess] = []
         self.states: dict[str, str] = {}  # of the runs that have ended
-        self._infos = {run: run.info() for run in runs}
-        self._statuses = {run: run.status() for run in runs}
+        self._infos: dict[RunDir, dict[str, Any]] = {}
+        self._statuses: dict[RunDir, dict[str, Any]] = {}
+        self._take_in(runs)
+
+    @property
+    def runs(self) -> list[RunDir]:
+        """All runs, in the order they came."""
+        return list(self._infos)
 
     def work(self) -> None:
         """Trains all runs; returns when each has ended or, after an interrupt, has written its checkpoint."""
         heard, next_look = 0, 0.0
-        while self.waiting or self.active:
+        while self.waiting or self.active or (not heard and self._any_waits()):
             if self.interrupts.count > heard:
                 heard = self.interrupts.count
                 self._interrupt(heard)
             for process in [process for process in self.active if process.ended()]:
                 self.active.remove(process)
                 self._end(process.run, process.settle())
-            while self.waiting and len(self.active) < self.jobs and not heard:
+            while not heard and len(self.active) < self.jobs and self._any_waits():
                 self._begin(self.waiting.popleft())
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_S
@@ -154,7 +206,20 @@ class _Slots:
             self.interrupts.wait(POLL_S)
         self._look()
 
+    def _take_in(self, runs: Sequence[RunDir]) -> None:
+        self.waiting.extend(runs)
+        self._infos |= {run: run.info() for run in runs}
+        self._statuses |= {run: run.status() for run in runs}
+
+    def _any_waits(self) -> bool:
+        """Whether a run waits for a slot; the feed is asked for more where none does."""
+        if not self.waiting and self.feed is not None:
+            self._take_in(self.feed.more())
+        return bool(self.waiting)
+
     def _look(self) -> None:
+        if self.feed is not None:
+            self.feed.look()
         for process in self.active:
             status = process.run.status()
             self._statuses[process.run] = {**status, "state": "starting"} if status["state"] == "queued" else status
@@ -174,15 +239,14 @@ class _Slots:
             self.active.append(TrainerProcess.start(run))
         except P3kitError as error:  # one run that cannot start does not stop the others
             if run.is_locked():  # another process trains it and speaks for it
-                self.states[run.name] = "failed"
                 self.board.say(str(error))
+                self._note_end(run, "failed")
                 return
             run.update_status(state="failed", message=str(error))
             self._end(run, "failed")
 
     def _end(self, run: RunDir, state: str) -> None:
-        self.states[run.name] = state
-        self._statuses[run] = run.status()
+        self._note_end(run, state)
         if state in ("failed", "crashed"):
             lines = [f"{run.name} {state}: {self._statuses[run]['message']}"]
             tail = run.log_tail(LOG_LINES)
@@ -193,7 +257,12 @@ class _Slots:
 
     def _leave_out(self, run: RunDir) -> None:
         run.update_status(state="stopped", message="while it waited for its turn")
-        self.states[run.name] = "stopped"
+        self._note_end(run, "stopped")
+
+    def _note_end(self, run: RunDir, state: str) -> None:
+        self.states[run.name] = state
+        if self.feed is not None:
+            self.feed.ended(run, state, interrupted=self.interrupts.count > 0)
         self._statuses[run] = run.status()
 
     def _interrupt(self, count: int) -> None:

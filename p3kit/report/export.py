@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.errors import InputError
-from p3kit.metrics import mean_interval
+from p3kit.metrics import ReturnShape, deflated_choice, mean_interval
 from p3kit.report.experience import NO_KNOBS, Attempt, gather_experience
 from p3kit.report.page import count_of
 from p3kit.rundir import RunDir, find_run
@@ -38,6 +38,9 @@ class Export:
 
     runs_root: Path
     every: tuple[Attempt, ...]
+    tried: tuple[float, ...] = ()
+    """Mean Sharpe ratios of every setting of the experiment that was evaluated, this one's among them; of one that was
+    not trained to its end, as far as it came."""
 
     @property
     def name(self) -> str:
@@ -71,6 +74,32 @@ class Export:
         values = np.array([attempt.sharpe or 0.0 for attempt in self.graded])
         bounds = mean_interval(values)
         return (1.0, bounds[0]) if bounds is not None else (0.0, float(values.mean()))
+
+    @property
+    def mean(self) -> float | None:
+        """Sharpe ratio over the agents that were evaluated; one that never traded counts as 0."""
+        known = [attempt.agent.scores.sharpe or 0.0 for attempt in self.attempts if attempt.agent.scores]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def deflated(self) -> float | None:
+        """Probability that the mean Sharpe ratio is truly above 0, the luck of the best of `tried` taken off; None
+        where nothing else was tried, or no agent traded.
+
+        Agents of one market are no independent witnesses: the bars count once, as if there were one agent, so the
+        figure errs on the low side.
+        """
+        scores = [attempt.agent.scores for attempt in self.graded]
+        shapes = [one.returns for one in scores if one is not None and one.returns is not None]
+        if len(self.tried) < 2 or not shapes or self.mean is None:
+            return None
+        shape: ReturnShape = {
+            "bars": min(one["bars"] for one in shapes),
+            "bars_per_year": float(np.mean([one["bars_per_year"] for one in shapes])),
+            "skewness": float(np.mean([one["skewness"] for one in shapes])),
+            "kurtosis": float(np.mean([one["kurtosis"] for one in shapes])),
+        }
+        return deflated_choice(self.mean, shape, self.tried)
 
     @property
     def seeds(self) -> list[int]:
@@ -112,7 +141,7 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
         candidates = [export for export in candidates if export.graded]
         if not candidates:
             raise InputError("best", "nothing was graded yet", "p3kit runs shows what is under way")
-        return max(candidates, key=lambda export: export.worth)
+        return _beside_the_others(max(candidates, key=lambda export: export.worth), settings)
     run, agent = find_run(runs_root, reference)
     own = {  # setting → the agent of this run that has it
         key: next(a.agent.name for a in attempts if a.run == run.name)
@@ -125,7 +154,14 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
     export = Export(runs_root, settings[next(iter(own))])
     if not export.graded:
         raise InputError(reference, "has no verdict yet", f"p3kit resume {run.name}, or wait until it is done")
-    return export
+    return _beside_the_others(export, settings)
+
+
+def _beside_the_others(export: Export, settings: Mapping[str, tuple[Attempt, ...]]) -> Export:
+    """The setting with what else its experiment tried: whoever chooses among many takes some luck along."""
+    others = [Export(export.runs_root, attempts) for attempts in settings.values()]
+    means = [other.mean for other in others if other.name == export.name]
+    return replace(export, tried=tuple(mean for mean in means if mean is not None))
 
 
 def _settings(runs_root: Path, name: str | None) -> dict[str, tuple[Attempt, ...]]:
@@ -178,7 +214,8 @@ def record(export: Export) -> dict[str, Any]:
 
     `validation_sharpe_mean` is the mean over seeds of the mean over symbols, `validation_sharpe_std` its standard
     deviation over seeds (absent for one seed), `training_stability_score` the share of agents that neither crashed or
-    failed nor ended with a symptom that was not repaired.
+    failed nor ended with a symptom that was not repaired, `deflated_sharpe` the probability that the ratio is truly
+    above 0 after `settings_tried` settings.
     """
     means = list(export.seed_means().values())
     begun = [attempt for attempt in export.every if attempt.agent.global_step > 0]  # those trained again count too
@@ -192,6 +229,8 @@ def record(export: Export) -> dict[str, Any]:
         told["validation_sharpe_std_over_agents"] = _rounded(np.std(export.sharpes, ddof=1))
     if begun:
         told["training_stability_score"] = _rounded(np.mean([attempt.sound for attempt in begun]))
+    if export.deflated is not None:
+        told |= {"settings_tried": len(export.tried), "deflated_sharpe": _rounded(export.deflated)}
     told |= {
         "agents": len(export.attempts),
         "agents_traded": len(export.sharpes),
@@ -233,6 +272,11 @@ def remarks(export: Export) -> list[str]:
     lines.append(f"{shown} of {len(export.graded)} show an edge over buy-and-hold on the validation split.")
     if len(export.graded) - len(export.sharpes):
         lines.append(f"{count_of(len(export.graded) - len(export.sharpes), 'agent')} never traded: no Sharpe ratio.")
+    if export.deflated is not None:
+        lines.append(
+            f"One of {len(export.tried)} settings tried: its true Sharpe ratio is above 0 with probability "
+            f"{export.deflated:.0%}, their luck taken off (deflated Sharpe ratio)."
+        )
     if len(export.seed_means()) < 2:
         lines.append("One seed: how far the scores move with the seed is not known.")
     return lines
@@ -264,6 +308,9 @@ def _origins(export: Export, tables: Mapping[str, Any]) -> dict[str, str]:
     origins = stored_origins(tables, run.trainer_file, run.spec_text(), given)
     tried = info["spec"].get("matrix") or {}
     tuned = {path: f"tuned: one of {', '.join(map(toml_value, values))}" for path, values in tried.items()}
+    if "tune" in info:
+        space = info["spec"]["tune"]["space"]
+        tuned |= {path: f"tuned: searched in {toml_value(space[path])}" for path in info["tune"]["values"]}
     made = dict.fromkeys(("name", "symbols", "seeds"), "")
     return {**origins, **tuned, **made}
 

@@ -297,7 +297,9 @@ def next_steps(experiment: Experiment) -> list[str]:
         steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom explains it")
     passed = [agent for agent in experiment.ranked if agent.passed]
     if len(passed) >= 3:
-        steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}")
+        symbols = ", ".join(f'"{symbol}"' for symbol in dict.fromkeys(agent.symbol for agent in passed[:3]))
+        command = f"`p3kit tune specs/tune.toml --set 'symbols=[{symbols}]'`"
+        steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}: {command}")
     if agents and len(experiment.complete) == len(agents) and passed:
         steps += _last_steps(experiment, passed)
     return steps

@@ -14,7 +14,16 @@ replays/        episodes, bar by bar
 stop            present when someone asked the run to end
 """
 
-from p3kit.rundir.directory import Histogram, RunDir, Series, find_run, intact_runs, list_runs, mark_crashed
+from p3kit.rundir.directory import (
+    Histogram,
+    RunDir,
+    Series,
+    find_run,
+    intact_runs,
+    list_runs,
+    mark_crashed,
+    take_number,
+)
 from p3kit.rundir.names import file_name
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
 
@@ -31,4 +40,5 @@ __all__ = [
     "intact_runs",
     "list_runs",
     "mark_crashed",
+    "take_number",
 ]

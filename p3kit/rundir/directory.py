@@ -78,7 +78,7 @@ class RunDir:
         """
         root = Path(runs_root)
         trainer_source = Path(trainer_file).read_bytes()
-        run = cls(_take_number(root))
+        run = cls(take_number(root, "run"))
         try:
             for folder in ("checkpoints", "histograms", "plots", "replays"):
                 (run.path / folder).mkdir()
@@ -186,6 +186,10 @@ class RunDir:
     def agent_names(self) -> list[str]:
         """The agents of the run, in the order of its plan."""
         return [agent["name"] for agent in self.info().get("agents", [])]
+
+    def update_info(self, **fields: Any) -> None:
+        """Changes some fields of `run.json`. For the one who owns the run, while nobody trains it."""
+        rows.write_json(self.path / "run.json", {**self.info(), **fields})
 
     # ------------------------------------------------------------------ metrics
 
@@ -357,13 +361,16 @@ class RunDir:
 
     # ------------------------------------------------------------------ stop and lock
 
-    def request_stop(self) -> None:
+    def request_stop(self, reason: str = "") -> None:
         """Asks the run to write a checkpoint and end: the file `stop`, and SIGTERM to its process if it is alive here.
 
-        A run that has not begun will not begin.
+        A run that has not begun will not begin. `reason` is journalled.
         """
         (self.path / "stop").touch()
-        self.append_event("stop")
+        if reason:
+            self.append_event("stop", message=reason)
+        else:
+            self.append_event("stop")
         status = self.status()
         if (
             status["state"] == "running"
@@ -490,12 +497,14 @@ def mark_crashed(runs_root: Path | str) -> list[RunDir]:
     return [run for run in list_runs(runs_root) if run.mark_crashed()]
 
 
-def _take_number(root: Path) -> Path:
+def take_number(root: Path, word: str) -> Path:
+    """Makes the folder `WORD-N` in `root` with the next free number; two processes never get the same."""
     root.mkdir(parents=True, exist_ok=True)
-    number = max((int(match[1]) for path in root.iterdir() if (match := _RUN_NAME.fullmatch(path.name))), default=0)
+    taken = re.compile(rf"{re.escape(word)}-(\d+)")
+    number = max((int(match[1]) for path in root.iterdir() if (match := taken.fullmatch(path.name))), default=0)
     while True:
         number += 1
-        path = root / f"run-{number}"
+        path = root / f"{word}-{number}"
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             return path

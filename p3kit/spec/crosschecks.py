@@ -332,6 +332,24 @@ def _tune(spec: Spec) -> Iterator[Found]:
         if problem := _not_a_setting(spec, path):
             yield Found(Problem(place, f"tune.space: {path}: {problem[0]}", problem[1]))
             continue
+        if (elsewhere := _set_elsewhere(spec, path)) is not None:
+            what = f"tune.space: {path}: {written_path(elsewhere)} wins over what would be tried"
+            yield Found(Problem(place, what, "take it out of one of the two"), (elsewhere,))
+        items = [] if isinstance(space, SearchRange) else list(space)
+        if twice := [item for index, item in enumerate(items) if item in items[:index]]:
+            yield Found(
+                Problem(place, f"tune.space: {path}: {toml_value(twice[0])} is there twice; expected each one once")
+            )
         for value in [space.low, space.high] if isinstance(space, SearchRange) else space:
             if refused := _refused(spec, path, value):
                 yield Found(Problem(place, f"tune.space: {path} = {toml_value(value)}: {refused}"))
+
+
+def _set_elsewhere(spec: Spec, path: str) -> KeyPath | None:
+    """Where a spec sets `path` so that the plain value does not count."""
+    if path in spec.schedules:
+        return ("schedules", path)
+    if path in spec.matrix:
+        return ("matrix", path)
+    own = [symbol for symbol, tables in spec.agents.items() if is_written(tables, split_path(path))]
+    return ("agents", own[0], *split_path(path)) if own else None

@@ -439,13 +439,27 @@ Scalar = bool | int | float | str
 Setting = Scalar | Items[Scalar]
 
 
+Range = Annotated[SearchRange, Words("a range { low = 0.9, high = 0.99 }")]
+Choices = Annotated[Items[Setting], MinLen(1), Words("a list of choices")]
+
+
 class Tune(Table):
-    """What `p3kit tune` searches."""
+    """What `p3kit tune` searches, and how. A trial is one setting, trained for every symbol and seed."""
 
     trials: Count = 24
-    """Settings to try."""
-    space: dict[str, SearchRange | Annotated[Items[Setting], MinLen(1)]]
+    """Settings to try; the first is the spec as it stands."""
+    space: Annotated[dict[str, Range | Choices], MinLen(1)]
     """By spec path: a range { low, high, log } or a list of choices."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Learn from the trials so far (tree-structured Parzen estimator), or draw every setting by chance."""
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
+    """Of the sampler; another one gives another sweep."""
+    startup: Count = 8
+    """Trials before the sampler learns and before any trial is pruned; more make it less greedy."""
+    prune: Literal["median", "off"] = "median"
+    """End a trial whose mean Sharpe ratio falls below the median of the completed ones at equal steps."""
+    prune_after: Share = 0.3
+    """Share of the training before which no trial is pruned; a later one prunes less by mistake."""
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

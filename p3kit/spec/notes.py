@@ -202,8 +202,16 @@ def _later(loaded: LoadedSpec) -> Iterator[str]:
         number = _count(len(spec.intervention), "intervention")
         effect = "journalled, not applied" if spec.diagnose.mode == "watch" else "not looked at"
         yield f'diagnose.mode = "{spec.diagnose.mode}": {number} {effect}'
-    if spec.tune is not None:
-        yield "[tune] is checked, but not used: this version has no `p3kit tune`"
+
+
+def _search(loaded: LoadedSpec) -> Iterator[str]:
+    tune = loaded.spec.tune
+    if tune is not None:
+        agents = len(loaded.spec.symbols) * len(loaded.spec.seeds)
+        searched = f"{_count(tune.trials, 'trial')} of {_count(agents, 'agent')} over {', '.join(tune.space)}"
+        yield f"[tune]: {searched}; `p3kit tune` searches, every other command takes the spec as it stands"
+        if len(loaded.spec.seeds) == 1:
+            yield "[tune]: with one seed, what is chosen may be the luck of that seed"
 
 
 _TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (
@@ -219,6 +227,7 @@ _TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (
     _schedules,
     _unused,
     _later,
+    _search,
 )
 
 

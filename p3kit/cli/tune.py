@@ -1,0 +1,195 @@
+"""`p3kit tune SPEC`: search the values of a spec that do best."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from p3kit.cli.aim import repo_option
+from p3kit.cli.options import (
+    SpecFile,
+    available_cores,
+    jobs_option,
+    json_option,
+    no_aim_option,
+    runs_option,
+    set_option,
+)
+from p3kit.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from p3kit.tune import Result, Sweep
+
+
+def complete_sweep(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of sweeps for the shell."""
+    root = Path(ctx.params.get("runs_root") or os.environ.get("P3KIT_RUNS", "runs"))
+    names = sorted(path.parent.name for path in root.glob("tune-*/sweep.json"))
+    words = ["latest", *names] if names else []
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit tune specs/tune.toml                       the training guide's grid, 24 trials
+  p3kit tune specs/tune.toml --trials 8 --jobs 2 --set 'symbols=["AMD"]'
+  p3kit tune --resume latest                       go on after Ctrl-C, a kill or a power cut
+  p3kit tune --resume tune-1 --trials 48           search on where a finished sweep ended
+
+\b
+Ctrl-C writes a checkpoint in every trainer and queues its trial again.
+The journal is Optuna's:  pip install optuna-dashboard && optuna-dashboard runs/tune-1/journal.log
+Exit codes: 0 fine, 1 no trial is complete, 2 the spec or the data are at fault, 130 interrupted."""
+)
+@click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path), required=False)
+@set_option
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Settings to try in all.  [default: tune.trials of the spec]"
+)
+@jobs_option
+@click.option(
+    "--resume",
+    metavar="SWEEP",
+    shell_complete=complete_sweep,
+    help="Go on with a sweep: tune-1, 1 or latest. It knows its own spec.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.toml",
+    help="Write the winner's spec there, too.",
+)
+@runs_option
+@no_aim_option
+@repo_option
+@json_option
+@click.pass_context
+def tune(
+    ctx: click.Context,
+    spec: Path | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    jobs: int | None,
+    resume: str | None,
+    output: Path | None,
+    runs_root: Path,
+    no_aim: bool,
+    repo: Path | None,
+    as_json: bool,
+) -> None:
+    """Search the values under [tune] of SPEC for the highest validation Sharpe ratio, the mean over symbols and seeds.
+
+    The first trial is the spec as it stands. Every trial is trained as ordinary runs; one that falls behind the median
+    of the others is ended early. The sweep's folder (tune-1, beside the runs) keeps the journal, four pictures and the
+    winner as a spec.
+    """
+    _check(spec, overrides, resume, output)
+    from rich.console import Console
+
+    from p3kit.cli.companions import Companions, aim_is_installed
+    from p3kit.launch import train
+    from p3kit.tune import conclude
+    from p3kit.tune.board import trial_board
+
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        sweep = _sweep(stack, spec, overrides, trials, resume, runs_root)
+        mirror = not no_aim and aim_is_installed()
+        companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
+        records = [record for record in sweep.study.records() if not record.superseded]
+        before = sum(record.state in ("complete", "pruned", "failed") for record in records)
+        title = f"{sweep.loaded.spec.name} · {sweep.folder.name}{' (synthetic data)' if sweep.synthetic else ''}"
+        with trial_board(console, title, before, sweep.study.wanted(), sweep.views) as board:
+            sweep.teller = board
+            outcome = train([], jobs=jobs or available_cores(), board=board, on_end=companions.draw, feed=sweep)
+            sweep.close()
+        result = conclude(sweep)
+        _keep(result, output)
+        _show(result, as_json)
+    _suggest_next(ctx, result, console, interrupted=outcome.interrupted)
+    sys.exit(130 if outcome.interrupted else 0 if result.best else 1)
+
+
+def _check(spec: Path | None, overrides: tuple[str, ...], resume: str | None, output: Path | None) -> None:
+    if spec is None and resume is None:
+        raise InputError("SPEC", "is missing", "p3kit tune specs/tune.toml, or --resume latest to go on with a sweep")
+    if resume is not None and (spec is not None or overrides):
+        given = str(spec) if spec is not None else f"--set {overrides[0]}"
+        raise InputError(given, "does not go with --resume: a sweep keeps the spec it began with", "leave it out")
+    if output is not None and output.suffix != ".toml":
+        raise InputError(f"--output {output}", "the winner is written as a spec", "end it in .toml")
+    for package, extra, purpose in (("optuna", "tune", "tuning"), ("torch", "train", "training")):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, extra, purpose)
+
+
+def _sweep(
+    stack: ExitStack, spec: Path | None, overrides: tuple[str, ...], trials: int | None, resume: str | None, root: Path
+) -> Sweep:
+    """A new sweep or an old one, owned until `stack` is left. What is worth knowing goes to stderr."""
+    from p3kit.plan import data_notes
+    from p3kit.spec import load_spec
+    from p3kit.spec.notes import notes
+    from p3kit.tune import begin, go_on
+
+    if spec is None:
+        sweep = stack.enter_context(go_on(root, str(resume), trials))
+        remarks = sweep.notes
+    else:
+        given = [*overrides, *([f"tune.trials={trials}"] if trials is not None else [])]
+        loaded = load_spec(spec, given)
+        sweep = stack.enter_context(begin(loaded, given, root, ["p3kit", *sys.argv[1:]]))
+        remarks = [*notes(loaded), *data_notes(loaded.spec, sweep.market), *sweep.notes]
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
+    return sweep
+
+
+def _keep(result: Result, output: Path | None) -> None:
+    from p3kit.report.export import export_toml
+
+    if output is not None and result.export is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(export_toml(result.export, output.parent), encoding="utf-8")
+
+
+def _show(result: Result, as_json: bool) -> None:
+    """The result, on stdout."""
+    from rich.console import Console
+
+    from p3kit.rundir import encode
+    from p3kit.tune import result_lines
+
+    if as_json:
+        click.echo(json.dumps(encode(result.to_json()), indent=2, ensure_ascii=False))
+        return
+    stdout = Console(soft_wrap=not sys.stdout.isatty())
+    for line in result_lines(result):
+        stdout.print(line)
+
+
+def _suggest_next(ctx: click.Context, result: Result, console: Console, *, interrupted: bool) -> None:
+    """The commands that come next, on stderr."""
+    named = ctx.get_parameter_source("runs_root") is click.core.ParameterSource.COMMANDLINE
+    suffix = f" --runs {ctx.params['runs_root']}" if named else ""
+    lines = []
+    if interrupted and result.left:
+        lines.append(f"to go on:  p3kit tune --resume {result.sweep}{suffix}")
+    if result.best is not None:
+        lines.append(f"winner:    {result.winner_file}   pictures: {', '.join(map(str, result.pictures))}")
+        own = result.own_trial
+        beside = f"   p3kit compare {own.runs[0]} {result.best.runs[0]}{suffix}" if own and own != result.best else ""
+        lines.append(f"next:      p3kit run {result.winner_file}{suffix}{beside}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

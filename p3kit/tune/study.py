@@ -1,0 +1,435 @@
+"""A sweep on disk, and the questions that Optuna answers: which values next, prune or not, what mattered.
+
+The journal is Optuna's own (`JournalStorage`), so that its tools open it. It has no heartbeat: a trial that was running
+when its process died would stay so for ever. But one process at a time owns a sweep, by a lock on its folder, so what
+it finds running when it takes over is dead: such a trial is failed and queued again with the same values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import math
+import os
+import random
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p3kit.errors import InputError, P3kitError
+from p3kit.rundir import take_number
+from p3kit.rundir.rows import cut_torn_row, locked, read_json, write_bytes, write_json
+from p3kit.spec.keypath import is_written, split_path, value_at_path
+from p3kit.spec.models import SearchRange, Spec, Tune
+from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.writing import toml_value
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+WORD = "tune"
+"""A sweep's folder is `tune-N`, beside the run directories."""
+
+SWEEP_SCHEMA_VERSION = 1
+MOST_RETRIES = 3
+"""A trial that died so often with its process is not queued again: it may be what kills it."""
+_MOST_DRAWS = 20
+"""Draws in a row that only repeat a setting: then the space is used up."""
+_ENOUGH_FOR_IMPORTANCE = 4
+_STALE_LOCK_S = 1.0
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """The folder of one sweep: `sweep.json` (spec, overrides, provenance), `spec.toml` as the user wrote it, the
+    journal, and in the end the winner and the pictures."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs_root: Path, info: Mapping[str, Any], spec_text: str) -> SweepDir:
+        """Makes `tune-N` with the next free number."""
+        folder = cls(take_number(runs_root, WORD))
+        write_bytes(folder.path / "spec.toml", spec_text.encode("utf-8", "surrogateescape"))
+        own = {"schema_version": SWEEP_SCHEMA_VERSION, "sweep": folder.name, "created": time.time()}
+        own["paths_from"] = os.path.relpath(Path.cwd(), runs_root.resolve())
+        write_json(folder.path / "sweep.json", {**info, **own})
+        return folder
+
+    @classmethod
+    def find(cls, runs_root: Path, reference: str) -> SweepDir:
+        """`tune-3`, `3`, `latest`, or the folder's path. Raises InputError with the nearest name."""
+        if (Path(reference) / "sweep.json").is_file():
+            return cls(Path(reference))
+        sweeps = sorted(runs_root.glob(f"{WORD}-*/sweep.json"), key=lambda path: path.stat().st_mtime)
+        names = [path.parent.name for path in sweeps]
+        wanted = f"{WORD}-{reference}" if reference.isdigit() else reference
+        if wanted == "latest" and names:
+            wanted = names[-1]
+        if wanted not in names:
+            there = did_you_mean(wanted, names).removeprefix("; ") or f"there are {', '.join(names[-6:])}"
+            hint = there if names else "p3kit tune specs/tune.toml begins one"
+            raise InputError(f"--resume {reference}", f"no sweep of that name in {runs_root}", hint)
+        return cls(runs_root / wanted)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.log"
+
+    @property
+    def winner(self) -> Path:
+        """The winner's spec, once a trial is complete."""
+        return self.path / "winner.toml"
+
+    def info(self) -> dict[str, Any]:
+        """`sweep.json`. Raises P3kitError when it is damaged or was written by a newer p3kit."""
+        info = read_json(self.path / "sweep.json")
+        if not isinstance(info, dict) or info.get("schema_version", 0) > SWEEP_SCHEMA_VERSION:
+            what = f"has a schema newer than {SWEEP_SCHEMA_VERSION}"
+            raise P3kitError(str(self.path / "sweep.json"), what, "pip install -U p3kit")
+        return info
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Inside, no other process can go on with this sweep. The lock goes with the process."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            hint = "wait for it, or end it with Ctrl-C in its terminal"
+            raise InputError(self.name, "another p3kit tune is at work on this sweep", hint) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the journal has it. `state`: waiting, running, complete, pruned or failed."""
+
+    number: int
+    state: str
+    value: float | None
+    """Mean validation Sharpe ratio over its agents; of a pruned trial, as far as it came."""
+    values: Mapping[str, Any]
+    """What was tried, by spec path."""
+    runs: tuple[str, ...]
+    agents: Mapping[str, float]
+    """Sharpe ratio by agent, where the trial is complete; 0 for one that never traded."""
+    message: str
+    seconds: float | None
+    superseded: bool
+    """It died with its process and was queued again, or repeated another trial's values: it does not count."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "trial": self.number,
+            "state": self.state,
+            "sharpe": self.value,
+            "values": dict(self.values),
+            "runs": list(self.runs),
+            "agents": dict(self.agents),
+            "message": self.message,
+            "seconds": self.seconds,
+        }
+
+
+class Space:
+    """What is searched: Optuna's distributions, and the way between its values and the spec's."""
+
+    def __init__(self, tune: Tune) -> None:
+        self.ranges = tune.space
+
+    @property
+    def paths(self) -> list[str]:
+        return list(self.ranges)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        found: dict[str, BaseDistribution] = {}
+        for path, one in self.ranges.items():
+            if not isinstance(one, SearchRange):
+                found[path] = CategoricalDistribution([_as_choice(item) for item in one])
+            elif isinstance(one.low, int) and isinstance(one.high, int):
+                found[path] = IntDistribution(one.low, one.high, log=one.log)
+            else:
+                found[path] = FloatDistribution(float(one.low), float(one.high), log=one.log)
+        return found
+
+    def to_spec(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Optuna's values as the spec has them: a list that was chosen is a list again."""
+        values = {}
+        for path in self.paths:
+            if path in params:
+                one, value = self.ranges[path], params[path]
+                items = [] if isinstance(one, SearchRange) else one
+                values[path] = next((_plain(item) for item in items if _same(_as_choice(item), value)), value)
+        return values
+
+    def of_spec(self, spec: Spec) -> tuple[dict[str, Any], list[str]]:
+        """The spec's own values as Optuna takes them, and the paths whose value lies outside of what is searched."""
+        tables = spec.model_dump(mode="json")
+        params, outside = {}, []
+        for path, one in self.ranges.items():
+            if not is_written(tables, split_path(path)):
+                outside.append(path)
+                continue
+            value = value_at_path(tables, split_path(path))
+            if isinstance(one, SearchRange):
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                inside = is_number and one.low <= value <= one.high
+            else:
+                inside = any(_same(_as_choice(item), _as_choice(value)) for item in one)
+            params[path] = _as_choice(value)
+            outside += [] if inside else [path]
+        return params, outside
+
+    def settings(self) -> list[dict[str, Any]] | None:
+        """Every setting there is, as Optuna takes them; None where there is no end of them."""
+        columns = []
+        for one in self.ranges.values():
+            if not isinstance(one, SearchRange):
+                columns.append([_as_choice(item) for item in dict.fromkeys(one)])
+            elif isinstance(one.low, int) and isinstance(one.high, int):
+                columns.append(list(range(one.low, one.high + 1)))
+            else:
+                return None
+        if math.prod(map(len, columns)) > 10_000:
+            return None
+        return [dict(zip(self.ranges, values, strict=True)) for values in itertools.product(*columns)]
+
+
+def _plain(item: Any) -> Any:
+    return list(item) if isinstance(item, tuple) else item
+
+
+def _as_choice(item: Any) -> Any:
+    """A choice as Optuna can keep it: a list as its TOML text."""
+    return toml_value(item) if isinstance(item, list | tuple) else item
+
+
+def _same(one: Any, other: Any) -> bool:
+    """1 and true are two choices."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+class Study:
+    """The journal of an owned sweep, opened: ask, report, tell.
+
+    What a kill left in the way (a torn last row, Optuna's lock) is cleared first. Raises P3kitError when the journal is
+    damaged otherwise.
+    """
+
+    def __init__(self, folder: SweepDir, tune: Tune, total_timesteps: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder, self.tune, self.space = folder, tune, Space(tune)
+        self.torn = _mend(folder.journal)
+        self._distributions = self.space.distributions()
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if tune.prune == "median":
+            warm_up = math.ceil(tune.prune_after * total_timesteps)
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=tune.startup, n_warmup_steps=warm_up)
+        try:
+            storage = _storage(folder.journal)
+            names = optuna.get_all_study_names(storage)
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=names[0] if names else folder.name,  # the folder may have been renamed
+                direction="maximize",
+                load_if_exists=True,
+                pruner=pruner,
+            )
+        except (ValueError, KeyError, AssertionError) as error:
+            what = f"cannot be read: {type(error).__name__}: {error}"
+            raise P3kitError(
+                str(folder.journal), what, "restore it, or begin a new sweep; its runs are whole"
+            ) from None
+
+    # ------------------------------------------------------------------ what there is
+
+    def records(self) -> list[TrialRecord]:
+        trials = self._study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("retry_of") for trial in trials}
+        return [self._record(trial, trial.number in retried) for trial in trials]
+
+    def _record(self, trial: FrozenTrial, retried: bool) -> TrialRecord:
+        told = trial.user_attrs
+        state = {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
+        begun, ended = trial.datetime_start, trial.datetime_complete
+        superseded = retried or "same_as" in told
+        message = str(told.get("message", ""))
+        if state == "failed" and not (message or superseded):
+            message = f"its process was killed {int(told.get('retries', 0)) + 1} times while it trained"
+        return TrialRecord(
+            number=trial.number,
+            state=state,
+            value=trial.value if state in ("complete", "pruned") else None,
+            values=self.space.to_spec(trial.params or trial.system_attrs.get("fixed_params", {})),
+            runs=tuple(told.get("runs", ())),
+            agents=told.get("agents", {}),
+            message=message,
+            seconds=(ended - begun).total_seconds() if begun and ended else None,
+            superseded=superseded,
+        )
+
+    def importance(self) -> dict[str, float]:
+        """Share of each path in telling good settings from middling ones (PED-ANOVA, Watanabe et al. 2023), the largest
+        first; empty for fewer than four completed trials, of which nothing can be said."""
+        import optuna
+
+        done = [record for record in self.records() if record.state == "complete"]
+        if len(done) < _ENOUGH_FOR_IMPORTANCE:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is a rough measure, docs/tuning.md says
+            return dict(optuna.importance.get_param_importances(self._study))
+
+    # ------------------------------------------------------------------ ask
+
+    def enqueue_first(self, spec: Spec) -> list[str]:
+        """Queues the spec as it stands, and every setting where there are no more than trials. Returns the paths whose
+        own value lies outside of the space: then the spec itself is no trial."""
+        params, outside = self.space.of_spec(spec)
+        settings = self.space.settings()
+        if settings is not None and len(settings) <= self.tune.trials:
+            random.Random(self.tune.seed).shuffle(settings)
+            settings.sort(key=lambda one: one != params)  # stable: the spec's own first
+        else:
+            settings = [] if outside else [params]
+        for one in settings:
+            self._study.enqueue_trial(one)
+        return outside
+
+    def wanted(self) -> int:
+        """Trials in all: as many as asked for, but no more than there are settings."""
+        settings = self.space.settings()
+        return self.tune.trials if settings is None else min(self.tune.trials, len(settings))
+
+    def ask(self) -> optuna.Trial | None:
+        """The next trial, those queued again first; None when there are as many as wanted, or nothing new to try.
+
+        What is drawn follows from the seed, the trial's place in the sweep and the trials before it alone, so that an
+        interrupted sweep goes on as it would have. A draw that repeats an earlier setting is told as failed, and the
+        next one is left to chance.
+        """
+        import optuna
+
+        repeats = 0
+        while repeats < _MOST_DRAWS:
+            records = self.records()
+            queued = any(record.state == "waiting" for record in records)
+            number = sum(not record.superseded for record in records)
+            if not queued and number >= self.wanted():
+                return None
+            self._study.sampler = self._sampler(number, repeats)
+            trial = self._study.ask(self._distributions)
+            twin = None if queued else self._twin(trial, records)
+            if twin is None:
+                return trial
+            trial.set_user_attr("same_as", twin)
+            trial.set_user_attr("message", f"the values of trial {twin} again")
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            repeats += 1
+        return None
+
+    def _sampler(self, number: int, repeats: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        seed = int(np.random.SeedSequence([self.tune.seed, number, repeats]).generate_state(1)[0])
+        if repeats or self.tune.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.tune.startup)
+
+    def _twin(self, trial: optuna.Trial, records: Sequence[TrialRecord]) -> int | None:
+        values = self.space.to_spec(trial.params)
+        return next((one.number for one in records if not one.superseded and one.values == values), None)
+
+    # ------------------------------------------------------------------ tell
+
+    def should_prune(self, trial: optuna.Trial) -> bool:
+        return trial.should_prune()
+
+    def median_at(self, step: int) -> tuple[float, int]:
+        """The median of what completed trials had reported for `step`, and how many had."""
+        import optuna
+
+        done = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        known = [one.intermediate_values[step] for one in done if step in one.intermediate_values]
+        return (float(np.median(known)), len(known)) if known else (math.nan, 0)
+
+    def complete(self, trial: optuna.Trial, agents: Mapping[str, float]) -> float:
+        """Tells the mean over the agents, and returns it."""
+        value = float(np.mean(list(agents.values())))
+        trial.set_user_attr("agents", dict(agents))
+        self._study.tell(trial, value)
+        return value
+
+    def pruned(self, trial: optuna.Trial, message: str) -> None:
+        """Its value is the last one that was reported."""
+        import optuna
+
+        trial.set_user_attr("message", message)
+        self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+    def failed(self, trial: optuna.Trial, message: str) -> None:
+        import optuna
+
+        trial.set_user_attr("message", message)
+        self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def requeue_running(self) -> list[TrialRecord]:
+        """Fails every trial that the journal calls running, and queues it again with its values and its runs, so that
+        what they have trained is not lost. Returns those trials.
+
+        The new one is queued before the old one is failed: a kill in between loses nothing either.
+        """
+        import optuna
+
+        trials = self._study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("retry_of") for trial in trials}
+        running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
+        for trial in running:
+            told = trial.user_attrs
+            retries = int(told.get("retries", 0)) + 1
+            if trial.number not in retried and retries <= MOST_RETRIES:
+                attributes = {"retry_of": trial.number, "retries": retries, "runs": told.get("runs", [])}
+                self._study.enqueue_trial(dict(trial.params), user_attrs=attributes)
+            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return [self._record(trial, retried=True) for trial in running]
+
+
+def _storage(journal: Path) -> optuna.storages.JournalStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _mend(journal: Path) -> int:
+    """Cuts a torn last row, which the next one would be written behind, and removes a lock whose owner was killed.
+    Returns the bytes cut."""
+    lock = Path(f"{journal}.lock")
+    if lock.is_symlink():
+        time.sleep(_STALE_LOCK_S)  # a living owner (a dashboard that writes) holds it for milliseconds
+        lock.unlink(missing_ok=True)
+    if not journal.exists():
+        return 0
+    with locked(journal) as handle:
+        return cut_torn_row(handle)
