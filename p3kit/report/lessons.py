@@ -210,7 +210,10 @@ def _lesson(text: str, attempts: Sequence[Attempt], unit: str, *, links: bool = 
 def _repair_lesson(repair: Repair) -> Lesson:
     named = f"intervention on {_title(repair.symptom)}" if repair.symptom in SYMPTOMS else plain(repair.symptom)
     moved = ", ".join(f"`{key}`" for key in repair.keys)
-    what = f" moving {moved}" if moved else f" ({listed(repair.did)})" if repair.did else ""
+    back = "going back" if any(outcome.rolled_back_to for _, outcome in repair.outcomes) else ""
+    moving = f"moving {moved}" if moved and moved != "`rollback`" else ""
+    done = " and ".join(part for part in (moving, back) if part)
+    what = f" {done}" if done else f" ({listed(repair.did)})" if repair.did else ""
     text = f"{named}{what}: fired {count_of(len(repair.outcomes), 'time')}"
     if repair.interval is None:
         text += ", outcome not known"

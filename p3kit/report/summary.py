@@ -74,9 +74,9 @@ class Deflated:
 class Outcome:
     """What one intervention did about a symptom, from the journal.
 
-    `symptom` is the row it was on, or `intervention ID` where its trigger names none. `keys`: spec path → value before
-    and after. `ended` is the step at which it was verified, released or found to have failed; None while it is live.
-    `recovered` is None where neither the journal nor the diagnosis tells.
+    `symptom` is the row it was on, or `intervention "ID"` where its trigger names none. `keys`: spec path → value
+    before and after. `ended` is the step at which it was verified, released or found to have failed; None while it is
+    live. `recovered` is None where neither the journal nor the diagnosis tells.
     """
 
     symptom: str
@@ -529,6 +529,9 @@ def _chosen_scores(evaluations: Sequence[Mapping[str, Any]], chosen_step: int | 
     )
 
 
+OSCILLATES = "intervention.oscillates"
+"""The row of a key that is moved no more: nothing was on it that could have been held back."""
+
 _ENDINGS = {"verified": True, "released": True, "failed": False}
 
 
@@ -545,7 +548,7 @@ def _outcomes(events: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) 
             keys = {key: (last.keys.get(key, (before,))[0], after) for key, (before, after) in event["keys"].items()}
             outcomes[mine] = replace(last, keys=keys, turns=last.turns + 1)
         elif decision == "fired":
-            symptom = str(event.get("row") or "").partition(":")[0] or f"intervention {rule}"
+            symptom = str(event.get("row") or "").partition(":")[0] or f'intervention "{rule}"'
             outcomes.append(
                 Outcome(
                     symptom=symptom,
@@ -570,7 +573,7 @@ def _suppressed(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Symptom → how often an intervention on it was held back."""
     counts: dict[str, int] = {}
     for event in events:
-        if event.get("decision") in ("suppressed", "blocked"):
+        if event.get("decision") in ("suppressed", "blocked") and event.get("row") != OSCILLATES:
             symptom = str(event.get("row") or "").partition(":")[0]
             counts[symptom] = counts.get(symptom, 0) + 1
     return counts
