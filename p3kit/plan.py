@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import Fault, SpecError
 from p3kit.spec import Spec
 from p3kit.spec.knobs import read_agents, read_knobs
+from p3kit.spec.models import Split
 from p3kit.spec.shipped import find_trainer
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ _VERSIONED = ("p3kit", "torch", "numpy", "pandas", "pydantic", "gymnasium", "env
 
 @dataclass(frozen=True)
 class AgentPlan:
-    """One agent: a symbol, a seed and a point of the matrix, with the spec as it applies to it."""
+    """One agent: a symbol, a seed, a point of the matrix and a window of time, with the spec as it applies to it."""
 
     name: str
     symbol: str
     seed: int
     point: Mapping[str, Any]
     spec: Spec
+    window: str | None = None
+    """First validation day of its walk-forward window."""
 
     @property
     def rollout_steps(self) -> int:
@@ -65,6 +68,7 @@ class AgentPlan:
             "symbol": self.symbol,
             "seed": self.seed,
             "point": dict(self.point),
+            **({"window": self.window} if self.window is not None else {}),
             "total_timesteps": self.spec.ppo.total_timesteps,
             "spec": self.spec.model_dump(mode="json"),
         }
@@ -77,12 +81,18 @@ class RunPlan:
     spec: Spec
     trainer: Path
     agents: tuple[AgentPlan, ...]
+    windows: tuple[str, ...] = ()
+    """Every window of a walk-forward, of which this run has one."""
 
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
         """What `run.json` holds: all that is needed to repeat the run, and to notice that it cannot be repeated.
 
-        `market` is empty for a task that brings no bars.
+        `market` is empty for a task that brings no bars; a window of a walk-forward has bars of its own.
         """
+        if self.windows:
+            from p3kit.market import load_market
+
+            market = load_market(self.spec, list(dict.fromkeys(agent.symbol for agent in self.agents)))
         return {
             "schema_version": RUN_SCHEMA_VERSION,
             "name": self.spec.name,
@@ -93,25 +103,46 @@ class RunPlan:
             "data": {agent.symbol: describe_data(market[agent.symbol]) for agent in self.agents if market},
             "command": list(command),
             "created": time.time(),
+            **({"windows": list(self.windows)} if self.windows else {}),
             **provenance(),
         }
 
 
-def plan_runs(spec: Spec, jobs: int = 1) -> list[RunPlan]:
+def plan_runs(spec: Spec, jobs: int = 1, windows: Sequence[Split] = ()) -> list[RunPlan]:
     """All runs of a spec: its agents in the order symbols × seeds × matrix points, put together as the trainer says.
+
+    `windows` are those of `data.walk_forward` (`p3kit.market.walk_windows`): then all of it once per window, in runs of
+    its own, whose spec has the window's days as its split.
 
     `jobs` is the number of runs that will train at a time: stacks are made so that all are busy. Agents come out the
     same in any stack. A trainer's own path is relative to the current folder, as `load_spec` has made it. Raises
     SpecError when the trainer does not exist, or cannot train agents of unequal sizes together.
     """
+    if spec.data.walk_forward is None:
+        return _plan_window(spec, jobs)
+    if not windows:
+        hint = "p3kit run, plan and tune do; leave it out here"
+        raise SpecError([Fault("data.walk_forward", "windows of time are not made here", hint)])
+    names = tuple(str(window.validation).partition("..")[0] for window in windows)
+    plans = []
+    for window, name in zip(windows, names, strict=True):
+        data = spec.data.model_copy(update={"split": window, "walk_forward": None})
+        plans += [
+            replace(plan, windows=names) for plan in _plan_window(spec.model_copy(update={"data": data}), jobs, name)
+        ]
+    return plans
+
+
+def _plan_window(spec: Spec, jobs: int, window: str | None = None) -> list[RunPlan]:
     trainer = find_trainer(spec.trainer)
     agents = [
         AgentPlan(
-            agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1),
+            agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1, window=window),
             symbol,
             seed,
             point,
             spec.for_agent(symbol, point),
+            window,
         )
         for symbol in spec.symbols
         for seed in spec.seeds
@@ -179,11 +210,14 @@ def _refuse_unequal(groups: Sequence[Sequence[AgentPlan]], fixed: Sequence[str])
             raise SpecError([Fault(f"agents.{other.name}", what, hint)])
 
 
-def agent_name(symbol: str, seed: int, point: Mapping[str, Any], *, several_seeds: bool) -> str:
-    """`AAPL`, or `AAPL.s2`, `AAPL.s2.gae_lambda=0.9` where a symbol has several agents."""
+def agent_name(
+    symbol: str, seed: int, point: Mapping[str, Any], *, several_seeds: bool, window: str | None = None
+) -> str:
+    """`AAPL`, or `AAPL.s2`, `AAPL.s2.gae_lambda=0.9`, `AAPL.w2018-01-04` where a symbol has several agents."""
     parts = [symbol]
     if several_seeds or point:
         parts.append(f"s{seed}")
+    parts += [f"w{window}"] if window is not None else []
     parts += [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in point.items()]
     return ".".join(parts)
 
@@ -195,6 +229,12 @@ def data_notes(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
         for note in bars.notes:
             told.setdefault(note, []).append(symbol)
     notes = [note if len(who) == len(market) else f"{', '.join(who)}: {note}" for note, who in told.items()]
+    if spec.data.walk_forward is not None:
+        from p3kit.market import walk_windows
+
+        windows = walk_windows(spec, market)
+        judged = f"{str(windows[0].validation).partition('..')[0]} to {str(windows[-1].validation).partition('..')[2]}"
+        notes.append(f"walk-forward: {len(windows)} windows, each an agent of its own, judged on {judged}")
     first = next(iter(market.values()))
     gamma = getattr(spec.ppo, "gamma", None)  # a user's own trainer may have no such knob
     if spec.data.source in ("csv", "parquet") and gamma is not None and gamma < 1:

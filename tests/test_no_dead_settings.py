@@ -40,6 +40,7 @@ EXCEPTIONS = {
     "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
     "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
     "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
+    "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk.py)",
     "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }
 """Fields, or whole tables of them, that no run shows, and why."""

@@ -236,6 +236,7 @@ def _changed(spec: Spec, symbol: str, settings: Mapping[str, Any]) -> Spec:
     for name in ("matrix", "intervention", "agents", "tune"):
         tables.pop(name, None)
     tables |= {"symbols": [symbol], "seeds": [1]}
+    tables["data"] = {name: value for name, value in tables["data"].items() if name != "walk_forward"}
     tables["compute"] = {**tables["compute"], "compile": "off"}
     tables["diagnose"] = {**tables["diagnose"], "mode": "off"}  # a probe has to get through what it is to judge
     for table, values in settings.items():

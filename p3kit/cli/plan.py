@@ -35,14 +35,14 @@ def plan(spec: Path, overrides: tuple[str, ...], jobs: int | None, runs_root: Pa
     """
     from p3kit.launch import measured_pace, total_seconds
     from p3kit.launch.board import duration
-    from p3kit.market import load_market
+    from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
     from p3kit.spec import load_spec
     from p3kit.spec.notes import notes
 
     loaded = load_spec(spec, overrides)
-    plans = plan_runs(loaded.spec, jobs or available_cores())
     market = load_market(loaded.spec, loaded.spec.symbols)
+    plans = plan_runs(loaded.spec, jobs or available_cores(), walk_windows(loaded.spec, market))
     remarks = [*notes(loaded), *data_notes(loaded.spec, market)]
     slots = min(jobs or available_cores(), len(plans))
     pace = measured_pace(plans[0], runs_root)

@@ -127,14 +127,16 @@ def prepare(
     spec: Path, overrides: tuple[str, ...], jobs: int
 ) -> tuple[LoadedSpec, list[RunPlan], Mapping[str, SymbolData]]:
     """All checks that come before the first run directory. What is worth knowing goes to stderr."""
-    from p3kit.market import load_market
+    from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
     from p3kit.spec import load_spec
     from p3kit.spec.notes import notes
 
     loaded = load_spec(spec, overrides)
-    plans = plan_runs(loaded.spec, jobs)
     market = load_market(loaded.spec, loaded.spec.symbols)
+    plans = plan_runs(loaded.spec, jobs, walk_windows(loaded.spec, market))
+    for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
+        load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
         click.echo(f"note: {note}", err=True)
     return loaded, plans, market

@@ -121,6 +121,20 @@ class OverSeeds:
 
 
 @dataclass(frozen=True)
+class WindowSummary:
+    """The graded agents of one walk-forward window; means over those that traded, None where none did."""
+
+    validation: str
+    """Its validation days."""
+    agents: int
+    sharpe: float | None
+    excess: float | None
+    """Sharpe ratio minus buy-and-hold's; of an agent that never traded, minus buy-and-hold's."""
+    shown: int
+    """Agents whose edge over buy-and-hold is shown."""
+
+
+@dataclass(frozen=True)
 class AgentSummary:
     """One agent of an experiment at the moment of the report. `run` is None while nobody has begun it."""
 
@@ -159,6 +173,8 @@ class AgentSummary:
     """The resolved spec as it applies to this agent, as plain tables."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """What run.json says about its bars: fingerprint, source, synthetic, bars_per_year; empty where there are none."""
+    window: str | None = None
+    """First validation day of its walk-forward window."""
 
     @property
     def grade_text(self) -> str:
@@ -242,6 +258,15 @@ class Experiment:
         for agent in self.complete:
             groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), {}).setdefault(agent.seed, agent)
         return [_over_seeds(name, list(agents.values())) for name, agents in groups.items() if len(agents) > 1]
+
+    @property
+    def walk_forward(self) -> list[WindowSummary]:
+        """The windows that have graded agents, in order of time."""
+        windows: dict[str, list[AgentSummary]] = {}
+        for agent in self.complete:
+            if agent.window is not None:
+                windows.setdefault(agent.window, []).append(agent)
+        return [_window(agents) for _, agents in sorted(windows.items())]
 
     @property
     def final_looks(self) -> int:
@@ -425,7 +450,8 @@ def _planned(info: Mapping[str, Any]) -> dict[str, str]:
     seeds, matrix = spec.get("seeds") or [1], spec.get("matrix") or {}
     points = [dict(zip(matrix, values, strict=True)) for values in product(*matrix.values())]
     return {
-        agent_name(symbol, seed, point, several_seeds=len(seeds) > 1): symbol
+        agent_name(symbol, seed, point, several_seeds=len(seeds) > 1, window=window): symbol
+        for window in info.get("windows") or [None]
         for symbol in spec.get("symbols") or []
         for seed in seeds
         for point in points
@@ -478,6 +504,7 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
         point=plan.get("point") or {},
         spec=plan["spec"],
         data=(history.info.get("data") or {}).get(plan["symbol"]) or {},
+        window=plan.get("window"),
     )
 
 
@@ -493,6 +520,26 @@ def _over_seeds(name: str, agents: Sequence[AgentSummary]) -> OverSeeds:
         interquartile_mean=interquartile_mean(np.array(sharpes)) if enough else None,
         shown=sum(agent.over_buy_and_hold == "shown" for agent in agents),
     )
+
+
+def _window(agents: Sequence[AgentSummary]) -> WindowSummary:
+    sharpes = [agent.scores.sharpe for agent in agents if agent.scores and agent.scores.sharpe is not None]
+    excesses = [excess for agent in agents if (excess := _excess(agent)) is not None]
+    return WindowSummary(
+        validation=str(agents[0].spec["data"]["split"]["validation"]).replace("..", " to "),
+        agents=len(agents),
+        sharpe=float(np.mean(sharpes)) if sharpes else None,
+        excess=float(np.mean(excesses)) if excesses else None,
+        shown=sum(agent.over_buy_and_hold == "shown" for agent in agents),
+    )
+
+
+def _excess(agent: AgentSummary) -> float | None:
+    if agent.scores is None:
+        return None
+    told = agent.scores.metrics.get("eval/sharpe_excess")
+    held = agent.scores.metrics.get("eval/buy_and_hold_sharpe")
+    return told if told is not None else None if held is None else -held
 
 
 def _final(events: Sequence[Mapping[str, Any]]) -> FinalLook | None:

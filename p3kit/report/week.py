@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_number, format_steps
 from p3kit.diagnose.journal import back_to
+from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
 from p3kit.report.pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
-from p3kit.report.summary import AgentSummary, Experiment, Outcome
+from p3kit.report.summary import AgentSummary, Experiment, Outcome, WindowSummary
 from p3kit.rundir import file_name
 from p3kit.symptoms import SYMPTOMS
 
@@ -87,6 +90,7 @@ def render_week(
             "issues": issues(experiment),
             "next_steps": next_steps(experiment),
             "scored": [agent for agent in experiment.agents if agent.scores is not None],
+            "walk_forward": walk_forward_words(experiment.walk_forward),
             "pictures": pictures.get(experiment.name, {}),
             "captions": CAPTIONS,
         }
@@ -277,6 +281,25 @@ def _value(value: Any) -> str:
     return format_number(value) if isinstance(value, float) else str(value)
 
 
+def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
+    """In how many windows the agents did better than buy-and-hold, and how far the windows lie apart."""
+    excesses = [window.excess for window in windows if window.excess is not None]
+    if not excesses:
+        return ""
+    positive = sum(excess > 0 for excess in excesses)
+    low, high = share_interval(positive, len(excesses))
+    words = f"Better than buy-and-hold in {positive} of {len(excesses)} windows (95% interval {low:.0%} to {high:.0%})"
+    bounds = mean_interval(np.array(excesses))
+    if bounds is None:
+        return f"{words}; one window tells nothing about others."
+    shown = "shown" if bounds[0] > 0 else "not shown"
+    return (
+        f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
+        f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
+        f"independent): an edge is {shown}."
+    )
+
+
 def next_steps(experiment: Experiment) -> list[str]:
     """What the state calls for, most pressing first: sick agents, runs that stand still, agents never trained, failures
     without an explanation, then what the passed ones are ready for."""
@@ -368,6 +391,7 @@ def _experiment_json(experiment: Experiment) -> dict[str, Any]:
         "agents_completed": len(experiment.complete),
         "agents": [_agent_json(agent) for agent in experiment.agents],
         "stability": {"word": judged.word, "why": judged.why, "lines": list(judged.lines)},
+        "walk_forward": [asdict(window) for window in experiment.walk_forward],
         "issues": issues(experiment),
         "next_steps": next_steps(experiment),
     }

@@ -128,6 +128,36 @@ class Split(Table):
         return self
 
 
+def parse_span(text: str) -> tuple[int, str]:
+    """`"5y"`, `"6m"` or `"90d"` as (number, unit). Raises ValueError."""
+    match = re.fullmatch(r"([1-9]\d{0,4})([ymd])", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no span of time")
+    return int(match[1]), match[2]
+
+
+def _span(text: str) -> str:
+    try:
+        parse_span(text)
+    except ValueError:
+        raise ValueError('expected years, months or days, such as "5y", "6m" or "90d"') from None
+    return text
+
+
+Span = Annotated[str, AfterValidator(_span), Words('years, months or days, such as "5y", "6m" or "90d"')]
+
+
+class WalkForward(Table):
+    """Train and judge again and again, further on in time: one agent per window, all of them before the test split."""
+
+    train: Span
+    """Length of a window's training part; a longer one remembers more, and leaves fewer windows."""
+    validation: Span
+    """Length of the part right after it, on which the window's weights are chosen and graded."""
+    step: Span
+    """From the beginning of a window to that of the next; shorter than validation, and bars are judged twice."""
+
+
 class Synthetic(Table):
     """The synthetic regime market: hourly bars in which the past hints at the next return by a known amount."""
 
@@ -152,6 +182,8 @@ class Data(Table):
     """The file of a symbol, for csv and parquet: "data/{symbol}.csv", relative to the spec file."""
     split: Split = Split(train=0.70, validation=0.15, test=0.15)
     """Shares or days of training, validation and test, in that order in time."""
+    walk_forward: WalkForward | None = None
+    """One agent per window of time instead of one: { train = "5y", validation = "1y", step = "1y" }."""
     embargo: CountOrNone | Auto = "auto"
     """Bars left out at the end of a split so that no feature sees across; auto: window + longest look-back."""
     synthetic: Synthetic = Synthetic()

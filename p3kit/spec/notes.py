@@ -177,6 +177,8 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
         yield f'data.path has no effect: source = "{spec.data.source}" reads no file'
     if loaded.written("data.synthetic") and spec.data.source != "synthetic":
         yield f'[data.synthetic] has no effect: source = "{spec.data.source}"'
+    if spec.data.walk_forward is not None:
+        yield "data.walk_forward: training and validation are its windows; of data.split the test part counts alone"
     if spec.data.source == "sample" and set(spec.symbols) <= set(SAMPLE_SYMBOLS):
         yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
     if spec.criteria.strong.beats_supervised != "off" and not spec.baselines.supervised:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from p3kit.errors import Fault, InputError, P3kitError, SpecError
 from p3kit.launch import make_runs, requeue
-from p3kit.market import load_market
+from p3kit.market import load_market, walk_windows
 from p3kit.plan import describe_data, plan_runs, provenance
 from p3kit.rundir import RunDir
 from p3kit.spec import LoadedSpec, load_spec
@@ -255,7 +255,7 @@ class Sweep:
             market = load_market(loaded.spec, loaded.spec.symbols)
         command = ["p3kit", "run", str(self.loaded.path), *(word for one in own for word in ("--set", one))]
         told = {"sweep": self.folder.name, "trial": asked.number, "values": dict(values)}
-        plans = plan_runs(loaded.spec, jobs=1)
+        plans = plan_runs(loaded.spec, jobs=1, windows=walk_windows(loaded.spec, market))
         runs = make_runs(plans, loaded, market, self.runs_root, command=command, extra={"tune": told})
         asked.set_user_attr("runs", [run.name for run in runs])
         return runs
@@ -376,7 +376,7 @@ def begin(loaded: LoadedSpec, overrides: Sequence[str], runs_root: Path, command
     """A new sweep, owned while this is entered. All checks come before its folder is made."""
     tune = check_spec(loaded)
     market = load_market(loaded.spec, loaded.spec.symbols)
-    plan_runs(loaded.spec)
+    plan_runs(loaded.spec, windows=walk_windows(loaded.spec, market))
     info = {
         "name": loaded.spec.name,
         "spec_file": str(loaded.path),
