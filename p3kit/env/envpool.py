@@ -22,9 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from p3kit.env.backends import BACKENDS
 from p3kit.env.faces import ENV_ID, Episodes, one_or_many, read_spec
-from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError, MissingExtra
 from p3kit.metrics import ACTIONS, COMPONENTS
 
@@ -94,8 +92,6 @@ class _TradingEnvSpec:
         if chosen["max_num_players"] != 1:
             raise InputError("max_num_players", f"is {chosen['max_num_players']}", "an account has one player")
         spec, symbols = read_spec(chosen["spec"], one_or_many(chosen["symbol"], chosen["symbols"]), chosen["overrides"])
-        if BACKENDS[spec.env.backend] is not TradingEnv:
-            raise InputError("env.backend", f'"{spec.env.backend}" cannot move some rows alone', 'use "batched"')
         self.episodes = Episodes(
             spec,
             symbols,

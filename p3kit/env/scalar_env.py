@@ -19,7 +19,7 @@ from torch import Tensor
 
 from p3kit.env.account import HOLD, Account
 from p3kit.env.scalar import Lot, Outcome, ScalarAccount, largest_drawdown
-from p3kit.env.step import carry, start_row
+from p3kit.env.step import Course, Rows, carry, start_row
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import NEEDS_START, TradingEnv
 from p3kit.errors import CheckpointError, NumericalFault
@@ -64,12 +64,35 @@ class ScalarTradingEnv(TradingEnv):
         """Let one bar pass, as `TradingEnv.step` does."""
         if start is None and not self._replay:
             raise ValueError(NEEDS_START)
-        allowed = self._rows.mask.gather(1, action.unsqueeze(1)).squeeze(1)
+        step, self._rows = self._play_rows(range(self.num_envs), self._rows, self._course, action, start)
+        return step
+
+    @torch.no_grad()
+    def step_some(self, rows: Tensor, action: Tensor, start: Tensor) -> Timestep:
+        """Let one bar pass for `rows`, as `TradingEnv.step_some` does."""
+        if self._replay:
+            raise RuntimeError("windows are played by all rows together")
+        step, moved = self._play_rows(rows.tolist(), self._rows.take(rows), self._course.take(rows), action, start)
+        self._rows = self._rows.put(rows, moved)
+        return step
+
+    @torch.no_grad()
+    def restart_some(self, rows: Tensor, start: Tensor) -> None:
+        """Put `rows` at new starts, as `TradingEnv.restart_some` does."""
+        super().restart_some(rows, start)
+        for row in rows.tolist():
+            self._books[row] = self._open_book(row, int(self._rows.index[row]))
+
+    def _play_rows(
+        self, places: Sequence[int], rows: Rows, course: Course, action: Tensor, start: Tensor | None
+    ) -> tuple[Timestep, Rows]:
+        """One bar for the accounts at `places` (n of the N), whose `rows`, `course`, `action` and `start` are (n,)."""
+        allowed = rows.mask.gather(1, action.unsqueeze(1)).squeeze(1)
         action = torch.where(allowed, action, HOLD)
-        played = self._rows.alive
+        played = rows.alive
         outcomes = [
-            self._play(row, ACTIONS[number]) if plays else _nothing(self._books[row])
-            for row, (number, plays) in enumerate(zip(action.tolist(), played.tolist(), strict=True))
+            self._play(place, ACTIONS[number]) if plays else _nothing(self._books[place])
+            for place, number, plays in zip(places, action.tolist(), played.tolist(), strict=True)
         ]
 
         def of(read: Callable[[Outcome], float | list[float]], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -77,18 +100,18 @@ class ScalarTradingEnv(TradingEnv):
 
         terminated, truncated = of(lambda o: o.terminated, torch.bool), of(lambda o: o.truncated, torch.bool)
         ended = terminated | truncated
-        index = arrived = self._rows.index + played.long()
+        index = arrived = rows.index + played.long()
         alive = played
-        fields, mask = self._look()
+        fields, mask = self._look(places)
         final_fields = fields
         if self._replay:
             alive = played & ~ended
             mask = torch.where(alive.unsqueeze(1), mask, self._tables.one_hot[HOLD].bool())
         elif start is not None and bool(ended.any()):
-            index = torch.where(ended, start_row(start, self._course), arrived)
-            for row in ended.nonzero().flatten().tolist():
-                self._books[row] = self._open_book(row, int(index[row]))
-            fields, mask = self._look()
+            index = torch.where(ended, start_row(start, course), arrived)
+            for i in ended.nonzero().flatten().tolist():
+                self._books[places[i]] = self._open_book(places[i], int(index[i]))
+            fields, mask = self._look(places)
         step = Timestep(
             index=index,
             account=fields,
@@ -104,21 +127,12 @@ class ScalarTradingEnv(TradingEnv):
             cost_paid=of(lambda o: o.cost_paid),
             closed_profit=of(lambda o: torch.nan if o.closed_profit is None else o.closed_profit),
             exposure=of(lambda o: o.exposure),
-            bar=arrived - self._course.symbol_offset,
+            bar=arrived - course.symbol_offset,
             action=action,
             alive=alive,
             valid=played,
         )
-        self._rows = carry(self._rows, step, self._rows.account, allowed)  # the books keep the accounts
-        return step
-
-    def step_some(self, rows: Tensor, action: Tensor, start: Tensor) -> Timestep:
-        """Not here: raises NotImplementedError."""
-        raise NotImplementedError('env.backend = "scalar" plays all rows together')
-
-    def restart_some(self, rows: Tensor, start: Tensor) -> None:
-        """Not here: raises NotImplementedError."""
-        raise NotImplementedError('env.backend = "scalar" restarts all rows together')
+        return step, carry(rows, step, rows.account, allowed)  # the books keep the accounts
 
     def _play(self, row: int, action: str) -> Outcome:
         book = self._books[row]
@@ -139,19 +153,20 @@ class ScalarTradingEnv(TradingEnv):
         first = index - int(self._course.symbol_offset[row])
         return ScalarAccount(self._data[int(self._symbol[row])], self.rules, first, first + self._lengths[row])
 
-    def _look(self) -> tuple[Tensor, Tensor]:
-        """What every account sees, (N, K) float32, and may do, (N, 7) bool, now."""
-        fields = self._column(ScalarAccount.fields).to(torch.float32)
-        return fields, self._column(lambda book: [name in book.allowed() for name in ACTIONS]).bool()
+    def _look(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What the accounts at `places` see, (n, K) float32, and may do, (n, 7) bool, now."""
+        fields = self._column(ScalarAccount.fields, places).to(torch.float32)
+        return fields, self._column(lambda book: [name in book.allowed() for name in ACTIONS], places).bool()
 
     def _refresh(self) -> None:
         """Look again, after the books were changed from outside a step."""
-        fields, mask = self._look()
+        fields, mask = self._look(range(self.num_envs))
         self._rows = self._rows._replace(fields=fields, mask=mask)
 
-    def _column(self, read: Callable[[ScalarAccount], Sequence[float]]) -> Tensor:
-        """(N, values) float64: what `read` says of each account."""
-        return torch.tensor([read(book) for book in self._books], dtype=torch.float64, device=self.device)
+    def _column(self, read: Callable[[ScalarAccount], Sequence[float]], places: Sequence[int] | None = None) -> Tensor:
+        """(n, values) float64: what `read` says of each account, or of those at `places`."""
+        books = self._books if places is None else [self._books[place] for place in places]
+        return torch.tensor([read(book) for book in books], dtype=torch.float64, device=self.device)
 
     # ---- resuming ---------------------------------------------------------------------------------------------------
 

@@ -185,9 +185,33 @@ def test_the_dm_env_form_works() -> None:
     assert step.observation.action_mask.tolist() == [HOLD_ONLY] * 2
 
 
+def test_plain_accounts_play_behind_it_too() -> None:
+    """`env.backend = "scalar"`: the same observations, masks and rewards, a few rows at a time."""
+    batched, plain = (make(overrides=SHORT | {"env.backend": name}, seed=3) for name in ("batched", "scalar"))
+    rng = np.random.default_rng(0)
+    seen, info = batched.reset()
+    also, others = plain.reset()
+    for _ in range(30):
+        np.testing.assert_allclose(also, seen, atol=1e-6)
+        assert (others["action_mask"] == info["action_mask"]).all()
+        some = rng.permutation(4)[:2].astype(np.int32)
+        chosen = random_actions(rng, info["action_mask"]).astype(np.int32)
+        for env in (batched, plain):
+            env.send(chosen[some], some)
+        here, there = batched.recv(), plain.recv()
+        np.testing.assert_allclose(there[1], here[1], atol=1e-9)  # rewards
+        rest = np.setdiff1d(np.arange(4), some).astype(np.int32)
+        for env in (batched, plain):
+            env.send(chosen[rest], rest)
+        later, also_later = batched.recv(), plain.recv()
+        order = np.argsort(np.concatenate([some, rest]))
+        seen = np.concatenate([here[0], later[0]])[order]
+        also = np.concatenate([there[0], also_later[0]])[order]
+        info = {"action_mask": np.concatenate([here[-1]["action_mask"], later[-1]["action_mask"]])[order]}
+        others = {"action_mask": np.concatenate([there[-1]["action_mask"], also_later[-1]["action_mask"]])[order]}
+
+
 def test_wrong_words_are_answered() -> None:
-    with pytest.raises(InputError, match='use "batched"'):
-        make(overrides=SHORT | {"env.backend": "scalar"})
     with pytest.raises(InputError, match="one player"):
         make(max_num_players=2)
     env = make()

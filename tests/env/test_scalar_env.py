@@ -83,6 +83,35 @@ def test_training_steps_are_the_same_over_many_episodes(formulas: str) -> None:
 
 
 @pytest.mark.parametrize("formulas", ["sound", "guide"])
+def test_some_rows_moved_alone_are_the_same(formulas: str) -> None:
+    """As EnvPool moves them: any rows in any order, the others wait; now and then some begin anew."""
+    spec = ruinous(formulas)
+    batched, scalar = both(spec)
+    generator = torch.Generator().manual_seed(3)
+    start = torch.rand(ROWS, generator=generator)
+    mask = batched.reset(start).mask.clone()
+    scalar.reset(start)
+    ended = 0
+    for turn in range(300):
+        rows = torch.randperm(ROWS, generator=generator)[: 1 + turn % ROWS]
+        urge, start = torch.rand(2, len(rows), generator=generator)
+        if turn % 40 == 39:
+            for env in (batched, scalar):
+                env.restart_some(rows, start)
+        else:
+            chosen = choose(mask[rows], urge)
+            here, there = batched.step_some(rows, chosen, start), scalar.step_some(rows, chosen, start)
+            assert_same_step(here, there, spec.env.initial_capital)
+            ended += int((here.terminated | here.truncated).sum())
+        assert_same_step(batched.standing(), scalar.standing(), spec.env.initial_capital)
+        mask = batched.standing().mask
+    assert ended >= 10
+    play_windows(scalar, [WINDOW], [WINDOW + 9], [0])
+    with pytest.raises(RuntimeError, match="all rows together"):
+        scalar.step_some(torch.tensor([0]), torch.tensor([ACTIONS.index("HOLD")]), torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize("formulas", ["sound", "guide"])
 def test_windows_are_the_same_and_rows_that_ended_stay(formulas: str) -> None:
     spec = ruinous(formulas)
     first, last = [WINDOW, 30, 10, 60], [WINDOW + 40, 31, 80, 62]
