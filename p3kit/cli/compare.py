@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from p3kit.cli.options import json_option, runs_option, several_runs_argument, templates_option
+from p3kit.cli.output import print_json
 
 
 @click.command(
@@ -50,13 +50,12 @@ def compare(
     from p3kit.report.compare import comparison_json, render_comparison, write_comparison
     from p3kit.report.comparison import compare as compare_runs
     from p3kit.report.page import relative_to_here
-    from p3kit.rundir import encode
 
     found = compare_runs(runs_root, references, by)
     written = write_comparison(found, output, templates) if output is not None else None
     if as_json:
         told = {"page": written and written.as_posix(), **comparison_json(found)}
-        click.echo(json.dumps(encode(told), indent=2, ensure_ascii=False))
+        print_json(told)
     elif written is not None:
         click.echo(relative_to_here(written))
     else:

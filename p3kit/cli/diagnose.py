@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.output import print_json
 
 if TYPE_CHECKING:
     from p3kit.diagnose import AgentDiagnosis
@@ -79,7 +79,7 @@ def diagnose(
     from p3kit.diagnose import merged_patch
     from p3kit.diagnose.journal import print_journal, read_journal
     from p3kit.errors import InputError, RunNotFound
-    from p3kit.rundir import encode, find_run
+    from p3kit.rundir import find_run
     from p3kit.spec import load_rules
 
     if not wants_episode and (split or checkpoint):
@@ -112,12 +112,12 @@ def diagnose(
         [evidence] = gather_run(found, finding.agent, overridden)
         explanation = explain(finding, diagnosis, evidence)
         if as_json:
-            click.echo(_json(explanation.to_json()))
+            print_json(explanation.to_json())
         else:
             print_explanation(explanation, console)
     elif as_json:
         journals = {diagnosis.agent: read_journal(found, diagnosis.agent) for diagnosis in diagnoses}
-        click.echo(_json([one.to_json() | {"interventions": encode(journals[one.agent])} for one in diagnoses]))
+        print_json([one.to_json() | {"interventions": journals[one.agent]} for one in diagnoses])
     elif patch_only:
         click.echo(_with_origin(found.name, merged_patch(diagnoses)))
     elif as_markdown:
@@ -185,7 +185,7 @@ def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_j
             told.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
                          "of": episode["of"], "split": split, **episode["totals"]})  # fmt: skip
     if as_json:
-        click.echo(_json(told))
+        print_json(told)
         return
     for one in told:
         click.echo(_in_words(run.name, one))
@@ -203,13 +203,6 @@ def _in_words(run: str, episode: Mapping[str, Any]) -> str:
         f"  {episode['picture']}",
     ]
     return "\n".join(lines)
-
-
-def _json(document: object) -> str:
-    """NaN and infinity as JSON has words for them."""
-    from p3kit.rundir import encode
-
-    return json.dumps(encode(document), indent=2, ensure_ascii=False)
 
 
 def _with_origin(run: str, patch: str) -> str:

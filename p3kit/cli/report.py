@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from p3kit.cli.options import json_option, runs_option, templates_option
+from p3kit.cli.output import print_json
 from p3kit.errors import P3kitError
 
 
@@ -51,7 +51,7 @@ def report(
     write between the keep-markers of a page survives when it is written again.
     """
     from p3kit.report.page import relative_to_here
-    from p3kit.rundir import encode, file_name, intact_runs, mark_crashed
+    from p3kit.rundir import file_name, intact_runs, mark_crashed
 
     if lessons == (week is not None):
         raise click.UsageError("give either --week N or --lessons")
@@ -66,7 +66,7 @@ def report(
     else:
         path, told = _write_lessons(name, output, templates, runs_root)
     if as_json:
-        click.echo(json.dumps(encode(told), indent=2, ensure_ascii=False))
+        print_json(told)
     else:
         click.echo(relative_to_here(path))
     _say(faults)

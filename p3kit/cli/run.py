@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from p3kit.cli.options import (
     set_option,
     spec_argument,
 )
+from p3kit.cli.output import print_json, print_lines, runs_flag
 from p3kit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -144,26 +144,20 @@ def prepare(
 
 def show_outcome(outcome: Outcome, as_json: bool) -> None:
     """The result, on stdout: verdicts as tables, or all of it as JSON."""
-    from rich.console import Console
-
     from p3kit.launch import agent_results, verdict_lines
-    from p3kit.rundir.rows import encode
 
     results = agent_results(outcome.runs)
     if as_json:
         runs = [{"run": run.name, "path": str(run.path), "state": outcome.states[run.name]} for run in outcome.runs]
         result = {"interrupted": outcome.interrupted, "runs": runs, "agents": [agent.to_json() for agent in results]}
-        click.echo(json.dumps(encode(result), indent=2, ensure_ascii=False))
+        print_json(result)
         return
-    stdout = Console(soft_wrap=not sys.stdout.isatty())
-    for line in verdict_lines(results):
-        stdout.print(line)
+    print_lines(verdict_lines(results))
 
 
 def suggest_next(ctx: click.Context, outcome: Outcome, console: Console, *, mirrored: bool) -> None:
     """The commands that come next, on stderr."""
-    named = ctx.get_parameter_source("runs_root") is click.core.ParameterSource.COMMANDLINE
-    suffix = f" --runs {ctx.params['runs_root']}" if named else ""
+    suffix = runs_flag(ctx)
     names = [run.name for run in outcome.unfinished]
     if names:
         console.print(

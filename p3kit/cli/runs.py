@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from p3kit.cli.options import (
     runs_option,
     several_runs_argument,
 )
+from p3kit.cli.output import print_json
 from p3kit.cli.run import show_outcome, suggest_next
 from p3kit.errors import InputError
 
@@ -43,13 +43,12 @@ def runs(runs_root: Path, as_json: bool) -> None:
     """
     from p3kit.launch import run_lines
     from p3kit.rundir import intact_runs
-    from p3kit.rundir.rows import encode
 
     say_crashed(runs_root)
     intact, faults = intact_runs(runs_root)
     lines = run_lines(intact, time.time())
     if as_json:
-        click.echo(json.dumps(encode([line.to_json() for line in lines]), indent=2, ensure_ascii=False))
+        print_json([line.to_json() for line in lines])
     elif lines:
         _print_table(lines)
     elif not faults:
@@ -127,7 +126,7 @@ def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
         run.request_stop()
         asked.append({"run": run.name, "state": run.status()["state"]})
     if as_json:
-        click.echo(json.dumps(asked, indent=2))
+        print_json(asked)
     else:
         for entry in asked:
             click.echo(f"{entry['run']} was asked to stop")

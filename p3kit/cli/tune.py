@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from p3kit.cli.options import (
     runs_option,
     set_option,
 )
+from p3kit.cli.output import print_json, print_lines, runs_flag
 from p3kit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -166,23 +166,17 @@ def _keep(result: Result, output: Path | None) -> None:
 
 def _show(result: Result, as_json: bool) -> None:
     """The result, on stdout."""
-    from rich.console import Console
-
-    from p3kit.rundir import encode
     from p3kit.tune import result_lines
 
     if as_json:
-        click.echo(json.dumps(encode(result.to_json()), indent=2, ensure_ascii=False))
+        print_json(result.to_json())
         return
-    stdout = Console(soft_wrap=not sys.stdout.isatty())
-    for line in result_lines(result):
-        stdout.print(line)
+    print_lines(result_lines(result))
 
 
 def _suggest_next(ctx: click.Context, result: Result, console: Console, *, interrupted: bool) -> None:
     """The commands that come next, on stderr."""
-    named = ctx.get_parameter_source("runs_root") is click.core.ParameterSource.COMMANDLINE
-    suffix = f" --runs {ctx.params['runs_root']}" if named else ""
+    suffix = runs_flag(ctx)
     lines = []
     if interrupted and result.left:
         lines.append(f"to go on:  p3kit tune --resume {result.sweep}{suffix}")

@@ -29,7 +29,6 @@ from p3kit.runtime.interventions import (
     comparison,
     ends_the_check,
     lacks_data,
-    patience_of,
     turn_of,
     verified,
     waits,
@@ -134,12 +133,7 @@ class Council:
         rule, state = seat.rule, seat.state
         looks = {name: engine.look(rule) for name, engine in present.items()}
         showing = [name for name, look in looks.items() if look.any_of(rule.on or ())]
-        held = seat.is_enough(len(showing), len(present))
-        needed, window = patience_of(rule)
-        state.recent = [*state.recent, held][-window:]
-        if not held or sum(state.recent) < needed:
-            if not held:
-                state.said = ""
+        if not state.is_due(rule, seat.is_enough(len(showing), len(present))):
             return
         added = {name: engine.modifiers_of(rule) for name, engine in present.items()}
         own = {name: engine.proposed(rule, looks[name], kind, added[name]) for name, engine in present.items()}
@@ -160,7 +154,7 @@ class Council:
                 held_back = replace(fired, decision=objection[0], reason=objection[1], asks=(), checkpoint=None)
                 yield replace(held_back, by_agent=_without_checkpoints(fired.by_agent))
             if objection[1] == WATCHED:
-                state.times, state.acted, state.recent = state.times + 1, clock.to_json(), []
+                state.would_act(clock)
             return
         for name in present:
             claimed[name].update(own[name].keys)

@@ -129,10 +129,22 @@ class RuleState:
     retired: bool = False
     row: str = ""
 
+    def is_due(self, rule: Intervention, held: bool) -> bool:
+        """Take in whether the trigger holds at this check; whether it has held as often as the rule is patient."""
+        needed, window = patience_of(rule)
+        self.recent = [*self.recent, held][-window:]
+        if not held:
+            self.said = ""
+        return held and sum(self.recent) >= needed
+
+    def would_act(self, clock: Clock) -> None:
+        """Its turn is used up, by acting or, where rules are only watched, by being told."""
+        self.times, self.acted, self.recent = self.times + 1, clock.to_json(), []
+
     def acts(self, clock: Clock, decision: Decision) -> None:
         """It acts now."""
-        self.times, self.acted, self.said, self.recent = self.times + 1, clock.to_json(), "", []
-        self.fired_step, self.row = clock.env_steps, decision.row
+        self.would_act(clock)
+        self.said, self.fired_step, self.row = "", clock.env_steps, decision.row
 
 
 class Engine:
@@ -363,12 +375,7 @@ class Engine:
 
     def _maybe_fire(self, rule: Intervention, kind: Check, claimed: set[str]) -> Iterator[Decision]:
         state, look = self._states[rule.id], self.look(rule)
-        held = look.any_of(rule.on or ())
-        needed, window = patience_of(rule)
-        state.recent = [*state.recent, held][-window:]
-        if not held or sum(state.recent) < needed:
-            if not held:
-                state.said = ""
+        if not state.is_due(rule, look.any_of(rule.on or ())):
             return
         component = component_of(look) if rule.names_no_component() else ""
         if rule.names_no_component() and not component:
@@ -390,7 +397,7 @@ class Engine:
                 state.said = objection[1]
                 yield replace(fired, decision=objection[0], reason=objection[1], asks=(), checkpoint=None)
             if objection[1] == WATCHED:  # told as often as it would have acted
-                state.times, state.acted, state.recent = state.times + 1, self.clock.to_json(), []
+                state.would_act(self.clock)
             return
         claimed.update(fired.keys)
         yield fired
