@@ -62,8 +62,8 @@ min_progress = 0.7
 ent_coef = {{ kind = "linear", start = 0.05, end = 0.001 }}
 [[intervention]]
 id = "calm"
-when = {{ metric = "policy/entropy", op = ">", value = 0.2 }}
-min_data = {{ steps = 512 }}
+on = {{ metric = "policy/entropy", op = ">", value = 0.2 }}
+min_data = {{ env_steps = 512 }}
 max_times = 2
 cooldown = {{ updates = 1 }}
 do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
