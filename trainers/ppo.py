@@ -426,6 +426,7 @@ def main() -> None:
                 _, last_value = forward(scale_observation(env.observe(index, account)), keep)
             env.raise_if_faulty()
             buffer = Buffer(*(torch.stack(column) for column in zip(*records, strict=True)))
+            resting = ~buffer.valid
             if left < rows:  # more envs than steps left: the surplus was played but is not learnt from
                 buffer.valid.view(-1)[left:] = False
             rollout_s = time.perf_counter() - clock
@@ -612,6 +613,7 @@ def main() -> None:
                 done=done.cpu().numpy(),
                 equity=(buffer.equity / agent.spec.env.initial_capital).cpu().numpy(),
                 closed=(~buffer.closed_profit.isnan()).cpu().numpy(),
+                resting=resting.cpu().numpy(),
             )
             agent.record(
                 iteration,

@@ -37,6 +37,7 @@ class Rollout:
     done: Array  # (T, N) bool
     equity: Array  # (T, N) share of the initial capital, after the step
     closed: Array  # (T, N) bool, a round trip closed in this step
+    resting: Array  # (T, N) bool, nobody acted: the step only began the next episode (NEXT_STEP tasks)
 
     def between(self, first: int, last: int) -> Rollout:
         """The steps [first, last)."""
@@ -96,7 +97,7 @@ class EpisodeLedger:
         self.components[env] += rollout.weighted[start:end, env].sum(0)
         self.total[env] += reward[start:end, env].sum()
         self.learnt[env] += rollout.reward[start:end, env].sum()
-        self.length[env] += end - start
+        self.length[env] += (~rollout.resting[start:end, env]).sum()
         self.trades[env] += rollout.closed[start:end, env].sum()
 
     def _clear(self, env: int) -> None:
@@ -153,26 +154,29 @@ def update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
 
 
 def _rollout_metrics(rollout: Rollout) -> Metrics:
-    reward = rollout.reward
+    acted = ~rollout.resting
+    if not acted.any():
+        return {}
+    reward, chosen, weighted = rollout.reward[acted], rollout.action[acted], rollout.weighted[acted]
     metrics: Metrics = {
         "reward/mean": float(reward.mean()),
         "reward/std": float(reward.std()),
         "reward/max_abs": float(np.abs(reward).max()),
-        "reward/total": float(rollout.weighted.sum(-1).mean() + rollout.bonus.mean()),
-        "reward/clipped_share": float(rollout.clipped.mean()),
+        "reward/total": float(weighted.sum(-1).mean() + rollout.bonus[acted].mean()),
+        "reward/clipped_share": float(rollout.clipped[acted].mean()),
         "reward/positive_share": float((reward > 0).mean()),
-        "policy/hold_share": float((rollout.action == 0).mean()),
-        "policy/valid_actions": float(rollout.valid_actions.mean()),
+        "policy/hold_share": float((chosen == 0).mean()),
+        "policy/valid_actions": float(rollout.valid_actions[acted].mean()),
     }
-    magnitude = np.abs(rollout.weighted).mean((0, 1))
+    magnitude = np.abs(weighted).mean(0)
     for i, name in enumerate(COMPONENTS):
-        metrics[f"reward/{name}"] = float(rollout.weighted[..., i].mean())
-        metrics[f"reward/raw.{name}"] = float(rollout.raw[..., i].mean())
+        metrics[f"reward/{name}"] = float(weighted[:, i].mean())
+        metrics[f"reward/raw.{name}"] = float(rollout.raw[acted][:, i].mean())
         if magnitude.sum() > 0:
             metrics[f"reward/share.{name}"] = float(magnitude[i] / magnitude.sum())
-    beside_pnl = rollout.weighted.sum(-1) - rollout.weighted[..., _PNL] + rollout.bonus
+    beside_pnl = weighted.sum(-1) - weighted[:, _PNL] + rollout.bonus[acted]
     for i, action in enumerate(ACTIONS):
-        taken = rollout.action == i
+        taken = chosen == i
         metrics[f"policy/share.{action}"] = float(taken.mean())
         if taken.any():
             metrics[f"reward/beside_pnl.{action}"] = float(beside_pnl[taken].mean())
