@@ -578,7 +578,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Reward off its expected path",
             "3.1, 6.2",
             "warning",
-            "Sharpe of the evaluations in the last 40% of training falls with 95% confidence (Sen's slope), by 1 or more",
+            "Sharpe of the evaluations in the last 40% of training falls with 95% confidence (Sen's slope), by 1 or more, "
+            "to less than half of its best",
             (
                 Cause(
                     "overfit",

@@ -67,7 +67,7 @@ def check(
             probes += probe_learning(own, Path(folder), run_trainer, status.update)
         if leak:
             status.update("a market whose edge nobody could miss")
-            probes.append(probe_leak(own, chosen, Path(folder), run_trainer))
+            probes += probe_leak(own, Path(folder), run_trainer)
     if as_json:
         click.echo(json.dumps([probe.to_json() for probe in probes], indent=2, ensure_ascii=False))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from p3kit.check import Probe, probe_learning, probe_update
+from p3kit.check import Probe, probe_leak, probe_learning, probe_update
 from p3kit.check.tasks import NUMBERS, ProbeTask
 from p3kit.launch import run_trainer
 from p3kit.market import load_market
@@ -92,6 +92,25 @@ def test_the_probe_tasks_are_solved_and_a_flipped_advantage_is_seen(tmp_path: Pa
     flipped = planted(tmp_path, ("    policy_term = -torch.min(", "    policy_term = torch.min("))
     sick = probe_learning(spec_of(flipped), tmp_path, run_trainer)
     assert [probe.passed for probe in sick] == [True, True, True, False, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
+def test_every_trainer_finds_what_nobody_could_miss(trainer: str, tmp_path: Path) -> None:
+    known, own = probe_leak(spec_of(trainer), tmp_path, run_trainer)
+    assert (known.name, own.name) == ("leak", "leak-own")
+    assert known.passed, known
+    assert known.details["share"] >= 0.8
+    assert own.passed, own
+
+
+@pytest.mark.slow
+def test_a_flipped_advantage_finds_nothing_whatever_the_knobs(tmp_path: Path) -> None:
+    flipped = planted(tmp_path, ("    policy_term = -torch.min(", "    policy_term = torch.min("))
+    known, own = probe_leak(spec_of(flipped), tmp_path, run_trainer)
+    assert (known.passed, own.passed) == (False, False)
+    assert known.details["share"] < own.details["asked"]
+    assert "the trainer is at fault" in known.remedy
 
 
 def test_a_trainer_without_env_id_is_not_asked_and_says_why(tmp_path: Path) -> None:
