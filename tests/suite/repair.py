@@ -34,6 +34,8 @@ from tests.suite.scoring import Score
 PACK: dict[str, Any] = {"interventions": "guide", "checkpoints": {"every": 4_096}}  # checkpoints to go back to
 SICK = merged(PACK, {"diagnose": {"mode": "watch"}})
 REPAIRED = merged(PACK, {"diagnose": {"mode": "act"}})
+REPAIRED_SHARE = 0.75
+"""What is asked of the faults that hurt."""
 NEVER_TRADED = 0.0
 """The Sharpe ratio of a policy that never traded: it earned what cash earns."""
 
@@ -233,12 +235,14 @@ def as_markdown(attempts: Sequence[Attempt], controls: Sequence[Control], how: s
     lines = [
         how,
         "",
-        "| | measured [95 % Wilson interval] |",
-        "|---|---|",
-        f"| hurt by the fault, and back in the healthy band within the same steps | {share('repaired')} |",
-        f"| … where a rule acted at all | {share('repaired_where_acted')} |",
-        f"| runs that the fault did not hurt, left out above | {totals['not_hurt']} of {len(attempts)} |",
-        f"| healthy controls that a rule acted on | {share('controls_acted_on')} |",
+        "| | measured [95 % Wilson interval] | target | |",
+        "|---|---|---|---|",
+        f"| hurt by the fault, and back in the healthy band within the same steps | {share('repaired')} "
+        f"| ≥ {REPAIRED_SHARE:.0%} | {_met(totals['repaired']['share'] >= REPAIRED_SHARE)} |",
+        f"| … where a rule acted at all | {share('repaired_where_acted')} | | |",
+        f"| runs that the fault did not hurt, left out above | {totals['not_hurt']} of {len(attempts)} | | |",
+        f"| healthy controls that a rule acted on | {share('controls_acted_on')} "
+        f"| none | {_met(totals['actions_on_controls'] == 0)} |",
         "",
         "| fault | back in the band | healthy, mean ± std | sick | repaired | first action |",
         "|---|---|---|---|---|---|",
@@ -264,6 +268,10 @@ def as_markdown(attempts: Sequence[Attempt], controls: Sequence[Control], how: s
         touched = sum(bool(run.actions) for run in runs)
         lines.append(f"| {name} | {len(runs)} | {touched} | {', '.join(done) or '–'} |")
     return "\n".join(lines) + "\n"
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**missed**"
 
 
 def _scores(runs: Sequence[Trained]) -> str:

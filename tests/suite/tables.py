@@ -16,7 +16,10 @@ from tests.suite.scoring import Alarm, Outcome, Score, accepted, delay, false_al
 
 RESULTS = {"scored": HERE / "results" / "scored.json", "calibration": HERE / "results" / "calibration.json"}
 """Committed results: on the seeds that are reported, and on those that thresholds were looked at on."""
+REPAIR = HERE / "results" / "repair"
+"""What `--repair` measured: `.md` and a picture beside it, `.png`."""
 PAGE = HERE.parent.parent / "docs" / "diagnosis.md"
+PICTURE = PAGE.parent / "images" / "repair.png"
 BEGIN, END = "<!-- suite -->", "<!-- end of suite -->"
 
 Totals = Mapping[str, Any]
@@ -261,7 +264,21 @@ def page_section() -> str:
                 f"cause in the first place {_score(totals['cause_top_1'])}, "
                 f"healthy runs with a warning {_score(totals['controls_alarmed'])} ({how})\n"
             )
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in [*parts, _repair_section()] if part)
+
+
+def _repair_section() -> str:
+    """What `--repair` measured last, and its picture."""
+    if not REPAIR.with_suffix(".md").exists():
+        return ""
+    lines = ["### Repair", "", REPAIR.with_suffix(".md").read_text(encoding="utf-8")]
+    if REPAIR.with_suffix(".png").exists():
+        lines += [
+            "![Validation Sharpe ratio over training of three runs of one seed: healthy, sick, repaired]"
+            f"({PICTURE.relative_to(PAGE.parent)})",
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def _left_out(outcomes: Sequence[Outcome], cases: Cases) -> str:
@@ -275,7 +292,9 @@ def _left_out(outcomes: Sequence[Outcome], cases: Cases) -> str:
 
 
 def write_page() -> None:
-    """Put the section where it belongs."""
+    """Put the section where it belongs, and the picture of a repair beside the other pictures."""
+    if REPAIR.with_suffix(".png").exists():
+        PICTURE.write_bytes(REPAIR.with_suffix(".png").read_bytes())
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN, 1)
     _, after = rest.split(END, 1)
