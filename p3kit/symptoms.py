@@ -314,7 +314,8 @@ def _catalogue() -> dict[str, Symptom]:
             "1.2, 3.2, 6.1",
             "warning",
             "value/explained_variance never above 0.08 in 5 ticks, and below the ridge reference by more than 0.1 (or never above "
-            "-0.5 in the 3 ticks after the first), while the policy does more than HOLD",
+            "-0.5 in the 3 ticks after the first), while the policy does more than HOLD; or no episode ended by 20% of training, "
+            "within a horizon of gamma longer than that",
             (
                 Cause("reward_scale", "returns are too large or too small for the value head", (_SCALE_REWARD, _HUBER)),
                 Cause(
@@ -323,6 +324,11 @@ def _catalogue() -> dict[str, Symptom]:
                     (_SCALE_REWARD, _RAISE_VF),
                 ),
                 Cause("vf_coef_low", "the value loss has too little weight", (_RAISE_VF, _LARGER_BATCH)),
+                Cause(
+                    "unanchored",
+                    "no end and no discount fix the level of the value: its targets are its own guesses",
+                    (Change("ppo.gamma", to=0.99),),
+                ),
             ),
             automatic=True,
             judged=True,

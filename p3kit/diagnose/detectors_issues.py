@@ -346,7 +346,8 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     ridge regression on the same batch; below -0.5 for three ticks after the first, the value head is worse than a
     constant and does not mend. A policy
     that goes flat leaves returns that hardly vary within a rollout: a value head that follows their level has not
-    failed, and one has little to say where nearly all is HOLD."""
+    failed, and one has little to say where nearly all is HOLD. Explained variance cannot see targets that are the
+    head's own guesses: that is told by what would anchor them, a discount or an end."""
     explained = evidence.ticks("value/explained_variance")
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     width = explained.rows_for(5)
@@ -361,6 +362,8 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     best_yet = np.maximum.accumulate(np.append(-np.inf, explained.values[1:]))
     useless = (np.arange(len(explained)) >= 3) & ~follows & (best_yet < -0.5)
     span = breached(low & (beaten | (best < -0.5)), held, useless, 1, explained.iterations)
+    if span is None and (adrift := _unanchored(evidence, row, explained)) is not None:
+        return adrift
     if span is None:
         if np.all(np.isnan(reference)) and np.any(low):
             text = "explained variance is low, and only diag/ev_reference could tell that from an unpredictable market"
@@ -376,6 +379,32 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
 
 
 _MOSTLY_HOLD = 0.85
+_ANCHORED_BY = 0.2
+"""Share of training by which a discount or an end has to have fixed the level of the value."""
+
+
+def _unanchored(evidence: Evidence, row: Row, explained: Ticks) -> Finding | None:
+    """Without an end, and with a discount that reaches further than an account has ever played, every target rests on
+    the value's own guess of what follows: Bellman's equation then holds for any level of it (Puterman 1994, chapter 8:
+    without a discount the value of an endless process is known up to a constant)."""
+    gamma, accounts = evidence.effective("ppo.gamma"), evidence.setting("env.num_envs")
+    episodes = evidence.ticks("episode/episodes", "sum")
+    if gamma is None or not accounts or len(episodes) == 0:
+        return None
+    played = explained.steps / int(accounts)
+    reach = np.inf if gamma >= 1 else 1 / (1 - gamma)
+    never_ended = np.nan_to_num(np.cumsum(episodes.at(explained.steps))) == 0
+    late = evidence.progress(explained.steps) >= _ANCHORED_BY
+    span = sustained(late & never_ended & (played < reach), row.patience)
+    if span is None:
+        return None
+    enough = 1 - 1 / float(played[span.last])
+    text = (
+        f"no episode ended in the {played[span.last]:,.0f} bars that each account played, and gamma {gamma:g} reaches "
+        "beyond them: nothing anchors the value"
+    )
+    cause = (3.0, "unanchored", "every target is the value head's own guess of what follows")
+    return raised(evidence, row, explained, span, float(gamma), text, enough, causes=[cause])
 
 
 def _explained_with_levels(evidence: Evidence, explained: Ticks, width: int) -> Floats:

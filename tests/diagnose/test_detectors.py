@@ -75,6 +75,7 @@ FAULTS: list[Any] = [
     ("reward.explode", "hack", after(0.5, lambda r: {"reward/total": 15.0, "reward/time": 14.0}), None, {}),
     ("reward.explode", "scale", after(0.5, {"reward/mean": 30.0}), None, {}),
     ("value.fail", "vf_coef_low", lambda r, p, t: r.update({"value/explained_variance": 0.0, "diag/ev_reference": 0.3}), None, {"ppo__vf_coef": 0.0}),
+    ("value.fail", "unanchored", lambda r, p, t: r.update({"episode/episodes": 0.0}), None, {"ppo__gamma": 1.0}),
     ("value.fail", "reward_scale", lambda r, p, t: r.update({"value/explained_variance": -2.0, "value/return_std": 800.0}), None, {}),
     ("reward.share", "weights", lambda r, p, t: r.update(share_of("time", 0.6)), None, {}),
     ("reward.share", "component_drift", after(0.4, share_of("time", 0.4)), None, {}),
