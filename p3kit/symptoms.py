@@ -375,7 +375,7 @@ def _catalogue() -> dict[str, Symptom]:
             "2.4",
             "warning",
             "rank correlation over 30 episodes of reward and equity won below 0.3 twice (or by 2.5 standard errors once), or of the "
-            "pnl and sharpe components below 0.2 by two standard errors",
+            "pnl and sharpe components below 0.2 by two standard errors while reward and equity won correlate below 0.8",
             (
                 Cause(
                     "proxy",
@@ -792,7 +792,8 @@ def _catalogue() -> dict[str, Symptom]:
             "Random behaviour late in training",
             "1.2",
             "warning",
-            "policy/entropy_norm above 0.965 for 3 ticks after half of training; above 0.99 after 15% where ent_coef is above 0.1",
+            "policy/entropy_norm above 0.965 for 3 ticks after half of training and not falling; above 0.99 after 15% where "
+            "ent_coef is above 0.1",
             (
                 Cause("ent_coef_high", "the entropy bonus outweighs the policy gradient", (_LESS_ENTROPY,)),
                 Cause("frozen", "the policy hardly moves at all", automatic=False),

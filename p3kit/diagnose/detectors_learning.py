@@ -140,13 +140,17 @@ def policy_frozen(evidence: Evidence, row: Row) -> Finding:
 @detector("policy.uniform", "policy/entropy_norm", warn=0.965, minimum=3, patience=3)
 def still_random(evidence: Evidence, row: Row) -> Finding:
     """Guide 1.2: random behaviour after 50k of 100k steps. Where the entropy bonus is over twice the guide's largest
-    and the policy has not left the start at all, 15% of training are enough: two pieces of evidence agree."""
+    and the policy has not left the start at all, 15% of training are enough: two pieces of evidence agree. A policy
+    whose entropy is falling by now is late, not random."""
     entropy = evidence.ticks("policy/entropy_norm")
     progress = evidence.progress(entropy.steps)
     bonus = evidence.ticks("effective/ppo.ent_coef").at(entropy.steps)
     bonus = np.where(np.isfinite(bonus), bonus, float(evidence.setting("ppo.ent_coef") or 0.0))
     held_up = (entropy.values > _AT_THE_START) & (bonus > _LARGE_BONUS) & (progress > 0.15)
-    span = sustained(((entropy.values > row.warn) & (progress > 0.5)) | held_up, row.patience, entropy.iterations)
+    falling = entropy.values < np.roll(entropy.values, row.patience) - _LEAVES_BY
+    falling[: row.patience] = False
+    late = (entropy.values > row.warn) & (progress > 0.5) & ~falling
+    span = sustained(late | held_up, row.patience, entropy.iterations)
     if span is None and not np.any(progress > 0.5):
         return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%}", "50% of training")
     if span is None:
@@ -169,6 +173,8 @@ def still_random(evidence: Evidence, row: Row) -> Finding:
 
 _AT_THE_START, _LARGE_BONUS = 0.99, 0.1
 """Share of the largest entropy that a fresh policy has, and twice the guide's largest ent_coef."""
+_LEAVES_BY = 0.005
+"""Share of the largest entropy; one held up by its bonus wanders by 0.002 over as many ticks."""
 
 
 @detector("policy.early_entropy", "policy/entropy_norm", warn=0.25, minimum=3, patience=3)

@@ -84,7 +84,7 @@ FAULTS: list[Any] = [
     ("reward.one_sign", "penalties", lambda r, p, t: r.update({"reward/positive_share": 0.0, "reward/mean": -0.3}), None, {}),
     ("reward.tail", "outlier", after(0.3, {"reward/max_abs": 30.0}), None, {}),
     ("reward.corr", "proxy", after(0.3, {"reward/corr_total_gain": 0.05}), None, {}),
-    ("reward.corr", "sharpe", after(0.3, {"reward/corr_pnl_sharpe": -0.2}), None, {}),
+    ("reward.corr", "sharpe", after(0.3, {"reward/corr_pnl_sharpe": -0.2, "reward/corr_total_gain": 0.6}), None, {}),
     ("reward.bimodal", "second_mode", after(0.3, {"reward/bimodal_gap": 6.0}), None, {}),
     ("reward.rtg_flat", "gamma_low", lambda r, p, t: r.update({"reward/rtg_spread": 0.01, "value/explained_variance": 0.0}), None, {"ppo__gamma": 0.5}),
     ("reward.rtg_flat", "constant", lambda r, p, t: r.update({"reward/rtg_spread": 0.01, "value/explained_variance": 0.0, "reward/std": 0.0}), None, {}),
@@ -303,6 +303,8 @@ def test_a_gross_breach_is_not_waited_for(
         ("ppo.adv_signal", lambda r, p, t: r.update({"diag/advantage_signal": 0.0, "policy/kl_divergence": 2e-4} if p > 0.3 else {})),
         # near uniform half way, as where the market pays little, with the bonus that the guide asks for
         ("policy.uniform", lambda r, p, t: r.update({"policy/entropy_norm": 0.995 if p < 0.45 else 0.9})),
+        ("policy.uniform", lambda r, p, t: r.update({"policy/entropy_norm": 1 - 0.05 * p * p})),  # late, and on its way
+        ("reward.corr", after(0.3, {"reward/corr_pnl_sharpe": -0.3})),  # where reward means equity all the same
     ],
 )  # fmt: skip
 def test_what_healthy_runs_do_late_or_slowly_is_no_alarm(symptom: str, edit: Any, tmp_path: Path) -> None:
