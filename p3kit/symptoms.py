@@ -313,7 +313,7 @@ def _catalogue() -> dict[str, Symptom]:
             "Value Function Collapse",
             "1.2, 3.2, 6.1",
             "warning",
-            "value/explained_variance never above 0.08 in 5 ticks, and below the ridge reference by more than 0.1 (or never above "
+            "value/explained_variance never above 0.08 in 5 ticks, and below a ridge reference above 0.08 by more than 0.1 (or never above "
             "-0.5 in the 3 ticks after the first), while the policy does more than HOLD; or no episode ended by 20% of training, "
             "within a horizon of gamma longer than that",
             (

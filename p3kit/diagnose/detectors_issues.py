@@ -354,6 +354,9 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     best = trailing(explained.values, width, np.max)
     enough = np.arange(len(explained)) >= max(width, explained.rows_for(row.minimum) - 1)  # never counts the first row
     beaten = trailing(np.nan_to_num(reference - explained.values, nan=-np.inf), width, np.median) > 0.1
+    beaten &= (
+        trailing(np.nan_to_num(reference, nan=-np.inf), width, np.median) > row.warn
+    )  # there is something to learn
     follows = _explained_with_levels(evidence, explained, width) > row.warn
     hold = trailing(evidence.ticks("policy/hold_share").at(explained.steps), width, np.mean)
     judged = enough & ~(follows | (hold > _MOSTLY_HOLD))
