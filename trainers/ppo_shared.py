@@ -861,7 +861,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     steps_taken = torch.zeros(count, device=device)
     loss_scale = LossScale(count, device, enabled=precision == torch.float16)
     observation_scalers = [agent.observation_scaler(env.observation_size) for agent in agents]
-    scale_reward = agents[0].reward_scaler(num_envs, agents=count)
+    scale_reward = agents[0].reward_scaler(num_envs, agents)
     compiled = partial(run.compiled, pays_from=COMPILING_PAYS_FROM)
     fast_decide, fast_find, fast_step = compiled(decide), compiled(find_gradients), compiled(adamw_step)
     fast_plan, fast_share = compiled(plan_moves), compiled(share_gradient)
@@ -875,7 +875,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
 
     def scale_observation(observation: Tensor) -> Tensor:
         """(K, …, D) → the same, each agent by what it has seen."""
-        if not observation_scalers[0].running:
+        if not any(scaler.running for scaler in observation_scalers):
             return observation
         return torch.stack([scale(own) for scale, own in zip(observation_scalers, observation, strict=True)])
 

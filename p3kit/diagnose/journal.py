@@ -79,6 +79,7 @@ _PARTS = {
 _DID = {
     "reinit": "{} drawn anew",
     "freeze": "{} frozen",
+    "normalize": "{} normalized from here on",
     "early_stop_update": "update ended",
     "dump": "{} written to replays/",
     "stop": "training ended ({})",

@@ -34,6 +34,7 @@ from p3kit.spec.interventions import (
     Controller,
     EarlyStopUpdate,
     Intervention,
+    Normalize,
     Rollback,
     Scale,
     Set,
@@ -433,6 +434,10 @@ class Engine:
             return "suppressed", f"the reward was edited: {fired.row} is judged again later"
         if stuck := [key for key in fired.keys if key in self.frozen]:
             return "blocked", f"{', '.join(stuck)} went up and down twice and is moved no more"
+        if needless := [
+            one.normalize for one in fired.asks if isinstance(one, Normalize) and self._normalizes(one.normalize)
+        ]:
+            return "blocked", f"{needless[0]} are normalized from the start"
         if taken := sorted(claimed & fired.keys.keys()):
             return "suppressed", f"{', '.join(taken)} was moved at this check by a rule of higher priority"
         if words := [key for key, (before, after) in fired.keys.items() if isinstance(after, str)]:
@@ -442,6 +447,11 @@ class Engine:
         if not self.acts:
             return "blocked", WATCHED
         return self.over_budget(rule, fired)
+
+    def _normalizes(self, what: str) -> bool:
+        """Whether the spec has running statistics of "rewards" or "observations" anyway."""
+        own = {"rewards": self.spec.reward.scaling, "observations": self.spec.observation.normalize}
+        return own[what] == "running"
 
     def over_budget(self, rule: Intervention, fired: Decision) -> tuple[Verdict, str] | None:
         """Whether an agent may not be changed or taken back that often."""
@@ -499,7 +509,7 @@ class Engine:
         yield from self._note_turns(rule.id, decision)
 
     def _note_reward_edit(self, rule: Intervention, decision: Decision) -> None:
-        if any(key.startswith("reward.") for key in decision.keys):
+        if any(key.startswith("reward.") for key in decision.keys) or Normalize(normalize="rewards") in decision.asks:
             self._quiet = [(self.clock.to_json(), rule.cooldown or QUIET_SPAN)]
 
     def _note_rollback(self, decision: Decision) -> None:

@@ -46,8 +46,8 @@ def reinit_dormant(
         for number, activation in enumerate(hidden):
             dormant = dormant_units(activation)
             found += int(dormant.sum())
-            for own, new in zip(net[body][number], fresh[body][number], strict=True):
-                own[dormant] = new[dormant]
+            (weight, bias), (new, _) = net[body][number], fresh[body][number]
+            weight[dormant], bias[dormant] = new[dormant], 0.0
             net[body][number + 1][0][:, dormant] = 0
             for moment in moments:
                 for own in moment[body][number]:

@@ -21,7 +21,7 @@ from p3kit.runtime.checkpoints import Flat
 from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
 from p3kit.runtime.record import Record
 from p3kit.runtime.recording import Rollout
-from p3kit.spec.interventions import Dump, Freeze, Note, Reinit, Rollback, Stop
+from p3kit.spec.interventions import Dump, Freeze, Normalize, Note, Reinit, Rollback, Stop
 
 if TYPE_CHECKING:
     from p3kit.runtime.run import Agent
@@ -42,6 +42,7 @@ class Repair:
         self.going_back_to: str | None = None
         self.reinits: list[str] = []  # parts of the net that are to be drawn anew
         self.frozen_normalizer = self.frozen_encoder = False
+        self.normalizes = {"rewards": False, "observations": False}  # what began while the run trained
         self.last = ""  # what the last intervention did, for the table of runs
         self._rollout: Rollout | None = None
         self._update: Mapping[str, Any] = {}
@@ -131,11 +132,13 @@ class Repair:
 
     def state_dict(self) -> Flat:
         frozen = {"frozen_normalizer": self.frozen_normalizer, "frozen_encoder": self.frozen_encoder}
-        return {"engine": self.engine.state(), "last": self.last, **frozen}
+        begun = {f"normalizes_{what}": has for what, has in self.normalizes.items()}
+        return {"engine": self.engine.state(), "last": self.last, **frozen, **begun}
 
     def load_state_dict(self, state: Flat) -> None:
         self.engine.load_state(state["engine"])
         self.frozen_normalizer, self.frozen_encoder = bool(state["frozen_normalizer"]), bool(state["frozen_encoder"])
+        self.normalizes = {what: bool(state[f"normalizes_{what}"]) for what in self.normalizes}
         self.last = state["last"]
 
     def reload(self, rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]) -> None:
@@ -194,6 +197,8 @@ class Repair:
                     self.frozen_normalizer = True
                 case Freeze(freeze="encoder"):
                     self.frozen_encoder = True
+                case Normalize(normalize=what):
+                    self.normalizes[what] = True
                 case Dump(dump=kind, episodes=count):
                     self._dump(kind, count, decision.rule)
 

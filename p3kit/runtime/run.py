@@ -457,6 +457,7 @@ class Run(Generic[A]):
         """Agents in whose net an intervention wants new weights: their place in `agents`, the part ("dormant",
         "policy_head" or "value_head"), and what to draw from. They come after those that go back."""
         for place, agent in enumerate(agents):
+            agent.begin_normalizing()
             parts, agent.repair.reinits = agent.repair.reinits, []
             for part_of_net in parts if agent.state == "running" else ():
                 yield place, part_of_net, agent.new_generator(f"reinit {part_of_net} {agent.global_step}")
@@ -613,11 +614,20 @@ class Agent(Generic[A]):
         weights = [self.value_at(f"reward.weights.{name}", global_step) for name in COMPONENTS]
         return torch.tensor(weights, dtype=torch.float64, device=self.run.device)
 
-    def reward_scaler(self, num_envs: int, agents: int | None = None) -> RewardScaler:
-        """The scaler of this agent's rewards; with `agents`, of a stack of so many that have its settings."""
-        reward = self.spec.reward
-        clip = None if reward.clip == "off" else float(reward.clip)
-        return RewardScaler(reward.scaling, clip, num_envs, self.run.device, agents)
+    def reward_scaler(self, num_envs: int, agents: Sequence[Agent[Any]] | None = None) -> RewardScaler:
+        """The scaler of this agent's rewards; with `agents`, of a stack of them, which have its settings."""
+        of = [self] if agents is None else list(agents)
+
+        def in_force() -> list[tuple[bool, float]]:
+            return [(agent.repair.normalizes["rewards"], agent.reward_clip()) for agent in of]
+
+        count = None if agents is None else len(of)
+        return RewardScaler(self.spec.reward.scaling, None, num_envs, self.run.device, count, in_force)
+
+    def reward_clip(self) -> float:
+        """The reward clip in force; infinite where it is off."""
+        clip = self.repair.value("reward.clip", self.scheduled_at("reward.clip", self.global_step))
+        return math.inf if clip == "off" else float(clip)
 
     def observation_scaler(self, size: int) -> ObservationScaler:
         observation = self.spec.observation
@@ -627,8 +637,14 @@ class Agent(Generic[A]):
             clip=observation.clip,
             device=self.run.device,
             is_frozen=lambda: self.repair.frozen_normalizer,
+            has_begun=lambda: self.repair.normalizes["observations"],
         )
         return self._observation_scaler
+
+    def begin_normalizing(self) -> None:
+        """Where an intervention asked for it: observations are standardised from the next rollout on."""
+        if self._observation_scaler is not None:
+            self._observation_scaler.begin()
 
     # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -57,11 +58,24 @@ class ObservationScaler:
         clip: float,
         device: torch.device,
         is_frozen: Callable[[], bool] = lambda: False,
+        has_begun: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_frozen` tells whether an intervention holds the statistics as they are."""
-        self.running, self.clip, self.is_frozen = running, clip, is_frozen
+        """`is_frozen` tells whether an intervention holds the statistics as they are, `has_begun` whether one let them
+        begin where the spec has none."""
+        self.clip, self.is_frozen = clip, is_frozen
+        self._running, self._has_begun = running, has_begun
+        self._seen: Tensor | None = None  # the rows of the last update, for statistics that are to begin with them
         self.moments = RunningMoments(size, device)
         self.drift: Tensor | None = None  # largest move of a mean in the last update, in standard deviations
+
+    @property
+    def running(self) -> bool:
+        return self._running or self._has_begun()
+
+    def begin(self) -> None:
+        """Where an intervention let the statistics begin, with what was seen last: the next rollout has them."""
+        if self._has_begun() and self.moments.count == 0 and self._seen is not None:
+            self.moments.update(self._seen)
 
     def __call__(self, observation: Tensor) -> Tensor:
         """(…, size) float32 → the same shape, standardised and clipped."""
@@ -73,6 +87,7 @@ class ObservationScaler:
     def update(self, observation: Tensor) -> None:
         """Take in rows of shape (rows, size) as the environment gave them."""
         if not self.running:
+            self._seen = observation
             return
         if self.is_frozen():
             self.drift = None
@@ -96,10 +111,11 @@ class MomentsOfEach(RunningMoments):
         super().__init__(size, device)
         self.counts = torch.zeros(size, dtype=torch.float64, device=device)
 
-    def update(self, rows: Tensor) -> None:
-        """Take in `rows` of shape (rows, size), a column of each."""
+    def update(self, rows: Tensor, of: Tensor | None = None) -> None:
+        """Take in `rows` of shape (rows, size), a column of each, or of those of `of` (size,) bool."""
         rows = rows.to(torch.float64)
         count, mean, variance = rows.shape[0], rows.mean(0), rows.var(0, correction=0)
+        before = self.mean, self.variance, self.counts
         total = self.counts + count
         shift = mean - self.mean
         merged = (self.variance * self.counts + variance * count + shift.square() * self.counts * count / total) / total
@@ -108,6 +124,9 @@ class MomentsOfEach(RunningMoments):
         self.mean = torch.where(first, mean, self.mean + shift * count / total)
         self.counts = total
         self.count += count
+        if of is not None:
+            taken = self.mean, self.variance, self.counts
+            self.mean, self.variance, self.counts = (torch.where(of, a, b) for a, b in zip(taken, before, strict=True))
 
     def state_dict(self) -> Flat:
         return super().state_dict() | {"counts": self.counts}
@@ -120,6 +139,10 @@ class MomentsOfEach(RunningMoments):
         """Take column `place` back to what column `from_place` of a state was."""
         for own, then in ((self.mean, "mean"), (self.variance, "variance"), (self.counts, "counts")):
             own[place] = state[then][from_place]
+
+
+Shaping = Callable[[], Sequence[tuple[bool, float]]]
+"""Of each agent: whether an intervention let the running scale begin, and the clip in force (infinite: none)."""
 
 
 class RewardScaler:
@@ -137,9 +160,12 @@ class RewardScaler:
         num_envs: int,
         device: torch.device,
         agents: int | None = None,
+        in_force: Shaping | None = None,
     ) -> None:
-        """One scale for `num_envs` envs, or, with `agents`, one for each of so many."""
-        self.kind, self.clip = kind, clip
+        """One scale for `num_envs` envs, or, with `agents`, one for each of so many. `in_force` tells what
+        interventions made of scale and clip; else they stay what they are here."""
+        self.kind = kind
+        self._in_force = in_force or (lambda: [(False, math.inf if clip is None else clip)] * (agents or 1))
         self._each = () if agents is None else (agents,)
         self.discounted = torch.zeros(num_envs, *self._each, dtype=torch.float64, device=device)
         self.moments = RunningMoments(1, device) if agents is None else MomentsOfEach(agents, device)
@@ -151,15 +177,22 @@ class RewardScaler:
         agent.
         """
         reward = reward.to(torch.float64)
+        begun, clips = zip(*self._in_force(), strict=True)
+        is_running = [self.kind == "running" or one for one in begun]
         scale = torch.ones(self._each, dtype=torch.float64, device=reward.device)
-        if self.kind == "running":
+        scaled = torch.tanh(reward) if self.kind == "tanh" else reward
+        if any(is_running):
+            of = torch.tensor(is_running, device=reward.device).reshape(self._each)
             sums = self._discount(reward, done, gamma)
-            self.moments.update(sums.reshape(-1, self.moments.mean.shape[0]))
-            scale = (self.moments.variance.reshape(self._each) + _EPSILON).sqrt()
-        scaled = torch.tanh(reward) if self.kind == "tanh" else reward / scale
-        if self.clip is None:
-            return scaled.float(), torch.zeros_like(done), scale
-        return scaled.clamp(-self.clip, self.clip).float(), scaled.abs() > self.clip, scale
+            if isinstance(self.moments, MomentsOfEach):
+                self.moments.update(sums.reshape(-1, self.moments.mean.shape[0]), of)
+            else:
+                self.moments.update(sums.reshape(-1, 1))
+            self.discounted = torch.where(of, self.discounted, 0.0)
+            scale = torch.where(of, (self.moments.variance.reshape(self._each) + _EPSILON).sqrt(), scale)
+            scaled = torch.where(of, reward / scale, scaled)
+        limit = torch.tensor(clips, dtype=torch.float64, device=reward.device).reshape(self._each)
+        return scaled.clamp(-limit, limit).float(), scaled.abs() > limit, scale
 
     def _discount(self, reward: Tensor, done: Tensor, gamma: float | Tensor) -> Tensor:
         """Discounted sum of rewards so far in each episode, shaped as they are; carries over rollouts."""

@@ -18,8 +18,8 @@ from p3kit.spec.writing import toml_value
 OWN_KEYS = {"kind", "start", "end", "points", "low", "high"}
 """Keys of a schedule or a search range: a table with one of these is no part of a path."""
 
-PACKS = ("guide",)
-"""Named packs of interventions: `interventions = "guide"`."""
+PACKS = ("guide", "repair")
+"""Named packs of interventions, `interventions = "guide"`: the guide's own fixes, and what mends most."""
 
 
 @dataclass
@@ -95,7 +95,8 @@ def _add_pack(expansion: Expansion) -> None:
     if pack == "off" or not isinstance(own, list | tuple):
         return
     if pack not in PACKS:
-        what = f'interventions{f" = {toml_value(pack)}" if isinstance(pack, str) else ""}: expected "guide" or "off"'
+        written = f" = {toml_value(pack)}" if isinstance(pack, str) else ""
+        what = f'interventions{written}: expected {", ".join(map(toml_value, PACKS))} or "off"'
         near = did_you_mean(pack, PACKS).removeprefix("; ") if isinstance(pack, str) else ""
         expansion.problems.append(Problem(("interventions",), what, near))
         return

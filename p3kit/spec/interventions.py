@@ -251,6 +251,13 @@ class Freeze(Table):
     """Which part: the encoder that all agents share (scope = "run"), or the statistics of observations."""
 
 
+class Normalize(Table):
+    """Let running statistics begin where the spec has none, for the rest of the run."""
+
+    normalize: Literal["rewards", "observations"]
+    """What is divided by its own spread from now on, as reward.scaling and observation.normalize = "running" do."""
+
+
 class Dump(Table):
     """Write evidence into the run directory."""
 
@@ -288,6 +295,7 @@ VERBS: dict[str, type[Table]] = {
     "rollback": Rollback,
     "reinit": Reinit,
     "freeze": Freeze,
+    "normalize": Normalize,
     "dump": Dump,
     "stop": Stop,
     "early_stop_update": EarlyStopUpdate,
@@ -311,6 +319,7 @@ Action = Annotated[
     | Annotated[Rollback, Tag("rollback")]
     | Annotated[Reinit, Tag("reinit")]
     | Annotated[Freeze, Tag("freeze")]
+    | Annotated[Normalize, Tag("normalize")]
     | Annotated[Dump, Tag("dump")]
     | Annotated[Stop, Tag("stop")]
     | Annotated[EarlyStopUpdate, Tag("early_stop_update")]
@@ -534,7 +543,7 @@ def _no_component(rule: Intervention) -> Iterator[str]:
 
 
 def _changes_something(action: Table) -> bool:
-    return isinstance(action, Set | Scale | Add | Reinit | Freeze)
+    return isinstance(action, Set | Scale | Add | Reinit | Freeze | Normalize)
 
 
 def _reads_the_clock(trigger: Any) -> bool:

@@ -282,7 +282,7 @@ class Reward(Table):
     """The guide's intent without its defects, or its formulas to the letter (`p3kit validate` names the defects)."""
     scaling: Literal["running", "tanh", "none"] = "running"
     """Divide by the running standard deviation of the discounted return, squash by tanh, or leave as it is."""
-    clip: Positive | Off = 10.0
+    clip: Annotated[float, Gt(0), LIVE] | Off = 10.0
     """The scaled reward is cut to ± this; how often is counted."""
     target_volatility: Annotated[float, Gt(0), Le(10)] = 0.25
     """Volatility a year that the sizing component aims at, as a fraction."""

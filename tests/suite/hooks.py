@@ -363,14 +363,14 @@ def low_biases(scene: Scene, value: float) -> None:
 
 
 @hook
-def out_of_memory(scene: Scene, after: float) -> None:
-    """The first update after a share of training finds no memory."""
-    gae = scene.trainer.compute_gae
+def out_of_memory(scene: Scene, after: float, rows: int) -> None:
+    """From a share of training on there is memory for fewer than `rows` rows at a time."""
+    loss = scene.trainer.ppo_loss
 
-    def refused(*arguments: Any) -> Tensor:
-        if scene.after(after):
+    def refused(logits: Tensor, *arguments: Any, **knobs: Any) -> tuple[Tensor, Tensor]:
+        if len(logits) >= rows and scene.after(after):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        result: Tensor = gae(*arguments)
+        result: tuple[Tensor, Tensor] = loss(logits, *arguments, **knobs)
         return result
 
-    scene.trainer.compute_gae = refused
+    scene.trainer.ppo_loss = refused

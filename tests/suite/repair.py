@@ -1,7 +1,7 @@
 """`python -m tests.suite --repair`: are sick runs well again within the steps they had, and healthy ones left alone?
 
 Each repairable fault is trained with the same seeds and the same step budget three times: without it (healthy), with it
-and watched (sick), with it under `interventions = "guide"` (repaired). A repaired run counts when its last validation
+and watched (sick), with it under `interventions = "repair"` (repaired). A repaired run counts when its last validation
 Sharpe ratio, taken under the unmodified reward and fees, is no worse than one standard deviation below the mean of the
 healthy runs over all seeds. Steps that a rollback takes back are spent.
 
@@ -31,7 +31,7 @@ from tests.suite.cases import Case, merged
 from tests.suite.runs import Job, fingerprint, train
 from tests.suite.scoring import Score
 
-PACK: dict[str, Any] = {"interventions": "guide", "checkpoints": {"every": 4_096}}  # checkpoints to go back to
+PACK: dict[str, Any] = {"interventions": "repair", "checkpoints": {"every": 4_096}}  # checkpoints to go back to
 SICK = merged(PACK, {"diagnose": {"mode": "watch"}})
 REPAIRED = merged(PACK, {"diagnose": {"mode": "act"}})
 REPAIRED_SHARE = 0.75
@@ -129,10 +129,16 @@ def measure(
     healthy = [case for case in wanted if case.kind == "control"]
     references = {name: cases[name] for name in dict.fromkeys(map(reference_of, faults))}
     jobs = {
-        **{("healthy", name, seed): Job(case, seed) for name, case in references.items() for seed in controls},
-        **{("sick", case.name, seed): Job(_over(case, SICK), seed) for case in faults for seed in seeds},
-        **{("repaired", case.name, seed): Job(_over(case, REPAIRED), seed) for case in faults for seed in seeds},
-        **{("control", case.name, seed): Job(_over(case, REPAIRED), seed) for case in healthy for seed in controls},
+        **{("healthy", name, seed): Job(case, seed, "long") for name, case in references.items() for seed in controls},
+        **{("sick", case.name, seed): Job(_over(case, SICK), seed, "long") for case in faults for seed in seeds},
+        **{
+            ("repaired", case.name, seed): Job(_over(case, REPAIRED), seed, "long") for case in faults for seed in seeds
+        },
+        **{
+            ("control", case.name, seed): Job(_over(case, REPAIRED), seed, "long")
+            for case in healthy
+            for seed in controls
+        },
     }
     trained = dict(zip(jobs, _train(list(jobs.values()), root, trainer, processes), strict=True))
     bands = {name: band_of([trained["healthy", name, seed] for seed in controls]) for name in references}
