@@ -95,7 +95,7 @@ def _add_pack(expansion: Expansion) -> None:
     if pack == "off" or not isinstance(own, list | tuple):
         return
     if pack not in PACKS:
-        written = f" = {toml_value(pack)}" if isinstance(pack, str) else ""
+        given = f" = {toml_value(pack)}" if isinstance(pack, str) else ""
         what = f'interventions{written}: expected {", ".join(map(toml_value, PACKS))} or "off"'
         near = did_you_mean(pack, PACKS).removeprefix("; ") if isinstance(pack, str) else ""
         expansion.problems.append(Problem(("interventions",), what, near))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -132,6 +133,29 @@ def test_running_reward_scale_is_the_deviation_of_the_discounted_return() -> Non
     expected = (reward[150:] / parts[1][2]).clamp(-2, 2).float()
     torch.testing.assert_close(parts[1][0], expected)
     assert torch.equal(parts[1][1], (reward[150:] / parts[1][2]).abs() > 2)
+
+
+def test_a_scale_that_begins_in_a_stack_is_the_one_it_would_be_alone() -> None:
+    """Agent 1 begins a rollout later than agent 0; agent 2 never does, and its clip is its own."""
+    generator = torch.Generator().manual_seed(3)
+    rollouts = [torch.randn(40, 2, 3, generator=generator) * 50 for _ in range(3)]
+    done = torch.rand(40, 2, 3, generator=generator) < 0.05
+    began, clips = [1, 2, 9], (10.0, math.inf, 30.0)
+    now = 0
+    stack = RewardScaler("none", None, 2, CPU, 3, lambda: [(now >= b, c) for b, c in zip(began, clips, strict=True)])
+    alone = [
+        RewardScaler("none", None, 2, CPU, None, lambda b=b, c=c: [(now >= b, c)])  # type: ignore[misc]
+        for b, c in zip(began, clips, strict=True)
+    ]
+    for now, reward in enumerate(rollouts):  # noqa: B007
+        scaled, clipped, scale = stack(reward, done, 0.9)
+        for k, scaler in enumerate(alone):
+            own = scaler(reward[..., k], done[..., k], 0.9)
+            torch.testing.assert_close(scaled[..., k], own[0])
+            assert torch.equal(clipped[..., k], own[1])
+            assert float(scale[k]) == pytest.approx(float(own[2]))
+    assert (scale[:2] > 10).all()
+    assert scale[2] == 1
 
 
 def test_tanh_and_none() -> None:

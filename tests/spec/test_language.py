@@ -196,7 +196,11 @@ CANNOT_MOVE = {
 """Rows that a catalogue's change mends and no rule of the pack: why."""
 
 
-LEFT_BY_REPAIR: set[str] = set()
+LEFT_BY_REPAIR = {
+    "net.rank": "follows opt.step_too_big, net.dormant or a reward row, each of which has a rule",
+    "opt.grad": "follows the size of rewards or observations, each of which has a rule; by itself clipping answers it",
+}
+"""Rows with an automatic repair that no rule of the pack is on: why."""
 
 
 def test_the_guide_pack_has_a_rule_for_what_can_be_repaired() -> None:
@@ -221,7 +225,7 @@ def test_the_repair_pack_has_a_rule_for_every_automatic_repair() -> None:
     spec = resolve_spec({"name": "x", "symbols": ["AAPL"], "interventions": "repair"}, "a test")
     covered = {name for rule in spec.intervention for name in symptoms_of(rule)}
     repairable = {row.id for row in SYMPTOMS.values() if row.automatic}
-    assert repairable - covered == LEFT_BY_REPAIR
+    assert repairable - covered == set(LEFT_BY_REPAIR)
 
 
 @pytest.mark.parametrize("pack", PACKS)

@@ -62,6 +62,12 @@ CUT_SHORT = INSIDE | {"id": "cut-short", "do": [{"early_stop_update": True}]}
 ANEW = {"id": "anew", "on": later(0.3), "do": [{"reinit": "dormant"}, {"reinit": "value_head"}]}
 FOR_ALL = {"id": "for-all", "scope": "run", "share": 0.5, "on": later(0.3), "max_times": 2,
            "do": [{"scale": "clip_range", "by": 0.5, "min": 0.01, "until": {"updates": 1}}]}  # fmt: skip
+BEGIN = {
+    "id": "begin",
+    "on": later(0.55),
+    "do": [{"normalize": "rewards"}, {"normalize": "observations"}, {"set": "reward.clip", "to": 0.5}],
+}
+RAW = {"reward.scaling": "none", "reward.clip": "off", "observation.normalize": "none"}
 ROOMY = {"diagnose.mode": "act", "diagnose.budget": {"actions": 20, "lost_steps_pct": 100}}
 
 
@@ -111,8 +117,8 @@ def test_a_stacked_agent_gets_what_it_gets_alone(tmp_path: Path) -> None:
     """Rollbacks too: its part of the stack goes back, its neighbour's does not."""
     low = {"metric": "policy/entropy_norm", "op": "<", "value": 2.0}
     half = ANEW | {"do": [{"reinit": "policy_head"}]}
-    rules = [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST, half, CUT_SHORT | {"on": INSIDE["on"]}]
-    changes = {"intervention": rules, **ROOMY}
+    rules = [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST, half, CUT_SHORT | {"on": INSIDE["on"]}, BEGIN]
+    changes = {"intervention": rules, **ROOMY, **RAW}
     alone = run("ppo", tmp_path, changes)
     stacked = run("ppo_stacked", tmp_path, changes)
     assert [e["keys"] for e in fired(alone)] == [e["keys"] for e in fired(stacked)]
@@ -393,6 +399,29 @@ def test_dormant_units_are_drawn_anew(trainer: str, tmp_path: Path, monkeypatch:
     assert 0 < (before[some] != after[some]).float().mean() < 1, "others are left as they are"
 
 
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_running_statistics_begin_while_a_run_trains(trainer: str, tmp_path: Path) -> None:
+    """With what was seen last, after a rollback too: the next rollout is scaled and standardised."""
+    back = BEGIN | {"do": [{"rollback": "init"}, *BEGIN["do"]]}
+    done = run(trainer, tmp_path, {"intervention": [back], **ROOMY, **RAW})
+    (event,) = fired(done)
+    at = event["global_step"]
+    assert event["keys"] == {"reward.clip": ["off", 0.5]}
+    assert event["did"][1:3] == [{"normalize": "rewards"}, {"normalize": "observations"}]
+    scale, largest = done.series("AAA")["reward/scale"], done.series("AAA")["reward/max_abs"]
+    assert (scale.values[scale.steps <= at] == 1).all()
+    assert (scale.values[scale.steps > at] != 1).all()
+    assert largest.values[largest.steps > at].max() <= 0.5 < largest.values[largest.steps <= at].max()
+    count = part("observation", part("trainer", load_checkpoint(done.checkpoint("last"))))["count"]
+    assert int(torch.as_tensor(count).flatten()[0]) > 0
+
+
+def test_what_a_spec_has_from_the_start_does_not_begin(tmp_path: Path) -> None:
+    done = run("ppo", tmp_path, {"intervention": [BEGIN], **ROOMY})
+    (event,) = [event for event in done.read_events("intervention") if event["id"] == "begin"]
+    assert (event["decision"], event["reason"]) == ("blocked", "rewards are normalized from the start")
+
+
 # --- what all agents share --------------------------------------------------------------------------------------------
 
 
@@ -498,8 +527,8 @@ def replayed(original: RunDir, trainer: str) -> RunDir:
 def test_the_journal_alone_gives_the_same_weights(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = [ENTROPY, BACK, COST, ANEW, INSIDE, CUT_SHORT | {"max_times": 2}, FOR_ALL]
-    original = run(trainer, tmp_path, {"intervention": rules, **ROOMY})
+    rules = [ENTROPY, BACK, COST, ANEW, INSIDE, CUT_SHORT | {"max_times": 2}, BEGIN, FOR_ALL]
+    original = run(trainer, tmp_path, {"intervention": rules, **ROOMY, **RAW})
     assert {event["id"] for event in fired(original)} >= {rule["id"] for rule in rules if rule is not FOR_ALL}
     assert "for-all" in {event["id"] for event in original.read_events("intervention")}
 
@@ -524,7 +553,7 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = [ENTROPY | {"verify": {"metric": "policy/entropy", "op": ">", "than": "before", "within": {"updates": 2}}}]
-    changes = {"intervention": [*rules, BACK, COST, ANEW, INSIDE, CUT_SHORT, FOR_ALL], **ROOMY}
+    changes = {"intervention": [*rules, BACK, COST, ANEW, INSIDE, CUT_SHORT, BEGIN, FOR_ALL], **ROOMY, **RAW}
     whole = run(trainer, tmp_path / "whole", changes)
     for stops_at in (300, 600):
         asked = {"at": stops_at}
