@@ -89,14 +89,14 @@ def _flattened(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tu
 
 
 def _add_pack(expansion: Expansion) -> None:
-    """`interventions = "guide"`: the pack's interventions, then the user's own."""
+    """`interventions = "repair"`: the pack's interventions, then the user's own."""
     pack = expansion.tables.pop("interventions", "off")
     own = expansion.tables.get("intervention", [])
     if pack == "off" or not isinstance(own, list | tuple):
         return
     if pack not in PACKS:
         given = f" = {toml_value(pack)}" if isinstance(pack, str) else ""
-        what = f'interventions{written}: expected {", ".join(map(toml_value, PACKS))} or "off"'
+        what = f'interventions{given}: expected {", ".join(map(toml_value, PACKS))} or "off"'
         near = did_you_mean(pack, PACKS).removeprefix("; ") if isinstance(pack, str) else ""
         expansion.problems.append(Problem(("interventions",), what, near))
         return
