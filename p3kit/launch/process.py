@@ -39,6 +39,7 @@ class TrainerProcess:
         """
         lock = run.lock()
         try:
+            run.sweep()
             resume = run.checkpoint("last").exists() or run.checkpoint("init").exists()
             if not resume:
                 run.cut_after(dict.fromkeys(run.agent_names(), -1))  # what a first attempt recorded before it crashed

@@ -314,6 +314,19 @@ class RunDir:
                 histogram.path.unlink()
         return dropped
 
+    def sweep(self) -> list[str]:
+        """Removes the temporary files of writers that were killed before their rename; returns their names.
+
+        What a living process of this machine is writing stays. For the one who holds the lock.
+        """
+        swept = []
+        for path in self.path.rglob(".*.tmp"):
+            writer = rows.TEMPORARY_NAME.fullmatch(path.name)
+            if writer and processes.process_start(int(writer["pid"])) is None:
+                path.unlink(missing_ok=True)
+                swept.append(path.name)
+        return sorted(swept)
+
     # ------------------------------------------------------------------ status
 
     def write_status(self, status: Mapping[str, Any]) -> None:

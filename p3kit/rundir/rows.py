@@ -12,6 +12,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ EVENT_KINDS = {
 
 BACKTEST_RESULT = "p3kit-backtest "
 """What a trainer process prints before the one line of JSON that a backtest results in."""
+
+TEMPORARY_NAME = re.compile(r"\..+?\.(?P<pid>\d+)(\.\d+)?\.tmp")
+"""Of a file that is still being written, by whom: `.status.json.4711.140213.tmp`. A kill leaves it behind."""
 
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TEXT_FIELDS = ("agent", "kind", "text", "message", "id", "note")

@@ -527,6 +527,19 @@ def test_a_run_is_trained_by_one_process_at_a_time(make_run):
     os.close(run.lock())
 
 
+def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(make_run):
+    run = make_run()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = run.path / "checkpoints" / f".last.pt.{gone.pid}.tmp"
+    being_written = run.path / f".status.json.{os.getpid()}.77.tmp"
+    own = run.path / ".notes.tmp"
+    for path in (left, being_written, own):
+        path.write_text("half")
+    assert run.sweep() == [left.name]
+    assert [path.exists() for path in (left, being_written, own)] == [False, True, True]
+
+
 def test_a_request_to_stop_reaches_the_process(make_run):
     run = make_run()
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
