@@ -1,8 +1,8 @@
 """`python -m tests.kills`: kill runs at random places and instants, resume them, compare them with an undisturbed one.
 
 What is compared: every recorded row (times aside), every kept checkpoint bit for bit, evaluations, interventions and
-verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are written after every
-kill, and a second call with the same `--output` goes on where the first one ended.
+verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are written after
+every kill, and a second call with the same `--output` goes on where the first one ended.
 """
 
 from __future__ import annotations
@@ -198,13 +198,15 @@ def equal(a: Any, b: Any) -> bool:
 def kill_once(folder: Path, trainer: str, way: str, place: str, nth: int, share: float, seconds: float) -> RunDir:
     """A run that was killed one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time."""
     run = make_run(folder, trainer)
-    if way == "place":
-        start(run, "-m", "tests.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
-        return run
-    if way in ("clock", "SIGTERM"):
-        process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path))
-        time.sleep(share * seconds)
-        end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
+    if way in ("place", "clock", "SIGTERM"):
+        if way == "place":
+            start(run, "-m", "tests.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
+        else:
+            process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path))
+            time.sleep(share * seconds)
+            end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
+        if run.status()["state"] == "queued":  # killed before its first word: whoever queued it, we, lives on
+            run.update_status(state="crashed", message="killed before its first step")
         return run
     # The launcher is hit, its trainer is not: Ctrl-C asks it to end, SIGKILL leaves it an orphan.
     run.update_status(state="stopped", message="before its first step")
