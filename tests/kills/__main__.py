@@ -72,7 +72,7 @@ do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
 """
 NETS = {"ppo_shared": "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"}
 SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8}
-PATIENCE_S = 180
+PATIENCE_S = 900  # of a machine that has other things to do
 
 
 @dataclass(frozen=True)
