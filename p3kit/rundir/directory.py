@@ -214,7 +214,7 @@ class RunDir:
     def verify(self, *, of_metrics: bool = True) -> None:
         """Reads all that a summary rests on. Raises P3kitError naming the first file that is damaged, and where."""
         self.info()
-        self.read_events()
+        rows.verify_rows(self._events_file, shapes.wrong_event)
         if of_metrics:
             rows.verify_rows(self._metrics_file, shapes.wrong_metrics)
 
