@@ -173,7 +173,8 @@ FAULTS = (
     ),
     Fault(
         "a trainer takes all memory",
-        "run-1 crashed: its process was killed by SIGKILL (often the system, out of memory)",
+        "run-1 crashed: its process ended with exit code 1, and the last lines of its log: MemoryError; where the "
+        "system ends it: its process was killed by SIGKILL (often the system, out of memory)",
         "launch/test_world.py::test_a_trainer_that_eats_all_memory_fails_by_name",
     ),
     Fault(
@@ -188,7 +189,7 @@ FAULTS = (
     ),
     Fault(
         "Aim's repository is damaged",
-        ".aim: cannot be used (…); p3kit sync --rebuild",
+        ".aim: the Aim repository cannot be used (…); p3kit sync --rebuild …",
         "test_aim_mirror.py::test_a_broken_repository_says_what_to_do_and_rebuild_mends_it",
     ),
     Fault(
@@ -294,8 +295,9 @@ def fuzz(figures: Figures | None) -> Iterator[str]:
     if figures is None:
         yield "Not measured yet: `tox -e fuzz`.\n"
         return
+    both = " and ".join(dict.fromkeys(made_by(figures[part]) for part in ("specs", "directories")))
     yield (
-        f"{made_by(figures)}. Specs are shipped ones, those with one slip each, and made-up right ones, changed by "
+        f"{both}. Specs are shipped ones, those with one slip each, and made-up right ones, changed by "
         "their grammar or by their bytes. Directories have one to three files torn, flipped, emptied, edited, swapped "
         "or deleted, checkpoints under a right checksum too, and stand between two sound ones.\n"
     )

@@ -84,14 +84,16 @@ def tell(part: dict[str, Any], finding: str) -> None:
 
 
 def earlier(output: Path | None, seed: int) -> dict[str, Any]:
-    """The figures of an earlier call with this seed, at this commit; else none yet."""
+    """The figures so far: each part as an earlier call with this seed left it at this commit, else without any."""
     how = {**provenance(), "command": f"python -m tests.fuzz --seed {seed}"}
-    if output is not None and output.exists():
-        written: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-        if (written["seed"], written["how"]["git_commit"]) == (seed, how["git_commit"]):
-            return written
-    nothing: dict[str, Any] = {"tried": 0, "answers": {}}
-    return {"how": how, "seed": seed, "specs": {**nothing, "findings": []}, "directories": {**nothing, "findings": []}}
+    written = json.loads(output.read_text(encoding="utf-8")) if output is not None and output.exists() else {}
+    figures = {}
+    for part in ("specs", "directories"):
+        figures[part] = {"how": how, "seed": seed, "tried": 0, "answers": {}, "findings": []}
+        before = written.get(part, figures[part])
+        if (before["seed"], before["how"]["git_commit"]) == (seed, how["git_commit"]):
+            figures[part] = before
+    return figures
 
 
 def save(figures: dict[str, Any], output: Path | None) -> None:

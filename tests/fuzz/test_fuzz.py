@@ -63,6 +63,15 @@ def test_the_fuzz_itself_finds_what_it_looks_for(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
+    "line", ['extends = "\\u0000"', 'trainer = "\\u0000.py"', 'data = { source = "csv", path = "\\u0000/{symbol}" }']
+)
+def test_a_path_that_no_system_has(line: str, tmp_path: Path) -> None:
+    """Found: ValueError of the file system, for a base with a null byte in its name."""
+    path = specs.prepare(tmp_path / "specs")
+    assert specs.try_spec(f'{line}\nname = "x"\nsymbols = ["AAPL"]\n'.encode(), path) == "refused"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "[ppo]\ngamma = 0.9\n[ppo\n",  # found: ValueError, looking for what stands twice before the end of the header
