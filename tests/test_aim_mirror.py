@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -344,6 +345,31 @@ def test_a_broken_repository_says_what_to_do_and_rebuild_mends_it(project: Path,
     assert mirror.rebuild().points == 6
     assert len(points(mirror, run)["policy/entropy", "train"]) == 3
     assert all(path.read_bytes() == content for path, content in before.items() if path.name == "run.json")
+
+
+def test_a_repository_that_was_deleted_is_made_anew(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(2))
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    shutil.rmtree(project / ".aim")
+    train(run, range(2, 3))
+    for again in (mirror, Mirror(project / "runs")):  # one that had it open, and one that comes later
+        assert again.sync().problems == ()
+    assert len(points(Mirror(project / "runs"), run)["policy/entropy", "train"]) == 3
+
+
+def test_a_repository_that_another_program_holds_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(project / "runs", "AAPL")
+    monkeypatch.setattr("p3kit.aim_mirror.mirror.LOCK_WAIT_S", 0.2)
+    held = os.open(project, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(
+        P3kitError, match=r"another p3kit has been writing to this Aim repository; try again when it is"
+    ):
+        Mirror(project / "runs").sync()
+    os.close(held)
+    assert Mirror(project / "runs").sync().changed == 1
 
 
 def _raise_problems(mirror: Mirror) -> None:

@@ -55,7 +55,7 @@ def report(
 
     if lessons == (week is not None):
         raise click.UsageError("give either --week N or --lessons")
-    mark_crashed(runs_root)
+    _, unmarked = mark_crashed(runs_root)
     intact, faults = intact_runs(runs_root)
     if week is not None:
         if output.is_file():
@@ -69,6 +69,8 @@ def report(
         print_json(told)
     else:
         click.echo(relative_to_here(path))
+    for line in unmarked:
+        click.echo(line, err=True)
     _say(faults)
 
 

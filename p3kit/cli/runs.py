@@ -45,7 +45,7 @@ def runs(runs_root: Path, as_json: bool) -> None:
     from p3kit.rundir import intact_runs
 
     say_crashed(runs_root)
-    intact, faults = intact_runs(runs_root)
+    intact, faults = intact_runs(runs_root, of_metrics=False)
     lines = run_lines(intact, time.time())
     if as_json:
         print_json([line.to_json() for line in lines])
@@ -136,8 +136,11 @@ def say_crashed(runs_root: Path) -> None:
     """Marks runs whose process is gone, and says so on stderr."""
     from p3kit.rundir import mark_crashed
 
-    for run in mark_crashed(runs_root):
+    marked, faults = mark_crashed(runs_root)
+    for run in marked:
         click.echo(f"{run.name} crashed: {run.status()['message']}; p3kit resume {run.name} continues it", err=True)
+    for fault in faults:
+        click.echo(fault, err=True)
 
 
 def _find_runs(runs_root: Path, references: Sequence[str]) -> list[RunDir]:

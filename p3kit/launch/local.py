@@ -31,6 +31,9 @@ POLL_S = 0.1
 LOOK_S = 0.5
 """Seconds between two looks at what the runs say of themselves."""
 
+HUNG_AFTER_S = 3600.0
+"""Seconds without a heartbeat after which a trainer is taken for hung and ended. A heartbeat comes with every epoch."""
+
 LOG_LINES = 12
 """Lines of its log that are shown when a run fails."""
 
@@ -222,10 +225,17 @@ class _Slots:
             self.feed.look()
         for process in self.active:
             status = process.run.status()
+            self._watch(process, status)
             self._statuses[process.run] = {**status, "state": "starting"} if status["state"] == "queued" else status
         now = time.time()
         views = [agent_views(run, info, self._statuses[run], now) for run, info in self._infos.items()]
         self.board.show([agent for run_views in views for agent in run_views])
+
+    def _watch(self, process: TrainerProcess, status: Mapping[str, Any]) -> None:
+        """One sick trainer must not keep its slot for good, nor fill the disk with words."""
+        process.run.trim_log()
+        if process.silent_s(status) > HUNG_AFTER_S:
+            process.kill(f"it gave no sign of life for {HUNG_AFTER_S / 60:.0f} min, so it was ended")
 
     def ask_all_to_end(self) -> None:
         for process in self.active:

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import p3kit
 from p3kit.errors import P3kitError
@@ -30,6 +32,9 @@ class TrainerProcess:
         self.run = run
         self._process = process
         self._asked_to_end = False
+        self._why_killed = ""
+        self._heartbeat: object = None
+        self._heard = time.monotonic()
 
     @classmethod
     def start(cls, run: RunDir) -> TrainerProcess:
@@ -39,6 +44,7 @@ class TrainerProcess:
         """
         lock = run.lock()
         try:
+            run.sweep()
             resume = run.checkpoint("last").exists() or run.checkpoint("init").exists()
             if not resume:
                 run.cut_after(dict.fromkeys(run.agent_names(), -1))  # what a first attempt recorded before it crashed
@@ -74,9 +80,18 @@ class TrainerProcess:
             self._asked_to_end = True
             self._process.terminate()
 
-    def kill(self) -> None:
-        """Ends the process and its children at once; what came after the last checkpoint is lost."""
+    def kill(self, why: str = "") -> None:
+        """Ends the process and its children at once; what came after the last checkpoint is lost. `why` becomes the
+        run's message."""
+        self._why_killed = why
         self._signal_group(signal.SIGKILL)
+
+    def silent_s(self, status: Mapping[str, Any]) -> float:
+        """Seconds since the heartbeat of its status last moved, by this process's own clock: one that was set, or a
+        machine that slept, makes nobody look dead. To be asked again and again."""
+        if status.get("heartbeat") != self._heartbeat:
+            self._heartbeat, self._heard = status.get("heartbeat"), time.monotonic()
+        return time.monotonic() - self._heard
 
     def settle(self) -> str:
         """Makes the run's status final after the process ended, and returns its state.
@@ -91,7 +106,7 @@ class TrainerProcess:
         if self._asked_to_end and not begun and code == -signal.SIGTERM:
             self.run.update_status(state="stopped", message="before its first step")
             return "stopped"
-        message = describe_exit(code) + ("" if begun else " before its first step")
+        message = self._why_killed or describe_exit(code) + ("" if begun else " before its first step")
         self.run.update_status(state="crashed", message=message)
         self.run.append_event("crash", message=message, exit_code=code)
         return "crashed"

@@ -143,6 +143,8 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
             raise InputError("best", "nothing was graded yet", "p3kit runs shows what is under way")
         return _beside_the_others(max(candidates, key=lambda export: export.worth), settings)
     run, agent = find_run(runs_root, reference)
+    if run.path.resolve().parent != runs_root.resolve():  # another run may have its name here
+        raise InputError(reference, f"is no run of {runs_root}", "give its folder by --runs")
     own = {  # setting → the agent of this run that has it
         key: next(a.agent.name for a in attempts if a.run == run.name)
         for key, attempts in settings.items()
@@ -151,6 +153,8 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
     if len(own) > 1:
         hint = f"name an agent: {', '.join(f'{run.name}/{agent_name}' for agent_name in list(own.values())[:6])}"
         raise InputError(reference, f"has {len(own)} settings", hint)
+    if not own:
+        run.verify()  # a damaged run has no say among the settings; its own fault is what to tell
     export = Export(runs_root, settings[next(iter(own))])
     if not export.graded:
         raise InputError(reference, "has no verdict yet", f"p3kit resume {run.name}, or wait until it is done")

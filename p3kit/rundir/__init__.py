@@ -12,6 +12,8 @@ histograms/     reward and action histograms, value maps, equity curves, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
 stop            present when someone asked the run to end
+
+Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.
 """
 
 from p3kit.rundir.directory import (

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from p3kit.errors import P3kitError, RunNotFound
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import processes, rows
+from p3kit.rundir import processes, rows, shapes
 from p3kit.rundir.names import file_name
 
 SCHEMA_VERSION = 1
@@ -56,8 +56,11 @@ class Histogram:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The numbers, read from disk."""
-        data: dict[str, Any] = rows.read_json(self.path)["data"]
+        """The numbers, read from disk. Raises P3kitError when the file is damaged."""
+        document = rows.read_json(self.path)
+        if wrong := shapes.wrong_histogram(document):
+            raise P3kitError(str(self.path), wrong, "delete the file")
+        data: dict[str, Any] = document["data"]
         return data
 
 
@@ -91,7 +94,7 @@ class RunDir:
                 "paths_from": os.path.relpath(Path.cwd(), root.resolve()),
             }
             document = {"created": time.time(), **run_json, **own}
-            rows.write_json(run.path / "run.json", document)
+            rows.write_json(run.path / "run.json", document, sealed=True)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
             raise
@@ -162,6 +165,24 @@ class RunDir:
             return handle.read().decode("utf-8", "replace").rstrip().splitlines()[-lines:]
         return []
 
+    def trim_log(self, most: int = 64_000_000, keep: int = 1_000_000) -> int:
+        """Cuts a log of more than `most` bytes down to its last `keep`, and says so in it; returns how many went.
+
+        The process that prints goes on at the new end, since it appends; what it prints meanwhile may be lost.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            size = self.log_file.stat().st_size
+            if size <= most:
+                return 0
+            with self.log_file.open("r+b") as handle:
+                handle.seek(size - keep)
+                tail = handle.read(keep)
+                handle.truncate(0)
+                handle.seek(0)
+                handle.write(f"[{size - keep:,} bytes of output were cut off here]\n".encode() + tail)
+            return size - keep
+        return 0
+
     # ------------------------------------------------------------------ run.json
 
     def info(self) -> dict[str, Any]:
@@ -170,13 +191,16 @@ class RunDir:
 
         Raises P3kitError when it is damaged or was written by a newer p3kit.
         """
-        info = rows.read_json(self.path / "run.json")
-        if not isinstance(info, dict) or info.get("schema_version", 0) > SCHEMA_VERSION:
-            raise P3kitError(
-                str(self.path / "run.json"),
-                f"has a schema newer than {SCHEMA_VERSION}",
-                "pip install -U p3kit",
-            )
+        path = self.path / "run.json"
+        try:
+            info: dict[str, Any] = rows.read_json(path)
+        except FileNotFoundError:
+            raise RunNotFound(
+                str(self.path), "is no run directory (it has no run.json)", "p3kit runs lists the runs"
+            ) from None
+        if wrong := shapes.wrong_run(info, SCHEMA_VERSION):
+            newer = wrong.startswith("has a schema")
+            raise P3kitError(str(path), wrong, "pip install -U p3kit" if newer else "restore the file")
         return info
 
     def paths_from(self) -> Path:
@@ -187,9 +211,16 @@ class RunDir:
         """The agents of the run, in the order of its plan."""
         return [agent["name"] for agent in self.info().get("agents", [])]
 
+    def verify(self, *, of_metrics: bool = True) -> None:
+        """Reads all that a summary rests on. Raises P3kitError naming the first file that is damaged, and where."""
+        self.info()
+        rows.verify_rows(self._events_file, shapes.wrong_event)
+        if of_metrics:
+            rows.verify_rows(self._metrics_file, shapes.wrong_metrics)
+
     def update_info(self, **fields: Any) -> None:
         """Changes some fields of `run.json`. For the one who owns the run, while nobody trains it."""
-        rows.write_json(self.path / "run.json", {**self.info(), **fields})
+        rows.write_json(self.path / "run.json", {**self.info(), **fields}, sealed=True)
 
     # ------------------------------------------------------------------ metrics
 
@@ -218,7 +249,7 @@ class RunDir:
         A resume rewrites the file without the rows newer than its checkpoint: followers start again at 0 when they see
         an event of kind `resume`.
         """
-        found, offset = rows.read_rows(self._metrics_file, offset)
+        found, offset = rows.read_rows(self._metrics_file, shapes.wrong_metrics, offset)
         for row in found:
             row["metrics"] = rows.decode_numbers(row["metrics"])
         return found, offset
@@ -264,7 +295,7 @@ class RunDir:
         """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of a kind, an agent, or
         with a number above `after`, where asked for. Numbers never come twice, not even after a resume.
         """
-        found, _ = rows.read_rows(self._events_file)
+        found, _ = rows.read_rows(self._events_file, shapes.wrong_event)
         return [
             rows.decode(row)
             for row in found
@@ -292,27 +323,37 @@ class RunDir:
             return step is not None and limit is not None and step > limit
 
         dropped = 0
-        for path in (self._metrics_file, self._events_file):
+        for path, lacks in ((self._metrics_file, shapes.wrong_metrics), (self._events_file, shapes.wrong_event)):
             if not path.exists():
                 continue
             with rows.locked(path) as handle:
                 torn = rows.cut_torn_row(handle)
-                found, _ = rows.read_rows(path)
-                kept = [row for row in found if not is_newer(row)]
-                gone = len(found) - len(kept)
-                if gone and path == self._events_file:
+                newer = sum(map(is_newer, self.read_events())) if path == self._events_file else 0
+                if newer:  # told before they go, by a row without a step, which stays: numbers never come twice
                     note = {"time": time.time(), "kind": "note", "agent": None, "global_step": None}
-                    text = f"{gone} events newer than the checkpoint were cut off"
-                    kept.append({"seq": rows.last_seq(handle, path) + 1, **note, "text": text})
-                if gone:
-                    content = "".join(rows.dump(row) + "\n" for row in kept)
-                    rows.write_bytes(path, content.encode("utf-8", "surrogateescape"))
+                    text = f"{newer} events newer than the checkpoint were cut off"
+                    last = {"seq": rows.last_seq(handle, path) + 1, **note, "text": text}
+                    rows.write_at_end(handle, path, rows.line_of(last))
+                gone = rows.drop_rows(handle, path, lacks, is_newer)
             self._say_torn(path.name, torn)
             dropped += gone
         for histogram in self.histograms():
             if is_newer({"agent": histogram.agent, "global_step": histogram.global_step}):
                 histogram.path.unlink()
         return dropped
+
+    def sweep(self) -> list[str]:
+        """Removes the temporary files of writers that were killed before their rename; returns their names.
+
+        What a living process of this machine is writing stays. For the one who holds the lock.
+        """
+        swept = []
+        for path in self.path.rglob(".*.tmp"):
+            writer = rows.TEMPORARY_NAME.fullmatch(path.name)
+            if writer and processes.process_start(int(writer["pid"])) is None:
+                path.unlink(missing_ok=True)
+                swept.append(path.name)
+        return sorted(swept)
 
     # ------------------------------------------------------------------ status
 
@@ -327,7 +368,7 @@ class RunDir:
         complete = dict(status)
         if isinstance(complete.get("pid"), int) and "pid_start" not in complete:
             complete |= processes.identity(complete["pid"])
-        rows.write_json(self.path / "status.json", complete, durable=complete["state"] != "running")
+        rows.write_json(self.path / "status.json", complete, durable=complete["state"] != "running", sealed=True)
 
     def status(self) -> dict[str, Any]:
         """`status.json`: state, pid, heartbeat, message, agents. A missing or damaged file reads as `crashed`."""
@@ -335,6 +376,8 @@ class RunDir:
             status = rows.read_json(self.path / "status.json")
         except (FileNotFoundError, P3kitError) as error:
             return {"state": "crashed", "message": f"status.json cannot be read: {error}", "agents": {}}
+        if wrong := shapes.wrong_status(status, STATES):
+            return {"state": "crashed", "message": f"status.json cannot be read: {wrong}", "agents": {}}
         return {"message": "", "agents": {}, **status}
 
     def update_status(self, **fields: Any) -> None:
@@ -424,14 +467,14 @@ class RunDir:
         position, baselines: {name: [equity]}, regime}.
         """
         path = self.path / "histograms" / f"{kind}-{file_name(agent)}-{global_step:09d}.json"
-        rows.write_json(path, {"kind": kind, "agent": agent, "global_step": global_step, "data": data})
+        rows.write_json(path, {"kind": kind, "agent": agent, "global_step": global_step, "data": data}, sealed=True)
         return path
 
     def write_replay(self, name: str, document: Mapping[str, Any]) -> Path:
         """Write `replays/NAME.json`: an episode bar by bar."""
         self.replays.mkdir(exist_ok=True)
         path = self.replays / f"{name}.json"
-        rows.write_json(path, document)
+        rows.write_json(path, document, sealed=True)
         return path
 
     def histograms(self, kind: str | None = None, agent: str | None = None) -> list[Histogram]:
@@ -456,17 +499,16 @@ def list_runs(runs_root: Path | str) -> list[RunDir]:
     return [RunDir(path) for _, path in sorted(named) if (path / "run.json").is_file()]
 
 
-def intact_runs(runs_root: Path | str) -> tuple[list[RunDir], list[P3kitError]]:
+def intact_runs(runs_root: Path | str, *, of_metrics: bool = True) -> tuple[list[RunDir], list[P3kitError]]:
     """The runs whose files can be read, and what is wrong with each of the others.
 
-    One damaged directory must not hide the others: whoever speaks of all runs takes these and says the faults.
+    One damaged directory must not hide the others: whoever speaks of all runs takes these and says the faults. Without
+    `of_metrics`, for readers that take no metrics, those are not looked at: a file of them may be long.
     """
     intact, faults = [], []
     for run in list_runs(runs_root):
         try:
-            run.info()
-            run.read_events()
-            run.read_metrics()
+            run.verify(of_metrics=of_metrics)
         except P3kitError as error:
             faults.append(error)
         else:
@@ -492,9 +534,17 @@ def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]
     return (run, _checked_agent(run, agent)) if agent else (run, None)
 
 
-def mark_crashed(runs_root: Path | str) -> list[RunDir]:
-    """Marks the runs whose process is gone as crashed, and returns them."""
-    return [run for run in list_runs(runs_root) if run.mark_crashed()]
+def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
+    """Marks the runs whose process is gone as crashed, and returns them; with them, what could not be marked, and why
+    (a read-only folder, a full disk): nobody is kept from reading by that."""
+    marked, faults = [], []
+    for run in list_runs(runs_root):
+        try:
+            if run.mark_crashed():
+                marked.append(run)
+        except (OSError, P3kitError) as error:
+            faults.append(f"{run.name}: its process is gone, which cannot be written down: {error}")
+    return marked, faults
 
 
 def take_number(root: Path, word: str) -> Path:

@@ -54,7 +54,7 @@ def is_alive(status: Mapping[str, Any], now: float) -> bool:
         return False
     if status.get("host", host()) != host():
         heartbeat = status.get("heartbeat")
-        return isinstance(heartbeat, int | float) and now - heartbeat < SILENT_ON_ANOTHER_HOST_S
+        return isinstance(heartbeat, int | float) and abs(now - heartbeat) < SILENT_ON_ANOTHER_HOST_S
     started = process_start(pid)
     return started is not None and status.get("pid_start", started) == started
 

@@ -3,6 +3,9 @@
 A row counts once its newline is on disk. What follows the last newline is a torn row: readers leave it out, the next
 append cuts it off and says so. Numbers that are not finite are written as the strings "nan", "inf" and "-inf", which
 every JSON reader takes, and come back as floats.
+
+What we write ends with its own checksum, `"crc": "1f0a99c2"`: a bit that flipped, a block of zeros or a line that an
+editor changed is named, and never believed. Rows and documents without one are taken as they are.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import fcntl
 import json
 import math
 import os
+import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +46,13 @@ EVENT_KINDS = {
 BACKTEST_RESULT = "p3kit-backtest "
 """What a trainer process prints before the one line of JSON that a backtest results in."""
 
+TEMPORARY_NAME = re.compile(r"\..+?\.(?P<pid>\d+)(\.\d+)?\.tmp")
+"""Of a file that is still being written, by whom: `.status.json.4711.140213.tmp`. A kill leaves it behind."""
+
+CHANGED = "was changed or damaged after it was written: its checksum does not fit"
+
+_SEAL = re.compile(rb',\s+"crc": "(?P<crc>[0-9a-f]{8})"(?P<end>\n?)\}\Z')
+_NO_JSON = (ValueError, RecursionError)  # json's own errors and those of Unicode are ValueErrors
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TEXT_FIELDS = ("agent", "kind", "text", "message", "id", "note")
 _BLOCK = 1 << 16
@@ -96,13 +108,47 @@ def dump(value: Any, indent: int | None = None) -> str:
     return json.dumps(encode(value), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
-def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+def line_of(row: Mapping[str, Any]) -> str:
+    """`row` as a line of a file of rows, with its checksum."""
+    return seal(dump(row)) + "\n"
+
+
+def seal(text: str) -> str:
+    """A JSON object with the CRC-32 of what it was as its last field."""
+    crc = f"{zlib.crc32(text.encode('utf-8', 'surrogateescape')):08x}"
+    if text.endswith("\n}"):  # a document of one field per line
+        return f'{text[:-2]},\n "crc": "{crc}"\n}}'
+    return f'{text[:-1]}, "crc": "{crc}"}}'
+
+
+def unseal(content: bytes) -> tuple[Any, bool]:
+    """What a line or a document holds, and whether it had a checksum. Raises ValueError where that does not fit, and
+    where there is no JSON."""
+    found = _SEAL.search(content, max(0, len(content) - 40))
+    if found is not None:
+        content = content[: found.start()] + found["end"] + b"}"
+        if zlib.crc32(content) != int(found["crc"], 16):
+            raise ValueError(CHANGED)
+    value = json.loads(content)
+    if isinstance(value, dict) and "crc" in value:  # not where we put it
+        raise ValueError(CHANGED)
+    return value, found is not None
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True, sealed: bool = False) -> None:
     """Replaces `path` by `value` in one step: readers see the old document or the new one, never a part."""
-    write_bytes(path, (dump(value, indent=1) + "\n").encode("utf-8", "surrogateescape"), durable=durable)
+    text = dump(value, indent=1)
+    content = (seal(text) if sealed else text) + "\n"
+    write_bytes(path, content.encode("utf-8", "surrogateescape"), durable=durable)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replaces `path` by `content`: a temporary file, fsync, rename, fsync of the folder.
+    """Replaces `path` by `content`, as `write_pieces` does."""
+    write_pieces(path, [content], durable=durable)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -> None:
+    """Replaces `path` by the pieces, joined: a temporary file, fsync, rename, fsync of the folder.
 
     Without the fsyncs (`durable=False`, some 10 ms cheaper) it still survives the end of the process at any moment, but
     a power cut may leave the file damaged.
@@ -110,7 +156,8 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as handle:
-            handle.write(content)
+            for piece in pieces:
+                handle.write(piece)
             if durable:
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -124,11 +171,18 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The document in `path`. Raises P3kitError when it is not JSON, FileNotFoundError when it is not there."""
+    """The document in `path`. Raises P3kitError when it is damaged, FileNotFoundError when it is not there."""
     try:
-        return decode(json.loads(path.read_bytes()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise P3kitError(str(path), f"is not valid JSON ({error})", "restore the file or delete the run") from error
+        return decode(unseal(path.read_bytes().rstrip())[0])
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "mend the file") from error
+    except _NO_JSON as error:
+        what, remedy = f"is not valid JSON ({error})", "restore the file or delete the run"
+        if str(error) == CHANGED:
+            what, remedy = CHANGED, f'{remedy}; take its "crc" out if the change was meant'
+        raise P3kitError(str(path), what, remedy) from error
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -138,7 +192,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
     """
     with locked(path) as handle:
         cut = cut_torn_row(handle)
-        _write_at_end(handle, path, "".join(dump(row) + "\n" for row in rows))
+        write_at_end(handle, path, "".join(map(line_of, rows)))
     return cut
 
 
@@ -150,35 +204,81 @@ def append_numbered(path: Path, row: Mapping[str, Any]) -> tuple[int, int]:
     with locked(path) as handle:
         cut = cut_torn_row(handle)
         seq = last_seq(handle, path) + 1
-        _write_at_end(handle, path, dump({"seq": seq, **row}) + "\n")
+        write_at_end(handle, path, line_of({"seq": seq, **row}))
     return seq, cut
 
 
-def read_rows(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def read_rows(path: Path, lacks: Callable[[Any], str], offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The complete rows that begin at byte `offset` or later, and the offset behind the last of them.
+
+    `lacks` tells what a row without a checksum lacks, as one of `p3kit.rundir.shapes` does; empty where nothing is.
 
     A file that does not exist holds no rows. An `offset` that is no beginning of a row (the file was cut since) starts
     again at 0. Raises P3kitError naming the line of a damaged row.
     """
+    if offset and not _begins_a_row(path, offset):
+        offset = 0
+    rows = []
+    place = f"{path}: row {{}} after byte {offset}" if offset else f"{path}:{{}}"
+    for number, line in enumerate(complete_lines(path, offset), start=1):
+        rows.append(_checked(line, lacks, place.format(number)))
+        offset += len(line)
+    return rows, offset
+
+
+def verify_rows(path: Path, lacks: Callable[[Any], str]) -> None:
+    """`read_rows` without the rows: raises what that would, at the cost of a look at every byte."""
+    for number, line in enumerate(complete_lines(path), start=1):
+        found = _SEAL.search(line, max(0, len(line) - 40), len(line) - 1)
+        if found is None or zlib.crc32(b"}", zlib.crc32(memoryview(line)[: found.start()])) != int(found["crc"], 16):
+            _checked(line, lacks, f"{path}:{number}")
+
+
+def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """The lines from byte `offset` on, one after the other, each with its newline; a torn last one is left out."""
     try:
         with path.open("rb") as handle:
-            if offset:
-                handle.seek(offset - 1)
-                if handle.read(1) != b"\n":
-                    offset = 0
             handle.seek(offset)
-            content = handle.read()
+            yield from (line for line in handle if line.endswith(b"\n"))
     except FileNotFoundError:
-        return [], 0
-    complete = content[: content.rfind(b"\n") + 1]
-    rows = []
-    for index, line in enumerate(complete.splitlines()):
-        try:
-            rows.append(json.loads(line))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            place = f"{path}:{index + 1}" if not offset else f"{path}: row {index + 1} after byte {offset}"
-            raise P3kitError(place, f"is not a JSON row ({error})", "delete that line to read the rest") from error
-    return rows, offset + len(complete)
+        return
+    except OSError as error:
+        raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "mend the file") from error
+
+
+def _checked(line: bytes, lacks: Callable[[Any], str], place: str) -> dict[str, Any]:
+    try:
+        row, sealed = unseal(line.rstrip(b"\n"))
+        if not sealed and (fault := lacks(row)):
+            raise ValueError(fault)
+    except _NO_JSON as error:
+        what, remedy = f"is not a JSON row ({error})", "delete that line to read the rest"
+        if str(error) == CHANGED:
+            what, remedy = CHANGED, f'{remedy}, or take its "crc" out if the change was meant'
+        raise P3kitError(place, what, remedy) from error
+    found: dict[str, Any] = row
+    return found
+
+
+def drop_rows(
+    handle: Any, path: Path, lacks: Callable[[Any], str], unwanted: Callable[[Mapping[str, Any]], bool]
+) -> int:
+    """Takes the unwanted rows out of `path`, which `handle` holds locked; returns how many. A kill leaves all or none
+    of them. Rows are looked at one by one, so that a file of any length needs no memory."""
+    gone, first, offset, kept_later = 0, 0, 0, False
+    for number, line in enumerate(complete_lines(path), start=1):
+        if unwanted(_checked(line, lacks, f"{path}:{number}")):
+            first, gone = (first if gone else offset), gone + 1
+        elif gone:
+            kept_later = True
+        offset += len(line)
+    if kept_later:
+        kept = (line for line in complete_lines(path) if not unwanted(unseal(line.rstrip(b"\n"))[0]))
+        write_pieces(path, kept)
+    elif gone:
+        handle.truncate(first)
+        os.fsync(handle.fileno())
+    return gone
 
 
 @contextlib.contextmanager
@@ -214,9 +314,18 @@ def last_seq(handle: Any, path: Path) -> int:
     handle.seek(start)
     line = handle.read(end - start)
     try:
-        return int(json.loads(line)["seq"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise P3kitError(str(path), "the last row has no sequence number", "delete that line") from error
+        return int(unseal(line.rstrip(b"\n"))[0]["seq"])
+    except (*_NO_JSON, KeyError, TypeError) as error:
+        raise P3kitError(str(path), "the last row is damaged or has no sequence number", "delete that line") from error
+
+
+def _begins_a_row(path: Path, offset: int) -> bool:
+    try:
+        with path.open("rb") as handle:
+            handle.seek(offset - 1)
+            return handle.read(1) == b"\n"
+    except FileNotFoundError:
+        return False
 
 
 def _is_current(path: Path, descriptor: int) -> bool:
@@ -238,7 +347,8 @@ def _after_last_newline(handle: Any, end: int) -> int:
     return 0
 
 
-def _write_at_end(handle: Any, path: Path, text: str) -> None:
+def write_at_end(handle: Any, path: Path, text: str) -> None:
+    """Adds `text` to `path`, which `handle` holds locked: all of it, or nothing where the disk is full (P3kitError)."""
     end = handle.seek(0, os.SEEK_END)
     content = memoryview(text.encode("utf-8", "surrogateescape"))
     try:

@@ -68,9 +68,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Flat:
         raise CheckpointError(str(path), "is not a p3kit checkpoint of this version", remedy)
     if hashlib.sha256(payload).hexdigest() != words[2]:
         raise CheckpointError(str(path), "is torn or altered: its checksum does not fit its content", remedy)
-    if words[1] == "zlib":
-        payload = zlib.decompress(payload)
-    state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    try:
+        payload = zlib.decompress(payload) if words[1] == "zlib" else payload
+        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except Exception as error:
+        what = f"holds something else than tensors and plain values ({type(error).__name__})"
+        raise CheckpointError(str(path), what, remedy) from error
     if not isinstance(state, dict):
         raise CheckpointError(str(path), "holds no dict of tensors", remedy)
     return state

@@ -14,6 +14,7 @@ The trainer owns the algorithm; the run owns files, clocks, schedules and evalua
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -146,7 +147,9 @@ class Run(Generic[A]):
         self._stop_signal = False
         self._said_not_compiled = False
         self._retries: Counter[str] = Counter()  # of interventions on a refused allocation
-        self._written = 0.0
+        self._written = -math.inf  # when, by a clock that never jumps
+        plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in info["agents"]]
+        self._identity = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()
         self._state = "running"
         self._message = ""
         self.backtest: Backtest | None = None  # set where p3kit evaluate asks for one, before the trainer begins
@@ -414,13 +417,13 @@ class Run(Generic[A]):
 
     def heartbeat(self) -> None:
         """Say that the run is alive; writes `status.json` at most once a second."""
-        if time.time() - self._written >= _STATUS_SECONDS:
+        if time.monotonic() - self._written >= _STATUS_SECONDS:
             self._write_status()
 
     def save_checkpoint(self, name: str, trainer_state: Flat) -> None:
         """Write `checkpoints/<name>.pt`: the trainer's state and that of every agent."""
         self._refuse_to_train()
-        state = under("trainer", trainer_state) | {"run/council": self.council.state()}
+        state = under("trainer", trainer_state) | {"run/council": self.council.state(), "run/identity": self._identity}
         if name == "last":
             self._keep_good(state)
         for agent in self.agents:
@@ -481,6 +484,9 @@ class Run(Generic[A]):
         last, first = self.directory.checkpoint("last"), self.directory.checkpoint("init")
         path = last if last.exists() else first
         state = load_checkpoint(path, self.device)
+        if state.get("run/identity", self._identity) != self._identity:
+            what = "was written by another run: its agents or their specs are not this one's"
+            raise CheckpointError(str(path), what, "bring the right file back, or delete it to begin at init.pt")
         try:
             for agent in self.agents:
                 agent.load_state_dict(part(f"agent/{agent.name}", state))
@@ -511,12 +517,12 @@ class Run(Generic[A]):
         self._stop_signal = True
 
     def _write_status(self) -> None:
-        self._written = time.time()
+        self._written = time.monotonic()
         self.directory.write_status(
             {
                 "state": self._state,
                 "pid": os.getpid(),
-                "heartbeat": self._written,
+                "heartbeat": time.time(),
                 "message": self._message,
                 "agents": {agent.name: agent.status() for agent in self.agents},
             }

@@ -269,11 +269,11 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
     for name in bases:
         base = Path(os.path.normpath(path.parent / name))
         chain = (*below, path)
+        if not base.is_file():  # first: not every text can be a path
+            raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base))])
         if any(_is_same(base, one) for one in chain):
             way = " → ".join(str(one) for one in (*chain, base))
             raise SpecError([Fault(place, f'extends = "{name}": a circle: {way}')])
-        if not base.is_file():
-            raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base))])
         whole = whole.under(_read_with_bases(base, chain))
     return whole.under(written)
 

@@ -85,7 +85,10 @@ class _Scanner:
         is_array = self._peek("[[")
         self.at += 2 if is_array else 1
         path = self._inside_arrays(self._key(), last_too=not is_array)
-        self.at = self.text.index("]", self.at) + (2 if is_array else 1)
+        closing = self.text.find("]", self.at)
+        if closing < 0:
+            raise _UnreadableError
+        self.at = closing + (2 if is_array else 1)
         if is_array:
             self._note(path, start)
             self.arrays[path] = self.arrays.get(path, -1) + 1
@@ -134,8 +137,7 @@ class _Scanner:
         for pattern in (_BASIC, _LITERAL, _BARE_KEY):
             if match := pattern.match(self.text, self.at):
                 self.at = match.end()
-                quoted = pattern is not _BARE_KEY
-                return str(tomli.loads(f"key = {match[0]}")["key"]) if quoted else match[0]
+                return match[0] if pattern is _BARE_KEY else _unquoted(match[0])
         raise _UnreadableError
 
     def _value(self, path: KeyPath) -> None:
@@ -190,3 +192,10 @@ class _Scanner:
         if match := pattern.match(self.text, self.at):
             self.at = match.end()
         return self.at
+
+
+def _unquoted(key: str) -> str:
+    try:
+        return str(tomli.loads(f"key = {key}")["key"])
+    except tomli.TOMLDecodeError:  # an escape that there is not
+        raise _UnreadableError from None

@@ -70,7 +70,7 @@ def test_the_deflated_sharpe_ratio_counts_all_tries_of_the_experiment(run: RunDi
     shutil.copytree(run.path, run.path.parent / "run-2")
     other = run.path.parent / "run-3"
     shutil.copytree(run.path, other)
-    (other / "run.json").write_text((other / "run.json").read_text().replace('"name": "tiny"', '"name": "another"'))
+    RunDir(other).update_info(name="another")
     (told,) = json.loads(call(run, "1", "--json").stdout)
     sharpe, shape = told["metrics"]["eval/sharpe_ratio"], told["returns"]
     assert told["deflated_sharpe"] == {

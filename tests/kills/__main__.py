@@ -1,7 +1,8 @@
 """`python -m tests.kills`: kill runs at random places and instants, resume them, compare them with an undisturbed one.
 
 What is compared: every recorded row (times aside), every kept checkpoint bit for bit, evaluations, interventions and
-verdicts. Everything is drawn from `--seed`; instants by the clock are what they are.
+verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are written after
+every kill, and a second call with the same `--output` goes on where the first one ended.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from p3kit.market import load_market
 from p3kit.plan import plan_runs, provenance
 from p3kit.rundir import RunDir
+from p3kit.rundir.rows import write_json
 from p3kit.runtime import load_checkpoint
 from p3kit.spec import load_spec
 
@@ -70,13 +72,14 @@ do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
 """
 NETS = {"ppo_shared": "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"}
 SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8}
-PATIENCE_S = 180
+PATIENCE_S = 900  # of a machine that has other things to do
 
 
 @dataclass(frozen=True)
 class Kill:
     """One kill and what came of it."""
 
+    number: int
     trainer: str
     way: str
     place: str
@@ -195,13 +198,15 @@ def equal(a: Any, b: Any) -> bool:
 def kill_once(folder: Path, trainer: str, way: str, place: str, nth: int, share: float, seconds: float) -> RunDir:
     """A run that was killed one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time."""
     run = make_run(folder, trainer)
-    if way == "place":
-        start(run, "-m", "tests.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
-        return run
-    if way in ("clock", "SIGTERM"):
-        process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path))
-        time.sleep(share * seconds)
-        end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
+    if way in ("place", "clock", "SIGTERM"):
+        if way == "place":
+            start(run, "-m", "tests.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
+        else:
+            process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path))
+            time.sleep(share * seconds)
+            end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
+        if run.status()["state"] == "queued":  # killed before its first word: whoever queued it, we, lives on
+            run.update_status(state="crashed", message="killed before its first step")
         return run
     # The launcher is hit, its trainer is not: Ctrl-C asks it to end, SIGKILL leaves it an orphan.
     run.update_status(state="stopped", message="before its first step")
@@ -231,12 +236,13 @@ def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | Non
         folder = Path(name)
         whole = {trainer: trained_in_one_go(folder / trainer, trainer) for trainer in TRAINERS}
         visits = {trainer: counted for trainer, (_, counted, _) in whole.items()}
+        done = earlier(output, seed)
         for trainer, (run, counted, seconds) in whole.items():
             print(
                 f"{trainer}: {seconds:.0f} s undisturbed, {len(rows_of(run))} rows, {len(counted)} places", flush=True
             )
 
-        def one(number: int) -> Kill:
+        def one(number: int) -> None:
             trainer, way, place, nth, share = draw(number, seed, visits)
             undisturbed, _, seconds = whole[trainer]
             own = folder / f"kill-{number}"
@@ -251,18 +257,26 @@ def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | Non
             if found and keep:
                 shutil.copytree(own, keep / own.name)
             shutil.rmtree(own)
-            told = Kill(trainer, way, place, at_step, not found, found)
+            done.append(Kill(number, trainer, way, place, at_step, not found, found))
             where = f"{place} (visit {nth})" if place else f"at {share:.0%} of its time"
             print(f"{number + 1:4} {trainer:12} {way:9} {where:50} {found or 'same'}", flush=True)
-            return told
+            if output:
+                write_json(output, document(sorted(done, key=lambda kill: kill.number), seed))
 
         with ThreadPoolExecutor(jobs) as pool:
-            done = list(pool.map(one, range(kills)))
+            list(pool.map(one, sorted(set(range(kills)) - {kill.number for kill in done})))
     same = sum(kill.same for kill in done)
     print(f"{same} of {len(done)} came out as if nobody had touched them")
-    if output:
-        output.write_text(json.dumps(document(done, seed), indent=1) + "\n", encoding="utf-8")
     sys.exit(0 if same == len(done) else 1)
+
+
+def earlier(output: Path | None, seed: int) -> list[Kill]:
+    """The kills that an earlier call with this seed, at this commit, has written to `output`."""
+    if output is None or not output.exists():
+        return []
+    written = json.loads(output.read_text(encoding="utf-8"))
+    is_ours = (written["seed"], written["how"]["git_commit"]) == (seed, provenance()["git_commit"])
+    return [Kill(**kill) for kill in written["each"]] if is_ours else []
 
 
 def document(done: list[Kill], seed: int) -> dict[str, Any]:
@@ -274,12 +288,14 @@ def document(done: list[Kill], seed: int) -> dict[str, Any]:
 
     return {
         "how": {**provenance(), "command": f"python -m tests.kills --kills {len(done)} --seed {seed}"},
+        "seed": seed,
+        "cores": len(os.sched_getaffinity(0)),
         "kills": len(done),
         "same": sum(kill.same for kill in done),
         "by_trainer": tally(lambda kill: kill.trainer),
         "by_way": tally(lambda kill: kill.way),
         "by_place": tally(lambda kill: kill.place or "any"),
-        "different": [asdict(kill) for kill in done if not kill.same],
+        "each": [asdict(kill) for kill in done],
     }
 
 

@@ -66,7 +66,7 @@ def arm() -> None:
         TradingEnv.observe,
         pathlib.Path.open,
         pathlib.Path.replace,
-        rows._write_at_end,
+        rows.write_at_end,
     )
 
     def observe(self: TradingEnv, index: Any, account: Any) -> Any:
@@ -98,7 +98,7 @@ def arm() -> None:
     TradingEnv.observe = observe  # type: ignore[method-assign]
     evaluation._play = before("evaluation", evaluation._play)
     pathlib.Path.open, pathlib.Path.replace = open_, replace  # type: ignore[method-assign, assignment]
-    rows._write_at_end = append
+    rows.write_at_end = append
 
 
 def main() -> None:

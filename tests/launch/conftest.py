@@ -1,10 +1,14 @@
 """Plans over the fake trainer: what `plan_runs` gives, without a spec or a market."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+
+from p3kit.launch import launch
 
 FAKE_TRAINER = Path(__file__).parent / "fake_trainer.py"
 
@@ -39,3 +43,16 @@ def plan():
 @pytest.fixture
 def loaded():
     return SimpleNamespace(source_text="name = 'fake'\n", spec=SimpleNamespace(name="fake"))
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), force_terminal=False, width=100)
+
+
+@pytest.fixture
+def start(tmp_path, loaded, console):
+    def start(*plans, jobs=2, **options):
+        return launch(plans, loaded, {}, tmp_path / "runs", jobs=jobs, command=["p3kit"], console=console, **options)
+
+    return start

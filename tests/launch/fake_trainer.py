@@ -5,6 +5,7 @@ It knows p3kit.rundir only, so it starts in a moment.
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -28,8 +29,9 @@ class Args:
     """Rollout length."""
     pause: float = 0.01
     """Seconds per 100 steps."""
-    end: Literal["well", "raise", "exit", "kill", "deaf"] = "well"
-    """How the first attempt ends; "deaf" ignores SIGTERM and falls silent."""
+    end: Literal["well", "raise", "exit", "kill", "deaf", "talk", "eat"] = "well"
+    """How the first attempt ends; "deaf" ignores SIGTERM and falls silent, "talk" prints 8 MB and goes on, "eat" takes
+    memory until it is refused."""
     at: int = 0
     """The step at which it does."""
 
@@ -83,6 +85,15 @@ def misbehave(end: str, report) -> None:
         os._exit(3)
     if end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if end == "talk":
+        for _ in range(80):
+            print("x" * 100_000, flush=True)
+            time.sleep(0.01)
+    if end == "eat":
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+        hoard = []
+        while True:
+            hoard.append(bytearray(2**26))
     if end == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)

@@ -1,6 +1,5 @@
 """The launcher over real processes: slots, failures, interrupts, resume."""
 
-import io
 import json
 import os
 import signal
@@ -12,26 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from p3kit.errors import InputError
-from p3kit.launch import launch, resume
+from p3kit.launch import resume
 from p3kit.rundir import RunDir, list_runs, processes
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def console():
-    return Console(file=io.StringIO(), force_terminal=False, width=100)
-
-
-@pytest.fixture
-def start(tmp_path, loaded, console):
-    def start(*plans, jobs=2, **options):
-        return launch(plans, loaded, {}, tmp_path / "runs", jobs=jobs, command=["p3kit"], console=console, **options)
-
-    return start
 
 
 def wait_until(condition, seconds=20.0):

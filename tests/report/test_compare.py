@@ -87,10 +87,9 @@ def test_what_differs_beside_the_spec_is_said(tmp_path: Path) -> None:
 
 
 def change_plan(run: RunDir, change: Callable[[dict[str, Any]], None]) -> None:
-    path = run.path / "run.json"
-    plan = json.loads(path.read_text())
+    plan = run.info()
     change(plan)
-    path.write_text(json.dumps(plan))
+    run.update_info(**plan)
 
 
 def test_groups_by_a_knob_of_the_matrix(tmp_path: Path) -> None:

@@ -144,9 +144,9 @@ def test_settings_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_run_with_several_settings_asks_for_an_agent(tmp_path: Path) -> None:
     run = make_run(tmp_path, point={"ppo.gae_lambda": 0.9}, agent_name="AAPL.s1.gae_lambda=0.9")
-    plan = json.loads((run.path / "run.json").read_text())
+    plan = run.info()
     other = {**plan["agents"][0], "name": "AAPL.s1.gae_lambda=0.95", "point": {"ppo.gae_lambda": 0.95}}
-    (run.path / "run.json").write_text(json.dumps({**plan, "agents": [*plan["agents"], other]}))
+    run.update_info(agents=[*plan["agents"], other])
     with pytest.raises(InputError, match=r"has 2 settings; name an agent: run-1/AAPL.s1.gae_lambda=0.9, run-1/AAPL"):
         find_export(tmp_path, "run-1")
     assert find_export(tmp_path, "run-1/AAPL.s1.gae_lambda=0.9").point == {"ppo.gae_lambda": 0.9}

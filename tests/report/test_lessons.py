@@ -15,7 +15,7 @@ from p3kit.errors import RunNotFound
 from p3kit.report.experience import ENOUGH, gather_experience
 from p3kit.report.lessons import Lesson, draw_lessons, render_lessons
 from tests.diagnose.test_table import all_hold, never_trades
-from tests.made_runs import Row, intervene, make_run, spec_with
+from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
 
 Golden = Callable[[str, str], None]
 LIFT = {0.9: 0.3, 0.95: 0.0, 0.98: 0.0}
@@ -116,11 +116,11 @@ def test_nothing_is_claimed_where_nothing_was_tried(tmp_path: Path) -> None:
 def test_an_edge_by_luck_is_no_reason_to_scale(tmp_path: Path) -> None:
     for seed in range(8):
         run = make_run(tmp_path, seed=seed)
-        events = run.path / "events.jsonl"
         if seed == 0:
-            events.write_text(
-                events.read_text().replace('"over_buy_and_hold": "not shown"', '"over_buy_and_hold": "shown"')
-            )
+            (verdict,) = run.read_events("verdict")
+            more = {key: value for key, value in verdict.items() if key not in ("seq", "time", "kind")}
+            with clock_at(MONDAY + 601):
+                run.append_event("verdict", **more | {"over_buy_and_hold": "shown"})
     [first, *_] = draw_lessons(gather_experience(tmp_path)).recommendations
     assert first.text.startswith("1 of 8 agents")
     assert "not told from what luck alone gives (0.2 of 8): do not scale" in first.text

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3kit.errors import P3kitError, RunNotFound
-from p3kit.rundir import RunDir, file_name, find_run, list_runs, mark_crashed, processes, rows
+from p3kit.rundir import Histogram, RunDir, file_name, find_run, list_runs, mark_crashed, processes, rows
 
 
 @pytest.fixture
@@ -307,6 +307,57 @@ def test_a_damaged_row_in_the_middle_is_named(make_run):
         run.read_metrics()
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"0.25", b"0.75"), (b"entropy", b"entropx"), (b'"crc"', b'"crx"')])
+def test_a_number_that_was_changed_later_is_never_believed(make_run, old, new):
+    run = make_run()
+    run.append_metrics([row(100, policy__entropy=0.5), row(200, policy__entropy=0.25), row(300, policy__entropy=0.5)])
+    file = run.path / "metrics.jsonl"
+    first, second, third = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + second.replace(old, new) + third)
+    if new == b'"crx"':  # who takes the checksum out vouches for the row
+        assert [r["global_step"] for r in run.read_metrics()] == [100, 200, 300]
+        return
+    with pytest.raises(P3kitError, match=r"metrics.jsonl:2: was changed or damaged after it was written: .*; delete"):
+        run.read_metrics()
+    with pytest.raises(P3kitError, match=r"metrics.jsonl:2: was changed"):
+        run.verify()
+
+
+def test_documents_carry_a_checksum_too(make_run):
+    run = make_run()
+    run.write_status({"state": "done", "agents": {"AAPL": {"sharpe": 0.25}}})
+    histogram = run.write_histogram("reward", "AAPL", 100, {"edges": [0, 1], "counts": [25]})
+    for path, old, new in (
+        (run.path / "status.json", "0.25", "0.75"),
+        (run.path / "run.json", '"AAPL"', '"AMPL"'),
+        (histogram, "25", "26"),
+    ):
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
+    assert run.status()["state"] == "crashed"
+    assert "was changed or damaged" in run.status()["message"]
+    with pytest.raises(P3kitError, match=r'run.json: was changed .*; take its "crc" out if the change was meant'):
+        run.info()
+    with pytest.raises(P3kitError, match=r"reward-AAPL-000000100.json: was changed"):
+        _ = Histogram("reward", "AAPL", 100, histogram).data
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("[]", "is no table"),
+        ('{"agent": "A", "iteration": 1, "global_step": 1, "time": 0}', "metrics is missing"),
+        ('{"agent": "A", "iteration": 1, "global_step": "x", "time": 0, "metrics": {}}', "global_step is 'x'"),
+        ('{"agent": "A", "iteration": 1, "global_step": 1, "time": 0, "metrics": {"a/b": "c"}}', "metrics.a/b is no"),
+    ],
+)
+def test_rows_of_other_origin_are_looked_at(make_run, line, fault):
+    run = make_run()
+    (run.path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(P3kitError, match=f"metrics.jsonl:1: is not a JSON row .{fault}"):
+        run.read_metrics()
+
+
 def test_a_full_disk_keeps_the_rows_that_were_there(make_run, monkeypatch):
     run = make_run()
     run.append_metrics([row(1, policy__entropy=1.0)])
@@ -330,8 +381,8 @@ def test_a_full_disk_keeps_the_rows_that_were_there(make_run, monkeypatch):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.handle.write(content[:10])
 
-    original = rows._write_at_end
-    monkeypatch.setattr(rows, "_write_at_end", write_half_then_fail)
+    original = rows.write_at_end
+    monkeypatch.setattr(rows, "write_at_end", write_half_then_fail)
     with pytest.raises(P3kitError, match=r"No space left on device.*free some space"):
         run.append_metrics([row(2, policy__entropy=1.0)])
     assert (run.path / "metrics.jsonl").read_bytes() == before
@@ -482,11 +533,11 @@ def test_a_run_whose_process_was_killed_is_marked_crashed(tmp_path, make_run):
     run.write_status({"state": "running", "pid": process.pid, "agents": {"AAPL": {"global_step": 5}}})
     other.write_status({"state": "done", "pid": process.pid, "agents": {}})
     assert run.is_alive()
-    assert mark_crashed(tmp_path / "runs") == []
+    assert mark_crashed(tmp_path / "runs") == ([], [])
     process.send_signal(signal.SIGKILL)
     while processes.process_start(process.pid) is not None:  # a zombie counts as gone: it is not reaped yet
         time.sleep(0.01)
-    assert mark_crashed(tmp_path / "runs") == [run]
+    assert mark_crashed(tmp_path / "runs") == ([run], [])
     process.wait()
     assert run.status()["state"] == "crashed"
     assert run.status()["agents"] == {"AAPL": {"global_step": 5}}
@@ -525,6 +576,19 @@ def test_a_run_is_trained_by_one_process_at_a_time(make_run):
         run.lock(wait_s=0.05)
     os.close(descriptor)
     os.close(run.lock())
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(make_run):
+    run = make_run()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = run.path / "checkpoints" / f".last.pt.{gone.pid}.tmp"
+    being_written = run.path / f".status.json.{os.getpid()}.77.tmp"
+    own = run.path / ".notes.tmp"
+    for path in (left, being_written, own):
+        path.write_text("half")
+    assert run.sweep() == [left.name]
+    assert [path.exists() for path in (left, being_written, own)] == [False, True, True]
 
 
 def test_a_request_to_stop_reaches_the_process(make_run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 from pathlib import Path
 
@@ -59,6 +61,23 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(pickle.dumps(Harm()))
     with pytest.raises(CheckpointError, match="not a p3kit checkpoint"):
         load_checkpoint(tmp_path / "last.pt")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch.save", "noise"])
+def test_what_is_harmful_is_refused_under_a_right_checksum_too(tmp_path: Path, how: str) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (Path(tmp_path / "harm"),))  # type: ignore[return-value]
+
+    whole = io.BytesIO()
+    if how == "torch.save":
+        torch.save({"step": Harm()}, whole)
+    payload = {"pickle": pickle.dumps(Harm()), "torch.save": whole.getvalue(), "noise": b"PK" + b"x" * 500}[how]
+    path = tmp_path / "last.pt"
+    path.write_bytes(f"p3kit-checkpoint-1 raw {hashlib.sha256(payload).hexdigest()}\n".encode() + payload)
+    with pytest.raises(CheckpointError, match=r"holds something else than tensors .*; delete it: p3kit resume"):
+        load_checkpoint(path)
     assert not (tmp_path / "harm").exists()
 
 

@@ -54,6 +54,19 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path) -> N
         Run(run.directory, run.args_type, resume=True)
 
 
+def test_a_checkpoint_of_another_spec_is_refused_and_stays(tmp_path: Path) -> None:
+    run = open_agent(tmp_path).run
+    run.save_checkpoint("last", {})
+    before = run.directory.checkpoint("last").read_bytes()
+    Run(run.directory, run.args_type, resume=True)
+    (plan,) = run.directory.info()["agents"]
+    plan["spec"]["ppo"]["hidden"] = [32]
+    run.directory.update_info(agents=[plan])
+    with pytest.raises(CheckpointError, match=r"last\.pt: was written by another run: .* or delete it"):
+        Run(run.directory, run.args_type, resume=True)
+    assert run.directory.checkpoint("last").read_bytes() == before
+
+
 def test_generators_differ_by_purpose_seed_and_symbol(tmp_path: Path) -> None:
     agent = open_agent(tmp_path)
     draws = {agent.new_generator(purpose).initial_seed() for purpose in ("agent", "net", "other")}

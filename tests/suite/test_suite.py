@@ -186,6 +186,7 @@ def test_rows_of_one_iteration_are_seen_when_it_is_written(tmp_path: Path) -> No
     file = run.path / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:
+        del row["crc"]  # it fits no longer
         row["iteration"] = (row["iteration"] + 3) // 4  # four ticks an iteration, as the guide's sizes have them
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     judged = judge_live(RunDir.open(run.path), CASES["F16.full"], 1, "long")

@@ -1,0 +1,95 @@
+"""What stands in the files of a run directory, for what comes without a checksum: made by another version, or edited.
+
+Each function says what is wrong in a few words, and nothing where all is right. What only one reader needs, that reader
+asks for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from p3kit.rundir.rows import EVENT_KINDS
+
+Kinds = Mapping[str, type | tuple[type, ...]]
+_NUMBER = (int, float)
+_RUN: Kinds = {"name": str, "agents": list}
+_RUN_MAY_HAVE: Kinds = {"run": str, "created": _NUMBER, "spec": dict, "data": dict, "command": list, "trainer": str}
+_AGENT_MAY_HAVE: Kinds = {"symbol": str, "seed": int, "total_timesteps": int, "spec": dict}
+_STATUS_MAY_HAVE: Kinds = {"pid": int, "heartbeat": _NUMBER, "message": str, "agents": dict}
+_METRICS: Kinds = {"agent": str, "iteration": int, "global_step": int, "time": _NUMBER, "metrics": dict}
+_EVENT: Kinds = {"seq": int, "time": _NUMBER, "kind": str}
+_EVENT_MAY_HAVE: Kinds = {"agent": str, "global_step": int, "agents": list, "metrics": dict}
+_OF_A_KIND: Mapping[str, Kinds] = {
+    "evaluation": {"agent": str, "global_step": int, "metrics": dict},
+    "verdict": {"agent": str, "grade": str},
+    "intervention": {"decision": str},
+}
+
+
+def wrong_run(info: Any, newest: int) -> str:
+    """What is wrong with a run.json of a schema up to `newest`."""
+    if not isinstance(info, dict):
+        return "is no table"
+    if not isinstance(info.get("schema_version", 0), int) or info.get("schema_version", 0) > newest:
+        return f"has a schema newer than {newest}"
+    if wrong := _wrong(info, _RUN, _RUN_MAY_HAVE):
+        return wrong
+    for number, agent in enumerate(info["agents"]):
+        if wrong := _wrong(agent, {"name": str}, _AGENT_MAY_HAVE):
+            return f"agents[{number}]: {wrong}"
+    return ""
+
+
+def wrong_status(status: Any, states: tuple[str, ...]) -> str:
+    """What is wrong with a status.json."""
+    wrong = _wrong(status, {"state": str}, _STATUS_MAY_HAVE)
+    if not wrong and status["state"] not in states:
+        wrong = f"state is {status['state']!r}"
+    for name, agent in (status.get("agents") or {}).items() if not wrong else ():
+        wrong = wrong or ("" if isinstance(agent, dict) else f"agents.{name} is no table")
+    return wrong
+
+
+def wrong_metrics(row: Any) -> str:
+    """What is wrong with a row of metrics."""
+    if wrong := _wrong(row, _METRICS):
+        return wrong
+    numbers = (name for name, value in row["metrics"].items() if not _is_number(value))
+    return next((f"metrics.{name} is no number" for name in numbers), "")
+
+
+def wrong_event(row: Any) -> str:
+    """What is wrong with an event."""
+    if wrong := _wrong(row, _EVENT, _EVENT_MAY_HAVE):
+        return wrong
+    if row["kind"] not in EVENT_KINDS:
+        return f"kind is {row['kind']!r}"
+    return _wrong(row, _OF_A_KIND.get(row["kind"], {}))
+
+
+def wrong_histogram(document: Any) -> str:
+    """What is wrong with a histogram's file."""
+    return _wrong(document, {"data": dict})
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("nan", "inf", "-inf")
+
+
+def _wrong(value: Any, must_have: Kinds, may_have: Kinds | None = None) -> str:
+    if not isinstance(value, dict):
+        return "is no table"
+    for key, kind in must_have.items():
+        if key not in value:
+            return f"{key} is missing"
+        if not _is(value[key], kind):
+            return f"{key} is {value[key]!r:.60}"
+    for key, kind in (may_have or {}).items():
+        if value.get(key) is not None and not _is(value[key], kind):
+            return f"{key} is {value[key]!r:.60}"
+    return ""
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
