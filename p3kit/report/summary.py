@@ -23,6 +23,7 @@ from p3kit.diagnose.journal import did_in_words, for_agent, intervened
 from p3kit.errors import RunNotFound
 from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
+from p3kit.report.portfolio import Portfolio, build_portfolio
 from p3kit.rundir import RunDir, Series, concerns, intact_runs
 
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
@@ -267,6 +268,11 @@ class Experiment:
             if agent.window is not None:
                 windows.setdefault(agent.window, []).append(agent)
         return [_window(agents) for _, agents in sorted(windows.items())]
+
+    @cached_property
+    def portfolio(self) -> Portfolio | None:
+        """The graded agents as one account; None where that says nothing."""
+        return build_portfolio(self.complete, synthetic=self.synthetic)
 
     @property
     def final_looks(self) -> int:
