@@ -8,15 +8,43 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import p3kit
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 
+_LEASH = Path(__file__).with_name("leash.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FINAL_STATES = ("done", "failed", "stopped")
+
+
+class Trainer(Protocol):
+    """One run being trained, wherever its process is."""
+
+    @property
+    def run(self) -> RunDir: ...
+
+    def begun(self) -> bool:
+        """Whether its process was started; it may wait for room on a cluster first."""
+
+    def ended(self) -> bool:
+        """Whether it is over for good."""
+
+    def ask_to_end(self) -> None:
+        """It shall finish its update, write a checkpoint and end. Asking twice is asking once."""
+
+    def kill(self) -> None:
+        """It shall end at once; what came after the last checkpoint is lost."""
+
+    def settle(self) -> str:
+        """Makes the run's status final after it ended, and returns its state."""
+
+
+Start = Callable[[RunDir], Trainer]
+"""Begins to train a run. Raises P3kitError where that cannot be done."""
 
 
 class TrainerProcess:
@@ -32,17 +60,20 @@ class TrainerProcess:
         self._asked_to_end = False
 
     @classmethod
-    def start(cls, run: RunDir) -> TrainerProcess:
+    def start(cls, run: RunDir, *, wait_s: float = 1.0, leashed: bool = False) -> TrainerProcess:
         """Starts the run's own copy of its trainer; from the last checkpoint if there is one, else from the beginning.
 
-        Raises P3kitError when the run is being trained already or the process cannot be started.
+        `wait_s`: how long to wait for a former trainer of the run to end; `leashed`: it shall end when this process
+        dies. Raises P3kitError when the run is still being trained after that or the process cannot be started.
         """
-        lock = run.lock()
+        lock = run.lock(wait_s)
         try:
             resume = run.checkpoint("last").exists() or run.checkpoint("init").exists()
             if not resume:
                 run.cut_after(dict.fromkeys(run.agent_names(), -1))  # what a first attempt recorded before it crashed
             command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path)]
+            if leashed:  # -P: nothing beside the script may be taken for a module of Python's own
+                command = [sys.executable, "-P", str(_LEASH), str(os.getpid()), *command]
             with run.log_file.open("ab") as log:
                 process = subprocess.Popen(
                     [*command, "--resume"] if resume else command,
@@ -60,6 +91,15 @@ class TrainerProcess:
         finally:
             os.close(lock)  # the trainer holds it now
         return cls(run, process)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def begun(self) -> bool:
+        """It was, or there would be no such object."""
+        return True
 
     def ended(self) -> bool:
         """Whether the process is gone. Its leftover children, if any, are ended with it."""
