@@ -627,11 +627,16 @@ def _portfolio_lines(axes: Axes, portfolio: Portfolio) -> None:
 
 
 def _sharpe_bars(axes: Axes, experiment: Experiment) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     graded = [agent for agent in experiment.complete if agent.scores and agent.scores.sharpe is not None]
     passed = [agent.sharpe_or(0.0) for agent in graded if agent.passed]
     others = [agent.sharpe_or(0.0) for agent in graded if not agent.passed]
     edges = np.histogram_bin_edges([*passed, *others], bins=min(30, max(6, len(graded) // 4))) if graded else 6
-    axes.hist([passed, others], bins=edges, stacked=True, color=[_GREEN, _GREY], label=["passed", "failed"])  # type: ignore[arg-type]
+    kinds = [(passed, _GREEN, "passed"), (others, _GREY, "failed")]
+    values, colours, labels = zip(*[kind for kind in kinds if kind[0]] or kinds, strict=True)
+    axes.hist(values, bins=edges, stacked=True, color=colours, label=labels, edgecolor="white", linewidth=0.6)  # type: ignore[arg-type]
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.axvline(0.0, color="#777777", linewidth=0.8)
     axes.set(title="Agents by Sharpe", xlabel="validation Sharpe", ylabel="agents")
     axes.grid(visible=False, axis="x")
