@@ -133,6 +133,8 @@ class WindowSummary:
     """Sharpe ratio minus buy-and-hold's; of an agent that never traded, minus buy-and-hold's."""
     shown: int
     """Agents whose edge over buy-and-hold is shown."""
+    bars: int | None = None
+    """The most that an agent was judged on: an embargo shortens the window before the test split."""
 
 
 @dataclass(frozen=True)
@@ -537,7 +539,13 @@ def _window(agents: Sequence[AgentSummary]) -> WindowSummary:
         sharpe=float(np.mean(sharpes)) if sharpes else None,
         excess=float(np.mean(excesses)) if excesses else None,
         shown=sum(agent.over_buy_and_hold == "shown" for agent in agents),
+        bars=max((_bars(agent) for agent in agents), default=0) or None,
     )
+
+
+def _bars(agent: AgentSummary) -> int:
+    shape = agent.scores.returns if agent.scores is not None else None
+    return shape["bars"] if shape is not None else 0
 
 
 def _excess(agent: AgentSummary) -> float | None:

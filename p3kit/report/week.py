@@ -36,6 +36,7 @@ CAPTIONS = {
 _ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
 _MOST_LISTED = 20
+_WHOLE_WINDOW = 0.9  # months differ by a few bars
 _MOST_STEPS = 6
 
 
@@ -293,17 +294,22 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     excesses = [window.excess for window in windows if window.excess is not None]
     if not excesses:
         return ""
+    last = windows[-1]
+    usual = max((window.bars or 0 for window in windows), default=0)
+    cut = ""
+    if last.bars and last.bars < _WHOLE_WINDOW * usual:
+        cut = " The last window is cut short: bars before the test split are left out (embargo)."
     positive = sum(excess > 0 for excess in excesses)
     low, high = share_interval(positive, len(excesses))
     words = f"Better than buy-and-hold in {positive} of {len(excesses)} windows (95% interval {low:.0%} to {high:.0%})"
     bounds = mean_interval(np.array(excesses))
     if bounds is None:
-        return f"{words}; one window tells nothing about others."
+        return f"{words}; one window tells nothing about others.{cut}"
     shown = "shown" if bounds[0] > 0 else "not shown"
     return (
         f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
         f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
-        f"independent): an edge is {shown}."
+        f"independent): an edge is {shown}.{cut}"
     )
 
 
