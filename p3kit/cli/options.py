@@ -40,7 +40,15 @@ templates_option = click.option(
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Trainer processes at a time, one thread each.  [default: the number of cores]",
+    help="Runs that train at a time.  [default: the number of cores; on a cluster all that find room]",
+)
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where trainers run: processes of this machine, or a Ray cluster (of RAY_ADDRESS, else one of its own here).",
 )
 
 no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from p3kit.cli.aim import repo_option
+from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
-    available_cores,
+    engine_option,
     jobs_option,
     json_option,
     no_aim_option,
@@ -21,7 +23,7 @@ from p3kit.cli.options import (
     spec_argument,
 )
 from p3kit.cli.output import print_json, print_lines, runs_flag
-from p3kit.errors import InputError, MissingExtra
+from p3kit.errors import MissingExtra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 Examples:
   p3kit run specs/smoke.toml                       one symbol, about a minute
   p3kit run specs/phase3.toml --jobs 2             ten symbols, two at a time
+  RAY_ADDRESS=head:6379 p3kit run specs/phase4.toml --engine ray --runs /shared/runs
   p3kit run specs/smoke.toml --set ppo.ent_coef=0.05 --set 'symbols=["AMD"]'
   p3kit run specs/smoke.toml --replay run-42       its interventions again, as its journal has them
 
@@ -47,13 +50,7 @@ Exit codes: 0 fine, 1 a run failed or was not repeated, 2 the spec or the data a
 @spec_argument
 @set_option
 @jobs_option
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where trainers run: processes of this machine, or a Ray cluster.",
-)
+@engine_option
 @click.option(
     "--replay",
     metavar="RUN",
@@ -85,26 +82,30 @@ def run(
     from p3kit.cli.companions import Companions, aim_is_installed
     from p3kit.launch import compare_weights, launch
 
-    if engine == "ray":
-        raise InputError("--engine ray", "is not part of this version", "--engine local trains on this machine")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra("torch", "train", "training")
-    slots = jobs or available_cores()
-    loaded, plans, market = prepare(spec, overrides, slots)
-    repeated = None if replay is None else find_replay(plans, runs_root, replay)
+    loaded, market = check(spec, overrides)
     console = Console(stderr=True)
     mirror = not no_aim and aim_is_installed()
-    with Companions(runs_root, console, mirror=mirror, aim_repo=repo) as companions:
+    with ExitStack() as stack:
+        where = stack.enter_context(open_engine(engine, jobs, [loaded.spec.compute.model_dump()], console))
+        plans = plan_all(loaded, market, where.slots)
+        repeated = None if replay is None else find_replay(plans, runs_root, replay)
+        if repeated is not None:
+            plans = [repeated.plan]
+        at_a_time, start = where.room_for(len(plans))
+        companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
         outcome = launch(
-            plans if repeated is None else [repeated.plan],
+            plans,
             loaded,
             market,
             runs_root,
-            jobs=slots,
+            jobs=at_a_time,
             command=["p3kit", *sys.argv[1:]],
             console=console,
             on_end=companions.draw,
             extra=None if repeated is None else {"replay": repeated.to_json()},
+            start=start,
         )
         show_outcome(outcome, as_json)
     if repeated is not None and not outcome.interrupted:
@@ -123,23 +124,27 @@ def find_replay(plans: list[RunPlan], runs_root: Path, run: str) -> Replay:
     return plan_replay(plans, find_run(runs_root, run)[0])
 
 
-def prepare(
-    spec: Path, overrides: tuple[str, ...], jobs: int
-) -> tuple[LoadedSpec, list[RunPlan], Mapping[str, SymbolData]]:
-    """All checks that come before the first run directory. What is worth knowing goes to stderr."""
-    from p3kit.market import load_market, walk_windows
-    from p3kit.plan import data_notes, plan_runs
+def check(spec: Path, overrides: tuple[str, ...]) -> tuple[LoadedSpec, Mapping[str, SymbolData]]:
+    """What can be told of a spec and its bars before it is known where they train."""
+    from p3kit.market import load_market
     from p3kit.spec import load_spec
-    from p3kit.spec.notes import notes
 
     loaded = load_spec(spec, overrides)
-    market = load_market(loaded.spec, loaded.spec.symbols)
-    plans = plan_runs(loaded.spec, jobs, walk_windows(loaded.spec, market))
+    return loaded, load_market(loaded.spec, loaded.spec.symbols)
+
+
+def plan_all(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int) -> list[RunPlan]:
+    """The runs, and the checks that are left before the first directory. What is worth knowing goes to stderr."""
+    from p3kit.market import load_market, walk_windows
+    from p3kit.plan import data_notes, plan_runs
+    from p3kit.spec.notes import notes
+
+    plans = plan_runs(loaded.spec, slots, walk_windows(loaded.spec, market))
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
         click.echo(f"note: {note}", err=True)
-    return loaded, plans, market
+    return plans
 
 
 def show_outcome(outcome: Outcome, as_json: bool) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from p3kit.cli.aim import repo_option
+from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
-    available_cores,
+    engine_option,
     jobs_option,
     json_option,
     no_aim_option,
@@ -68,6 +70,7 @@ Examples:
 )
 @several_runs_argument
 @jobs_option
+@engine_option
 @runs_option
 @no_aim_option
 @repo_option
@@ -77,6 +80,7 @@ def resume(
     ctx: click.Context,
     references: tuple[str, ...],
     jobs: int | None,
+    engine: str,
     runs_root: Path,
     no_aim: bool,
     repo: Path | None,
@@ -94,8 +98,12 @@ def resume(
     chosen = _find_runs(runs_root, references)
     console = Console(stderr=True)
     mirror = not no_aim and aim_is_installed()
-    with Companions(runs_root, console, mirror=mirror, aim_repo=repo) as companions:
-        outcome = resume_runs(chosen, jobs=jobs or available_cores(), console=console, on_end=companions.draw)
+    computes = [run.info()["spec"]["compute"] for run in chosen]
+    with ExitStack() as stack:
+        where = stack.enter_context(open_engine(engine, jobs, computes, console))
+        at_a_time, start = where.room_for(len(chosen))
+        companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
+        outcome = resume_runs(chosen, jobs=at_a_time, console=console, on_end=companions.draw, start=start)
         show_outcome(outcome, as_json)
     suggest_next(ctx, outcome, console, mirrored=mirror)
     sys.exit(outcome.exit_code)

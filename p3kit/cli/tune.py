@@ -13,9 +13,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit.cli.aim import repo_option
+from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
     SpecFile,
-    available_cores,
+    engine_option,
     jobs_option,
     json_option,
     no_aim_option,
@@ -58,6 +59,7 @@ Exit codes: 0 fine, 1 no trial is complete, 2 the spec or the data are at fault,
     "--trials", type=click.IntRange(min=1), help="Settings to try in all.  [default: tune.trials of the spec]"
 )
 @jobs_option
+@engine_option
 @click.option(
     "--resume",
     metavar="SWEEP",
@@ -81,6 +83,7 @@ def tune(
     overrides: tuple[str, ...],
     trials: int | None,
     jobs: int | None,
+    engine: str,
     resume: str | None,
     output: Path | None,
     runs_root: Path,
@@ -105,6 +108,8 @@ def tune(
     console = Console(stderr=True)
     with ExitStack() as stack:
         sweep = _sweep(stack, spec, overrides, trials, resume, runs_root)
+        where = stack.enter_context(open_engine(engine, jobs, [sweep.loaded.spec.compute.model_dump()], console))
+        _, start = where.room_for(where.slots)
         mirror = not no_aim and aim_is_installed()
         companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
         records = [record for record in sweep.study.records() if not record.superseded]
@@ -112,7 +117,7 @@ def tune(
         title = f"{sweep.loaded.spec.name} · {sweep.folder.name}{' (synthetic data)' if sweep.synthetic else ''}"
         with trial_board(console, title, before, sweep.study.wanted(), sweep.views) as board:
             sweep.teller = board
-            outcome = train([], jobs=jobs or available_cores(), board=board, on_end=companions.draw, feed=sweep)
+            outcome = train([], jobs=where.slots, board=board, on_end=companions.draw, feed=sweep, start=start)
             sweep.close()
         result = conclude(sweep)
         _keep(result, output)

@@ -1,4 +1,7 @@
-"""Local slots: `jobs` trainer processes at a time on this machine, until every run has ended or someone interrupts."""
+"""Slots: `jobs` runs train at a time, until every run has ended or someone interrupts.
+
+A run trains in a process of this machine, unless another `start` is given (`p3kit.launch.cluster` has Ray's).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from rich.console import Console
 
 from p3kit.errors import InputError, P3kitError
 from p3kit.launch.board import Board, agent_views, board_for
-from p3kit.launch.process import TrainerProcess
+from p3kit.launch.process import Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ LOOK_S = 0.5
 
 HUNG_AFTER_S = 3600.0
 """Seconds without a heartbeat after which a trainer is taken for hung and ended. A heartbeat comes with every epoch."""
+
+_MOST_NAMED = 10
 
 LOG_LINES = 12
 """Lines of its log that are shown when a run fails."""
@@ -85,16 +90,17 @@ def launch(
     console: Console,
     on_end: RunHook | None = None,
     extra: Mapping[str, Any] | None = None,
+    start: Start = TrainerProcess.start,
 ) -> Outcome:
     """Makes a run directory per plan, and trains them `jobs` at a time.
 
     `command` is the command line to be stored, `console` is where progress goes (stderr), `on_end` is called in this
-    thread with each run that ended by itself, `extra` is what else run.json shall hold.
+    thread with each run that ended by itself, `extra` is what else run.json shall hold, `start` begins one run.
     If a directory cannot be made, those already made are removed again.
     """
     runs = make_runs(plans, loaded, market, runs_root, command=command, extra=extra)
     with board_for(console, _title(runs)) as board:
-        return train(runs, jobs=jobs, board=board, on_end=on_end)
+        return train(runs, jobs=jobs, board=board, on_end=on_end, start=start)
 
 
 def make_runs(
@@ -119,14 +125,21 @@ def make_runs(
     return runs
 
 
-def resume(runs: Sequence[RunDir], *, jobs: int, console: Console, on_end: RunHook | None = None) -> Outcome:
+def resume(
+    runs: Sequence[RunDir],
+    *,
+    jobs: int,
+    console: Console,
+    on_end: RunHook | None = None,
+    start: Start = TrainerProcess.start,
+) -> Outcome:
     """Continues runs from their last checkpoints, or from the beginning where there is none.
 
     Raises InputError, before anything starts, for a run that is done or still being trained.
     """
     requeue(runs)
     with board_for(console, _title(runs)) as board:
-        return train(runs, jobs=jobs, board=board, on_end=on_end)
+        return train(runs, jobs=jobs, board=board, on_end=on_end, start=start)
 
 
 def requeue(runs: Sequence[RunDir]) -> None:
@@ -147,11 +160,17 @@ def requeue(runs: Sequence[RunDir]) -> None:
 
 
 def train(
-    runs: Sequence[RunDir], *, jobs: int, board: Board, on_end: RunHook | None = None, feed: Feed | None = None
+    runs: Sequence[RunDir],
+    *,
+    jobs: int,
+    board: Board,
+    on_end: RunHook | None = None,
+    feed: Feed | None = None,
+    start: Start = TrainerProcess.start,
 ) -> Outcome:
     """Trains queued runs, and those that `feed` adds to them, `jobs` at a time."""
     with Interrupts() as interrupts:
-        slots = _Slots(runs, jobs, board, interrupts, on_end, feed)
+        slots = _Slots(runs, jobs, board, interrupts, on_end, feed, start)
         try:
             slots.work()
         finally:  # a fault of ours must not leave trainers behind unasked
@@ -177,13 +196,16 @@ class _Slots:
         interrupts: Interrupts,
         on_end: RunHook | None,
         feed: Feed | None,
+        start: Start,
     ) -> None:
         self.jobs, self.board, self.interrupts, self.on_end, self.feed = jobs, board, interrupts, on_end, feed
+        self.start = start
         self.waiting: deque[RunDir] = deque()
-        self.active: list[TrainerProcess] = []
+        self.active: list[Trainer] = []
         self.states: dict[str, str] = {}  # of the runs that have ended
         self._infos: dict[RunDir, dict[str, Any]] = {}
         self._statuses: dict[RunDir, dict[str, Any]] = {}
+        self._pulses: dict[RunDir, Pulse] = {}
         self._take_in(runs)
 
     @property
@@ -198,9 +220,9 @@ class _Slots:
             if self.interrupts.count > heard:
                 heard = self.interrupts.count
                 self._interrupt(heard)
-            for process in [process for process in self.active if process.ended()]:
-                self.active.remove(process)
-                self._end(process.run, process.settle())
+            for trainer in [trainer for trainer in self.active if trainer.ended()]:
+                self.active.remove(trainer)
+                self._end(trainer.run, trainer.settle())
             while not heard and len(self.active) < self.jobs and self._any_waits():
                 self._begin(self.waiting.popleft())
             if time.monotonic() >= next_look:
@@ -223,30 +245,33 @@ class _Slots:
     def _look(self) -> None:
         if self.feed is not None:
             self.feed.look()
-        for process in self.active:
-            status = process.run.status()
-            self._watch(process, status)
-            self._statuses[process.run] = {**status, "state": "starting"} if status["state"] == "queued" else status
+        for trainer in self.active:
+            status = trainer.run.status()
+            self._watch(trainer, status)
+            silent = status["state"] == "queued" and trainer.begun()
+            self._statuses[trainer.run] = {**status, "state": "starting"} if silent else status
         now = time.time()
         views = [agent_views(run, info, self._statuses[run], now) for run, info in self._infos.items()]
         self.board.show([agent for run_views in views for agent in run_views])
 
-    def _watch(self, process: TrainerProcess, status: Mapping[str, Any]) -> None:
+    def _watch(self, trainer: Trainer, status: Mapping[str, Any]) -> None:
         """One sick trainer must not keep its slot for good, nor fill the disk with words."""
-        process.run.trim_log()
-        if process.silent_s(status) > HUNG_AFTER_S:
-            process.kill(f"it gave no sign of life for {HUNG_AFTER_S / 60:.0f} min, so it was ended")
+        trainer.run.trim_log()
+        if not trainer.begun():  # it waits for room on the cluster
+            return
+        if self._pulses.setdefault(trainer.run, Pulse()).silent_s(status) > HUNG_AFTER_S:
+            trainer.kill(f"it gave no sign of life for {HUNG_AFTER_S / 60:.0f} min, so it was ended")
 
     def ask_all_to_end(self) -> None:
-        for process in self.active:
-            process.ask_to_end()
+        for trainer in self.active:
+            trainer.ask_to_end()
 
     def _begin(self, run: RunDir) -> None:
         if run.stop_requested():
             self._leave_out(run)
             return
         try:
-            self.active.append(TrainerProcess.start(run))
+            self.active.append(self.start(run))
         except P3kitError as error:  # one run that cannot start does not stop the others
             if run.is_locked():  # another process trains it and speaks for it
                 self.board.say(str(error))
@@ -281,13 +306,14 @@ class _Slots:
         if count == 1:
             self.ask_all_to_end()
             if self.active:
-                names = ", ".join(process.run.name for process in self.active)
+                names = [trainer.run.name for trainer in self.active]
+                shown = ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
                 self.board.say(
-                    f"stopping {names}: each finishes its update and writes a checkpoint (again: kill at once)"
+                    f"stopping {shown}: each finishes its update and writes a checkpoint (again: kill at once)"
                 )
         else:
-            for process in self.active:
-                process.kill()
+            for trainer in self.active:
+                trainer.kill()
 
 
 class Interrupts:

@@ -9,16 +9,58 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import p3kit
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 
+_LEASH = Path(__file__).with_name("leash.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FINAL_STATES = ("done", "failed", "stopped")
+
+
+class Trainer(Protocol):
+    """One run being trained, wherever its process is."""
+
+    @property
+    def run(self) -> RunDir: ...
+
+    def begun(self) -> bool:
+        """Whether its process was started; it may wait for room on a cluster first."""
+
+    def ended(self) -> bool:
+        """Whether it is over for good."""
+
+    def ask_to_end(self) -> None:
+        """It shall finish its update, write a checkpoint and end. Asking twice is asking once."""
+
+    def kill(self, why: str = "") -> None:
+        """It shall end at once; what came after the last checkpoint is lost. `why` becomes its message."""
+
+    def settle(self) -> str:
+        """Makes the run's status final after it ended, and returns its state."""
+
+
+class Pulse:
+    """How long the heartbeat of a run has stood still, by our own clock: one that was set, or a machine that slept,
+    makes nobody look dead."""
+
+    def __init__(self) -> None:
+        self._heartbeat: object = None
+        self._heard = time.monotonic()
+
+    def silent_s(self, status: Mapping[str, Any]) -> float:
+        """Seconds since it last moved. To be asked again and again."""
+        if status.get("heartbeat") != self._heartbeat:
+            self._heartbeat, self._heard = status.get("heartbeat"), time.monotonic()
+        return time.monotonic() - self._heard
+
+
+Start = Callable[[RunDir], Trainer]
+"""Begins to train a run. Raises P3kitError where that cannot be done."""
 
 
 class TrainerProcess:
@@ -33,22 +75,23 @@ class TrainerProcess:
         self._process = process
         self._asked_to_end = False
         self._why_killed = ""
-        self._heartbeat: object = None
-        self._heard = time.monotonic()
 
     @classmethod
-    def start(cls, run: RunDir) -> TrainerProcess:
+    def start(cls, run: RunDir, *, wait_s: float = 1.0, leashed: bool = False) -> TrainerProcess:
         """Starts the run's own copy of its trainer; from the last checkpoint if there is one, else from the beginning.
 
-        Raises P3kitError when the run is being trained already or the process cannot be started.
+        `wait_s`: how long to wait for a former trainer of the run to end; `leashed`: it shall end when this process
+        dies. Raises P3kitError when the run is still being trained after that or the process cannot be started.
         """
-        lock = run.lock()
+        lock = run.lock(wait_s)
         try:
             run.sweep()
             resume = run.checkpoint("last").exists() or run.checkpoint("init").exists()
             if not resume:
                 run.cut_after(dict.fromkeys(run.agent_names(), -1))  # what a first attempt recorded before it crashed
             command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path)]
+            if leashed:  # -P: nothing beside the script may be taken for a module of Python's own
+                command = [sys.executable, "-P", str(_LEASH), str(os.getpid()), *command]
             with run.log_file.open("ab") as log:
                 process = subprocess.Popen(
                     [*command, "--resume"] if resume else command,
@@ -66,6 +109,15 @@ class TrainerProcess:
         finally:
             os.close(lock)  # the trainer holds it now
         return cls(run, process)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def begun(self) -> bool:
+        """It was, or there would be no such object."""
+        return True
 
     def ended(self) -> bool:
         """Whether the process is gone. Its leftover children, if any, are ended with it."""
@@ -85,13 +137,6 @@ class TrainerProcess:
         run's message."""
         self._why_killed = why
         self._signal_group(signal.SIGKILL)
-
-    def silent_s(self, status: Mapping[str, Any]) -> float:
-        """Seconds since the heartbeat of its status last moved, by this process's own clock: one that was set, or a
-        machine that slept, makes nobody look dead. To be asked again and again."""
-        if status.get("heartbeat") != self._heartbeat:
-            self._heartbeat, self._heard = status.get("heartbeat"), time.monotonic()
-        return time.monotonic() - self._heard
 
     def settle(self) -> str:
         """Makes the run's status final after the process ended, and returns its state.

@@ -25,6 +25,8 @@ BASELINES = {
 """Baselines by the name they are recorded under, in the order of the table."""
 
 GRADES = ("STRETCH", "STRONG", "PASS", "FAIL")
+_LABEL_WIDTH = 20
+_ROOM_BESIDE_GRADES = 12  # of 80 columns, with the heading of the Sharpe ratio in full
 _COLOURS = {"STRETCH": "bold green", "STRONG": "bold green", "PASS": "green", "FAIL": "red"}
 
 
@@ -108,21 +110,23 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
         title += ", SYNTHETIC data: nothing is said about a real market"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if judged:
-        parts += ["", _grades(judged)]
+        labels = _labels(judged)
+        parts += ["", _grades(judged, labels)]
         if any(result.intervened for result in judged):
             parts.append(Text("* intervened while training: p3kit diagnose RUN tells what was done", style="dim"))
-        parts += ["", _returns(judged), ""]
+        parts += ["", _returns(judged, labels), ""]
     parts += [_remark(result) for result in results]
     if len(judged) > 1:
         parts.append(Text(_tally(judged), style="bold"))
     return parts
 
 
-def _grades(judged: Sequence[AgentResult]) -> Table:
-    table = _table("agent", "grade", "Sharpe [95 % interval]", "over buy & hold", "drawdown", "trades")
-    for result in judged:
+def _grades(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
+    sharpe = "Sharpe [95 % interval]" if max(map(len, labels)) <= _ROOM_BESIDE_GRADES else "Sharpe [95 %]"
+    table = _table("agent", "grade", sharpe, "over buy & hold", "drawdown", "trades")
+    for result, label in zip(judged, labels, strict=True):
         table.add_row(
-            _label(result),
+            Text(label),
             Text(f"{result.grade}{'*' if result.intervened else ''}", style=_COLOURS.get(result.grade, "")),
             _with_interval(result.metric("sharpe_ratio"), result.told("sharpe_interval")),
             f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
@@ -132,11 +136,11 @@ def _grades(judged: Sequence[AgentResult]) -> Table:
     return table
 
 
-def _returns(judged: Sequence[AgentResult]) -> Table:
+def _returns(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
     table = _table("total return", "agent", *BASELINES.values(), "supervised")
-    for result in judged:
+    for result, label in zip(judged, labels, strict=True):
         table.add_row(
-            _label(result),
+            Text(label),
             Text(number(result.metric("total_return"), "+z.3f"), style="bold"),
             *(number(result.baseline(name, "total_return"), "+z.3f") for name in BASELINES),
             number(result.told("supervised_return"), "+z.3f"),
@@ -180,14 +184,16 @@ def _tally(judged: Sequence[AgentResult]) -> str:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, overflow="fold", max_width=20)  # the one column that may wrap
+    table.add_column(first, overflow="fold", max_width=_LABEL_WIDTH)  # the one column that may wrap
     for name in others:
         table.add_column(name, justify="left" if name == "grade" else "right", no_wrap=True)
     return table
 
 
-def _label(result: AgentResult) -> Text:
-    return Text(f"{result.run}/{result.agent}")
+def _labels(judged: Sequence[AgentResult]) -> list[str]:
+    """RUN/AGENT, or the agent alone where that is too long for the table and names of agents tell them apart."""
+    whole, names = [f"{result.run}/{result.agent}" for result in judged], [result.agent for result in judged]
+    return names if max(map(len, whole)) > _LABEL_WIDTH and len(set(names)) == len(names) else whole
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:

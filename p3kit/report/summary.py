@@ -23,6 +23,7 @@ from p3kit.diagnose.journal import did_in_words, for_agent, intervened
 from p3kit.errors import RunNotFound
 from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
+from p3kit.report.portfolio import Portfolio, build_portfolio
 from p3kit.rundir import RunDir, Series, concerns, intact_runs
 
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
@@ -132,6 +133,8 @@ class WindowSummary:
     """Sharpe ratio minus buy-and-hold's; of an agent that never traded, minus buy-and-hold's."""
     shown: int
     """Agents whose edge over buy-and-hold is shown."""
+    bars: int | None = None
+    """The most that an agent was judged on: an embargo shortens the window before the test split."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,11 @@ class Experiment:
             if agent.window is not None:
                 windows.setdefault(agent.window, []).append(agent)
         return [_window(agents) for _, agents in sorted(windows.items())]
+
+    @cached_property
+    def portfolio(self) -> Portfolio | None:
+        """The graded agents as one account; None where that says nothing."""
+        return build_portfolio(self.complete, synthetic=self.synthetic)
 
     @property
     def final_looks(self) -> int:
@@ -531,7 +539,13 @@ def _window(agents: Sequence[AgentSummary]) -> WindowSummary:
         sharpe=float(np.mean(sharpes)) if sharpes else None,
         excess=float(np.mean(excesses)) if excesses else None,
         shown=sum(agent.over_buy_and_hold == "shown" for agent in agents),
+        bars=max((_bars(agent) for agent in agents), default=0) or None,
     )
+
+
+def _bars(agent: AgentSummary) -> int:
+    shape = agent.scores.returns if agent.scores is not None else None
+    return shape["bars"] if shape is not None else 0
 
 
 def _excess(agent: AgentSummary) -> float | None:

@@ -14,7 +14,8 @@ from p3kit.diagnose.findings import Finding, format_number, format_steps
 from p3kit.diagnose.journal import back_to
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
-from p3kit.report.pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
+from p3kit.report.pictures import draw_equity_curves, draw_learning_curves, draw_portfolio, draw_reward_composition
+from p3kit.report.portfolio import Account, Portfolio
 from p3kit.report.summary import AgentSummary, Experiment, Outcome, WindowSummary
 from p3kit.rundir import file_name
 from p3kit.symptoms import SYMPTOMS
@@ -26,12 +27,16 @@ CAPTIONS = {
     "P&L to lead; a penalty that grows over training is a reward that is being farmed.",
     "Equity on the validation split": "Growth of 1 at full costs, at the weights that validation chose, beside rules "
     "that learnt nothing.",
+    "Portfolio": "Left: the agents' accounts together, beside buy-and-hold of their symbols; the tint holds eight of "
+    "ten agents. Middle: how many agents earned which Sharpe ratio. Right: correlation of their returns, those that go "
+    "together side by side; a red square is a group that wins and loses together.",
 }
 """What to see in each picture."""
 
 _ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
 _MOST_LISTED = 20
+_WHOLE_WINDOW = 0.9  # months differ by a few bars
 _MOST_STEPS = 6
 
 
@@ -70,6 +75,7 @@ def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
         ("Learning curves", "learning", draw_learning_curves),
         ("Reward composition", "reward", draw_reward_composition),
         ("Equity on the validation split", "equity", draw_equity_curves),
+        ("Portfolio", "portfolio", draw_portfolio),
     ):
         path = folder / f"{file_name(experiment.name)}-{kind}.png"
         if draw(experiment, path):
@@ -91,6 +97,8 @@ def render_week(
             "next_steps": next_steps(experiment),
             "scored": [agent for agent in experiment.agents if agent.scores is not None],
             "walk_forward": walk_forward_words(experiment.walk_forward),
+            "accounts": portfolio_rows(experiment.portfolio),
+            "portfolio": portfolio_words(experiment.portfolio),
             "pictures": pictures.get(experiment.name, {}),
             "captions": CAPTIONS,
         }
@@ -286,18 +294,63 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     excesses = [window.excess for window in windows if window.excess is not None]
     if not excesses:
         return ""
+    last = windows[-1]
+    usual = max((window.bars or 0 for window in windows), default=0)
+    cut = ""
+    if last.bars and last.bars < _WHOLE_WINDOW * usual:
+        cut = " The last window is cut short: bars before the test split are left out (embargo)."
     positive = sum(excess > 0 for excess in excesses)
     low, high = share_interval(positive, len(excesses))
     words = f"Better than buy-and-hold in {positive} of {len(excesses)} windows (95% interval {low:.0%} to {high:.0%})"
     bounds = mean_interval(np.array(excesses))
     if bounds is None:
-        return f"{words}; one window tells nothing about others."
+        return f"{words}; one window tells nothing about others.{cut}"
     shown = "shown" if bounds[0] > 0 else "not shown"
     return (
         f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
         f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
-        f"independent): an edge is {shown}."
+        f"independent): an edge is {shown}.{cut}"
     )
+
+
+def portfolio_rows(portfolio: Portfolio | None) -> list[tuple[str, Account]]:
+    """The accounts of the table, by what they are."""
+    if portfolio is None:
+        return []
+    rows = [
+        (f"All {portfolio.agents.members} agents, equal shares", portfolio.agents),
+        ("Buy-and-hold of their symbols, equal shares", portfolio.buy_and_hold),
+    ]
+    if portfolio.passed is not None:
+        rows.append((f"The {portfolio.passed.members} that passed (chosen on these bars)", portfolio.passed))
+    return rows
+
+
+def portfolio_words(portfolio: Portfolio | None) -> str:
+    """What the agents are worth together, how alike they are, and how many luck alone would show."""
+    if portfolio is None:
+        return ""
+    count = len(portfolio.names)
+    low, high = share_interval(portfolio.passes, count)
+    words = [
+        f"{portfolio.passes} of {count_of(count, 'agent')} of {portfolio.symbols} symbols passed (95% interval "
+        f"{low:.0%} to {high:.0%}). An edge over buy-and-hold is shown for {portfolio.shown}; among {count} agents "
+        f"without any, about {portfolio.shown_by_luck:.1f} would show one."
+    ]
+    if portfolio.excess is not None and portfolio.excess_interval is not None:
+        shown = "shown" if portfolio.excess_interval[0] > 0 else "not shown"
+        words.append(
+            f"The account's Sharpe ratio minus buy-and-hold's is {portfolio.excess:+z.2f} "
+            f"{interval(portfolio.excess_interval)}: an edge is {shown}."
+        )
+    if portfolio.mean_correlation is not None:
+        alike = f"Mean correlation of two agents {portfolio.mean_correlation:z.2f}"
+        if portfolio.independent is not None:
+            alike += f": they spread risk as {portfolio.independent:.1f} uncorrelated ones would"
+        words.append(f"{alike}.")
+    if still := count - len(portfolio.moving):
+        words.append(f"{count_of(still, 'agent')} never traded.")
+    return " ".join(words)
 
 
 def next_steps(experiment: Experiment) -> list[str]:
@@ -392,6 +445,7 @@ def _experiment_json(experiment: Experiment) -> dict[str, Any]:
         "agents": [_agent_json(agent) for agent in experiment.agents],
         "stability": {"word": judged.word, "why": judged.why, "lines": list(judged.lines)},
         "walk_forward": [asdict(window) for window in experiment.walk_forward],
+        "portfolio": experiment.portfolio.to_json() if experiment.portfolio else None,
         "issues": issues(experiment),
         "next_steps": next_steps(experiment),
     }

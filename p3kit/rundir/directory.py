@@ -32,6 +32,9 @@ not say. stopped: asked to end, checkpoint written. Failed, crashed and stopped 
 
 ACTIVE_STATES = ("queued", "running")
 
+_AT_ONCE = "at once"
+"""What the file `stop` says where a checkpoint is not to be waited for."""
+
 _RUN_NAME = re.compile(r"run-(\d+)")
 _HISTOGRAM_NAME = re.compile(r"(?P<kind>[a-z_]+)-(?P<agent>.+)-(?P<step>\d{9,})\.json")
 
@@ -62,6 +65,21 @@ class Histogram:
             raise P3kitError(str(self.path), wrong, "delete the file")
         data: dict[str, Any] = document["data"]
         return data
+
+
+@dataclass(frozen=True)
+class DiskUsage:
+    """Bytes that a run takes on its disk, in whole blocks. `growing`: metrics, events, histograms; they grow with the
+    steps taken. `rest`: what a run has once."""
+
+    growing: int
+    best_checkpoints: int
+    best_checkpoint_count: int
+    rest: int
+
+    @property
+    def total(self) -> int:
+        return self.growing + self.best_checkpoints + self.rest
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,15 @@ class RunDir:
                 handle.write(f"[{size - keep:,} bytes of output were cut off here]\n".encode() + tail)
             return size - keep
         return 0
+
+    def disk_usage(self) -> DiskUsage:
+        """What the directory takes now."""
+        sizes = {path: path.lstat().st_blocks * 512 for path in (self.path, *self.path.rglob("*"))}
+        histograms = self.path / "histograms"
+        grow = {self._metrics_file, self._events_file, histograms}
+        growing = sum(size for path, size in sizes.items() if path in grow or path.parent == histograms)
+        best = [size for path, size in sizes.items() if path.name.startswith("best-")]
+        return DiskUsage(growing, sum(best), len(best), sum(sizes.values()) - growing - sum(best))
 
     # ------------------------------------------------------------------ run.json
 
@@ -404,12 +431,13 @@ class RunDir:
 
     # ------------------------------------------------------------------ stop and lock
 
-    def request_stop(self, reason: str = "") -> None:
+    def request_stop(self, reason: str = "", *, at_once: bool = False) -> None:
         """Asks the run to write a checkpoint and end: the file `stop`, and SIGTERM to its process if it is alive here.
 
-        A run that has not begun will not begin. `reason` is journalled.
+        A run that has not begun will not begin. `reason` is journalled. `at_once`: whoever started its process shall
+        kill it, wherever that is; what came after the last checkpoint is lost.
         """
-        (self.path / "stop").touch()
+        (self.path / "stop").write_text(_AT_ONCE if at_once else "")
         if reason:
             self.append_event("stop", message=reason)
         else:
@@ -426,6 +454,12 @@ class RunDir:
     def stop_requested(self) -> bool:
         """Whether someone asked the run to end."""
         return (self.path / "stop").exists()
+
+    def stop_at_once(self) -> bool:
+        """Whether someone wants it killed, too."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / "stop").read_text() == _AT_ONCE
+        return False
 
     def clear_stop(self) -> None:
         """Forgets a request to end."""

@@ -147,12 +147,6 @@ def test_what_is_wrong_is_said_before_any_directory_is_made(p3kit, spec, runs_ro
     assert not runs_root.exists()
 
 
-def test_ray_is_refused_clearly(spec):
-    result = CliRunner().invoke(main, ["run", str(spec()), "--engine", "ray"])
-    assert result.exit_code == 2
-    assert "--engine ray: is not part of this version; --engine local trains on this machine" in result.output
-
-
 def test_training_without_torch_says_what_to_install(spec, monkeypatch):
     import importlib.util
 

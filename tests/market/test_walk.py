@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from p3kit.errors import DataError, SpecError
 from p3kit.market import load_market, walk_windows
 from p3kit.plan import plan_runs
 from p3kit.report import render_week, summarise_week, week_json
+from p3kit.report.week import walk_forward_words
 from p3kit.rundir import list_runs
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.models import Split, parse_range
@@ -135,9 +137,13 @@ def test_the_report_has_every_window_and_their_spread(tmp_path: Path) -> None:
     page = render_week([experiment], {})
     assert "## Agents Completed: 4/5" in page
     assert "AAPL.w2020-01-04: not started" in page
-    assert "| 2017-01-04 to 2018-01-03 | 1 |" in page
+    assert "| 2017-01-04 to 2018-01-03 | 490 | 1 |" in page
+    assert "cut short" not in page
     assert "Better than buy-and-hold in 3 of 4 windows (95% interval 30% to 95%). Mean excess +0.20" in page
     assert "standard deviation over windows 0.22" in page
     assert "an edge is not shown" in page
+    last = experiment.walk_forward[-1]
+    cut = walk_forward_words([*experiment.walk_forward[:-1], replace(last, bars=172)])
+    assert cut.endswith("The last window is cut short: bars before the test split are left out (embargo).")
     told = week_json([experiment], Path("week-01.md"))["experiments"][0]["walk_forward"]
     assert [window["excess"] for window in told] == pytest.approx(list(excesses))
