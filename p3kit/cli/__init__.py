@@ -15,6 +15,7 @@ INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
 # name -> (module:attribute, one line of help). `p3kit --help` reads this table and imports none of the modules.
 COMMANDS = {
+    "init": ("p3kit.cli.start:init", "Write a commented spec to start from."),
     "run": ("p3kit.cli.run:run", "Plan and train the agents of a spec."),
     "tune": ("p3kit.cli.tune:tune", "Search the values of a spec that do best."),
     "plan": ("p3kit.cli.plan:plan", "Show what `run` would start."),
@@ -31,6 +32,7 @@ COMMANDS = {
     "compare": ("p3kit.cli.compare:compare", "Set runs side by side: spec diff, results, parity."),
     "report": ("p3kit.cli.report:report", "Write the weekly status report, or the lessons learned."),
     "export": ("p3kit.cli.export:export", "Print validated values as a spec to go on from."),
+    "eject": ("p3kit.cli.start:eject", "Copy a trainer to a file of your own, to change it."),
     "sync": ("p3kit.cli.aim:sync", "Mirror the run directories into Aim."),
     "ui": ("p3kit.cli.aim:ui", "Open Aim on the mirrored runs, on this machine only."),
 }
@@ -86,7 +88,7 @@ class LazyCommands(click.Group):
 @click.group(
     cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit run specs/phase3.toml",
+    epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit init  for a spec of your own.",
 )
 @click.version_option(__version__, prog_name="p3kit")
 def main() -> None:
