@@ -37,6 +37,8 @@ templates_option = click.option(
     help="Folder with page templates of your own; those it lacks are taken from p3kit.",
 )
 
+force_option = click.option("--force", is_flag=True, help="Write over files that are there.")
+
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),

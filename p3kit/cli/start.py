@@ -7,10 +7,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from p3kit.cli.options import json_option
+from p3kit.cli.options import force_option, json_option
 from p3kit.cli.output import print_json
-
-force_option = click.option("--force", is_flag=True, help="Write over files that are there.")
 
 
 def complete_trainer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
