@@ -25,7 +25,7 @@ from p3kit.aim_mirror import (
     write_bookmarks,
 )
 from p3kit.aim_mirror.server import DEFAULT_PORT
-from p3kit.cli.options import complete_run, json_option, runs_option
+from p3kit.cli.options import Whole, complete_run, json_option, runs_option
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir.directory import ACTIVE_STATES
 
@@ -76,9 +76,7 @@ Examples:
 @runs_option
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
-@click.option(
-    "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
-)
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
 def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int) -> None:
     """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date.
 

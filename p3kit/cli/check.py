@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p3kit.cli.options import json_option, set_option, spec_argument
+from p3kit.cli.options import Whole, json_option, set_option, spec_argument
 
 if TYPE_CHECKING:
     from p3kit.check import Probe
@@ -29,7 +29,7 @@ Examples:
 @spec_argument
 @set_option
 @click.option("--symbol", metavar="NAME", help="The symbol to look at.  [default: the first of the spec]")
-@click.option("--episodes", type=click.IntRange(min=400), default=600, show_default=True, help="Episodes per rule.")
+@click.option("--episodes", type=Whole(min=400), default=600, show_default=True, help="Episodes per rule.")
 @click.option("--learn", is_flag=True, help="Also let the trainer solve five probe tasks (half a minute).")
 @click.option("--leak", is_flag=True, help="Also train on a market whose edge nobody could miss (minutes).")
 @json_option

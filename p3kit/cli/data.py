@@ -133,8 +133,8 @@ def fetch(
     provenance.json keeps the source, the time, and a fingerprint of every file. Exit code 1 if a symbol did not come.
     """
     from p3kit.market import check_symbols
+    from p3kit.market.yahoo import NETWORK, span
     from p3kit.market.yahoo import fetch as ask
-    from p3kit.market.yahoo import span
 
     chosen = list(dict.fromkeys(symbol.upper() for symbol in symbols))
     check_symbols(chosen)
@@ -151,7 +151,9 @@ def fetch(
             click.echo(f"{one.file}: {one.bars:,} bars, {one.first} to {one.last}{told}")
     for miss in missed:
         click.echo(f"{miss.symbol}: not fetched: {miss.reason}", err=True)
-    if fetched:
+    if not fetched:
+        click.echo(f"nothing came; {NETWORK}", err=True)
+    else:
         click.echo(f"next:  p3kit init mine.toml --bars {output}", err=True)
     if missed:
         sys.exit(1)

@@ -83,7 +83,7 @@ def diagnose(
     from p3kit.spec import load_rules
 
     if not wants_episode and (split or checkpoint):
-        raise InputError("--split or --checkpoint", "goes with --episode only")
+        raise InputError("--split or --checkpoint", "goes with --episode only", "add --episode, or leave it out")
     if wants_episode and (patch_only or as_markdown or wanted_row is not None or rules is not None):
         raise InputError(
             "--episode", "shows episodes and judges nothing", "only --json, --split and --checkpoint go with it"

@@ -39,9 +39,21 @@ templates_option = click.option(
 
 force_option = click.option("--force", is_flag=True, help="Write over files that are there.")
 
+
+class Whole(click.IntRange):
+    """A whole number within bounds, refused with the bounds in words."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            bounds = f"of at least {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"{value!r}: expected a whole number {bounds}", param, ctx)
+
+
 jobs_option = click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Trainer processes at a time, one thread each.  [default: the number of cores]",
 )
 

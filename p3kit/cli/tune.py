@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
     SpecFile,
+    Whole,
     available_cores,
     jobs_option,
     json_option,
@@ -54,9 +55,7 @@ Exit codes: 0 fine, 1 no trial is complete, 2 the spec or the data are at fault,
 )
 @click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path), required=False)
 @set_option
-@click.option(
-    "--trials", type=click.IntRange(min=1), help="Settings to try in all.  [default: tune.trials of the spec]"
-)
+@click.option("--trials", type=Whole(min=1), help="Settings to try in all.  [default: tune.trials of the spec]")
 @jobs_option
 @click.option(
     "--resume",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -121,7 +122,8 @@ def _ask(symbols: Sequence[str], interval: str, days: tuple[dt.date, dt.date]) -
         import yfinance
     except ImportError:
         raise MissingExtra("yfinance", "yahoo", "p3kit data fetch") from None
-    with _listening() as said:
+    with _listening() as said, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")  # its affair with pandas
         try:
             table = yfinance.download(
                 list(symbols),
@@ -137,12 +139,12 @@ def _ask(symbols: Sequence[str], interval: str, days: tuple[dt.date, dt.date]) -
         except Exception as error:  # noqa: BLE001  another's program on another's network: whatever it raises
             reason = (str(error).splitlines() or [""])[0]
             raise InputError(
-                "Yahoo Finance", f"could not be asked: {type(error).__name__}: {reason}", _NETWORK
+                "Yahoo Finance", f"could not be asked: {type(error).__name__}: {reason}", NETWORK
             ) from None
     return pd.DataFrame() if table is None else table, said
 
 
-_NETWORK = "this command needs the network; is there one, and may it reach finance.yahoo.com?"
+NETWORK = "this command needs the network; is there one, and may it reach finance.yahoo.com?"
 
 
 @contextmanager
