@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from p3kit import __version__
+from p3kit.cli.output import add_volume, tell_origin, tell_versions, volume_options
 from p3kit.errors import P3kitError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -33,6 +36,7 @@ COMMANDS = {
     "report": ("p3kit.cli.report:report", "Write the weekly status report, or the lessons learned."),
     "export": ("p3kit.cli.export:export", "Print validated values as a spec to go on from."),
     "eject": ("p3kit.cli.start:eject", "Copy a trainer to a file of your own, to change it."),
+    "completion": ("p3kit.cli.completion:completion", "Print the script that completes commands, specs and runs."),
     "sync": ("p3kit.cli.aim:sync", "Mirror the run directories into Aim."),
     "ui": ("p3kit.cli.aim:ui", "Open Aim on the mirrored runs, on this machine only."),
 }
@@ -48,8 +52,12 @@ class LazyCommands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return add_volume(getattr(importlib.import_module(module), attribute))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands from the table; click's own way would import every one of them at each press of a key."""
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -67,9 +75,11 @@ class LazyCommands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        began = time.perf_counter()
         try:
             return super().invoke(ctx)
         except P3kitError as error:
+            tell_origin(error)
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:  # the reader of our output has left; click ends in silence
@@ -83,6 +93,8 @@ class LazyCommands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
+        finally:
+            tell_versions(began)
 
 
 @click.group(
@@ -93,3 +105,6 @@ class LazyCommands(click.Group):
 @click.version_option(__version__, prog_name="p3kit")
 def main() -> None:
     """Train PPO trading agents from declarative TOML specs, and be told honestly how they did."""
+
+
+main.params += volume_options()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import Whole, json_option, set_option, spec_argument
+from p3kit.cli.output import progress_console
 
 if TYPE_CHECKING:
     from p3kit.check import Probe
@@ -57,7 +58,7 @@ def check(
         raise InputError(f"--symbol {chosen}", "is not in the spec", f"it has {', '.join(loaded.symbols)}")
     own = loaded.for_agent(chosen, {})
     bars = load_market(loaded, [chosen])[chosen]
-    console = Console(stderr=True, highlight=False)
+    console = progress_console()
     with console.status("environment") as status, tempfile.TemporaryDirectory(prefix="p3kit-check-") as folder:
         probes = [probe_environment(own, bars)]
         status.update("one update of the trainer")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from p3kit.cli.options import force_option, json_option, set_option, spec_argument
-from p3kit.cli.output import print_json
+from p3kit.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
@@ -78,7 +78,7 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
         from p3kit.report.data_picture import draw_data
 
         draw_data(market, loaded.name, picture)
-        click.echo(f"picture: {picture}", err=True)
+        say(f"picture: {picture}")
 
 
 @data.command(
@@ -154,7 +154,7 @@ def fetch(
     if not fetched:
         click.echo(f"nothing came; {NETWORK}", err=True)
     else:
-        click.echo(f"next:  p3kit init mine.toml --bars {output}", err=True)
+        say(f"next:  p3kit init mine.toml --bars {output}")
     if missed:
         sys.exit(1)
 

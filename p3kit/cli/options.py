@@ -68,6 +68,28 @@ class SpecFile(click.Path):
 
         return find_spec(Path(value))
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return complete_spec(ctx, param, incomplete)
+
+
+def complete_spec(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Specs for the shell: TOML files here and one folder down, then shipped ones; other files where none fits."""
+    from p3kit.spec.shipped import shipped_specs
+
+    folder = Path(incomplete).parent if "/" in incomplete else Path()
+    files = [*folder.glob("*.toml"), *folder.glob("*/*.toml")]
+    names = sorted(path.as_posix() for path in files if not path.parent.name.startswith("."))
+    names += [f"specs/{spec.name}" for spec in shipped_specs() if f"specs/{spec.name}" not in names]
+    fitting = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return fitting or [CompletionItem(incomplete, type="file")]
+
+
+def complete_spec_or_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Both, for `p3kit show`."""
+    return complete_run(ctx, param, incomplete) + [
+        item for item in complete_spec(ctx, param, incomplete) if item.type == "plain"
+    ]
+
 
 spec_argument = click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path))
 

@@ -20,7 +20,7 @@ from p3kit.cli.options import (
     set_option,
     spec_argument,
 )
-from p3kit.cli.output import print_json, print_lines, runs_flag
+from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
 from p3kit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def run(
 
     Everything is checked before the first run directory is made. Progress goes to stderr, the verdicts to stdout.
     """
-    from rich.console import Console
-
     from p3kit.cli.companions import Companions, aim_is_installed
     from p3kit.launch import compare_weights, launch
 
@@ -92,7 +90,7 @@ def run(
     slots = jobs or available_cores()
     loaded, plans, market = prepare(spec, overrides, slots)
     repeated = None if replay is None else find_replay(plans, runs_root, replay)
-    console = Console(stderr=True)
+    console = progress_console()
     mirror = not no_aim and aim_is_installed()
     with Companions(runs_root, console, mirror=mirror, aim_repo=repo) as companions:
         outcome = launch(
@@ -138,7 +136,7 @@ def prepare(
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     return loaded, plans, market
 
 

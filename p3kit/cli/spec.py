@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p3kit.cli.options import json_option, runs_option, set_option, spec_argument
+from p3kit.cli.options import complete_spec_or_run, json_option, runs_option, set_option, spec_argument
 from p3kit.errors import SpecError
 
 
@@ -48,7 +48,7 @@ def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("spec_or_run", metavar="SPEC|RUN")
+@click.argument("spec_or_run", metavar="SPEC|RUN", shell_complete=complete_spec_or_run)
 @set_option
 @runs_option
 @json_option

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit.cli.options import force_option, json_option
-from p3kit.cli.output import print_json
+from p3kit.cli.output import print_json, say
 
 
 def complete_trainer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -64,8 +64,8 @@ def init(place: Path, bars: Path | None, trainer: str | None, shipped: str | Non
     for path in started.written:
         click.echo(f"wrote {path}")
     for path in started.kept:
-        click.echo(f"kept {path}, which was there; --force renews it", err=True)
-    click.echo(f"next:  p3kit validate {started.spec}   p3kit run {started.spec}", err=True)
+        say(f"kept {path}, which was there; --force renews it")
+    say(f"next:  p3kit validate {started.spec}   p3kit run {started.spec}")
 
 
 @click.command(
@@ -91,4 +91,4 @@ def eject(trainer: str, place: Path | None, force: bool, as_json: bool) -> None:
         print_json({"trainer": trainer, "file": str(file)})
         return
     click.echo(f"wrote {file}")
-    click.echo(f'next:  p3kit init mine.toml --trainer {file}   or  trainer = "{file}" in a spec', err=True)
+    say(f'next:  p3kit init mine.toml --trainer {file}   or  trainer = "{file}" in a spec')

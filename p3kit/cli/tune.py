@@ -23,7 +23,7 @@ from p3kit.cli.options import (
     runs_option,
     set_option,
 )
-from p3kit.cli.output import print_json, print_lines, runs_flag
+from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
 from p3kit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -94,14 +94,12 @@ def tune(
     winner as a spec.
     """
     _check(spec, overrides, resume, output)
-    from rich.console import Console
-
     from p3kit.cli.companions import Companions, aim_is_installed
     from p3kit.launch import train
     from p3kit.tune import conclude
     from p3kit.tune.board import trial_board
 
-    console = Console(stderr=True)
+    console = progress_console()
     with ExitStack() as stack:
         sweep = _sweep(stack, spec, overrides, trials, resume, runs_root)
         mirror = not no_aim and aim_is_installed()
@@ -151,7 +149,7 @@ def _sweep(
         sweep = stack.enter_context(begin(loaded, given, root, ["p3kit", *sys.argv[1:]]))
         remarks = [*notes(loaded), *data_notes(loaded.spec, sweep.market), *sweep.notes]
     for remark in remarks:
-        click.echo(f"note: {remark}", err=True)
+        say(f"note: {remark}")
     return sweep
 
 
