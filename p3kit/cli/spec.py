@@ -72,8 +72,8 @@ def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json:
 Examples:
   p3kit schema > specs/p3kit.schema.json"""
 )
-@click.option("--trainer", default="ppo", show_default=True, help="Whose knobs [ppo] has: a name or a .py file.")
-def schema(trainer: str) -> None:
+@click.option("--trainer", help="Whose knobs [ppo] has: a name or a .py file.  [default: every shipped trainer's]")
+def schema(trainer: str | None) -> None:
     """Print the JSON Schema of specs, for editors.
 
     A spec that begins with `#:schema ./p3kit.schema.json` gets completion and checks from it.
