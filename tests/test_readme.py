@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from p3kit.cli import COMMANDS
+from tests.documented import commands, execute
 from tests.market.made import write_hourly_csv
 
 ROOT = Path(__file__).parents[1]
@@ -23,12 +22,6 @@ INSTALL_AND_RUN = "pip install -c constraints/dev.txt -e '.[all]' && p3kit run s
 INSTALL_AND_TEST = "pip install tox && tox"
 THREE = 'symbols = ["AAPL", "JPM", "XOM"]'
 TEN = 'symbols = ["SPY", "AAPL", "QQQ", "MSFT", "NVDA", "TSLA", "AMD", "JPM", "XOM", "JNJ"]'
-
-
-def commands() -> list[str]:
-    """Every line of every `sh` block, without its comment."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +49,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def execute(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    words = shlex.split(command)
-    if words[0] == "p3kit":
-        words[:1] = [sys.executable, "-m", "p3kit"]
-    elif words[0] == "python":
-        words[:1] = [sys.executable]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-
-
 def test_the_two_commands_stand_on_the_first_screen() -> None:
     first_screen = README[:2_200]
     assert INSTALL_AND_RUN in first_screen
@@ -75,7 +58,7 @@ def test_the_two_commands_stand_on_the_first_screen() -> None:
 def test_every_command_of_the_readme_works(checkout: Path) -> None:
     """In the order of the README, in one folder, as a reader would. The two installing commands are what CI itself runs
     (`tox`) and what the slow test below runs (`p3kit run specs/phase3.toml`)."""
-    for command in commands():
+    for command in commands(README):
         if command in (INSTALL_AND_RUN, INSTALL_AND_TEST):
             continue
         result = execute(command, checkout)

@@ -26,12 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from p3kit.check.own import NAME as OWN
+from p3kit.check.own import own_term
 from p3kit.check.probe import Probe
 from p3kit.env import TradingEnv
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.market import SymbolData
 from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.spec import Spec
+from p3kit.spec import Spec, find_trainer
 
 HOLD, SMALL, MEDIUM, LARGE, SELL_HALF, SELL_ALL, ADD = range(len(ACTIONS))
 EPISODES = 600
@@ -48,6 +50,9 @@ SIGNAL_BARS = 20
 """Bars for which the signal stands on average: long enough to be paid for after costs and a fill at the next close."""
 LOOK = 20
 """Bars of the trailing Sharpe ratio and of the volatility that the sizing component knows."""
+
+PAYERS = (*COMPONENTS, "bonus", OWN)
+"""All that a reward can be made of."""
 
 Array = NDArray[np.float64]
 Rule = Callable[["Scene"], Tensor]
@@ -126,7 +131,7 @@ class Played:
     error: float
     """Standard error of the mean."""
     paid: dict[str, float]
-    """Mean weighted sum per episode by component, and "bonus"."""
+    """Mean weighted sum per episode by component, "bonus", and the trainer's own term where it has one."""
     repeated: bool = False
 
     @property
@@ -152,7 +157,7 @@ def probe_reward(
     control = _Market(spec, scale, bars.bars_per_year, edge=EDGE)
     known = {"follow the signal": lambda s: s.follow("signal"), "stay flat": rules(spec)["stay flat"]}
     (paid,) = _compare(spec, "the spec's fees", control, known, episodes, seed=1)
-    return [_no_free_reward(spec, table), _pays_for_an_edge(paid, table)]
+    return [_no_free_reward(spec, table), _pays_for_an_edge(spec, paid)]
 
 
 def _fee_levels(spec: Spec) -> dict[str, Spec]:
@@ -187,13 +192,17 @@ def _compare(spec: Spec, fees: str, market: _Market, chosen: dict[str, Rule], ep
     step = env.reset_windows(torch.zeros_like(begin), begin, begin + length)
     weights = torch.tensor([float(getattr(spec.reward.weights, name)) for name in COMPONENTS], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    sums = torch.zeros(len(begin), len(COMPONENTS) + 1, dtype=torch.float64)
+    own = own_term(find_trainer(spec.trainer), spec.ppo)
+    sums = torch.zeros(len(begin), len(PAYERS), dtype=torch.float64)
     for _ in range(length):
         scene = Scene(step.mask, step.account, step.bar, signals, torch.rand(step.mask.shape, generator=generator))
         action = torch.stack([rule(scene) for rule in chosen.values()])  # (rules, N)
-        step = env.step(action.gather(0, rule_of.unsqueeze(0)).squeeze(0))
-        sums[:, :-1] += step.components * weights
-        sums[:, -1] += spec.reward.action_bonus * (step.action != HOLD) * step.valid
+        seen, step = step, env.step(action.gather(0, rule_of.unsqueeze(0)).squeeze(0))
+        sums[:, : len(COMPONENTS)] += step.components * weights
+        sums[:, PAYERS.index("bonus")] += spec.reward.action_bonus * (step.action != HOLD) * step.valid
+        if own is not None:
+            decided = step._replace(index=seen.index, account=seen.account, mask=seen.mask)
+            sums[:, PAYERS.index(OWN)] += own(decided) * step.valid
     env.raise_if_faulty()
     by_rule = sums.view(len(chosen), episodes, -1)
     flat = by_rule[list(chosen).index("stay flat")]
@@ -203,7 +212,7 @@ def _compare(spec: Spec, fees: str, market: _Market, chosen: dict[str, Rule], ep
 
 def _played(name: str, fees: str, table: Tensor) -> Played:
     total = table.sum(1)
-    paid = dict(zip((*COMPONENTS, "bonus"), table.mean(0).tolist(), strict=True))
+    paid = dict(zip(PAYERS, table.mean(0).tolist(), strict=True))
     return Played(name, fees, len(total), float(total.mean()), float(total.std() / math.sqrt(len(total))), paid)
 
 
@@ -283,6 +292,8 @@ def _no_free_reward(spec: Spec, table: list[Played]) -> Probe:
 def _remedy(spec: Spec, payer: str) -> str:
     if payer == "bonus":
         return "reward.action_bonus = 0.0"
+    if payer == OWN:
+        return f"{OWN} of {spec.trainer}: what it pays per event must be at most 0, or a share of net profit"
     if spec.reward.formulas == "guide" and payer != "pnl":
         return 'reward.formulas = "sound"'
     if payer == "pnl":
@@ -290,7 +301,7 @@ def _remedy(spec: Spec, payer: str) -> str:
     return f"reward.weights.{payer} = {getattr(spec.reward.weights, payer) / 2:g}"
 
 
-def _pays_for_an_edge(paid: Played, table: list[Played]) -> Probe:
+def _pays_for_an_edge(spec: Spec, paid: Played) -> Probe:
     question = "Does a rule that knows where the price goes beat staying flat?"
     evidence = f"it earns {paid.mean:+.2f} ± {paid.error:.2f} an episode"
     details = {"rules": [paid.to_json()]}
@@ -298,4 +309,6 @@ def _pays_for_an_edge(paid: Played, table: list[Played]) -> Probe:
         return Probe("reward-edge", question, True, evidence, details=details)
     drag = min(paid.paid, key=lambda name: paid.paid[name])
     remedy = f"{drag} takes {paid.paid[drag]:+.2f} of it: lower its weight, or the fees"
+    if drag == OWN:
+        remedy = f"{OWN} of {spec.trainer} takes {paid.paid[drag]:+.2f} of it: make it smaller"
     return Probe("reward-edge", question, False, evidence, remedy, details)

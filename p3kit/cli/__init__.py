@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from p3kit import __version__
+from p3kit.cli.output import add_volume, tell_origin, tell_versions, volume_options
 from p3kit.errors import P3kitError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
 # name -> (module:attribute, one line of help). `p3kit --help` reads this table and imports none of the modules.
 COMMANDS = {
+    "init": ("p3kit.cli.start:init", "Write a commented spec to start from."),
     "run": ("p3kit.cli.run:run", "Plan and train the agents of a spec."),
     "tune": ("p3kit.cli.tune:tune", "Search the values of a spec that do best."),
     "plan": ("p3kit.cli.plan:plan", "Show what `run` would start."),
@@ -31,6 +35,8 @@ COMMANDS = {
     "compare": ("p3kit.cli.compare:compare", "Set runs side by side: spec diff, results, parity."),
     "report": ("p3kit.cli.report:report", "Write the weekly status report, or the lessons learned."),
     "export": ("p3kit.cli.export:export", "Print validated values as a spec to go on from."),
+    "eject": ("p3kit.cli.start:eject", "Copy a trainer to a file of your own, to change it."),
+    "completion": ("p3kit.cli.completion:completion", "Print the script that completes commands, specs and runs."),
     "sync": ("p3kit.cli.aim:sync", "Mirror the run directories into Aim."),
     "ui": ("p3kit.cli.aim:ui", "Open Aim on the mirrored runs, on this machine only."),
 }
@@ -46,8 +52,12 @@ class LazyCommands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return add_volume(getattr(importlib.import_module(module), attribute))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands from the table; click's own way would import every one of them at each press of a key."""
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -65,9 +75,11 @@ class LazyCommands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        began = time.perf_counter()
         try:
             return super().invoke(ctx)
         except P3kitError as error:
+            tell_origin(error)
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:  # the reader of our output has left; click ends in silence
@@ -81,13 +93,18 @@ class LazyCommands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
+        finally:
+            tell_versions(began)
 
 
 @click.group(
     cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit run specs/phase3.toml",
+    epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit init  for a spec of your own.",
 )
 @click.version_option(__version__, prog_name="p3kit")
 def main() -> None:
     """Train PPO trading agents from declarative TOML specs, and be told honestly how they did."""
+
+
+main.params += volume_options()

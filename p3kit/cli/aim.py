@@ -25,7 +25,8 @@ from p3kit.aim_mirror import (
     write_bookmarks,
 )
 from p3kit.aim_mirror.server import DEFAULT_PORT
-from p3kit.cli.options import complete_run, json_option, runs_option
+from p3kit.cli.options import Whole, complete_run, json_option, runs_option
+from p3kit.cli.output import print_json, say
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir.directory import ACTIVE_STATES
 
@@ -57,7 +58,7 @@ def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json
     result = mirror.rebuild() if rebuild else mirror.sync()
     _say(result, mirror, as_json)
     if watch:
-        click.echo("watching; Ctrl-C ends it", err=True)
+        say("watching; Ctrl-C ends it")
         for result in mirror.follow(_stop_on_signals()):
             if result.changed or result.problems:
                 _say(result, mirror, as_json)
@@ -76,10 +77,9 @@ Examples:
 @runs_option
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
-@click.option(
-    "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
-)
-def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int) -> None:
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
+@json_option
+def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int, as_json: bool) -> None:
     """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date.
 
     The bookmarks are the training guide's dashboard: scalars by group, images, verdicts, parallel coordinates, the best
@@ -95,18 +95,23 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
     _draw_missing(runs_root)
     _warn(mirror.sync())
     stop = _stop_on_signals()
-    click.echo("starting aim …", err=True)
+    say("starting aim …")
     with server:
-        click.echo(server.url)
-        _print_links(server, mirror, chosen)
-        click.echo("Ctrl-C ends it", err=True)
+        links = _links(server, mirror, chosen)
+        if as_json:
+            print_json({"url": server.url, "links": [{"title": title, "url": url} for title, url in links]})
+        else:
+            click.echo(server.url)
+            for title, url in links:
+                click.echo(f"  {title}\n    {url}")
+        say("Ctrl-C ends it")
         for result in mirror.follow(stop):
             _warn(result)
             if not server.is_running() and not stop.is_set():
                 raise P3kitError("aim up", "ended on its own", f"its log is in {server.log}")
 
 
-def _print_links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> None:
+def _links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> list[tuple[str, str]]:
     """Bookmarks, pages of distributions and comparisons, a title and an address each."""
     infos = {key: run.info() for key, run in mirror.runs().items()}
     verdicts = [
@@ -116,17 +121,17 @@ def _print_links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> No
         if state.get("verdict")
     ]
     best = best_run(verdicts)
+    links = []
     try:
         for bookmark in write_bookmarks(server.url, dashboard(infos, best), mirror.bookmarks):
-            click.echo(f"  bookmark: {bookmark.name}\n    {bookmark.url}")
+            links.append((f"bookmark: {bookmark.name}", bookmark.url))
     except P3kitError as error:  # Aim is another's program, and useful without them
         click.echo(f"no bookmarks: {error}", err=True)
     newest = sorted(infos, key=lambda key: -float(infos[key]["created"]))[:_MOST_DISTRIBUTIONS]
     for key in chosen or dict.fromkeys(key for key in (best, *newest) if key is not None):
         word = ", the best model" if key == best else ""
-        click.echo(f"  distributions of {infos[key]['run']}{word}\n    {distributions_link(server.url, key)}")
-    for title, link in deep_links(server.url, {info["name"] for info in infos.values()}, chosen):
-        click.echo(f"  {title}\n    {link}")
+        links.append((f"distributions of {infos[key]['run']}{word}", distributions_link(server.url, key)))
+    return links + list(deep_links(server.url, {info["name"] for info in infos.values()}, chosen))
 
 
 def _draw_missing(runs_root: Path) -> None:

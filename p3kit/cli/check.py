@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p3kit.cli.options import json_option, set_option, spec_argument
+from p3kit.cli.options import Whole, json_option, set_option, spec_argument
+from p3kit.cli.output import progress_console
 
 if TYPE_CHECKING:
     from p3kit.check import Probe
@@ -29,7 +30,7 @@ Examples:
 @spec_argument
 @set_option
 @click.option("--symbol", metavar="NAME", help="The symbol to look at.  [default: the first of the spec]")
-@click.option("--episodes", type=click.IntRange(min=400), default=600, show_default=True, help="Episodes per rule.")
+@click.option("--episodes", type=Whole(min=400), default=600, show_default=True, help="Episodes per rule.")
 @click.option("--learn", is_flag=True, help="Also let the trainer solve five probe tasks (half a minute).")
 @click.option("--leak", is_flag=True, help="Also train on a market whose edge nobody could miss (minutes).")
 @json_option
@@ -57,7 +58,7 @@ def check(
         raise InputError(f"--symbol {chosen}", "is not in the spec", f"it has {', '.join(loaded.symbols)}")
     own = loaded.for_agent(chosen, {})
     bars = load_market(loaded, [chosen])[chosen]
-    console = Console(stderr=True, highlight=False)
+    console = progress_console()
     with console.status("environment") as status, tempfile.TemporaryDirectory(prefix="p3kit-check-") as folder:
         probes = [probe_environment(own, bars)]
         status.update("one update of the trainer")

@@ -20,7 +20,8 @@ class Companions:
     """Entered around a launch. Leaving waits until the last pictures are drawn and the mirror is up to date."""
 
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
-        self._runs_root, self._console, self._aim_repo = runs_root, console, aim_repo
+        self._runs_root, self._aim_repo = runs_root, aim_repo
+        self._console = Console(stderr=True) if console.quiet else console  # warnings are for the quiet, too
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
         self._pictures: list[tuple[RunDir, Future[None]]] = []
         self._stop_mirror = threading.Event()

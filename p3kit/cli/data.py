@@ -1,21 +1,50 @@
-"""`p3kit data`: what the bars of a spec are, how they are cut, and where they come from."""
+"""`p3kit data`: what the bars of a spec are, how they are cut, and where they come from; and new ones from Yahoo."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from p3kit.cli.options import json_option, set_option, spec_argument
+from p3kit.cli.options import force_option, json_option, set_option, spec_argument
+from p3kit.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
 
 
-@click.command(
+class SpecOrCommand(click.Group):
+    """`p3kit data SPEC` describes; `p3kit data fetch` is a command. What is no command's name is a spec."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ["describe", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "SPEC [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "fetch SYMBOL... [OPTIONS]", prefix="       ")
+
+
+@click.group(
+    cls=SpecOrCommand,
+    epilog="""\b
+Examples:
+  p3kit data specs/phase3.toml
+  p3kit data specs/phase3.toml --picture bars.png
+  p3kit data describe --help
+  p3kit data fetch AAPL MSFT --interval 1h --output data""",
+)
+def data() -> None:
+    """Say what the bars of SPEC are, and where they come from; or fetch bars from Yahoo Finance into files."""
+
+
+@data.command(
     epilog="""\b
 Examples:
   p3kit data specs/phase3.toml
@@ -30,8 +59,8 @@ Examples:
     help="Draw price, splits, embargo, regimes and gaps of every symbol.",
 )
 @json_option
-def data(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
-    """Say what the bars of SPEC are, and where they come from.
+def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
+    """Say what the bars of SPEC are, and where they come from. `describe` itself may be left out.
 
     Refuses bars that cannot be trusted, naming file, row and remedy; nothing is trained.
     """
@@ -41,7 +70,7 @@ def data(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_json: 
     loaded = load_spec(spec, overrides).spec
     market = load_market(loaded, loaded.symbols)
     if as_json:
-        facts = {symbol: describe(bars) for symbol, bars in market.items()}
+        facts = {symbol: facts_of(bars) for symbol, bars in market.items()}
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         click.echo(render(market))
@@ -49,10 +78,93 @@ def data(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_json: 
         from p3kit.report.data_picture import draw_data
 
         draw_data(market, loaded.name, picture)
-        click.echo(f"picture: {picture}", err=True)
+        say(f"picture: {picture}")
 
 
-def describe(bars: SymbolData) -> dict[str, Any]:
+@data.command(
+    epilog="""\b
+Examples:
+  p3kit data fetch AAPL MSFT --interval 1h --output data
+  p3kit data fetch SPY --from 2010-01-01 --to 2024-12-31
+  p3kit init hourly.toml --bars data                        then: a spec on these files"""
+)
+@click.argument("symbols", metavar="SYMBOL...", nargs=-1, required=True)
+@click.option(
+    "--interval",
+    type=click.Choice(["1d", "1h", "30m", "15m", "5m"]),
+    default="1d",
+    show_default=True,
+    help="Length of a bar. Yahoo keeps 1h bars for 730 days, finer ones for 60.",
+)
+@click.option(
+    "--from",
+    "first",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DAY",
+    help="First day, e.g. 2015-01-01.  [default: as far back as Yahoo goes]",
+)
+@click.option(
+    "--to", "last", type=click.DateTime(["%Y-%m-%d"]), metavar="DAY", help="Last day, included.  [default: today]"
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder for a file per symbol, and provenance.json.",
+)
+@click.option("--format", "kind", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
+@force_option
+@json_option
+def fetch(
+    symbols: tuple[str, ...],
+    interval: str,
+    first: dt.datetime | None,
+    last: dt.datetime | None,
+    output: Path,
+    kind: Literal["csv", "parquet"],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Fetch the bars of SYMBOLs from Yahoo Finance into files that [data] reads (extra `yahoo`).
+
+    The one command that needs a network. Prices are adjusted for splits and dividends; bars that are not over, and rows
+    without a price, are left out and counted. Yahoo's data come without a warranty, for personal use, and may change:
+    provenance.json keeps the source, the time, and a fingerprint of every file. Exit code 1 if a symbol did not come.
+    """
+    from p3kit.market import check_symbols
+    from p3kit.market.yahoo import NETWORK, span
+    from p3kit.market.yahoo import fetch as ask
+
+    chosen = list(dict.fromkeys(symbol.upper() for symbol in symbols))
+    check_symbols(chosen)
+    now = utc_now()
+    days = span(interval, first and first.date(), last and last.date(), now.date())
+    fetched, missed = ask(chosen, output, interval=interval, days=days, kind=kind, now=now, overwrite=force)
+    if as_json:
+        print_json({"files": [one.to_json() for one in fetched], "missed": [vars(one) for one in missed]})
+    else:
+        for one in fetched:
+            left = [f"{one.without_price} rows without a price"] if one.without_price else []
+            left += [f"{one.unfinished} unfinished"] if one.unfinished else []
+            told = f"; left out: {', '.join(left)}" if left else ""
+            click.echo(f"{one.file}: {one.bars:,} bars, {one.first} to {one.last}{told}")
+    for miss in missed:
+        click.echo(f"{miss.symbol}: not fetched: {miss.reason}", err=True)
+    if not fetched:
+        click.echo(f"nothing came; {NETWORK}", err=True)
+    else:
+        say(f"next:  p3kit init mine.toml --bars {output}")
+    if missed:
+        sys.exit(1)
+
+
+def utc_now() -> dt.datetime:
+    """The clock that says which bars are over."""
+    return dt.datetime.now(dt.UTC)
+
+
+def facts_of(bars: SymbolData) -> dict[str, Any]:
     """The facts about one symbol, in JSON's types. Dates are those of bars an account may act on, both included."""
     import numpy as np
 
@@ -103,7 +215,7 @@ def describe(bars: SymbolData) -> dict[str, Any]:
 
 def render(market: Mapping[str, SymbolData]) -> str:
     """The same for people: a row per symbol, a block per split, then notes and where the data come from."""
-    facts = {symbol: describe(bars) for symbol, bars in market.items()}
+    facts = {symbol: facts_of(bars) for symbol, bars in market.items()}
     rows: list[tuple[str, ...]] = [("symbol", "bars", "first", "last", "bars a year", "fingerprint", "source")]
     rows += [
         (symbol, f"{f['bars']:,}", f["first"][:10], f["last"][:10], f"{f['bars_per_year']:,.1f}", f["fingerprint"][:12],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
-from p3kit.cli.output import print_json
+from p3kit.cli.output import print_json, progress_console
 
 if TYPE_CHECKING:
     from p3kit.diagnose import AgentDiagnosis
@@ -83,7 +83,7 @@ def diagnose(
     from p3kit.spec import load_rules
 
     if not wants_episode and (split or checkpoint):
-        raise InputError("--split or --checkpoint", "goes with --episode only")
+        raise InputError("--split or --checkpoint", "goes with --episode only", "add --episode, or leave it out")
     if wants_episode and (patch_only or as_markdown or wanted_row is not None or rules is not None):
         raise InputError(
             "--episode", "shows episodes and judges nothing", "only --json, --split and --checkpoint go with it"
@@ -158,7 +158,6 @@ def _what_the_rules_changed(
 
 def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_json: bool) -> None:
     """Write and draw the best and the worst paid episode of every agent, or of one."""
-    from rich.console import Console
 
     from p3kit.errors import RunNotFound
     from p3kit.launch.backtest import replay
@@ -170,7 +169,7 @@ def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_j
         raise RunNotFound(
             f"{run.name}/{wanted}", "no agent of that name in this run", f"its agents: {', '.join(names)}"
         )
-    console = Console(stderr=True, highlight=False)
+    console = progress_console()
     told = []
     for agent in [wanted] if wanted else names:
         with console.status(f"{run.name}/{agent}: playing the {split} split"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.output import progress_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,7 @@ def evaluate(
     if output is not None and named is None and len(found.agent_names()) > 1:
         raise InputError("--output", f"{found.name} has {len(found.agent_names())} agents", "name one: RUN/AGENT")
     wanted = "test" if final else split or "validation"
-    console = Console(stderr=True, highlight=False)
+    console = progress_console()
     results = []
     for agent in [named] if named else found.agent_names():
         with console.status(f"{found.name}/{agent}: walking the {wanted} split"):

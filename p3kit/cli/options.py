@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -37,9 +38,23 @@ templates_option = click.option(
     help="Folder with page templates of your own; those it lacks are taken from p3kit.",
 )
 
+force_option = click.option("--force", is_flag=True, help="Write over files that are there.")
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds, refused with the bounds in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            bounds = f"of at least {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"{value!r}: expected a whole number {bounds}", param, ctx)
+
+
 jobs_option = click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Runs that train at a time.  [default: the number of cores; on a cluster all that find room]",
 )
 
@@ -61,6 +76,28 @@ class SpecFile(click.Path):
         from p3kit.spec.shipped import find_spec
 
         return find_spec(Path(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return complete_spec(ctx, param, incomplete)
+
+
+def complete_spec(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Specs for the shell: TOML files here and one folder down, then shipped ones; other files where none fits."""
+    from p3kit.spec.shipped import shipped_specs
+
+    folder = Path(incomplete).parent if "/" in incomplete else Path()
+    files = [*folder.glob("*.toml"), *folder.glob("*/*.toml")]
+    names = sorted(path.as_posix() for path in files if not path.parent.name.startswith("."))
+    names += [f"specs/{spec.name}" for spec in shipped_specs() if f"specs/{spec.name}" not in names]
+    fitting = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return fitting or [CompletionItem(incomplete, type="file")]
+
+
+def complete_spec_or_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Both, for `p3kit show`."""
+    return complete_run(ctx, param, incomplete) + [
+        item for item in complete_spec(ctx, param, incomplete) if item.type == "plain"
+    ]
 
 
 spec_argument = click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path))

@@ -1,15 +1,24 @@
-"""How commands tell their results: tables and JSON on stdout, each in one way for all commands."""
+"""How commands speak: results as tables or JSON on stdout, notes and progress on stderr, each in one way for all.
+
+`--quiet` leaves results, warnings and errors; `--verbose` adds what belongs into a report of a fault.
+"""
 
 from __future__ import annotations
 
+import platform
 import sys
+import time
+import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+
+_VOLUME = "p3kit.volume"
+QUIET, USUAL, VERBOSE = -1, 0, 1
 
 
 def print_json(told: Any) -> None:
@@ -26,6 +35,72 @@ def print_lines(lines: Iterable[RenderableType]) -> None:
     stdout = Console(soft_wrap=not sys.stdout.isatty())
     for line in lines:
         stdout.print(line)
+
+
+def say(text: str) -> None:
+    """A note, a hint or a step of progress, on stderr; nothing under --quiet."""
+    if volume() > QUIET:
+        click.echo(text, err=True)
+
+
+def progress_console() -> Console:
+    """Where live tables, lines of progress and hints go: stderr, or nowhere under --quiet."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, quiet=volume() <= QUIET)
+
+
+def volume() -> int:
+    """QUIET, USUAL or VERBOSE, as the command in progress was asked."""
+    context = click.get_current_context(silent=True)
+    return USUAL if context is None else int(context.meta.get(_VOLUME, USUAL))
+
+
+def add_volume(command: click.Command) -> click.Command:
+    """The command with -q and -v, and so are the commands inside a group."""
+    if isinstance(command, click.Group):
+        for inside in command.commands.values():
+            add_volume(inside)
+    elif not any(option.name == "quiet" for option in command.params):
+        command.params += volume_options()
+    return command
+
+
+def volume_options() -> list[click.Option]:
+    """-q and -v, before a command's name or after it."""
+    return [
+        _switch("-q", "--quiet", QUIET, "Nothing but results, warnings and errors."),
+        _switch("-v", "--verbose", VERBOSE, "Versions, time taken, and where in p3kit an error was raised."),
+    ]
+
+
+def tell_versions(began: float) -> None:
+    """What a report of a fault needs, under --verbose. `began` is from time.perf_counter()."""
+    if volume() < VERBOSE:
+        return
+    from importlib import metadata
+
+    from p3kit import __version__
+
+    packages = ("torch", "numpy", "pandas", "gymnasium", "envpool", "aim", "optuna")
+    known = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
+    there = [f"{package} {known[package]}" for package in packages if package in known]
+    parts = [f"p3kit {__version__}", f"Python {platform.python_version()}", platform.system(), *there]
+    click.echo(f"{', '.join(parts)}; {time.perf_counter() - began:.1f} s", err=True)
+
+
+def tell_origin(error: Exception) -> None:
+    """Where in p3kit an error was raised, under --verbose."""
+    if volume() >= VERBOSE:
+        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+
+
+def _switch(short: str, long: str, level: int, text: str) -> click.Option:
+    def turn(context: click.Context, option: click.Parameter, given: bool) -> None:
+        if given:
+            context.meta[_VOLUME] = level
+
+    return click.Option([short, long], is_flag=True, expose_value=False, callback=turn, is_eager=True, help=text)
 
 
 def runs_flag(ctx: click.Context) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from p3kit.cli.options import json_option, runs_option, templates_option
+from p3kit.cli.options import Whole, json_option, runs_option, templates_option
 from p3kit.cli.output import print_json
 from p3kit.errors import P3kitError
 
@@ -23,7 +23,7 @@ Examples:
   p3kit report --lessons
   p3kit report --lessons --output reports/phase3-lessons.md"""
 )
-@click.option("--week", type=click.IntRange(min=1), help="Week of the experiment, counted from 1.")
+@click.option("--week", type=Whole(min=1), help="Week of the experiment, counted from 1.")
 @click.option("--lessons", is_flag=True, help="What all runs have taught, in place of a week.")
 @click.option("--name", metavar="NAME", help="One experiment only (the `name` of its spec).")
 @click.option(

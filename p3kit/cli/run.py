@@ -22,7 +22,7 @@ from p3kit.cli.options import (
     set_option,
     spec_argument,
 )
-from p3kit.cli.output import print_json, print_lines, runs_flag
+from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
 from p3kit.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -77,15 +77,13 @@ def run(
 
     Everything is checked before the first run directory is made. Progress goes to stderr, the verdicts to stdout.
     """
-    from rich.console import Console
-
     from p3kit.cli.companions import Companions, aim_is_installed
     from p3kit.launch import compare_weights, launch
 
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra("torch", "train", "training")
     loaded, market = check(spec, overrides)
-    console = Console(stderr=True)
+    console = progress_console()
     mirror = not no_aim and aim_is_installed()
     with ExitStack() as stack:
         where = stack.enter_context(open_engine(engine, jobs, [loaded.spec.compute.model_dump()], console))
@@ -143,7 +141,7 @@ def plan_all(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int) -
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     return plans
 
 

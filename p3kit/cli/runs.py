@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import click
 from p3kit.cli.aim import repo_option
 from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
+    Whole,
     engine_option,
     jobs_option,
     json_option,
@@ -21,9 +23,12 @@ from p3kit.cli.options import (
     runs_option,
     several_runs_argument,
 )
-from p3kit.cli.output import print_json
+from p3kit.cli.output import print_json, progress_console, say
 from p3kit.cli.run import show_outcome, suggest_next
 from p3kit.errors import InputError
+
+STATES = ("queued", "running", "done", "stopped", "failed", "crashed")
+GRADES = ("FAIL", "PASS", "STRONG", "STRETCH")
 
 if TYPE_CHECKING:
     from p3kit.launch import RunLine
@@ -34,27 +39,53 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   p3kit runs
+  p3kit runs --state failed --state crashed
+  p3kit runs --name 'phase3*' --grade PASS --last 20
   p3kit runs --json | jq '.[] | select(.state == "crashed") | .run'"""
 )
+@click.option("--name", metavar="PATTERN", help="Only experiments of this name; * and ? fit anything.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only runs in this state. Repeatable."
+)
+@click.option("--symbol", metavar="NAME", help="Only runs that train this symbol.")
+@click.option(
+    "--grade",
+    "grades",
+    multiple=True,
+    type=click.Choice(GRADES, case_sensitive=False),
+    help="Only runs in which an agent got this grade. Repeatable.",
+)
+@click.option("--last", type=Whole(min=1), metavar="N", help="Only the newest N of these.")
 @runs_option
 @json_option
-def runs(runs_root: Path, as_json: bool) -> None:
+def runs(
+    name: str | None,
+    states: tuple[str, ...],
+    symbol: str | None,
+    grades: tuple[str, ...],
+    last: int | None,
+    runs_root: Path,
+    as_json: bool,
+) -> None:
     """List the runs: state, progress, best validation Sharpe, verdict and age.
 
-    Runs whose process is gone are found here and marked crashed.
+    Runs whose process is gone are found here and marked crashed. Filters narrow the list; all of them must fit.
     """
     from p3kit.launch import run_lines
     from p3kit.rundir import intact_runs
 
     say_crashed(runs_root)
     intact, faults = intact_runs(runs_root, of_metrics=False)
-    lines = run_lines(intact, time.time())
+    every = run_lines(intact, time.time())
+    lines = [line for line in every if _fits(line, name, states, symbol, grades)][-last if last else 0 :]
     if as_json:
         print_json([line.to_json() for line in lines])
     elif lines:
         _print_table(lines)
+    elif every:
+        say(f"none of {len(every)} runs in {runs_root} fits; p3kit runs lists all")
     elif not faults:
-        click.echo(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml", err=True)
+        say(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml")
     for fault in faults:
         click.echo(f"not listed: {fault}", err=True)
     if faults:
@@ -90,13 +121,11 @@ def resume(
 
     On a CPU the result is the same, bit for bit, as if the run had never ended.
     """
-    from rich.console import Console
-
     from p3kit.cli.companions import Companions, aim_is_installed
     from p3kit.launch import resume as resume_runs
 
     chosen = _find_runs(runs_root, references)
-    console = Console(stderr=True)
+    console = progress_console()
     mirror = not no_aim and aim_is_installed()
     computes = [run.info()["spec"]["compute"] for run in chosen]
     with ExitStack() as stack:
@@ -138,6 +167,16 @@ def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
     else:
         for entry in asked:
             click.echo(f"{entry['run']} was asked to stop")
+
+
+def _fits(line: RunLine, name: str | None, states: Sequence[str], symbol: str | None, grades: Sequence[str]) -> bool:
+    """Whether a run is among those asked for; what was not asked for does not matter."""
+    return (
+        (name is None or fnmatch.fnmatchcase(line.name, name))
+        and (not states or line.state in states)
+        and (symbol is None or symbol in line.symbols)
+        and (not grades or any(grade in line.grades for grade in grades))
+    )
 
 
 def say_crashed(runs_root: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p3kit.cli.options import json_option, runs_option, set_option, spec_argument
+from p3kit.cli.options import complete_spec_or_run, json_option, runs_option, set_option, spec_argument
 from p3kit.errors import SpecError
 
 
@@ -48,7 +48,7 @@ def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("spec_or_run", metavar="SPEC|RUN")
+@click.argument("spec_or_run", metavar="SPEC|RUN", shell_complete=complete_spec_or_run)
 @set_option
 @runs_option
 @json_option
@@ -72,8 +72,8 @@ def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json:
 Examples:
   p3kit schema > specs/p3kit.schema.json"""
 )
-@click.option("--trainer", default="ppo", show_default=True, help="Whose knobs [ppo] has: a name or a .py file.")
-def schema(trainer: str) -> None:
+@click.option("--trainer", help="Whose knobs [ppo] has: a name or a .py file.  [default: every shipped trainer's]")
+def schema(trainer: str | None) -> None:
     """Print the JSON Schema of specs, for editors.
 
     A spec that begins with `#:schema ./p3kit.schema.json` gets completion and checks from it.

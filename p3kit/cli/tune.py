@@ -16,6 +16,7 @@ from p3kit.cli.aim import repo_option
 from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
     SpecFile,
+    Whole,
     engine_option,
     jobs_option,
     json_option,
@@ -23,7 +24,7 @@ from p3kit.cli.options import (
     runs_option,
     set_option,
 )
-from p3kit.cli.output import print_json, print_lines, runs_flag
+from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
 from p3kit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ Exit codes: 0 fine, 1 no trial is complete, 2 the spec or the data are at fault,
 )
 @click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path), required=False)
 @set_option
-@click.option(
-    "--trials", type=click.IntRange(min=1), help="Settings to try in all.  [default: tune.trials of the spec]"
-)
+@click.option("--trials", type=Whole(min=1), help="Settings to try in all.  [default: tune.trials of the spec]")
 @jobs_option
 @engine_option
 @click.option(
@@ -98,14 +97,12 @@ def tune(
     winner as a spec.
     """
     _check(spec, overrides, resume, output)
-    from rich.console import Console
-
     from p3kit.cli.companions import Companions, aim_is_installed
     from p3kit.launch import train
     from p3kit.tune import conclude
     from p3kit.tune.board import trial_board
 
-    console = Console(stderr=True)
+    console = progress_console()
     with ExitStack() as stack:
         sweep = _sweep(stack, spec, overrides, trials, resume, runs_root)
         where = stack.enter_context(open_engine(engine, jobs, [sweep.loaded.spec.compute.model_dump()], console))
@@ -157,7 +154,7 @@ def _sweep(
         sweep = stack.enter_context(begin(loaded, given, root, ["p3kit", *sys.argv[1:]]))
         remarks = [*notes(loaded), *data_notes(loaded.spec, sweep.market), *sweep.notes]
     for remark in remarks:
-        click.echo(f"note: {remark}", err=True)
+        say(f"note: {remark}")
     return sweep
 
 

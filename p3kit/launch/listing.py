@@ -23,6 +23,7 @@ class RunLine:
     message: str
     progress: float
     agents: tuple[str, ...]
+    symbols: tuple[str, ...]
     best_sharpe: float | None  # the best validation Sharpe ratio of any agent and evaluation
     grades: tuple[str, ...]  # one per agent that was judged
     intervened: int  # agents that interventions have changed
@@ -70,6 +71,7 @@ def _line(run: RunDir, now: float) -> RunLine:
         message=f"no heartbeat for {views[0].silent_s:.0f} s" if is_silent else status["message"],
         progress=sum(view.progress for view in views) / len(views) if views else 0.0,
         agents=tuple(planned["name"] for planned in info["agents"]),
+        symbols=tuple(dict.fromkeys(planned.get("symbol", planned["name"]) for planned in info["agents"])),
         best_sharpe=max(known, default=None),
         grades=tuple(verdict["grade"] for verdict in verdicts if verdict),
         intervened=sum(bool(agent.get("interventions")) for agent in status["agents"].values()),

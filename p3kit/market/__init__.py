@@ -8,7 +8,7 @@ are read.
 from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars, SymbolData
 from p3kit.market.features import LOOKBACK
 from p3kit.market.fingerprint import fingerprint
-from p3kit.market.load import load_market, synthetic_market
+from p3kit.market.load import check_symbols, load_market, synthetic_market
 from p3kit.market.walk import walk_windows
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "SIDEWAYS",
     "Bars",
     "SymbolData",
+    "check_symbols",
     "fingerprint",
     "load_market",
     "synthetic_market",

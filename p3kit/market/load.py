@@ -81,17 +81,26 @@ def look_back(spec: Spec) -> int:
 
 def _check_names(spec: Spec, symbols: Sequence[str]) -> None:
     """Symbols become file names: nothing but letters, digits and a few harmless signs, wherever the spec came from."""
-    faults = []
+    faults = _faults_of_names(symbols)
     for symbol in symbols:
-        if not _SYMBOL.fullmatch(symbol):
-            faults.append(Fault("symbols", f"{symbol!r} is no symbol", "use 1 to 32 letters, digits and . _ ^ = -"))
-        elif spec.data.source == "sample" and symbol not in SYMBOLS:
+        if spec.data.source == "sample" and symbol not in SYMBOLS and _SYMBOL.fullmatch(symbol):
             near = difflib.get_close_matches(symbol.upper(), SYMBOLS, n=1)
             others = f'it has {" ".join(SYMBOLS)}; for others set data.source = "csv"'
             hint = f'did you mean "{near[0]}"?' if near else others
             faults.append(Fault("symbols", f'"{symbol}" is not in the shipped sample', hint))
     if faults:
         raise DataError.collected(faults)
+
+
+def check_symbols(symbols: Sequence[str]) -> None:
+    """DataError for every name that could not become the name of a file."""
+    if faults := _faults_of_names(symbols):
+        raise DataError.collected(faults)
+
+
+def _faults_of_names(symbols: Sequence[str]) -> list[Fault]:
+    hint = "use 1 to 32 letters, digits and . _ ^ = -"
+    return [Fault("symbols", f"{name!r} is no symbol", hint) for name in symbols if not _SYMBOL.fullmatch(name)]
 
 
 def _bars_of(spec: Spec, symbol: str) -> Bars:

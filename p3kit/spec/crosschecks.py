@@ -95,7 +95,8 @@ def _minibatch_fits(spec: Spec) -> Iterator[Found]:
     if isinstance(batch, int) and isinstance(steps, int) and batch > steps * envs:
         rollout = f"n_steps × num_envs = {steps} × {envs} = {steps * envs}"
         what = f"ppo.batch_size = {batch}: larger than the rollout of {rollout}"
-        yield Found(Problem(("ppo", "batch_size"), what), (("ppo", "n_steps"), ("env", "num_envs")))
+        hint = "lower it, or raise ppo.n_steps"
+        yield Found(Problem(("ppo", "batch_size"), what, hint), (("ppo", "n_steps"), ("env", "num_envs")))
 
 
 # --- paths named in a spec --------------------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ def _write_full_paths(expansion: Expansion, path: KeyPath) -> None:
     for written, value in _flattened(_mapping_at(expansion.tables, path) or {}):
         name = full_path(".".join(written))
         if name in full:
-            expansion.problems.append(Problem((*path, *written), f'"{name}" is there twice; once by its bare name'))
+            what = f'"{name}" is there twice, once by its bare name'
+            expansion.problems.append(Problem((*path, *written), what, "keep one of them"))
             continue
         if written != (name,):
             expansion.came_from[(*path, name)] = (*path, *written)

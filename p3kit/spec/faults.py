@@ -119,7 +119,10 @@ def _problem(
             return Problem(path, said('expected a table such as { kind = "linear", start = 3e-4, end = 1e-5 }'))
         case "too_short":
             return Problem(path, said("expected at least one item"))
-    return Problem(path, said(f"expected {kinds.in_words(kind)}"), _near(value, kinds.literals(kind)))
+    hint = _near(value, kinds.literals(kind))
+    if not hint and len(path) == 1 and kinds.in_words(kind) == "a table":
+        hint = f"write [{path[0]}], and its keys below"
+    return Problem(path, said(f"expected {kinds.in_words(kind)}"), hint)
 
 
 def name_of(path: KeyPath, tables: Mapping[str, Any]) -> str:

@@ -99,7 +99,9 @@ def _knobs_of(path: str, source: str) -> tuple[Knob, ...]:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise SpecError([Fault(f"{path}:{error.lineno}:{error.offset}", f"not Python: {error.msg}")]) from None
+        raise SpecError(
+            [Fault(f"{path}:{error.lineno}:{error.offset}", f"not Python: {error.msg}", f"python {path} shows it")]
+        ) from None
     args = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Args"), None)
     if args is None:
         raise SpecError([Fault(f"{path}:1:1", "no class Args", "a trainer's knobs are the fields of a dataclass Args")])
@@ -162,7 +164,8 @@ class _Reader:
         try:
             TypeAdapter(knob.annotation).validate_python(knob.default, strict=True)
         except ValidationError as error:
-            self._fault(*where, f"Args.{knob.name} = {knob.default!r}: {error.errors()[0]['msg']}")
+            said = error.errors()[0]["msg"]
+            self._fault(*where, f"Args.{knob.name} = {knob.default!r}: {said}", "give a default within its own bounds")
 
 
 class _NotAKnobError(Exception):

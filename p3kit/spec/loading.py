@@ -273,7 +273,8 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
             raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base))])
         if any(_is_same(base, one) for one in chain):
             way = " → ".join(str(one) for one in (*chain, base))
-            raise SpecError([Fault(place, f'extends = "{name}": a circle: {way}')])
+            what = f'extends = "{name}": a circle: {way}'
+            raise SpecError([Fault(place, what, "take one of these extends out")])
         whole = whole.under(_read_with_bases(base, chain))
     return whole.under(written)
 
@@ -359,13 +360,35 @@ def _syntax_fault(error: tomli.TOMLDecodeError, text: str, where: str) -> Fault:
         lines = Lines(text)
         for path, first, later in scan(text, stop=error.pos + 1).twice:
             line = lines.at(first).split(":")[0]
-            return Fault(f"{where}:{lines.at(later)}", f"{written_path(path)}: written twice; first in line {line}")
+            is_table = text[text.rfind("\n", 0, later) + 1 :].lstrip().startswith("[")
+            hint = "put the keys of both under one heading" if is_table else "keep one of them"
+            return Fault(
+                f"{where}:{lines.at(later)}", f"{written_path(path)}: written twice, first in line {line}", hint
+            )
     message = error.msg[0].lower() + error.msg[1:]
-    return Fault(f"{where}:{error.lineno}:{error.colno}", f"not TOML: {message}", _syntax_hint(text, error.pos))
+    return Fault(
+        f"{where}:{error.lineno}:{error.colno}", f"not TOML: {message}", _syntax_hint(error.msg, text, error.pos)
+    )
 
 
-def _syntax_hint(text: str, position: int) -> str:
-    """What was probably meant by a value without quotes."""
+_SYNTAX_REMEDIES = {
+    "Unclosed array": "close it with ]",
+    "Unclosed inline table": "close it with }",
+    "Unterminated string": "close it with three quotes, as it was opened",
+    "Illegal character '\\n'": 'a text ends on its own line: close it with "',
+    'Expected "\'"': "a text ends on its own line: close it with '",
+    "Unescaped '\\' in a string": "write \\\\ for \\, or single quotes around the text, or / in a path",
+    "Expected newline or end of document after a statement": "one key = value a line; a number has no leading zero",
+    "Expected '=' after a key in a key/value pair": "write key = value; text over several lines has triple quotes",
+    "Expected ']' at the end of a table declaration": "write [table]",
+}
+"""What tomli says → the remedy."""
+
+
+def _syntax_hint(message: str, text: str, position: int) -> str:
+    """What was probably meant: by a value without quotes, by what never ends."""
+    if remedy := _SYNTAX_REMEDIES.get(message):
+        return remedy
     match = re.compile(r"[A-Za-z_][^\s,\]}#=]*").match(text, position)
     if match is None:
         return ""
@@ -392,7 +415,7 @@ def _read_override(override: str) -> Written:
     if tables is None:
         raise SpecError([Fault(where, "not TOML", "text stands in quotes: --set 'name=\"my test\"'")])
     if "extends" in tables:
-        raise SpecError([Fault(where, "extends can only stand in a file")])
+        raise SpecError([Fault(where, "extends can only stand in a file", "write it at the top of a spec")])
     places = {path[:depth]: where for path, _ in leaves(tables) for depth in range(1, len(path) + 1)}
     return Written(tables, places)
 

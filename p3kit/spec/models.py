@@ -242,7 +242,8 @@ class Env(Table):
             raise ValueError("sizes do not rise; expected small < medium < large")
         if self.sizes[-1] > self.max_position:
             raise ValueError(
-                f"sizes reach {self.sizes[-1]:g}, above max_position = {self.max_position:g}: it could never be bought"
+                f"sizes reach {self.sizes[-1]:g}, above max_position = {self.max_position:g}, so it could never be "
+                "bought; raise max_position, or lower the size"
             )
         return self
 

@@ -11,16 +11,20 @@ from p3kit.spec.expansion import PACKS
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.loading import VALIDATED
 from p3kit.spec.models import PER_AGENT
-from p3kit.spec.shipped import find_trainer
+from p3kit.spec.shipped import find_trainer, shipped_trainers
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 """What taplo (Even Better TOML) reads."""
 
 
-def json_schema(trainer: str = "ppo", spec_dir: str | Path = ".") -> dict[str, Any]:
-    """What a user may write, with the knobs of `trainer`. Raises SpecError when there is no such trainer."""
-    model = spec_model(knobs_model(read_knobs(find_trainer(trainer, spec_dir))))
-    schema = model.model_json_schema(by_alias=True)
+def json_schema(trainer: str | None = None, spec_dir: str | Path = ".") -> dict[str, Any]:
+    """What a user may write: with the knobs of `trainer`, or, for None, with those of every shipped one.
+
+    Raises SpecError when there is no such trainer.
+    """
+    schema = _with_knobs_of(find_trainer(trainer or "ppo", spec_dir))
+    if trainer is None:
+        _add_knobs_of_the_others(schema)
     schema["$schema"] = DIALECT
     schema["properties"]["extends"] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -41,9 +45,29 @@ def json_schema(trainer: str = "ppo", spec_dir: str | Path = ".") -> dict[str, A
     return {"title": "p3kit experiment spec", **tidy}
 
 
-def schema_text(trainer: str = "ppo", spec_dir: str | Path = ".") -> str:
+def schema_text(trainer: str | None = None, spec_dir: str | Path = ".") -> str:
     """The schema as committed in specs/p3kit.schema.json."""
     return json.dumps(json_schema(trainer, spec_dir), indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_knobs_of(trainer_file: Path) -> dict[str, Any]:
+    return spec_model(knobs_model(read_knobs(trainer_file))).model_json_schema(by_alias=True)
+
+
+def _add_knobs_of_the_others(schema: dict[str, Any]) -> None:
+    """One file for the specs of all shipped trainers: an editor must not underline a knob that the spec's trainer has.
+
+    Which trainer a knob belongs to, its description says; that a spec gives it to another one, `p3kit validate` says.
+    """
+    knobs = schema["$defs"]["Knobs"]["properties"]
+    trainers = {name: _with_knobs_of(file) for name, file in shipped_trainers().items()}
+    for name, other in trainers.items():
+        for knob, described in other["$defs"]["Knobs"]["properties"].items():
+            owners = [one for one, its in trainers.items() if knob in its["$defs"]["Knobs"]["properties"]]
+            text = described["description"]
+            if len(owners) < len(trainers):
+                text += f" ({', '.join(owners)} only)"
+            knobs[knob] = {**described, "description": text} if knob not in knobs or name == "ppo" else knobs[knob]
 
 
 def _per_agent(schema: dict[str, Any]) -> dict[str, Any]:

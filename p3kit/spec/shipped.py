@@ -52,7 +52,9 @@ def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
     if looks_like_a_file(name_or_path):
         own = Path(spec_dir) / name_or_path
         if not own.is_file():
-            raise SpecError([Fault("trainer", f"{own}: no such file")])
+            beside = [path.name for path in own.parent.glob("*.py")] if own.parent.is_dir() else []
+            otherwise = "; p3kit eject ppo writes one to begin with, trainer = is relative to the spec"
+            raise SpecError([Fault("trainer", f"{own}: no such file{did_you_mean(own.name, beside, otherwise)}")])
         return own
     trainers = shipped_trainers()
     if name_or_path in trainers:

@@ -105,9 +105,9 @@ def test_what_is_wrong_with_args_is_told_at_once(tmp_path: Path) -> None:
     ("body", "fault"),
     [
         ("x = 1\n", "trainer.py:1:1: no class Args; a trainer's knobs are the fields of a dataclass Args"),
-        ("def (:\n", "trainer.py:1:5: not Python: invalid syntax"),
+        ("def (:\n", "trainer.py:1:5: not Python: invalid syntax; python trainer.py shows it"),
         ('class Args:\n    a: Annotated[float, Gt(0)] = -1.0\n    """A."""\n',
-         "trainer.py:2:5: Args.a = -1.0: Input should be greater than 0"),
+         "trainer.py:2:5: Args.a = -1.0: Input should be greater than 0; give a default within its own bounds"),
         ('class Args:\n    a: Annotated[float, "sise"] = 1.0\n    """A."""\n',
          "trainer.py:2:5: Args.a: 'sise' is neither a bound (Gt, Ge, Lt, Le of a number) nor a marker "
          "('size', 'fixed'); see p3kit/spec/knobs.py"),

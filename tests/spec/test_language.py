@@ -64,7 +64,9 @@ def test_the_schema_knows_every_word() -> None:
     assert set(schema["properties"]) == {*Spec.model_fields, "extends", "interventions", "validated"}
     knobs = schema["properties"]["ppo"].get("$ref", "").split("/")[-1] or "Knobs"
     described = schema["$defs"][knobs]["properties"]
-    assert set(described) == {knob.name for knob in read_knobs(find_trainer("ppo"))}
+    shipped = [read_knobs(file) for file in shipped_trainers().values()]
+    assert set(described) == {knob.name for knobs in shipped for knob in knobs}
+    assert described["patch"]["description"].endswith("(ppo_shared only)")
     assert all(field["description"] for field in described.values())
     assert "null" not in schema_text()
 

@@ -99,7 +99,7 @@ def test_data_files_that_are_not_there(tmp_path: Path) -> None:
         ("ppo.gamma", "expected KEY=VALUE; for example --set ppo.ent_coef=0.05"),
         ("ppo.gamma=[1", "not TOML; text stands in quotes: --set 'name=\"my test\"'"),
         ("trainer=ddpg", f'trainer: no trainer "ddpg"; shipped are {SHIPPED}, or give the path of your own .py file'),
-        ("extends=a.toml", "extends can only stand in a file"),
+        ("extends=a.toml", "extends can only stand in a file; write it at the top of a spec"),
     ],
 )
 def test_overrides_are_checked_alike(override: str, message: str, tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""The files that a newcomer starts from: a spec of one's own, a shipped spec to change, a trainer to change.
+
+Nothing is written until everything is known to be right, and no file is written over unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+import tomli
+
+from p3kit.errors import Fault, InputError, SpecError
+from p3kit.spec.loading import resolve_spec
+from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.schema import schema_text
+from p3kit.spec.shipped import find_trainer, looks_like_a_file, shipped_specs, shipped_trainers
+from p3kit.spec.writing import toml_value
+
+DEFAULT_NAME = "experiment"
+SCHEMA_NAME = "p3kit.schema.json"
+_TEMPLATE = Path(__file__).with_name("starter.toml")
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was written; `kept` are schemas that were there before and were left as they are."""
+
+    spec: Path
+    written: tuple[Path, ...]
+    kept: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class BarFiles:
+    """A folder with one file of bars per symbol."""
+
+    kind: Literal["csv", "parquet"]
+    folder: Path
+    symbols: tuple[str, ...]
+
+
+def start_spec(place: Path, *, bars: Path | None, trainer: str | None, overwrite: bool) -> Started:
+    """Writes a commented spec to `place` (a .toml file, or a folder for `experiment.toml`), and its schema beside it.
+
+    `bars` is a folder of the user's files; without it the spec trades the shipped sample. `trainer` is a name, or the
+    path of the user's own file, whose knobs the schema then has. Raises InputError.
+    """
+    file = place if place.suffix == ".toml" else place / f"{DEFAULT_NAME}.toml"
+    found = find_bars(bars) if bars is not None else None
+    trainer = trainer or ("ppo" if found is None or len(found.symbols) == 1 else "ppo_stacked")
+    own = looks_like_a_file(trainer)
+    schema = file.with_name(f"{Path(trainer).stem}.schema.json" if own else SCHEMA_NAME)
+    text = _starter(file, schema.name, found, trainer)
+    knobs = schema_text(trainer) if own else schema_text()
+    _check(text, file, trainer)
+    return _write({file: text}, {schema: knobs}, overwrite)
+
+
+def copy_shipped(place: Path, name: str, *, overwrite: bool) -> Started:
+    """Copies the shipped spec `name` and those that it extends into the folder `place`, the schema with them."""
+    shipped = {spec.stem: spec for spec in shipped_specs()}
+    stem = Path(name).stem
+    if stem not in shipped:
+        known = f"; shipped are {', '.join(shipped)}"
+        raise InputError(f"--from {name}", f"no shipped spec{did_you_mean(stem, shipped, known)}")
+    if place.suffix == ".toml":
+        raise InputError(str(place), "is a file; --from keeps the names of the specs", "name a folder")
+    chain = _with_bases(shipped[stem])
+    texts = {place / spec.name: spec.read_text(encoding="utf-8") for spec in chain}
+    return _write(texts, {place / SCHEMA_NAME: schema_text()}, overwrite)
+
+
+def eject(trainer: str, place: Path | None, *, overwrite: bool) -> Path:
+    """Copies a shipped trainer, byte for byte, to `place` (a file, a folder, or here) as `my_NAME.py`."""
+    if looks_like_a_file(trainer):
+        raise InputError(trainer, "is a file already", f"eject takes a name: {', '.join(sorted(shipped_trainers()))}")
+    source = find_trainer(trainer)
+    target = place or Path()
+    if target.is_dir() or not target.suffix:
+        target = target / f"my_{trainer}.py"
+    if target.suffix != ".py":
+        raise InputError(str(target), "a trainer is a Python file", "end its name in .py")
+    _refuse_what_is_there([target], overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
+
+
+def find_bars(folder: Path) -> BarFiles:
+    """The files of bars in `folder`: all CSV or all Parquet, the name of each its symbol. Raises InputError."""
+    files: dict[Literal["csv", "parquet"], list[Path]] = {
+        "csv": sorted(folder.glob("*.csv")),
+        "parquet": sorted(folder.glob("*.parquet")),
+    }
+    present = [kind for kind, paths in files.items() if paths]
+    if not present:
+        what = "has no .csv and no .parquet file" if folder.is_dir() else "no such folder"
+        raise InputError(f"--bars {folder}", what, "expected one file per symbol, named SYMBOL.csv or SYMBOL.parquet")
+    if len(present) == 2:
+        raise InputError(
+            f"--bars {folder}", "has both .csv and .parquet files", "a spec reads one kind: move the other away"
+        )
+    kind = present[0]
+    return BarFiles(kind, folder, tuple(path.stem for path in files[kind]))
+
+
+def _starter(file: Path, schema: str, bars: BarFiles | None, trainer: str) -> str:
+    if bars is None:
+        symbols: Sequence[str] = ["AAPL"]
+        data = 'source = "sample"                      # ten real stocks that come with p3kit (daily, 2010 to 2022);\n'
+        data += "#   for files of yours: p3kit init --bars FOLDER"
+    else:
+        symbols = bars.symbols
+        path = Path(os.path.relpath(bars.folder, file.parent)).as_posix()
+        data = f'source = "{bars.kind}"\n'
+        data += f"path = {toml_value(f'{path}/{{symbol}}.{bars.kind}')}   # relative to this file"
+    if looks_like_a_file(trainer):
+        trainer = Path(os.path.relpath(trainer, file.parent)).as_posix()
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        schema=schema,
+        file=file.name,
+        name=file.stem,
+        trainer=trainer,
+        symbols=toml_value(list(symbols)),
+        data=data,
+    )
+
+
+def _check(text: str, file: Path, trainer: str) -> None:
+    """A symbol or a name that the language does not allow is found before anything is written."""
+    try:
+        resolve_spec({**tomli.loads(text), "trainer": trainer}, str(file))
+    except SpecError as error:
+        raise SpecError(Fault(str(file), fault.what, fault.hint) for fault in error.faults) from None
+
+
+def _with_bases(spec: Path) -> list[Path]:
+    """A shipped spec and, below it, those it extends."""
+    bases = tomli.loads(spec.read_text(encoding="utf-8")).get("extends", [])
+    names = [bases] if isinstance(bases, str) else bases
+    return [spec, *(file for name in names for file in _with_bases(spec.parent / name))]
+
+
+def _write(specs: Mapping[Path, str], schemas: Mapping[Path, str], overwrite: bool) -> Started:
+    """All files, or none where one of the specs is there already."""
+    _refuse_what_is_there(specs, overwrite)
+    kept = tuple(path for path in schemas if path.exists() and not overwrite)
+    texts = {**specs, **{path: text for path, text in schemas.items() if path not in kept}}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return Started(next(iter(specs)), tuple(texts), kept)
+
+
+def _refuse_what_is_there(paths: Mapping[Path, str] | Sequence[Path], overwrite: bool) -> None:
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise InputError(", ".join(there), "is there already", "--force writes over it; or give another name")
