@@ -312,7 +312,10 @@ def test_plan_counts_the_work(tmp_path):
         "  4  AMD.s2     100,000           7          15,630  2.6 MB",
         "     all        400,000          28          62,520",
     ]
-    assert lines[7] == "time: unknown until a run of this trainer and these sizes has finished here"
+    assert (
+        lines[7]
+        == "time: unknown until a run of this trainer and these sizes has finished here; --calibrate trains a beginning"
+    )
     assert not (tmp_path / "runs").exists()
 
 
