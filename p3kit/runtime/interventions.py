@@ -32,9 +32,11 @@ from p3kit.spec.interventions import (
     Add,
     Condition,
     Controller,
+    Dump,
     EarlyStopUpdate,
     Intervention,
     Normalize,
+    Note,
     Rollback,
     Scale,
     Set,
@@ -442,7 +444,8 @@ class Engine:
             return "suppressed", f"{', '.join(taken)} was moved at this check by a rule of higher priority"
         if words := [key for key, (before, after) in fired.keys.items() if isinstance(after, str)]:
             return "blocked", f"{words[0]} is {fired.keys[words[0]][0]!r}, which is no number to move"
-        if fired.keys and not fired.asks and all(before == after for before, after in fired.keys.values()):
+        idle = all(isinstance(asked, Rollback | Dump | Note) for asked in fired.asks)  # a rollback alone only replays
+        if fired.keys and idle and all(before == after for before, after in fired.keys.values()):
             return "suppressed", "its bounds are reached: nothing would change"
         if not self.acts:
             return "blocked", WATCHED
