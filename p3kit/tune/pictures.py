@@ -187,6 +187,9 @@ def _slice(axes: Axes, result: Result, scored: Sequence[TrialRecord], space: Spa
         if one.log:
             axes.set_xscale("log")
             axes.minorticks_off()
+            ticks = (one.low, math.sqrt(one.low * one.high), one.high)  # fewer than two powers of ten may lie between
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.set_xlim(one.low * 0.93, one.high * 1.07)
     else:
         marks = _marks(space, path)
         axes.set_xticks([height for height, _ in marks], [text for _, text in marks])
