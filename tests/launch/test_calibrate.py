@@ -147,8 +147,8 @@ def test_compiling_is_paid_once_and_not_in_every_run(plans, quick, tmp_path):
 def test_a_plan_shorter_than_its_calibration_is_told_as_it_was(plans, quick):
     cost = cost_of(plans(1, total=300), jobs=2)
     assert cost.iterations == 3
-    assert cost.seconds > 3 * 0.3
-    assert cost.seconds == pytest.approx(cost.measured_s, abs=0.5)
+    assert cost.measured_s >= 3 * 0.3
+    assert cost.measured_s <= cost.seconds < cost.measured_s + 5.0  # its end came after its last record
 
 
 def test_slots_take_the_next_plan_when_they_are_free(plans):
