@@ -135,19 +135,15 @@ def plan_runs(spec: Spec, jobs: int = 1, windows: Sequence[Split] = ()) -> list[
 
 def _plan_window(spec: Spec, jobs: int, window: str | None = None) -> list[RunPlan]:
     trainer = find_trainer(spec.trainer)
-    agents = [
-        AgentPlan(
-            agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1, window=window),
-            symbol,
-            seed,
-            point,
-            spec.for_agent(symbol, point),
-            window,
-        )
-        for symbol in spec.symbols
-        for seed in spec.seeds
-        for point in spec.points()
-    ]
+    specs: dict[str, Spec] = {}  # symbols without values of their own have one in common, however many they are
+    agents = []
+    for symbol in spec.symbols:
+        for seed in spec.seeds:
+            for point in spec.points():
+                key = f"{symbol if symbol in spec.agents else ''} {point}"
+                own = specs.get(key) or specs.setdefault(key, spec.for_agent(symbol, point))
+                name = agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1, window=window)
+                agents.append(AgentPlan(name, symbol, seed, point, own, window))
     kind, sizes = read_agents(trainer), fixed_knobs(trainer)
     if kind == "one":
         groups = [[agent] for agent in agents]

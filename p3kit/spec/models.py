@@ -7,6 +7,7 @@ the trainer's own `Args` (`knobs.py`).
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -60,6 +61,9 @@ def _experiment_name(text: str) -> str:
 
 
 def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    with contextlib.suppress(TypeError):  # a list in a list has no hash, and there are never many of those
+        if len(set(items)) == len(items):
+            return items
     twice = [item for index, item in enumerate(items) if item in items[:index]]
     if twice:
         raise ValueError(f"{twice[0]!r} is there twice; expected each one once".replace("'", '"'))
