@@ -22,6 +22,8 @@ from p3kit.launch import compare_weights, launch, resume
 from p3kit.launch.cluster import RETRIES, Needs, pack, ray_cluster
 from p3kit.rundir import RunDir, list_runs
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).parents[2]
 NEEDS = Needs(threads=1, gpu=False)
 STORE = 80 * 2**20
