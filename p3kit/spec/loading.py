@@ -26,6 +26,9 @@ from p3kit.spec.shipped import looks_like_a_file
 VALIDATED = "validated"
 """A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
 
+MOST_FAULTS = 100
+"""As many are told of one spec; a hundred and more are often one and the same slip."""
+
 MAX_BYTES = 1_000_000
 """A spec is written by hand; anything larger is another file by mistake."""
 
@@ -193,7 +196,10 @@ def _build(written: Written, where: str, trainer_file: str | Path | None) -> tup
     problems += found
     if problems or spec is None:
         ordered = _in_file_order(problems, written)
-        raise SpecError(dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in ordered))
+        faults = list(dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in ordered))
+        if len(faults) > MOST_FAULTS:
+            faults[MOST_FAULTS:] = [Fault(where, f"{len(faults) - MOST_FAULTS:,} more faults", "mend these first")]
+        raise SpecError(faults)
     return spec, written
 
 

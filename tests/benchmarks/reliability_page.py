@@ -279,7 +279,8 @@ def kills(figures: Figures | None) -> Iterator[str]:
     yield (
         f"{made_by(figures)}. A run of each trainer is trained undisturbed; others of the same spec are killed and "
         "resumed, and every recorded row (times aside), evaluation, intervention and verdict is compared, and every "
-        "kept checkpoint bit for bit. Places are drawn evenly, however often training comes by.\n"
+        "kept checkpoint bit for bit. Places are drawn evenly, however often training comes by. `tox -e kill` makes a "
+        "hundred kills; told here are those that were made so far.\n"
     )
     yield "| | kills | the same |"
     yield "|---|---|---|"
@@ -299,7 +300,8 @@ def fuzz(figures: Figures | None) -> Iterator[str]:
     yield (
         f"{both}. Specs are shipped ones, those with one slip each, and made-up right ones, changed by "
         "their grammar or by their bytes. Directories have one to three files torn, flipped, emptied, edited, swapped "
-        "or deleted, checkpoints under a right checksum too, and stand between two sound ones.\n"
+        "or deleted, checkpoints under a right checksum too, and stand between two sound ones. `tox -e fuzz` tries ten "
+        "thousand specs and a thousand directories; told here are those that were tried so far.\n"
     )
     yield "| | times |"
     yield "|---|---|"
@@ -328,7 +330,8 @@ def large(figures: Figures | None) -> Iterator[str]:
     many, long, processes = figures["many_runs"], figures["a_long_run"], figures["many_processes"]
     yield (
         f"{made_by(figures)}. Each command in a process of its own: seconds of the processor, start of Python "
-        "included, and largest resident memory. The runs are made up, and the launched trainer learns nothing.\n"
+        "included, and largest resident memory. The runs are made up, and the launched trainer learns nothing. By "
+        "default it measures 1,000 runs, 1,000,000 rows and 150 launched runs.\n"
     )
     yield "| | processor | memory |"
     yield "|---|---|---|"

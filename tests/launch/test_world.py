@@ -39,11 +39,11 @@ def said(console: Console) -> str:
 
 
 def test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot(start, plan, console, monkeypatch) -> None:
-    monkeypatch.setattr(local, "HUNG_AFTER_S", 1.5)
+    monkeypatch.setattr(local, "HUNG_AFTER_S", 5.0)
     begun = time.monotonic()
     outcome = start(plan("A", end="deaf", at=500), plan("B"), jobs=1)
     assert outcome.states == {"run-1": "crashed", "run-2": "done"}
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 120
     assert "run-1 crashed: it gave no sign of life for 0 min, so it was ended" in said(console)
     assert resume(outcome.runs[:1], jobs=1, console=console).states == {"run-1": "done"}
 
@@ -81,7 +81,7 @@ def test_one_sick_run_among_ten(start, plan, console) -> None:
 
 def test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead(start, plan, monkeypatch) -> None:
     """The watchdog goes by its own clock; what the status says of the time of day counts only where it changes."""
-    monkeypatch.setattr(local, "HUNG_AFTER_S", 3.0)
+    monkeypatch.setattr(local, "HUNG_AFTER_S", 60.0)
     clock, real = {"ahead": 0.0}, time.time
 
     def jumping() -> float:
