@@ -124,6 +124,8 @@ def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
     )
     assert result.code == 1
     assert result.stdout.endswith("run-1/AMD failed: the market caught fire\n")
+    assert "resume goes on with the run's own copy of the trainer (" in result.stderr
+    assert "fake_trainer.py is mended, p3kit run takes it" in result.stderr
     assert "  | RuntimeError: the market caught fire" in result.stderr
     assert "to go on:  p3kit resume run-1\n" in result.stderr
 

@@ -51,7 +51,7 @@ def test_every_p3kit_command_of_a_page_is_spelt_right(page: Path, monkeypatch: p
 
 
 def _parse(words: list[str]) -> None:
-    context = click.Context(main, info_name="p3kit")
+    context = click.Context(main, info_name="p3kit", help_option_names=["-h", "--help"])  # click keeps the first it saw
     name, command, rest = main.resolve_command(context, words)
     assert name in COMMANDS
     assert command is not None

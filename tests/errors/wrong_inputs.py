@@ -109,6 +109,7 @@ DATA = [
     Wrong("an empty file", "data own.toml", bars("")),
     Wrong("no timestamp", "data own.toml", bars("open,close\n1,2\n")),
     Wrong("no close", "data own.toml", bars("timestamp,price\n2024-01-02,2\n")),
+    Wrong("closes by another name", "data own.toml", bars("Date,Adj Close\n2024-01-02,2\n2024-01-03,2\n")),
     Wrong("semicolons", "data own.toml", bars("timestamp;close\n2024-01-02;2\n2024-01-03;2\n")),
     Wrong("a day or a month?", "data own.toml", bars(HEAD + ROW + "03/01/2024,10,11,9,10,100\n")),
     Wrong("seconds or milliseconds?", "data own.toml", bars("timestamp,close\n1704153600,10\n1704240000,10\n")),
