@@ -49,6 +49,13 @@ def a_newer_run(folder: Path) -> None:
     path.write_text(re.sub(r',\s+"crc": "[0-9a-f]{8}"', "", text))  # it would have a checksum of its own
 
 
+def a_changed_run(folder: Path) -> None:
+    """A run.json that somebody has edited."""
+    two_runs(folder)
+    path = folder / "runs" / "run-2" / "run.json"
+    path.write_text(path.read_text().replace('"BAC"', '"BAD"'))
+
+
 def a_torn_run(folder: Path) -> None:
     """A run.json that ends in the middle."""
     two_runs(folder)
@@ -136,6 +143,7 @@ DATA = [
 
 VERSIONS = [
     Wrong("a run of a later p3kit", "show run-2", prepare=a_newer_run, exit_code=1),
+    Wrong("a run whose plan was changed later", "show run-2", prepare=a_changed_run, exit_code=1),
     Wrong("a run whose plan is torn", "show run-2", prepare=a_torn_run, exit_code=1),
 ]
 
