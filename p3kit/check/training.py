@@ -83,9 +83,7 @@ def probe_update(spec: Spec, bars: SymbolData, folder: Path, start: Start) -> li
     run, said = _train(_changed(spec, bars.symbol, settings), {bars.symbol: bars}, folder, start)
     if said:
         question = "Does the trainer get through one update?"
-        return [
-            Probe("update", question, False, said, f"p3kit run prints it in full; {run.trainer_file.name} of the spec")
-        ]
+        return [Probe("update", question, False, said, f"mend {spec.trainer}; p3kit run prints all of what it said")]
     return [_forward(run, bars.symbol, start), _update(run, bars.symbol)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import Whole, json_option, set_option, spec_argument
-from p3kit.cli.output import progress_console
+from p3kit.cli.output import print_json, progress_console
 
 if TYPE_CHECKING:
     from p3kit.check import Probe
@@ -70,7 +69,7 @@ def check(
             status.update("a market whose edge nobody could miss")
             probes += probe_leak(own, Path(folder), run_trainer)
     if as_json:
-        click.echo(json.dumps([probe.to_json() for probe in probes], indent=2, ensure_ascii=False))
+        print_json([probe.to_json() for probe in probes])
     else:
         print_probes(probes, f"{loaded.name}/{chosen}", Console(highlight=False))
     if not all(probe.passed for probe in probes):

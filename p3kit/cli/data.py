@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +70,7 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
     market = load_market(loaded, loaded.symbols)
     if as_json:
         facts = {symbol: facts_of(bars) for symbol, bars in market.items()}
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
     else:
         click.echo(render(market))
     if picture is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
-from p3kit.cli.output import progress_console
+from p3kit.cli.output import print_json, progress_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +92,7 @@ def evaluate(
         results.append(result)
     if as_json:
         told = [{key: value for key, value in result.items() if key != "curves"} for result in results]
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        print_json(told)
         return
     for result in results:
         print_backtest(result, found.info()["name"], Console(highlight=False))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.output import print_json
 
 
 @click.command(
@@ -55,6 +55,6 @@ def export(run: str, name: str | None, kind: str | None, output: Path | None, as
         output.write_text(text, encoding="utf-8")
     if as_json:
         told = {"file": output and output.as_posix(), **export_json(found, folder)}
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        print_json(told)
     else:
         click.echo(text if output is None else relative_to_here(output), nl=output is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from p3kit.cli.options import (
     set_option,
     spec_argument,
 )
+from p3kit.cli.output import print_json
 from p3kit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def plan(
             "packing": None if packing is None else asdict(packing),
             "notes": remarks,
         }
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        print_json(result)
         return
     _print_table(loaded.spec.name, plans, runs, slots)
     if packing is not None:

@@ -54,7 +54,7 @@ def report(
     from p3kit.rundir import file_name, intact_runs, mark_crashed
 
     if lessons == (week is not None):
-        raise click.UsageError("give either --week N or --lessons")
+        raise click.UsageError("which report? --week 1 (the first; 2 is the second) or --lessons")
     _, unmarked = mark_crashed(runs_root)
     intact, faults = intact_runs(runs_root)
     if week is not None:

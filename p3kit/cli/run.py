@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from p3kit.launch import Outcome, Replay
     from p3kit.market import SymbolData
     from p3kit.plan import RunPlan
+    from p3kit.rundir import RunDir
     from p3kit.spec import LoadedSpec
 
 
@@ -158,10 +159,23 @@ def show_outcome(outcome: Outcome, as_json: bool) -> None:
     print_lines(verdict_lines(results))
 
 
+def has_own_trainer(run: RunDir) -> bool:
+    """Whether the run was planned with a trainer file of the user's, not with a shipped one."""
+    from p3kit.spec.shipped import looks_like_a_file
+
+    return looks_like_a_file(str(run.info().get("spec", {}).get("trainer", "")))
+
+
 def suggest_next(ctx: click.Context, outcome: Outcome, console: Console, *, mirrored: bool) -> None:
     """The commands that come next, on stderr."""
     suffix = runs_flag(ctx)
     names = [run.name for run in outcome.unfinished]
+    own = [run for run in outcome.unfinished if outcome.states[run.name] == "failed" and has_own_trainer(run)]
+    if own:
+        trainer = own[0].info()["spec"]["trainer"]
+        text = f"note:  resume goes on with the run's own copy of the trainer ({own[0].trainer_file}); "
+        text += f"once {trainer} is mended, p3kit run takes it"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if names:
         console.print(
             f"to go on:  p3kit resume {' '.join(names)}{suffix}", markup=False, highlight=False, soft_wrap=True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from p3kit.cli.options import complete_spec_or_run, json_option, runs_option, set_option, spec_argument
+from p3kit.cli.output import print_json
 from p3kit.errors import SpecError
 
 
@@ -36,11 +36,11 @@ def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         if not as_json:
             raise
         faults = [{"where": fault.where, "what": fault.what, "hint": fault.hint} for fault in error.faults]
-        _print_json({"valid": False, "faults": faults, "notes": []})
+        print_json({"valid": False, "faults": faults, "notes": []})
         raise click.exceptions.Exit(error.exit_code) from None
     remarks = notes(loaded)
     if as_json:
-        _print_json({"valid": True, "faults": [], "notes": remarks})
+        print_json({"valid": True, "faults": [], "notes": remarks})
         return
     click.echo(f"{spec}: valid")
     for remark in remarks:
@@ -62,7 +62,7 @@ def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json:
 
     tables, origins = _resolved(spec_or_run, overrides, runs_root)
     if as_json:
-        _print_json({"spec": tables, "origins": origins})
+        print_json({"spec": tables, "origins": origins})
     else:
         click.echo(to_toml(tables, lambda path: origins.get(written_path(path), "")), nl=False)
 
@@ -105,7 +105,3 @@ def _of_run(reference: str, runs_root: Path) -> tuple[dict[str, Any], dict[str, 
     plan = next((one for one in info["agents"] if one["name"] == agent), {"spec": info["spec"], "symbol": None})
     given = overrides_of(info.get("command") or [])
     return plan["spec"], stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -65,7 +65,8 @@ def init(place: Path, bars: Path | None, trainer: str | None, shipped: str | Non
         click.echo(f"wrote {path}")
     for path in started.kept:
         say(f"kept {path}, which was there; --force renews it")
-    say(f"next:  p3kit validate {started.spec}   p3kit run {started.spec}")
+    first = "data" if started.has_own_bars else "validate"
+    say(f"next:  p3kit {first} {started.spec}   p3kit run {started.spec}")
 
 
 @click.command(

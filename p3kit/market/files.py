@@ -206,7 +206,9 @@ def _sheet(path: Path, frame: pd.DataFrame, first_row: int) -> _Sheet:
         what = f"has {len(stamps)} timestamp columns ({', '.join(stamps)})" if stamps else "has no timestamp column"
         faults.append(Fault(str(path), what, f"name exactly one of them timestamp; the columns are {', '.join(names)}"))
     if "close" not in names:
-        faults.append(Fault(str(path), "has no column close", f"the columns are {', '.join(names)}"))
+        near = [f'"{name}"' for name in names if "close" in name or name in ("price", "last")]
+        rename = f"is it {' or '.join(near)}? rename it close; " if near else ""
+        faults.append(Fault(str(path), "has no column close", f"{rename}the columns are {', '.join(names)}"))
     for name in ("close", *OPTIONAL_COLUMNS):
         if names.count(name) > 1:
             faults.append(Fault(str(path), f"has {names.count(name)} columns {name}", "keep one"))
@@ -292,7 +294,7 @@ def _parse_stamp_text(sheet: _Sheet, text: pd.Series) -> tuple[str, pd.Series, l
     changes = np.flatnonzero(np.diff(minutes)) + 1
     if len(changes):
         far = np.flatnonzero(np.abs(minutes - minutes[0]) > 60)
-        days = np.diff(stamps.to_numpy()[changes]) / np.timedelta64(1, "D")
+        days = np.abs(np.diff(stamps.to_numpy()[changes])) / np.timedelta64(1, "D")  # newest first is told elsewhere
         if len(far) or np.ptp(minutes) > 60 or (days < _DST_DAYS).any():
             row = far if len(far) else changes
             what = f"UTC offset {offset.iloc[row[0]]} after {offset.iloc[0]}: mixed time zones"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Literal
@@ -34,6 +34,8 @@ class Started:
     spec: Path
     written: tuple[Path, ...]
     kept: tuple[Path, ...]
+    has_own_bars: bool = False
+    """Whether the spec reads files of the user's own, which are worth a look before anything is trained."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def start_spec(place: Path, *, bars: Path | None, trainer: str | None, overwrite
     text = _starter(file, schema.name, found, trainer)
     knobs = schema_text(trainer) if own else schema_text()
     _check(text, file, trainer)
-    return _write({file: text}, {schema: knobs}, overwrite)
+    return replace(_write({file: text}, {schema: knobs}, overwrite), has_own_bars=found is not None)
 
 
 def copy_shipped(place: Path, name: str, *, overwrite: bool) -> Started:

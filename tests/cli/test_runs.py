@@ -118,12 +118,20 @@ def test_a_trainer_of_ones_own_by_a_relative_path(p3kit, tmp_path, runs_root):
     assert "1 run of the trainer own" in p3kit("plan", "specs/own.toml").stdout
 
 
+def test_a_quiet_run_says_nothing_but_its_verdicts(p3kit, spec):
+    result = p3kit("run", spec(), "--no-aim", "--quiet", "--set", 'symbols=["AMD"]')
+    assert (result.code, result.stderr) == (0, "")
+    assert "run-1/AMD" in result.stdout
+
+
 def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
     result = p3kit(
         "run", spec(), "--no-aim", "--set", 'ppo.end="raise"', "--set", "ppo.at=300", "--set", 'symbols=["AMD"]'
     )
     assert result.code == 1
     assert result.stdout.endswith("run-1/AMD failed: the market caught fire\n")
+    assert "resume goes on with the run's own copy of the trainer (" in result.stderr
+    assert "fake_trainer.py is mended, p3kit run takes it" in result.stderr
     assert "  | RuntimeError: the market caught fire" in result.stderr
     assert "to go on:  p3kit resume run-1\n" in result.stderr
 

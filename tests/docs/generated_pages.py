@@ -201,7 +201,7 @@ agents and trainers comes with `p3kit completion`.
 def commands_reference() -> str:
     """`--help` of every command, as a terminal of 100 columns shows it."""
     parts = [COMMANDS_HEAD]
-    context = click.Context(main, info_name="p3kit")
+    context = click.Context(main, info_name="p3kit", help_option_names=["-h", "--help"])
     for name in COMMANDS:
         command = main.get_command(context, name)
         assert command is not None

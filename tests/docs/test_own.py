@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -61,9 +62,11 @@ def test_every_step_of_the_page_works(folder: Path) -> None:
 
 def test_what_needs_a_network_is_at_least_spelt_right() -> None:
     (step,) = [step for step in steps(PAGE) if step.marker == "network"]
-    name, *words = shlex.split(step.text)[1:]
-    group = main.get_command(None, name)  # type: ignore[arg-type]
-    group.get_command(None, words[0]).make_context(words[0], words[1:])  # type: ignore[union-attr, arg-type]
+    name, sub, *words = shlex.split(step.text)[1:]
+    context = click.Context(main, info_name="p3kit", help_option_names=["-h", "--help"])
+    group = main.get_command(context, name)
+    assert isinstance(group, click.Group)
+    group.commands[sub].make_context(sub, words, parent=click.Context(group, info_name=name, parent=context))
 
 
 @pytest.mark.usefixtures("changed")

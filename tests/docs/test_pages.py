@@ -12,9 +12,10 @@ from pathlib import Path
 
 import click
 import pytest
+import tomli
 
 from p3kit.cli import COMMANDS, main
-from p3kit.spec import shipped_specs
+from p3kit.spec import resolve_spec, shipped_specs
 from tests.documented import ROOT, Step, commands, execute, steps
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -51,12 +52,27 @@ def test_every_p3kit_command_of_a_page_is_spelt_right(page: Path, monkeypatch: p
 
 
 def _parse(words: list[str]) -> None:
-    context = click.Context(main, info_name="p3kit")
+    context = click.Context(main, info_name="p3kit", help_option_names=["-h", "--help"])  # click keeps the first it saw
     name, command, rest = main.resolve_command(context, words)
     assert name in COMMANDS
     assert command is not None
     arguments = [word for word in rest if not word.endswith((".bashrc", ".zshrc", ".fish"))]
     command.make_context(name, list(arguments), parent=context)
+
+
+def test_every_line_of_a_spec_that_replaces_a_line_of_python_is_right() -> None:
+    """The right-hand column of docs/from-sb3.md: each `key = value` alone in a spec, and the defaults are defaults."""
+    bare = {"name": "x", "symbols": ["AAPL"]}
+    rows = re.findall(r"^\|.*\|(.*)\|$", (ROOT / "docs" / "from-sb3.md").read_text(encoding="utf-8"), re.M)
+    checked = 0
+    for cell in rows:
+        for code in re.findall(r"`([a-z_.]+ = [^`]+)`", cell):
+            if "..." not in code and not code.startswith("on = "):  # a part of a line, or of an intervention
+                spec = resolve_spec({**bare, **tomli.loads(code)}, code)
+                if cell.split(code)[1].startswith("`, the default"):
+                    assert spec == resolve_spec(bare, "bare"), cell
+                checked += 1
+    assert checked >= 15
 
 
 @pytest.mark.parametrize("page", [*PAGES, *TOP], ids=lambda path: path.name)

@@ -49,6 +49,13 @@ def a_newer_run(folder: Path) -> None:
     path.write_text(re.sub(r',\s+"crc": "[0-9a-f]{8}"', "", text))  # it would have a checksum of its own
 
 
+def a_changed_run(folder: Path) -> None:
+    """A run.json that somebody has edited."""
+    two_runs(folder)
+    path = folder / "runs" / "run-2" / "run.json"
+    path.write_text(path.read_text().replace('"BAC"', '"BAD"'))
+
+
 def a_torn_run(folder: Path) -> None:
     """A run.json that ends in the middle."""
     two_runs(folder)
@@ -109,6 +116,7 @@ DATA = [
     Wrong("an empty file", "data own.toml", bars("")),
     Wrong("no timestamp", "data own.toml", bars("open,close\n1,2\n")),
     Wrong("no close", "data own.toml", bars("timestamp,price\n2024-01-02,2\n")),
+    Wrong("closes by another name", "data own.toml", bars("Date,Adj Close\n2024-01-02,2\n2024-01-03,2\n")),
     Wrong("semicolons", "data own.toml", bars("timestamp;close\n2024-01-02;2\n2024-01-03;2\n")),
     Wrong("a day or a month?", "data own.toml", bars(HEAD + ROW + "03/01/2024,10,11,9,10,100\n")),
     Wrong("seconds or milliseconds?", "data own.toml", bars("timestamp,close\n1704153600,10\n1704240000,10\n")),
@@ -135,6 +143,7 @@ DATA = [
 
 VERSIONS = [
     Wrong("a run of a later p3kit", "show run-2", prepare=a_newer_run, exit_code=1),
+    Wrong("a run whose plan was changed later", "show run-2", prepare=a_changed_run, exit_code=1),
     Wrong("a run whose plan is torn", "show run-2", prepare=a_torn_run, exit_code=1),
 ]
 

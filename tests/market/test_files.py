@@ -292,3 +292,11 @@ def test_columns_are_known_from_the_header_alone(tmp_path: Path) -> None:
     frame.drop(columns=["open", "volume"]).to_parquet(tmp_path / "X.parquet")
     assert read_columns("csv", str(tmp_path / "{symbol}.csv"), "X") == ("open", "high", "low", "volume")
     assert read_columns("parquet", str(tmp_path / "{symbol}.parquet"), "X") == ("high", "low")
+
+
+def test_newest_first_over_a_change_of_summer_time_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """A file of New York's, newest bar first: its order is wrong, its two offsets are not."""
+    times = pd.date_range("2024-10-25 09:30", "2024-11-15", freq="1D", tz="America/New_York")[::-1]
+    pd.DataFrame({"timestamp": times, "close": 10.0}).to_csv(tmp_path / "X.csv", index=False)
+    with pytest.raises(DataError, match=r"is earlier than the row before.*sort the file by time, oldest first"):
+        read_bars("csv", str(tmp_path / "{symbol}.csv"), "X")
