@@ -358,7 +358,7 @@ def draw(attempt: Attempt, path: Path) -> None:
     axes.set_title(f"{attempt.case} {attempt.title}, seed {attempt.seed} (SYNTHETIC data)", fontsize=10)
     axes.set_xlabel("env steps")
     axes.set_ylabel("validation Sharpe ratio")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
