@@ -874,12 +874,13 @@ class Agent(Generic[A]):
         """How well the chosen weights' value function explained returns.
 
         It is measured on the rollout that those weights made, which is the one after they were chosen; the rollout they
-        were trained on had its values from the weights before. The last weights made none and keep the older number.
+        were trained on had its values from the weights before. The last weights made none and keep the older number. A
+        trainer of the user's may record neither.
         """
         series = self.run.directory.series(self.name)
         found = {}
         for name in ("value/explained_variance", "diag/ev_reference"):
-            later = series[name].values[series[name].steps > chosen_step]
+            later = series[name].values[series[name].steps > chosen_step] if name in series else ()
             if len(later):
                 found[name] = float(later[0])
         return found
