@@ -880,7 +880,9 @@ class Agent(Generic[A]):
         series = self.run.directory.series(self.name)
         found = {}
         for name in ("value/explained_variance", "diag/ev_reference"):
-            later = series[name].values[series[name].steps > chosen_step] if name in series else ()
+            if name not in series:
+                continue
+            later = series[name].values[series[name].steps > chosen_step]
             if len(later):
                 found[name] = float(later[0])
         return found
