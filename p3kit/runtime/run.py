@@ -878,7 +878,7 @@ class Agent(Generic[A]):
         trainer of the user's may record neither.
         """
         series = self.run.directory.series(self.name)
-        found = {}
+        found: dict[str, float] = {}
         for name in ("value/explained_variance", "diag/ev_reference"):
             if name not in series:
                 continue
