@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -81,6 +81,19 @@ Symbol = Annotated[str, AfterValidator(_symbol), Words('a symbol such as "AAPL"'
 Name = Annotated[str, AfterValidator(_experiment_name), Words('a name in quotes, such as "my-experiment"')]
 
 
+def _read_by(parse: Callable[[str], object], expected: str) -> AfterValidator:
+    """A text stays as it is written, once `parse` can read it."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError:
+            raise ValueError(f"expected {expected}") from None
+        return text
+
+    return AfterValidator(check)
+
+
 # --- market data ------------------------------------------------------------------------------------------------------
 
 
@@ -95,15 +108,8 @@ def parse_range(text: str) -> tuple[date, date]:
     return days
 
 
-def _date_range(text: str) -> str:
-    try:
-        parse_range(text)
-    except ValueError:
-        raise ValueError('expected a share like 0.70, or days like "2010-01-01..2018-12-31"') from None
-    return text
-
-
-Days = Annotated[str, AfterValidator(_date_range), Words('days such as "2010-01-01..2018-12-31"')]
+_A_RANGE = _read_by(parse_range, 'a share like 0.70, or days like "2010-01-01..2018-12-31"')
+Days = Annotated[str, _A_RANGE, Words('days such as "2010-01-01..2018-12-31"')]
 SplitPart = OpenShare | Days
 
 
@@ -140,15 +146,8 @@ def parse_span(text: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _span(text: str) -> str:
-    try:
-        parse_span(text)
-    except ValueError:
-        raise ValueError('expected years, months or days, such as "5y", "6m" or "90d"') from None
-    return text
-
-
-Span = Annotated[str, AfterValidator(_span), Words('years, months or days, such as "5y", "6m" or "90d"')]
+_SPANS = 'years, months or days, such as "5y", "6m" or "90d"'
+Span = Annotated[str, _read_by(parse_span, _SPANS), Words(_SPANS)]
 
 
 class WalkForward(Table):
