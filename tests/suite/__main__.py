@@ -24,6 +24,10 @@ from tests.suite.tables import RESULTS, How, as_document, as_markdown, write_pag
 
 CALIBRATION_SEEDS, SCORE_SEEDS = 100, 200
 """Thresholds may be looked at on seeds from 100 on; what is reported comes from seeds from 200 on."""
+REPAIR_SEEDS = 201
+"""Repair is reported from here on: the rules of the pack were changed after a look at 200."""
+REFERENCES = 10
+"""Healthy runs behind each band: the edge of five moved by a quarter of a Sharpe ratio from seeds to seeds."""
 QUICK_CONTROLS = ("C01", "C02", "C05", "C09", "C10", "C11")
 Judged = tuple[RunDir, Outcome]
 
@@ -89,8 +93,9 @@ def main(
     first = CALIBRATION_SEEDS if calibrate else SCORE_SEEDS
     command = " ".join(["python -m tests.suite", *sys.argv[1:]])
     if repair:
-        of_faults, of_controls = range(first, first + (seeds or 1)), range(first, first + max(2 * (seeds or 1), 5))
-        measure(cases, only, of_faults, of_controls, root, trainer, jobs, output, command)
+        first = CALIBRATION_SEEDS if calibrate else REPAIR_SEEDS
+        of_faults, of_references, of_controls = (range(first, first + n) for n in (seeds or 1, REFERENCES, 5))
+        measure(cases, only, of_faults, of_references, of_controls, root, trainer, jobs, output, command)
         return
     wanted = [case for case in cases.values() if not only or case.name in only or case.id in only]
     planned = full_tier(wanted, seeds or 3, controls, first) if full else quick_tier(wanted, seeds or 1, first, only)

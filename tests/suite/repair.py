@@ -31,9 +31,12 @@ from tests.suite.cases import Case, merged
 from tests.suite.runs import Job, fingerprint, train
 from tests.suite.scoring import Score
 
-PACK: dict[str, Any] = {"interventions": "repair", "checkpoints": {"every": 4_096}}  # checkpoints to go back to
-SICK = merged(PACK, {"diagnose": {"mode": "watch"}})
-REPAIRED = merged(PACK, {"diagnose": {"mode": "act"}})
+WATCHED: dict[str, Any] = {"diagnose": {"mode": "watch"}}
+REPAIRED: dict[str, Any] = {
+    "interventions": "repair",
+    "checkpoints": {"every": 4_096},  # to go back to
+    "diagnose": {"mode": "act"},
+}
 REPAIRED_SHARE = 0.75
 """What is asked of the faults that hurt."""
 NEVER_TRADED = 0.0
@@ -116,6 +119,7 @@ def measure(
     cases: Mapping[str, Case],
     only: Sequence[str],
     seeds: Sequence[int],
+    references: Sequence[int],
     controls: Sequence[int],
     root: Path,
     trainer: Path | None,
@@ -123,14 +127,15 @@ def measure(
     output: Path | None,
     command: str,
 ) -> None:
-    """Train, score and tell. `seeds` are those of the faults, `controls` those of the healthy runs."""
+    """Train, score and tell. `seeds` are those of the faults, `references` those of the healthy runs that they are
+    measured by, `controls` those of the healthy configurations under the same rules."""
     wanted = [case for case in cases.values() if not only or case.name in only or case.id in only]
     faults = [case for case in wanted if case.kind == "fault" and case.repairable]
     healthy = [case for case in wanted if case.kind == "control"]
-    references = {name: cases[name] for name in dict.fromkeys(map(reference_of, faults))}
+    laid_over = {name: cases[name] for name in dict.fromkeys(case.reference for case in faults)}
     jobs = {
-        **{("healthy", name, seed): Job(case, seed, "long") for name, case in references.items() for seed in controls},
-        **{("sick", case.name, seed): Job(_over(case, SICK), seed, "long") for case in faults for seed in seeds},
+        **{("healthy", name, seed): Job(case, seed, "long") for name, case in laid_over.items() for seed in references},
+        **{("sick", case.name, seed): Job(_over(case, WATCHED), seed, "long") for case in faults for seed in seeds},
         **{
             ("repaired", case.name, seed): Job(_over(case, REPAIRED), seed, "long") for case in faults for seed in seeds
         },
@@ -141,14 +146,14 @@ def measure(
         },
     }
     trained = dict(zip(jobs, _train(list(jobs.values()), root, trainer, processes), strict=True))
-    bands = {name: band_of([trained["healthy", name, seed] for seed in controls]) for name in references}
+    bands = {name: band_of([trained["healthy", name, seed] for seed in references]) for name in laid_over}
     attempts = [
         Attempt(
             case.name,
             case.title,
             seed,
-            bands[reference_of(case)],
-            trained.get(("healthy", reference_of(case), seed)),
+            bands[case.reference],
+            trained.get(("healthy", case.reference, seed)),
             trained["sick", case.name, seed],
             trained["repaired", case.name, seed],
         )
@@ -159,11 +164,6 @@ def measure(
         Control(case.name, seed, trained["control", case.name, seed]) for case in healthy for seed in controls
     ]
     _tell(attempts, left_alone, output, command)
-
-
-def reference_of(case: Case) -> str:
-    """The healthy run that a fault is laid over."""
-    return case.reference
 
 
 def _over(case: Case, overlay: dict[str, Any]) -> Case:

@@ -13,7 +13,7 @@ from tests.made_runs import make_run
 from tests.suite.cases import load_controls, load_faults
 from tests.suite.repair import (
     REPAIRED,
-    SICK,
+    WATCHED,
     Action,
     Attempt,
     Band,
@@ -84,7 +84,7 @@ def test_the_picture_shows_what_gained_most(tmp_path: Path) -> None:
     assert (tmp_path / "repair.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("overlay", [SICK, REPAIRED], ids=["sick", "repaired"])
+@pytest.mark.parametrize("overlay", [WATCHED, REPAIRED], ids=["sick", "repaired"])
 def test_every_repairable_fault_and_control_is_a_sound_spec_under_the_pack(overlay: dict[str, Any]) -> None:
     for case in [*(case for case in load_faults() if case.repairable), *load_controls()]:
         spec = _over(case, overlay).resolved(7)
