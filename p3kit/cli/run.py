@@ -79,7 +79,7 @@ def run(
     Everything is checked before the first run directory is made. Progress goes to stderr, the verdicts to stdout.
     """
     from p3kit.cli.companions import Companions, aim_is_installed
-    from p3kit.launch import compare_weights, launch
+    from p3kit.launch import compare_weights, launch, make_runs
 
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra("torch", "train", "training")
@@ -94,18 +94,10 @@ def run(
             plans = [repeated.plan]
         at_a_time, start = where.room_for(len(plans))
         companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
-        outcome = launch(
-            plans,
-            loaded,
-            market,
-            runs_root,
-            jobs=at_a_time,
-            command=["p3kit", *sys.argv[1:]],
-            console=console,
-            on_end=companions.draw,
-            extra=None if repeated is None else {"replay": repeated.to_json()},
-            start=start,
-        )
+        extra = None if repeated is None else {"replay": repeated.to_json()}
+        runs = make_runs(plans, loaded, market, runs_root, command=["p3kit", *sys.argv[1:]], extra=extra)
+        del market  # a gigabyte for 143 symbols, and every trainer reads its own
+        outcome = launch(runs, jobs=at_a_time, console=console, on_end=companions.draw, start=start)
         show_outcome(outcome, as_json)
     if repeated is not None and not outcome.interrupted:
         same, told = compare_weights(repeated.original, outcome.runs[0])

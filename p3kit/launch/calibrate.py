@@ -241,7 +241,7 @@ def _first_again(run: RunDir, old: Beginning) -> Beginning:
 
 
 def _own_memory() -> float:
-    """The most that this process has held; a launcher holds the same."""
+    """The most that this process has held; a launcher holds as much until the bars are checked, and less after that."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
 

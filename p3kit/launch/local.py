@@ -80,25 +80,18 @@ class Outcome:
 
 
 def launch(
-    plans: Sequence[RunPlan],
-    loaded: LoadedSpec,
-    market: Mapping[str, SymbolData],
-    runs_root: Path,
+    runs: Sequence[RunDir],
     *,
     jobs: int,
-    command: Sequence[str],
     console: Console,
     on_end: RunHook | None = None,
-    extra: Mapping[str, Any] | None = None,
     start: Start = TrainerProcess.start,
 ) -> Outcome:
-    """Makes a run directory per plan, and trains them `jobs` at a time.
+    """Trains queued runs (`make_runs`), `jobs` at a time.
 
-    `command` is the command line to be stored, `console` is where progress goes (stderr), `on_end` is called in this
-    thread with each run that ended by itself, `extra` is what else run.json shall hold, `start` begins one run.
-    If a directory cannot be made, those already made are removed again.
+    `console` is where progress goes (stderr), `on_end` is called in this thread with each run that ended by itself,
+    `start` begins one run.
     """
-    runs = make_runs(plans, loaded, market, runs_root, command=command, extra=extra)
     with board_for(console, _title(runs)) as board:
         return train(runs, jobs=jobs, board=board, on_end=on_end, start=start)
 
@@ -112,7 +105,10 @@ def make_runs(
     command: Sequence[str],
     extra: Mapping[str, Any] | None = None,
 ) -> list[RunDir]:
-    """A queued run directory per plan; if one cannot be made, those already made are removed again."""
+    """A queued run directory per plan; if one cannot be made, those already made are removed again.
+
+    `command` is the command line to be stored, `extra` is what else run.json shall hold.
+    """
     runs: list[RunDir] = []
     try:
         for plan in plans:
@@ -138,8 +134,7 @@ def resume(
     Raises InputError, before anything starts, for a run that is done or still being trained.
     """
     requeue(runs)
-    with board_for(console, _title(runs)) as board:
-        return train(runs, jobs=jobs, board=board, on_end=on_end, start=start)
+    return launch(runs, jobs=jobs, console=console, on_end=on_end, start=start)
 
 
 def requeue(runs: Sequence[RunDir]) -> None:

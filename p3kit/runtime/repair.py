@@ -24,7 +24,7 @@ from p3kit.runtime.recording import Rollout
 from p3kit.spec.interventions import Dump, Freeze, Normalize, Note, Reinit, Rollback, Stop
 
 if TYPE_CHECKING:
-    from p3kit.runtime.run import Agent
+    from p3kit.runtime.agent import Agent
 
 
 class Repair:

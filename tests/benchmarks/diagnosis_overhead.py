@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-import p3kit.runtime.run as runtime
+import p3kit.runtime.agent as runtime
 from p3kit.market import load_market
 from p3kit.plan import plan_runs, provenance
 from p3kit.rundir import RunDir

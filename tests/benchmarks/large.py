@@ -27,7 +27,7 @@ from unittest import mock
 import click
 from rich.console import Console
 
-from p3kit.launch import launch
+from p3kit.launch import launch, make_runs
 from p3kit.plan import provenance
 from p3kit.rundir import RunDir
 from p3kit.rundir.rows import write_json
@@ -118,7 +118,7 @@ def many_processes(folder: Path, count: int) -> Figures:
     loaded: Any = SimpleNamespace(source_text="", spec=SimpleNamespace(name="large"))
     console = Console(file=io.StringIO())
     before = resource.getrusage(resource.RUSAGE_SELF)
-    outcome = launch(plans, loaded, {}, folder / "runs", jobs=2, command=[], console=console, on_end=note)
+    outcome = launch(make_runs(plans, loaded, {}, folder / "runs", command=[]), jobs=2, console=console, on_end=note)
     after = resource.getrusage(resource.RUSAGE_SELF)
     if set(outcome.states.values()) != {"done"}:
         raise SystemExit(f"not all runs ended well: {outcome.states}")

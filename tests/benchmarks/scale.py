@@ -76,7 +76,7 @@ def _growth() -> Iterator[dict[str, Any]]:
 def _whole_runs(trainer: str, agents: int, runs: int, steps: int) -> dict[str, Any]:
     from rich.console import Console
 
-    from p3kit.launch import launch
+    from p3kit.launch import launch, make_runs
     from p3kit.market import load_market
     from p3kit.plan import plan_runs
     from p3kit.spec import load_spec
@@ -96,7 +96,7 @@ def _whole_runs(trainer: str, agents: int, runs: int, steps: int) -> dict[str, A
             used = _children_s()
             console = Console(file=io.StringIO())
             plans = plan_runs(loaded.spec)
-            outcome = launch(plans, loaded, market, folder / "runs", jobs=1, command=[], console=console)
+            outcome = launch(make_runs(plans, loaded, market, folder / "runs", command=[]), jobs=1, console=console)
         finally:
             os.environ["PYTHONPATH"] = known
         assert list(outcome.states.values()) == ["done"] * runs, outcome.states

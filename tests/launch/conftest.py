@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from p3kit.launch import launch
+from p3kit.launch import launch, make_runs
 
 FAKE_TRAINER = Path(__file__).parent / "fake_trainer.py"
 
@@ -53,6 +53,7 @@ def console():
 @pytest.fixture
 def start(tmp_path, loaded, console):
     def start(*plans, jobs=2, **options):
-        return launch(plans, loaded, {}, tmp_path / "runs", jobs=jobs, command=["p3kit"], console=console, **options)
+        runs = make_runs(plans, loaded, {}, tmp_path / "runs", command=["p3kit"])
+        return launch(runs, jobs=jobs, console=console, **options)
 
     return start

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from p3kit.errors import P3kitError
 from p3kit.launch import calibrate as calibration
-from p3kit.launch import launch
+from p3kit.launch import launch, make_runs
 from p3kit.launch.board import board_for
 from p3kit.rundir import RunDir
 
@@ -128,7 +128,7 @@ def test_time_and_disk_come_within_a_quarter_of_the_truth(plans, quick, tmp_path
     cost = cost_of(plans(4), jobs=2)
     begun = time.monotonic()
     console = Console(file=io.StringIO(), width=100)
-    outcome = launch(plans(4), LOADED, {}, tmp_path / "runs", jobs=2, command=[], console=console)
+    outcome = launch(make_runs(plans(4), LOADED, {}, tmp_path / "runs", command=[]), jobs=2, console=console)
     took = time.monotonic() - begun
     assert set(outcome.states.values()) == {"done"}
     assert cost.seconds == pytest.approx(took, rel=0.25)

@@ -179,12 +179,13 @@ LAUNCHER = """
     from types import SimpleNamespace
     from rich.console import Console
     from conftest import FakePlan
-    from p3kit.launch import launch
+    from p3kit.launch import launch, make_runs
 
     loaded = SimpleNamespace(source_text="", spec=SimpleNamespace(name="fake"))
     knobs = {{"total_timesteps": 100_000, "pause": 0.05, "end": {end!r}, "at": 200}}
     plans = [FakePlan(name, knobs) for name in ("A", "B", "C")]
-    outcome = launch(plans, loaded, {{}}, Path({runs!r}), jobs=2, command=[], console=Console(stderr=True))
+    runs = make_runs(plans, loaded, {{}}, Path({runs!r}), command=[])
+    outcome = launch(runs, jobs=2, console=Console(stderr=True))
     print(sorted(outcome.states.items()), outcome.interrupted)
     sys.exit(outcome.exit_code)
 """

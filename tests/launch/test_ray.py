@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed: tox -e ray ru
 import ray
 from ray.cluster_utils import Cluster as RayNodes
 
-from p3kit.launch import compare_weights, launch, resume
+from p3kit.launch import compare_weights, launch, make_runs, resume
 from p3kit.launch.cluster import RETRIES, Needs, pack, ray_cluster
 from p3kit.rundir import RunDir, list_runs
 
@@ -77,7 +77,8 @@ class Driver:
 
     def launch(self, *plans):
         start = self._start(len(plans))
-        return launch(plans, self.loaded, {}, self.root, jobs=len(plans), command=[], console=self.console, start=start)
+        runs = make_runs(plans, self.loaded, {}, self.root, command=[])
+        return launch(runs, jobs=len(plans), console=self.console, start=start)
 
     def resume(self, run):
         return resume([run], jobs=1, console=self.console, start=self._start(1))
