@@ -185,6 +185,12 @@ def format_number(value: float | None) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
+def format_missed(value: float, threshold: str) -> str:
+    """As `format_number`, with more digits where so few read as the threshold itself: 0.2999 (needs > 0.3)."""
+    shown = format_number(value)
+    return f"{value:.6g}" if shown in threshold.split() else shown
+
+
 def format_value(value: Value | None) -> str:
     """A spec value as a reader writes it: 3e-4, 0.05, 64, running; `unset` where the run does not say."""
     if value is None:

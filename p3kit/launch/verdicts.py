@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.diagnose.findings import format_missed
 from p3kit.launch.board import number
 from p3kit.rundir import RunDir
 
@@ -160,7 +161,7 @@ def _remark(result: AgentResult) -> Text:
     parts = []
     if unmet:
         first = unmet[0]
-        value = "n/a" if first["value"] is None else format(first["value"], ".3g")
+        value = "n/a" if first["value"] is None else format_missed(first["value"], first["threshold"])
         more = f" (and {len(unmet) - 1} more)" if len(unmet) > 1 else ""
         aim = "PASS" if result.grade == "FAIL" else "STRONG"
         parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.diagnose.diagnosis import OUTCOMES
-from p3kit.diagnose.findings import Finding, format_number, format_steps
+from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
 from p3kit.diagnose.journal import back_to
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
@@ -36,6 +36,7 @@ CAPTIONS = {
 _ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
 _MOST_LISTED = 20
+_MOST_NAMED = 8
 _WHOLE_WINDOW = 0.9  # months differ by a few bars
 _MOST_STEPS = 6
 
@@ -150,7 +151,7 @@ def _agent_line(agent: AgentSummary) -> str:
 
 def _unmet(reason: Any) -> str:
     value = reason.get("value")
-    shown = "none" if value is None else format_number(float(value))
+    shown = "none" if value is None else format_missed(float(value), str(reason["threshold"]))
     return f"{plain(str(reason['criterion']))} {shown} (needs {plain(str(reason['threshold']))})"
 
 
@@ -226,10 +227,12 @@ def _high(agents: Sequence[AgentSummary], metric: str) -> str:
 
 
 def issues(experiment: Experiment) -> list[str]:
-    """One line per agent and root symptom, worst first; then other interventions, and what ended badly."""
+    """One line per agent and root symptom, worst first, or per symptom where that would be a long list; then other
+    interventions, and what ended badly."""
     found = [(agent, finding) for agent in experiment.agents for finding in agent.alarms]
     found.sort(key=lambda pair: (pair[1].severity != "critical", pair[0].name))
-    lines = [_issue(agent, finding) for agent, finding in found]
+    told = _by_symptom if len(found) > _MOST_LISTED else _by_agent
+    lines = told(found)
     for agent in experiment.agents:
         shown = {finding.symptom for finding in agent.alarms}
         for symptom in dict.fromkeys(outcome.symptom for outcome in agent.outcomes):
@@ -244,13 +247,34 @@ def issues(experiment: Experiment) -> list[str]:
     return lines
 
 
+def _by_agent(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
+    return [f"{plain(agent.name)}: {finding.row.title}, {_issue(agent, finding)}" for agent, finding in found]
+
+
+def _by_symptom(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
+    """A line per symptom: how many agents have it and which, and the first of them in full; the commonest first."""
+    groups: dict[str, list[tuple[AgentSummary, Finding]]] = {}
+    for agent, finding in found:
+        groups.setdefault(finding.symptom, []).append((agent, finding))
+    lines = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        names = [plain(agent.name) for agent, _ in group]
+        which = ", ".join(names[:_MOST_NAMED])
+        which += f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        still = sum(finding.open for _, finding in group)
+        (first, finding), title = group[0], group[0][1].row.title
+        counted = f"{title}: {count_of(len(group), 'agent')} ({which}), still open in {still}"
+        lines.append(f"{counted}. {names[0]} {_issue(first, finding)}")
+    return lines
+
+
 def _issue(agent: AgentSummary, finding: Finding) -> str:
     since = f"since {format_steps(finding.since_step)}"
     if finding.until_step is not None:
         since = f"from {format_steps(finding.since_step)} to {format_steps(finding.until_step)}"
     elif finding.window == "exact":
         since = f"at {format_steps(finding.since_step)}"
-    line = f"{plain(agent.name)}: {finding.row.title}, {since} ({plain(finding.evidence)})"
+    line = f"{since} ({plain(finding.evidence)})"
     if any(outcome.symptom == finding.symptom for outcome in agent.outcomes):
         return f"{line} → {_repairs(agent, finding.symptom)}"
     held_back = agent.suppressed.get(finding.symptom, 0)

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from p3kit import metrics
 from p3kit.cli.report import report as command
+from p3kit.diagnose.findings import format_missed
 from p3kit.errors import InputError, RunNotFound
-from p3kit.report import summarise_week, write_week
+from p3kit.report import summarise_week, week, write_week
 from p3kit.report.keep import keep_hand_written
 from p3kit.report.page import experiment_title, plain
 from p3kit.report.week import stability
@@ -237,6 +238,22 @@ def test_the_word_for_stability(make: Callable[[Path], object], word: str, tmp_p
     make(tmp_path)
     [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
     assert stability(experiment).word == word
+
+
+def test_a_long_list_of_issues_is_told_by_symptom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for symbol in SYMBOLS[:3]:
+        make_run(tmp_path, symbol=symbol, fault=all_hold, symbols=SYMBOLS[:3])
+    one_by_one = write(tmp_path, tmp_path / "reports")
+    assert "2. AMD: " in one_by_one
+    monkeypatch.setattr(week, "_MOST_LISTED", 2)
+    monkeypatch.setattr(week, "_MOST_NAMED", 2)
+    together = write(tmp_path, tmp_path / "reports")
+    assert re.search(r"1\. [A-Z].*: 3 agents \(AAPL, AMD and 1 more\), still open in 3\. AAPL since \d+k \(.*→", together)
+    assert "2. AMD" not in together
+
+
+def test_a_missed_value_never_reads_as_its_threshold() -> None:
+    assert (format_missed(0.29996, "> 0.3"), format_missed(0.21, "> 0.3")) == ("0.29996", "0.21")
 
 
 def test_hand_written_parts_survive(tmp_path: Path) -> None:
