@@ -1,6 +1,7 @@
 """Other people's PPO on the reference workload, one process per agent: what trainer_speed.py times beside ours.
 
-    python tests/benchmarks/peers.py SPEC SYMBOL dummy     Stable-Baselines3, all envs in this process
+    python tests/benchmarks/peers.py SPEC SYMBOL dummy     Stable-Baselines3, all envs in this process, as one of ours
+    python tests/benchmarks/peers.py SPEC SYMBOL scalar    Stable-Baselines3, its own DummyVecEnv of gymnasium envs
     python tests/benchmarks/peers.py SPEC SYMBOL subproc   Stable-Baselines3, a process per env
     python tests/benchmarks/peers.py SPEC SYMBOL masked    sb3-contrib's MaskablePPO, all envs in this process
     python tests/benchmarks/peers.py SPEC SYMBOL shared    Stable-Baselines3 with ppo_shared's encoder as its features
@@ -39,9 +40,9 @@ Timing = dict[str, float]
 
 
 def train_sb3(spec_file: Path, symbol: str, kind: str) -> Timing:
-    """`learn` with the spec's knobs; `kind` is dummy, subproc, masked or shared."""
+    """`learn` with the spec's knobs; `kind` is dummy, scalar, subproc, masked or shared."""
     from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
     from tests.learning.sb3 import knobs_of
 
@@ -49,8 +50,9 @@ def train_sb3(spec_file: Path, symbol: str, kind: str) -> Timing:
     knobs = spec.ppo
     algorithm: Any = PPO
     options: dict[str, Any] = {"target_kl": None if knobs.target_kl == "off" else knobs.target_kl}
-    if kind == "subproc":
-        env: Any = SubprocVecEnv([functools.partial(scalar_env, str(spec_file), symbol)] * spec.env.num_envs)
+    if kind in ("subproc", "scalar"):
+        vector: Any = SubprocVecEnv if kind == "subproc" else DummyVecEnv
+        env: Any = vector([functools.partial(scalar_env, str(spec_file), symbol)] * spec.env.num_envs)
     else:
         env = batched_env(spec, symbol)
     if kind == "masked":
@@ -104,7 +106,7 @@ def watch(thing: Any, name: str) -> dict[str, float]:
 
 
 def scalar_env(spec_file: str, symbol: str) -> Any:
-    """One account behind gymnasium, in a process of its own."""
+    """One account behind gymnasium."""
     import gymnasium
 
     import p3kit.env  # noqa: F401  registers it
@@ -239,7 +241,7 @@ def update_torchrl(spec_file: Path, symbol: str, kind: str) -> Timing:
 
 
 KINDS: dict[str, Callable[[Path, str, str], Timing]] = dict.fromkeys(
-    ("dummy", "subproc", "masked", "shared"), train_sb3
+    ("dummy", "scalar", "subproc", "masked", "shared"), train_sb3
 )
 KINDS["torchrl"] = update_torchrl
 

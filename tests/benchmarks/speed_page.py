@@ -34,14 +34,21 @@ def gradient_steps_per_rollout(results: Measured) -> int:
     return round(min(counted)[0])
 
 
-def write_page(results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path) -> None:
-    """The page and the picture, from whatever has been measured so far."""
+def write_page(
+    results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path, beside: Measured | None = None
+) -> None:
+    """The page and the picture, from whatever has been measured so far. `beside`: what was measured apart."""
     measured = [c for c in contestants if rates_of(results, c.name)]
     if not measured:
         raise SystemExit("nothing has been measured yet")
     (docs / "images").mkdir(parents=True, exist_ok=True)
     draw(results, measured, growth, docs / PICTURE)
-    text = "\n".join(page(results, measured, [c for c in contestants if c not in measured], growth)) + "\n"
+    apart = [c for c in contestants if beside and rates_of(beside, c.name)]
+    missing = [c for c in contestants if c not in measured and c not in apart]
+    lines = list(page(results, measured, missing, growth))
+    if beside:
+        lines += beside_section(beside, apart)
+    text = "\n".join(lines) + "\n"
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
 
 
@@ -76,6 +83,23 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
     yield ""
     yield from explanations(results, measured)
     yield from growth_tables(results, growth)
+
+
+def beside_section(beside: Measured, apart: Sequence[Any]) -> Iterator[str]:
+    """Stable-Baselines3 as its users start it, in a table of its own commit and rounds."""
+    rounds = min(len(rates_of(beside, c.name)) for c in apart)
+    yield "## Beside Stable-Baselines3's own DummyVecEnv\n"
+    yield (
+        "The best case above steps our batched environment. With ordinary gymnasium envs in its own DummyVecEnv, a "
+        "symbol per process and a thread each, Stable-Baselines3 spends more of its time in them. "
+        f"`python tests/benchmarks/trainer_speed.py --beside`, commit {beside['made_by']['commit']}, {rounds} rounds, "
+        "the same machine and workload; figures in [benchmarks/trainers_beside.json](benchmarks/trainers_beside.json)."
+        f" {gradient_steps_per_rollout(beside):,} gradient steps for every 16,384 env steps each.\n"
+    )
+    yield "| | env steps per second | ours, whole | ours, once started | update's share | measured on |"
+    yield "|---|---|---|---|---|---|"
+    yield from (table_row(beside, c, apart) for c in apart)
+    yield ""
 
 
 def table_row(results: Measured, contestant: Any, measured: Sequence[Any]) -> str:

@@ -39,6 +39,16 @@ def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any],
     assert (tmp_path / "images" / "trainer-speed.png").stat().st_size > 10_000
 
 
+def test_what_was_measured_apart_has_a_section_of_its_own(results: dict[str, Any], tmp_path: Path) -> None:
+    rounds = [measured("stacked", 1, 8_000.0) | {"steady_rate": 10_000.0}, measured("sb3_dummy", 1, 1_000.0)]
+    beside = results | {"rounds": rounds, "made_by": results["made_by"] | {"commit": "1111111"}}
+    write_page(results, CONTESTANTS, GROWTH, tmp_path, beside)
+    whole, apart = (tmp_path / "benchmarks.md").read_text(encoding="utf-8").split("## Beside")
+    assert "DummyVecEnv × 8" not in whole
+    assert "commit 1111111, 1 rounds" in apart
+    assert "| SB3 PPO, its DummyVecEnv × 8, 2 processes of 1 thread | 1,000 | 8.0 × | 10.0 × |" in apart
+
+
 def test_unequal_numbers_of_gradient_steps_are_refused(results: dict[str, Any]) -> None:
     assert gradient_steps_per_rollout(results) == 2_560
     results["rounds"].insert(0, measured("sb3_best", 3, 1_000.0, gradient_steps=2_559))

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/trainer_speed.py                      all of it: about half an hour on 2 quiet cores
     python tests/benchmarks/trainer_speed.py --rounds 2 --only stacked sb3_best
+    python tests/benchmarks/trainer_speed.py --beside             a few of them and SB3's own DummyVecEnv, apart
     python tests/benchmarks/trainer_speed.py --render             the page and the plot again, nothing measured
     python tests/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
@@ -37,6 +38,7 @@ from p3kit.rundir import RunDir, list_runs
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "trainers.json"
+APART = RESULTS.with_name("trainers_beside.json")
 CACHE = Path(tempfile.gettempdir()) / "p3kit-benchmark-inductor"
 SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
 JOBS = 2
@@ -86,6 +88,8 @@ class Contestant:
         return "\n".join(lines) + "\n"
 
 
+BESIDE = ("stacked", "sb3_best", "sb3_dummy")
+"""Who is measured anew where Stable-Baselines3 steps ordinary gymnasium envs in its processes."""
 WIDE = {"hidden": [256, 256], "n_steps": 1024}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
@@ -93,6 +97,7 @@ CONTESTANTS = (
     Contestant("stacked_bf16", "p3kit, ppo_stacked, bf16", "ours", 10, 98_304, precision="bf16"),
     Contestant("sb3_prescribed", "SB3 PPO, SubprocVecEnv × 8, one symbol at a time", "subproc", 1, 16_384, processes=1),
     Contestant("sb3_best", "SB3 PPO, 2 processes of 1 thread", "dummy", 2, 16_384),
+    Contestant("sb3_dummy", "SB3 PPO, its DummyVecEnv × 8, 2 processes of 1 thread", "scalar", 2, 16_384),
     Contestant("maskable", "sb3-contrib MaskablePPO, 2 processes of 1 thread", "masked", 2, 16_384),
     Contestant("torchtrade", "TorchTrade's PPO modules, update alone, 2 processes", "torchrl", 2, 16_384),
     Contestant("ppo", "p3kit, ppo (one agent per process)", "ours", 2, 32_768, "ppo"),
@@ -230,23 +235,23 @@ def run_all(commands: Sequence[list[str]], folder: Path, env: Mapping[str, str])
 # ── results ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_results(fresh: bool) -> Measured:
+def read_results(path: Path, fresh: bool) -> Measured:
     """What has been measured of this commit, or a new beginning."""
     here = describe_machine()
-    if fresh or not RESULTS.exists():
+    if fresh or not path.exists():
         return {"made_by": here, "warmed": [], "rounds": [], "growth": []}
-    found: Measured = json.loads(RESULTS.read_text(encoding="utf-8"))
+    found: Measured = json.loads(path.read_text(encoding="utf-8"))
     if found["made_by"] != here:
         different = [name for name in here if found["made_by"].get(name) != here[name]]
-        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
+        sys.exit(f"{path.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
     return found
 
 
-def write_results(results: Measured) -> None:
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    draft = RESULTS.with_suffix(".tmp")
+def write_results(path: Path, results: Measured) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draft.replace(RESULTS)
+    draft.replace(path)
 
 
 def describe_machine() -> Measured:
@@ -274,27 +279,27 @@ def processor() -> str:
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 
 
-def measure_all(results: Measured, rounds: int, chosen: Sequence[str], torchtrade: str) -> None:
-    """Everything chosen that has not been measured yet: round after round, then growth once."""
+def measure_all(path: Path, results: Measured, rounds: int, chosen: Sequence[str], torchtrade: str) -> None:
+    """Everything chosen that has not been measured yet, into `path`: round after round, then growth once."""
     field_of_play = [c for c in CONTESTANTS if c.name in chosen and (c.kind != "torchrl" or torchtrade)]
     growth = [c for c in GROWTH if c.name in chosen]
     for contestant in [c for c in (*field_of_play, *growth) if c.kind == "ours" and not c.cold]:
         if contestant.name not in results["warmed"] or not CACHE.exists():
             say(f"{contestant.name}: once for the cache", measure(contestant, torchtrade))
             results["warmed"].append(contestant.name)
-            write_results(results)
+            write_results(path, results)
     for number in range(1, rounds + 1):
         done = {one["contestant"] for one in results["rounds"] if one["round"] == number}
         for contestant in [c for c in field_of_play if c.name not in done]:
             result = {"round": number, **measure(contestant, torchtrade)}
             results["rounds"].append(result)
-            write_results(results)
+            write_results(path, results)
             say(f"round {number}  {contestant.name}", result)
     done = {one["contestant"] for one in results["growth"]}
     for contestant in [c for c in growth if c.name not in done]:
         result = measure(contestant, torchtrade)
         results["growth"].append(result)
-        write_results(results)
+        write_results(path, results)
         say(f"growth  {contestant.name}", result)
 
 
@@ -315,17 +320,19 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget what was measured, and the compiler's cache")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page and the plot")
     parser.add_argument("--torchtrade", default="", metavar="PYTHON", help="an interpreter with torchtrade installed")
+    parser.add_argument("--beside", action="store_true", help=f"measure {', '.join(BESIDE)} into a file of their own")
     arguments = parser.parse_args()
-    if arguments.render:
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    else:
+    if not arguments.render:
         if arguments.fresh:
             shutil.rmtree(CACHE, ignore_errors=True)
-        results = read_results(arguments.fresh)
-        measure_all(results, arguments.rounds, arguments.only, arguments.torchtrade)
+        path, chosen = (APART, BESIDE) if arguments.beside else (RESULTS, arguments.only)
+        found = read_results(path, arguments.fresh)
+        measure_all(path, found, arguments.rounds, chosen, arguments.torchtrade)
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    beside = json.loads(APART.read_text(encoding="utf-8")) if APART.exists() else None
     from tests.benchmarks.speed_page import write_page
 
-    write_page(results, CONTESTANTS, GROWTH, ROOT / "docs")
+    write_page(results, CONTESTANTS, GROWTH, ROOT / "docs", beside)
 
 
 if __name__ == "__main__":

@@ -248,7 +248,9 @@ def test_a_long_list_of_issues_is_told_by_symptom(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(week, "_MOST_LISTED", 2)
     monkeypatch.setattr(week, "_MOST_NAMED", 2)
     together = write(tmp_path, tmp_path / "reports")
-    assert re.search(r"1\. [A-Z].*: 3 agents \(AAPL, AMD and 1 more\), still open in 3\. AAPL since \d+k \(.*→", together)
+    assert re.search(
+        r"1\. [A-Z].*: 3 agents \(AAPL, AMD and 1 more\), still open in 3\. AAPL since \d+k \(.*→", together
+    )
     assert "2. AMD" not in together
 
 
