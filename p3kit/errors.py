@@ -7,8 +7,11 @@ caught there, so a traceback always means a fault of ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, order=True)
@@ -24,7 +27,9 @@ class Fault:
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"; {self.hint}" if self.hint else "")
+        """One line, whatever a user has written into a name: what would break it stands escaped."""
+        line = f"{self.where}: {self.what}" + (f"; {self.hint}" if self.hint else "")
+        return _BREAKS.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 class P3kitError(Exception):

@@ -241,9 +241,9 @@ class RunDir:
     def verify(self, *, of_metrics: bool = True) -> None:
         """Reads all that a summary rests on. Raises P3kitError naming the first file that is damaged, and where."""
         self.info()
-        rows.verify_rows(self._events_file, shapes.wrong_event)
+        rows.verify_rows(self._events_file, shapes.EVENTS)
         if of_metrics:
-            rows.verify_rows(self._metrics_file, shapes.wrong_metrics)
+            rows.verify_rows(self._metrics_file, shapes.METRICS)
 
     def update_info(self, **fields: Any) -> None:
         """Changes some fields of `run.json`. For the one who owns the run, while nobody trains it."""
@@ -276,7 +276,7 @@ class RunDir:
         A resume rewrites the file without the rows newer than its checkpoint: followers start again at 0 when they see
         an event of kind `resume`.
         """
-        found, offset = rows.read_rows(self._metrics_file, shapes.wrong_metrics, offset)
+        found, offset = rows.read_rows(self._metrics_file, shapes.METRICS, offset)
         for row in found:
             row["metrics"] = rows.decode_numbers(row["metrics"])
         return found, offset
@@ -322,7 +322,7 @@ class RunDir:
         """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of a kind, an agent, or
         with a number above `after`, where asked for. Numbers never come twice, not even after a resume.
         """
-        found, _ = rows.read_rows(self._events_file, shapes.wrong_event)
+        found, _ = rows.read_rows(self._events_file, shapes.EVENTS)
         return [
             rows.decode(row)
             for row in found
@@ -350,7 +350,7 @@ class RunDir:
             return step is not None and limit is not None and step > limit
 
         dropped = 0
-        for path, lacks in ((self._metrics_file, shapes.wrong_metrics), (self._events_file, shapes.wrong_event)):
+        for path, kind in ((self._metrics_file, shapes.METRICS), (self._events_file, shapes.EVENTS)):
             if not path.exists():
                 continue
             with rows.locked(path) as handle:
@@ -361,7 +361,7 @@ class RunDir:
                     text = f"{newer} events newer than the checkpoint were cut off"
                     last = {"seq": rows.last_seq(handle, path) + 1, **note, "text": text}
                     rows.write_at_end(handle, path, rows.line_of(last))
-                gone = rows.drop_rows(handle, path, lacks, is_newer)
+                gone = rows.drop_rows(handle, path, kind, is_newer)
             self._say_torn(path.name, torn)
             dropped += gone
         for histogram in self.histograms():

@@ -19,6 +19,7 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,20 @@ def append_numbered(path: Path, row: Mapping[str, Any]) -> tuple[int, int]:
     return seq, cut
 
 
-def read_rows(path: Path, lacks: Callable[[Any], str], offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+@dataclass(frozen=True)
+class RowKind:
+    """The rows of one file. A row under its checksum that begins as they do is believed; what another version wrote, or
+    another file's row under a checksum of its own, is asked what it lacks."""
+
+    begins: bytes
+    lacks: Callable[[Any], str]
+    """What is wrong with a row, in a few words; empty where nothing is."""
+
+
+def read_rows(path: Path, kind: RowKind, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The complete rows that begin at byte `offset` or later, and the offset behind the last of them.
 
-    `lacks` tells what a row without a checksum lacks, as one of `p3kit.rundir.shapes` does; empty where nothing is.
+    `kind` is one of `p3kit.rundir.shapes`.
 
     A file that does not exist holds no rows. An `offset` that is no beginning of a row (the file was cut since) starts
     again at 0. Raises P3kitError naming the line of a damaged row.
@@ -221,17 +232,20 @@ def read_rows(path: Path, lacks: Callable[[Any], str], offset: int = 0) -> tuple
     rows = []
     place = f"{path}: row {{}} after byte {offset}" if offset else f"{path}:{{}}"
     for number, line in enumerate(complete_lines(path, offset), start=1):
-        rows.append(_checked(line, lacks, place.format(number)))
+        rows.append(_checked(line, kind, place.format(number)))
         offset += len(line)
     return rows, offset
 
 
-def verify_rows(path: Path, lacks: Callable[[Any], str]) -> None:
+def verify_rows(path: Path, kind: RowKind) -> None:
     """`read_rows` without the rows: raises what that would, at the cost of a look at every byte."""
     for number, line in enumerate(complete_lines(path), start=1):
         found = _SEAL.search(line, max(0, len(line) - 40), len(line) - 1)
-        if found is None or zlib.crc32(b"}", zlib.crc32(memoryview(line)[: found.start()])) != int(found["crc"], 16):
-            _checked(line, lacks, f"{path}:{number}")
+        intact = found is not None and zlib.crc32(b"}", zlib.crc32(memoryview(line)[: found.start()])) == int(
+            found["crc"], 16
+        )
+        if not intact or not line.startswith(kind.begins):
+            _checked(line, kind, f"{path}:{number}")
 
 
 def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
@@ -246,10 +260,10 @@ def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
         raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "mend the file") from error
 
 
-def _checked(line: bytes, lacks: Callable[[Any], str], place: str) -> dict[str, Any]:
+def _checked(line: bytes, kind: RowKind, place: str) -> dict[str, Any]:
     try:
         row, sealed = unseal(line.rstrip(b"\n"))
-        if not sealed and (fault := lacks(row)):
+        if not (sealed and line.startswith(kind.begins)) and (fault := kind.lacks(row)):
             raise ValueError(fault)
     except _NO_JSON as error:
         what, remedy = f"is not a JSON row ({error})", "delete that line to read the rest"
@@ -260,14 +274,12 @@ def _checked(line: bytes, lacks: Callable[[Any], str], place: str) -> dict[str, 
     return found
 
 
-def drop_rows(
-    handle: Any, path: Path, lacks: Callable[[Any], str], unwanted: Callable[[Mapping[str, Any]], bool]
-) -> int:
+def drop_rows(handle: Any, path: Path, kind: RowKind, unwanted: Callable[[Mapping[str, Any]], bool]) -> int:
     """Takes the unwanted rows out of `path`, which `handle` holds locked; returns how many. A kill leaves all or none
     of them. Rows are looked at one by one, so that a file of any length needs no memory."""
     gone, first, offset, kept_later = 0, 0, 0, False
     for number, line in enumerate(complete_lines(path), start=1):
-        if unwanted(_checked(line, lacks, f"{path}:{number}")):
+        if unwanted(_checked(line, kind, f"{path}:{number}")):
             first, gone = (first if gone else offset), gone + 1
         elif gone:
             kept_later = True

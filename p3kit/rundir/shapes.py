@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from p3kit.rundir.rows import EVENT_KINDS
+from p3kit.rundir.rows import EVENT_KINDS, RowKind
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
@@ -66,6 +66,10 @@ def wrong_event(row: Any) -> str:
     if row["kind"] not in EVENT_KINDS:
         return f"kind is {row['kind']!r}"
     return _wrong(row, _OF_A_KIND.get(row["kind"], {}))
+
+
+METRICS = RowKind(b'{"agent": ', wrong_metrics)
+EVENTS = RowKind(b'{"seq": ', wrong_event)
 
 
 def wrong_histogram(document: Any) -> str:

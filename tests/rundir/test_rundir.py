@@ -323,6 +323,23 @@ def test_a_number_that_was_changed_later_is_never_believed(make_run, old, new):
         run.verify()
 
 
+def test_whole_rows_of_the_other_file_are_named(make_run):
+    run = make_run()
+    run.append_metrics([row(100, policy__entropy=0.5)])
+    run.append_event("note", text="hello")
+    metrics, events = run.path / "metrics.jsonl", run.path / "events.jsonl"
+    own = metrics.read_bytes()
+    metrics.write_bytes(own + events.read_bytes())
+    with pytest.raises(P3kitError, match=r"metrics.jsonl:2: is not a JSON row \(agent is None\)"):
+        run.read_metrics()
+    with pytest.raises(P3kitError, match=r"metrics.jsonl:2: "):
+        run.verify()
+    metrics.write_bytes(own)
+    events.write_bytes(own)
+    with pytest.raises(P3kitError, match=r"events.jsonl:1: "):
+        run.read_events()
+
+
 def test_documents_carry_a_checksum_too(make_run):
     run = make_run()
     run.write_status({"state": "done", "agents": {"AAPL": {"sharpe": 0.25}}})
