@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import time
@@ -12,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from p3kit import __version__
 from p3kit.cli.output import add_volume, tell_origin, tell_versions, volume_options
-from p3kit.errors import P3kitError
+from p3kit.errors import InputError, P3kitError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
@@ -87,6 +88,9 @@ class LazyCommands(click.Group):
         except OSError as error:  # a full disk, a folder that may not be written, a file that went away
             if error.strerror is None:
                 raise
+            if error.errno == errno.ENAMETOOLONG:
+                click.echo(f"{error.filename}: {error.strerror}; name a file that is there", err=True)
+                sys.exit(InputError.exit_code)
             where = error.filename or "a file or folder (the system does not say which)"
             click.echo(f"{where}: {error.strerror}; free some space or mend the folder's permissions", err=True)
             sys.exit(P3kitError.exit_code)

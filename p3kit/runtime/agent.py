@@ -35,7 +35,7 @@ from p3kit.runtime.reward_shape import (
     reward_shape,
     reward_to_go_curve,
 )
-from p3kit.runtime.scaling import ObservationScaler, RewardScaler
+from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
 
@@ -156,8 +156,11 @@ class Agent(Generic[A]):
         """The scaler of this agent's rewards; with `agents`, of a stack of them, which have its settings."""
         of = [self] if agents is None else list(agents)
 
-        def in_force() -> list[tuple[bool, float]]:
-            return [(agent.repair.normalizes["rewards"], agent.reward_clip()) for agent in of]
+        def in_force() -> list[Shaping]:
+            return [
+                Shaping(agent.repair.normalizes["rewards"], agent.reward_clip(), agent.repair.reward_edits)
+                for agent in of
+            ]
 
         count = None if agents is None else len(of)
         return RewardScaler(self.spec.reward.scaling, None, num_envs, self.run.device, count, in_force)

@@ -177,6 +177,7 @@ class Engine:
         self.undone: list[Stretch] = []
         self.clean = False
         self.actions = self.rollbacks = self.lost_steps = self.fired = 0
+        self.reward_edits = 0  # after each, returns mean something else
         self.frozen: list[str] = []
         self.open_rows: list[str] = []
         self.open: dict[str, Finding] = {}
@@ -299,6 +300,7 @@ class Engine:
                 "undone": self.undone,
                 "clean": self.clean,
                 "counts": [self.actions, self.rollbacks, self.lost_steps, self.fired],
+                "reward_edits": self.reward_edits,
                 "frozen": self.frozen,
                 "open_rows": self.open_rows,
                 "turns": self._turns,
@@ -315,6 +317,7 @@ class Engine:
         self.good, self.clean, self.frozen = known["good"], known["clean"], known["frozen"]
         self.undone = [(first, last) for first, last in known["undone"]]
         self.actions, self.rollbacks, self.lost_steps, self.fired = known["counts"]
+        self.reward_edits = known["reward_edits"]
         self.open_rows, self._turns = known["open_rows"], known["turns"]
         self._quiet = [(begin, Span(**span)) for begin, span in known["quiet"]]
         self._states = {name: RuleState(**state) for name, state in known["states"].items()}
@@ -512,8 +515,10 @@ class Engine:
         yield from self._note_turns(rule.id, decision)
 
     def _note_reward_edit(self, rule: Intervention, decision: Decision) -> None:
-        if any(key.startswith("reward.") for key in decision.keys) or Normalize(normalize="rewards") in decision.asks:
+        means_another = any(key.startswith("reward.weights.") or key == "ppo.gamma" for key in decision.keys)
+        if means_another or "reward.clip" in decision.keys or Normalize(normalize="rewards") in decision.asks:
             self._quiet = [(self.clock.to_json(), rule.cooldown or QUIET_SPAN)]
+        self.reward_edits += means_another
 
     def _note_rollback(self, decision: Decision) -> None:
         if decision.checkpoint is not None:

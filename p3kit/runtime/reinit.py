@@ -15,6 +15,8 @@ from torch import Tensor
 
 from p3kit.runtime.evidence import dormant_units
 
+UNDECIDED_GAIN = 0.01
+"""Largest singular value of a policy's last layer when it is drawn anew (Andrychowicz et al. 2021, section 3.2)."""
 Layer = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,)."""
 Bodies = Mapping[str, Sequence[Layer]]
@@ -23,7 +25,11 @@ Bodies = Mapping[str, Sequence[Layer]]
 
 @torch.no_grad()
 def reinit_head(net: Bodies, fresh: Bodies, moments: Sequence[Bodies], body: str, layers: int = 1) -> None:
-    """Give the last `layers` layers of a body the weights that `fresh` has there."""
+    """Give the last `layers` layers of a body the weights that `fresh` has there. A policy's outputs begin small,
+    whatever the trainer's own gain was: a head as large as before would have decided before it has learnt."""
+    if body == "policy":
+        weight = fresh[body][-1][0]
+        weight.mul_((UNDECIDED_GAIN / torch.linalg.matrix_norm(weight, 2)).clamp(max=1.0))
     for number in range(-layers, 0):
         for own, new in zip(net[body][number], fresh[body][number], strict=True):
             own.copy_(new)

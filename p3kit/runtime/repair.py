@@ -110,6 +110,11 @@ class Repair:
         self.carry_out(decision)
 
     @property
+    def reward_edits(self) -> int:
+        """How often the reward was edited so far."""
+        return self.engine.reward_edits
+
+    @property
     def journal_step(self) -> int:
         """Env steps that the journal says now: inside an update, those that it learns from are taken."""
         return self.agent.global_step if self._update_ends_at is None else self._update_ends_at

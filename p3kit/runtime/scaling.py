@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class RunningMoments:
         ) / total
         self.mean = self.mean + shift * count / total
         self.count = total
+
+    def forget(self, column: int) -> None:
+        """Begin anew with a column; the count is that of all, so that it is the only one."""
+        self.mean[column], self.variance[column], self.count = 0.0, 1.0, 0
 
     def state_dict(self) -> Flat:
         return {"mean": self.mean, "variance": self.variance, "count": self.count}
@@ -135,14 +139,25 @@ class MomentsOfEach(RunningMoments):
         super().load_state_dict(state)
         self.counts = state["counts"]
 
+    def forget(self, column: int) -> None:
+        """Begin anew with a column, as the others do not."""
+        self.mean[column], self.variance[column], self.counts[column] = 0.0, 1.0, 0.0
+
     def load_one(self, place: int, state: Flat, from_place: int) -> None:
         """Take column `place` back to what column `from_place` of a state was."""
         for own, then in ((self.mean, "mean"), (self.variance, "variance"), (self.counts, "counts")):
             own[place] = state[then][from_place]
 
 
-Shaping = Callable[[], Sequence[tuple[bool, float]]]
-"""Of each agent: whether an intervention let the running scale begin, and the clip in force (infinite: none)."""
+class Shaping(NamedTuple):
+    """What interventions made of one agent's scale and clip."""
+
+    begun: bool
+    """Whether one let the running scale begin."""
+    clip: float
+    """The clip in force; infinite: none."""
+    edits: int
+    """How often the reward was edited. What was seen before an edit tells nothing of the returns after it."""
 
 
 class RewardScaler:
@@ -160,13 +175,15 @@ class RewardScaler:
         num_envs: int,
         device: torch.device,
         agents: int | None = None,
-        in_force: Shaping | None = None,
+        in_force: Callable[[], Sequence[Shaping]] | None = None,
     ) -> None:
         """One scale for `num_envs` envs, or, with `agents`, one for each of so many. `in_force` tells what
         interventions made of scale and clip; else they stay what they are here."""
         self.kind = kind
-        self._in_force = in_force or (lambda: [(False, math.inf if clip is None else clip)] * (agents or 1))
+        as_in_spec = Shaping(begun=False, clip=math.inf if clip is None else clip, edits=0)
+        self._in_force = in_force or (lambda: [as_in_spec] * (agents or 1))
         self._each = () if agents is None else (agents,)
+        self._edits = [0] * (agents or 1)
         self.discounted = torch.zeros(num_envs, *self._each, dtype=torch.float64, device=device)
         self.moments = RunningMoments(1, device) if agents is None else MomentsOfEach(agents, device)
 
@@ -177,7 +194,8 @@ class RewardScaler:
         agent.
         """
         reward = reward.to(torch.float64)
-        begun, clips = zip(*self._in_force(), strict=True)
+        begun, clips, edits = zip(*self._in_force(), strict=True)
+        self._begin_anew(edits)
         is_running = [self.kind == "running" or one for one in begun]
         scale = torch.ones(self._each, dtype=torch.float64, device=reward.device)
         scaled = torch.tanh(reward) if self.kind == "tanh" else reward
@@ -193,6 +211,14 @@ class RewardScaler:
             scaled = torch.where(of, reward / scale, scaled)
         limit = torch.tensor(clips, dtype=torch.float64, device=reward.device).reshape(self._each)
         return scaled.clamp(-limit, limit).float(), scaled.abs() > limit, scale
+
+    def _begin_anew(self, edits: Sequence[int]) -> None:
+        """Forget what was seen of an agent before its reward was edited."""
+        for place, (now, before) in enumerate(zip(edits, self._edits, strict=True)):
+            if now != before:
+                self.moments.forget(place)
+                self.discounted[..., place if self._each else slice(None)] = 0.0
+        self._edits = list(edits)
 
     def _discount(self, reward: Tensor, done: Tensor, gamma: float | Tensor) -> Tensor:
         """Discounted sum of rewards so far in each episode, shaped as they are; carries over rollouts."""
@@ -215,14 +241,17 @@ class RewardScaler:
     def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None:
         """Take the statistics back to a state's; in a stack those of agent `place`, who was `from_place` then. The sums
         of the episodes still running stay, as the episodes do."""
+        edits = state["edits"].tolist()
         if isinstance(self.moments, MomentsOfEach) and place is not None:
             self.moments.load_one(place, state, from_place)
+            self._edits[place] = edits[from_place]
         else:
             self.moments.load_state_dict(state)
+            self._edits = edits
 
     def state_dict(self) -> Flat:
-        return {"discounted": self.discounted} | self.moments.state_dict()
+        return {"discounted": self.discounted, "edits": torch.tensor(self._edits)} | self.moments.state_dict()
 
     def load_state_dict(self, state: Flat) -> None:
-        self.discounted = state["discounted"]
+        self.discounted, self._edits = state["discounted"], state["edits"].tolist()
         self.moments.load_state_dict(state)

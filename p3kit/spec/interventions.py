@@ -241,7 +241,7 @@ class Reinit(Table):
     """Draw new initial weights for a part of the network, at the end of the update; its moments begin at 0 again."""
 
     reinit: Literal["dormant", "policy_head", "value_head"]
-    """Which part: hidden units that hardly answer to anything, or a head."""
+    """Which part: hidden units that hardly answer to anything, or a head; a policy's head begins small."""
 
 
 class Freeze(Table):

@@ -21,7 +21,7 @@ from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.positions import Lines, scan
-from p3kit.spec.shipped import looks_like_a_file
+from p3kit.spec.shipped import is_file, looks_like_a_file
 
 VALIDATED = "validated"
 """A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
@@ -117,7 +117,7 @@ def check_files(loaded: LoadedSpec) -> None:
     if data.path is None or data.source not in ("csv", "parquet"):
         return
     names = [data.path.replace("{symbol}", symbol) for symbol in loaded.spec.symbols]
-    missing = [name for name in names if not Path(name).is_file()]
+    missing = [name for name in names if not is_file(Path(name))]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         origin = loaded.origins["data.path"]
@@ -275,7 +275,7 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
     for name in bases:
         base = Path(os.path.normpath(path.parent / name))
         chain = (*below, path)
-        if not base.is_file():  # first: not every text can be a path
+        if not is_file(base):  # first: not every text can be a path
             raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base))])
         if any(_is_same(base, one) for one in chain):
             way = " → ".join(str(one) for one in (*chain, base))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import p3kit
@@ -42,6 +43,16 @@ def find_spec(path: Path) -> Path:
     raise InputError(path.as_posix(), "no such file", hint.removeprefix("; "))
 
 
+def is_file(path: Path) -> bool:
+    """`path.is_file()`, and no for a name so long that no file can have it, where that raises."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def looks_like_a_file(trainer: str) -> bool:
     """Whether `trainer` names a file of the user's own, not a shipped trainer."""
     return trainer.endswith(".py") or "/" in trainer or "\\" in trainer
@@ -51,7 +62,7 @@ def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
     """The file of a trainer: shipped, by name, or the user's own, by path relative to `spec_dir`. Raises SpecError."""
     if looks_like_a_file(name_or_path):
         own = Path(spec_dir) / name_or_path
-        if not own.is_file():
+        if not is_file(own):
             beside = [path.name for path in own.parent.glob("*.py")] if own.parent.is_dir() else []
             otherwise = "; p3kit eject ppo writes one to begin with, trainer = is relative to the spec"
             raise SpecError([Fault("trainer", f"{own}: no such file{did_you_mean(own.name, beside, otherwise)}")])

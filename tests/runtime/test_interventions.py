@@ -292,7 +292,9 @@ def test_a_reward_edit_quiets_what_it_looks_like(monkeypatch: pytest.MonkeyPatch
     edit = HOLD | {"do": [{"scale": "reward.weights.cost", "by": 0.5, "min": 0.01}], "cooldown": {"updates": 2}}
     value = {"id": "value", "on": "value.fail", "do": [{"scale": "vf_coef", "by": 2.0, "max": 2.0}]}
     run = Training(monkeypatch, edit, value)
+    assert run.engine.reward_edits == 0
     run.update(SICK)
+    assert run.engine.reward_edits == 1
     failing = open_finding("value.fail")
     (held,) = run.update(failing)
     assert (held.decision, held.reason) == ("suppressed", "the reward was edited: value.fail is judged again later")

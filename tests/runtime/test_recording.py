@@ -12,7 +12,7 @@ import torch
 
 from p3kit.metrics import COMPONENTS, METRICS
 from p3kit.runtime.recording import TICK_STEPS, EpisodeLedger, Rollout, histogram, tick_rows, value_map
-from p3kit.runtime.scaling import ObservationScaler, RewardScaler, RunningMoments
+from p3kit.runtime.scaling import ObservationScaler, RewardScaler, RunningMoments, Shaping
 
 CPU = torch.device("cpu")
 
@@ -135,6 +135,35 @@ def test_running_reward_scale_is_the_deviation_of_the_discounted_return() -> Non
     assert torch.equal(parts[1][1], (reward[150:] / parts[1][2]).abs() > 2)
 
 
+def test_an_edited_reward_has_a_scale_of_its_own() -> None:
+    """Agent 1's reward is edited before the third rollout and becomes a thousandth; agent 0 goes on as it was."""
+    generator = torch.Generator().manual_seed(4)
+    rollouts = [torch.randn(40, 2, 2, generator=generator, dtype=torch.float64) for _ in range(3)]
+    rollouts[2][..., 1] /= 1_000
+    never = torch.zeros(40, 2, 2, dtype=torch.bool)
+    edits = [0, 0]
+    stack = RewardScaler("running", None, 2, CPU, 2, lambda: [Shaping(False, math.inf, count) for count in edits])
+    untouched, fresh = RewardScaler("running", None, 2, CPU), RewardScaler("running", None, 2, CPU)
+    for reward in rollouts[:2]:
+        stack(reward, never, 0.9)
+        untouched(reward[..., 0], never[..., 0], 0.9)
+    saved = {
+        name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in stack.state_dict().items()
+    }
+    edits[1] = 1
+    scale = stack(rollouts[2], never, 0.9)[2]
+    assert float(scale[0]) == pytest.approx(float(untouched(rollouts[2][..., 0], never[..., 0], 0.9)[2]))
+    assert float(scale[1]) == pytest.approx(float(fresh(rollouts[2][..., 1], never[..., 1], 0.9)[2]))
+    # going back to before the edit brings the old statistics, which say nothing of the reward now
+    stack.go_back(saved, 1, 1)
+    again = stack(rollouts[2], never, 0.9)[2]
+    assert float(again[1]) == pytest.approx(float(scale[1]))
+    # a resumed scaler forgets nothing that it was resumed with
+    resumed = RewardScaler("running", None, 2, CPU, 2, lambda: [Shaping(False, math.inf, count) for count in edits])
+    resumed.load_state_dict(stack.state_dict())
+    torch.testing.assert_close(resumed(rollouts[2], never, 0.9)[2], stack(rollouts[2], never, 0.9)[2])
+
+
 def test_a_scale_that_begins_in_a_stack_is_the_one_it_would_be_alone() -> None:
     """Agent 1 begins a rollout later than agent 0; agent 2 never does, and its clip is its own."""
     generator = torch.Generator().manual_seed(3)
@@ -142,9 +171,13 @@ def test_a_scale_that_begins_in_a_stack_is_the_one_it_would_be_alone() -> None:
     done = torch.rand(40, 2, 3, generator=generator) < 0.05
     began, clips = [1, 2, 9], (10.0, math.inf, 30.0)
     now = 0
-    stack = RewardScaler("none", None, 2, CPU, 3, lambda: [(now >= b, c) for b, c in zip(began, clips, strict=True)])
+
+    def in_force() -> list[Shaping]:
+        return [Shaping(now >= b, c, 0) for b, c in zip(began, clips, strict=True)]
+
+    stack = RewardScaler("none", None, 2, CPU, 3, in_force)
     alone = [
-        RewardScaler("none", None, 2, CPU, None, lambda b=b, c=c: [(now >= b, c)])  # type: ignore[misc]
+        RewardScaler("none", None, 2, CPU, None, lambda b=b, c=c: [Shaping(now >= b, c, 0)])  # type: ignore[misc]
         for b, c in zip(began, clips, strict=True)
     ]
     for now, reward in enumerate(rollouts):  # noqa: B007

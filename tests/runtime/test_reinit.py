@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
 
-from p3kit.runtime.reinit import Bodies, reinit_dormant, reinit_head
+from p3kit.runtime.reinit import UNDECIDED_GAIN, Bodies, reinit_dormant, reinit_head
 
 DRAW = torch.Generator().manual_seed(1)
 
@@ -39,6 +40,7 @@ def test_a_head_is_the_last_layers_and_nothing_else() -> None:
         torch.testing.assert_close(own["policy"][number], before["policy"][number])
         assert all(bool((part != 0).all()) for part in moments["policy"][number])
     torch.testing.assert_close(own["policy"][2], fresh["policy"][2])
+    assert float(torch.linalg.matrix_norm(own["policy"][2][0], 2)) == pytest.approx(UNDECIDED_GAIN)
     assert not any(bool(part.any()) for part in moments["policy"][2])
     reinit_head(own, fresh, [], "policy", layers=2)
     torch.testing.assert_close(own["policy"][1], fresh["policy"][1])

@@ -55,6 +55,17 @@ def test_ten_megabytes(tmp_path: Path) -> None:
     assert refusal(path) == "…/big.toml: is 10.0 MB; a spec is at most 1 MB; is it the right file?\n"
 
 
+@pytest.mark.parametrize(
+    "line", ['trainer = "{}.py"', 'extends = "{}.toml"', 'data = {{ source = "csv", path = "{}.csv" }}']
+)
+def test_a_name_longer_than_any_file_has(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "long.toml"
+    path.write_text(line.format("a" * 300) + '\nname = "x"\nsymbols = ["AAPL"]\n')
+    said = refusal(path)
+    assert said.startswith("…/long.toml:1:1: ")
+    assert "no such file" in said
+
+
 def test_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "latin.toml"
     path.write_bytes('name = "x"\n# café\n'.encode("latin-1"))
