@@ -135,6 +135,17 @@ def test_running_reward_scale_is_the_deviation_of_the_discounted_return() -> Non
     assert torch.equal(parts[1][1], (reward[150:] / parts[1][2]).abs() > 2)
 
 
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_rewards_of_any_size_come_out_the_same(size: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    reward = torch.randn(200, 2, generator=generator, dtype=torch.float64)
+    never = torch.zeros(200, 2, dtype=torch.bool)
+    usual = RewardScaler("running", None, 2, CPU)(reward, never, 0.9)[0]
+    torch.testing.assert_close(RewardScaler("running", None, 2, CPU)(size * reward, never, 0.9)[0], usual)
+    nothing = RewardScaler("running", None, 2, CPU)(0 * reward, never, 0.9)
+    assert not nothing[0].any()
+
+
 def test_an_edited_reward_has_a_scale_of_its_own() -> None:
     """Agent 1's reward is edited before the third rollout and becomes a thousandth; agent 0 goes on as it was."""
     generator = torch.Generator().manual_seed(4)
