@@ -403,7 +403,9 @@ class Agent(Generic[A]):
         self._verdict["ended_early"] = self._ended_early
         if self.repair.engine.fired:
             self._verdict["labels"].append("intervened")
-        self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
+        told = self.run.directory.read_events("verdict", self.name)
+        if not any(event["global_step"] == self.global_step for event in told):  # killed after it, before the end
+            self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
 
     def _value_of(self, chosen_step: int) -> dict[str, float]:
         """How well the chosen weights' value function explained returns.

@@ -148,6 +148,14 @@ def test_killed_and_resumed_ends_as_if_never_killed(undisturbed: RunDir, tmp_pat
     assert run.read_events("resume")[0]["rows_dropped"] >= 0
 
 
+def test_killed_between_its_verdict_and_its_end_it_has_one_verdict(undisturbed: RunDir, tmp_path: Path) -> None:
+    run = train(plan_run(tmp_path))
+    run.update_status(state="crashed")  # as if the last word had not been written
+    train(run, "--resume")
+    assert_equal_runs(undisturbed, run)
+    assert len(run.read_events("verdict")) == 1
+
+
 def test_sigterm_writes_a_checkpoint_and_resume_goes_on(undisturbed: RunDir, tmp_path: Path) -> None:
     run = plan_run(tmp_path)
     process = start(run)
