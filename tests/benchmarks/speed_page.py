@@ -91,7 +91,8 @@ def beside_section(beside: Measured, apart: Sequence[Any]) -> Iterator[str]:
     yield "## Beside Stable-Baselines3's own DummyVecEnv\n"
     yield (
         "The best case above steps our batched environment. With ordinary gymnasium envs in its own DummyVecEnv, a "
-        "symbol per process and a thread each, Stable-Baselines3 spends more of its time in them. "
+        "symbol per process and a thread each, Stable-Baselines3 spends most of its time in them: ours steps one "
+        "account in Python, written to be plain and not fast. "
         f"`python tests/benchmarks/trainer_speed.py --beside`, commit {beside['made_by']['commit']}, {rounds} rounds, "
         "the same machine and workload; figures in [benchmarks/trainers_beside.json](benchmarks/trainers_beside.json)."
         f" {gradient_steps_per_rollout(beside):,} gradient steps for every 16,384 env steps each.\n"
