@@ -38,7 +38,7 @@ class RunningMoments:
         self.count = total
 
     def forget(self, column: int) -> None:
-        """Begin anew with a column; the count is that of all, so that it is the only one."""
+        """Begin anew with a column. Columns share their count here, so it has to be the only one."""
         self.mean[column], self.variance[column], self.count = 0.0, 1.0, 0
 
     def state_dict(self) -> Flat:
