@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,36 @@ def gradient_steps_per_rollout(results: Measured) -> int:
     return round(min(counted)[0])
 
 
+BESIDE = """\
+## Beside Stable-Baselines3's own DummyVecEnv
+
+The best case above steps our batched environment. With ordinary gymnasium envs in its own DummyVecEnv, a symbol per \
+process and a thread each, Stable-Baselines3 spends most of its time in them: ours steps one account in Python, \
+written to be plain and not fast."""
+WIDE = """\
+## Wide nets at whole length
+
+The rows of 2 × 256 above hold two iterations of ours, in which its start weighs as much as its training. Here ours \
+trains as many steps as the reference workload asks for, compiled where p3kit thinks that it pays; everything else is \
+the same."""
+APART = {"beside": BESIDE, "wide": WIDE}
+"""What is measured apart, in tables of their own commit and rounds."""
+
+
 def write_page(
-    results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path, beside: Measured | None = None
+    results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path, apart: Mapping[str, Measured]
 ) -> None:
-    """The page and the picture, from whatever has been measured so far. `beside`: what was measured apart."""
+    """The page and the picture, from whatever has been measured so far. `apart`: what was measured by itself."""
     measured = [c for c in contestants if rates_of(results, c.name)]
     if not measured:
         raise SystemExit("nothing has been measured yet")
     (docs / "images").mkdir(parents=True, exist_ok=True)
     draw(results, measured, growth, docs / PICTURE)
-    apart = [c for c in contestants if beside and rates_of(beside, c.name)]
-    missing = [c for c in contestants if c not in measured and c not in apart]
+    players = {name: [c for c in contestants if rates_of(own, c.name)] for name, own in apart.items()}
+    missing = [c for c in contestants if c not in measured and not any(c in own for own in players.values())]
     lines = list(page(results, measured, missing, growth))
-    if beside:
-        lines += beside_section(beside, apart)
+    for name, own in apart.items():
+        lines += section_apart(name, own, players[name])
     text = "\n".join(lines) + "\n"
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
 
@@ -85,21 +101,18 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
     yield from growth_tables(results, growth)
 
 
-def beside_section(beside: Measured, apart: Sequence[Any]) -> Iterator[str]:
-    """Stable-Baselines3 as its users start it, in a table of its own commit and rounds."""
-    rounds = min(len(rates_of(beside, c.name)) for c in apart)
-    yield "## Beside Stable-Baselines3's own DummyVecEnv\n"
+def section_apart(name: str, results: Measured, players: Sequence[Any]) -> Iterator[str]:
+    """What was measured by itself: a table with its commit and rounds."""
+    rounds = min(len(rates_of(results, c.name)) for c in players)
+    file = f"benchmarks/trainers_{name}.json"
     yield (
-        "The best case above steps our batched environment. With ordinary gymnasium envs in its own DummyVecEnv, a "
-        "symbol per process and a thread each, Stable-Baselines3 spends most of its time in them: ours steps one "
-        "account in Python, written to be plain and not fast. "
-        f"`python tests/benchmarks/trainer_speed.py --beside`, commit {beside['made_by']['commit']}, {rounds} rounds, "
-        "the same machine and workload; figures in [benchmarks/trainers_beside.json](benchmarks/trainers_beside.json)."
-        f" {gradient_steps_per_rollout(beside):,} gradient steps for every 16,384 env steps each.\n"
+        f"{APART[name]} `python tests/benchmarks/trainer_speed.py --{name}`, commit {results['made_by']['commit']}, "
+        f"{rounds} rounds, the same machine and workload; figures in [{file}]({file})."
+        f" {gradient_steps_per_rollout(results):,} gradient steps for every 16,384 env steps each.\n"
     )
     yield "| | env steps per second | ours, whole | ours, once started | update's share | measured on |"
     yield "|---|---|---|---|---|---|"
-    yield from (table_row(beside, c, apart) for c in apart)
+    yield from (table_row(results, c, players) for c in players)
     yield ""
 
 

@@ -3,6 +3,7 @@
     python tests/benchmarks/trainer_speed.py                      all of it: about half an hour on 2 quiet cores
     python tests/benchmarks/trainer_speed.py --rounds 2 --only stacked sb3_best
     python tests/benchmarks/trainer_speed.py --beside             a few of them and SB3's own DummyVecEnv, apart
+    python tests/benchmarks/trainer_speed.py --wide               nets of 2 × 256 at the reference's length, apart
     python tests/benchmarks/trainer_speed.py --render             the page and the plot again, nothing measured
     python tests/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
@@ -38,7 +39,8 @@ from p3kit.rundir import RunDir, list_runs
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "trainers.json"
-APART = RESULTS.with_name("trainers_beside.json")
+APART = {name: RESULTS.with_name(f"trainers_{name}.json") for name in ("beside", "wide")}
+"""Where goes what is measured apart, each at a commit of its own."""
 CACHE = Path(tempfile.gettempdir()) / "p3kit-benchmark-inductor"
 SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
 JOBS = 2
@@ -88,9 +90,11 @@ class Contestant:
         return "\n".join(lines) + "\n"
 
 
-BESIDE = ("stacked", "sb3_best", "sb3_dummy")
-"""Who is measured anew where Stable-Baselines3 steps ordinary gymnasium envs in its processes."""
-WIDE = {"hidden": [256, 256], "n_steps": 1024}
+PLAYS_APART = {"beside": ("stacked", "sb3_best", "sb3_dummy"), "wide": ("wide_whole", "sb3_wide_whole")}
+"""Who is measured anew where Stable-Baselines3 steps ordinary gymnasium envs in its processes, and who has wide nets
+and as many steps as the reference workload."""
+HIDDEN: dict[str, Any] = {"hidden": [256, 256]}
+WIDE = {**HIDDEN, "n_steps": 1024}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
     Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 98_304),
@@ -103,6 +107,10 @@ CONTESTANTS = (
     Contestant("ppo", "p3kit, ppo (one agent per process)", "ours", 2, 32_768, "ppo"),
     Contestant("stacked_wide", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 16_384, knobs=WIDE, compile="on"),
     Contestant("sb3_wide", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 8_192, knobs=WIDE, against="stacked_wide"),
+    Contestant("wide_whole", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 98_304, knobs=HIDDEN),
+    Contestant(
+        "sb3_wide_whole", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 16_384, knobs=HIDDEN, against="wide_whole"
+    ),
     Contestant(
         "shared", "p3kit, ppo_shared (transformer)", "ours", 10, 8_192, "ppo_shared", knobs=SHARED, compile="on"
     ),
@@ -313,26 +321,30 @@ def say(what: str, result: Measured) -> None:
 
 
 def main() -> None:
-    names = [c.name for c in (*CONTESTANTS, *GROWTH)]
+    names = [c.name for c in (*CONTESTANTS, *GROWTH) if c.name not in PLAYS_APART["wide"]]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--fresh", action="store_true", help="forget what was measured, and the compiler's cache")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page and the plot")
     parser.add_argument("--torchtrade", default="", metavar="PYTHON", help="an interpreter with torchtrade installed")
-    parser.add_argument("--beside", action="store_true", help=f"measure {', '.join(BESIDE)} into a file of their own")
+    for name, players in PLAYS_APART.items():
+        told = f"measure {', '.join(players)} into a file of their own"
+        parser.add_argument(f"--{name}", action="store_const", const=name, dest="apart", help=told)
     arguments = parser.parse_args()
     if not arguments.render:
         if arguments.fresh:
             shutil.rmtree(CACHE, ignore_errors=True)
-        path, chosen = (APART, BESIDE) if arguments.beside else (RESULTS, arguments.only)
+        path, chosen = RESULTS, arguments.only
+        if arguments.apart:
+            path, chosen = APART[arguments.apart], PLAYS_APART[arguments.apart]
         found = read_results(path, arguments.fresh)
         measure_all(path, found, arguments.rounds, chosen, arguments.torchtrade)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    beside = json.loads(APART.read_text(encoding="utf-8")) if APART.exists() else None
+    apart = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in APART.items() if path.exists()}
     from tests.benchmarks.speed_page import write_page
 
-    write_page(results, CONTESTANTS, GROWTH, ROOT / "docs", beside)
+    write_page(results, CONTESTANTS, GROWTH, ROOT / "docs", apart)
 
 
 if __name__ == "__main__":
