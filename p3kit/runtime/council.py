@@ -225,7 +225,7 @@ class Council:
     def _maybe_verify(self, seat: Seat, present: Members, kind: Check) -> Iterator[Decision]:
         """By the mean over the agents that still train."""
         verify, since = seat.rule.verify, seat.state.verify_since
-        if verify is None or since is None or _slowest(present).share(verify.within, Clock(*since)) < 1:
+        if verify is None or since is None or _slowest(present).share(verify.within, Clock.from_json(since)) < 1:
             return
         seen = _last(present, verify.metric)
         others = [(other.rule, other.state) for other in self._beside(seat)]
@@ -261,7 +261,7 @@ class Council:
         rule, state, seen, clock = seat.rule, seat.state, _last(present, loop.metric), _slowest(present)
         if not seen or clock.lacks(rule.min_data) or any(key_of(loop) in claimed[name] for name in present):
             return
-        if rule.cooldown and state.acted and clock.share(rule.cooldown, Clock(*state.acted)) < 1:
+        if rule.cooldown and state.acted and clock.share(rule.cooldown, Clock.from_json(state.acted)) < 1:
             return
         by = turn_of(loop, fmean(seen))
         if by is None:

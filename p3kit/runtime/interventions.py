@@ -22,13 +22,15 @@ from typing import Any, Literal
 
 from p3kit.diagnose import DETECTORS, Evidence, Finding, judge
 from p3kit.metrics import COMPONENTS
-from p3kit.runtime.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of, over
+from p3kit.runtime.modifiers import UNITS, Clock, Modifier, amount, effective, in_words, key_of, over
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
 from p3kit.spec.interventions import (
+    ACTIONS,
     COMPONENT,
     HARMLESS,
+    PROGRESS,
     Add,
     Condition,
     Controller,
@@ -122,12 +124,12 @@ class RuleState:
     times: int = 0
     recent: list[bool] = field(default_factory=list)
     streaks: dict[str, int] = field(default_factory=dict)
-    acted: list[int] | None = None
+    acted: list[float] | None = None
     """When it last acted or was released."""
     fired_step: int = -1
     said: str = ""
     """The last reason for not acting, which is journalled once."""
-    verify_since: list[int] | None = None
+    verify_since: list[float] | None = None
     verify_before: float | None = None
     retired: bool = False
     row: str = ""
@@ -189,7 +191,7 @@ class Engine:
         self._open_after_update: dict[str, Finding] = {}
         self._examined: Check | None = None
         self._turns: dict[str, list[list[int]]] = {}
-        self._quiet: list[tuple[list[int], Span]] = []
+        self._quiet: list[tuple[list[float], Span]] = []
         self._states = {rule.id: RuleState() for rule in self.rules}
 
     # --- what the agent asks --------------------------------------------------------------------------------------
@@ -209,7 +211,9 @@ class Engine:
 
     def advance(self, **counts: int) -> None:
         """Move the clock on: updates, gradient_steps, env_steps, episodes, evals."""
-        self.clock = Clock(*(getattr(self.clock, unit) + counts.get(unit, 0) for unit in UNITS))
+        moved = {unit: getattr(self.clock, unit) + count for unit, count in counts.items()}
+        steps = moved.get("env_steps", self.clock.env_steps)
+        self.clock = replace(self.clock, **moved, progress=steps / max(self.record.total_timesteps, 1))
 
     def keeps_good(self) -> bool:
         """Whether a checkpoint taken now is one to go back to."""
@@ -312,7 +316,7 @@ class Engine:
     def load_state(self, text: str) -> None:
         """Restore what `state` gave."""
         known = json.loads(text)
-        self.clock = Clock(*known["clock"])
+        self.clock = Clock.from_json(known["clock"])
         self.live = [Modifier.from_json(row, self.rules) for row in known["live"]]
         self.good, self.clean, self.frozen = known["good"], known["clean"], known["frozen"]
         self.undone = [(first, last) for first, last in known["undone"]]
@@ -368,9 +372,9 @@ class Engine:
                 again = DETECTORS[name](self._evidence_after(state.fired_step))
                 if not again.open:
                     del fresh[name]
-        progress = self.clock.env_steps / max(self.record.total_timesteps, 1)
         harmless = all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
-        return Look(self.record, fresh, progress, rule.cause, harmless, state.streaks)
+        own = {PROGRESS: self.clock.progress, ACTIONS: float(self.actions)}
+        return Look(self.record, fresh, own, rule.cause, harmless, state.streaks)
 
     def _evidence_after(self, step: int) -> Evidence:
         if self.gradient_step:
@@ -431,7 +435,7 @@ class Engine:
 
     def shows(self, symptom: str, look: Look) -> bool:
         """Whether a symptom is open, whatever its cause."""
-        return bool(Look(self.record, look.findings, look.progress, None, True, {}).holds(symptom, "unless"))
+        return bool(Look(self.record, look.findings, look.own, None, True, {}).holds(symptom, "unless"))
 
     def refuses(self, rule: Intervention, fired: Decision, claimed: set[str]) -> tuple[Verdict, str] | None:
         """Why what a rule would do may not be done to this agent, and whether that will pass by itself."""
@@ -581,7 +585,7 @@ class Engine:
         state, verify = self._states[rule.id], rule.verify
         if verify is None or state.verify_since is None:
             return
-        if self.clock.share(verify.within, Clock(*state.verify_since)) < 1:
+        if self.clock.share(verify.within, Clock.from_json(state.verify_since)) < 1:
             return
         others = [(other, self._states[other.id]) for other in self.own]
         told = verified(rule, state, self.record.last(verify.metric), kind, others)
@@ -614,7 +618,7 @@ class Engine:
         state, seen = self._states[rule.id], self.record.last(loop.metric)
         if not seen or self.clock.lacks(rule.min_data) or key_of(loop) in claimed:
             return
-        if rule.cooldown and state.acted and self.clock.share(rule.cooldown, Clock(*state.acted)) < 1:
+        if rule.cooldown and state.acted and self.clock.share(rule.cooldown, Clock.from_json(state.acted)) < 1:
             return
         by = turn_of(loop, seen[-1])
         if by is None:
@@ -711,7 +715,7 @@ class Engine:
     # --- small things -----------------------------------------------------------------------------------------------
 
     def _is_quiet(self) -> bool:
-        return any(self.clock.share(span, Clock(*begin)) < 1 for begin, span in self._quiet)
+        return any(self.clock.share(span, Clock.from_json(begin)) < 1 for begin, span in self._quiet)
 
     def _with(self, path: str, scheduled: float | str, live: Sequence[Modifier]) -> float | str:
         mine = [modifier for modifier in live if modifier.key == path]
@@ -741,7 +745,8 @@ class Engine:
         evidence: dict[str, list[float]] = {}
         for support in look.support:
             if isinstance(support, Condition):
-                evidence[support.metric] = self.record.last(support.metric, max(support.span, support.patience))
+                recorded = self.record.last(support.metric, max(support.span, support.patience))
+                evidence[support.metric] = [look.own[support.metric]] if support.metric in look.own else recorded
                 told.setdefault("threshold", support.value)
                 continue
             told.setdefault("row", support.symptom)
@@ -779,7 +784,7 @@ def lacks_data(rule: Intervention, clock: Clock) -> tuple[Verdict, str] | None:
     lacking = clock.lacks(rule.min_data)
     if not lacking:
         return None
-    needs = ", ".join(f"{count:,} {unit.replace('_', ' ')}" for unit, count in lacking.items())
+    needs = ", ".join(amount(unit, count) for unit, count in lacking.items())
     return "suppressed", f"not enough data: needs {needs}"
 
 
@@ -796,7 +801,7 @@ def waits(
             return "suppressed", f"{other.id} is on the same symptom, and whether it helped is not known yet"
     if state.times >= rule.max_times:
         return "blocked", f"max_times = {rule.max_times} is reached"
-    if rule.cooldown and state.acted and clock.share(rule.cooldown, Clock(*state.acted)) < 1:
+    if rule.cooldown and state.acted and clock.share(rule.cooldown, Clock.from_json(state.acted)) < 1:
         return "suppressed", f"cooldown of {in_words(rule.cooldown)}"
     return None
 

@@ -15,7 +15,7 @@ from typing import Any
 from p3kit.spec.expansion import full_path
 from p3kit.spec.interventions import COMPONENT, Add, Controller, Intervention, MinimumData, Scale, Set, Span
 
-UNITS = ("updates", "gradient_steps", "env_steps", "episodes", "evals")
+UNITS = ("updates", "gradient_steps", "env_steps", "episodes", "evals", "progress")
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,41 @@ class Clock:
     env_steps: int = 0
     episodes: int = 0
     evals: int = 0
+    progress: float = 0.0
 
     def share(self, span: Span, begin: Clock) -> float:
         """How much of `span` has passed since `begin`; 1 and more: it is over."""
         unit, length = unit_of(span)
-        passed: int = getattr(self, unit) - getattr(begin, unit)
-        return passed / length
+        passed: float = getattr(self, unit) - getattr(begin, unit)
+        return round(passed / length, 9)  # shares of training are no round numbers: 0.3 + 0.4 shall be 0.7
 
-    def lacks(self, need: MinimumData) -> dict[str, int]:
+    def lacks(self, need: MinimumData) -> dict[str, float]:
         """What is still missing of a minimum of data, by unit."""
         wanted = {unit: getattr(need, unit) or 0 for unit in UNITS}
         return {unit: count for unit, count in wanted.items() if getattr(self, unit) < count}
 
-    def to_json(self) -> list[int]:
+    def to_json(self) -> list[float]:
         return [getattr(self, unit) for unit in UNITS]
 
+    @classmethod
+    def from_json(cls, counts: Iterable[Any]) -> Clock:
+        return cls(*counts)
 
-def unit_of(span: Span) -> tuple[str, int]:
+
+def unit_of(span: Span) -> tuple[str, float]:
     """The one unit of a span, and how many of it."""
     return next((unit, count) for unit in UNITS if (count := getattr(span, unit)) is not None)
 
 
 def in_words(span: Span) -> str:
-    """`10,000 env steps`, `1 update`."""
-    unit, count = unit_of(span)
+    """`10,000 env steps`, `1 update`, `40% of training`."""
+    return amount(*unit_of(span))
+
+
+def amount(unit: str, count: float) -> str:
+    """So many of a unit, in words."""
+    if unit == "progress":
+        return f"{count:.0%} of training"
     words = unit.replace("_", " ")
     return f"{count:,} {words.removesuffix('s') if count == 1 else words}"
 
@@ -98,7 +109,7 @@ class Modifier:
         name, action, begin, factor, component = row
         rule = next(rule for rule in rules if rule.id == name)
         what: Any = rule.controller or rule.actions()[action]
-        return cls(name, action, what, Clock(*begin), factor, component)
+        return cls(name, action, what, Clock.from_json(begin), factor, component)
 
 
 def key_of(what: object) -> str:

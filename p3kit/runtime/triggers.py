@@ -15,7 +15,7 @@ import numpy as np
 
 from p3kit.diagnose import Finding
 from p3kit.runtime.record import Record
-from p3kit.spec.interventions import PROGRESS, All, AnyOf, Condition, Not
+from p3kit.spec.interventions import All, AnyOf, Condition, Not
 from p3kit.symptoms import SYMPTOMS
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -28,7 +28,8 @@ class Look:
     record: Record
     findings: Mapping[str, Finding]
     """The open symptoms by id."""
-    progress: float
+    own: Mapping[str, float]
+    """What may be compared like a metric without being recorded: progress and actions."""
     causes: Sequence[str] | None
     """Causes that the rule acts on; None: those that can be repaired."""
     harmless: bool
@@ -61,7 +62,8 @@ class Look:
 
     def compares(self, condition: Condition, place: str) -> bool | None:
         """Whether a metric has compared as asked for `patience` checks in a row."""
-        value = self.progress if condition.metric == PROGRESS else aggregated(self.record, condition)
+        own = condition.metric in self.own
+        value = self.own[condition.metric] if own else aggregated(self.record, condition)
         if value is None:
             self.streaks[place] = 0
             return None

@@ -31,10 +31,14 @@ OUT_OF_MEMORY = "run.oom"
 PROGRESS = "progress"
 """May be compared like a metric: the share of training done."""
 
+ACTIONS = "actions"
+"""May be compared like a metric: how often rules have changed the agent's training, as budget.actions counts."""
+
 
 def _metric(name: str) -> str:
-    if name != PROGRESS and not is_metric(name):
-        raise ValueError(f"unknown metric{did_you_mean(name, [*METRICS, PROGRESS], '; see p3kit/metrics.py')}")
+    if name not in (PROGRESS, ACTIONS) and not is_metric(name):
+        known = [*METRICS, PROGRESS, ACTIONS]
+        raise ValueError(f"unknown metric{did_you_mean(name, known, '; see p3kit/metrics.py')}")
     return name
 
 
@@ -69,11 +73,13 @@ class Span(Table):
     """Finished episodes."""
     evals: Count | None = None
     """Evaluations."""
+    progress: PositiveShare | None = None
+    """Share of the whole training, so that it suits runs of any length."""
 
     @model_validator(mode="after")
     def _one_unit(self) -> Span:
         if len(_written(self)) != 1:
-            raise ValueError("expected exactly one of updates, gradient_steps, env_steps, episodes, evals")
+            raise ValueError("expected exactly one of updates, gradient_steps, env_steps, episodes, evals, progress")
         return self
 
 
@@ -90,13 +96,16 @@ class MinimumData(Table):
     """Finished episodes."""
     evals: Count | None = None
     """Evaluations."""
+    progress: PositiveShare | None = None
+    """Share of the whole training."""
 
 
 class Condition(Table):
     """A metric compared with a number."""
 
     metric: Metric
-    """A metric of the glossary, or progress."""
+    """A metric of the glossary, progress (share of training done), or actions (how often rules have changed the
+    agent's training)."""
     op: Comparison
     """How it is compared."""
     value: float

@@ -129,6 +129,18 @@ def test_a_span_ends_by_itself_and_is_journalled(monkeypatch: pytest.MonkeyPatch
     assert over.keys == {"ppo.ent_coef": [0.05, 0.01]}
 
 
+def test_a_share_of_training_is_a_span_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = HOLD | {"do": [UP | {"until": {"progress": 0.02}}], "min_data": {"progress": 0.1}}
+    run = Training(monkeypatch, rule)
+    (waiting,) = run.update(SICK)
+    assert waiting.reason == "not enough data: needs 10% of training"
+    fired = [run.update(SICK) for _ in range(9)][-1]
+    assert said(fired) == [("hold", "fired")]
+    assert run.update() == []
+    (released,) = run.update()
+    assert (released.decision, released.reason) == ("released", "its 2% of training are over")
+
+
 def test_a_word_can_be_replaced_but_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     off = {"ppo": {"target_kl": "off"}}
     scaled = Training(monkeypatch, HOLD | {"do": [{"scale": "target_kl", "by": 0.5, "min": 0.001}]}, **off)
@@ -184,6 +196,27 @@ def test_all_any_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.update(SICK) == []  # too early
     assert run.update(SICK, open_finding("mask.tight")) == []
     assert said(run.update(**{KL: 0.06})) == [("r", "fired")]
+
+
+def test_what_was_repaired_may_be_treated_otherwise_than_what_never_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    repaired = {"metric": "actions", "op": ">", "value": 0}
+    late = {"metric": "progress", "op": ">=", "value": 0.03}
+    settle = {"scale": "ppo.learning_rate", "by": 0.1, "min": 1e-5, "ramp": {"progress": 0.04}}
+    rules = [HOLD, {"id": "settle", "on": {"all": [repaired, late]}, "do": [settle]}]
+    healthy = Training(monkeypatch, *rules)
+    assert [healthy.update() for _ in range(6)] == [[]] * 6
+    run = Training(monkeypatch, *rules)
+    run.update()
+    assert said(run.update(SICK)) == [("hold", "fired")]
+    (fired,) = run.update()
+    assert (fired.rule, fired.decision) == ("settle", "fired")
+    assert fired.evidence == {"actions": [1.0], "progress": [0.03]}
+    assert fired.keys == {"ppo.learning_rate": [3e-4, pytest.approx(3e-5)]}
+    rates = []
+    for _ in range(6):
+        rates.append(run.value("ppo.learning_rate"))
+        run.update()
+    assert rates == pytest.approx([3e-4, 2.325e-4, 1.65e-4, 0.975e-4, 3e-5, 3e-5])
 
 
 def test_what_was_not_recorded_holds_neither_way(monkeypatch: pytest.MonkeyPatch) -> None:
