@@ -117,6 +117,9 @@ class Args:
     token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
     """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
     the newest bar and the account, and take in the encoder's view as it becomes worth something."""
+    token_weight: Annotated[float, Ge(0), Le(1), "size"] = 1.0
+    """Weight of the encoder's token beside a head's other inputs throughout; small lets heads follow it slowly, where
+    windows hold little that the newest bar does not."""
 
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,6 +221,7 @@ def hidden_units(
     Of the value's gradient only `value_reach` goes on to the encoder (Cobbe et al. 2021, "Phasic Policy Gradient", on
     what the two losses do to weights that they share).
     """
+    token = args.token_weight * token
     for_value = args.value_reach * token + (1 - args.value_reach) * token.detach()
     own = observation[..., -shape.values - shape.account :]  # the newest bar and the account: heads' own eyes
     seen = {"policy": torch.cat((token, own), -1), "value": torch.cat((for_value, own), -1)}

@@ -9,7 +9,7 @@ from typing import Any
 from p3kit.errors import InputError, P3kitError
 from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
-from p3kit.rundir import BACKTEST_RESULT, RunDir, list_runs
+from p3kit.rundir import BACKTEST_RESULT, RunDir, choice_rank, list_runs
 
 Result = dict[str, Any]
 """What `Agent.report_backtest` prints: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
@@ -57,8 +57,9 @@ def _checkpoint_name(run: RunDir, agent: str, wanted: str) -> str:
         chosen = ((run.status().get("agents") or {}).get(agent, {}).get("verdict") or {}).get("chosen_step")
         if chosen is None:
             events = [e for e in run.read_events("evaluation", agent=agent) if "eval/sharpe_ratio" in e["metrics"]]
-            best = max(events, key=lambda e: float(e["metrics"]["eval/sharpe_ratio"]), default=None)
-            chosen = None if best is None else best["global_step"]
+            plan = next(plan for plan in run.info()["agents"] if plan["name"] == agent)
+            sharpes = {event["global_step"]: float(event["metrics"]["eval/sharpe_ratio"]) for event in events}
+            chosen = max(sharpes, key=lambda step: choice_rank(plan, step, sharpes[step]), default=None)
         name = run.checkpoint(f"best-{chosen or 0:09d}", agent=among).stem
     if run.checkpoint(name).exists():
         return run.checkpoint(name).stem

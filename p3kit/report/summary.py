@@ -24,7 +24,7 @@ from p3kit.errors import RunNotFound
 from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.report.portfolio import Portfolio, build_portfolio
-from p3kit.rundir import RunDir, Series, concerns, intact_runs
+from p3kit.rundir import RunDir, Series, choice_rank, concerns, intact_runs
 
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
 CURVES = (
@@ -480,7 +480,7 @@ def summarise_agent(history: History, plan: Mapping[str, Any], retrained_in: str
     )
     verdicts = history.of(name, "verdict")
     verdict = verdicts[-1] if verdicts else {}
-    scores = _chosen_scores(history.of(name, "evaluation"), verdict.get("chosen_step"))
+    scores = _chosen_scores(plan, history.of(name, "evaluation"), verdict.get("chosen_step"))
     early = history.of(name, "early_stop")
     journal = [for_agent(event, name) for event in history.of(name, "intervention")]
     return AgentSummary(
@@ -570,14 +570,17 @@ def _final(events: Sequence[Mapping[str, Any]]) -> FinalLook | None:
     )
 
 
-def _chosen_scores(evaluations: Sequence[Mapping[str, Any]], chosen_step: int | None) -> Scores | None:
+def _chosen_scores(
+    plan: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], chosen_step: int | None
+) -> Scores | None:
     """The evaluation that the verdict chose; before there is one, the best by Sharpe so far, else the last."""
     validation = [event for event in evaluations if event.get("split", "validation") == "validation"]
     if not validation:
         return None
     chosen = [event for event in validation if event["global_step"] == chosen_step]
     traded = [event for event in validation if event["metrics"].get("eval/sharpe_ratio") is not None]
-    best = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else validation[-1]
+    ranks = [choice_rank(plan, event["global_step"], float(event["metrics"]["eval/sharpe_ratio"])) for event in traded]
+    best = traded[ranks.index(max(ranks))] if traded else validation[-1]
     event = chosen[-1] if chosen else best
     return Scores(
         global_step=int(event["global_step"]),

@@ -655,3 +655,10 @@ def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "time": float(row["time"]),
         "metrics": metrics,
     }
+
+
+def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tuple[bool, float]:
+    """What an agent's weights are chosen by, the largest first: whether they had the share of training that
+    `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
+    share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
+    return global_step >= share * plan.get("total_timesteps", 0), sharpe

@@ -20,7 +20,7 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
-from p3kit.rundir import BACKTEST_RESULT, encode
+from p3kit.rundir import BACKTEST_RESULT, choice_rank, encode
 from p3kit.runtime.checkpoints import Flat, part, save_checkpoint, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
@@ -74,6 +74,7 @@ class Agent(Generic[A]):
         alone: bool,
     ) -> None:
         self.run, self.name, self.symbol, self.seed = run, plan["name"], plan["symbol"], plan["seed"]
+        self._plan = plan
         where = f"{run.directory.path / 'run.json'}: {self.name}"
         self.spec: Spec = resolve_spec(plan["spec"], where, run.directory.trainer_file)
         self.total_timesteps: int = plan["total_timesteps"]
@@ -397,7 +398,8 @@ class Agent(Generic[A]):
         if self.state in ("stopped", "failed") or not events:
             return
         traded = [event for event in events if "eval/sharpe_ratio" in event["metrics"]]
-        chosen = max(traded, key=lambda event: float(event["metrics"]["eval/sharpe_ratio"])) if traded else events[-1]
+        ranks = [self._rank(event["global_step"], float(event["metrics"]["eval/sharpe_ratio"])) for event in traded]
+        chosen = traded[ranks.index(max(ranks))] if traded else events[-1]
         metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
         self._verdict["ended_early"] = self._ended_early
@@ -507,15 +509,18 @@ class Agent(Generic[A]):
         """Keep `best-<step>.pt` while it is among the `keep_best` by validation Sharpe; whether it is the best."""
         if sharpe is None:
             return False
-        is_best = sharpe > max(self._best.values(), default=float("-inf"))
+        is_best = all(self._rank(self.global_step, sharpe) > self._rank(*other) for other in self._best.items())
         self._best[self.global_step] = sharpe
         compress = self.spec.checkpoints.compress
         save_checkpoint(self._best_path(self.global_step), weights, compress=compress)
         while len(self._best) > self.spec.checkpoints.keep_best:
-            worst = min(self._best, key=lambda step: self._best[step])
+            worst = min(self._best, key=lambda step: self._rank(step, self._best[step]))
             del self._best[worst]
             self._best_path(worst).unlink(missing_ok=True)
         return is_best
+
+    def _rank(self, step: int, sharpe: float) -> tuple[bool, float]:
+        return choice_rank(self._plan, step, sharpe)
 
     def _best_path(self, step: int) -> Path:
         return self.run.directory.checkpoint(f"best-{step:09d}", agent=None if len(self.run.agents) == 1 else self.name)

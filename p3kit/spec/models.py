@@ -342,6 +342,9 @@ class Checkpoints(Table):
     """Env steps of an agent between checkpoints, rounded up to the next update; a kill loses at most these."""
     keep_best: Annotated[int, Ge(1), Le(1_000)] = 3
     """How many of the best weights to keep, by validation Sharpe ratio."""
+    best_from: Share = 0.0
+    """Weights from before this share of the training are chosen only where there are no later ones: an early policy
+    that hardly trades is often lucky."""
     compress: bool = True
     """Write checkpoints compressed: smaller, a little slower."""
 

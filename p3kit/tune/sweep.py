@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +17,7 @@ from p3kit.errors import Fault, InputError, P3kitError, SpecError
 from p3kit.launch import make_runs, requeue
 from p3kit.market import load_market, walk_windows
 from p3kit.plan import describe_data, plan_runs, provenance
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, choice_rank
 from p3kit.spec import LoadedSpec, load_spec
 from p3kit.spec.keypath import is_written, leaves, written_path
 from p3kit.spec.models import Tune
@@ -64,7 +63,9 @@ class SeedMean:
         self.runs = runs
         self._offsets: dict[str, tuple[int, int]] = {}  # run → (resumes, bytes read)
         self._evaluations: dict[_Agent, list[tuple[int, float]]] = {}  # steps and Sharpe ratios, in order
-        self._steps: dict[_Agent, float] = {(run.name, name): 0.0 for run in runs for name in run.agent_names()}
+        plans = {(run.name, plan["name"]): plan for run in runs for plan in run.info()["agents"]}
+        self._plans: dict[_Agent, Any] = plans
+        self._steps: dict[_Agent, float] = dict.fromkeys(self._plans, 0.0)
 
     def update(self) -> None:
         """Reads what is new. A resume rewrites the metrics, so they are read from their beginning then."""
@@ -95,10 +96,10 @@ class SeedMean:
         """The mean as it stood after `step` env steps; None where an agent had not been evaluated by then."""
         best = []
         for key in self._steps:
-            known = [sharpe for at, sharpe in self._evaluations.get(key, ()) if at <= step]
+            known = [seen for seen in self._evaluations.get(key, ()) if seen[0] <= step]
             if not known:
                 return None
-            *_, highest = accumulate(known, max)
+            _, highest = max(choice_rank(self._plans[key], *seen) for seen in known)
             best.append(highest if math.isfinite(highest) else 0.0)
         return sum(best) / len(best)
 

@@ -128,13 +128,14 @@ def greedy(model: PPO) -> Policy:
 
 
 class KeepBest(BaseCallback):
-    """The same choice of weights as ours: the best validation Sharpe ratio, looked at as often."""
+    """The same choice of weights as ours: the best validation Sharpe ratio, looked at as often and as late."""
 
     def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int) -> None:
         super().__init__()
         self.evaluator = Evaluator(spec, bars, symbol, seed, torch.device("cpu"))
         self.spec = spec
-        self.every, self.best, self.weights, self.before = spec.evaluation.every, -np.inf, None, 0
+        self.every, self.weights, self.before = spec.evaluation.every, None, 0
+        self.best = (False, -np.inf)
 
     def _on_step(self) -> bool:
         return True
@@ -152,8 +153,9 @@ class KeepBest(BaseCallback):
 
     def look(self) -> None:
         sharpe = self.evaluator(greedy(self.model)).metrics.get("eval/sharpe_ratio", -np.inf)
-        if sharpe > self.best or self.weights is None:
-            self.best = sharpe
+        late = self.num_timesteps >= self.spec.checkpoints.best_from * self.spec.ppo.total_timesteps
+        if (late, sharpe) > self.best or self.weights is None:
+            self.best = (late, sharpe)
             self.weights = {key: value.clone() for key, value in self.model.policy.state_dict().items()}
 
 

@@ -111,6 +111,21 @@ def test_a_run_takes_exactly_its_steps_and_ends_with_a_verdict(undisturbed: RunD
     assert 1 <= len(best) <= 3
 
 
+@pytest.mark.parametrize(("share", "keep"), [("0.8", 1), ("1.0", 2)])
+def test_weights_are_chosen_among_late_ones_where_the_spec_asks(
+    undisturbed: RunDir, tmp_path: Path, share: str, keep: int
+) -> None:
+    sharpes = {e["global_step"]: e["metrics"]["eval/sharpe_ratio"] for e in undisturbed.read_events("evaluation")}
+    late = {step: sharpe for step, sharpe in sharpes.items() if step >= float(share) * 1_500}
+    early = sorted(sharpes.keys() - late.keys(), key=lambda step: -sharpes[step])
+    assert sharpes[early[0]] > max(late.values()), "this seed tells nothing: its best weights are late anyway"
+    run = train(plan_run(tmp_path, (f"checkpoints.best_from={share}", f"checkpoints.keep_best={keep}")))
+    chosen = max(late, key=lambda step: late[step])
+    assert run.status()["agents"]["TINY"]["verdict"]["chosen_step"] == chosen
+    kept = [*sorted(late, key=lambda step: -late[step]), *early][:keep]  # an early one only where late ones are few
+    assert {path.stem for path in run.checkpoints() if "best" in path.stem} == {f"best-{step:09d}" for step in kept}
+
+
 def test_the_first_ratio_is_one_and_schedules_are_in_force(undisturbed: RunDir) -> None:
     series = undisturbed.series("TINY")
     assert series["policy/ratio_error"].values.max() < 1e-5

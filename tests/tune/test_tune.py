@@ -513,6 +513,17 @@ def test_choices_come_back_as_they_were_written(folder: Path) -> None:
     }
 
 
+def test_the_seed_mean_goes_by_what_weights_are_chosen_by(folder: Path) -> None:
+    plan = {"name": "A", "total_timesteps": 200, "spec": {"checkpoints": {"best_from": 0.6}}}
+    run = RunDir.create(folder / "runs", {"name": "a", "trainer": "hill", "agents": [plan]}, "", HILL)
+    for step, sharpe in ((100, 0.4), (150, 0.1), (200, 0.2)):
+        metrics = {"eval/total_return": 0.0, "eval/sharpe_ratio": sharpe}
+        run.append_metrics([{"agent": "A", "iteration": 1, "global_step": step, "time": 0.0, "metrics": metrics}])
+    mean = SeedMean([run])
+    mean.update()
+    assert [mean.at(step) for step in (99, 100, 150, 200)] == [None, 0.4, 0.1, 0.2]
+
+
 def test_the_seed_mean_is_of_the_best_so_far(folder: Path) -> None:
     info = {"name": "a", "trainer": "hill", "agents": [{"name": "A.s1"}, {"name": "A.s2"}]}
     run = RunDir.create(folder / "runs", info, "", HILL)
