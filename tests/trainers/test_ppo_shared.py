@@ -107,6 +107,29 @@ def test_heads_begin_with_their_own_eyes(shared: ModuleType) -> None:
         assert torch.equal(found[name], weights), name
 
 
+def test_heads_follow_the_token_as_slowly_as_its_weight(shared: ModuleType) -> None:
+    """A weight of 0.1 is a first layer whose token rows are a tenth, in what it says; and its gradient there is a tenth
+    too, where the other inputs keep theirs."""
+    shape, whole, slow = shared.Shape(6, 5, 3), shared.Args(token_gain=1.0), shared.Args(token_weight=0.1)
+    encoder = shared.make_encoder(shape, whole, torch.Generator().manual_seed(2))
+    heads = shared.make_heads(shape, 7, whole, torch.Generator().manual_seed(1))
+    tenth = {
+        name: torch.cat((0.1 * w[: whole.d_model], w[whole.d_model :])) if name.endswith(".0.weight") else w
+        for name, w in heads.items()
+    }
+    observation = torch.randn(1, 12, 6 * 5 + 3, generator=torch.Generator().manual_seed(3))
+    told = []
+    for args, own in ((slow, heads), (whole, tenth)):
+        own = {name: w.unsqueeze(0).clone().requires_grad_() for name, w in own.items()}
+        logits, value, *_ = shared.forward_all(encoder, own, observation, shape, args)
+        (logits.sum() + value.sum()).backward()
+        told.append((logits, value, own["policy.0.weight"].grad[0]))
+    (slow_logits, slow_value, slow_pull), (logits, value, pull) = told
+    torch.testing.assert_close((slow_logits, slow_value), (logits, value))
+    torch.testing.assert_close(slow_pull[: whole.d_model], 0.1 * pull[: whole.d_model])
+    torch.testing.assert_close(slow_pull[whole.d_model :], pull[whole.d_model :])
+
+
 def test_sizes_that_do_not_fit_are_refused(shared: ModuleType, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(AssertionError):
         run(shared, tmp_path, {"ppo.heads": 3})
