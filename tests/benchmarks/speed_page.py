@@ -41,11 +41,11 @@ The best case above steps our batched environment. With ordinary gymnasium envs 
 process and a thread each, Stable-Baselines3 spends most of its time in them: ours steps one account in Python, \
 written to be plain and not fast."""
 WIDE = """\
-## Wide nets at whole length
+## Wide nets for longer
 
 The rows of 2 × 256 above hold two iterations of ours, in which its start weighs as much as its training. Here ours \
-trains as many steps as the reference workload asks for, compiled where p3kit thinks that it pays; everything else is \
-the same."""
+trains half as many steps as in the reference workload, compiled where p3kit thinks that it pays; everything else is \
+as there."""
 APART = {"beside": BESIDE, "wide": WIDE}
 """What is measured apart, in tables of their own commit and rounds."""
 

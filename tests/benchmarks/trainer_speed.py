@@ -3,7 +3,7 @@
     python tests/benchmarks/trainer_speed.py                      all of it: about half an hour on 2 quiet cores
     python tests/benchmarks/trainer_speed.py --rounds 2 --only stacked sb3_best
     python tests/benchmarks/trainer_speed.py --beside             a few of them and SB3's own DummyVecEnv, apart
-    python tests/benchmarks/trainer_speed.py --wide               nets of 2 × 256 at the reference's length, apart
+    python tests/benchmarks/trainer_speed.py --wide               nets of 2 × 256 over half the reference's steps, apart
     python tests/benchmarks/trainer_speed.py --render             the page and the plot again, nothing measured
     python tests/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
@@ -92,7 +92,7 @@ class Contestant:
 
 PLAYS_APART = {"beside": ("stacked", "sb3_best", "sb3_dummy"), "wide": ("wide_whole", "sb3_wide_whole")}
 """Who is measured anew where Stable-Baselines3 steps ordinary gymnasium envs in its processes, and who has wide nets
-and as many steps as the reference workload."""
+and trains long enough to be told from its start."""
 HIDDEN: dict[str, Any] = {"hidden": [256, 256]}
 WIDE = {**HIDDEN, "n_steps": 1024}
 SHARED = {"n_steps": 512}
@@ -107,7 +107,7 @@ CONTESTANTS = (
     Contestant("ppo", "p3kit, ppo (one agent per process)", "ours", 2, 32_768, "ppo"),
     Contestant("stacked_wide", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 16_384, knobs=WIDE, compile="on"),
     Contestant("sb3_wide", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 8_192, knobs=WIDE, against="stacked_wide"),
-    Contestant("wide_whole", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 98_304, knobs=HIDDEN),
+    Contestant("wide_whole", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 49_152, knobs=HIDDEN),
     Contestant(
         "sb3_wide_whole", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 16_384, knobs=HIDDEN, against="wide_whole"
     ),
