@@ -12,6 +12,8 @@ from torch import Tensor
 from p3kit.runtime.checkpoints import Flat
 
 _EPSILON = 1e-8
+_LARGE = 5.0
+"""Root mean square of an observation value that an intervention brings down; what is standardised has 1."""
 
 
 class RunningMoments:
@@ -51,6 +53,9 @@ class RunningMoments:
 class ObservationScaler:
     """`observation.normalize = "running"`: standardise by what was seen so far; otherwise hand through.
 
+    Where an intervention let the statistics begin, only values that are out of scale are standardised by them: the
+    others stay as the policy knows them, and small ones are not blown up to be as loud as the rest.
+
     Statistics move once per iteration, after the update, so that a rollout and its update see the same numbers.
     """
 
@@ -74,7 +79,7 @@ class ObservationScaler:
 
     @property
     def running(self) -> bool:
-        return self._running or self._has_begun()
+        return self._running or self._has_begun() or self.moments.count > 0  # a backtest is told of no intervention
 
     def begin(self) -> None:
         """Where an intervention let the statistics begin, with what was seen last: the next rollout has them."""
@@ -86,6 +91,9 @@ class ObservationScaler:
         if not self.running or self.moments.count == 0:
             return observation
         mean, std = self.moments.mean, (self.moments.variance + _EPSILON).sqrt()
+        if not self._running:
+            is_large = mean.square() + self.moments.variance > _LARGE**2
+            mean, std = torch.where(is_large, mean, 0.0), torch.where(is_large, std, 1.0)
         return ((observation - mean.float()) / std.float()).clamp(-self.clip, self.clip)
 
     def update(self, observation: Tensor) -> None:

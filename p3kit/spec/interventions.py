@@ -264,7 +264,8 @@ class Normalize(Table):
     """Let running statistics begin where the spec has none, for the rest of the run."""
 
     normalize: Literal["rewards", "observations"]
-    """What is divided by its own spread from now on, as reward.scaling and observation.normalize = "running" do."""
+    """What is divided by its own spread from now on: rewards as reward.scaling = "running" does, of observations the
+    values whose root mean square is above 5."""
 
 
 class Dump(Table):

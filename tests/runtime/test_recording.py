@@ -212,6 +212,21 @@ def test_tanh_and_none() -> None:
     assert clipped.flatten().tolist() == [False, True]
 
 
+def test_what_an_intervention_lets_begin_brings_down_what_is_large_and_leaves_the_rest() -> None:
+    rows = torch.randn(512, 3, generator=torch.Generator().manual_seed(4)) * torch.tensor([1.0, 1e4, 0.01])
+    rows[:, 2] += 300.0  # hardly moves, and is large all the same
+    begun = ObservationScaler(3, running=False, clip=10.0, device=CPU, has_begun=lambda: True)
+    begun.update(rows)
+    scaled = begun(rows)
+    assert torch.equal(scaled[:, 0], rows[:, 0])
+    torch.testing.assert_close(scaled[:, 1:].mean(0), torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(scaled[:, 1:].std(0), torch.ones(2), atol=1e-2, rtol=0)
+    backtest = ObservationScaler(3, running=False, clip=10.0, device=CPU)  # which knows the checkpoint, no intervention
+    assert torch.equal(backtest(rows), rows)
+    backtest.load_state_dict(begun.state_dict())
+    assert torch.equal(backtest(rows), scaled)
+
+
 def test_observation_scaler_waits_for_statistics_and_then_standardises() -> None:
     scaler = ObservationScaler(2, running=True, clip=5.0, device=CPU)
     rows = torch.randn(5_000, 2) * torch.tensor([3.0, 0.5]) + 7
