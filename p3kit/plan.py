@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,7 @@ def _plan_window(spec: Spec, jobs: int, window: str | None = None) -> list[RunPl
         groups = [[agent] for agent in agents]
     elif kind == "stack":
         alike = _alike(agents, lambda agent: _shape(agent.spec, sizes))
-        groups = [stack for family in alike for stack in _stacks(family, _stack_size(spec, family, jobs))]
+        groups = [stack for family in alike for stack in _stacks(family, _stack_count(spec, family, jobs))]
     else:
         groups = _alike(agents, lambda agent: f"{agent.seed} {dict(agent.point)}")
         _refuse_unequal(groups, sizes)
@@ -176,22 +176,23 @@ def _shape(spec: Spec, fixed: Sequence[str]) -> str:
     return json.dumps([tables, reward, {name: getattr(spec.ppo, name) for name in fixed}], sort_keys=True, default=str)
 
 
-def _stack_size(spec: Spec, family: Sequence[AgentPlan], jobs: int) -> int:
-    """Agents per stack: as `compute.group` says, else few enough for the cache and so many that all jobs are busy."""
+def _stack_count(spec: Spec, family: Sequence[AgentPlan], jobs: int) -> int:
+    """How many stacks: of as many agents as `compute.group` says, else of few enough for the cache, and as many for
+    each job as for every other."""
     if spec.compute.group != "auto":
-        return int(spec.compute.group)
+        return math.ceil(len(family) / int(spec.compute.group))
     widths: list[int] = list(getattr(family[0].spec.ppo, "hidden", ()))
     first = _USUAL_OBSERVATION * widths[0] if widths else _USUAL_OBSERVATION
     weights = 2 * (first + sum(a * b for a, b in pairwise(widths)))
     most = max(1, min(_MOST_PER_STACK, _CACHE_BYTES // (_BYTES_PER_WEIGHT * weights)))
     rounds = math.ceil(len(family) / (most * jobs))
-    return math.ceil(len(family) / (rounds * jobs))
+    return min(len(family), rounds * jobs)
 
 
-def _stacks(family: Sequence[AgentPlan], size: int) -> list[list[AgentPlan]]:
-    """`family` in as few stacks as `size` allows, of sizes that differ by one at most."""
-    count = math.ceil(len(family) / size)
-    edges = [round(i * len(family) / count) for i in range(count + 1)]
+def _stacks(family: Sequence[AgentPlan], count: int) -> list[list[AgentPlan]]:
+    """`family` in `count` stacks of sizes that differ by one at most, the larger ones first: they are begun first."""
+    small, larger = divmod(len(family), count)
+    edges = accumulate([0] + [small + 1] * larger + [small] * (count - larger))
     return [list(family[a:b]) for a, b in pairwise(edges)]
 
 

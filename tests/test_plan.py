@@ -26,15 +26,17 @@ def test_ppo_trains_one_agent_a_run() -> None:
     assert runs[-1] == ["B.s2.gamma=0.95"]
 
 
-@pytest.mark.parametrize(("jobs", "sizes"), [(1, [10]), (2, [5, 5]), (4, [2, 3, 3, 2]), (16, [1] * 10)])
+@pytest.mark.parametrize(("jobs", "sizes"), [(1, [10]), (2, [5, 5]), (4, [3, 3, 2, 2]), (16, [1] * 10)])
 def test_stacks_keep_all_jobs_busy(jobs: int, sizes: list[int]) -> None:
     assert [len(run) for run in groups("ppo_stacked", jobs=jobs)] == sizes
 
 
 def test_a_stack_is_as_large_as_asked_or_as_fits_into_the_cache() -> None:
-    assert [len(run) for run in groups("ppo_stacked", compute={"group": 4})] == [3, 4, 3]
+    assert [len(run) for run in groups("ppo_stacked", compute={"group": 4})] == [4, 3, 3]
     wide = groups("ppo_stacked", ppo={"hidden": [256, 256]})
     assert max(len(run) for run in wide) < 10
+    for_two = groups("ppo_stacked", jobs=2, ppo={"hidden": [256, 256]})
+    assert [len(run) for run in for_two] == [2, 2, 2, 2, 1, 1], "five stacks of two would leave one job idle at the end"
     assert [name for run in wide for name in run] == TEN
 
 
