@@ -9,7 +9,7 @@ from typing import Any
 from p3kit.errors import InputError, P3kitError
 from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
-from p3kit.rundir import BACKTEST_RESULT, RunDir, choice_rank, list_runs
+from p3kit.rundir import BACKTEST_RESULT, RunDir, chosen_evaluation, list_runs
 
 Result = dict[str, Any]
 """What `Agent.report_backtest` prints: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
@@ -56,10 +56,9 @@ def _checkpoint_name(run: RunDir, agent: str, wanted: str) -> str:
     if wanted == "best":
         chosen = ((run.status().get("agents") or {}).get(agent, {}).get("verdict") or {}).get("chosen_step")
         if chosen is None:
-            events = [e for e in run.read_events("evaluation", agent=agent) if "eval/sharpe_ratio" in e["metrics"]]
             plan = next(plan for plan in run.info()["agents"] if plan["name"] == agent)
-            sharpes = {event["global_step"]: float(event["metrics"]["eval/sharpe_ratio"]) for event in events}
-            chosen = max(sharpes, key=lambda step: choice_rank(plan, step, sharpes[step]), default=None)
+            best = chosen_evaluation(plan, run.read_events("evaluation", agent=agent))
+            chosen = None if best is None else best["global_step"]
         name = run.checkpoint(f"best-{chosen or 0:09d}", agent=among).stem
     if run.checkpoint(name).exists():
         return run.checkpoint(name).stem

@@ -24,7 +24,7 @@ from p3kit.errors import RunNotFound
 from p3kit.metrics import COMPONENTS, ReturnShape, deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.report.portfolio import Portfolio, build_portfolio
-from p3kit.rundir import RunDir, Series, choice_rank, concerns, intact_runs
+from p3kit.rundir import RunDir, Series, chosen_evaluation, concerns, intact_runs
 
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
 CURVES = (
@@ -578,10 +578,7 @@ def _chosen_scores(
     if not validation:
         return None
     chosen = [event for event in validation if event["global_step"] == chosen_step]
-    traded = [event for event in validation if event["metrics"].get("eval/sharpe_ratio") is not None]
-    ranks = [choice_rank(plan, event["global_step"], float(event["metrics"]["eval/sharpe_ratio"])) for event in traded]
-    best = traded[ranks.index(max(ranks))] if traded else validation[-1]
-    event = chosen[-1] if chosen else best
+    event = chosen[-1] if chosen else chosen_evaluation(plan, validation) or validation[-1]
     return Scores(
         global_step=int(event["global_step"]),
         metrics=event["metrics"],

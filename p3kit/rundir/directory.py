@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from p3kit.errors import P3kitError, RunNotFound
 from p3kit.metrics import METRICS, is_metric
 from p3kit.rundir import processes, rows, shapes
 from p3kit.rundir.names import file_name
+
+Event = TypeVar("Event", bound=Mapping[str, Any])
 
 SCHEMA_VERSION = 1
 """Of run.json and the files beside it. A reader refuses directories of a newer version."""
@@ -662,3 +664,13 @@ def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tup
     `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
     share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
     return global_step >= share * plan.get("total_timesteps", 0), sharpe
+
+
+def chosen_evaluation(plan: Mapping[str, Any], evaluations: Iterable[Event]) -> Event | None:
+    """The evaluation whose weights are chosen by `choice_rank`; None where no policy traded in any."""
+    traded = [event for event in evaluations if event["metrics"].get("eval/sharpe_ratio") is not None]
+
+    def rank(event: Event) -> tuple[bool, float]:
+        return choice_rank(plan, event["global_step"], float(event["metrics"]["eval/sharpe_ratio"]))
+
+    return max(traded, key=rank, default=None)

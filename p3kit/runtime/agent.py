@@ -20,7 +20,7 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
-from p3kit.rundir import BACKTEST_RESULT, choice_rank, encode
+from p3kit.rundir import BACKTEST_RESULT, choice_rank, chosen_evaluation, encode
 from p3kit.runtime.checkpoints import Flat, part, save_checkpoint, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
@@ -397,9 +397,7 @@ class Agent(Generic[A]):
         events = [event for event in self.run.directory.read_events("evaluation") if event["agent"] == self.name]
         if self.state in ("stopped", "failed") or not events:
             return
-        traded = [event for event in events if "eval/sharpe_ratio" in event["metrics"]]
-        ranks = [self._rank(event["global_step"], float(event["metrics"]["eval/sharpe_ratio"])) for event in traded]
-        chosen = traded[ranks.index(max(ranks))] if traded else events[-1]
+        chosen = chosen_evaluation(self._plan, events) or events[-1]
         metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
         self._verdict["ended_early"] = self._ended_early

@@ -107,9 +107,15 @@ CONTESTANTS = (
     Contestant("ppo", "p3kit, ppo (one agent per process)", "ours", 2, 32_768, "ppo"),
     Contestant("stacked_wide", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 16_384, knobs=WIDE, compile="on"),
     Contestant("sb3_wide", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 8_192, knobs=WIDE, against="stacked_wide"),
-    Contestant("wide_whole", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 49_152, knobs=HIDDEN),
+    Contestant("wide_whole", "p3kit, ppo_stacked, 2 × 256, for longer", "ours", 10, 49_152, knobs=HIDDEN),
     Contestant(
-        "sb3_wide_whole", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 16_384, knobs=HIDDEN, against="wide_whole"
+        "sb3_wide_whole",
+        "SB3 PPO, 2 × 256, 2 processes, for longer",
+        "dummy",
+        2,
+        16_384,
+        knobs=HIDDEN,
+        against="wide_whole",
     ),
     Contestant(
         "shared", "p3kit, ppo_shared (transformer)", "ours", 10, 8_192, "ppo_shared", knobs=SHARED, compile="on"
