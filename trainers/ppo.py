@@ -545,7 +545,7 @@ def main() -> None:
                 sample = sample_rows(rows, device)
                 raw_observation = env.observe(flat_index[sample], flat_account[sample])
                 observation = scale_observation(raw_observation)
-                logits, _ = net(observation, keep and [layer[env_of_row[sample]] for layer in keep])
+                logits = net.policy(observation, keep and [layer[env_of_row[sample]] for layer in keep])
                 log_prob_after = masked_log_softmax(logits, flat.mask[sample])
                 log_prob_after = log_prob_after.gather(-1, flat.action[sample].unsqueeze(-1)).squeeze(-1)
                 hidden = net.policy.hidden(observation)
@@ -579,10 +579,11 @@ def main() -> None:
                     "reward/scale": reward_scale,
                 }
                 if hidden:  # hidden = [] is a linear policy
-                    evidence["diag/dormant_share"] = dormant_share([*hidden, *net.value.hidden(observation)])
+                    units = [*hidden, *net.value.hidden(observation)]
+                    evidence["diag/dormant_share"] = dormant_share(units)
                     evidence["diag/feature_rank"] = feature_rank(hidden[-1])
                     if args.activation == "relu":
-                        evidence["diag/dead_share"] = dead_share([*hidden, *net.value.hidden(observation)])
+                        evidence["diag/dead_share"] = dead_share(units)
                 if env.autoreset == "same_step":
                     evidence["diag/wrong_bootstraps"] = wrong_bootstraps(buffer.value, next_value, buffer.truncated)
                 if agent.newest_return_column is not None and steps > 1:  # what a step earned, what is seen then

@@ -1138,10 +1138,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])
             observation = scale_observation(raw_observation)
             keep_sample = keep_of(keep, (sample % num_envs).expand(count, -1))
-            logits, *_ = forward_all(encoder, heads, observation, shape, args, keep_sample)
+            logits, _, hidden, token = forward_all(encoder, heads, observation, shape, args, keep_sample)
+            if (
+                keep is not None
+            ):  # the net as it is, nothing dropped: the encoder is dear, so on a quarter of the sample
+                _, _, hidden, token = forward_all(encoder, heads, observation[:, ::4], shape, args)
             log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
             log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
-            _, _, hidden, token = forward_all(encoder, heads, observation, shape, args)
             after = flatten(encoder, 0), flatten(heads, 1)
             pulled = torch.stack(interference).nanmean(0)
             earlier = sample_rows(rows - num_envs, device)

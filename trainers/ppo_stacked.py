@@ -549,8 +549,11 @@ class LossScale:
 
 # ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-COMPILING_PAYS_FROM = 300_000
-"""Env steps of a run, over all agents, that repay half a minute of compiling on a CPU."""
+
+def compiling_pays_from(weights: int) -> float:
+    """Env steps of a run, over all agents, that repay half a minute of compiling on a CPU. Policy and value nets of
+    2 × 64 over the guide's observation have 75,000 weights; larger ones gain more by each step."""
+    return 300_000 * min(1.0, 75_000 / weights)
 
 
 def to_rows(table: Tensor) -> Tensor:
@@ -748,7 +751,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     loss_scale = LossScale(count, device, enabled=precision == torch.float16)
     observation_scalers = [agent.observation_scaler(env.observation_size) for agent in agents]
     scale_reward = agents[0].reward_scaler(num_envs, agents)
-    compiled = partial(run.compiled, pays_from=COMPILING_PAYS_FROM)
+    compiled = partial(run.compiled, pays_from=compiling_pays_from(sum(w[0].numel() for w in stack.values())))
     fast_decide, fast_find, fast_step = compiled(decide), compiled(find_moves), compiled(adamw_step)
     can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
     words = (args.activation, args.value_loss, precision)

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, Floats, Span, breached, robust_jump, sustained, trailing
+from p3kit.diagnose.evidence import (
+    Evidence,
+    Floats,
+    Span,
+    breached,
+    median_before,
+    median_so_far,
+    robust_jump,
+    sustained,
+    trailing,
+)
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.rows import (
     Row,
@@ -123,7 +133,7 @@ def long_tail(evidence: Evidence, row: Row) -> Finding:
     largest = evidence.ticks("reward/max_abs", "max")
     scale = or_one(evidence.ticks("reward/scale").at(largest.steps))
     std = evidence.ticks("reward/std").at(largest.steps) * scale
-    usual = np.array([max(std[i], float(np.median(std[: i + 1]))) for i in range(len(std))])
+    usual = np.fmax(std, median_so_far(std))
     ratio = np.divide(largest.values * scale, usual, out=np.zeros(len(usual)), where=usual > 0)
     extreme = largest.values > row.critical
     span = sustained((ratio > row.warn) | extreme, row.patience)
@@ -366,7 +376,7 @@ def gradient_explodes(evidence: Evidence, row: Row) -> Finding:
     norm = evidence.ticks("grad/grad_norm")
     largest = evidence.ticks("grad/grad_norm_max", "max") if evidence.has("grad/grad_norm_max") else norm
     huge = sustained(largest.values > row.critical, 1)
-    past = np.array([np.median(norm.values[max(0, i - 10) : i]) if i else np.nan for i in range(len(norm))])
+    past = median_before(norm.values, 10)
     jump = robust_jump(norm.values, 0.02 * np.abs(norm.values))
     leap = sustained((jump > row.warn) & (norm.values > 5 * past), row.patience)
     clock, span = (largest, huge) if huge is not None else (norm, leap)

@@ -165,7 +165,7 @@ def unstable_training(evidence: Evidence, row: Row) -> Finding:
     pooled = np.sqrt(error[1:] + error[:-1])
     swing[1:] = np.divide(np.diff(reward.values), pooled, out=np.full(len(pooled), np.nan), where=pooled > 0)
     level = trailing(swing, 10, _root_mean_square)
-    to_and_fro = trailing(reward.values, 10, lambda window: lag_one(detrended(window)))
+    to_and_fro = trailing(reward.values, 10, lambda windows, axis: lag_one(detrended(windows)))
     span = sustained((level > row.warn) & (to_and_fro < 0), row.patience, reward.iterations)
     if span is None:
         return silent(evidence, row, with_values(reward, level), "largest swing", "sampling errors")
@@ -180,10 +180,13 @@ def unstable_training(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, reward, span, value, text, causes=causes)
 
 
-def _root_mean_square(window: Floats) -> float:
+def _root_mean_square(windows: Floats, axis: int) -> Floats:
     """Of the finite values; NaN where there are none (no episode ended)."""
-    finite = window[np.isfinite(window)]
-    return float(np.sqrt(np.mean(np.square(finite)))) if len(finite) else float("nan")
+    finite = np.isfinite(windows)
+    count = finite.sum(axis)
+    total = np.square(windows, out=np.zeros(windows.shape), where=finite).sum(axis)
+    mean: Floats = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return np.sqrt(mean)
 
 
 @detector(

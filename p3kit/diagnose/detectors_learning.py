@@ -88,7 +88,7 @@ def feature_rank_collapsed(evidence: Evidence, row: Row) -> Finding:
     causes = [*_step_size_cause(evidence), (1.0, "plasticity", f"{rank.values[0]:.0f} at the start")]
     text = f"feature rank {value:.0f}, {rank.values[0]:.0f} at the start"
     dormant = evidence.ticks("diag/dormant_share").before(int(rank.steps[span.last]))
-    fell = trailing(rank.values, 3, lambda window: window[-1] / max(window[0], window[1]))
+    fell = trailing(rank.values, 3, lambda windows, axis: windows[:, -1] / windows[:, :2].max(axis))
     fast = bool(np.nanmin(np.append(fell, rank.values[1] / rank.values[0])) < row.warn)
     severity: Severity = "warning"
     if not fast and len(causes) == 1 and np.max(dormant, initial=0.0) < 0.5 * DETECTORS["net.dormant"].warn:
@@ -445,16 +445,19 @@ def reward_without_money(evidence: Evidence, row: Row) -> Finding:
     gained = evidence.ticks("episode/episode_return_mean").at(reward.steps)
     error = _sampling_error(evidence, reward)
     width = max(reward.rows_for(10), 5)
+    third = max(width // 3, 1)
+
+    def climbs(windows: Floats, axis: int) -> Floats:
+        rise: Floats = windows[:, -third:].mean(axis) - windows[:, :third].mean(axis)
+        return rise
+
+    noise = 2 * trailing(error, width, np.mean) * np.sqrt(2 / third)
+    money_noise = 2 * trailing(gained, width, lambda windows, axis: np.diff(windows).std(axis)) / np.sqrt(third)
+    apart = (trailing(reward.values, width, climbs) > noise) & (trailing(gained, width, climbs) < -money_noise)
     against = np.full(len(reward), np.nan)
-    for end in range(width, len(reward) + 1):
-        window = slice(end - width, end)
-        third = max(width // 3, 1)
-        rise = float(np.mean(reward.values[end - third : end]) - np.mean(reward.values[window][:third]))
-        fall = float(np.mean(gained[end - third : end]) - np.mean(gained[window][:third]))
-        noise = 2 * float(np.mean(error[window])) * np.sqrt(2 / third)
-        money_noise = 2 * float(np.std(np.diff(gained[window]))) / np.sqrt(third)
-        if rise > noise and fall < -money_noise:
-            against[end - 1] = rank_correlation(reward.values[window], gained[window])
+    for last in np.flatnonzero(apart):
+        window = slice(last + 1 - width, last + 1)
+        against[last] = rank_correlation(reward.values[window], gained[window])
     span = sustained(
         np.nan_to_num(against, nan=1.0) < row.warn, reward.rows_for(row.patience, least=1), reward.iterations
     )

@@ -8,12 +8,15 @@ findings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -83,7 +86,10 @@ def to_ticks(series: Recorded, reduce: Literal["mean", "max", "sum"] = "mean") -
     if not len(steps):
         return _NONE
     tick = (steps + TICK - 1) // TICK
-    last = np.flatnonzero(np.append(tick[1:] != tick[:-1], True))
+    new = tick[1:] != tick[:-1]
+    if new.all():  # most are recorded once a tick
+        return Ticks(steps, values, iterations)
+    last = np.flatnonzero(np.append(new, True))
     first = np.concatenate([[0], last[:-1] + 1])
     pooled = {"mean": np.add, "sum": np.add, "max": np.maximum}[reduce].reduceat(values, first)
     if reduce == "mean":
@@ -170,11 +176,14 @@ class Evidence:
         return precision in ("bf16", "fp16") or (precision == "auto" and self.device.startswith("cuda"))
 
 
-def trailing(values: Floats, width: int, function: Any) -> Floats:
-    """`function` of the last `width` values at each place, NaN before there are that many. (n,) → (n,)"""
+def trailing(values: Floats, width: int, function: Callable[..., Any]) -> Floats:
+    """`function` of the last `width` values at each place, NaN before there are that many. (n,) → (n,)
+
+    `function` takes all windows at once (m, width) with `axis=-1`, as numpy's own do.
+    """
     result = np.full(len(values), np.nan)
-    for end in range(width, len(values) + 1):
-        result[end - 1] = function(values[end - width : end])
+    if len(values) >= width:
+        result[width - 1 :] = function(sliding_window_view(values, width), axis=-1)
     return result
 
 
@@ -184,13 +193,45 @@ def robust_jump(values: Floats, noise: Floats, width: int = 10, minimum: int = 5
     1.4826 MAD estimates the deviation; `noise` (n,), the metric's own sampling error, is added so that a few quiet
     ticks cannot make the next one look like a jump. NaN before `minimum` earlier values.
     """
+    before = _before(values, width)
+    centre = _median_before(before)
+    spread = 1.4826 * _median_before(np.abs(before - centre[:, None])) + noise
     result = np.full(len(values), np.nan)
-    for i in range(minimum, len(values)):
-        past = values[max(0, i - width) : i]
-        centre = np.median(past)
-        spread = 1.4826 * np.median(np.abs(past - centre)) + noise[i]
-        result[i] = (values[i] - centre) / spread if spread > 0 else np.nan
+    known = (np.arange(len(values)) >= minimum) & (spread > 0)
+    np.divide(values - centre, spread, out=result, where=known)
     return result
+
+
+def median_before(values: Floats, width: int) -> Floats:
+    """The median of the at most `width` values before each place; NaN before the first. (n,) → (n,)"""
+    return _median_before(_before(values, width))
+
+
+def median_so_far(values: Floats) -> Floats:
+    """The median of the values up to each place, NaN left out. (n,) → (n,)"""
+    ordered: list[float] = []
+    medians = np.full(len(values), np.nan)
+    for i, value in enumerate(values.tolist()):
+        if not math.isnan(value):
+            insort(ordered, value)
+        if count := len(ordered):
+            medians[i] = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    return medians
+
+
+def _before(values: Floats, width: int) -> Floats:
+    """The `width` values before each place (n, width), infinite where there are none yet."""
+    return sliding_window_view(np.concatenate([np.full(width, np.inf), values]), width)[:-1]
+
+
+def _median_before(before: Floats) -> Floats:
+    """The median of each row of `_before`, or of distances between finite values and one of them: what is missing
+    sorts to the end."""
+    place = np.arange(len(before))
+    count = np.minimum(place, before.shape[1])
+    ordered = np.sort(before, -1)
+    middle = (ordered[place, np.maximum(count - 1, 0) // 2] + ordered[place, count // 2]) / 2
+    return np.where(count > 0, middle, np.nan)
 
 
 @dataclass(frozen=True)

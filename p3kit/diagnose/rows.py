@@ -232,16 +232,19 @@ def early_share(evidence: Evidence, component: str) -> float:
 
 
 def detrended(values: Floats) -> Floats:
-    time = np.arange(len(values)) - (len(values) - 1) / 2
-    slope = float(time @ values) / float(time @ time)
-    return np.asarray(values - values.mean() - slope * time)
+    """Each row of (…, n) without its mean and its slope."""
+    time = np.arange(values.shape[-1]) - (values.shape[-1] - 1) / 2
+    slope = values @ time / (time @ time)
+    return np.asarray(values - values.mean(-1, keepdims=True) - slope[..., None] * time)
 
 
-def lag_one(values: Floats) -> float:
-    """Lag-1 autocorrelation; 0 for a constant."""
-    centred = values - values.mean()
-    square = float(centred @ centred)
-    return float(centred[1:] @ centred[:-1]) / square if square > 0 else 0.0
+def lag_one(values: Floats) -> Floats:
+    """Lag-1 autocorrelation of each row of (…, n); 0 for a constant."""
+    centred = values - values.mean(-1, keepdims=True)
+    square = np.square(centred).sum(-1)
+    product = (centred[..., 1:] * centred[..., :-1]).sum(-1)
+    correlation: Floats = np.divide(product, square, out=np.zeros(square.shape), where=square > 0)
+    return correlation
 
 
 def jump_from_before(values: Floats, noise: Floats) -> Floats:

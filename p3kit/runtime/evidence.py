@@ -39,18 +39,20 @@ def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
     """What a linear forecast could explain: the reference beside the value function's explained variance.
 
     A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
-    the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows.
-    NaN where a number is not finite.
+    the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows,
+    which keeps the condition number below D + 1, so that single precision will do. NaN where a number is not finite.
     """
     sound = observation.isfinite().all() & target.isfinite().all()
-    observation, target = observation.double().nan_to_num(0.0, 0.0, 0.0), target.double().nan_to_num(0.0, 0.0, 0.0)
     half = observation.shape[0] // 2
-    fit_x, fit_y = observation[:half], target[:half]
-    mean, std = fit_x.mean(0), fit_x.std(0).clamp_min(1e-8)
-    x = ((fit_x - mean) / std).clamp(-10, 10)
-    gram = x.T @ x + half * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    weights = torch.linalg.solve(gram, x.T @ (fit_y - fit_y.mean()))
-    forecast = ((observation[half:] - mean) / std).clamp(-10, 10) @ weights + fit_y.mean()
+    target = target.nan_to_num(0.0, 0.0, 0.0)
+    mean, std = observation[:half].mean(0), observation[:half].std(0).clamp_min(1e-8)
+    x = ((observation - mean) / std).clamp(-10, 10).nan_to_num(0.0)
+    fitted, level = x[:half], target[:half].mean()
+    gram = fitted.T @ fitted
+    gram.diagonal().add_(half)
+    factor, _ = torch.linalg.cholesky_ex(gram)  # positive by its penalty: no look at the device whether it is
+    weights = torch.cholesky_solve((fitted.T @ (target[:half] - level)).unsqueeze(1), factor)
+    forecast = (x[half:] @ weights).squeeze(1) + level
     share: Tensor = torch.where(sound, explained_variance(forecast, target[half:]), torch.nan)
     return share
 
@@ -127,8 +129,12 @@ def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: 
 
 def feature_rank(activation: Tensor) -> Tensor:
     """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024). NaN where a
-    number is not finite: a sick run must reach the record that says so, and an SVD of NaN raises."""
-    energy = torch.linalg.svdvals(activation.double().nan_to_num(0.0, 0.0, 0.0)).square().cumsum(0)
+    number is not finite: a sick run must reach the record that says so, and a decomposition of NaN raises.
+
+    Their squares are the eigenvalues of AᵀA (H, H), which is small.
+    """
+    units = activation.double().nan_to_num(0.0, 0.0, 0.0)
+    energy = torch.linalg.eigvalsh(units.T @ units).flip(0).cumsum(0)
     rank = (energy < _RANK_ENERGY * energy[-1]).sum() + 1
     found: Tensor = torch.where(activation.isfinite().all(), rank.double(), torch.nan)
     return found

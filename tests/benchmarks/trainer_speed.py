@@ -90,7 +90,10 @@ class Contestant:
         return "\n".join(lines) + "\n"
 
 
-PLAYS_APART = {"beside": ("stacked", "sb3_best", "sb3_dummy"), "wide": ("wide_whole", "sb3_wide_whole")}
+PLAYS_APART = {
+    "beside": ("stacked", "sb3_best", "sb3_dummy"),
+    "wide": ("wide_whole", "sb3_wide_whole", "sb3_wide_dummy"),
+}
 """Who is measured anew where Stable-Baselines3 steps ordinary gymnasium envs in its processes, and who has wide nets
 and trains long enough to be told from its start."""
 HIDDEN: dict[str, Any] = {"hidden": [256, 256]}
@@ -112,6 +115,15 @@ CONTESTANTS = (
         "sb3_wide_whole",
         "SB3 PPO, 2 × 256, 2 processes, for longer",
         "dummy",
+        2,
+        16_384,
+        knobs=HIDDEN,
+        against="wide_whole",
+    ),
+    Contestant(
+        "sb3_wide_dummy",
+        "SB3 PPO, 2 × 256, its DummyVecEnv × 8, 2 processes",
+        "scalar",
         2,
         16_384,
         knobs=HIDDEN,

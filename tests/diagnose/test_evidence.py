@@ -6,7 +6,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p3kit.diagnose.evidence import TICK, Evidence, robust_jump, sustained, to_ticks, trailing
+from p3kit.diagnose.evidence import (
+    TICK,
+    Evidence,
+    median_before,
+    median_so_far,
+    robust_jump,
+    sustained,
+    to_ticks,
+    trailing,
+)
+from p3kit.diagnose.rows import detrended, lag_one
 from p3kit.rundir import Series
 
 
@@ -63,6 +73,42 @@ def test_a_few_quiet_ticks_do_not_make_the_next_one_a_jump() -> None:
     quiet = np.array([1.0] * 8 + [1.05])
     assert robust_jump(quiet, np.full(9, 0.02))[-1] < 3
     assert robust_jump(np.array([1.0] * 8 + [15.0]), np.full(9, 0.02))[-1] > 100
+
+
+numbers = st.lists(st.floats(-1e6, 1e6), max_size=30)
+
+
+@given(numbers)
+def test_windows_taken_all_at_once_say_what_each_says_alone(given_values: list[float]) -> None:
+    values = np.array(given_values)
+    past = [values[max(0, i - 10) : i] for i in range(len(values))]
+    median = [np.median(one) if len(one) else np.nan for one in past]
+    np.testing.assert_allclose(median_before(values, 10), median)
+    np.testing.assert_allclose(median_so_far(values), [np.median(values[: i + 1]) for i in range(len(values))])
+    jump = [
+        (values[i] - median[i]) / (1.4826 * np.median(np.abs(past[i] - median[i])) + 0.5) if i >= 5 else np.nan
+        for i in range(len(values))
+    ]
+    np.testing.assert_allclose(robust_jump(values, np.full(len(values), 0.5)), jump)
+
+
+def test_what_is_missing_has_no_part_in_the_median_so_far() -> None:
+    assert median_so_far(np.array([3.0, np.nan, 1.0])).tolist() == [3.0, 3.0, 2.0]
+    assert np.isnan(median_so_far(np.array([np.nan, 1.0]))[0])
+
+
+def test_a_jump_over_no_spread_at_all_is_none() -> None:
+    assert np.isnan(robust_jump(np.array([1.0] * 8 + [2.0]), np.zeros(9))).all()
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=12))
+def test_autocorrelation_of_many_rows_is_that_of_each(given_values: list[float]) -> None:
+    row = np.array(given_values)
+    slope, level = np.polyfit(np.arange(len(row)), row, 1)
+    np.testing.assert_allclose(detrended(row), row - level - slope * np.arange(len(row)), atol=1e-7)
+    np.testing.assert_array_equal(lag_one(np.stack([row, 2 * row]))[:1], lag_one(row[None]))
+    assert lag_one(np.zeros(5)) == 0
+    assert lag_one(np.array([1.0, -1.0, 1.0, -1.0])) == -0.75
 
 
 def test_trailing_windows_look_back_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,28 @@ def test_the_ridge_reference_finds_a_linear_signal_and_does_not_invent_one() -> 
     assert float(ridge_explained_variance(x, signal + noise)) > 0.7
     assert float(ridge_explained_variance(x, noise)) < 0.05
     assert float(ridge_explained_variance(torch.cat([x, torch.ones(2_048, 1)], 1), signal + noise)) > 0.7
+
+
+def test_the_ridge_reference_is_the_regression_that_its_docstring_names() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = 3 + 5 * torch.randn(400, 30, generator=generator)
+    target = x[:, 0] - 0.5 * x[:, 1] + 4 * torch.randn(400, generator=generator)
+    standard = ((x - x[:200].mean(0)) / x[:200].std(0)).clamp(-10, 10).double().numpy()
+    y = target.double().numpy()
+    level = y[:200].mean()
+    weights = np.linalg.solve(
+        standard[:200].T @ standard[:200] + 200 * np.eye(30), standard[:200].T @ (y[:200] - level)
+    )
+    residual = y[200:] - level - standard[200:] @ weights
+    expected = 1 - residual.var(ddof=1) / y[200:].var(ddof=1)
+    assert float(ridge_explained_variance(x, target)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_value_too_large_to_square_leaves_the_ridge_reference_finite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(200, 5, generator=generator), torch.randn(200, generator=generator)
+    x[3, 1] = 1e30
+    assert ridge_explained_variance(x, target).isfinite()
 
 
 def test_dormant_units_are_counted_over_all_layers() -> None:
