@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from p3kit.diagnose import Evidence
+from p3kit.diagnose.evidence import Recorded
 from p3kit.rundir import Series
-from p3kit.runtime.recording import update_metrics
+from p3kit.runtime.recording import GRADIENT_STEPS, taken_in
 
 READ_BY_DETECTORS = ("evaluation", "intervention", "nonfinite", "oom")
 """Kinds of events that a diagnosis reads."""
@@ -21,6 +22,34 @@ Stretch = tuple[int, int]
 _NOTHING = Series(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
 
+class _Opened(Mapping[str, Recorded]):
+    """Recorded series and, where the open update has shown something, a row of it at its end. A row is made when it is
+    asked for: of a hundred metrics a rule inside an update reads two or three, after each gradient step."""
+
+    def __init__(self, recorded: Mapping[str, Recorded], step: int, opened: Mapping[str, float]) -> None:
+        self._recorded, self._step, self._opened = recorded, step, opened
+        self._made: dict[str, Series] = {}
+
+    def __getitem__(self, name: str) -> Recorded:
+        if name not in self._opened:
+            return self._recorded[name]
+        if name not in self._made:
+            old = self._recorded.get(name, _NOTHING)
+            number = int(old.iterations[-1]) + 1 if len(old.iterations) else 1
+            self._made[name] = Series(
+                np.concatenate((old.steps, (self._step,))),
+                np.concatenate((old.values, (self._opened[name],))),
+                np.concatenate((old.iterations, (number,))),
+            )
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._recorded, **self._opened})
+
+    def __len__(self) -> int:
+        return len(self._recorded.keys() | self._opened.keys())
+
+
 class Record:
     """Columns of recorded numbers and the events beside them, as `p3kit diagnose` would read them from the files."""
 
@@ -29,6 +58,7 @@ class Record:
         self._columns: dict[str, tuple[list[int], list[float], list[int]]] = {}
         self._events: list[Mapping[str, Any]] = []
         self._steps: dict[str, list[float]] = {}
+        self._so_far: dict[str, float] = {}
         self._before: Evidence | None = None
 
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -58,6 +88,7 @@ class Record:
     def open_update(self, known: Mapping[str, float]) -> None:
         """An update begins; `known` is what its rollout shows already."""
         self._steps = {name: [value] for name, value in known.items()}
+        self._so_far = dict(known)
         self._before = None
 
     @property
@@ -68,11 +99,13 @@ class Record:
     def take_step(self, values: Mapping[str, float]) -> None:
         """One gradient step of the open update was taken."""
         for name, value in values.items():
-            self._steps.setdefault(name, []).append(value)
+            own = self._steps.setdefault(name, [])
+            own.append(value)
+            self._so_far[name] = taken_in(name, self._so_far.get(name, 0.0), value, len(own))
 
     def close_update(self) -> None:
         """The update is over: its rows are recorded."""
-        self._steps, self._before = {}, None
+        self._steps, self._so_far, self._before = {}, {}, None
 
     def evidence_inside(self, step: int, without: Sequence[Stretch] = (), after: int = -1) -> Evidence:
         """The record for the detectors as if the open update had ended here, at env step `step`; only what is newer
@@ -81,16 +114,11 @@ class Record:
             before = self.evidence(without, after)
         else:  # the same for all gradient steps of an update
             before = self._before = self._before or self.evidence(without)
-        series = dict(before.series)
         if step <= after:
             return before
-        for name, value in update_metrics(self._steps.keys(), [np.asarray(v) for v in self._steps.values()]).items():
-            old = series.get(name, _NOTHING)
-            number = int(old.iterations[-1]) + 1 if len(old.iterations) else 1
-            series[name] = Series(
-                np.append(old.steps, step), np.append(old.values, value), np.append(old.iterations, number)
-            )
-        return replace(before, series=series)
+        steps_taken = max((len(values) for values in self._steps.values()), default=0)
+        opened = self._so_far | ({GRADIENT_STEPS: float(steps_taken)} if steps_taken else {})
+        return replace(before, series=_Opened(before.series, step, opened))
 
     def evidence(self, without: Sequence[Stretch] = (), after: int = -1) -> Evidence:
         """The record for the detectors, but for the stretches that rollbacks have undone; only what is newer than

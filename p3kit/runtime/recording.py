@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from p3kit.metrics import ACTIONS, COMPONENTS
 
 TICK_STEPS = 4_096
+NONFINITE, GRADIENT_STEPS = "diag/nonfinite", "diag/gradient_steps"
 _PNL, _SHARPE = (COMPONENTS.index(name) for name in ("pnl", "sharpe"))
 Array = NDArray[Any]
 Metrics = dict[str, float]
@@ -147,10 +148,19 @@ def update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
         if len(values) == 0:
             continue
         metrics[name] = float(values.max() if name.endswith("_max") else values.mean())
-        metrics["diag/gradient_steps"] = len(values)
-    if "diag/nonfinite" in metrics:  # a count, not a mean
-        metrics["diag/nonfinite"] = float(shares[list(names).index("diag/nonfinite")].sum())
+        metrics[GRADIENT_STEPS] = len(values)
+    if NONFINITE in metrics:  # a count, not a mean
+        metrics[NONFINITE] = float(shares[list(names).index(NONFINITE)].sum())
     return metrics
+
+
+def taken_in(name: str, so_far: float, value: float, count: int) -> float:
+    """One more gradient step, the `count`-th, in what `update_metrics` says of a metric."""
+    if name == NONFINITE:
+        return so_far + value
+    if name.endswith("_max"):
+        return float(np.maximum(so_far, value)) if count > 1 else value
+    return so_far + (value - so_far) / count
 
 
 def _rollout_metrics(rollout: Rollout) -> Metrics:

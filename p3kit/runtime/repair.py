@@ -20,7 +20,7 @@ from p3kit.rundir import concerns, file_name
 from p3kit.runtime.checkpoints import Flat
 from p3kit.runtime.interventions import STRICT, Check, Decision, Engine
 from p3kit.runtime.record import Record
-from p3kit.runtime.recording import Rollout
+from p3kit.runtime.recording import GRADIENT_STEPS, Rollout
 from p3kit.spec.interventions import Dump, Freeze, Normalize, Note, Reinit, Rollback, Stop
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Repair:
         if not self.is_on:
             return
         self._rollout, self._update = rollout, update
-        gradient_steps = sum(int(row["metrics"].get("diag/gradient_steps", 0)) for row in rows)
+        gradient_steps = sum(int(row["metrics"].get(GRADIENT_STEPS, 0)) for row in rows)
         opened, self._update_ends_at = self._update_ends_at is not None, None
         self._refuse_to_be_ignored(opened)
         counted = self.engine.close_update()

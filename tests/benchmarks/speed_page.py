@@ -60,7 +60,8 @@ def write_page(
     (docs / "images").mkdir(parents=True, exist_ok=True)
     draw(results, measured, growth, docs / PICTURE)
     players = {name: [c for c in contestants if rates_of(own, c.name)] for name, own in apart.items()}
-    missing = [c for c in contestants if c not in measured and not any(c in own for own in players.values())]
+    elsewhere = [c for own in players.values() for c in own]
+    missing = [c for c in contestants if not (c.only_apart or c in measured or c in elsewhere)]
     lines = list(page(results, measured, missing, growth))
     for name, own in apart.items():
         lines += section_apart(name, own, players[name])
