@@ -354,6 +354,7 @@ def draw(attempt: Attempt, path: Path) -> None:
             va="top",
             fontsize=7.5,
             color="#2166ac",
+            in_layout=False,  # a long text would leave the axes no room
         )
     axes.set_title(f"{attempt.case} {attempt.title}, seed {attempt.seed} (SYNTHETIC data)", fontsize=10)
     axes.set_xlabel("env steps")
