@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RUN_SCHEMA_VERSION = 1
 _MOST_PER_STACK = 10
-_CACHE_BYTES = 16_000_000
+_CACHE_BYTES = 32_000_000  # compiled, five nets of 2 × 256 in a stack are a third faster than two
 _BYTES_PER_WEIGHT = 16  # the weight, its gradient and two moments
 _USUAL_OBSERVATION = 512  # values; the bars that tell exactly are not read yet
 _VERSIONED = ("p3kit", "torch", "numpy", "pandas", "pydantic", "gymnasium", "envpool", "aim")
