@@ -52,7 +52,7 @@ def measure(spec: Path) -> dict[str, Any]:
         agents = [plan for run in runs for plan in run.info()["agents"]]
         return {
             "spec": str(spec.resolve().relative_to(ROOT)),
-            "commit": str(made["git_commit"])[:9],
+            "commit": str(made["git_commit"])[:9] + ("+changes" if "+" in str(made["git_commit"]) else ""),
             "agents": len(agents),
             "steps": sum(int(plan["total_timesteps"]) for plan in agents),
             "took_s": round(took_s, 1),
