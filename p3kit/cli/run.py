@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -97,6 +98,7 @@ def run(
         extra = None if repeated is None else {"replay": repeated.to_json()}
         runs = make_runs(plans, loaded, market, runs_root, command=["p3kit", *sys.argv[1:]], extra=extra)
         del market  # a gigabyte for 143 symbols, and every trainer reads its own
+        give_memory_back()
         outcome = launch(runs, jobs=at_a_time, console=console, on_end=companions.draw, start=start)
         show_outcome(outcome, as_json)
     if repeated is not None and not outcome.interrupted:
@@ -136,6 +138,12 @@ def plan_all(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int) -
     for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
         say(f"note: {note}")
     return plans
+
+
+def give_memory_back() -> None:
+    """What was freed goes back to the system: glibc keeps it for a process that, here, will wait for its trainers."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # other C libraries have no such call
+        trim(0)
 
 
 def show_outcome(outcome: Outcome, as_json: bool) -> None:
