@@ -196,3 +196,25 @@ def test_a_first_hour_away_from_any_checkout(wheel: Path, here: Path) -> None:
     assert (run["name"], run["spec"]["trainer"]) == ("smoke", "my_ppo.py")
     assert "site-packages" not in own.stderr
     assert sorted(path.name for path in here.iterdir()) == ["experiment.toml", "my_ppo.py", "p3kit.schema.json", "runs"]
+
+
+FREES_LATE = """
+import numpy as np, psutil
+from p3kit.cli.run import give_memory_back
+
+def own():
+    return psutil.Process().memory_full_info().uss / 2**20
+
+np.ones(3_000_000)  # freed at once: from here on glibc takes smaller blocks from its heap, and keeps them
+bars = [np.ones(60_000) for _ in range(300)]
+later = [np.ones(1_000) for _ in range(200)]  # above them in the heap
+full = own()
+del bars
+give_memory_back()
+print(full - own())
+"""
+
+
+def test_what_planning_read_is_given_back_to_the_system() -> None:
+    told = subprocess.run([sys.executable, "-c", FREES_LATE], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(told.stdout) > 100, "megabytes, of 137"
