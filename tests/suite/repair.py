@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -222,10 +223,12 @@ def summarise(attempts: Sequence[Attempt], controls: Sequence[Control]) -> dict[
     hurt = [one for one in attempts if one.was_hurt]
     acted = [one for one in hurt if one.repaired.actions]
     touched = [one for one in controls if one.trained.actions]
+    untouched = {one.healthy.run: one.healthy.score >= one.band.low for one in attempts if one.healthy is not None}
     return {
         "repaired": Score(sum(one.is_well for one in hurt), len(hurt)).to_json(),
         "repaired_where_acted": Score(sum(one.is_well for one in acted), len(acted)).to_json(),
         "not_hurt": len(attempts) - len(hurt),
+        "healthy_in_band": Score(sum(untouched.values()), len(untouched)).to_json(),
         "controls_acted_on": Score(len(touched), len(controls)).to_json(),
         "actions_on_controls": sum(len(one.trained.actions) for one in controls),
     }
@@ -247,6 +250,7 @@ def as_markdown(attempts: Sequence[Attempt], controls: Sequence[Control], how: s
         f"| ≥ {REPAIRED_SHARE:.0%} | {_met(totals['repaired']['share'] >= REPAIRED_SHARE)} |",
         f"| … where a rule acted at all | {share('repaired_where_acted')} | | |",
         f"| runs that the fault did not hurt, left out above | {totals['not_hurt']} of {len(attempts)} | | |",
+        f"| for comparison: healthy runs of the same seeds in their own band | {share('healthy_in_band')} | | |",
         f"| healthy controls that a rule acted on | {share('controls_acted_on')} "
         f"| none | {_met(totals['actions_on_controls'] == 0)} |",
         "",
@@ -346,7 +350,7 @@ def draw(attempt: Attempt, path: Path) -> None:
         axes.axvline(action.at_step, color="#2166ac", lw=0.8, ls=":")
         height = 0.97 - 0.07 * number
         axes.annotate(
-            f"{format_steps(action.at_step)}: {action.what}",
+            f"{format_steps(action.at_step)}: {textwrap.shorten(action.what, 64, placeholder=' …')}",
             (action.at_step, height),
             xycoords=("data", "axes fraction"),
             xytext=(4, 0),
