@@ -1139,9 +1139,8 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             observation = scale_observation(raw_observation)
             keep_sample = keep_of(keep, (sample % num_envs).expand(count, -1))
             logits, _, hidden, token = forward_all(encoder, heads, observation, shape, args, keep_sample)
-            if (
-                keep is not None
-            ):  # the net as it is, nothing dropped: the encoder is dear, so on a quarter of the sample
+            if keep is not None:
+                # The net as it is, nothing dropped. The encoder is dear: a quarter of the sample tells as much.
                 _, _, hidden, token = forward_all(encoder, heads, observation[:, ::4], shape, args)
             log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
             log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)

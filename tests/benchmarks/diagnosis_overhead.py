@@ -41,6 +41,7 @@ from p3kit.plan import plan_runs, provenance
 from p3kit.rundir import RunDir
 from p3kit.spec import resolve_spec
 from tests.suite.runs import import_what_all_need, load
+from tests.suite.tables import short
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "diagnosis.json"
@@ -223,7 +224,7 @@ def main() -> None:
     made = provenance()
     results: Measured = {
         "made_by": {
-            "commit": str(made["git_commit"])[:9] + ("+changes" if "+" in str(made["git_commit"]) else ""),
+            "commit": short(made["git_commit"]),
             "cores": len(os.sched_getaffinity(0)),
             "machine": f"{platform.machine()}, {platform.system()}",
             "torch": made["versions"]["torch"],

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from p3kit.plan import provenance
 from p3kit.rundir import list_runs
+from tests.suite.tables import short
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "whole.json"
@@ -52,7 +53,7 @@ def measure(spec: Path) -> dict[str, Any]:
         agents = [plan for run in runs for plan in run.info()["agents"]]
         return {
             "spec": str(spec.resolve().relative_to(ROOT)),
-            "commit": str(made["git_commit"])[:9] + ("+changes" if "+" in str(made["git_commit"]) else ""),
+            "commit": short(made["git_commit"]),
             "agents": len(agents),
             "steps": sum(int(plan["total_timesteps"]) for plan in agents),
             "took_s": round(took_s, 1),
