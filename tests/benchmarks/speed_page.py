@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,38 +34,15 @@ def gradient_steps_per_rollout(results: Measured) -> int:
     return round(min(counted)[0])
 
 
-BESIDE = """\
-## Beside Stable-Baselines3's own DummyVecEnv
-
-The best case above steps our batched environment. With ordinary gymnasium envs in its own DummyVecEnv, a symbol per \
-process and a thread each, Stable-Baselines3 spends most of its time in them: ours steps one account in Python, \
-written to be plain and not fast."""
-WIDE = """\
-## Wide nets for longer
-
-The rows of 2 × 256 above hold two iterations of ours, in which its start weighs as much as its training. Here ours \
-trains half as many steps as in the reference workload, compiled where p3kit thinks that it pays; everything else is \
-as there."""
-APART = {"beside": BESIDE, "wide": WIDE}
-"""What is measured apart, in tables of their own commit and rounds."""
-
-
-def write_page(
-    results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path, apart: Mapping[str, Measured]
-) -> None:
-    """The page and the picture, from whatever has been measured so far. `apart`: what was measured by itself."""
+def write_page(results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path) -> None:
+    """The page and the picture, from whatever has been measured so far."""
     measured = [c for c in contestants if rates_of(results, c.name)]
     if not measured:
         raise SystemExit("nothing has been measured yet")
     (docs / "images").mkdir(parents=True, exist_ok=True)
     draw(results, measured, growth, docs / PICTURE)
-    players = {name: [c for c in contestants if rates_of(own, c.name)] for name, own in apart.items()}
-    elsewhere = [c for own in players.values() for c in own]
-    missing = [c for c in contestants if not (c.only_apart or c in measured or c in elsewhere)]
-    lines = list(page(results, measured, missing, growth))
-    for name, own in apart.items():
-        lines += section_apart(name, own, players[name])
-    text = "\n".join(lines) + "\n"
+    missing = [c for c in contestants if c not in measured]
+    text = "\n".join(page(results, measured, missing, growth)) + "\n"
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
 
 
@@ -100,21 +77,6 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
     yield ""
     yield from explanations(results, measured)
     yield from growth_tables(results, growth)
-
-
-def section_apart(name: str, results: Measured, players: Sequence[Any]) -> Iterator[str]:
-    """What was measured by itself: a table with its commit and rounds."""
-    rounds = min(len(rates_of(results, c.name)) for c in players)
-    file = f"benchmarks/trainers_{name}.json"
-    yield (
-        f"{APART[name]} `python tests/benchmarks/trainer_speed.py --{name}`, commit {results['made_by']['commit']}, "
-        f"{rounds} rounds, the same machine and workload; figures in [{file}]({file})."
-        f" {gradient_steps_per_rollout(results):,} gradient steps for every 16,384 env steps each.\n"
-    )
-    yield "| | env steps per second | ours, whole | ours, once started | update's share | measured on |"
-    yield "|---|---|---|---|---|---|"
-    yield from (table_row(results, c, players) for c in players)
-    yield ""
 
 
 def table_row(results: Measured, contestant: Any, measured: Sequence[Any]) -> str:
@@ -168,6 +130,15 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
         "`learn` is timed. MaskablePPO likewise, with the masks in use."
     )
     yield (
+        "- **its DummyVecEnv × 8** is the best case that Stable-Baselines3 has of its own: ordinary gymnasium envs in "
+        "one process, a symbol per process and a thread each. It spends most of its time in them: ours steps one "
+        "account in Python, written to be plain and not fast."
+    )
+    yield (
+        "- **2 × 256** takes half the reference's steps of ours, compiled where p3kit thinks that it pays; everything "
+        "else is as in the reference."
+    )
+    yield (
         "- **TorchTrade** has no trainer of its own; its example is a loop over TorchRL's GAE, ClipPPOLoss and replay "
         "buffer. Timed is that loop over made rollouts with the same nets, without any environment, collector or "
         "logging: its training cannot be faster than this. `pip install torchtrade` in an environment of its own."
@@ -180,7 +151,7 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
     free = [
         (c.title, list(rates_of(results, c.name, "update_rate").values()))
         for c in measured
-        if c.kind in ("subproc", "dummy", "masked", "shared")
+        if c.kind in ("subproc", "dummy", "scalar", "masked", "shared")
     ]
     if free:
         yield "If their environments cost nothing, from the time in `train` alone:\n"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from .speed_page import gradient_steps_per_rollout, ratio_by_round, write_page
-from .trainer_speed import CONTESTANTS, GROWTH, HIDDEN, SHARED, WIDE, Contestant
+from .trainer_speed import CONTESTANTS, GROWTH, SHARED, WIDE, Contestant
 
 
 def measured(name: str, number: int, rate: float, gradient_steps: int = 2_560) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def test_ratios_are_taken_inside_a_round(results: dict[str, Any]) -> None:
 
 
 def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any], tmp_path: Path) -> None:
-    write_page(results, CONTESTANTS, GROWTH, tmp_path, {})
+    write_page(results, CONTESTANTS, GROWTH, tmp_path)
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     row, alone = (line for line in page.splitlines() if line.startswith("| SB3 PPO, 2 processes of 1 thread |"))
     assert "**1,000** (1,000 to 2,000)" in row
@@ -37,16 +37,6 @@ def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any],
     assert "**1,001**" in alone
     assert "MaskablePPO, 2 processes of 1 thread | not measured" in page
     assert (tmp_path / "images" / "trainer-speed.png").stat().st_size > 10_000
-
-
-def test_what_was_measured_apart_has_a_section_of_its_own(results: dict[str, Any], tmp_path: Path) -> None:
-    rounds = [measured("stacked", 1, 8_000.0) | {"steady_rate": 10_000.0}, measured("sb3_dummy", 1, 1_000.0)]
-    beside = results | {"rounds": rounds, "made_by": results["made_by"] | {"commit": "1111111"}}
-    write_page(results, CONTESTANTS, GROWTH, tmp_path, {"beside": beside})
-    whole, apart = (tmp_path / "benchmarks.md").read_text(encoding="utf-8").split("## Beside")
-    assert "DummyVecEnv × 8" not in whole
-    assert "commit 1111111, 1 rounds" in apart
-    assert "| SB3 PPO, its DummyVecEnv × 8, 2 processes of 1 thread | 1,000 | 8.0 × | 10.0 × |" in apart
 
 
 def test_unequal_numbers_of_gradient_steps_are_refused(results: dict[str, Any]) -> None:
@@ -69,6 +59,5 @@ def test_workloads_are_whole_iterations_that_a_spec_can_ask_for(contestant: Cont
 
 def test_both_sides_of_a_comparison_have_the_same_net_and_rollout() -> None:
     knobs = {c.name: c.knobs for c in CONTESTANTS}
-    assert knobs["sb3_wide"] == knobs["stacked_wide"] == WIDE
-    assert knobs["sb3_wide_whole"] == knobs["wide_whole"] == HIDDEN
+    assert knobs["sb3_wide"] == knobs["sb3_wide_dummy"] == knobs["wide"] == WIDE
     assert knobs["sb3_shared"] == knobs["shared"] == SHARED

@@ -1,9 +1,7 @@
 """Our trainers beside other people's PPO, in turn, round after round; the table and the plot of docs/benchmarks.md.
 
-    python tests/benchmarks/trainer_speed.py                      all of it: about half an hour on 2 quiet cores
+    python tests/benchmarks/trainer_speed.py                      all of it: somewhat over an hour on 2 quiet cores
     python tests/benchmarks/trainer_speed.py --rounds 2 --only stacked sb3_best
-    python tests/benchmarks/trainer_speed.py --beside             a few of them and SB3's own DummyVecEnv, apart
-    python tests/benchmarks/trainer_speed.py --wide               nets of 2 × 256 over half the reference's steps, apart
     python tests/benchmarks/trainer_speed.py --render             the page and the plot again, nothing measured
     python tests/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
@@ -39,8 +37,6 @@ from p3kit.rundir import RunDir, list_runs
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "trainers.json"
-APART = {name: RESULTS.with_name(f"trainers_{name}.json") for name in ("beside", "wide")}
-"""Where goes what is measured apart, each at a commit of its own."""
 CACHE = Path(tempfile.gettempdir()) / "p3kit-benchmark-inductor"
 SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
 JOBS = 2
@@ -69,7 +65,6 @@ class Contestant:
     source: str = "sample"
     evaluate_every: int = 5_000
     cold: bool = False
-    only_apart: bool = False  # never in the table of the reference workload
 
     def spec(self) -> str:
         """The spec as TOML: the guide's numbers, and no early end on either side."""
@@ -91,14 +86,7 @@ class Contestant:
         return "\n".join(lines) + "\n"
 
 
-PLAYS_APART = {
-    "beside": ("stacked", "sb3_best", "sb3_dummy"),
-    "wide": ("wide_whole", "sb3_wide_whole", "sb3_wide_dummy"),
-}
-"""Who is measured anew where Stable-Baselines3 steps ordinary gymnasium envs in its processes, and who has wide nets
-and trains long enough to be told from its start."""
-HIDDEN: dict[str, Any] = {"hidden": [256, 256]}
-WIDE = {**HIDDEN, "n_steps": 1024}
+WIDE: dict[str, Any] = {"hidden": [256, 256]}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
     Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 98_304),
@@ -109,30 +97,16 @@ CONTESTANTS = (
     Contestant("maskable", "sb3-contrib MaskablePPO, 2 processes of 1 thread", "masked", 2, 16_384),
     Contestant("torchtrade", "TorchTrade's PPO modules, update alone, 2 processes", "torchrl", 2, 16_384),
     Contestant("ppo", "p3kit, ppo (one agent per process)", "ours", 2, 32_768, "ppo"),
-    Contestant("stacked_wide", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 16_384, knobs=WIDE, compile="on"),
-    Contestant("sb3_wide", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 8_192, knobs=WIDE, against="stacked_wide"),
-    Contestant(
-        "wide_whole", "p3kit, ppo_stacked, 2 × 256, for longer", "ours", 10, 49_152, knobs=HIDDEN, only_apart=True
-    ),
-    Contestant(
-        "sb3_wide_whole",
-        "SB3 PPO, 2 × 256, 2 processes, for longer",
-        "dummy",
-        2,
-        16_384,
-        knobs=HIDDEN,
-        against="wide_whole",
-        only_apart=True,
-    ),
+    Contestant("wide", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 49_152, knobs=WIDE),
+    Contestant("sb3_wide", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 16_384, knobs=WIDE, against="wide"),
     Contestant(
         "sb3_wide_dummy",
         "SB3 PPO, 2 × 256, its DummyVecEnv × 8, 2 processes",
         "scalar",
         2,
         16_384,
-        knobs=HIDDEN,
-        against="wide_whole",
-        only_apart=True,
+        knobs=WIDE,
+        against="wide",
     ),
     Contestant(
         "shared", "p3kit, ppo_shared (transformer)", "ours", 10, 8_192, "ppo_shared", knobs=SHARED, compile="on"
@@ -266,23 +240,23 @@ def run_all(commands: Sequence[list[str]], folder: Path, env: Mapping[str, str])
 # ── results ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_results(path: Path, fresh: bool) -> Measured:
+def read_results(fresh: bool) -> Measured:
     """What has been measured of this commit, or a new beginning."""
     here = describe_machine()
-    if fresh or not path.exists():
+    if fresh or not RESULTS.exists():
         return {"made_by": here, "warmed": [], "rounds": [], "growth": []}
-    found: Measured = json.loads(path.read_text(encoding="utf-8"))
+    found: Measured = json.loads(RESULTS.read_text(encoding="utf-8"))
     if found["made_by"] != here:
         different = [name for name in here if found["made_by"].get(name) != here[name]]
-        sys.exit(f"{path.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
+        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
     return found
 
 
-def write_results(path: Path, results: Measured) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
+def write_results(results: Measured) -> None:
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    draft = RESULTS.with_suffix(".tmp")
     draft.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    draft.replace(RESULTS)
 
 
 def describe_machine() -> Measured:
@@ -310,27 +284,27 @@ def processor() -> str:
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 
 
-def measure_all(path: Path, results: Measured, rounds: int, chosen: Sequence[str], torchtrade: str) -> None:
-    """Everything chosen that has not been measured yet, into `path`: round after round, then growth once."""
+def measure_all(results: Measured, rounds: int, chosen: Sequence[str], torchtrade: str) -> None:
+    """Everything chosen that has not been measured yet: round after round, then growth once."""
     field_of_play = [c for c in CONTESTANTS if c.name in chosen and (c.kind != "torchrl" or torchtrade)]
     growth = [c for c in GROWTH if c.name in chosen]
     for contestant in [c for c in (*field_of_play, *growth) if c.kind == "ours" and not c.cold]:
         if contestant.name not in results["warmed"] or not CACHE.exists():
             say(f"{contestant.name}: once for the cache", measure(contestant, torchtrade))
             results["warmed"].append(contestant.name)
-            write_results(path, results)
+            write_results(results)
     for number in range(1, rounds + 1):
         done = {one["contestant"] for one in results["rounds"] if one["round"] == number}
         for contestant in [c for c in field_of_play if c.name not in done]:
             result = {"round": number, **measure(contestant, torchtrade)}
             results["rounds"].append(result)
-            write_results(path, results)
+            write_results(results)
             say(f"round {number}  {contestant.name}", result)
     done = {one["contestant"] for one in results["growth"]}
     for contestant in [c for c in growth if c.name not in done]:
         result = measure(contestant, torchtrade)
         results["growth"].append(result)
-        write_results(path, results)
+        write_results(results)
         say(f"growth  {contestant.name}", result)
 
 
@@ -344,30 +318,23 @@ def say(what: str, result: Measured) -> None:
 
 
 def main() -> None:
-    names = [c.name for c in (*CONTESTANTS, *GROWTH) if not c.only_apart]
+    names = [c.name for c in (*CONTESTANTS, *GROWTH)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--fresh", action="store_true", help="forget what was measured, and the compiler's cache")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page and the plot")
     parser.add_argument("--torchtrade", default="", metavar="PYTHON", help="an interpreter with torchtrade installed")
-    for name, players in PLAYS_APART.items():
-        told = f"measure {', '.join(players)} into a file of their own"
-        parser.add_argument(f"--{name}", action="store_const", const=name, dest="apart", help=told)
     arguments = parser.parse_args()
     if not arguments.render:
         if arguments.fresh:
             shutil.rmtree(CACHE, ignore_errors=True)
-        path, chosen = RESULTS, arguments.only
-        if arguments.apart:
-            path, chosen = APART[arguments.apart], PLAYS_APART[arguments.apart]
-        found = read_results(path, arguments.fresh)
-        measure_all(path, found, arguments.rounds, chosen, arguments.torchtrade)
+        found = read_results(arguments.fresh)
+        measure_all(found, arguments.rounds, arguments.only, arguments.torchtrade)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    apart = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in APART.items() if path.exists()}
     from tests.benchmarks.speed_page import write_page
 
-    write_page(results, CONTESTANTS, GROWTH, ROOT / "docs", apart)
+    write_page(results, CONTESTANTS, GROWTH, ROOT / "docs")
 
 
 if __name__ == "__main__":
