@@ -39,6 +39,20 @@ def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any],
     assert (tmp_path / "images" / "trainer-speed.png").stat().st_size > 10_000
 
 
+def test_growth_has_a_table_for_each_thing_that_grows(results: dict[str, Any], tmp_path: Path) -> None:
+    figures = {"rate": 2_000.0, "steady_rate": 10_000.0, "wall_s": 40.0, "memory_mb": 900.0}
+    results["growth"] = [{"contestant": c.name, **figures} for c in GROWTH]
+    results["made_by"]["workloads"] = {c.name: {"knobs": dict(c.knobs)} for c in GROWTH}
+    write_page(results, CONTESTANTS, GROWTH, tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8").split("## Growth")[1]
+    for family, sizes in {"agents": (1, 10, 50, 143), "envs": (8, 16, 64), "window": (1, 24, 48)}.items():
+        table = page.split(f"| {family} (n_steps 512)")[1].split("\n\n")[0]
+        rows = [row.split(" | ") for row in table.splitlines()[2:]]
+        assert [row[0] for row in rows] == [f"| {size}" for size in sizes]
+        assert rows[0][1:] == ["10,000", "2,000", "40 s", "900 MB |"]
+    assert "takes 40 s: 2,000 steps/s, against 8,000 with it" in page
+
+
 def test_unequal_numbers_of_gradient_steps_are_refused(results: dict[str, Any]) -> None:
     assert gradient_steps_per_rollout(results) == 2_560
     results["rounds"].insert(0, measured("sb3_best", 3, 1_000.0, gradient_steps=2_559))
