@@ -215,11 +215,13 @@ def draw(results: Measured, measured: Sequence[Any], growth: Sequence[Any], path
         parts = figure.subfigures(2, 1, height_ratios=heights) if grown else [figure]
         draw_bars(parts[0].subplots(), results, measured)
         panels = parts[1].subplots(1, len(grown), squeeze=False)[0] if grown else []
+        if grown:
+            parts[1].suptitle("ppo_stacked, env steps per second once started, as there are more of", fontsize=9)
         for axes, (family, rows) in zip(panels, grown.items(), strict=True):
             axes.plot(range(len(rows)), [one["steady_rate"] for _, one in rows], "o-", color=OURS)
             axes.set_xticks(range(len(rows)), [title for title, _ in rows])
             axes.set_ylim(0, 1.15 * max(one["steady_rate"] for _, one in rows))
-            axes.set_title(f"{family}: ppo_stacked, steps/s after the start", loc="left", fontsize=8.5)
+            axes.set_title(family, loc="left", fontsize=8.5)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.grid(axis="y", color="#e6e6e6")
         figure.savefig(path, metadata={"Software": None})
