@@ -276,7 +276,7 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
         base = Path(os.path.normpath(path.parent / name))
         chain = (*below, path)
         if not is_file(base):  # first: not every text can be a path
-            raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base))])
+            raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base, chain))])
         if any(_is_same(base, one) for one in chain):
             way = " → ".join(str(one) for one in (*chain, base))
             what = f'extends = "{name}": a circle: {way}'
@@ -289,10 +289,11 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _similar_file(path: Path) -> str:
-    """The nearest TOML file in the same folder."""
+def _similar_file(path: Path, besides: tuple[Path, ...] = ()) -> str:
+    """The nearest TOML file in the same folder, none of `besides`."""
     folder = path.parent if path.parent.is_dir() else Path()
-    near = nearest(path.name, sorted(file.name for file in folder.glob("*.toml")))
+    others = (file for file in folder.glob("*.toml") if not any(_is_same(file, one) for one in besides))
+    near = nearest(path.name, sorted(file.name for file in others))
     return f'did you mean "{folder / near}"?' if near else ""
 
 

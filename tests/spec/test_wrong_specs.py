@@ -84,6 +84,13 @@ def test_no_file(tmp_path: Path) -> None:
     assert refusal(tmp_path / "phase.toml") == '…/phase.toml: no such file; did you mean "…/phase3.toml"?\n'
 
 
+def test_a_spec_is_not_offered_as_the_file_that_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "phase4.toml").write_text('extends = "phase3.toml"\n', encoding="utf-8")
+    assert refusal(tmp_path / "phase4.toml") == '…/phase4.toml:1:1: extends = "phase3.toml": no such file\n'
+    (tmp_path / "phase2.toml").touch()
+    assert refusal(tmp_path / "phase4.toml").endswith('no such file; did you mean "…/phase2.toml"?\n')
+
+
 def test_no_regular_file() -> None:
     assert refusal(Path("/dev/null")) == "…/null: is not a regular file\n"
 
