@@ -555,3 +555,53 @@ def test_the_journal_repeats_what_was_done_without_judging(monkeypatch: pytest.M
     told = [(d.rule, d.decision, dict(d.keys), d.checkpoint) for decisions, _ in repeated for d in decisions]
     done = ("fired", "released", "verified", "failed")
     assert told == [(e["id"], e["decision"], e["keys"], e["checkpoint"]) for e in journal if e["decision"] in done]
+
+
+# --- the pack that repairs --------------------------------------------------------------------------------------------
+
+AT_CHANCE = {"policy/entropy_norm": 0.96, "value/explained_variance": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("knob", "sick", "healthy", "rule", "mended"),
+    [("ent_coef", 0.5, 0.1, "repair-entropy-bonus", 0.01), ("vf_coef", 0.0, 0.01, "repair-value-weight", 0.5)],
+)
+def test_a_weight_that_is_itself_the_fault_is_mended_before_its_symptom(
+    monkeypatch: pytest.MonkeyPatch, knob: str, sick: float, healthy: float, rule: str, mended: float
+) -> None:
+    def decided(value: float, **metrics: float) -> list[str]:
+        run = Training(monkeypatch, interventions="repair", ppo={knob: value}, diagnose={"mode": "act"})
+        row = AT_CHANCE | {f"effective/ppo.{knob}": value} | metrics
+        fired = [one for _ in range(3) for one in run.update(**row) if one.decision == "fired"]
+        assert run.value(f"ppo.{knob}") == (mended if fired else value)
+        return [one.rule for one in fired]
+
+    assert decided(sick) == [rule]
+    assert decided(healthy) == []  # a weight that one may have
+    assert decided(sick, **{"policy/entropy_norm": 0.9, "value/explained_variance": 0.2}) == []  # it learns
+
+
+def test_a_repaired_run_is_steadied_to_its_end_and_a_healthy_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = {"effective/ppo.learning_rate": 1e-3}
+    healthy = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
+    assert [healthy.update(**rate) for _ in range(6)] == [[]] * 6
+    run = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
+    fired = said(run.update(open_finding("policy.init_scale", "init_gain"), **rate))
+    assert fired == [("repair-init-scale", "fired"), ("repair-steady", "fired")]
+    assert run.value("ppo.clip_range") == 0.1
+    rates = [run.value("ppo.learning_rate")]
+    for _ in range(9):
+        run.update(steps=10_000, **rate)
+        rates.append(run.value("ppo.learning_rate"))
+    assert rates == pytest.approx([1e-3 * (1 - 0.97 * n / 9) for n in range(10)])
+
+
+def test_steps_that_are_small_already_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {KL: 0.03, "policy/clip_fraction": 0.4, "effective/ppo.learning_rate": 1e-3}
+    run = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
+    assert run.update(**small) == []  # the guide's bounds passed once
+    assert said(run.update(**small)) == [("repair-kl", "fired")]
+    assert (run.value("ppo.learning_rate"), run.value("ppo.target_kl")) == (pytest.approx(1e-4), 0.02)
+    later = [run.update(**{KL: 0.005, "effective/ppo.learning_rate": 1e-4}) for _ in range(5)]
+    assert later == [[]] * 5
+    assert run.value("ppo.clip_range") == 0.2
