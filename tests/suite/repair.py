@@ -8,6 +8,9 @@ healthy runs over all seeds. Steps that a rollback takes back are spent.
 Healthy controls are trained under the same rules: an action there is harm that was only waiting to happen, and the aim
 is none. A control in which nothing acted ends with the bits of the run that was only watched, so that its score need
 not be compared.
+
+One rule changes how a repaired run goes on, whatever was wrong with it. So that this is not taken for a repair, healthy
+runs are also trained with that rule alone, from a tenth of their steps on, and held against the same band.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from p3kit.diagnose.findings import format_steps
 from p3kit.diagnose.journal import changes_training, for_agent, in_short, read_journal
 from p3kit.plan import provenance
 from p3kit.rundir import RunDir
+from p3kit.spec.expansion import read_pack
 from tests.suite.cases import Case, merged
 from tests.suite.runs import Job, fingerprint, train
 from tests.suite.scoring import Score
@@ -38,6 +42,8 @@ REPAIRED: dict[str, Any] = {
     "checkpoints": {"every": 4_096},  # to go back to
     "diagnose": {"mode": "act"},
 }
+STEADY = "repair-steady"
+"""The rule of the pack that follows any other."""
 REPAIRED_SHARE = 0.75
 """What is asked of the faults that hurt."""
 NEVER_TRADED = 0.0
@@ -108,6 +114,20 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Steadied:
+    """A healthy run that went on as a repaired one does, held against the band of those that did not."""
+
+    case: str
+    seed: int
+    band: Band
+    trained: Trained
+
+    @property
+    def is_in_band(self) -> bool:
+        return self.trained.score >= self.band.low
+
+
+@dataclass(frozen=True)
 class Control:
     """A healthy configuration with one seed, under the same rules."""
 
@@ -145,6 +165,11 @@ def measure(
             for case in healthy
             for seed in controls
         },
+        **{
+            ("steadied", name, seed): Job(_over(case, steadied()), seed, "long")
+            for name, case in laid_over.items()
+            for seed in seeds
+        },
     }
     trained = dict(zip(jobs, _train(list(jobs.values()), root, trainer, processes), strict=True))
     bands = {name: band_of([trained["healthy", name, seed] for seed in references]) for name in laid_over}
@@ -164,7 +189,17 @@ def measure(
     left_alone = [
         Control(case.name, seed, trained["control", case.name, seed]) for case in healthy for seed in controls
     ]
-    _tell(attempts, left_alone, output, command)
+    compared = [
+        Steadied(name, seed, bands[name], trained["steadied", name, seed]) for name in laid_over for seed in seeds
+    ]
+    _tell(attempts, left_alone, compared, output, command)
+
+
+def steadied() -> dict[str, Any]:
+    """A spec on top of a healthy one: what the pack does to a run once it was repaired, without a repair."""
+    (rule,) = (rule for rule in read_pack("repair") if rule["id"] == STEADY)
+    begun = {"metric": "progress", "op": ">=", "value": 0.1}
+    return REPAIRED | {"interventions": "off", "intervention": [rule | {"on": begun}]}
 
 
 def _over(case: Case, overlay: dict[str, Any]) -> Case:
@@ -218,7 +253,7 @@ def band_of(healthy: Sequence[Trained]) -> Band:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def summarise(attempts: Sequence[Attempt], controls: Sequence[Control]) -> dict[str, Any]:
+def summarise(attempts: Sequence[Attempt], controls: Sequence[Control], compared: Sequence[Steadied]) -> dict[str, Any]:
     """Every figure."""
     hurt = [one for one in attempts if one.was_hurt]
     acted = [one for one in hurt if one.repaired.actions]
@@ -229,14 +264,17 @@ def summarise(attempts: Sequence[Attempt], controls: Sequence[Control]) -> dict[
         "repaired_where_acted": Score(sum(one.is_well for one in acted), len(acted)).to_json(),
         "not_hurt": len(attempts) - len(hurt),
         "healthy_in_band": Score(sum(untouched.values()), len(untouched)).to_json(),
+        "steadied_in_band": Score(sum(one.is_in_band for one in compared), len(compared)).to_json(),
         "controls_acted_on": Score(len(touched), len(controls)).to_json(),
         "actions_on_controls": sum(len(one.trained.actions) for one in controls),
     }
 
 
-def as_markdown(attempts: Sequence[Attempt], controls: Sequence[Control], how: str) -> str:
+def as_markdown(
+    attempts: Sequence[Attempt], controls: Sequence[Control], compared: Sequence[Steadied], how: str
+) -> str:
     """Totals with Wilson intervals, a row per fault, a row per control that was acted on."""
-    totals = summarise(attempts, controls)
+    totals = summarise(attempts, controls, compared)
 
     def share(key: str) -> str:
         return str(Score(totals[key]["hits"], totals[key]["of"]))
@@ -251,6 +289,7 @@ def as_markdown(attempts: Sequence[Attempt], controls: Sequence[Control], how: s
         f"| … where a rule acted at all | {share('repaired_where_acted')} | | |",
         f"| runs that the fault did not hurt, left out above | {totals['not_hurt']} of {len(attempts)} | | |",
         f"| for comparison: healthy runs of the same seeds in their own band | {share('healthy_in_band')} | | |",
+        f"| … and with `{STEADY}` alone, from a tenth of their steps on | {share('steadied_in_band')} | | |",
         f"| healthy controls that a rule acted on | {share('controls_acted_on')} "
         f"| none | {_met(totals['actions_on_controls'] == 0)} |",
         "",
@@ -288,28 +327,37 @@ def _scores(runs: Sequence[Trained]) -> str:
     return ", ".join(f"{run.score:z.2f}{'' if run.state == 'done' else f' ({run.state})'}" for run in runs)
 
 
-def as_document(attempts: Sequence[Attempt], controls: Sequence[Control], how: Mapping[str, Any]) -> dict[str, Any]:
+def as_document(
+    attempts: Sequence[Attempt], controls: Sequence[Control], compared: Sequence[Steadied], how: Mapping[str, Any]
+) -> dict[str, Any]:
     """The same for programs."""
     told = [asdict(one) | {"is_well": one.is_well, "was_hurt": one.was_hurt} for one in attempts]
     return {
         "how": dict(how),
-        "totals": summarise(attempts, controls),
+        "totals": summarise(attempts, controls, compared),
         "faults": told,
         "controls": [asdict(one) for one in controls],
+        "steadied": [asdict(one) for one in compared],
     }
 
 
-def _tell(attempts: Sequence[Attempt], controls: Sequence[Control], output: Path | None, command: str) -> None:
+def _tell(
+    attempts: Sequence[Attempt],
+    controls: Sequence[Control],
+    compared: Sequence[Steadied],
+    output: Path | None,
+    command: str,
+) -> None:
     made = provenance()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     seeds = sorted({one.seed for one in (*attempts, *controls)})
     how = {"command": command, "commit": made["git_commit"], "versions": made["versions"], "machine": machine}
     how |= {"seeds": seeds, "data": "SYNTHETIC"}
     words = f"`{command}`, commit {how['commit']}, seeds {seeds}, {machine}, SYNTHETIC data."
-    text = as_markdown(attempts, controls, words)
+    text = as_markdown(attempts, controls, compared, words)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(as_document(attempts, controls, how), indent=1)
+        document = json.dumps(as_document(attempts, controls, compared, how), indent=1)
         output.with_suffix(".json").write_text(document + "\n", encoding="utf-8")
         output.with_suffix(".md").write_text(text, encoding="utf-8")
         if (shown := most_telling(attempts)) is not None:

@@ -18,6 +18,7 @@ from tests.suite.repair import (
     Attempt,
     Band,
     Control,
+    Steadied,
     Trained,
     _over,
     as_document,
@@ -26,6 +27,7 @@ from tests.suite.repair import (
     draw,
     most_telling,
     read_trained,
+    steadied,
     summarise,
 )
 
@@ -59,15 +61,17 @@ def test_who_is_hurt_and_who_is_well_again() -> None:
 
 def test_the_totals_leave_out_what_did_no_harm_and_count_actions_on_controls() -> None:
     controls = [Control("C01", 1, trained(3.0)), Control("C02", 1, trained(3.0, actions=(ACTION, ACTION)))]
-    totals = summarise([WELL, STILL_SICK, NOBODY_ACTED, NOT_HURT], controls)
+    compared = [Steadied("C01", seed, BAND, trained(score)) for seed, score in ((1, 2.4), (2, 2.5), (3, 3.9))]
+    totals = summarise([WELL, STILL_SICK, NOBODY_ACTED, NOT_HURT], controls, compared)
     assert (totals["repaired"]["hits"], totals["repaired"]["of"]) == (1, 3)
     assert (totals["repaired_where_acted"]["hits"], totals["repaired_where_acted"]["of"]) == (1, 2)
     assert (totals["not_hurt"], totals["actions_on_controls"]) == (1, 2)
     assert (totals["controls_acted_on"]["hits"], totals["controls_acted_on"]["of"]) == (1, 2)
-    text = as_markdown([WELL, STILL_SICK], controls, "how")
+    assert (totals["steadied_in_band"]["hits"], totals["steadied_in_band"]["of"]) == (2, 3)
+    text = as_markdown([WELL, STILL_SICK], controls, compared, "how")
     assert "| F01.full learning rate far too high | 1/2 | 3.00 ± 0.50 | -0.30, -0.30 | 2.60, 2.40 |" in text
     assert "| C02 | 1 | 1 | beyond-step-too-big (opt.step_too_big) |" in text
-    json.dumps(as_document([WELL], controls, {"command": "x"}))
+    json.dumps(as_document([WELL], controls, compared, {"command": "x"}))
     assert "| for comparison: healthy runs of the same seeds in their own band | 1/1 = 100%" in text, (
         "one run, seen twice"
     )
@@ -94,6 +98,13 @@ def test_every_repairable_fault_and_control_is_a_sound_spec_under_the_pack(overl
         assert spec.diagnose.mode == overlay["diagnose"]["mode"]
         assert (len(spec.intervention) > 10) == (overlay is REPAIRED)
         resolve_spec(spec.model_dump(mode="json"), "again")
+
+
+def test_healthy_runs_are_compared_under_the_one_rule_that_follows_any_repair() -> None:
+    for case in load_controls():
+        (rule,) = _over(case, steadied()).resolved(7).intervention
+        assert rule.id == "repair-steady"
+        assert [type(action).__name__ for action in rule.actions()] == ["Scale", "Scale"]
 
 
 def test_a_stored_run_tells_its_score_and_what_was_done_to_it(tmp_path: Path) -> None:
