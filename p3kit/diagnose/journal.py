@@ -50,8 +50,10 @@ def intervened(entries: Iterable[Entry]) -> bool:
 
 
 def in_short(entry: Entry) -> str:
-    """What an entry changed, in a few words: `ppo.ent_coef 0.01 → 0.05, back to init`."""
-    parts = [f"{key} {_short(before)} → {_short(after)}" for key, (before, after) in (entry.get("keys") or {}).items()]
+    """What an entry changed, in a few words: `ppo.ent_coef 0.01 → 0.05 over 10% of training, back to init`."""
+    slow = {key: f" over {span}" for key, span in (entry.get("gradual") or {}).items()}
+    moved = (entry.get("keys") or {}).items()
+    parts = [f"{key} {_short(before)} → {_short(after)}{slow.get(key, '')}" for key, (before, after) in moved]
     if entry.get("checkpoint"):
         parts.append(back_to(entry["checkpoint"]))
     return ", ".join([*parts, *did_in_words(entry)])

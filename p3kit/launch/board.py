@@ -45,7 +45,7 @@ class AgentView:
     hold_share: float | None = None
     silent_s: float = 0.0
     interventions: int = 0
-    last_intervention: str = ""  # what the newest one did, in a few words
+    acts: tuple[tuple[int, str], ...] = ()  # the newest things that interventions did: number, a few words
 
     @property
     def progress(self) -> float:
@@ -79,7 +79,7 @@ def agent_views(run: RunDir, info: Mapping[str, Any], status: Mapping[str, Any],
                 hold_share=agent.get("hold_share"),
                 silent_s=silent,
                 interventions=int(agent.get("interventions") or 0),
-                last_intervention=str(agent.get("last_intervention") or ""),
+                acts=tuple((int(number), str(did)) for number, did in agent.get("acts") or ()),
             )
         )
     return views
@@ -154,8 +154,8 @@ class LiveBoard:
         parts: list[Any] = [Text(self._headline(), style="bold", no_wrap=True, overflow="ellipsis"), table]
         if hidden := len(self._agents) - len(shown):
             parts.append(Text(f"… and {hidden} more: {_tally(self._agents)}", style="dim"))
-        for agent in [agent for agent in shown if agent.last_intervention][-2:]:
-            line = f"{agent.label} {agent.last_intervention}"
+        for agent in [agent for agent in shown if agent.acts][-2:]:
+            line = f"{agent.label} {agent.acts[-1][1]}"
             parts.append(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
 
@@ -177,7 +177,7 @@ class LineBoard:
         self._console = console
         self._start = time.monotonic()
         self._said: dict[str, tuple[str, int, bool]] = {}
-        self._acted: dict[str, str] = {}
+        self._acted: dict[str, int] = {}
 
     def __enter__(self) -> LineBoard:
         return self
@@ -192,9 +192,10 @@ class LineBoard:
             if self._said.get(agent.label, ("queued", 0, False)) != now:
                 self.say(_line(agent))
             self._said[agent.label] = now
-            if agent.last_intervention != self._acted.get(agent.label, ""):
-                self.say(f"{agent.label} {agent.last_intervention}")
-            self._acted[agent.label] = agent.last_intervention
+            for number, did in agent.acts:
+                if number > self._acted.get(agent.label, 0):
+                    self.say(f"{agent.label} {did}")
+                    self._acted[agent.label] = number
 
     def say(self, text: str) -> None:
         stamp = duration(time.monotonic() - self._start)

@@ -434,7 +434,7 @@ class Agent(Generic[A]):
             "total_timesteps": self.total_timesteps,
             **latest,
             "interventions": self.repair.engine.fired,
-            "last_intervention": self.repair.last,
+            "acts": self.repair.acts,
             "verdict": self._verdict,
         }
 

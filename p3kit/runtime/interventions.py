@@ -91,6 +91,8 @@ class Decision:
     threshold: float | None = None
     min_data: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     keys: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
+    gradual: Mapping[str, str] = field(default_factory=dict)
+    """Keys that get to their new value over a span, and over which, in words."""
     checkpoint: str | None = None
     factor: float | None = None
     expired: bool = False
@@ -107,7 +109,7 @@ class Decision:
 
     def to_event(self) -> dict[str, Any]:
         """As it stands in `events.jsonl`, without what every event has."""
-        sometimes = ("component", "gradient_step", "agents", "by_agent")
+        sometimes = ("gradual", "component", "gradient_step", "agents", "by_agent")
         fields = {
             key: value
             for key, value in vars(self).items()
@@ -423,8 +425,7 @@ class Engine:
 
     def proposed(self, rule: Intervention, look: Look, kind: Check, added: list[Modifier]) -> Decision:
         """What a rule whose trigger holds would do: its evidence, changes and where it would go back to."""
-        keys = self.changes(self.live + added, {modifier.key for modifier in added})
-        told = self._told(rule, look) | {"keys": keys, "gradient_step": self.gradient_step}
+        told = self._told(rule, look) | self._moved(added) | {"gradient_step": self.gradient_step}
         return self.with_checkpoint(rule, Decision(rule.id, kind, "fired", _why(look), asks=asks_of(rule), **told))
 
     def _excused(self, rule: Intervention, look: Look) -> tuple[Verdict, str] | None:
@@ -710,9 +711,15 @@ class Engine:
         asks = asks_of(rule)
         if told.checkpoint is None and any(isinstance(asked, Rollback) for asked in asks):
             asks = (*(asked for asked in asks if not isinstance(asked, Rollback)), Stop(stop="fail"))
-        return replace(told, keys=self.changes(self.live + added, {modifier.key for modifier in added}), asks=asks)
+        return replace(told, **self._moved(added), asks=asks)
 
     # --- small things -----------------------------------------------------------------------------------------------
+
+    def _moved(self, added: Sequence[Modifier]) -> dict[str, Any]:
+        """The part of a decision that tells where modifiers bring which keys, and how soon."""
+        ramps = {modifier.key: getattr(modifier.what, "ramp", None) for modifier in added}
+        gradual = {key: in_words(ramp) for key, ramp in ramps.items() if ramp is not None}
+        return {"keys": self.changes([*self.live, *added], set(ramps)), "gradual": gradual}
 
     def _is_quiet(self) -> bool:
         return any(self.clock.share(span, Clock.from_json(begin)) < 1 for begin, span in self._quiet)

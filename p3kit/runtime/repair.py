@@ -26,6 +26,9 @@ from p3kit.spec.interventions import Dump, Freeze, Normalize, Note, Reinit, Roll
 if TYPE_CHECKING:
     from p3kit.runtime.agent import Agent
 
+MOST_ACTS = 6
+"""How many of its newest acts an agent's status tells: more than happen between two looks of the board."""
+
 
 class Repair:
     """Diagnosis and interventions of one agent while it trains; nothing at all in mode "off"."""
@@ -43,7 +46,7 @@ class Repair:
         self.reinits: list[str] = []  # parts of the net that are to be drawn anew
         self.frozen_normalizer = self.frozen_encoder = False
         self.normalizes = {"rewards": False, "observations": False}  # what began while the run trained
-        self.last = ""  # what the last intervention did, for the table of runs
+        self.acts: list[tuple[int, str]] = []  # number and words of the newest things that rules did, for the board
         self._rollout: Rollout | None = None
         self._update: Mapping[str, Any] = {}
         self._update_ends_at: int | None = None
@@ -105,8 +108,7 @@ class Repair:
     def took_part(self, decision: Decision) -> None:
         """A rule for all agents has changed this one too."""
         if decision.decision in DONE:
-            own = decision.to_event() | dict(decision.by_agent.get(self.agent.name, {}))
-            self.last = f"{decision.rule} {decision.decision}: {in_short(own) or decision.reason}"
+            self._tell(decision.to_event() | dict(decision.by_agent.get(self.agent.name, {})))
         self.carry_out(decision)
 
     @property
@@ -138,13 +140,12 @@ class Repair:
     def state_dict(self) -> Flat:
         frozen = {"frozen_normalizer": self.frozen_normalizer, "frozen_encoder": self.frozen_encoder}
         begun = {f"normalizes_{what}": has for what, has in self.normalizes.items()}
-        return {"engine": self.engine.state(), "last": self.last, **frozen, **begun}
+        return {"engine": self.engine.state(), **frozen, **begun}
 
     def load_state_dict(self, state: Flat) -> None:
         self.engine.load_state(state["engine"])
         self.frozen_normalizer, self.frozen_encoder = bool(state["frozen_normalizer"]), bool(state["frozen_encoder"])
         self.normalizes = {what: bool(state[f"normalizes_{what}"]) for what in self.normalizes}
-        self.last = state["last"]
 
     def reload(self, rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]) -> None:
         """Take in what the run had recorded before it was interrupted."""
@@ -152,7 +153,10 @@ class Repair:
             self.record.take(row for row in rows if row["agent"] == self.agent.name)
             for event in events:
                 if concerns(event, self.agent.name):
-                    self.record.take_event(for_agent(event, self.agent.name))
+                    own = for_agent(event, self.agent.name)
+                    self.record.take_event(own)
+                    if own.get("decision") in DONE:
+                        self._tell(own)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -171,7 +175,12 @@ class Repair:
         event = decision.to_event()
         self.agent.journal("intervention", at=self._update_ends_at, **event, **self.journalled())
         if decision.decision in DONE:
-            self.last = f"{decision.rule} {decision.decision}: {in_short(event) or decision.reason}"
+            self._tell(event)
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        number = self.acts[-1][0] + 1 if self.acts else 1
+        did = in_short(event) or event["reason"]
+        self.acts = [*self.acts, (number, f"{event['id']} {event['decision']}: {did}")][-MOST_ACTS:]
 
     def journalled(self) -> dict[str, Any]:
         """What every entry of the journal has beside the decision."""

@@ -243,18 +243,21 @@ def test_a_run_without_verdicts_says_its_state(runs):
 
 
 def test_what_an_intervention_did_is_said_once():
-    did = "ent-boost fired: ppo.ent_coef 0.01 → 0.05"
+    acts = ((1, "ent-boost fired: ppo.ent_coef 0.01 → 0.05"), (2, "steady fired: ppo.clip_range 0.2 → 0.1"))
     console = Console(file=io.StringIO(), force_terminal=False, width=120)
     board = LineBoard(console)
-    board.show([agent(interventions=1, last_intervention=did)])
-    board.show([agent(interventions=1, last_intervention=did)])
-    assert console.file.getvalue().count(did) == 1
+    board.show([agent(interventions=2, acts=acts)])  # both since the last look
+    board.show([agent(interventions=2, acts=acts)])
+    board.show([agent(interventions=2, acts=(*acts, (3, "ent-boost released: ppo.ent_coef 0.05 → 0.01")))])
+    said = console.file.getvalue()
+    assert [said.count(did) for did in ("ent-boost fired", "steady fired", "ent-boost released")] == [1, 1, 1]
+    assert said.index("ent-boost fired") < said.index("steady fired") < said.index("ent-boost released")
 
 
 @pytest.mark.parametrize("acted", [False, True])
 def test_the_live_table_counts_what_interventions_did(acted):
     board = LiveBoard(terminal(), "phase3")
-    moved = agent("run-1/AMD", interventions=2, last_intervention="back fired: back to init")
+    moved = agent("run-1/AMD", interventions=2, acts=((2, "back fired: back to init"),))
     board.show([agent(), moved if acted else agent("run-1/AMD")])
     text = "\n".join(drawn(board))
     assert ("acts" in text) is acted

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from p3kit.diagnose import CauseFound, Finding
+from p3kit.diagnose.journal import in_short
 from p3kit.runtime import interventions
 from p3kit.runtime.interventions import Decision, Engine
 from p3kit.runtime.record import Record
@@ -212,6 +213,7 @@ def test_what_was_repaired_may_be_treated_otherwise_than_what_never_was(monkeypa
     assert (fired.rule, fired.decision) == ("settle", "fired")
     assert fired.evidence == {"actions": [1.0], "progress": [0.03]}
     assert fired.keys == {"ppo.learning_rate": [3e-4, pytest.approx(3e-5)]}
+    assert in_short(fired.to_event()) == "ppo.learning_rate 3e-4 → 3e-5 over 4% of training"
     rates = []
     for _ in range(6):
         rates.append(run.value("ppo.learning_rate"))

@@ -451,7 +451,7 @@ def test_a_rule_for_the_run_changes_every_agent(trainer: str, tmp_path: Path) ->
     for agent in done.agent_names():
         assert done.series(agent)["effective/ppo.clip_range"].values.tolist() == [0.2, 0.1, 0.2, 0.2]
         assert done.status()["agents"][agent]["interventions"] == 1
-        assert done.status()["agents"][agent]["last_intervention"].startswith("for-all released")
+        assert done.status()["agents"][agent]["acts"][-1] == [2, "for-all released: ppo.clip_range 0.1 → 0.2"]
 
 
 def test_agents_are_judged_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
