@@ -31,6 +31,7 @@ from p3kit.spec.interventions import (
     COMPONENT,
     HARMLESS,
     PROGRESS,
+    UPDATES_LEFT,
     Add,
     Condition,
     Controller,
@@ -376,6 +377,8 @@ class Engine:
                     del fresh[name]
         harmless = all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
         own = {PROGRESS: self.clock.progress, ACTIONS: float(self.actions)}
+        if self.clock.progress > 0:
+            own[UPDATES_LEFT] = self.clock.updates * (1 / self.clock.progress - 1)
         return Look(self.record, fresh, own, rule.cause, harmless, state.streaks)
 
     def _evidence_after(self, step: int) -> Evidence:

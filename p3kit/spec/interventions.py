@@ -34,10 +34,15 @@ PROGRESS = "progress"
 ACTIONS = "actions"
 """May be compared like a metric: how often rules have changed the agent's training, as budget.actions counts."""
 
+UPDATES_LEFT = "updates_left"
+"""May be compared like a metric: how many updates are to come, at the pace so far."""
+
+ENGINES_OWN = (PROGRESS, ACTIONS, UPDATES_LEFT)
+
 
 def _metric(name: str) -> str:
-    if name not in (PROGRESS, ACTIONS) and not is_metric(name):
-        known = [*METRICS, PROGRESS, ACTIONS]
+    if name not in ENGINES_OWN and not is_metric(name):
+        known = [*METRICS, *ENGINES_OWN]
         raise ValueError(f"unknown metric{did_you_mean(name, known, '; see p3kit/metrics.py')}")
     return name
 
@@ -104,8 +109,8 @@ class Condition(Table):
     """A metric compared with a number."""
 
     metric: Metric
-    """A metric of the glossary, progress (share of training done), or actions (how often rules have changed the
-    agent's training)."""
+    """A metric of the glossary, progress (share of training done), actions (how often rules have changed the agent's
+    training), or updates_left (how many are to come, at the pace so far)."""
     op: Comparison
     """How it is compared."""
     value: float

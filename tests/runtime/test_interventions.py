@@ -587,6 +587,9 @@ def test_a_repaired_run_is_steadied_to_its_end_and_a_healthy_one_is_not(monkeypa
     rate = {"effective/ppo.learning_rate": 1e-3}
     healthy = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
     assert [healthy.update(**rate) for _ in range(6)] == [[]] * 6
+    short = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
+    found = short.update(open_finding("policy.init_scale", "init_gain"), **rate, steps=8_000)  # 1 of 12.5 updates
+    assert said(found) == [("repair-init-scale", "fired")]
     run = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
     fired = said(run.update(open_finding("policy.init_scale", "init_gain"), **rate))
     assert fired == [("repair-init-scale", "fired"), ("repair-steady", "fired")]

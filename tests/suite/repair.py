@@ -199,7 +199,8 @@ def steadied() -> dict[str, Any]:
     """A spec on top of a healthy one: what the pack does to a run once it was repaired, without a repair."""
     (rule,) = (rule for rule in read_pack("repair") if rule["id"] == STEADY)
     begun = {"metric": "progress", "op": ">=", "value": 0.1}
-    return REPAIRED | {"interventions": "off", "intervention": [rule | {"on": begun}]}
+    on = {"all": [begun if part["metric"] == "actions" else part for part in rule["on"]["all"]]}
+    return REPAIRED | {"interventions": "off", "intervention": [rule | {"on": on}]}
 
 
 def _over(case: Case, overlay: dict[str, Any]) -> Case:

@@ -105,6 +105,8 @@ def test_healthy_runs_are_compared_under_the_one_rule_that_follows_any_repair() 
         (rule,) = _over(case, steadied()).resolved(7).intervention
         assert rule.id == "repair-steady"
         assert [type(action).__name__ for action in rule.actions()] == ["Scale", "Scale"]
+        told = rule.model_dump(mode="json")["on"][0]["all"]
+        assert [part["metric"] for part in told] == ["progress", "effective/ppo.learning_rate", "updates_left"]
 
 
 def test_a_stored_run_tells_its_score_and_what_was_done_to_it(tmp_path: Path) -> None:
