@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from p3kit.diagnose import DETECTORS, Evidence, Finding, judge
+from p3kit.diagnose.evidence import TICK
 from p3kit.metrics import COMPONENTS
 from p3kit.runtime.modifiers import UNITS, Clock, Modifier, amount, effective, in_words, key_of, over
 from p3kit.runtime.record import Record, Stretch
@@ -377,8 +378,8 @@ class Engine:
                     del fresh[name]
         harmless = all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
         own = {PROGRESS: self.clock.progress, ACTIONS: float(self.actions)}
-        if self.clock.progress > 0:
-            own[UPDATES_LEFT] = self.clock.updates * (1 / self.clock.progress - 1)
+        if self.clock.updates > 0:
+            own[UPDATES_LEFT] = self._updates_left()
         return Look(self.record, fresh, own, rule.cause, harmless, state.streaks)
 
     def _evidence_after(self, step: int) -> Evidence:
@@ -723,6 +724,11 @@ class Engine:
         ramps = {modifier.key: getattr(modifier.what, "ramp", None) for modifier in added}
         gradual = {key: in_words(ramp) for key, ramp in ramps.items() if ramp is not None}
         return {"keys": self.changes([*self.live, *added], set(ramps)), "gradual": gradual}
+
+    def _updates_left(self) -> float:
+        """At the pace so far. An update that is shorter than a tick learns from less and counts by its share of one."""
+        length = max(self.clock.env_steps / self.clock.updates, TICK)
+        return max(self.record.total_timesteps - self.clock.env_steps, 0) / length
 
     def _is_quiet(self) -> bool:
         return any(self.clock.share(span, Clock.from_json(begin)) < 1 for begin, span in self._quiet)

@@ -35,7 +35,8 @@ ACTIONS = "actions"
 """May be compared like a metric: how often rules have changed the agent's training, as budget.actions counts."""
 
 UPDATES_LEFT = "updates_left"
-"""May be compared like a metric: how many updates are to come, at the pace so far."""
+"""May be compared like a metric: how many updates are to come at the pace so far. One of less than a tick (4,096 env
+steps) counts by its share of it."""
 
 ENGINES_OWN = (PROGRESS, ACTIONS, UPDATES_LEFT)
 
@@ -110,7 +111,8 @@ class Condition(Table):
 
     metric: Metric
     """A metric of the glossary, progress (share of training done), actions (how often rules have changed the agent's
-    training), or updates_left (how many are to come, at the pace so far)."""
+    training), or updates_left (how many are to come at the pace so far; one of less than 4,096 env steps counts by its
+    share of them)."""
     op: Comparison
     """How it is compared."""
     value: float

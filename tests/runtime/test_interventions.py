@@ -587,9 +587,6 @@ def test_a_repaired_run_is_steadied_to_its_end_and_a_healthy_one_is_not(monkeypa
     rate = {"effective/ppo.learning_rate": 1e-3}
     healthy = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
     assert [healthy.update(**rate) for _ in range(6)] == [[]] * 6
-    short = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
-    found = short.update(open_finding("policy.init_scale", "init_gain"), **rate, steps=8_000)  # 1 of 12.5 updates
-    assert said(found) == [("repair-init-scale", "fired")]
     run = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
     fired = said(run.update(open_finding("policy.init_scale", "init_gain"), **rate))
     assert fired == [("repair-init-scale", "fired"), ("repair-steady", "fired")]
@@ -599,6 +596,27 @@ def test_a_repaired_run_is_steadied_to_its_end_and_a_healthy_one_is_not(monkeypa
         run.update(steps=10_000, **rate)
         rates.append(run.value("ppo.learning_rate"))
     assert rates == pytest.approx([1e-3 * (1 - 0.97 * n / 9) for n in range(10)])
+
+
+@pytest.mark.parametrize(
+    ("updates", "steps", "steadied"),
+    [
+        (1, 8_000, False),  # 92,000 are 11.5 of such updates
+        (1, 7_600, True),  # 12.2
+        (10, 5_100, False),  # 49,000 are 9.6
+        (50, 1_000, True),  # 50,000 are 12.2 ticks
+        (51, 1_000, False),  # 49,000 are 49 updates, of which four make a tick
+    ],
+)
+def test_a_run_is_steadied_where_a_dozen_whole_updates_are_left(
+    monkeypatch: pytest.MonkeyPatch, updates: int, steps: int, steadied: bool
+) -> None:
+    rate = {"effective/ppo.learning_rate": 1e-3}
+    run = Training(monkeypatch, interventions="repair", ppo={"learning_rate": 1e-3}, diagnose={"mode": "act"})
+    for _ in range(updates - 1):
+        assert run.update(**rate, steps=steps) == []
+    found = run.update(open_finding("policy.init_scale", "init_gain"), **rate, steps=steps)
+    assert said(found) == [("repair-init-scale", "fired"), ("repair-steady", "fired")][: 1 + steadied]
 
 
 def test_steps_that_are_small_already_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
