@@ -100,6 +100,16 @@ def test_every_command_has_help_with_an_example_and_a_place_in_the_readme(name: 
     assert f"`p3kit {name}" in README
 
 
+def test_the_share_of_repaired_runs_is_the_one_that_was_measured() -> None:
+    totals = json.loads((ROOT / "tests" / "suite" / "results" / "repair.json").read_text(encoding="utf-8"))["totals"]
+    repaired, touched = totals["repaired"], totals["controls_acted_on"]
+    share, low, high = (round(100 * part) for part in (repaired["share"], *repaired["interval"]))
+    words = " ".join(README.split())
+    assert f"of {repaired['of']} runs that an injected fault had hurt, {share} % [{low}, {high}] ended" in words
+    assert touched["hits"] == 0
+    assert f"no healthy control of {touched['of']} was touched" in words
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     for target in (link for link in links if not link.startswith("https://")):
