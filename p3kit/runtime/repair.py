@@ -107,8 +107,7 @@ class Repair:
 
     def took_part(self, decision: Decision) -> None:
         """A rule for all agents has changed this one too."""
-        if decision.decision in DONE:
-            self._tell(decision.to_event() | dict(decision.by_agent.get(self.agent.name, {})))
+        self._tell(decision.to_event() | dict(decision.by_agent.get(self.agent.name, {})))
         self.carry_out(decision)
 
     @property
@@ -155,8 +154,7 @@ class Repair:
                 if concerns(event, self.agent.name):
                     own = for_agent(event, self.agent.name)
                     self.record.take_event(own)
-                    if own.get("decision") in DONE:
-                        self._tell(own)
+                    self._tell(own)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -174,10 +172,12 @@ class Repair:
     def _journal(self, decision: Decision) -> None:
         event = decision.to_event()
         self.agent.journal("intervention", at=self._update_ends_at, **event, **self.journalled())
-        if decision.decision in DONE:
-            self._tell(event)
+        self._tell(event)
 
     def _tell(self, event: Mapping[str, Any]) -> None:
+        """Keep an event for the board, if a rule did something in it."""
+        if event.get("decision") not in DONE:
+            return
         number = self.acts[-1][0] + 1 if self.acts else 1
         did = in_short(event) or event["reason"]
         self.acts = [*self.acts, (number, f"{event['id']} {event['decision']}: {did}")][-MOST_ACTS:]
