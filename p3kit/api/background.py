@@ -1,6 +1,6 @@
-"""What goes along with training in the launching process: pictures of runs that ended, and the mirror in Aim.
+"""Work beside a training, in the launching process: pictures of runs that ended, and the mirror in Aim.
 
-Both work in the background and neither can stop training: what goes wrong is said in one line.
+Both work in the background and neither can stop the training: a failure is one line on stderr.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rich.console import Console
 from p3kit.rundir import RunDir
 
 
-class Companions:
-    """Entered around a launch. Leaving waits until the last pictures are drawn and the mirror is up to date."""
+class Background:
+    """A context around a launch. It exits when the last pictures are drawn and the mirror is up to date."""
 
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
         self._runs_root, self._aim_repo = runs_root, aim_repo
@@ -27,7 +27,7 @@ class Companions:
         self._stop_mirror = threading.Event()
         self._mirror = threading.Thread(target=self._follow, name="aim mirror", daemon=True) if mirror else None
 
-    def __enter__(self) -> Companions:
+    def __enter__(self) -> Background:
         if self._mirror is not None:
             self._mirror.start()
         return self
@@ -48,7 +48,7 @@ class Companions:
             self._artist.shutdown(wait=False, cancel_futures=True)
 
     def draw(self, run: RunDir) -> None:
-        """Draws the pictures of a run that ended, in the background."""
+        """Draw the pictures of a run that ended, in the background."""
         self._pictures.append((run, self._artist.submit(_draw, run)))
 
     def _follow(self) -> None:
@@ -70,7 +70,7 @@ class Companions:
 
 
 def aim_is_installed() -> bool:
-    """Whether the mirror can work, found out without importing Aim."""
+    """Return True where the mirror can work, without importing Aim."""
     return importlib.util.find_spec("aim") is not None
 
 

@@ -1,23 +1,20 @@
-"""Where runs train: slots of this machine, or a Ray cluster that is up while a command lasts."""
+"""Where runs train: slots of this machine, or a Ray cluster that is up while a launch lasts."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from p3kit.cli.options import available_cores
-
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from p3kit.launch.cluster import Cluster, Needs
     from p3kit.launch.process import Start
 
 
 class Engine(Protocol):
-    """What plans and launches ask of it."""
+    """The part of an engine that plans and launches use."""
 
     @property
     def slots(self) -> int:
@@ -46,7 +43,7 @@ class RayEngine:
     cluster: Cluster
     needs: Needs
     jobs: int | None
-    console: Console
+    report: Callable[[str], None]
 
     @property
     def slots(self) -> int:
@@ -57,18 +54,18 @@ class RayEngine:
 
         packing = pack(runs, self.cluster.cpus, self.cluster.gpus, self.needs, self.jobs)
         nodes = f"{self.cluster.nodes} node{'s' if self.cluster.nodes != 1 else ''}"
-        self._tell(f"Ray, {nodes}: {packing.words()}")
-        return self.jobs or runs, self.cluster.start(packing, self._tell)
-
-    def _tell(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.report(f"Ray, {nodes}: {packing.words()}")
+        return self.jobs or runs, self.cluster.start(packing, self.report)
 
 
 @contextlib.contextmanager
 def open_engine(
-    name: str, jobs: int | None, computes: Iterable[Mapping[str, Any]], console: Console
+    name: str, jobs: int | None, computes: Iterable[Mapping[str, Any]], report: Callable[[str], None]
 ) -> Iterator[Engine]:
-    """The engine `local` or `ray`, for specs with these `[compute]` tables. Raises InputError where there is none."""
+    """Open the engine `local` or `ray` for specs with these `[compute]` tables.
+
+    `report` takes a line about the cluster. Raises InputError where the engine is not available.
+    """
     if name == "local":
         yield LocalEngine(jobs or available_cores())
         return
@@ -76,4 +73,11 @@ def open_engine(
 
     needs = needs_of(computes)
     with ray_cluster(available_cores()) as cluster:
-        yield RayEngine(cluster, needs, jobs, console)
+        yield RayEngine(cluster, needs, jobs, report)
+
+
+def available_cores() -> int:
+    """Number of cores this process may use: a container's or taskset's share, not the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
