@@ -170,7 +170,7 @@ def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_j
             f"{run.name}/{wanted}", "no agent of that name in this run", f"its agents: {', '.join(names)}"
         )
     console = progress_console()
-    told = []
+    rows = []
     for agent in [wanted] if wanted else names:
         with console.status(f"{run.name}/{agent}: playing the {split} split"):
             episodes = replay(run, agent, checkpoint, split=split)
@@ -181,12 +181,12 @@ def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_j
             place = f"episode {episode['rank']} of {episode['of']} by reward, {split}"
             picture = run.replays / f"{name}.png"
             draw_episode(episode, f"{label}{run.name}/{agent}, {episode['checkpoint']}: {place}", picture)
-            told.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
+            rows.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
                          "of": episode["of"], "split": split, **episode["totals"]})  # fmt: skip
     if as_json:
-        print_json(told)
+        print_json(rows)
         return
-    for one in told:
+    for one in rows:
         click.echo(_in_words(run.name, one))
 
 

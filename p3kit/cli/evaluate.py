@@ -91,8 +91,8 @@ def evaluate(
         result["picture"] = str(_draw(found.plots, result, output))
         results.append(result)
     if as_json:
-        told = [{key: value for key, value in result.items() if key != "curves"} for result in results]
-        print_json(told)
+        document = [{key: value for key, value in result.items() if key != "curves"} for result in results]
+        print_json(document)
         return
     for result in results:
         print_backtest(result, found.info()["name"], Console(highlight=False))
@@ -181,9 +181,9 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     if result["intervened"]:
         lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
     if looks := result.get("final_looks"):
-        told = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
+        line = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
         warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
-        lines.append(told + warn)
+        lines.append(line + warn)
     return lines
 
 

@@ -167,11 +167,11 @@ def _calibrated(plans: Sequence[RunPlan], loaded: LoadedSpec, market: Mapping[st
     from rich.console import Console
 
     from p3kit.cli import INTERRUPTED
-    from p3kit.launch.board import board_for
     from p3kit.launch.calibrate import calibrate
+    from p3kit.launch.display import make_display
 
-    with board_for(Console(stderr=True), f"{loaded.spec.name}, calibrating") as board:
-        cost = calibrate(plans, loaded, market, jobs=slots, board=board, on_end=_draw)
+    with make_display(Console(stderr=True), f"{loaded.spec.name}, calibrating") as display:
+        cost = calibrate(plans, loaded, market, jobs=slots, display=display, on_end=_draw)
     if cost is None:
         sys.exit(INTERRUPTED)
     return cost
@@ -187,7 +187,7 @@ def _draw(run: RunDir) -> None:
 def _cost_lines(
     cost: Cost | None, pace: Pace | None, seconds: float | None, slots: int, *, elsewhere: bool
 ) -> list[str]:
-    from p3kit.launch.board import duration
+    from p3kit.launch.display import duration
 
     if cost is not None:
         how = f"the first {cost.iterations} iterations of {slots} run{'s' if slots > 1 else ''}"
@@ -229,7 +229,7 @@ def _print_table(name: str, plans: Sequence[RunPlan], runs: Sequence[Sequence[di
     from rich.console import Console
     from rich.table import Table
 
-    from p3kit.launch.board import number
+    from p3kit.launch.display import number
 
     count = f"{len(plans)} run{'s' if len(plans) > 1 else ''}"
     click.echo(f"{name}: {count} of the trainer {plans[0].trainer.stem}, {slots} at a time")

@@ -27,6 +27,7 @@ from p3kit.runtime.modifiers import UNITS, Clock, Modifier, amount, effective, i
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
+from p3kit.spec.base_model import Table
 from p3kit.spec.interventions import (
     ACTIONS,
     COMPONENT,
@@ -49,7 +50,6 @@ from p3kit.spec.interventions import (
     listed_symptoms,
     symptoms_of,
 )
-from p3kit.spec.table import Table
 
 Check = Literal["minibatch", "update", "eval"]
 Verdict = Literal["fired", "suppressed", "blocked", "released", "verified", "failed"]

@@ -3,7 +3,7 @@ what came out.
 
 study.py     the sweep's folder, its journal, and what only Optuna knows: which values next, prune or not, what mattered
 sweep.py     trials as runs: made, judged while they train, told; what a kill left behind
-board.py     what a person sees meanwhile
+display.py     what a person sees meanwhile
 results.py   what the trials add up to: table, winner, JSON
 pictures.py  history, importance, parallel coordinates, slices
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from p3kit.metrics import mean_interval
 from p3kit.report.export import Export, export_toml, find_export
 from p3kit.report.page import interval
-from p3kit.tune.board import STATE_COLOURS
+from p3kit.tune.display import STATE_COLOURS
 from p3kit.tune.pictures import draw_sweep
 from p3kit.tune.study import TrialRecord
 from p3kit.tune.sweep import Sweep, describe

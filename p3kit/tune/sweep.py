@@ -28,7 +28,7 @@ from p3kit.tune.study import Study, SweepDir
 if TYPE_CHECKING:
     import optuna
 
-    from p3kit.launch.board import AgentView
+    from p3kit.launch.display import AgentView
     from p3kit.market import SymbolData
 
 ORPHANS_END_WITHIN_S = 300.0
@@ -43,7 +43,7 @@ _Agent = tuple[str, str]
 
 
 class Teller(Protocol):
-    """Who is told what happens: the board."""
+    """Who is told what happens: the display."""
 
     def say(self, text: str) -> None:
         """Something that must not be missed."""

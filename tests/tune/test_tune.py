@@ -30,7 +30,7 @@ from p3kit.report.export import find_export, record
 from p3kit.rundir import RunDir, list_runs
 from p3kit.spec import load_spec
 from p3kit.tune import SweepDir
-from p3kit.tune.board import LiveTrials
+from p3kit.tune.display import LiveTrials
 from p3kit.tune.study import Space
 from p3kit.tune.sweep import SeedMean, TrialView
 
@@ -563,9 +563,9 @@ def test_the_live_table_fits_a_terminal() -> None:
         TrialView(3, "running", 0.5, None, values),
     ]
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24, color_system=None)
-    board = LiveTrials(console, "hill · tune-1", 2, 24, lambda _: trials)
-    board.show([])
-    console.print(board._draw())
+    display = LiveTrials(console, "hill · tune-1", 2, 24, lambda _: trials)
+    display.show([])
+    console.print(display._draw())
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert lines[0].startswith("hill · tune-1 · 5 of 24 trials · 1 running, 1 pruned · 0:00 · about 0:00 left")
     assert lines[1].split() == ["trial", "state", "progress", "Sharpe", "values"]
