@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import (
-    available_cores,
     engine_option,
     jobs_option,
     json_option,
@@ -23,6 +22,7 @@ from p3kit.cli.options import (
 )
 from p3kit.cli.output import print_json
 from p3kit.errors import InputError, MissingExtra
+from p3kit.launch.engines import available_cores
 
 if TYPE_CHECKING:
     from p3kit.launch import Pace
