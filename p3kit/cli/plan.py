@@ -179,7 +179,7 @@ def _calibrated(plans: Sequence[RunPlan], loaded: LoadedSpec, market: Mapping[st
 
 def _draw(run: RunDir) -> None:
     """As `p3kit run` does with each run that ended: pictures take their time and room, too."""
-    from p3kit.report.pictures import draw_run
+    from p3kit.report.run_pictures import draw_run
 
     draw_run(run)
 
