@@ -75,7 +75,7 @@ def aim_is_installed() -> bool:
 
 
 def _draw(run: RunDir) -> None:
-    from p3kit.report.pictures import draw_run
+    from p3kit.report.run_pictures import draw_run
 
     draw_run(run)
 

@@ -239,6 +239,6 @@ def _calibrated(
 
 def _draw(run: RunDir) -> None:
     """Draw the pictures of a run, which take time and disk in a training as well."""
-    from p3kit.report.pictures import draw_run
+    from p3kit.report.run_pictures import draw_run
 
     draw_run(run)

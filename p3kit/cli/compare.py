@@ -48,8 +48,8 @@ def compare(
     whether the results match. Without --output the page goes to stdout, as markdown.
     """
     from p3kit.api.judging import compare_runs
-    from p3kit.report.compare import comparison_json, render_comparison, write_comparison
-    from p3kit.report.page import relative_to_here
+    from p3kit.report.comparison_page import comparison_json, render_comparison, write_comparison
+    from p3kit.report.markdown import relative_to_here
 
     found = compare_runs(references, by, runs_root)
     written = write_comparison(found, output, templates) if output is not None else None

@@ -159,7 +159,7 @@ def _sweep(
 
 
 def _keep(result: Result, output: Path | None) -> None:
-    from p3kit.report.export import export_toml
+    from p3kit.report.export_page import export_toml
 
     if output is not None and result.export is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

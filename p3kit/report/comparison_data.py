@@ -1,4 +1,4 @@
-"""Runs side by side, as plain data: groups of agents, what their specs differ in, and the difference it made.
+"""A comparison of runs as plain data: groups of agents, differences of their specs, differences of their results.
 
 A group is a run, an agent, or all agents with one value of a knob. The first group is the reference: every other one is
 set against it agent by agent, each with its partner of equal symbol, seed and matrix point, over the same dates.
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from p3kit.errors import InputError
 from p3kit.metrics import bootstrap_sharpe_difference, mean_interval
-from p3kit.report.summary import AgentSummary, History, summarise_agent
+from p3kit.report.agent_data import AgentSummary, summarise_agent
+from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, find_run
 from p3kit.spec.expansion import full_path
 from p3kit.spec.keypath import is_written, leaves, split_path, value_at_path, written_path
@@ -211,7 +212,7 @@ class Comparison:
         return any(member.agent.data.get("synthetic") for member in self.members)
 
 
-def compare(runs_root: Path, references: Sequence[str], by: str | None = None) -> Comparison:
+def compare_runs(runs_root: Path, references: Sequence[str], by: str | None = None) -> Comparison:
     """Read what `references` name (`run-42`, `run-42/AAPL`, …) and set it side by side.
 
     Raises RunNotFound for a name that is none, InputError where there is nothing to set side by side.
@@ -239,7 +240,7 @@ def compare(runs_root: Path, references: Sequence[str], by: str | None = None) -
 
 def _members(run: RunDir, only: str | None) -> list[Member]:
     info = run.info()
-    history = History(run, info, math.inf)
+    history = RunHistory(run, info, math.inf)
     given = overrides_of(info.get("command") or [])
     code = hashlib.sha256(run.trainer_file.read_bytes()).hexdigest()[:12]
     members = []
@@ -431,8 +432,8 @@ def _only_compute(pair: Pair) -> bool:
         return False
     one, two = _flat(ours.agent.spec), _flat(theirs.agent.spec)
     paths = {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)}
-    told = {path for path in paths if path.split(".")[0].split("[")[0] not in _NAMES}
-    return bool(told) and all(path.startswith("compute.") for path in told)
+    changed = {path for path in paths if path.split(".")[0].split("[")[0] not in _NAMES}
+    return bool(changed) and all(path.startswith("compute.") for path in changed)
 
 
 def _seed_spread(groups: Sequence[Group]) -> float | None:

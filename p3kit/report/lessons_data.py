@@ -1,5 +1,4 @@
-"""What all runs of a folder have taught, as plain data: attempts, the effect of every knob that was varied, repairs,
-happenings. `lessons.py` has the words.
+"""The record of all runs in a folder as plain data: attempts, knob effects, repairs, incidents.
 
 An *attempt* is one agent in one run; an agent that was trained twice is two attempts.
 """
@@ -19,7 +18,8 @@ import numpy as np
 
 from p3kit.errors import RunNotFound
 from p3kit.metrics import deflated_sharpe, mean_interval, share_interval
-from p3kit.report.summary import AgentSummary, History, Outcome, summarise_agent
+from p3kit.report.agent_data import AgentSummary, Outcome, summarise_agent
+from p3kit.report.run_history import RunHistory
 from p3kit.rundir import intact_runs
 from p3kit.spec.keypath import leaves, written_path
 from p3kit.spec.writing import toml_value
@@ -42,8 +42,8 @@ class Attempt:
     """Spec path → value as TOML, of all that shapes training."""
     code: str
     resumed: int
-    happenings: Mapping[str, int]
-    """Kind of event → number, of the kinds in `HAPPENINGS`."""
+    incidents: Mapping[str, int]
+    """Kind of event → number, of the kinds in `INCIDENTS`."""
     info: Mapping[str, Any]
     """The run.json of its run."""
 
@@ -68,18 +68,21 @@ class Attempt:
         return value if value is not None and math.isfinite(value) else None
 
 
-HAPPENINGS = {
+INCIDENTS = {
     "torn_line": "rows of a file were torn by a kill and cut off",
     "oom": "an allocation failed",
     "nonfinite": "numbers were not finite",
 }
-"""Events that tell of the environment and the machine."""
+"""Kinds of events that concern the environment and the machine."""
 
 
 @dataclass(frozen=True)
 class KnobEffect:
-    """What changing one knob from `before` to `after` did to the validation Sharpe ratio, over pairs of attempts that
-    differ in nothing else (equal symbol, seed, bars and code; several attempts of one kind count as their mean)."""
+    """The effect of one knob, changed from `before` to `after`, on the validation Sharpe ratio.
+
+    The pairs of attempts differ in nothing else: equal symbol, seed, bars and code. Several attempts of one kind count
+    as their mean.
+    """
 
     path: str
     before: str
@@ -118,7 +121,7 @@ class Repair:
     outcomes: tuple[tuple[Attempt, Outcome], ...]
 
     @property
-    def told(self) -> int:
+    def known(self) -> int:
         """Firings whose outcome is known."""
         return sum(outcome.recovered is not None for _, outcome in self.outcomes)
 
@@ -133,7 +136,7 @@ class Repair:
 
     @property
     def interval(self) -> Interval | None:
-        return share_interval(self.recovered, self.told) if self.told else None
+        return share_interval(self.recovered, self.known) if self.known else None
 
     @property
     def runs(self) -> list[str]:
@@ -141,7 +144,7 @@ class Repair:
 
 
 @dataclass(frozen=True)
-class Experience:
+class AttemptHistory:
     """Everything that the lessons are drawn from."""
 
     attempts: tuple[Attempt, ...]
@@ -282,7 +285,7 @@ class Experience:
         return best, probability
 
 
-def gather_experience(runs_root: Path, name: str | None = None) -> Experience:
+def gather_attempts(runs_root: Path, name: str | None = None) -> AttemptHistory:
     """Every attempt of `runs_root`, or of the experiment `name`. Damaged run directories are left out.
 
     Raises RunNotFound where there are no runs, or none of that name.
@@ -300,7 +303,7 @@ def gather_experience(runs_root: Path, name: str | None = None) -> Experience:
     for run, info in runs:
         if name is not None and info["name"] != name:
             continue
-        history = History(run, info, math.inf)
+        history = RunHistory(run, info, math.inf)
         last = max(last, *history.all_times)
         code = hashlib.sha256(run.trainer_file.read_bytes()).hexdigest()
         for plan in info["agents"]:
@@ -313,11 +316,11 @@ def gather_experience(runs_root: Path, name: str | None = None) -> Experience:
                     knobs=_knobs(plan["spec"]),
                     code=code,
                     resumed=kinds.count("resume"),
-                    happenings={kind: kinds.count(kind) for kind in HAPPENINGS if kind in kinds},
+                    incidents={kind: kinds.count(kind) for kind in INCIDENTS if kind in kinds},
                     info=info,
                 )
             )
-    return Experience(tuple(attempts), last)
+    return AttemptHistory(tuple(attempts), last)
 
 
 def _knobs(spec: Mapping[str, Any]) -> dict[str, str]:

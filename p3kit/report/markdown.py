@@ -1,4 +1,4 @@
-"""What the pages of this package share: a template filled with a summary, numbers and names as markdown, the file.
+"""Markdown pages: templates, numbers and names as markdown, tables, and the file on disk.
 
 A template is looked up in the user's folder first, then among the package's own (`templates/*.md.j2`).
 """
@@ -22,10 +22,12 @@ from jinja2 import (
 
 from p3kit.diagnose.findings import format_number, format_steps
 from p3kit.errors import InputError
-from p3kit.report.keep import keep_hand_written
+from p3kit.report.hand_written import keep_hand_written
 
 TEMPLATES = Path(__file__).parent / "templates"
 Interval = tuple[float, float]
+_RENAMED = {"experience": "history"}
+"""Old name of a template variable → its new name."""
 
 
 def render(template: str, own_templates: Path | None = None, **values: Any) -> str:
@@ -54,7 +56,9 @@ def render(template: str, own_templates: Path | None = None, **values: Any) -> s
             raise
         line = _line_of(error, own_templates / template)
         what = f"the template cannot be filled in: {error}"
-        raise InputError(f"{own_templates / template}{line}", what, f"compare it with {TEMPLATES / template}") from None
+        new = next((f"`{old}` is now `{new}`; " for old, new in _RENAMED.items() if f"'{old}'" in str(error)), "")
+        hint = f"{new}compare it with {TEMPLATES / template}"
+        raise InputError(f"{own_templates / template}{line}", what, hint) from None
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 

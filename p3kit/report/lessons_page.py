@@ -1,7 +1,7 @@
 """`p3kit report --lessons`: the guide's five sections (7.3), every line computed.
 
 Each says how many cases stand behind it, how far they spread, and in which runs. Fewer than three cases are
-"insufficient data"; what failed is told like what worked.
+"insufficient data"; what failed is listed like what worked.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 
 from p3kit.diagnose.findings import format_number
 from p3kit.metrics import mean_interval, share_interval
-from p3kit.report.experience import ENOUGH, HAPPENINGS, Attempt, Experience, KnobEffect, Repair
-from p3kit.report.page import count_of, interval, listed, plain, render, write_page
+from p3kit.report.lessons_data import ENOUGH, INCIDENTS, Attempt, AttemptHistory, KnobEffect, Repair
+from p3kit.report.markdown import count_of, interval, listed, plain, render, write_page
 from p3kit.symptoms import SYMPTOMS
 
 PHASE4_AGENTS = 143
@@ -51,8 +51,8 @@ class Lesson:
         return self.n >= ENOUGH
 
     def to_json(self) -> dict[str, Any]:
-        told = {"text": self.text, "n": self.n, "unit": self.unit, "enough": self.enough}
-        return {**told, "runs": list(self.runs)}
+        fields = {"text": self.text, "n": self.n, "unit": self.unit, "enough": self.enough}
+        return {**fields, "runs": list(self.runs)}
 
 
 @dataclass(frozen=True)
@@ -77,35 +77,35 @@ class Lessons:
         ]
 
 
-def draw_lessons(experience: Experience) -> Lessons:
+def draw_lessons(history: AttemptHistory) -> Lessons:
     """The lessons of all attempts."""
     return Lessons(
-        worked=_worked(experience),
-        failed=_failed(experience),
-        hyperparameters=_hyperparameters(experience),
-        environment=_environment(experience),
-        recommendations=_recommendations(experience),
+        worked=_worked(history),
+        failed=_failed(history),
+        hyperparameters=_hyperparameters(history),
+        environment=_environment(history),
+        recommendations=_recommendations(history),
     )
 
 
-def write_lessons(experience: Experience, path: Path, runs_root: Path, templates: Path | None = None) -> Path:
+def write_lessons(history: AttemptHistory, path: Path, runs_root: Path, templates: Path | None = None) -> Path:
     """Write the page to `path`; runs are linked relative to it. Hand-written parts of the page are kept."""
-    return write_page(render_lessons(experience, path, runs_root, templates), path)
+    return write_page(render_lessons(history, path, runs_root, templates), path)
 
 
-def render_lessons(experience: Experience, path: Path, runs_root: Path, templates: Path | None = None) -> str:
+def render_lessons(history: AttemptHistory, path: Path, runs_root: Path, templates: Path | None = None) -> str:
     """The markdown of the page that will stand at `path`."""
-    lessons = draw_lessons(experience)
+    lessons = draw_lessons(history)
     to_runs = Path(os.path.relpath(runs_root, path.parent)).as_posix()
     return render(
         "lessons.md.j2",
         templates,
-        experience=experience,
-        as_of=datetime.fromtimestamp(experience.as_of, UTC),
+        history=history,
+        as_of=datetime.fromtimestamp(history.as_of, UTC),
         sections=[
             {"title": title, "lines": [_line(lesson, to_runs) for lesson in found]} for title, found in lessons.sections
         ],
-        effects_looked_at=len(experience.effects),
+        effects_looked_at=len(history.effects),
     )
 
 
@@ -119,14 +119,14 @@ def _line(lesson: Lesson, to_runs: str) -> str:
     return f"{verdict}{lesson.text} (n = {count_of(lesson.n, lesson.unit)}{where})"
 
 
-def lessons_json(experience: Experience, path: Path) -> dict[str, Any]:
+def lessons_json(history: AttemptHistory, path: Path) -> dict[str, Any]:
     """The lessons for programs."""
-    sections = draw_lessons(experience).sections
+    sections = draw_lessons(history).sections
     return {
         "report": path.as_posix(),
-        "experiments": experience.experiments,
-        "synthetic": experience.synthetic,
-        "attempts": len(experience.attempts),
+        "experiments": history.experiments,
+        "synthetic": history.synthetic,
+        "attempts": len(history.attempts),
         "sections": {title: [lesson.to_json() for lesson in found] for title, found in sections},
     }
 
@@ -134,8 +134,8 @@ def lessons_json(experience: Experience, path: Path) -> dict[str, Any]:
 # --- what worked, what did not ---
 
 
-def _worked(experience: Experience) -> list[Lesson]:
-    graded, begun = experience.graded, experience.begun
+def _worked(history: AttemptHistory) -> list[Lesson]:
+    graded, begun = history.graded, history.begun
     lessons = []
     if passed := [attempt for attempt in graded if attempt.agent.passed]:
         lessons.append(_share("pass the minimum criteria on the validation split", passed, graded))
@@ -148,19 +148,19 @@ def _worked(experience: Experience) -> list[Lesson]:
             lessons.append(_lesson(text, [attempt for attempt, _ in gains], "agent"))
     if sound := [attempt for attempt in begun if attempt.sound]:
         lessons.append(_share("were trained without a crash or a symptom left unrepaired", sound, begun))
-    for repair in experience.repairs:
-        if repair.recovered * 2 > repair.told:
+    for repair in history.repairs:
+        if repair.recovered * 2 > repair.known:
             lessons.append(_repair_lesson(repair))
     if resumed := [attempt for attempt in begun if attempt.resumed]:
         ended = [attempt for attempt in resumed if attempt.agent.complete]
         lessons.append(_share("of those that were resumed came to their end", ended, resumed))
-    if (lucky := experience.luck_of_the_best()) is not None and lucky[1] > 0.95:
-        lessons.append(_luck_lesson(experience, *lucky))
+    if (lucky := history.luck_of_the_best()) is not None and lucky[1] > 0.95:
+        lessons.append(_luck_lesson(history, *lucky))
     return lessons
 
 
-def _failed(experience: Experience) -> list[Lesson]:
-    graded, begun = experience.graded, experience.begun
+def _failed(history: AttemptHistory) -> list[Lesson]:
+    graded, begun = history.graded, history.begun
     lessons = []
     if failed := [attempt for attempt in graded if not attempt.agent.passed]:
         lessons.append(_share(f"fail{_unmet(failed)}", failed, graded))
@@ -176,21 +176,21 @@ def _failed(experience: Experience) -> list[Lesson]:
         far = _mean_of([gap for _, gap in gaps], "+z.2f")
         text = f"the Sharpe ratio on the training split is {far} above validation's"
         lessons.append(_lesson(text, [attempt for attempt, _ in gaps], "agent"))
-    for symptom, attempts in experience.with_symptoms().items():
+    for symptom, attempts in history.with_symptoms().items():
         unrepaired = [a for a in attempts if any(f.symptom == symptom for f in a.agent.unrepaired)]
         if unrepaired and symptom.split(".")[0] not in _ENVIRONMENT:
             lessons.append(_share(f"ended with {_title(symptom)} unrepaired", unrepaired, begun))
-    for repair in experience.repairs:
-        if repair.recovered * 2 <= repair.told:
+    for repair in history.repairs:
+        if repair.recovered * 2 <= repair.known:
             lessons.append(_repair_lesson(repair))
-    if bad := [attempt for attempt in experience.attempts if attempt.agent.state in ("crashed", "failed")]:
+    if bad := [attempt for attempt in history.attempts if attempt.agent.state in ("crashed", "failed")]:
         messages = listed(list(dict.fromkeys(a.agent.message or "no message" for a in bad)), most=3)
-        lessons.append(_share(f"ended badly ({messages})", bad, experience.attempts))
-    if not experience.repairs:
+        lessons.append(_share(f"ended badly ({messages})", bad, history.attempts))
+    if not history.repairs:
         text = "no intervention fired, so nothing was learnt about any"
         lessons.append(_lesson(text, begun, "agent", links=False))
-    if (lucky := experience.luck_of_the_best()) is not None and lucky[1] <= 0.95:
-        lessons.append(_luck_lesson(experience, *lucky))
+    if (lucky := history.luck_of_the_best()) is not None and lucky[1] <= 0.95:
+        lessons.append(_luck_lesson(history, *lucky))
     return lessons
 
 
@@ -219,16 +219,16 @@ def _repair_lesson(repair: Repair) -> Lesson:
         text += ", outcome not known"
     else:
         low, high = repair.interval
-        text += f", {repair.recovered} of {repair.told} recovered (95% interval {low:.0%} to {high:.0%})"
+        text += f", {repair.recovered} of {repair.known} recovered (95% interval {low:.0%} to {high:.0%})"
     return Lesson(text, len(repair.outcomes), "firing", tuple(repair.runs))
 
 
-def _luck_lesson(experience: Experience, best: Attempt, probability: float) -> Lesson:
+def _luck_lesson(history: AttemptHistory, best: Attempt, probability: float) -> Lesson:
     text = (
-        f"the best of {len(experience.traded)}, {plain(best.agent.name)} in {best.run}, has Sharpe {best.sharpe:.2f}; "
+        f"the best of {len(history.traded)}, {plain(best.agent.name)} in {best.run}, has Sharpe {best.sharpe:.2f}; "
         f"after so many tries its true ratio is above 0 with probability {probability:.0%} (deflated Sharpe ratio)"
     )
-    return Lesson(text, len(experience.traded), "agent", (best.run,))
+    return Lesson(text, len(history.traded), "agent", (best.run,))
 
 
 def _gains_over_supervised(graded: Sequence[Attempt]) -> list[tuple[Attempt, float]]:
@@ -258,27 +258,27 @@ def _unmet(failed: Sequence[Attempt]) -> str:
 # --- hyperparameters ---
 
 
-def _hyperparameters(experience: Experience) -> list[Lesson]:
-    effects = sorted(experience.effects, key=lambda e: (not e.shown, not e.enough, -abs(e.mean)))
+def _hyperparameters(history: AttemptHistory) -> list[Lesson]:
+    effects = sorted(history.effects, key=lambda e: (not e.shown, not e.enough, -abs(e.mean)))
     lessons = [_effect_lesson(effect) for effect in effects[:_MOST_EFFECTS]]
     if rest := effects[_MOST_EFFECTS:]:
         pairs = sum(len(effect.differences) for effect in rest)
         lessons.append(Lesson(f"{len(rest)} more effects, none larger than these, are left out", pairs, "pair"))
-    if experience.entangled:
-        names = ", ".join(f"`{path}`" for path in experience.entangled[:12])
-        more = f" and {len(experience.entangled) - 12} more" if len(experience.entangled) > 12 else ""
+    if history.entangled:
+        names = ", ".join(f"`{path}`" for path in history.entangled[:12])
+        more = f" and {len(history.entangled) - 12} more" if len(history.entangled) > 12 else ""
         text = f"{names}{more} varied, but never alone: what each of them did cannot be told"
         lessons.append(Lesson(text, 0, "pair"))
-    if experience.seed_spread is not None:
-        pairs = _pairs_needed(experience.seed_spread)
+    if history.seed_spread is not None:
+        pairs = _pairs_needed(history.seed_spread)
         text = (
-            f"the seed alone moves the Sharpe ratio by {experience.seed_spread:.2f} (standard deviation); to tell a "
+            f"the seed alone moves the Sharpe ratio by {history.seed_spread:.2f} (standard deviation); to tell a "
             f"difference of {_TOLD_APART} from that takes about {pairs} pairs of agents (power 80%)"
         )
-        lessons.append(Lesson(text, len(experience.seed_differences), "seed pair"))
-    if not experience.varied:
+        lessons.append(Lesson(text, len(history.seed_differences), "seed pair"))
+    if not history.varied:
         text = "no knob was varied: nothing is known about any but the values used"
-        lessons.append(Lesson(text, len(experience.traded), "agent"))
+        lessons.append(Lesson(text, len(history.traded), "agent"))
     return lessons
 
 
@@ -304,16 +304,16 @@ def _pairs_needed(seed_spread: float) -> int:
 # --- environment ---
 
 
-def _environment(experience: Experience) -> list[Lesson]:
-    begun, lessons = experience.begun, []
-    for symptom, attempts in experience.with_symptoms().items():
+def _environment(history: AttemptHistory) -> list[Lesson]:
+    begun, lessons = history.begun, []
+    for symptom, attempts in history.with_symptoms().items():
         if symptom.split(".")[0] in _ENVIRONMENT:
             worst = next(f for f in attempts[0].agent.alarms if f.symptom == symptom)
             what = f"showed {_title(symptom)} (`{symptom}`; for instance {plain(worst.evidence)})"
             lessons.append(_share(what, attempts, begun))
-    for kind, words in HAPPENINGS.items():
-        if met := [attempt for attempt in experience.attempts if attempt.happenings.get(kind)]:
-            lessons.append(_share(f"met this: {words}", met, experience.attempts))
+    for kind, words in INCIDENTS.items():
+        if met := [attempt for attempt in history.attempts if attempt.incidents.get(kind)]:
+            lessons.append(_share(f"met this: {words}", met, history.attempts))
     if begun and not lessons:
         groups = ", ".join(_ENVIRONMENT)
         text = f"no alarming row of the groups {groups}, no failed allocation, no torn file"
@@ -324,8 +324,8 @@ def _environment(experience: Experience) -> list[Lesson]:
 # --- Phase 4 ---
 
 
-def _recommendations(experience: Experience) -> list[Lesson]:
-    graded, begun = experience.graded, experience.begun
+def _recommendations(history: AttemptHistory) -> list[Lesson]:
+    graded, begun = history.graded, history.begun
     lessons = []
     if graded:
         shown = [attempt for attempt in graded if attempt.agent.over_buy_and_hold == "shown"]
@@ -333,33 +333,33 @@ def _recommendations(experience: Experience) -> list[Lesson]:
         above = share_interval(len(shown), len(graded))[0] > _BY_LUCK
         advice = f"more than {luck}: scale" if above else f"not told from {luck}: do not scale for an edge"
         lessons.append(_share(f"show an edge over buy-and-hold, {advice}", shown, graded))
-    for effect in experience.effects:
+    for effect in history.effects:
         if effect.shown:
             better, other = (effect.after, effect.before) if effect.mean > 0 else (effect.before, effect.after)
             text = f"set `{effect.path} = {plain(better)}`, not {plain(other)}; from {plain(effect.before)} to "
             text += f"{plain(effect.after)}: {_effect_words(effect)}"
             lessons.append(Lesson(text, len(effect.differences), "pair", effect.runs))
-    if experience.effects and not any(effect.shown for effect in experience.effects):
-        pairs = sum(len(effect.differences) for effect in experience.effects)
+    if history.effects and not any(effect.shown for effect in history.effects):
+        pairs = sum(len(effect.differences) for effect in history.effects)
         lessons.append(Lesson("keep the values of the spec: no varied knob has a shown effect", pairs, "pair"))
-    lessons += [_advice_on(repair) for repair in experience.repairs if repair.told >= ENOUGH]
+    lessons += [_advice_on(repair) for repair in history.repairs if repair.known >= ENOUGH]
     if begun:
         sound = [attempt for attempt in begun if attempt.sound]
         score = len(sound) / len(begun)
         advice = "at or above" if score >= _STEADY else "mend what is listed above first; it is below"
         what = f"were trained soundly: training stability score {score:.2f}, {advice} the guide's {_STEADY}"
         lessons.append(_share(what, sound, begun))
-    if costs := _core_seconds(experience):
+    if costs := _core_seconds(history):
         hours = np.array([seconds for _, seconds in costs]) * PHASE4_AGENTS / 3_600
         spread = f", {format_number(hours.min())} to {format_number(hours.max())} by agent" if len(hours) > 1 else ""
         text = f"plan about {format_number(hours.mean())} core-hours for {PHASE4_AGENTS} agents{spread}"
         those = [attempt for attempt, _ in costs]
         lessons.append(_lesson(f"{text}, at these budgets and this machine's pace", those, "agent", links=False))
-    if experience.seed_spread is not None:
-        pairs = _pairs_needed(experience.seed_spread)
+    if history.seed_spread is not None:
+        pairs = _pairs_needed(history.seed_spread)
         text = f"compare settings over {pairs} pairs of agents (symbols × seeds) or more"
         less = f"with fewer a difference of {_TOLD_APART} Sharpe is lost in what seeds do"
-        lessons.append(Lesson(f"{text}; {less}", len(experience.seed_differences), "seed pair"))
+        lessons.append(Lesson(f"{text}; {less}", len(history.seed_differences), "seed pair"))
     elif graded:
         text = "no spread over seeds is known, so no setting can be judged: train with `seeds = [1, 2, 3]`"
         lessons.append(Lesson(text, 0, "seed pair"))
@@ -374,12 +374,12 @@ def _advice_on(repair: Repair) -> Lesson:
     return Lesson(f"{word} the {lesson.text}", lesson.n, lesson.unit, lesson.runs)
 
 
-def _core_seconds(experience: Experience) -> list[tuple[Attempt, float]]:
+def _core_seconds(history: AttemptHistory) -> list[tuple[Attempt, float]]:
     """Seconds of one process that each finished agent took: its steps at its own pace, shared with those in its run."""
     costs = []
-    for attempt in experience.graded:
+    for attempt in history.graded:
         speed = attempt.agent.ranges.get("perf/steps_per_second")
-        together = sum(other.run == attempt.run for other in experience.attempts)
+        together = sum(other.run == attempt.run for other in history.attempts)
         if speed is not None and speed.last > 0:
             costs.append((attempt, attempt.agent.total_timesteps / (speed.last * together)))
     return costs

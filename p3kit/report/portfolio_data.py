@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.metrics import bootstrap_sharpe, bootstrap_sharpe_difference, max_drawdown, sharpe_ratio
-
-if TYPE_CHECKING:
-    from p3kit.report.summary import AgentSummary
+from p3kit.report.agent_data import AgentSummary
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]

@@ -1,4 +1,4 @@
-"""`p3kit compare`: words for what `comparison.py` found, as a markdown page that reads well in a terminal too."""
+"""`p3kit compare`: words for the data of `comparison_data.py`, as markdown that also reads well in a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from p3kit.report.comparison import MEASURES, SHARPE, Comparison, Contrast, Group, Measure, Pair
-from p3kit.report.page import count_of, interval, listed, plain, ratio, render, table, write_page
-from p3kit.report.pictures import draw_comparison
+from p3kit.report.comparison_data import MEASURES, SHARPE, Comparison, Contrast, Group, Measure, Pair
+from p3kit.report.comparison_picture import draw_comparison
+from p3kit.report.markdown import count_of, interval, listed, plain, ratio, render, table, write_page
 
 _MOST_PAIRS = 20
 _INTERVALS = {"eval/sharpe_ratio": "sharpe_interval", "eval/sharpe_excess": "excess_interval"}

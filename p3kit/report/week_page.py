@@ -1,4 +1,4 @@
-"""The weekly status report: words for what `summary.py` found, in the shape of the training guide (6.3)."""
+"""The weekly status report: words for the data of `week_data.py`, in the shape of the training guide (6.3)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
 from p3kit.diagnose.journal import back_to
 from p3kit.metrics import mean_interval, share_interval
-from p3kit.report.page import count_of, experiment_title, interval, listed, plain, render, write_page
-from p3kit.report.pictures import draw_equity_curves, draw_learning_curves, draw_portfolio, draw_reward_composition
-from p3kit.report.portfolio import Account, Portfolio
-from p3kit.report.summary import AgentSummary, Experiment, Outcome, WindowSummary
+from p3kit.report.agent_data import AgentSummary, Outcome
+from p3kit.report.markdown import count_of, experiment_title, interval, listed, plain, render, write_page
+from p3kit.report.portfolio_page import portfolio_rows, portfolio_words
+from p3kit.report.portfolio_picture import draw_portfolio
+from p3kit.report.week_data import Experiment, WindowSummary
+from p3kit.report.week_pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
 from p3kit.rundir import file_name
 from p3kit.symptoms import SYMPTOMS
 
@@ -231,8 +233,8 @@ def issues(experiment: Experiment) -> list[str]:
     interventions, and what ended badly."""
     found = [(agent, finding) for agent in experiment.agents for finding in agent.alarms]
     found.sort(key=lambda pair: (pair[1].severity != "critical", pair[0].name))
-    told = _by_symptom if len(found) > _MOST_LISTED else _by_agent
-    lines = told(found)
+    describe = _by_symptom if len(found) > _MOST_LISTED else _by_agent
+    lines = describe(found)
     for agent in experiment.agents:
         shown = {finding.symptom for finding in agent.alarms}
         for symptom in dict.fromkeys(outcome.symptom for outcome in agent.outcomes):
@@ -335,46 +337,6 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
         f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
         f"independent): an edge is {shown}.{cut}"
     )
-
-
-def portfolio_rows(portfolio: Portfolio | None) -> list[tuple[str, Account]]:
-    """The accounts of the table, by what they are."""
-    if portfolio is None:
-        return []
-    rows = [
-        (f"All {portfolio.agents.members} agents, equal shares", portfolio.agents),
-        ("Buy-and-hold of their symbols, equal shares", portfolio.buy_and_hold),
-    ]
-    if portfolio.passed is not None:
-        rows.append((f"The {portfolio.passed.members} that passed (chosen on these bars)", portfolio.passed))
-    return rows
-
-
-def portfolio_words(portfolio: Portfolio | None) -> str:
-    """What the agents are worth together, how alike they are, and how many luck alone would show."""
-    if portfolio is None:
-        return ""
-    count = len(portfolio.names)
-    low, high = share_interval(portfolio.passes, count)
-    words = [
-        f"{portfolio.passes} of {count_of(count, 'agent')} of {portfolio.symbols} symbols passed (95% interval "
-        f"{low:.0%} to {high:.0%}). An edge over buy-and-hold is shown for {portfolio.shown}; among {count} agents "
-        f"without any, about {portfolio.shown_by_luck:.1f} would show one."
-    ]
-    if portfolio.excess is not None and portfolio.excess_interval is not None:
-        shown = "shown" if portfolio.excess_interval[0] > 0 else "not shown"
-        words.append(
-            f"The account's Sharpe ratio minus buy-and-hold's is {portfolio.excess:+z.2f} "
-            f"{interval(portfolio.excess_interval)}: an edge is {shown}."
-        )
-    if portfolio.mean_correlation is not None:
-        alike = f"Mean correlation of two agents {portfolio.mean_correlation:z.2f}"
-        if portfolio.independent is not None:
-            alike += f": they spread risk as {portfolio.independent:.1f} uncorrelated ones would"
-        words.append(f"{alike}.")
-    if still := count - len(portfolio.moving):
-        words.append(f"{count_of(still, 'agent')} never traded.")
-    return " ".join(words)
 
 
 def next_steps(experiment: Experiment) -> list[str]:

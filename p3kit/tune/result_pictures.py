@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.report.pictures import figure_to
+from p3kit.report.figure import figure_to
 from p3kit.spec.models import SearchRange
-from p3kit.tune.study import Space, TrialRecord
-from p3kit.tune.sweep import in_short
+from p3kit.tune.result_data import Result
+from p3kit.tune.search_space import Space
+from p3kit.tune.study import TrialRecord
+from p3kit.tune.trial import in_short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from p3kit.tune.results import Result
 
 _BLUE, _ORANGE, _GREEN, _GREY, _RED = "#0072B2", "#E69F00", "#009E73", "#9a9a9a", "#D55E00"
 _SHADES = "Blues"

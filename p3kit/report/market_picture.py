@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from p3kit.market.gaps import find_gaps
-from p3kit.report.pictures import REGIME_COLOURS, figure_to, time_axis
+from p3kit.report.figure import REGIME_COLOURS, figure_to, time_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,8 +71,8 @@ def _panel(axes: Axes, symbol: str, bars: SymbolData) -> None:
         color="#D55E00",
         markersize=5,
     )
-    told = f"{len(bars):,} bars, {bars.bars_per_year:,.0f} a year" + (f", {len(gaps)} gaps" if gaps else "")
-    axes.set_title(f"{symbol}  ({told})", fontsize=8.5)
+    counts = f"{len(bars):,} bars, {bars.bars_per_year:,.0f} a year" + (f", {len(gaps)} gaps" if gaps else "")
+    axes.set_title(f"{symbol}  ({counts})", fontsize=8.5)
     time_axis(axes)
 
 
