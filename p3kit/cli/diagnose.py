@@ -161,7 +161,7 @@ def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_j
 
     from p3kit.errors import RunNotFound
     from p3kit.launch.backtest import replay
-    from p3kit.report.pictures import draw_episode
+    from p3kit.report.episode_picture import draw_episode
     from p3kit.rundir import file_name
 
     names = run.agent_names()

@@ -99,7 +99,7 @@ def evaluate(
 
 
 def _draw(plots: Path, result: Mapping[str, Any], output: Path | None) -> Path:
-    from p3kit.report.pictures import draw_equity
+    from p3kit.report.run_pictures import draw_equity
     from p3kit.rundir import file_name
 
     path = output or plots / f"backtest-{result['split']}-{file_name(result['agent'])}.png"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p3kit.cli.options import (
-    available_cores,
     engine_option,
     jobs_option,
     json_option,
@@ -23,6 +22,7 @@ from p3kit.cli.options import (
 )
 from p3kit.cli.output import print_json
 from p3kit.errors import InputError, MissingExtra
+from p3kit.launch.engines import available_cores
 
 if TYPE_CHECKING:
     from p3kit.launch import Pace
@@ -179,7 +179,7 @@ def _calibrated(plans: Sequence[RunPlan], loaded: LoadedSpec, market: Mapping[st
 
 def _draw(run: RunDir) -> None:
     """As `p3kit run` does with each run that ended: pictures take their time and room, too."""
-    from p3kit.report.pictures import draw_run
+    from p3kit.report.run_pictures import draw_run
 
     draw_run(run)
 
