@@ -1,6 +1,6 @@
 """What the diagnosis costs: one run with and without it, in turn, round after round; the table in docs/diagnosis.md.
 
-    python tests/measure/benchmarks/diagnosis_overhead.py                   five rounds of four workloads, twenty minutes
+    python tests/measure/benchmarks/diagnosis_overhead.py                   four workloads, twenty minutes
     python tests/measure/benchmarks/diagnosis_overhead.py --rounds 3 --only guide
     python tests/measure/benchmarks/diagnosis_overhead.py --render          the table again, nothing measured
 
