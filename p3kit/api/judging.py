@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p3kit.api.saved_run import RunLike, SavedRun, check_agent, folder_of_runs, open_run
+from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
+from p3kit.rundir import folder_of_runs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from p3kit.api.background import Background
-from p3kit.api.saved_run import RunLike, SavedRun, folder_of_runs, open_run, open_whole_runs
+from p3kit.api.saved_run import RunLike, SavedRun, open_run, open_whole_runs
 from p3kit.api.specs import SpecLike, load_spec
 from p3kit.errors import InputError, Interrupted, MissingExtra
 from p3kit.launch import Outcome, compare_weights, make_runs, plan_replay, requeue, train
@@ -19,6 +19,7 @@ from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.process import Start
 from p3kit.launch.progress import Progress, open_display, progress_console
+from p3kit.rundir import folder_of_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
