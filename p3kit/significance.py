@@ -1,12 +1,12 @@
-"""Intervals of Sharpe ratios, tests of the best of several policies, and tests over a family of agents.
+"""Intervals of Sharpe ratios and of their differences, and the error of the best of several.
 
-Every report takes these numbers from here. All series of one call cover the same bars. A Sharpe ratio is a ratio of
+All series of one call cover the same bars. A Sharpe ratio is a ratio of
 sums over bars, and a block bootstrap draws whole bars, so one matrix product gives every draw of every policy:
 (draws, bars) counts times (bars, policies) returns. The counts are cached, and common to all policies.
 
-Sources: Politis and Romano 1994 (stationary bootstrap) · Politis and White 2004, Patton, Politis and White 2009 (block
-length, flat-top lag window) · Andrews and Monahan 1992 (prewhitening) · Ledoit and Wolf 2008 (studentised differences of
-Sharpe ratios) · White 2000, Hansen 2005 (maximum over candidates) · Benjamini and Hochberg 1995 · Simes 1986.
+Sources: Politis and Romano 1994 (stationary bootstrap) · Politis and White 2004, Patton, Politis and White 2009
+(block length, flat-top lag window) · Andrews and Monahan 1992 (prewhitening) · Ledoit and Wolf 2008 (studentised differences of
+Sharpe ratios) · White 2000, Hansen 2005 (maximum over candidates).
 
 Notation for shapes: B draws, U units of bars, K series.
 """
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +59,10 @@ class Sums:
         bars = np.diff(np.append(starts, len(table))).astype(np.float64)
         return cls(bars, np.add.reduceat(table, starts), np.add.reduceat(table**2, starts))
 
-    def beside(self, other: Sums) -> Sums:
-        """Both sets of series, over the same units."""
-        return Sums(self.bars, np.hstack([self.sums, other.sums]), np.hstack([self.squares, other.squares]))
+    @classmethod
+    def beside(cls, several: Sequence[Sums]) -> Sums:
+        """All series of several, which have the same units."""
+        return cls(several[0].bars, np.hstack([s.sums for s in several]), np.hstack([s.squares for s in several]))
 
     @property
     def moments(self) -> tuple[Floats, Floats]:
@@ -91,7 +93,8 @@ class Sums:
         return first, -mean / spread / 2 * second
 
 
-def _moments(bars: Floats | float, total: Floats, squares: Floats) -> tuple[Floats, Floats]:
+def _moments(bars: Any, total: Any, squares: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation (n − 1); in the precision of what comes in."""
     mean = total / bars
     spread = np.sqrt(np.maximum(squares - bars * mean**2, 0.0) / np.maximum(bars - 1, 1))
     return mean, spread
@@ -103,7 +106,9 @@ class Estimate:
 
     value: Floats  # (K,)
     error: Floats  # (K,) standard error
-    draws: Floats  # (B, K) standardised: (draw − value) / standard deviation over draws, widened for the error's own error
+    draws: (
+        Floats  # (B, K) standardised: (draw − value) / standard deviation over draws, widened for the error's own error
+    )
 
     @property
     def ratio(self) -> Floats:
@@ -131,14 +136,17 @@ class Estimate:
         return min(1.0, tries * (reached + 1) / (DRAWS + 1))
 
 
-def estimate(own: Sums, reference: Sums | None = None) -> Estimate:
-    """Sharpe ratios per bar of K series, or their excess over those of the reference (K or one series)."""
+def estimate(own: Sums, reference: Sums | None = None, block: float | None = None) -> Estimate:
+    """Sharpe ratios per bar of K series, or their excess over those of the reference (K or one series).
+
+    `block`: mean block length in units; by default the median of the K lengths by Politis and White.
+    """
     value, first, second = own.sharpe, *own.influence
     if reference is not None:
         its_first, its_second = reference.influence
         value, first, second = value - reference.sharpe, first - its_first, second - its_second
     error, freedom = standard_error(first, second, own.bars.sum())
-    counts = block_counts(len(first), _grid(float(np.median(block_length(first + second)))))
+    counts = block_counts(len(first), block or near_block(float(np.median(block_length(first + second)))))
     drawn = _drawn_sharpe(counts, own)
     if reference is not None:
         drawn = drawn - _drawn_sharpe(counts, reference)
@@ -154,12 +162,10 @@ def sharpe_interval(returns: Floats, bars_per_year: float, level: float = LEVEL)
     None where fewer than 50 bars have a return: too few independent bars. Same returns, same interval.
     """
     own = Sums.of(returns)
-    return _annual(estimate(own).interval(level=level), bars_per_year) if own.enough[0] else None
+    return annual(estimate(own).interval(level=level), bars_per_year) if own.enough[0] else None
 
 
-def excess_interval(
-    returns: Floats, reference: Floats, bars_per_year: float, level: float = LEVEL
-) -> Interval | None:
+def excess_interval(returns: Floats, reference: Floats, bars_per_year: float, level: float = LEVEL) -> Interval | None:
     """Confidence interval of Sharpe(returns) − Sharpe(reference) over the same bars, both drawn with the same blocks.
 
     None where either has fewer than 50 bars with a return, or both are the same. ValueError if the lengths differ.
@@ -169,12 +175,12 @@ def excess_interval(
     own, other = Sums.of(returns), Sums.of(reference)
     if not (own.enough[0] and other.enough[0]):
         return None
-    return _annual(estimate(own, other).interval(level=level), bars_per_year)
+    return annual(estimate(own, other).interval(level=level), bars_per_year)
 
 
-def _annual(interval: Interval | None, bars_per_year: float) -> Interval | None:
+def annual(interval: Interval | None, bars_per_year: float) -> Interval | None:
     year = math.sqrt(bars_per_year)
-    return None if interval is None else (interval[0] * year, interval[1] * year)
+    return None if interval is None else (round(interval[0] * year, 6), round(interval[1] * year, 6))
 
 
 def _widths(freedom: Floats) -> Floats:
@@ -192,7 +198,8 @@ def _drawn_sharpe(counts: NDArray[np.float32], series: Sums) -> Floats:
     bars = (counts @ series.bars.astype(np.float32))[:, None]
     total, squares = counts @ series.sums.astype(np.float32), counts @ series.squares.astype(np.float32)
     mean, spread = _moments(bars, total, squares)
-    return np.divide(mean, spread, out=np.zeros_like(mean), where=spread > _NO_SPREAD).astype(np.float64)
+    ratio = np.divide(mean, spread, out=np.zeros_like(mean), where=spread > _NO_SPREAD)
+    return np.asarray(ratio, dtype=np.float64)
 
 
 @lru_cache(maxsize=8)
@@ -210,7 +217,7 @@ def block_counts(units: int, block: float) -> NDArray[np.float32]:
     return np.bincount(index.ravel(), minlength=DRAWS * units).reshape(DRAWS, units).astype(np.float32)
 
 
-def _grid(block: float) -> float:
+def near_block(block: float) -> float:
     """A near block length among 1, 2, 4, …, so that few matrices of counts are needed."""
     return float(2 ** round(math.log2(max(block, 1.0))))
 
@@ -252,7 +259,7 @@ def block_length(series: Floats) -> Floats:
     level = weighted[0] + 2 * weighted[1:].sum(0)
     slope = 2 * (lag * weighted).sum(0)
     ratio = np.divide(slope, level, out=np.zeros_like(slope), where=level > 0)
-    return np.clip((ratio**2 * units) ** (1 / 3), 1.0, math.ceil(min(3 * math.sqrt(units), units / 3)))
+    return np.asarray(np.clip((ratio**2 * units) ** (1 / 3), 1.0, math.ceil(min(3 * math.sqrt(units), units / 3))))
 
 
 def standard_error(first: Floats, second: Floats, bars: float) -> tuple[Floats, Floats]:

@@ -8,20 +8,16 @@ Settings were chosen on seeds below 1,000. Scored seeds begin at 1,000.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from p3kit import significance as s
-from p3kit.metrics import sharpe_ratio
 from p3kit.runtime.grading import EarlyStop
 from p3kit.spec import Spec, resolve_spec
 
@@ -147,7 +143,9 @@ def pull_for(world: World) -> float:
     if not world.edge:
         return 0.0
     low, high = 0.0, 1.0
-    long = World("", bars=200_000, sharpe=world.sharpe, cost=world.cost, alike=world.alike, candidates=1, edge=1.0, with_edge=1)
+    long = World(
+        "", bars=200_000, sharpe=world.sharpe, cost=world.cost, alike=world.alike, candidates=1, edge=1.0, with_edge=1
+    )
     for _ in range(12):
         middle = (low + high) / 2
         held, policy, _ = play(long, 1, middle, np.random.default_rng(7))
@@ -191,7 +189,8 @@ def judge(
 ) -> Iterator[tuple[str, bool]]:
     """(test, shown) of one market: held (T, A), policy and timing (T, A, K)."""
     made, chosen = zip(
-        *(stop_and_choose(spec, sharpes(policy[:, a]), float(sharpes(held[:, a]))) for a in range(world.agents)), strict=True
+        *(stop_and_choose(spec, sharpes(policy[:, a]), float(sharpes(held[:, a]))) for a in range(world.agents)),
+        strict=True,
     )
     if world.agents > 1:
         columns = [policy[:, a, : made[a]] for a in range(world.agents)]
@@ -212,7 +211,7 @@ def judge(
         yield f"chosen, untold, {name}", s.estimate(s.Sums.of(columns[:, k : k + 1]), reference).p_value(0) <= s.TAIL
         if heldout:
             half = world.bars // 2
-            made_first, first = stop_and_choose(spec, sharpes(policy[:half, 0]), float(sharpes(held[:half, 0])))
+            _, first = stop_and_choose(spec, sharpes(policy[:half, 0]), float(sharpes(held[:half, 0])))
             rest = s.Sums.of(columns[half:, first : first + 1])
             other = None if reference is None else s.Sums.of(held[half:])
             yield f"held out, {name}", s.estimate(rest, other).p_value(0) <= s.TAIL
