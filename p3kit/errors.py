@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -87,3 +88,16 @@ class CheckpointError(P3kitError):
 
 class NumericalFault(P3kitError):
     """A number that is not finite where money or learning depends on it."""
+
+
+class P3kitWarning(UserWarning):
+    """Something that a caller of the Python API should read, and that did not stop the call."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while runs trained. Every trainer has ended with a checkpoint; `runs` are the runs of the call."""
+
+    def __init__(self, runs: Any = ()) -> None:
+        self.runs = runs
+        names = " ".join(run.name for run in self.runs if run.state != "done")
+        super().__init__(f"every trainer wrote a checkpoint; p3kit resume {names} continues" if names else "")

@@ -672,13 +672,6 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         epochs_done = torch.zeros(count, device=device)
         ratio_error = torch.zeros(count, device=device)
         learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
-        ended_at: dict[int, int] = {}  # gradient steps of the agents whose update an intervention has ended
-        learning = [k for k, agent in enumerate(agents) if agent in running]
-        if run.judges_minibatches:
-            seen = sample_rows(rows, device)
-            obs_max = [env.observation_stats(flat_index[k, seen], flat_account[k, seen])[0] for k in range(count)]
-            known = {"reward/max_abs": reward.abs().amax((0, 1)), "diag/obs_max_abs": torch.stack(obs_max)}
-            run.open_update(agents, global_step + learnt, known)
         for epoch in range(args.n_epochs):
             order = orders[:, epoch]
             if learnt < rows:
@@ -741,32 +734,16 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 if not update:
                     ratio_error = away
                 update.append(step_metrics)
-                if run.judges_minibatches and (
-                    changed := run.judge_minibatch(agents, learning, UPDATE_METRICS, step_metrics)
-                ):  # in force from the next gradient step on
-                    in_force = [a.args_at(global_step) if k in changed else in_force[k] for k, a in enumerate(agents)]
-                    knobs, target_kl = stack_knobs(in_force, device), stack_setting(in_force, "target_kl", device)
-                    over = [k for k in changed if agents[k].update_is_over]
-                    ended_at |= dict.fromkeys(over, len(update))
-                    learning = [k for k in learning if k not in over]
-                    if over:
-                        live[over], epochs_done[over] = False, epochs_done[over] + 1
-                    if not learning:
-                        break
             run.heartbeat()
             epochs_done += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
             live = live & ~(epoch_kl > target_kl)
             if not live.any():  # one look per epoch
                 break
-            if run.judges_minibatches:
-                learning = [k for k, goes_on in enumerate(live.tolist()) if goes_on]
 
         # 6. Evidence for the diagnosis, on a sample of the rows.
         steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
-        gradient_steps = [
-            ended_at.get(k, int(epochs) * steps_per_epoch) for k, epochs in enumerate(epochs_done.tolist())
-        ]
+        gradient_steps = [int(epochs) * steps_per_epoch for epochs in epochs_done.tolist()]
         with torch.no_grad():
             sample = sample_rows(rows, device)
             raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])

@@ -74,7 +74,7 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
     else:
         click.echo(render(market))
     if picture is not None:
-        from p3kit.report.data_picture import draw_data
+        from p3kit.report.market_picture import draw_data
 
         draw_data(market, loaded.name, picture)
         say(f"picture: {picture}")

@@ -36,8 +36,9 @@ def export(run: str, name: str | None, kind: str | None, output: Path | None, as
     another one goes on from it with extends = "FILE".
     """
     from p3kit.errors import InputError
-    from p3kit.report.export import export_json, export_toml, export_yaml, find_export
-    from p3kit.report.page import relative_to_here
+    from p3kit.report.export_data import find_export
+    from p3kit.report.export_page import export_json, export_toml, export_yaml
+    from p3kit.report.markdown import relative_to_here
 
     if name is not None and run != "best":
         raise InputError(f"--name {name}", "chooses among experiments, and a run was named", "use it with best")

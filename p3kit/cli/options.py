@@ -103,13 +103,6 @@ def complete_spec_or_run(ctx: click.Context, param: click.Parameter, incomplete:
 spec_argument = click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path))
 
 
-def available_cores() -> int:
-    """Cores this process may use: a container's or taskset's share, not the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of runs for the shell: `latest`, `run-42`, and `run-42/AGENT` once a slash is typed."""
     from p3kit.rundir import list_runs

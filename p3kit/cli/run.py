@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from p3kit.cli.aim import repo_option
-from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
     engine_option,
     jobs_option,
@@ -23,17 +18,13 @@ from p3kit.cli.options import (
     set_option,
     spec_argument,
 )
-from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
-from p3kit.errors import MissingExtra
+from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag
+from p3kit.errors import Interrupted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from p3kit.launch import Outcome, Replay
-    from p3kit.market import SymbolData
-    from p3kit.plan import RunPlan
+    from p3kit.api.training import RunOptions
+    from p3kit.launch import Outcome
     from p3kit.rundir import RunDir
-    from p3kit.spec import LoadedSpec
 
 
 @click.command(
@@ -68,7 +59,7 @@ def run(
     spec: Path,
     overrides: tuple[str, ...],
     jobs: int | None,
-    engine: str,
+    engine: Literal["local", "ray"],
     replay: str | None,
     runs_root: Path,
     no_aim: bool,
@@ -79,75 +70,42 @@ def run(
 
     Everything is checked before the first run directory is made. Progress goes to stderr, the verdicts to stdout.
     """
-    from p3kit.cli.companions import Companions, aim_is_installed
-    from p3kit.launch import compare_weights, launch, make_runs
+    from p3kit.api.specs import load_spec
+    from p3kit.api.training import replay_run, run_spec
 
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtra("torch", "train", "training")
-    loaded, market = check(spec, overrides)
     console = progress_console()
+    options = options_of(engine, no_aim, repo)
+    try:
+        loaded = load_spec(spec, overrides)
+        if replay is not None:
+            repetition = replay_run(loaded, replay, runs_root, console, options)
+            show_outcome(repetition.runs.outcome, as_json)
+            click.echo(repetition.message, err=as_json)
+            sys.exit(0 if repetition.same else 1)
+        outcome = run_spec(loaded, jobs, runs_root, console, options).outcome
+    except Interrupted as stopped:
+        outcome = stopped.runs.outcome
+    finish(ctx, outcome, mirrored=options.mirror, as_json=as_json)
+
+
+def options_of(engine: Literal["local", "ray"], no_aim: bool, repo: Path | None) -> RunOptions:
+    """The options of a launch from the command line."""
+    from p3kit.api.background import aim_is_installed
+    from p3kit.api.training import RunOptions
+
     mirror = not no_aim and aim_is_installed()
-    with ExitStack() as stack:
-        where = stack.enter_context(open_engine(engine, jobs, [loaded.spec.compute.model_dump()], console))
-        plans = plan_all(loaded, market, where.slots)
-        repeated = None if replay is None else find_replay(plans, runs_root, replay)
-        if repeated is not None:
-            plans = [repeated.plan]
-        at_a_time, start = where.room_for(len(plans))
-        companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
-        extra = None if repeated is None else {"replay": repeated.to_json()}
-        runs = make_runs(plans, loaded, market, runs_root, command=["p3kit", *sys.argv[1:]], extra=extra)
-        del market  # a gigabyte for 143 symbols, and every trainer reads its own
-        give_memory_back()
-        outcome = launch(runs, jobs=at_a_time, console=console, on_end=companions.draw, start=start)
-        show_outcome(outcome, as_json)
-    if repeated is not None and not outcome.interrupted:
-        same, told = compare_weights(repeated.original, outcome.runs[0])
-        click.echo(told, err=as_json)
-        sys.exit(0 if same else 1)
-    suggest_next(ctx, outcome, console, mirrored=mirror)
+    return RunOptions(engine, mirror, repo, ("p3kit", *sys.argv[1:]))
+
+
+def finish(ctx: click.Context, outcome: Outcome, *, mirrored: bool, as_json: bool) -> None:
+    """Print the result and the commands that come next, and exit."""
+    show_outcome(outcome, as_json)
+    suggest_next(ctx, outcome, mirrored=mirrored)
     sys.exit(outcome.exit_code)
 
 
-def find_replay(plans: list[RunPlan], runs_root: Path, run: str) -> Replay:
-    """The run to repeat, refused where the spec is not the one it had."""
-    from p3kit.launch import plan_replay
-    from p3kit.rundir import find_run
-
-    return plan_replay(plans, find_run(runs_root, run)[0])
-
-
-def check(spec: Path, overrides: tuple[str, ...]) -> tuple[LoadedSpec, Mapping[str, SymbolData]]:
-    """What can be told of a spec and its bars before it is known where they train."""
-    from p3kit.market import load_market
-    from p3kit.spec import load_spec
-
-    loaded = load_spec(spec, overrides)
-    return loaded, load_market(loaded.spec, loaded.spec.symbols)
-
-
-def plan_all(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int) -> list[RunPlan]:
-    """The runs, and the checks that are left before the first directory. What is worth knowing goes to stderr."""
-    from p3kit.market import load_market, walk_windows
-    from p3kit.plan import data_notes, plan_runs
-    from p3kit.spec.notes import notes
-
-    plans = plan_runs(loaded.spec, slots, walk_windows(loaded.spec, market))
-    for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
-        load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
-    for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
-        say(f"note: {note}")
-    return plans
-
-
-def give_memory_back() -> None:
-    """What was freed goes back to the system: glibc keeps it for a process that, here, will wait for its trainers."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # other C libraries have no such call
-        trim(0)
-
-
 def show_outcome(outcome: Outcome, as_json: bool) -> None:
-    """The result, on stdout: verdicts as tables, or all of it as JSON."""
+    """Print the result on stdout: verdicts as tables, or all of it as JSON."""
     from p3kit.launch import agent_results, verdict_lines
 
     results = agent_results(outcome.runs)
@@ -160,14 +118,15 @@ def show_outcome(outcome: Outcome, as_json: bool) -> None:
 
 
 def has_own_trainer(run: RunDir) -> bool:
-    """Whether the run was planned with a trainer file of the user's, not with a shipped one."""
+    """Return True where the run was planned with a trainer file of the user, not with a shipped one."""
     from p3kit.spec.shipped import looks_like_a_file
 
     return looks_like_a_file(str(run.info().get("spec", {}).get("trainer", "")))
 
 
-def suggest_next(ctx: click.Context, outcome: Outcome, console: Console, *, mirrored: bool) -> None:
-    """The commands that come next, on stderr."""
+def suggest_next(ctx: click.Context, outcome: Outcome, *, mirrored: bool) -> None:
+    """Print the commands that come next on stderr."""
+    console = progress_console()
     suffix = runs_flag(ctx)
     names = [run.name for run in outcome.unfinished]
     own = [run for run in outcome.unfinished if outcome.states[run.name] == "failed" and has_own_trainer(run)]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
 import sys
-import time
+import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from p3kit.cli.aim import repo_option
-from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
     Whole,
     engine_option,
@@ -24,15 +21,15 @@ from p3kit.cli.options import (
     several_runs_argument,
 )
 from p3kit.cli.output import print_json, progress_console, say
-from p3kit.cli.run import show_outcome, suggest_next
-from p3kit.errors import InputError
+from p3kit.cli.run import finish, options_of
+from p3kit.errors import Interrupted, P3kitWarning
 
 STATES = ("queued", "running", "done", "stopped", "failed", "crashed")
 GRADES = ("FAIL", "PASS", "STRONG", "STRETCH")
 
 if TYPE_CHECKING:
+    from p3kit.api.saved_run import RunList
     from p3kit.launch import RunLine
-    from p3kit.rundir import RunDir
 
 
 @click.command(
@@ -71,24 +68,24 @@ def runs(
 
     Runs whose process is gone are found here and marked crashed. Filters narrow the list; all of them must fit.
     """
-    from p3kit.launch import run_lines
-    from p3kit.rundir import intact_runs
+    from p3kit.api.saved_run import list_runs
 
-    say_crashed(runs_root)
-    intact, faults = intact_runs(runs_root, of_metrics=False)
-    every = run_lines(intact, time.time())
-    lines = [line for line in every if _fits(line, name, states, symbol, grades)][-last if last else 0 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", P3kitWarning)  # damaged runs stand below the table
+        found = list_runs(runs_root, name=name, state=states, symbol=symbol, grade=grades)
+    _print_crashed(found)
+    lines = found.lines[-last if last else 0 :]
     if as_json:
         print_json([line.to_json() for line in lines])
     elif lines:
         _print_table(lines)
-    elif every:
-        say(f"none of {len(every)} runs in {runs_root} fits; p3kit runs lists all")
-    elif not faults:
+    elif found.total:
+        say(f"none of {found.total} runs in {runs_root} fits; p3kit runs lists all")
+    elif not found.damaged:
         say(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml")
-    for fault in faults:
+    for fault in found.damaged:
         click.echo(f"not listed: {fault}", err=True)
-    if faults:
+    if found.damaged:
         sys.exit(1)
 
 
@@ -111,7 +108,7 @@ def resume(
     ctx: click.Context,
     references: tuple[str, ...],
     jobs: int | None,
-    engine: str,
+    engine: Literal["local", "ray"],
     runs_root: Path,
     no_aim: bool,
     repo: Path | None,
@@ -121,21 +118,14 @@ def resume(
 
     On a CPU the result is the same, bit for bit, as if the run had never ended.
     """
-    from p3kit.cli.companions import Companions, aim_is_installed
-    from p3kit.launch import resume as resume_runs
+    from p3kit.api.training import resume_runs
 
-    chosen = _find_runs(runs_root, references)
-    console = progress_console()
-    mirror = not no_aim and aim_is_installed()
-    computes = [run.info()["spec"]["compute"] for run in chosen]
-    with ExitStack() as stack:
-        where = stack.enter_context(open_engine(engine, jobs, computes, console))
-        at_a_time, start = where.room_for(len(chosen))
-        companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
-        outcome = resume_runs(chosen, jobs=at_a_time, console=console, on_end=companions.draw, start=start)
-        show_outcome(outcome, as_json)
-    suggest_next(ctx, outcome, console, mirrored=mirror)
-    sys.exit(outcome.exit_code)
+    options = options_of(engine, no_aim, repo)
+    try:
+        outcome = resume_runs(references, jobs, runs_root, progress_console(), options).outcome
+    except Interrupted as stopped:
+        outcome = stopped.runs.outcome
+    finish(ctx, outcome, mirrored=options.mirror, as_json=as_json)
 
 
 @click.command(
@@ -152,55 +142,22 @@ def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
 
     Returns at once; `p3kit runs` shows when a run has stopped, and `p3kit resume` continues it.
     """
-    chosen = _find_runs(runs_root, references)
-    asked = []
-    for run in chosen:
-        run.mark_crashed()
-        state = run.status()["state"]
-        if state not in ("queued", "running"):
-            raise InputError(run.name, f"is {state}", "only a queued or running run can be stopped")
-    for run in chosen:
-        run.request_stop()
-        asked.append({"run": run.name, "state": run.status()["state"]})
+    from p3kit.api.training import stop_runs
+
+    stopped = stop_runs(references, runs_root)
     if as_json:
-        print_json(asked)
+        print_json([{"run": run.name, "state": run.state} for run in stopped])
     else:
-        for entry in asked:
-            click.echo(f"{entry['run']} was asked to stop")
+        for run in stopped:
+            click.echo(f"{run.name} was asked to stop")
 
 
-def _fits(line: RunLine, name: str | None, states: Sequence[str], symbol: str | None, grades: Sequence[str]) -> bool:
-    """Whether a run is among those asked for; what was not asked for does not matter."""
-    return (
-        (name is None or fnmatch.fnmatchcase(line.name, name))
-        and (not states or line.state in states)
-        and (symbol is None or symbol in line.symbols)
-        and (not grades or any(grade in line.grades for grade in grades))
-    )
-
-
-def say_crashed(runs_root: Path) -> None:
-    """Marks runs whose process is gone, and says so on stderr."""
-    from p3kit.rundir import mark_crashed
-
-    marked, faults = mark_crashed(runs_root)
-    for run in marked:
-        click.echo(f"{run.name} crashed: {run.status()['message']}; p3kit resume {run.name} continues it", err=True)
-    for fault in faults:
-        click.echo(fault, err=True)
-
-
-def _find_runs(runs_root: Path, references: Sequence[str]) -> list[RunDir]:
-    """The runs named, each once. An agent cannot be stopped or resumed on its own."""
-    from p3kit.rundir import find_run
-
-    found: dict[str, RunDir] = {}
-    for reference in references:
-        run, agent = find_run(runs_root, reference)
-        if agent is not None:
-            raise InputError(reference, "names one agent; a run goes on or ends as a whole", f'use "{run.name}"')
-        found[run.name] = run
-    return list(found.values())
+def _print_crashed(found: RunList) -> None:
+    """Print the runs that were found crashed, and those that could not be marked, on stderr."""
+    for run in found.crashed:
+        click.echo(f"{run.name} crashed: {run.message}; p3kit resume {run.name} continues it", err=True)
+    for line in found.not_marked:
+        click.echo(line, err=True)
 
 
 def _print_table(lines: Sequence[RunLine]) -> None:

@@ -13,7 +13,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit.cli.aim import repo_option
-from p3kit.cli.engines import open_engine
 from p3kit.cli.options import (
     SpecFile,
     Whole,
@@ -26,6 +25,7 @@ from p3kit.cli.options import (
 )
 from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
 from p3kit.errors import InputError, MissingExtra
+from p3kit.launch.engines import open_engine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +97,7 @@ def tune(
     winner as a spec.
     """
     _check(spec, overrides, resume, output)
-    from p3kit.cli.companions import Companions, aim_is_installed
+    from p3kit.api.background import Background, aim_is_installed
     from p3kit.launch import train
     from p3kit.tune import conclude
     from p3kit.tune.board import trial_board
@@ -105,10 +105,10 @@ def tune(
     console = progress_console()
     with ExitStack() as stack:
         sweep = _sweep(stack, spec, overrides, trials, resume, runs_root)
-        where = stack.enter_context(open_engine(engine, jobs, [sweep.loaded.spec.compute.model_dump()], console))
+        where = stack.enter_context(open_engine(engine, jobs, [sweep.loaded.spec.compute.model_dump()], say))
         _, start = where.room_for(where.slots)
         mirror = not no_aim and aim_is_installed()
-        companions = stack.enter_context(Companions(runs_root, console, mirror=mirror, aim_repo=repo))
+        companions = stack.enter_context(Background(runs_root, console, mirror=mirror, aim_repo=repo))
         records = [record for record in sweep.study.records() if not record.superseded]
         before = sum(record.state in ("complete", "pruned", "failed") for record in records)
         title = f"{sweep.loaded.spec.name} · {sweep.folder.name}{' (synthetic data)' if sweep.synthetic else ''}"
@@ -159,7 +159,7 @@ def _sweep(
 
 
 def _keep(result: Result, output: Path | None) -> None:
-    from p3kit.report.export import export_toml
+    from p3kit.report.export_page import export_toml
 
     if output is not None and result.export is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

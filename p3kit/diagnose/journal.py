@@ -82,7 +82,7 @@ _DID = {
     "reinit": "{} drawn anew",
     "freeze": "{} frozen",
     "normalize": "{} normalized from here on",
-    "early_stop_update": "update ended",
+    "early_stop_update": "update ended",  # journals of earlier versions
     "dump": "{} written to replays/",
     "stop": "training ended ({})",
     "note": "{}",

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -92,7 +92,7 @@ def launch(
     `console` is where progress goes (stderr), `on_end` is called in this thread with each run that ended by itself,
     `start` begins one run.
     """
-    with board_for(console, _title(runs)) as board:
+    with board_for(console, launch_title(runs)) as board:
         return train(runs, jobs=jobs, board=board, on_end=on_end, start=start)
 
 
@@ -154,6 +154,13 @@ def requeue(runs: Sequence[RunDir]) -> None:
         run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
 
 
+def leave_out(runs: Iterable[RunDir]) -> None:
+    """Mark the runs that are still queued as stopped: the launch that would have begun them has ended."""
+    for run in runs:
+        if run.status()["state"] == "queued" and not run.is_locked():
+            run.update_status(state="stopped", message="while it waited for its turn")
+
+
 def train(
     runs: Sequence[RunDir],
     *,
@@ -168,13 +175,14 @@ def train(
         slots = _Slots(runs, jobs, board, interrupts, on_end, feed, start)
         try:
             slots.work()
-        finally:  # a fault of ours must not leave trainers behind unasked
-            slots.ask_all_to_end()
+        except BaseException:  # a fault of p3kit or of a caller's callback: no trainer is left behind
+            slots.abandon()
+            raise
     return Outcome(tuple(slots.runs), slots.states, interrupts.count > 0)
 
 
-def _title(runs: Sequence[RunDir]) -> str:
-    """The experiments' names, and that their data are synthetic where they are."""
+def launch_title(runs: Sequence[RunDir]) -> str:
+    """Names of the experiments, with a label where their data are synthetic."""
     infos = [run.info() for run in runs]
     synthetic = any(bars["synthetic"] for info in infos for bars in info["data"].values())
     return " and ".join(sorted({info["name"] for info in infos})) + (" (synthetic data)" if synthetic else "")
@@ -260,6 +268,21 @@ class _Slots:
     def ask_all_to_end(self) -> None:
         for trainer in self.active:
             trainer.ask_to_end()
+
+    def abandon(self) -> None:
+        """Stop every run: trainers end with a checkpoint, queued runs do not begin. Returns when all have ended."""
+        self.feed, interrupts = None, self.interrupts.count
+        while self.waiting:
+            self._leave_out(self.waiting.popleft())
+        self.ask_all_to_end()
+        while self.active:
+            if self.interrupts.count > interrupts:
+                for trainer in self.active:
+                    trainer.kill()
+            for trainer in [trainer for trainer in self.active if trainer.ended()]:
+                self.active.remove(trainer)
+                self._note_end(trainer.run, trainer.settle())
+            self.interrupts.wait(POLL_S)
 
     def _begin(self, run: RunDir) -> None:
         if run.stop_requested():

@@ -11,6 +11,7 @@ from typing import Any
 from p3kit.errors import InputError
 from p3kit.plan import RunPlan
 from p3kit.rundir import RunDir
+from p3kit.spec.interventions import NOTHING_INSIDE_AN_UPDATE
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,16 @@ class Replay:
 def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
     """Find `original` among the plans of a spec.
 
-    Raises InputError where it is still being trained, where the spec has no such run, and where the spec says anything
-    else than it said then.
+    Raises InputError where it is still being trained, where its journal has decisions inside an update, where the spec
+    has no such run, and where the spec says anything else than it said then.
     """
     info = original.info()
     if original.status()["state"] in ("queued", "running"):
         raise InputError(f"--replay {original.name}", "is not over", f"p3kit stop {original.name} ends it")
+    journal = original.read_events("intervention")
+    if inside := next((event for event in journal if _is_inside_an_update(event)), None):
+        what = f'has decisions of intervention "{inside["id"]}" inside an update, which {NOTHING_INSIDE_AN_UPDATE}'
+        raise InputError(f"--replay {original.name}", what, "replay it with the version of p3kit that trained it")
     names = original.agent_names()
     plan = next((plan for plan in plans if [agent.name for agent in plan.agents] == names), None)
     if plan is None:
@@ -45,7 +50,11 @@ def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
         if differences := list(_differences(then["spec"], now.spec.model_dump(mode="json"))):
             what = f"had another spec: {', '.join(differences[:3])}{' …' if len(differences) > 3 else ''}"
             raise InputError(f"--replay {original.name}", what, f"{original.path / 'spec.toml'} is the spec it had")
-    return Replay(original, plan, original.read_events("intervention"))
+    return Replay(original, plan, journal)
+
+
+def _is_inside_an_update(event: Mapping[str, Any]) -> bool:
+    return event.get("check") == "minibatch" or any("early_stop_update" in did for did in event.get("did") or ())
 
 
 def _differences(then: Any, now: Any, place: str = "") -> list[str]:

@@ -526,6 +526,11 @@ class RunDir:
         return sorted(chosen, key=lambda h: (h.kind, h.agent, h.global_step))
 
 
+def folder_of_runs(runs_root: str | Path | None) -> Path:
+    """Return the folder of the run directories: as given, else the environment variable `P3KIT_RUNS`, else `runs`."""
+    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
+
+
 def list_runs(runs_root: Path | str) -> list[RunDir]:
     """The runs in `runs_root`, oldest number first; a root that does not exist holds none."""
     root = Path(runs_root)

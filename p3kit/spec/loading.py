@@ -43,6 +43,8 @@ class LoadedSpec:
     source_text: str
     """The file as the user wrote it."""
     path: Path
+    overrides: tuple[str, ...] = ()
+    """`key=value` of each `--set`, in order."""
 
     def written(self, dotted: str) -> bool:
         """Whether the user wrote something at `dotted` or below it."""
@@ -82,7 +84,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     for override in overrides:
         written = written.under(_read_override(override))
     spec, written = _build(written, f"{path}:1:1", trainer_file=None)
-    return LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path))
+    return LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path), tuple(overrides))
 
 
 def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p3kit.launch.board import AgentView, Board, duration, number
-from p3kit.tune.sweep import TrialView, describe
+from p3kit.tune.trial import TrialView, describe
 
 Views = Callable[[Sequence[AgentView]], Sequence[TrialView]]
 

@@ -347,26 +347,26 @@ def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, 
     assert "time: unknown" in plan(spec(text), "--runs", root, "--set", "ppo.batch_size=256").stdout
 
 
-# ---------------------------------------------------------------------- companions
+# ---------------------------------------------------------------------- beside a training
 
 
 @pytest.fixture
-def companions(tmp_path):
+def background_work(tmp_path):
     import io
 
     from rich.console import Console
 
-    from p3kit.cli.companions import Companions
+    from p3kit.api.background import Background
 
     console = Console(file=io.StringIO(), width=100)
 
     def make(mirror):
-        return Companions(tmp_path / "runs", console, mirror=mirror, aim_repo=None), console.file
+        return Background(tmp_path / "runs", console, mirror=mirror, aim_repo=None), console.file
 
     return make
 
 
-def test_a_failing_mirror_is_said_once_and_stops_nothing(companions, monkeypatch):
+def test_a_failing_mirror_is_said_once_and_stops_nothing(background_work, monkeypatch):
     import p3kit.aim_mirror
 
     class Broken:
@@ -374,7 +374,7 @@ def test_a_failing_mirror_is_said_once_and_stops_nothing(companions, monkeypatch
             raise OSError("the repository is on fire")
 
     monkeypatch.setattr(p3kit.aim_mirror, "Mirror", Broken)
-    background, said = companions(mirror=True)
+    background, said = background_work(mirror=True)
     with background:
         pass
     assert said.getvalue() == (
@@ -382,7 +382,7 @@ def test_a_failing_mirror_is_said_once_and_stops_nothing(companions, monkeypatch
     )
 
 
-def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(companions, monkeypatch):
+def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(background_work, monkeypatch):
     import p3kit.aim_mirror
 
     class Troubled:
@@ -396,7 +396,7 @@ def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(companio
             yield SimpleNamespace(problems=("run-2: gone",))
 
     monkeypatch.setattr(p3kit.aim_mirror, "Mirror", Troubled)
-    background, said = companions(mirror=True)
+    background, said = background_work(mirror=True)
     with background:
         pass
     assert said.getvalue() == (
@@ -404,15 +404,15 @@ def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(companio
     )
 
 
-def test_pictures_that_fail_are_said(companions, monkeypatch, made):
-    from p3kit.report import pictures
+def test_pictures_that_fail_are_said(background_work, monkeypatch, made):
+    from p3kit.report import run_pictures
 
     def draw(run):
         if run.name == "run-1":
             raise ValueError("no histogram")
 
-    monkeypatch.setattr(pictures, "draw_run", draw)
-    background, said = companions(mirror=False)
+    monkeypatch.setattr(run_pictures, "draw_run", draw)
+    background, said = background_work(mirror=False)
     with background:
         background.draw(RunDir(made / "run-1"))
         background.draw(RunDir(made / "run-2"))

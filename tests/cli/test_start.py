@@ -200,7 +200,7 @@ def test_a_first_hour_away_from_any_checkout(wheel: Path, here: Path) -> None:
 
 FREES_LATE = """
 import numpy as np, psutil
-from p3kit.cli.run import give_memory_back
+from p3kit.api.training import give_memory_back
 
 def own():
     return psutil.Process().memory_full_info().uss / 2**20

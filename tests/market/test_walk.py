@@ -16,7 +16,7 @@ from p3kit.errors import DataError, SpecError
 from p3kit.market import load_market, walk_windows
 from p3kit.plan import plan_runs
 from p3kit.report import render_week, summarise_week, week_json
-from p3kit.report.week import walk_forward_words
+from p3kit.report.week_page import walk_forward_words
 from p3kit.rundir import list_runs
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.models import Split, parse_range

@@ -179,11 +179,10 @@ def test_every_verb_can_be_written() -> None:
         {"normalize": "observations"},
         {"dump": "episode_replay", "episodes": 3},
         {"stop": "fail"},
-        {"early_stop_update": True},
         {"note": "done"},
     ]
     assert [next(iter(action)) for action in actions] == list(VERBS)
-    rule = {"id": "all", "check": "minibatch", "on": {"any": ["policy.hold", {"not": "policy.uniform"}]}, "do": actions}
+    rule = {"id": "all", "on": {"any": ["policy.hold", {"not": "policy.uniform"}]}, "do": actions}
     tables = {"name": "x", "symbols": ["AAPL"], "intervention": [rule]}
     spec = resolve_spec(tables, "a test")
     assert [type(action) for action in spec.intervention[0].actions()] == list(VERBS.values())

@@ -1,0 +1,85 @@
+"""Work beside a training, in the launching process: pictures of runs that ended, and the mirror in Aim.
+
+Both work in the background and neither can stop the training: a failure is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+
+from p3kit.rundir import RunDir
+
+
+class Background:
+    """A context around a launch. It exits when the last pictures are drawn and the mirror is up to date."""
+
+    def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
+        self._runs_root, self._aim_repo = runs_root, aim_repo
+        self._console = Console(stderr=True) if console.quiet else console  # warnings are for the quiet, too
+        self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
+        self._pictures: list[tuple[RunDir, Future[None]]] = []
+        self._stop_mirror = threading.Event()
+        self._mirror = threading.Thread(target=self._follow, name="aim mirror", daemon=True) if mirror else None
+
+    def __enter__(self) -> Background:
+        if self._mirror is not None:
+            self._mirror.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for run, picture in self._pictures:
+                if (failure := picture.exception()) is not None:
+                    self._warn(f"no pictures of {run.name} ({_in_short(failure)})")
+            self._stop_mirror.set()
+            if self._mirror is not None:
+                self._mirror.join()
+        except KeyboardInterrupt:
+            self._warn("pictures and the Aim mirror are not up to date; p3kit sync brings the mirror there")
+        finally:
+            self._artist.shutdown(wait=False, cancel_futures=True)
+
+    def draw(self, run: RunDir) -> None:
+        """Draw the pictures of a run that ended, in the background."""
+        self._pictures.append((run, self._artist.submit(_draw, run)))
+
+    def _follow(self) -> None:
+        told: set[str] = set()
+        try:
+            from p3kit.aim_mirror import Mirror
+
+            for result in Mirror(self._runs_root, self._aim_repo).follow(self._stop_mirror):
+                for problem in result.problems:
+                    if problem not in told:
+                        self._warn(f"not mirrored into Aim: {problem}")
+                    told.add(problem)
+        except Exception as error:  # noqa: BLE001  Aim is another's program: whatever it raises, training goes on
+            self._warn(f"the Aim mirror ended, training goes on ({_in_short(error)}); p3kit sync tries again")
+
+    def _warn(self, text: str) -> None:
+        wrap = not self._console.is_terminal  # a log gets whole lines
+        self._console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=wrap)
+
+
+def aim_is_installed() -> bool:
+    """Return True where the mirror can work, without importing Aim."""
+    return importlib.util.find_spec("aim") is not None
+
+
+def _draw(run: RunDir) -> None:
+    from p3kit.report.run_pictures import draw_run
+
+    draw_run(run)
+
+
+def _in_short(error: BaseException) -> str:
+    first = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

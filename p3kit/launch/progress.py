@@ -1,0 +1,59 @@
+"""Progress of a launch, wherever it was started: a terminal, a file, a notebook, or a program with a callback."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from p3kit.errors import P3kitWarning
+from p3kit.launch.board import AgentView, Board, board_for
+
+ProgressCallback = Callable[[Sequence[AgentView]], None]
+"""Called in the launching thread, about every half second, with every agent."""
+
+Progress = bool | ProgressCallback | Console
+"""True: a live table on a terminal, plain lines elsewhere. False: no output. A callback, or a rich console."""
+
+
+def open_board(progress: Progress, title: str) -> Board:
+    """Return the board that shows `progress`. A board without a place for messages issues them as `P3kitWarning`."""
+    if isinstance(progress, bool | Console):
+        return board_for(progress_console(progress), title) if progress else CallbackBoard(_ignore)
+    return CallbackBoard(progress)
+
+
+def progress_console(progress: Progress) -> Console:
+    """Return the console for lines of progress. It prints nothing unless `progress` is True or a console.
+
+    Lines go to stderr, in a notebook to stdout: a notebook colours stderr as an error.
+    """
+    if isinstance(progress, Console):
+        return progress
+    in_notebook = "ipykernel" in sys.modules
+    return Console(stderr=not in_notebook, highlight=False, force_jupyter=False, quiet=progress is not True)
+
+
+class CallbackBoard:
+    """Passes the agents to a function, and issues messages as Python warnings."""
+
+    def __init__(self, callback: ProgressCallback) -> None:
+        self._callback = callback
+
+    def __enter__(self) -> CallbackBoard:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def show(self, agents: Sequence[AgentView]) -> None:
+        self._callback(agents)
+
+    def say(self, text: str) -> None:
+        warnings.warn(text, P3kitWarning, stacklevel=2)
+
+
+def _ignore(agents: Sequence[AgentView]) -> None:
+    """Show nothing."""

@@ -1,0 +1,360 @@
+"""docs/reliability.md from what the tests wrote down: `python -m tests.measure.benchmarks.reliability_page`.
+
+Nothing is tried here. The figures are those of `tests.measure.kills`, `tests.measure.fuzz` and
+`tests.measure.benchmarks.large`. Every promise names the tests that hold it, and a test holds the page to both.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "docs" / "benchmarks"
+PAGE = ROOT / "docs" / "reliability.md"
+PARTS = ("kills", "fuzz", "large")
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """`tests`: `file.py::function` below tests/, or a command; `figure`: the part of the figures that tells more."""
+
+    what: str
+    tests: Sequence[str]
+    figure: str = ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that the world does, and what a user then reads; `…` stands for what differs."""
+
+    what: str
+    message: str
+    test: str
+
+
+PROMISES = (
+    Promise(
+        "A run killed at any moment and resumed ends with the same weights and the same rows as one that nobody "
+        "touched: by SIGKILL at a chosen place or instant, SIGTERM, Ctrl-C, or the death of its launcher",
+        ["python -m tests.measure.kills"],
+        "kills",
+    ),
+    Promise(
+        "No spec brings about a traceback, a hang or a wrong exit code; what `show` prints is the same spec again",
+        ["python -m tests.measure.fuzz", "measure/fuzz/test_fuzz.py::test_changed_specs_are_read_or_refused"],
+        "fuzz_specs",
+    ),
+    Promise(
+        "No damage to a run directory brings about a traceback or a hang in any command, hides another run, or makes a "
+        "reader write over a file of it",
+        ["python -m tests.measure.fuzz", "measure/fuzz/test_fuzz.py::test_damaged_directories_are_read_or_named"],
+        "fuzz_directories",
+    ),
+    Promise(
+        "A number that was changed or damaged after it was written is named, and never believed",
+        [
+            "rundir/test_rundir.py::test_a_number_that_was_changed_later_is_never_believed",
+            "rundir/test_rundir.py::test_documents_carry_a_checksum_too",
+            "runtime/test_checkpoints.py::test_a_flipped_byte_is_refused",
+        ],
+    ),
+    Promise(
+        "A write that fails keeps what was there, whichever writer it is",
+        [
+            "launch/test_world.py::test_every_writer_of_a_run_keeps_what_was_there_when_a_write_fails",
+            "launch/test_world.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
+            "runtime/test_checkpoints.py::test_a_failed_write_keeps_the_old_file",
+            "rundir/test_rundir.py::test_a_full_disk_keeps_the_rows_that_were_there",
+        ],
+    ),
+    Promise(
+        "One sick run never stops the others",
+        [
+            "launch/test_world.py::test_one_sick_run_among_ten",
+            "launch/test_world.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
+            "launch/test_local.py::test_one_sick_run_never_stops_the_others",
+        ],
+    ),
+    Promise(
+        "A run whose process is gone is found by the next command, marked, and offered for resume",
+        [
+            "rundir/test_rundir.py::test_a_run_whose_process_was_killed_is_marked_crashed",
+            "rundir/test_rundir.py::test_a_recycled_pid_is_not_taken_for_the_run",
+            "launch/test_local.py::test_a_crashed_run_resumes_from_its_checkpoint",
+        ],
+    ),
+    Promise(
+        "A checkpoint never runs code, and one of another spec, version or file is refused by name",
+        [
+            "runtime/test_checkpoints.py::test_a_pickle_is_not_executed",
+            "runtime/test_checkpoints.py::test_what_is_harmful_is_refused_under_a_right_checksum_too",
+            "runtime/test_resume_state.py::test_a_checkpoint_of_another_spec_is_refused_and_stays",
+            "runtime/test_resume_state.py::test_a_checkpoint_of_another_version_is_refused_by_name",
+        ],
+    ),
+    Promise(
+        "Two runs, and mirrors of both, may go on in one folder at once",
+        [
+            "launch/test_world.py::test_two_runs_and_a_mirror_at_once_in_one_folder",
+            "rundir/test_rundir.py::test_processes_that_start_runs_at_once_get_different_numbers",
+            "rundir/test_rundir.py::test_processes_that_write_events_at_once_never_share_a_number",
+            "test_aim_mirror.py::test_two_mirrors_of_one_repository_take_turns",
+        ],
+    ),
+    Promise(
+        "A mirror in Aim that is broken, deleted, locked or not installed stops no training, and is made anew",
+        [
+            "test_aim_mirror.py::test_a_broken_repository_says_what_to_do_and_rebuild_mends_it",
+            "test_aim_mirror.py::test_a_repository_that_was_deleted_is_made_anew",
+            "test_aim_mirror.py::test_a_repository_that_another_program_holds_is_named",
+            "test_aim_mirror.py::test_a_missing_aim_names_the_extra",
+            "cli/test_runs.py::test_a_failing_mirror_is_said_once_and_stops_nothing",
+        ],
+    ),
+    Promise(
+        "A thousand runs, and a run of a million rows, stay usable; a launcher does not grow with its runs",
+        ["python -m tests.measure.benchmarks.large"],
+        "large",
+    ),
+)
+
+FAULTS = (
+    Fault(
+        "the disk is full",
+        "runs/run-1/metrics.jsonl: cannot be written (No space left on device); free some space or mend the folder, "
+        "then p3kit resume",
+        "launch/test_world.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
+    ),
+    Fault(
+        "the runs folder may only be read",
+        "run-2: its process is gone, which cannot be written down: …; everything is listed all the same",
+        "launch/test_world.py::test_a_folder_that_may_only_be_read_is_read",
+    ),
+    Fault(
+        "a checkpoint is torn, or a bit of it flipped",
+        "last.pt: is torn or altered: its checksum does not fit its content; delete it: p3kit resume then begins at "
+        "init.pt, the first checkpoint",
+        "runtime/test_checkpoints.py::test_a_torn_or_missing_file_is_refused",
+    ),
+    Fault(
+        "a checkpoint holds a program",
+        "last.pt: holds something else than tensors and plain values (UnpicklingError); delete it: p3kit resume then "
+        "begins at init.pt, the first checkpoint",
+        "runtime/test_checkpoints.py::test_what_is_harmful_is_refused_under_a_right_checksum_too",
+    ),
+    Fault(
+        "a checkpoint is another run's",
+        "last.pt: was written by another run: its agents or their specs are not this one's; bring the right file back, "
+        "or delete it to begin at init.pt",
+        "runtime/test_resume_state.py::test_a_checkpoint_of_another_spec_is_refused_and_stays",
+    ),
+    Fault(
+        "a row was edited, or a bit of it flipped",
+        "metrics.jsonl:2: was changed or damaged after it was written: its checksum does not fit; delete that line to "
+        'read the rest, or take its "crc" out if the change was meant',
+        "rundir/test_rundir.py::test_a_number_that_was_changed_later_is_never_believed",
+    ),
+    Fault(
+        "the clock is set back or forth",
+        "nothing: heartbeats and the watchdog go by a clock that never jumps",
+        "launch/test_world.py::test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead",
+    ),
+    Fault(
+        "a trainer hangs",
+        "run-1 crashed: it gave no sign of life for 60 min, so it was ended",
+        "launch/test_world.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
+    ),
+    Fault(
+        "a trainer takes all memory",
+        "run-1 crashed: its process ended with exit code 1, and the last lines of its log: MemoryError; where the "
+        "system ends it: its process was killed by SIGKILL (often the system, out of memory)",
+        "launch/test_world.py::test_a_trainer_that_eats_all_memory_fails_by_name",
+    ),
+    Fault(
+        "a trainer prints without end",
+        "[… bytes of output were cut off here], in its log: the last megabyte of 64 is kept",
+        "launch/test_world.py::test_a_trainer_that_talks_without_end_fills_no_disk",
+    ),
+    Fault(
+        "two commands train one run",
+        "run-1: is being trained by another process; p3kit stop run-1 ends it",
+        "launch/test_local.py::test_a_run_that_another_process_trains_is_left_alone",
+    ),
+    Fault(
+        "Aim's repository is damaged",
+        ".aim: the Aim repository cannot be used (…); p3kit sync --rebuild …",
+        "test_aim_mirror.py::test_a_broken_repository_says_what_to_do_and_rebuild_mends_it",
+    ),
+    Fault(
+        "Aim is not installed",
+        "the Aim mirror: needs the package 'aim', which is not installed; pip install 'p3kit[aim]'",
+        "test_aim_mirror.py::test_a_missing_aim_names_the_extra",
+    ),
+)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def results() -> dict[str, Figures]:
+    """What was written down of each part; nothing of what was never tried."""
+    files = {part: RESULTS / f"{part}.json" for part in PARTS}
+    return {part: json.loads(file.read_text(encoding="utf-8")) for part, file in files.items() if file.exists()}
+
+
+def figure_of(promise: Promise, found: Mapping[str, Figures]) -> str:
+    part, _, inner = promise.figure.partition("_")
+    if not part:
+        count = len(promise.tests)
+        return f"{count} test{'s' if count > 1 else ''}, every time"
+    if part not in found:
+        return "not measured yet"
+    figures = found[part]
+    if part == "kills":
+        return f"{figures['same']} of {figures['kills']} kills the same"
+    if part == "fuzz":
+        return f"{figures[inner]['tried']:,} tried, {len(figures[inner]['findings'])} broke it"
+    many, memory = figures["many_runs"], figures["many_processes"]["launcher_memory_mb"]
+    listed = f"`runs` over {many['count']:,}: {many['runs']['cpu_s']:.1f} s"
+    return f"{listed}; launcher {memory[0]:.0f} to {memory[-1]:.0f} MB"
+
+
+@cache
+def functions_of(file: str) -> frozenset[str]:
+    """Names of the test functions in a file below tests/."""
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def page(found: Mapping[str, Figures]) -> str:
+    return "\n".join(lines(found)) + "\n"
+
+
+def lines(found: Mapping[str, Figures]) -> Iterator[str]:
+    yield "# Nothing is lost\n"
+    yield (
+        "What p3kit promises when things go wrong, and how that is tried. Written by `python -m "
+        "tests.measure.benchmarks.reliability_page` from the tests' own figures in [benchmarks/](benchmarks/).\n"
+    )
+    yield "## Promises\n"
+    yield "| we promise | held by | figure |"
+    yield "|---|---|---|"
+    for promise in PROMISES:
+        held = "<br>".join(told(test) for test in promise.tests)
+        yield f"| {promise.what} | {held} | {figure_of(promise, found)} |"
+    yield ""
+    yield from kills(found.get("kills"))
+    yield from fuzz(found.get("fuzz"))
+    yield from faults()
+    yield from large(found.get("large"))
+
+
+def told(test: str) -> str:
+    file, _, name = test.partition("::")
+    return f"`{name}` in [{Path(file).name}](../tests/{file})" if name else f"`{file}`"
+
+
+def made_by(figures: Figures) -> str:
+    how = figures["how"]
+    versions = ", ".join(f"{name} {how['versions'][name]}" for name in ("python", "torch") if name in how["versions"])
+    cores = f", {figures.get('cores') or how.get('cores')} cores" if figures.get("cores") or how.get("cores") else ""
+    return f"`{how['command']}`, commit {str(how['git_commit'])[:7]}{cores}, {versions}"
+
+
+def kills(figures: Figures | None) -> Iterator[str]:
+    yield "## Kills\n"
+    if figures is None:
+        yield "Not measured yet: `tox -e kill`.\n"
+        return
+    yield (
+        f"{made_by(figures)}. A run of each trainer is trained undisturbed; others of the same spec are killed and "
+        "resumed, and every recorded row (times aside), evaluation, intervention and verdict is compared, and every "
+        "kept checkpoint bit for bit. Places are drawn evenly, however often training comes by. `tox -e kill` makes a "
+        "hundred kills; told here are those that were made so far.\n"
+    )
+    yield "| | kills | the same |"
+    yield "|---|---|---|"
+    for title, key in (("trainer", "by_trainer"), ("way", "by_way"), ("place", "by_place")):
+        for name, count in figures[key].items():
+            if key != "by_place" or name != "any":
+                yield f"| {title}: {name} | {count['kills']} | {count['same']} |"
+    yield ""
+
+
+def fuzz(figures: Figures | None) -> Iterator[str]:
+    yield "## Fuzz\n"
+    if figures is None:
+        yield "Not measured yet: `tox -e fuzz`.\n"
+        return
+    both = " and ".join(dict.fromkeys(made_by(figures[part]) for part in ("specs", "directories")))
+    yield (
+        f"{both}. Specs are shipped ones, those with one slip each, and made-up right ones, changed by "
+        "their grammar or by their bytes. Directories have one to three files torn, flipped, emptied, edited, swapped "
+        "or deleted, checkpoints under a right checksum too, and stand between two sound ones. `tox -e fuzz` tries ten "
+        "thousand specs and a thousand directories; told here are those that were tried so far.\n"
+    )
+    yield "| | times |"
+    yield "|---|---|"
+    for part in ("specs", "directories"):
+        yield f"| **{part}: tried** | {figures[part]['tried']:,} |"
+        yield f"| {part}: broke a promise | {len(figures[part]['findings'])} |"
+        for answer, count in figures[part]["answers"].items():
+            yield f"| {part}, {answer} | {count:,} |"
+    yield ""
+
+
+def faults() -> Iterator[str]:
+    yield "## Faults of the world\n"
+    yield "| when | a user reads | tried by |"
+    yield "|---|---|---|"
+    for fault in FAULTS:
+        yield f"| {fault.what} | {fault.message} | {told(fault.test)} |"
+    yield ""
+
+
+def large(figures: Figures | None) -> Iterator[str]:
+    yield "## Long and large\n"
+    if figures is None:
+        yield "Not measured yet: `python -m tests.measure.benchmarks.large`.\n"
+        return
+    many, long, processes = figures["many_runs"], figures["a_long_run"], figures["many_processes"]
+    yield (
+        f"{made_by(figures)}. Each command in a process of its own: seconds of the processor, start of Python "
+        "included, and largest resident memory. The runs are made up, and the launched trainer learns nothing. By "
+        "default it measures 1,000 runs, 1,000,000 rows and 150 launched runs.\n"
+    )
+    yield "| | processor | memory |"
+    yield "|---|---|---|"
+    for name, cost in many.items():
+        if isinstance(cost, Mapping):
+            yield f"| `{name}` over {many['count']:,} runs | {cost['cpu_s']:.1f} s | {cost['memory_mb']} MB |"
+    for name, cost in long.items():
+        if isinstance(cost, Mapping):
+            yield (
+                f"| {name}, one run of {long['rows']:,} rows ({long['file_mb']:,} MB) | {cost['cpu_s']:.1f} s | "
+                f"{cost['memory_mb']} MB |"
+            )
+    memory = processes["launcher_memory_mb"]
+    yield ""
+    yield (
+        f"One launcher over {processes['runs']} runs, two at a time: {processes['launcher_cpu_s']:.1f} s of the "
+        f"processor for itself; resident memory {memory[0]:.0f} MB after ten runs, {memory[-1]:.0f} MB after the last."
+    )
+
+
+def main() -> None:
+    PAGE.write_text(page(results()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""docs/benchmarks.md and its picture from the figures that trainer_speed.py measured; nothing is measured here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+Measured = dict[str, Any]
+PICTURE = "images/trainer-speed.png"
+# Colours that stay apart for colour-blind readers (Okabe and Ito 2008), on an opaque white ground: the picture reads
+# the same on light and dark pages.
+OURS, THEIRS, INK = "#0072B2", "#E69F00", "#333333"
+
+
+def rates_of(results: Measured, name: str, key: str = "rate") -> dict[int, float]:
+    """Env steps per second by round."""
+    return {one["round"]: one[key] for one in results["rounds"] if one["contestant"] == name and key in one}
+
+
+def ratio_by_round(results: Measured, name: str, against: str, key: str = "rate") -> list[float]:
+    """`against`'s `key` over `name`'s rate, in every round that has both."""
+    own, other = rates_of(results, against, key), rates_of(results, name)
+    return [own[number] / other[number] for number in sorted(own.keys() & other.keys())]
+
+
+def gradient_steps_per_rollout(results: Measured) -> int:
+    """Gradient steps for every 16,384 env steps; raises where contestants took unequal numbers of them."""
+    counted = {(16_384 * one["gradient_steps"] / one["steps"], one["contestant"]) for one in results["rounds"]}
+    if len({number for number, _ in counted}) != 1:
+        raise ValueError(f"unequal numbers of gradient steps: {sorted(counted)}")
+    return round(min(counted)[0])
+
+
+def write_page(results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path) -> None:
+    """The page and the picture, from whatever has been measured so far."""
+    measured = [c for c in contestants if rates_of(results, c.name)]
+    if not measured:
+        raise SystemExit("nothing has been measured yet")
+    (docs / "images").mkdir(parents=True, exist_ok=True)
+    draw(results, measured, growth, docs / PICTURE)
+    missing = [c for c in contestants if c not in measured]
+    text = "\n".join(page(results, measured, missing, growth)) + "\n"
+    (docs / "benchmarks.md").write_text(text, encoding="utf-8")
+
+
+def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], growth: Sequence[Any]) -> Iterator[str]:
+    made_by = results["made_by"]
+    rounds = min(len(rates_of(results, c.name)) for c in measured)
+    loads = [one["load_before"] for one in results["rounds"]]
+    versions = ", ".join(f"{name} {version}" for name, version in made_by["packages"].items())
+    yield "# How fast the trainers are\n"
+    yield (
+        "Written by `python tests/measure/benchmarks/trainer_speed.py`; the figures are in "
+        "[benchmarks/trainers.json](benchmarks/trainers.json).\n"
+    )
+    yield (
+        f"Commit {made_by['commit']}, {made_by['cores']} cores ({made_by['processor']}), Python {made_by['python']}, "
+        f"{versions}. Rounds: {rounds}; in each, every contestant had its turn. Medians, and in brackets the "
+        "smallest and the largest. Load of the machine before a measurement (one-minute average, the contestant before "
+        f"included): {statistics.median(loads):.1f} in the median, {max(loads):.1f} at most.\n"
+    )
+    yield f"![Env steps per second of each contestant, and growth with agents, envs and window]({PICTURE})\n"
+    yield "## The reference workload\n"
+    yield (
+        "Ten symbols, 8 envs, n_steps 2048, batches of 64, 10 epochs, a window of 24 bars (about 500 observation "
+        "values), 7 actions, Adam, policy and value nets of 2 × 64; `target_kl` and early stop off. Every contestant "
+        f"took {gradient_steps_per_rollout(results):,} gradient steps for every 16,384 env steps, by count. Rates are "
+        "compared, so nobody trains to the end.\n"
+    )
+    yield "| | env steps per second | ours, whole | ours, once started | update's share | measured on |"
+    yield "|---|---|---|---|---|---|"
+    yield from (table_row(results, c, measured) for c in measured)
+    yield from (f"| {c.title} | not measured | | | | |" for c in missing)
+    yield ""
+    yield from explanations(results, measured)
+    yield from growth_tables(results, growth)
+
+
+def table_row(results: Measured, contestant: Any, measured: Sequence[Any]) -> str:
+    rates = list(rates_of(results, contestant.name).values())
+    ratios = [ratio_by_round(results, contestant.name, contestant.against, key) for key in ("rate", "steady_rate")]
+    told = ["" if contestant.kind == "ours" or not own else f"{spread(own, '.1f')} ×" for own in ratios]
+    shares = [one["update_share"] for one in results["rounds"] if one["contestant"] == contestant.name]
+    agents = "1 agent" if contestant.agents == 1 else f"{contestant.agents} agents"
+    return (
+        f"| {contestant.title} | {spread(rates, ',.0f')} | {' | '.join(told)} | {statistics.median(shares):.0%} | "
+        f"{agents} × {contestant.steps:,} steps |"
+    )
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    middle = f"{statistics.median(values):{form}}"
+    return middle if len(values) == 1 else f"**{middle}** ({min(values):{form}} to {max(values):{form}})"
+
+
+def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
+    yield "What each row is:\n"
+    yield (
+        "- **p3kit** is a whole `p3kit run --jobs 2`, from the command to the prompt: start of Python, reading of "
+        "bars, training, evaluation at every update (the guide's 5,000 steps, rounded up), checkpoints, the evidence "
+        "for the diagnosis, verdicts, plots. What torch.compile makes is in its cache. Its start counts (*whole*); "
+        "that of the others does not, so *once started* compares like with like: ours after its first iteration."
+    )
+    for contestant in measured:
+        steady = list(rates_of(results, contestant.name, "steady_rate").values())
+        if steady:
+            yield f"  {contestant.title.removeprefix('p3kit, ')} once started: {spread(steady, ',.0f')} steps/s."
+    if rates_of(results, "stacked_bf16"):
+        best = ratio_by_round(results, "sb3_best", "stacked_bf16", "steady_rate")
+        against_fp32 = ratio_by_round(results, "stacked", "stacked_bf16")
+        yield (
+            '- **bf16** is `[compute] precision = "bf16"`: matrix products of half the width, which this processor '
+            f"multiplies faster. It is {spread(against_fp32, '.2f')} × our fp32 over whole runs"
+            + (
+                f", and once started {spread(best, '.1f')} × SB3's best case, which has no such setting."
+                if best
+                else "."
+            )
+        )
+    yield (
+        "- **SB3 PPO, SubprocVecEnv × 8** is what the training guide prescribes: a process per env around our scalar "
+        "gymnasium env, one symbol after another, PyTorch's own number of threads. Only `learn` is timed."
+    )
+    yield (
+        "- **SB3 PPO, 2 processes of 1 thread** is the best that we found for it: a symbol per process, and in place "
+        "of DummyVecEnv our batched environment behind SB3's own interface, which steps 8 accounts at once. Only "
+        "`learn` is timed. MaskablePPO likewise, with the masks in use."
+    )
+    yield (
+        "- **its DummyVecEnv × 8** is the best case that Stable-Baselines3 has of its own: ordinary gymnasium envs in "
+        "one process, a symbol per process and a thread each. It spends most of its time in them: ours steps one "
+        "account in Python, written to be plain and not fast."
+    )
+    yield (
+        "- **2 × 256** takes half the reference's steps of ours, compiled where p3kit thinks that it pays; everything "
+        "else is as in the reference."
+    )
+    yield (
+        "- **TorchTrade** has no trainer of its own; its example is a loop over TorchRL's GAE, ClipPPOLoss and replay "
+        "buffer. Timed is that loop over made rollouts with the same nets, without any environment, collector or "
+        "logging: its training cannot be faster than this. `pip install torchtrade` in an environment of its own."
+    )
+    yield (
+        "- **The same transformer** is the encoder of trainers/ppo_shared.py itself as a features extractor, with "
+        "heads of the same width; ours trains ten agents through one encoder, and measures their interference on the "
+        "way.\n"
+    )
+    free = [
+        (c.title, list(rates_of(results, c.name, "update_rate").values()))
+        for c in measured
+        if c.kind in ("subproc", "dummy", "scalar", "masked", "shared")
+    ]
+    if free:
+        yield "If their environments cost nothing, from the time in `train` alone:\n"
+        yield "| | env steps per second, update alone |"
+        yield "|---|---|"
+        yield from (f"| {title} | {spread(rates, ',.0f')} |" for title, rates in free)
+        yield ""
+
+
+def families(results: Measured, growth: Sequence[Any]) -> dict[str, list[tuple[str, Measured]]]:
+    """What has been measured of growth, by what grows: (value, figures) each."""
+    found = {one["contestant"]: one for one in results["growth"]}
+    done = [(c.name.rsplit("_", 1)[0], c.title, found[c.name]) for c in growth if c.name in found]
+    return {family: [(title, one) for _, title, one in rows] for family, rows in groupby(done, lambda row: row[0])}
+
+
+def growth_tables(results: Measured, growth: Sequence[Any]) -> Iterator[str]:
+    grown = families(results, growth)
+    if not grown:
+        return
+    workloads = results["made_by"]["workloads"]
+    yield "## Growth\n"
+    yield (
+        "ppo_stacked, one measurement each, two short iterations: *steady* is the second one, *whole* everything from "
+        "the command to the prompt, in which the start weighs much here. All compiled, whatever the size. Memory is "
+        "the peak of the two largest trainers together. Growth with agents is on synthetic symbols, in stacks as "
+        "p3kit makes them: more than ten agents or so take turns.\n"
+    )
+    for family, rows in grown.items():
+        if family == "cold":
+            continue
+        name = f"{family}_{rows[0][0]}"
+        short = workloads[name]["knobs"].get("n_steps", 2048)
+        yield f"| {family} (n_steps {short}) | steady steps/s | whole steps/s | wall | memory |"
+        yield "|---|---|---|---|---|"
+        for title, one in rows:
+            yield (
+                f"| {title} | {one['steady_rate']:,.0f} | {one['rate']:,.0f} | {one['wall_s']:.0f} s | "
+                f"{one['memory_mb']:,.0f} MB |"
+            )
+        yield ""
+    warm = rates_of(results, "stacked")
+    if "cold" in grown and warm:
+        cold = grown["cold"][0][1]
+        yield (
+            f"Without a cache, the first row of the reference workload takes {cold['wall_s']:.0f} s: "
+            f"{cold['rate']:,.0f} steps/s, against {statistics.median(warm.values()):,.0f} with it.\n"
+        )
+
+
+def draw(results: Measured, measured: Sequence[Any], growth: Sequence[Any], path: Path) -> None:
+    """Bars of the contestants, and a line for each thing that grows."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = {"font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
+    grown = {family: rows for family, rows in families(results, growth).items() if family != "cold"}
+    heights = [0.4 * len(measured) + 0.8, 2.2 if grown else 0.0]
+    with rc_context(style):
+        figure = Figure(figsize=(8.6, sum(heights)), facecolor="white", dpi=120, layout="constrained")
+        parts = figure.subfigures(2, 1, height_ratios=heights) if grown else [figure]
+        draw_bars(parts[0].subplots(), results, measured)
+        panels = parts[1].subplots(1, len(grown), squeeze=False)[0] if grown else []
+        if grown:
+            parts[1].suptitle("ppo_stacked, env steps per second once started, as there are more of", fontsize=9)
+        for axes, (family, rows) in zip(panels, grown.items(), strict=True):
+            axes.plot(range(len(rows)), [one["steady_rate"] for _, one in rows], "o-", color=OURS)
+            axes.set_xticks(range(len(rows)), [title for title, _ in rows])
+            axes.set_ylim(0, 1.15 * max(one["steady_rate"] for _, one in rows))
+            axes.set_title(family, loc="left", fontsize=8.5)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axes.grid(axis="y", color="#e6e6e6")
+        figure.savefig(path, metadata={"Software": None})
+
+
+def draw_bars(axes: Any, results: Measured, measured: Sequence[Any]) -> None:
+    rows = list(reversed(measured))
+    for place, contestant in enumerate(rows):
+        rates = list(rates_of(results, contestant.name).values())
+        middle = statistics.median(rates)
+        if steady := list(rates_of(results, contestant.name, "steady_rate").values()):
+            axes.barh(place, statistics.median(steady), color=OURS, alpha=0.25, height=0.66)
+        axes.barh(place, middle, color=OURS if contestant.kind == "ours" else THEIRS, height=0.66)
+        axes.plot([min(rates), max(rates)], [place, place], color=INK, linewidth=1.2)
+        axes.annotate(
+            f"{middle:,.0f}", (max(rates), place), xytext=(5, 0), textcoords="offset points", va="center", color=INK
+        )
+    axes.set_yticks(range(len(rows)), [c.title for c in rows])
+    axes.set_title(
+        "Env steps per second of training (blue: p3kit, its start included; pale: once started; line: all rounds)",
+        loc="right",
+        fontsize=9,
+    )
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.margins(x=0.1)
+    axes.grid(axis="x", color="#e6e6e6")
+    axes.set_axisbelow(True)

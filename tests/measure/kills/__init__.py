@@ -1,0 +1,5 @@
+"""Kill it anywhere, resume it, and compare with a run that nobody touched.
+
+__main__.py   the runner: `python -m tests.measure.kills --kills 100`, or `tox -e kill`
+die.py        a trainer that kills itself at a chosen place, the nth time it gets there
+"""

@@ -1,0 +1,303 @@
+"""`python -m tests.measure.kills`: kill runs at random, resume them, compare with an undisturbed run.
+
+What is compared: every recorded row (times aside), every kept checkpoint bit for bit, evaluations, interventions and
+verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are written after
+every kill, and a second call with the same `--output` goes on where the first one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from p3kit.market import load_market
+from p3kit.plan import plan_runs, provenance
+from p3kit.rundir import RunDir
+from p3kit.rundir.rows import write_json
+from p3kit.runtime import load_checkpoint
+from p3kit.spec import load_spec
+
+TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
+SPEC = """
+name = "kills"
+trainer = "{trainer}"
+symbols = {symbols}
+[data]
+source = "synthetic"
+synthetic = {{ bars = 4_000 }}
+[env]
+window = 4
+num_envs = 4
+episode_bars = 60
+[ppo]
+total_timesteps = 1_536
+n_steps = 64
+batch_size = 64
+n_epochs = 3
+{net}
+[evaluation]
+every = 256
+[checkpoints]
+every = 256
+keep_best = 2
+[early_stop]
+patience = 4
+min_progress = 0.7
+[schedules]
+ent_coef = {{ kind = "linear", start = 0.05, end = 0.001 }}
+[[intervention]]
+id = "calm"
+on = {{ metric = "policy/entropy", op = ">", value = 0.2 }}
+min_data = {{ env_steps = 512 }}
+max_times = 2
+cooldown = {{ updates = 1 }}
+do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
+"""
+NETS = {"ppo_shared": "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"}
+SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8}
+PATIENCE_S = 900  # of a machine that has other things to do
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill and what came of it."""
+
+    number: int
+    trainer: str
+    way: str
+    place: str
+    at_step: int | None
+    same: bool
+    difference: str
+
+
+# ── one run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_run(folder: Path, trainer: str) -> RunDir:
+    symbols = '["AAA"]' if trainer == "ppo" else '["AAA", "BBB"]'
+    text = SPEC.format(trainer=trainer, symbols=symbols, net=NETS.get(trainer, "hidden = [16, 16]"))
+    folder.mkdir(parents=True)
+    (folder / "kills.toml").write_text(text, encoding="utf-8")
+    spec = load_spec(folder / "kills.toml").spec
+    (plan,) = plan_runs(spec)
+    return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), text, plan.trainer)
+
+
+def start(run: RunDir, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    log = (run.path / "log.txt").open("ab")
+    return subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
+    )
+
+
+def launcher(run: RunDir) -> subprocess.Popen[str]:
+    return start(run, "-m", "p3kit", "resume", run.name, "--runs", str(run.path.parent), "--no-aim", "--jobs", "1")
+
+
+def trained_in_one_go(folder: Path, trainer: str) -> tuple[RunDir, dict[str, int], float]:
+    """A run that nobody touches, how often it got to each place, and its seconds."""
+    run, begin = make_run(folder, trainer), time.monotonic()
+    process = start(run, "-m", "tests.measure.kills.die", "count", "0", str(run.path))
+    printed, _ = process.communicate(timeout=PATIENCE_S)
+    if process.returncode != 0:
+        raise SystemExit(f"the undisturbed run of {trainer} failed:\n{(run.path / 'log.txt').read_text()[-2000:]}")
+    return run, json.loads(printed.splitlines()[-1]), time.monotonic() - begin
+
+
+def finish(run: RunDir) -> None:
+    """Resume until it is done, as a user would."""
+    deadline = time.monotonic() + PATIENCE_S
+    while run.status()["state"] != "done":
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{run.path} is {run.status()['state']} after {PATIENCE_S} s")
+        if run.is_locked():  # its trainer outlived the launcher and goes on
+            time.sleep(0.1)
+            continue
+        process = launcher(run)
+        process.communicate(timeout=PATIENCE_S)
+
+
+def end_by_signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+    process.communicate(timeout=PATIENCE_S)
+
+
+# ── comparing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rows_of(run: RunDir) -> list[Any]:
+    rows = []
+    for row in run.read_metrics():
+        metrics = {k: repr(v) for k, v in row["metrics"].items() if not k.startswith("perf/")}
+        rows.append((row["agent"], row["iteration"], row["global_step"], metrics))
+    return rows
+
+
+def events_of(run: RunDir) -> list[Any]:
+    """What was evaluated, decided and judged, without times and numbers of rows."""
+    told = ("evaluation", "verdict", "intervention")
+    return [
+        {k: repr(v) for k, v in event.items() if k not in ("seq", "time")}
+        for event in run.read_events()
+        if event["kind"].startswith(told)
+    ]
+
+
+def difference(run: RunDir, undisturbed: RunDir) -> str:
+    """The first thing in which two runs differ; empty where there is none."""
+    for what, of in (("metrics", rows_of), ("journal", events_of)):
+        mine, theirs = of(run), of(undisturbed)
+        if len(mine) != len(theirs):
+            return f"{what}: {len(mine)} rows, not {len(theirs)}"
+        for number, (own, expected) in enumerate(zip(mine, theirs, strict=True)):
+            if own != expected:
+                return f"{what}: row {number} is {str(own)[:300]}, not {str(expected)[:300]}"
+    names = [sorted(path.name for path in one.checkpoint("last").parent.glob("*.pt")) for one in (run, undisturbed)]
+    if names[0] != names[1]:
+        return f"checkpoints: {names[0]}, not {names[1]}"
+    for name in names[0]:
+        own, expected = (load_checkpoint(one.checkpoint("last").parent / name) for one in (run, undisturbed))
+        for key in own.keys() | expected.keys():
+            if "perf/" not in key and not equal(own.get(key), expected.get(key)):
+                return f"{name}: {key} differs"
+    left = [path.name for path in run.path.rglob(".*.tmp")]
+    return f"left behind: {left}" if left else ""
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.nan_to_num(7e11), b.nan_to_num(7e11))
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
+        return math.isnan(b)
+    return bool(a == b)
+
+
+# ── the ways to die ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def kill_once(folder: Path, trainer: str, way: str, place: str, nth: int, share: float, seconds: float) -> RunDir:
+    """A run that was killed one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time."""
+    run = make_run(folder, trainer)
+    if way in ("place", "clock", "SIGTERM"):
+        if way == "place":
+            start(run, "-m", "tests.measure.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
+        else:
+            process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path))
+            time.sleep(share * seconds)
+            end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
+        if run.status()["state"] == "queued":  # killed before its first word: whoever queued it, we, lives on
+            run.update_status(state="crashed", message="killed before its first step")
+        return run
+    # The launcher is hit, its trainer is not: Ctrl-C asks it to end, SIGKILL leaves it an orphan.
+    run.update_status(state="stopped", message="before its first step")
+    process = launcher(run)
+    time.sleep(1.0 + share * seconds)
+    end_by_signal(process, signal.SIGINT if way == "Ctrl-C" else signal.SIGKILL)
+    return run
+
+
+def draw(number: int, seed: int, visits: dict[str, dict[str, int]]) -> tuple[str, str, str, int, float]:
+    """Trainer, way, place, visit and instant of a kill; places are drawn evenly, however often they are visited."""
+    chance = random.Random(seed * 100_000 + number)
+    trainer = TRAINERS[number % len(TRAINERS)]
+    way = chance.choices(list(SHARE_OF_WAYS), list(SHARE_OF_WAYS.values()))[0]
+    place = chance.choice(sorted(visits[trainer]))
+    return trainer, way, place if way == "place" else "", chance.randint(1, visits[trainer][place]), chance.random()
+
+
+@click.command(help=__doc__)
+@click.option("--kills", default=100, show_default=True, help="How many, over the three trainers in turn.")
+@click.option("--seed", default=1, show_default=True, help="What places and instants are drawn from.")
+@click.option("--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Runs at a time.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep the folders of runs that came out different here.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | None) -> None:
+    with tempfile.TemporaryDirectory(prefix="p3kit-kills-") as name:
+        folder = Path(name)
+        whole = {trainer: trained_in_one_go(folder / trainer, trainer) for trainer in TRAINERS}
+        visits = {trainer: counted for trainer, (_, counted, _) in whole.items()}
+        done = earlier(output, seed)
+        for trainer, (run, counted, seconds) in whole.items():
+            print(
+                f"{trainer}: {seconds:.0f} s undisturbed, {len(rows_of(run))} rows, {len(counted)} places", flush=True
+            )
+
+        def one(number: int) -> None:
+            trainer, way, place, nth, share = draw(number, seed, visits)
+            undisturbed, _, seconds = whole[trainer]
+            own = folder / f"kill-{number}"
+            run = kill_once(own, trainer, way, place, nth, share, seconds)
+            rows = run.read_metrics()
+            at_step = int(rows[-1]["global_step"]) if rows else None
+            try:
+                finish(run)
+                found = difference(run, undisturbed)
+            except Exception as error:  # noqa: BLE001  whatever keeps a run from its end is what is looked for
+                found = f"{type(error).__name__}: {error}"
+            if found and keep:
+                shutil.copytree(own, keep / own.name)
+            shutil.rmtree(own)
+            done.append(Kill(number, trainer, way, place, at_step, not found, found))
+            where = f"{place} (visit {nth})" if place else f"at {share:.0%} of its time"
+            print(f"{number + 1:4} {trainer:12} {way:9} {where:50} {found or 'same'}", flush=True)
+            if output:
+                write_json(output, document(sorted(done, key=lambda kill: kill.number), seed))
+
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(one, sorted(set(range(kills)) - {kill.number for kill in done})))
+    same = sum(kill.same for kill in done)
+    print(f"{same} of {len(done)} came out as if nobody had touched them")
+    sys.exit(0 if same == len(done) else 1)
+
+
+def earlier(output: Path | None, seed: int) -> list[Kill]:
+    """The kills that an earlier call with this seed, at this commit, has written to `output`."""
+    if output is None or not output.exists():
+        return []
+    written = json.loads(output.read_text(encoding="utf-8"))
+    is_ours = (written["seed"], written["how"]["git_commit"]) == (seed, provenance()["git_commit"])
+    return [Kill(**kill) for kill in written["each"]] if is_ours else []
+
+
+def document(done: list[Kill], seed: int) -> dict[str, Any]:
+    def tally(key: Callable[[Kill], str]) -> dict[str, dict[str, int]]:
+        return {
+            name: {"kills": count, "same": sum(kill.same for kill in done if key(kill) == name)}
+            for name, count in sorted(Counter(key(kill) for kill in done).items())
+        }
+
+    return {
+        "how": {**provenance(), "command": f"python -m tests.measure.kills --kills {len(done)} --seed {seed}"},
+        "seed": seed,
+        "cores": len(os.sched_getaffinity(0)),
+        "kills": len(done),
+        "same": sum(kill.same for kill in done),
+        "by_trainer": tally(lambda kill: kill.trainer),
+        "by_way": tally(lambda kill: kill.way),
+        "by_place": tally(lambda kill: kill.place or "any"),
+        "each": [asdict(kill) for kill in done],
+    }
+
+
+if __name__ == "__main__":
+    main()
