@@ -228,10 +228,10 @@ def _calibrated(
     plans: Sequence[RunPlan], loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, progress: Progress
 ) -> Cost:
     from p3kit.launch.calibrate import calibrate
-    from p3kit.launch.progress import open_board
+    from p3kit.launch.progress import open_display
 
-    with open_board(progress, f"{loaded.spec.name}, calibrating") as board:
-        cost = calibrate(plans, loaded, market, jobs=slots, board=board, on_end=_draw)
+    with open_display(progress, f"{loaded.spec.name}, calibrating") as display:
+        cost = calibrate(plans, loaded, market, jobs=slots, display=display, on_end=_draw)
     if cost is None:
         raise Interrupted
     return cost

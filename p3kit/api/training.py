@@ -18,7 +18,7 @@ from p3kit.launch import Outcome, compare_weights, make_runs, plan_replay, reque
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.process import Start
-from p3kit.launch.progress import Progress, open_board, progress_console
+from p3kit.launch.progress import Progress, open_display, progress_console
 from p3kit.rundir import folder_of_runs
 
 if TYPE_CHECKING:
@@ -198,8 +198,8 @@ class _Launch:
     def train(self, runs: Sequence[RunDir], jobs: int, start: Start, background: Background) -> TrainedRuns:
         """Train queued runs. Whatever ends this call, none of them stays queued."""
         try:
-            with open_board(self.progress, launch_title(runs)) as board:
-                outcome = train(runs, jobs=jobs, board=board, on_end=background.draw, start=start)
+            with open_display(self.progress, launch_title(runs)) as display:
+                outcome = train(runs, jobs=jobs, display=display, on_end=background.draw, start=start)
         except BaseException:
             leave_out(runs)
             raise

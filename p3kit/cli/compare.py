@@ -54,8 +54,8 @@ def compare(
     found = compare_runs(references, by, runs_root)
     written = write_comparison(found, output, templates) if output is not None else None
     if as_json:
-        told = {"page": written and written.as_posix(), **comparison_json(found)}
-        print_json(told)
+        document = {"page": written and written.as_posix(), **comparison_json(found)}
+        print_json(document)
     elif written is not None:
         click.echo(relative_to_here(written))
     else:

@@ -55,7 +55,7 @@ def export(run: str, name: str | None, kind: str | None, output: Path | None, as
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
     if as_json:
-        told = {"file": output and output.as_posix(), **export_json(found, folder)}
-        print_json(told)
+        document = {"file": output and output.as_posix(), **export_json(found, folder)}
+        print_json(document)
     else:
         click.echo(text if output is None else relative_to_here(output), nl=output is not None)

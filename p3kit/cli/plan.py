@@ -96,7 +96,7 @@ def _check(calibrate: bool, engine: str, gpus: int | None, cpus: int | None) -> 
 
 def _cost_lines(plan: Plan) -> list[str]:
     """Lines about time, memory and disk."""
-    from p3kit.launch.board import duration
+    from p3kit.launch.display import duration
 
     if (cost := plan.cost) is not None:
         how = f"the first {cost.iterations} iterations of {plan.jobs} run{'s' if plan.jobs > 1 else ''}"
@@ -122,7 +122,7 @@ def _print_table(plan: Plan) -> None:
     from rich.table import Table
 
     from p3kit.api.specs import agent_work
-    from p3kit.launch.board import number
+    from p3kit.launch.display import number
 
     runs = [[agent_work(agent) for agent in run.agents] for run in plan.runs]
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"

@@ -62,11 +62,11 @@ def report(
             raise click.UsageError(f"--output {output} is a file; a week's report and its pictures need a folder")
         several = len({run.info()["name"] for run in intact}) > 1
         stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
-        path, told = _write_week(week, name, output, stem, templates, runs_root)
+        path, document = _write_week(week, name, output, stem, templates, runs_root)
     else:
-        path, told = _write_lessons(name, output, templates, runs_root)
+        path, document = _write_lessons(name, output, templates, runs_root)
     if as_json:
-        print_json(told)
+        print_json(document)
     else:
         click.echo(relative_to_here(path))
     for line in unmarked:

@@ -61,8 +61,8 @@ def in_short(entry: Entry) -> str:
 
 def did_in_words(entry: Entry) -> list[str]:
     """What an entry did beside moving keys and going back: `update ended`."""
-    told = [(verb, what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
-    return [_DID[verb].format(what if verb == "note" else _PARTS.get(what, what)) for verb, what in told]
+    acts = [(verb, what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
+    return [_DID[verb].format(what if verb == "note" else _PARTS.get(what, what)) for verb, what in acts]
 
 
 def back_to(checkpoint: str) -> str:

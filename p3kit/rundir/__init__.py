@@ -29,7 +29,7 @@ from p3kit.rundir.directory import (
     mark_crashed,
     take_number,
 )
-from p3kit.rundir.names import file_name
+from p3kit.rundir.file_names import file_name
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
 
 __all__ = [

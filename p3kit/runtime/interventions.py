@@ -26,6 +26,7 @@ from p3kit.runtime.modifiers import UNITS, Clock, Modifier, amount, effective, i
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
+from p3kit.spec.base_model import Table
 from p3kit.spec.interventions import (
     ACTIONS,
     COMPONENT,
@@ -46,7 +47,6 @@ from p3kit.spec.interventions import (
     Stop,
     listed_symptoms,
 )
-from p3kit.spec.table import Table
 
 Check = Literal["update", "eval"]
 Verdict = Literal["fired", "suppressed", "blocked", "released", "verified", "failed"]

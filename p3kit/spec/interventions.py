@@ -14,8 +14,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from p3kit.metrics import METRICS, is_metric
+from p3kit.spec.base_model import Count, Items, Positive, PositiveShare, Table
 from p3kit.spec.nearest import did_you_mean
-from p3kit.spec.table import Count, Items, Positive, PositiveShare, Table
 
 QUORUM = 0.3
 """Share of the agents that must show the symptom of a rule for all of them, where the rule names none."""

@@ -21,12 +21,12 @@ from p3kit.tune.trial import ActiveTrial, SeedMean, TrialView, describe
 if TYPE_CHECKING:
     import optuna
 
-    from p3kit.launch.board import AgentView
+    from p3kit.launch.display import AgentView
     from p3kit.market import SymbolData
 
 
 class Teller(Protocol):
-    """Who is told what happens: the board."""
+    """Who is told what happens: the display."""
 
     def say(self, text: str) -> None:
         """Something that must not be missed."""

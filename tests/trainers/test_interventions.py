@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from p3kit.cli import main
 from p3kit.errors import InputError
 from p3kit.launch import compare_weights, plan_replay
-from p3kit.launch.replay import weights_hash
+from p3kit.launch.journal_replay import weights_hash
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir

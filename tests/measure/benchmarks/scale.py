@@ -122,7 +122,7 @@ def _children_s() -> float:
 
 def _launcher(count: int) -> dict[str, Any]:
     """What `count` runs cost the process that watches them: processor time of this one thread."""
-    from p3kit.launch.board import agent_views
+    from p3kit.launch.display import agent_views
     from p3kit.launch.local import make_runs
     from p3kit.plan import plan_runs
     from p3kit.spec import load_spec

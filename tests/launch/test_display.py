@@ -9,7 +9,7 @@ from fake_trainer import agent_status, verdict
 from rich.console import Console
 
 from p3kit.launch import agent_results, run_lines, verdict_lines
-from p3kit.launch.board import AgentView, LineBoard, LiveBoard, agent_views, board_for, duration
+from p3kit.launch.display import AgentView, LiveTable, PlainLines, agent_views, duration, make_display
 from p3kit.rundir import RunDir
 
 
@@ -25,9 +25,9 @@ def agent(name="run-1/AAPL", state="running", step=45_000, **more):
     return AgentView(name, state, step, 100_000, **more)
 
 
-def drawn(board):
-    console = terminal(board._console.width, board._console.height)
-    console.print(board._draw())
+def drawn(display):
+    console = terminal(display._console.width, display._console.height)
+    console.print(display._draw())
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
@@ -35,8 +35,8 @@ FULL = {"steps_per_second": 1234.5, "sharpe": -0.41, "entropy_norm": 0.7, "hold_
 
 
 def test_the_live_table_fits_80_columns():
-    board = LiveBoard(terminal(), "phase3")
-    board.show(
+    display = LiveTable(terminal(), "phase3")
+    display.show(
         [
             agent(**FULL),
             agent("run-2/AAPL.s2.gae_lambda=0.98,clip_range=0.3", "queued", 0),
@@ -45,7 +45,7 @@ def test_the_live_table_fits_80_columns():
             agent("run-5/HD", "crashed", 3_000),
         ]
     )
-    assert drawn(board) == [
+    assert drawn(display) == [
         "phase3 · 1 done, 2 running, 1 queued, 1 crashed · 0:00 · about 1:25 left",
         "agent                    state      progress        steps/s Sharpe entropy HOLD",
         "run-1/AAPL               running    ━━━━╸       45%   1,234  -0.41    0.70 0.25",
@@ -57,10 +57,10 @@ def test_the_live_table_fits_80_columns():
 
 
 def test_a_small_terminal_shows_the_agents_that_matter():
-    board = LiveBoard(terminal(height=9), "phase3")
+    display = LiveTable(terminal(height=9), "phase3")
     states = ["done"] * 70 + ["running", "crashed", "running"] + ["queued"] * 70
-    board.show([agent(f"run-{n}/A", state) for n, state in enumerate(states, 1)])
-    lines = drawn(board)
+    display.show([agent(f"run-{n}/A", state) for n, state in enumerate(states, 1)])
+    lines = drawn(display)
     assert [line.split()[0] for line in lines[2:5]] == ["run-71/A", "run-72/A", "run-73/A"]
     assert lines[-1] == "… and 140 more: 70 done, 2 running, 70 queued, 1 crashed"
     assert len(lines) == 6
@@ -68,10 +68,10 @@ def test_a_small_terminal_shows_the_agents_that_matter():
 
 def test_the_live_table_really_draws_on_a_terminal():
     console = terminal()
-    with board_for(console, "phase3") as board:
-        assert isinstance(board, LiveBoard)
-        board.show([agent(**FULL)])
-        board.say("run-9 crashed: [red]not markup[/red]")
+    with make_display(console, "phase3") as display:
+        assert isinstance(display, LiveTable)
+        display.show([agent(**FULL)])
+        display.say("run-9 crashed: [red]not markup[/red]")
         time.sleep(0.3)
     text = console.file.getvalue()
     assert "run-1/AAPL" in text
@@ -80,13 +80,13 @@ def test_the_live_table_really_draws_on_a_terminal():
 
 def test_without_a_terminal_there_are_plain_lines():
     console = plain()
-    with board_for(console, "phase3") as board:
-        assert isinstance(board, LineBoard)
+    with make_display(console, "phase3") as display:
+        assert isinstance(display, PlainLines)
         for step in range(0, 100_000, 5_000):
-            board.show([agent(step=step, **FULL)])
-        board.show([agent(step=96_000, silent_s=300.0)])
-        board.show([agent(step=96_000, silent_s=301.0)])
-        board.show([agent(state="done", step=100_000)])
+            display.show([agent(step=step, **FULL)])
+        display.show([agent(step=96_000, silent_s=300.0)])
+        display.show([agent(step=96_000, silent_s=301.0)])
+        display.show([agent(state="done", step=100_000)])
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 12  # start, nine tenths, silent, done
     assert lines[1] == (
@@ -98,7 +98,7 @@ def test_without_a_terminal_there_are_plain_lines():
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(board_for(terminal(), ""), LineBoard)
+    assert isinstance(make_display(terminal(), ""), PlainLines)
 
 
 def test_views_come_from_the_files_of_a_run():
@@ -245,10 +245,10 @@ def test_a_run_without_verdicts_says_its_state(runs):
 def test_what_an_intervention_did_is_said_once():
     acts = ((1, "ent-boost fired: ppo.ent_coef 0.01 → 0.05"), (2, "steady fired: ppo.clip_range 0.2 → 0.1"))
     console = Console(file=io.StringIO(), force_terminal=False, width=120)
-    board = LineBoard(console)
-    board.show([agent(interventions=2, acts=acts)])  # both since the last look
-    board.show([agent(interventions=2, acts=acts)])
-    board.show([agent(interventions=2, acts=(*acts, (3, "ent-boost released: ppo.ent_coef 0.05 → 0.01")))])
+    display = PlainLines(console)
+    display.show([agent(interventions=2, acts=acts)])  # both since the last look
+    display.show([agent(interventions=2, acts=acts)])
+    display.show([agent(interventions=2, acts=(*acts, (3, "ent-boost released: ppo.ent_coef 0.05 → 0.01")))])
     said = console.file.getvalue()
     assert [said.count(did) for did in ("ent-boost fired", "steady fired", "ent-boost released")] == [1, 1, 1]
     assert said.index("ent-boost fired") < said.index("steady fired") < said.index("ent-boost released")
@@ -256,9 +256,9 @@ def test_what_an_intervention_did_is_said_once():
 
 @pytest.mark.parametrize("acted", [False, True])
 def test_the_live_table_counts_what_interventions_did(acted):
-    board = LiveBoard(terminal(), "phase3")
+    display = LiveTable(terminal(), "phase3")
     moved = agent("run-1/AMD", interventions=2, acts=((2, "back fired: back to init"),))
-    board.show([agent(), moved if acted else agent("run-1/AMD")])
-    text = "\n".join(drawn(board))
+    display.show([agent(), moved if acted else agent("run-1/AMD")])
+    text = "\n".join(drawn(display))
     assert ("acts" in text) is acted
     assert ("back to init" in text) is acted

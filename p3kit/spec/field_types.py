@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
-from p3kit.spec.table import LIVE, Words
+from p3kit.spec.base_model import LIVE, Words
 
 BOUNDS: dict[type, tuple[str, str]] = {
     Gt: ("gt", "above"),

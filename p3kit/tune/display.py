@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from p3kit.launch.board import AgentView, Board, duration, number
+from p3kit.launch.display import AgentView, Display, duration, number
 from p3kit.tune.trial import TrialView, describe
 
 Views = Callable[[Sequence[AgentView]], Sequence[TrialView]]
@@ -29,16 +29,16 @@ STATE_COLOURS = {
 """`queued` is a trial that was interrupted, and goes on when the sweep does."""
 
 
-class TrialBoard(Board, Protocol):
-    """A board that also hears of the usual course of things."""
+class TrialDisplay(Display, Protocol):
+    """A display that also hears of the usual course of things."""
 
-    def __enter__(self) -> TrialBoard: ...
+    def __enter__(self) -> TrialDisplay: ...
 
     def note(self, text: str) -> None:
         """The usual course of things; a live table shows it by itself."""
 
 
-def trial_board(console: Console, title: str, before: int, wanted: int, views: Views) -> TrialBoard:
+def trial_display(console: Console, title: str, before: int, wanted: int, views: Views) -> TrialDisplay:
     """`before`: trials that had ended when this session began; `wanted`: trials in all."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveTrials(console, title, before, wanted, views)

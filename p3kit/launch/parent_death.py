@@ -1,4 +1,4 @@
-"""A script, started by its path: `leash.py PARENT COMMAND…` becomes COMMAND, which gets SIGTERM when PARENT dies.
+"""Run COMMAND with a parent-death signal: `parent_death.py PARENT COMMAND…`. COMMAND gets SIGTERM when PARENT dies.
 
 A trainer on a Ray cluster must not outlive the worker that started it, for Ray gives the worker's share of the machine
 to the next task. The trainer takes SIGTERM as it takes it from anyone: it writes a checkpoint and ends. Linux only

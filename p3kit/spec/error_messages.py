@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from p3kit.spec import kinds
+from p3kit.spec import field_types
 from p3kit.spec.keypath import KeyPath, written_path
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
@@ -80,15 +80,15 @@ def _locate(detail: ErrorDetails, model: type[Spec], tables: Mapping[str, Any]) 
     loc = list(detail["loc"])
     while loc:
         part = loc.pop(0)
-        if kinds.is_tagged(kind) and isinstance(part, str):
-            kind = kinds.tagged(kind, part) or kind
-        elif len(kinds.alternatives(kind)) > 1:
+        if field_types.is_tagged(kind) and isinstance(part, str):
+            kind = field_types.tagged(kind, part) or kind
+        elif len(field_types.alternatives(kind)) > 1:
             continue  # the label of a plain union's member
         elif isinstance(part, int) and not isinstance(value, list | tuple):
-            kind = kinds.child(kind, part)  # one thing where a list of one is meant
+            kind = field_types.child(kind, part)  # one thing where a list of one is meant
         else:
             path.append(part)
-            kind = kinds.child(kind, part) if kind is not None else None
+            kind = field_types.child(kind, part) if kind is not None else None
             inside = isinstance(value, Mapping) and part in value
             inside = inside or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value))
             value = value[part] if inside else None
@@ -105,7 +105,7 @@ def _problem(
         case "extra_forbidden":
             return _unknown_key(path, value, model, said)
         case "missing":
-            return Problem(path, said(f"missing; expected {kinds.in_words(kind)}"))
+            return Problem(path, said(f"missing; expected {field_types.in_words(kind)}"))
         case "value_error":
             what = str(detail["ctx"]["error"])  # about a whole table, the sentence names its keys
             return Problem(path, f"{name_of(path, tables)}: {what}" if isinstance(value, Mapping) else said(what))
@@ -119,10 +119,10 @@ def _problem(
             return Problem(path, said('expected a table such as { kind = "linear", start = 3e-4, end = 1e-5 }'))
         case "too_short":
             return Problem(path, said("expected at least one item"))
-    hint = _near(value, kinds.literals(kind))
-    if not hint and len(path) == 1 and kinds.in_words(kind) == "a table":
+    hint = _near(value, field_types.literals(kind))
+    if not hint and len(path) == 1 and field_types.in_words(kind) == "a table":
         hint = f"write [{path[0]}], and its keys below"
-    return Problem(path, said(f"expected {kinds.in_words(kind)}"), hint)
+    return Problem(path, said(f"expected {field_types.in_words(kind)}"), hint)
 
 
 def name_of(path: KeyPath, tables: Mapping[str, Any]) -> str:
@@ -182,15 +182,15 @@ def _right_word(path: KeyPath, model: type[Spec]) -> str:
 def _keys_at(model: type[Spec], path: KeyPath) -> list[str]:
     kind: Any = model
     for part in path:
-        kind = kinds.child(kind, part)
+        kind = field_types.child(kind, part)
         if kind is None:
             return []
-    return kinds.keys_of(kind)
+    return field_types.keys_of(kind)
 
 
 def _home_of(word: str, model: type[Spec]) -> str:
     """Where a word that is right in itself belongs: the first table that has it."""
-    for key in kinds.key_paths(model):
+    for key in field_types.key_paths(model):
         if key[-1] == word:
             table = ".".join(key[:-1])
             return f'"{word}" belongs ' + (f"in [{table}]" if table else "at the top, above the first [table]")

@@ -1,6 +1,6 @@
 """A. Jones' probe environments ("Debugging RL, without the agonizing pain", 2021): each can go wrong in one place only.
 
-gymnasium finds them as `p3kit.check.tasks:p3kit/Probe1-v0` and so on, so that any trainer with `--env-id` can be asked.
+gymnasium finds them as `p3kit.check.probe_envs:p3kit/Probe1-v0` and so on, so `--env-id` of any trainer takes them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ NUMBERS = (1, 2, 3, 4, 5)
 
 def env_id(number: int) -> str:
     """What gymnasium makes the task by."""
-    return f"p3kit.check.tasks:p3kit/Probe{number}-v0"
+    return f"p3kit.check.probe_envs:p3kit/Probe{number}-v0"
 
 
 def make_tasks(num_envs: int, number: int, **_: Any) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
@@ -68,7 +68,7 @@ for _number in NUMBERS:
     if f"p3kit/Probe{_number}-v0" not in gymnasium.registry:
         gymnasium.register(
             f"p3kit/Probe{_number}-v0",
-            entry_point="p3kit.check.tasks:ProbeTask",
-            vector_entry_point="p3kit.check.tasks:make_tasks",
+            entry_point="p3kit.check.probe_envs:ProbeTask",
+            vector_entry_point="p3kit.check.probe_envs:make_tasks",
             kwargs={"number": _number},
         )

@@ -62,7 +62,7 @@ def test_windows_follow_one_another_and_leave_the_test_split_alone(walk: dict[st
 
 
 def test_months_end_where_they_end() -> None:
-    from p3kit.market.walk import _later
+    from p3kit.market.walk_forward import _later
 
     assert _later(date(2020, 1, 31), "1m") == date(2020, 2, 29)
     assert _later(date(2020, 1, 31), "1m", 2) == date(2020, 3, 31)

@@ -99,7 +99,7 @@ def one_or_many(symbol: str | None, symbols: Sequence[str] | None) -> Sequence[s
 
 
 class Episodes:
-    """What both faces share: a `TradingEnv`, its spaces, its reward, and its facts as arrays."""
+    """Common base of both adapters: a `TradingEnv`, its spaces, its reward, and its facts as arrays."""
 
     def __init__(
         self,

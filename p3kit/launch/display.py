@@ -85,10 +85,10 @@ def agent_views(run: RunDir, info: Mapping[str, Any], status: Mapping[str, Any],
     return views
 
 
-class Board(Protocol):
+class Display(Protocol):
     """Where progress is shown."""
 
-    def __enter__(self) -> Board: ...
+    def __enter__(self) -> Display: ...
 
     def __exit__(self, *error: object) -> None: ...
 
@@ -99,12 +99,12 @@ class Board(Protocol):
         """One message, kept."""
 
 
-def board_for(console: Console, title: str) -> Board:
+def make_display(console: Console, title: str) -> Display:
     """A live table where `console` is a terminal, plain lines where it is a file, a pipe or a dumb terminal."""
-    return LiveBoard(console, title) if console.is_terminal and not console.is_dumb_terminal else LineBoard(console)
+    return LiveTable(console, title) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
 
 
-class LiveBoard:
+class LiveTable:
     """A table that is redrawn in place, readable in 80 columns and cut to the height of the terminal."""
 
     def __init__(self, console: Console, title: str) -> None:
@@ -113,7 +113,7 @@ class LiveBoard:
         self._start = time.monotonic()
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=False)
 
-    def __enter__(self) -> LiveBoard:
+    def __enter__(self) -> LiveTable:
         self._live.__enter__()
         return self
 
@@ -169,7 +169,7 @@ class LiveBoard:
         return " · ".join(parts)
 
 
-class LineBoard:
+class PlainLines:
     """A line when an agent's state changes, at every tenth of its way (every quarter for more than 20 agents), and when
     an intervention acts."""
 
@@ -179,7 +179,7 @@ class LineBoard:
         self._said: dict[str, tuple[str, int, bool]] = {}
         self._acted: dict[str, int] = {}
 
-    def __enter__(self) -> LineBoard:
+    def __enter__(self) -> PlainLines:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from p3kit.errors import SpecError
 from p3kit.spec.crosschecks import crosschecks, nothing_to_freeze
-from p3kit.spec.faults import Problem, problems_of
+from p3kit.spec.error_messages import Problem, problems_of
 from p3kit.spec.keypath import is_written, without
 from p3kit.spec.knobs import knobs_model, read_agents, read_knobs
 from p3kit.spec.models import Knobs, Spec
