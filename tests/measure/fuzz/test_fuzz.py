@@ -47,13 +47,13 @@ def test_the_fuzz_itself_finds_what_it_looks_for(tmp_path: Path, monkeypatch: py
         (run.path / "metrics.jsonl").write_text("")
         return []
 
-    monkeypatch.setattr("p3kit.launch.run_lines", fails)
+    monkeypatch.setattr("p3kit.api.saved_run.run_lines", fails)
     with pytest.raises(Finding, match="KeyError: 'name'"):
         call("runs", "--runs", str(run.path.parent))
-    monkeypatch.setattr("p3kit.launch.run_lines", hangs)
+    monkeypatch.setattr("p3kit.api.saved_run.run_lines", hangs)
     with pytest.raises(Finding, match=r"no answer after 0\.1 s"):
         call("runs", "--runs", str(run.path.parent), seconds=0.1)
-    monkeypatch.setattr("p3kit.launch.run_lines", writes)
+    monkeypatch.setattr("p3kit.api.saved_run.run_lines", writes)
     trial = damaged_directories.Trial(0, "run-2", [])
     damaged_directories.try_directory(tmp_path / "trial", trial, ["runs"])
     assert any("not what they were" in finding for finding in trial.findings)
