@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from p3kit.significance import (
     block_length,
     estimate,
     near_block,
+    unit_bars,
 )
 
 YARDSTICKS = {
@@ -39,10 +41,10 @@ SERIES = ("policy", "timing", "buy_and_hold", "fixed_rule")
 """Returns of an evaluation. `timing` is the policy minus buy-and-hold at the same average exposure."""
 LEAST_TRADES = 10
 """Closed trades: fewer are an anecdote."""
-LEAST_SWITCHES = 10
+LEAST_SWITCHES = 20
 """Changes between in the market and out of it: with fewer, a market that turns once decides the result."""
 FALSE_SHOWN = 0.02
-"""Largest rate of false "shown" in any null of docs/evaluation.md, rounded up; `tests/measure/test_label.py` holds it."""
+"""Largest rate of false "shown" in any null of docs/evaluation.md, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Candidate:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
         """Read what `to_json` returned. Raises ValueError or KeyError for anything else."""
-        bars = Sums.of(np.zeros(int(data["bars"]))).bars
+        bars = unit_bars(int(data["bars"]))
         series = {}
         for name in SERIES:
             columns = [_unpack(text, len(bars)) for text in data["series"][name]]
@@ -93,7 +95,10 @@ def _pack(column: Floats) -> str:
 
 
 def _unpack(text: str, units: int) -> Floats:
-    unpacked = zlib.decompressobj().decompress(base64.b64decode(text), 8 * units + 1)
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(text), 8 * units + 8)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
     column = np.frombuffer(unpacked, dtype="<f8").astype(np.float64)
     if len(column) != units or not np.isfinite(column).all():
         raise ValueError(f"{len(column)} returns: expected {units} finite ones")
@@ -121,22 +126,31 @@ def why_not_judged(chosen: Candidate) -> str:
     return ""
 
 
-def judge(candidates: Sequence[Candidate], chosen: int, tries: float = 1.0) -> dict[str, Any]:
+def judge(
+    candidates: Sequence[Candidate], chosen: int, tries: float = 1.0, yardsticks: Iterable[str] = YARDSTICKS
+) -> dict[str, Any]:
     """Compare the chosen candidate with every yardstick, as the best of all candidates.
 
     `tries`: planned evaluations over those that were made. An early stop looks at the results, so the evaluations that
     it left out count as well, as alike as the others.
 
-    {candidates, tries, bars, trades, switches, rule, why_not, over: {yardstick: {excess, interval, p, shown}}}. `excess`
-    is a difference of annual Sharpe ratios; at equal exposure it is the annual Sharpe ratio of the difference in returns.
+    {candidates, tries, bars, trades, switches, rule, why_not, over: {yardstick: {excess, interval, p, shown}}}.
+    `excess` is a difference of annual Sharpe ratios; at equal exposure it is the annual Sharpe ratio of the difference
+    in returns.
     """
     one = candidates[chosen]
-    same = [other for other in candidates if other.span == one.span and other.bars == one.bars]
+    same = _comparable(candidates, one)
     place = next(i for i, other in enumerate(same) if other is one)
     why_not = why_not_judged(one)
     facts = {"bars": one.bars, "trades": one.trades, "switches": one.switches, "rule": one.rule, "why_not": why_not}
-    over = {name: _compare(_against(same, name), place, tries, one.bars_per_year, not why_not) for name in YARDSTICKS}
+    over = {name: _compare(_against(same, name), place, tries, one.bars_per_year, not why_not) for name in yardsticks}
     return {"candidates": len(same), "tries": tries, **facts, "over": over}
+
+
+def _comparable(candidates: Sequence[Candidate], chosen: Candidate) -> list[Candidate]:
+    """Those on the same bars that could have been judged had they been chosen."""
+    bars = (chosen.span, chosen.bars)
+    return [one for one in candidates if one is chosen or ((one.span, one.bars) == bars and not why_not_judged(one))]
 
 
 def _compare(found: Estimate, k: int, tries: float, bars_per_year: float, judged: bool) -> dict[str, Any]:
@@ -155,13 +169,24 @@ def _compare(found: Estimate, k: int, tries: float, bars_per_year: float, judged
 
 @dataclass(frozen=True)
 class Member:
-    """One agent of a family: its candidates and which of them was chosen."""
+    """One agent of a family."""
 
     name: str
     judged: Mapping[str, Any] | None
     """What `judge` returned; None for an agent of an older p3kit."""
-    candidates: Sequence[Candidate] = ()
-    chosen: int = 0
+    read: Callable[[], Sequence[Candidate]] = tuple
+    """Reads its candidates."""
+    chosen_step: int | None = None
+
+    @cached_property
+    def chosen(self) -> Candidate | None:
+        """The candidate whose weights were chosen."""
+        return next((one for one in self.candidates if one.global_step == self.chosen_step), None)
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """Every evaluation."""
+        return list(self.read())
 
 
 @dataclass(frozen=True)
@@ -212,32 +237,29 @@ def benjamini_hochberg(p_values: Sequence[float], rate: float = 0.05) -> list[bo
 def _any_p(members: Sequence[Member], yardstick: str) -> float | None:
     """Agents on the same bars are drawn with common blocks, so that what moves all symbols counts once. Groups on
     different bars are combined by Bonferroni's bound."""
-    groups: dict[tuple[str, int], list[Member]] = {}
+    groups: dict[tuple[str, int], list[tuple[Member, Candidate]]] = {}
     for one in members:
-        if one.candidates:
-            own = one.candidates[one.chosen]
-            groups.setdefault((own.span, own.bars), []).append(one)
+        if one.chosen is not None:
+            groups.setdefault((one.chosen.span, one.chosen.bars), []).append((one, one.chosen))
     if not groups:
         return None
     return min(1.0, len(groups) * min(_any_on_same_bars(group, yardstick) for group in groups.values()))
 
 
-def _any_on_same_bars(members: Sequence[Member], yardstick: str) -> float:
-    block = near_block(float(np.median([_typical_block(one, yardstick) for one in members])))
+def _any_on_same_bars(group: Sequence[tuple[Member, Candidate]], yardstick: str) -> float:
+    block = near_block(float(np.median([_typical_block(chosen, yardstick) for _, chosen in group])))
     highest, best = np.full(DRAWS, -np.inf), -np.inf
-    for one in members:
-        own = one.candidates[one.chosen]
-        same = [other for other in one.candidates if (other.span, other.bars) == (own.span, own.bars)]
+    for one, chosen in group:
+        same = _comparable(one.candidates, chosen)
         found = _against(same, yardstick, block)
         highest = np.maximum(highest, found.draws.max(axis=1))
-        best = max(best, float(found.ratio[next(i for i, other in enumerate(same) if other is own)]))
-    tries = max(float((one.judged or {}).get("tries", 1.0)) for one in members)
+        best = max(best, float(found.ratio[next(i for i, other in enumerate(same) if other is chosen)]))
+    tries = max(float((one.judged or {}).get("tries", 1.0)) for one, _ in group)
     return round(min(1.0, tries * (int((highest >= best).sum()) + 1) / (DRAWS + 1)), 6)
 
 
-def _typical_block(one: Member, yardstick: str) -> float:
-    own = one.candidates[one.chosen]
-    first, second = own.series["timing" if yardstick == "equal_exposure" else "policy"].influence
+def _typical_block(chosen: Candidate, yardstick: str) -> float:
+    first, second = chosen.series["timing" if yardstick == "equal_exposure" else "policy"].influence
     return float(block_length(first + second)[0])
 
 

@@ -1,12 +1,12 @@
 """Intervals of Sharpe ratios and of their differences, and the error of the best of several.
 
-All series of one call cover the same bars. A Sharpe ratio is a ratio of
-sums over bars, and a block bootstrap draws whole bars, so one matrix product gives every draw of every policy:
-(draws, bars) counts times (bars, policies) returns. The counts are cached, and common to all policies.
+All series of one call cover the same bars. A Sharpe ratio is a ratio of sums over bars, and a block bootstrap draws
+whole bars. So one matrix product gives every draw of every policy: (draws, bars) counts times (bars, policies)
+returns. The counts are cached, and common to all policies.
 
 Sources: Politis and Romano 1994 (stationary bootstrap) · Politis and White 2004, Patton, Politis and White 2009
-(block length, flat-top lag window) · Andrews and Monahan 1992 (prewhitening) · Ledoit and Wolf 2008 (studentised differences of
-Sharpe ratios) · White 2000, Hansen 2005 (maximum over candidates).
+(block length, flat-top lag window) · Andrews and Monahan 1992 (prewhitening) · Ledoit and Wolf 2008 (studentised
+differences of Sharpe ratios) · White 2000, Hansen 2005 (maximum over candidates).
 
 Notation for shapes: B draws, U units of bars, K series.
 """
@@ -53,10 +53,10 @@ class Sums:
         """Add up returns (T,) or (T, K)."""
         table = np.asarray(returns, dtype=np.float64)
         table = table[:, None] if table.ndim == 1 else table
-        starts = np.arange(0, len(table), max(1, math.ceil(len(table) / LONGEST)))
-        if len(starts) == len(table):
-            return cls(np.ones(len(table)), table, table**2)
-        bars = np.diff(np.append(starts, len(table))).astype(np.float64)
+        bars = unit_bars(len(table))
+        if len(bars) == len(table):
+            return cls(bars, table, table**2)
+        starts = np.arange(len(bars)) * int(bars[0])
         return cls(bars, np.add.reduceat(table, starts), np.add.reduceat(table**2, starts))
 
     @classmethod
@@ -82,15 +82,25 @@ class Sums:
 
     @property
     def influence(self) -> tuple[Floats, Floats]:
-        """(U, K) twice: first-order influence of each unit on the Sharpe ratio through the mean, and through the standard
-        deviation. Means are 0; the long-run variance of the sum, over the number of bars, is the variance of the ratio
-        (Lo 2002, Opdyke 2007)."""
+        """(U, K) twice: influence of each unit on the Sharpe ratio, through mean and standard deviation.
+
+        Means are 0. The long-run variance of the sum, over the number of bars, is the variance of the ratio (Lo 2002,
+        Opdyke 2007).
+        """
         mean, spread = self.moments
         spread = np.where(spread > _NO_SPREAD, spread, 1.0)
         bars = self.bars[:, None]
         first = (self.sums - bars * mean) / spread
         second = (self.squares - 2 * mean * self.sums + bars * mean**2) / spread**2 - bars
         return first, -mean / spread / 2 * second
+
+
+def unit_bars(length: int) -> Floats:
+    """(U,) bars in each unit of a series of `length` bars. Raises ValueError for no bars."""
+    if length < 1:
+        raise ValueError(f"{length} bars: expected at least 1")
+    edges = np.arange(0, length, math.ceil(length / LONGEST))
+    return np.diff(np.append(edges, length)).astype(np.float64)
 
 
 def _moments(bars: Any, total: Any, squares: Any) -> tuple[Any, Any]:
@@ -106,9 +116,8 @@ class Estimate:
 
     value: Floats  # (K,)
     error: Floats  # (K,) standard error
-    draws: (
-        Floats  # (B, K) standardised: (draw − value) / standard deviation over draws, widened for the error's own error
-    )
+    draws: Floats  # (B, K)
+    """(draw − value) / standard deviation over draws, widened for the error of the standard error."""
 
     @property
     def ratio(self) -> Floats:
@@ -249,8 +258,8 @@ def _lags(units: int) -> int:
 
 
 def block_length(series: Floats) -> Floats:
-    """(K,) mean block length of the stationary bootstrap for series (U, K) with mean 0 (Politis and White 2004, with the
-    correction of 2009)."""
+    """(K,) mean block length of the stationary bootstrap for series (U, K) with mean 0 (Politis and White 2004, with
+    the correction of 2009)."""
     units = len(series)
     covariance = _autocovariance(series, _lags(units))
     window, _ = _flat_top(covariance, units)
@@ -265,8 +274,8 @@ def block_length(series: Floats) -> Floats:
 def standard_error(first: Floats, second: Floats, bars: float) -> tuple[Floats, Floats]:
     """(K,) standard error of a statistic with these influences (U, K), and its degrees of freedom.
 
-    The spread of returns may come and go slowly (volatility, a policy that is out for months) where their mean does not,
-    and is lost in the noise of the sum: its part is estimated by itself too, and the larger error counts.
+    The spread of returns may change slowly (volatility, a policy that is out for months) where their mean does not. In
+    the noise of the sum that is lost. So its part is also estimated by itself, and the larger error counts.
     """
     variance, freedom = long_run_variance(first + second)
     apart = long_run_variance(first)[0] + long_run_variance(second)[0]

@@ -8,7 +8,7 @@ metrics.jsonl   one row per agent and recorded point
 events.jsonl    numbered happenings: evaluations, checkpoints, symptoms, interventions, resumes
 log.txt         what the trainer process printed
 checkpoints/    last.pt, init.pt, best-<step>.pt
-histograms/     reward and action histograms, value maps, equity curves, as JSON
+histograms/     reward and action histograms, value maps, equity curves, returns of evaluations, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
 stop            present when someone asked the run to end
@@ -16,6 +16,7 @@ stop            present when someone asked the run to end
 Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.
 """
 
+from p3kit.rundir.candidates import judge_evaluations, planned_over_made, read_candidates
 from p3kit.rundir.directory import (
     Histogram,
     RunDir,
@@ -46,7 +47,10 @@ __all__ = [
     "find_run",
     "folder_of_runs",
     "intact_runs",
+    "judge_evaluations",
     "list_runs",
     "mark_crashed",
+    "planned_over_made",
+    "read_candidates",
     "take_number",
 ]

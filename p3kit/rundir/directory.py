@@ -52,7 +52,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Histogram:
-    """One drawing's numbers. `kind`: reward, actions, gradients, value_map or equity; `global_step` of the agent."""
+    """One drawing's numbers, or returns. `kind`: reward, actions, gradients, value_map, equity or returns."""
 
     kind: str
     agent: str
@@ -500,7 +500,7 @@ class RunDir:
 
         Kinds: reward {edges, counts} · actions {labels, counts} · gradients {edges, counts} · value_map {bars (edges),
         unrealised (edges), values (rows × columns, null where empty)} · equity {timestamps (ISO), equity, price,
-        position, baselines: {name: [equity]}, regime}.
+        position, baselines: {name: [equity]}, regime} · returns (`p3kit.edge.Candidate`, which no picture shows).
         """
         path = self.path / "histograms" / f"{kind}-{file_name(agent)}-{global_step:09d}.json"
         rows.write_json(path, {"kind": kind, "agent": agent, "global_step": global_step, "data": data}, sealed=True)

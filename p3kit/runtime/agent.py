@@ -20,7 +20,7 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
-from p3kit.rundir import BACKTEST_RESULT, choice_rank, chosen_evaluation, encode
+from p3kit.rundir import BACKTEST_RESULT, choice_rank, chosen_evaluation, encode, judge_evaluations
 from p3kit.runtime.checkpoints import Flat, part, save_checkpoint, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
@@ -294,8 +294,10 @@ class Agent(Generic[A]):
         event = evaluation.summary()
         event["metrics"] = metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest}
         event["new_best"] = self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights)
+        step = self.global_step
+        self.run.directory.write_histogram("returns", self.name, step, evaluation.candidate(step).to_json())
         self.journal("evaluation", **event)
-        self.run.directory.write_histogram("equity", self.name, self.global_step, evaluation.equity_curves())
+        self.run.directory.write_histogram("equity", self.name, step, evaluation.equity_curves())
         progress = self.global_step / self.total_timesteps
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
         if reason and progress < 1:
@@ -393,7 +395,8 @@ class Agent(Generic[A]):
             return
         chosen = chosen_evaluation(self._plan, events) or events[-1]
         metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
-        self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
+        judged = judge_evaluations(self.run.directory, self._plan, events, chosen)
+        self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics}, judged)
         self._verdict["ended_early"] = self._ended_early
         if self.repair.engine.fired:
             self._verdict["labels"].append("intervened")

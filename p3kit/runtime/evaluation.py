@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p3kit import metrics as formulas
-from p3kit.env import Timestep, TradingEnv, make_trading_env
+from p3kit.edge import Candidate
+from p3kit.env import Rules, Timestep, TradingEnv, make_trading_env
 from p3kit.market import SymbolData
+from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
+from p3kit.significance import excess_interval, sharpe_interval
 from p3kit.spec import Spec
 
 HOLD, BUY_LARGE, SELL_ALL = (formulas.ACTIONS.index(name) for name in ("HOLD", "BUY_LARGE", "SELL_ALL"))
 RANDOM_PATHS = 16
+SIMPLE_RULES = ("moving average", "buy-and-hold")
 MOVING_AVERAGES = (10, 50)
 _EQUITY_POINTS = 1_500
 LEAST_TRIPS = 20
@@ -156,12 +160,13 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
             train=train[k],
             rules=one.rules,
             bars=one.bars,
-            bootstrap_seed=one.seed,
             split=split,
             window_bars=one.spec.env.episode_bars,
             foresight=one.foresight,
             signal_rule=one.signal_rule,
             train_hold_sharpe=one.train_hold_sharpe,
+            fixed_rule=one.fixed.best,
+            account_rules=Rules.from_spec(one.spec),
             holding_limit=one.spec.env.episode_bars if one.spec.env.max_hold == "off" else int(one.spec.env.max_hold),
         )
         for k, one in enumerate(evaluators)
@@ -192,6 +197,9 @@ class FixedRules:
     signal: tuple[str, float]
     """Long while one feature is above (or below) its mean: the feature that earned most on the newest training windows,
     and what it returned on the split. ("", 0.0) where none earned anything in training."""
+    best: tuple[str, Walk]
+    """Among that signal rule, the moving average and buy-and-hold, the one with the best Sharpe ratio on the newest
+    training windows: its name, and its path on the split."""
     train_hold_sharpe: float | None
     """Buy-and-hold's Sharpe ratio on the training split: how kind the market itself was there."""
 
@@ -202,11 +210,13 @@ def play_fixed_rules(evaluators: Sequence[Evaluator]) -> list[FixedRules]:
     always = [np.ones((1, len(one.bars.close)), bool) for one in evaluators]
     held = _follow(evaluators, always, "train", [one.windows("train") for one in evaluators])
     named = [_signals(one.bars) for one in evaluators]
-    recent = [one.windows("train")[-_RECENT_WINDOWS:] for one in evaluators]
-    earned = [
-        [float(np.prod(1 + walk.bar_return)) for walk in walks]
-        for walks in _follow(evaluators, [long for _, long in named], "train", recent)
+    simple = [
+        np.stack([_moving_average_signal(one.bars.close), np.ones(len(one.bars.close), bool)]) for one in evaluators
     ]
+    recent = [one.windows("train")[-_RECENT_WINDOWS:] for one in evaluators]
+    tried = [np.concatenate([long, own]) for (_, long), own in zip(named, simple, strict=True)]
+    trained = _follow(evaluators, tried, "train", recent)
+    earned = [[float(np.prod(1 + walk.bar_return)) for walk in walks[: -len(SIMPLE_RULES)]] for walks in trained]
     best = [int(np.argmax(own)) for own in earned]
     chosen = [long[i : i + 1] for (_, long), i in zip(named, best, strict=True)]
     own_split = [one.windows(split) for one in evaluators]
@@ -220,12 +230,23 @@ def play_fixed_rules(evaluators: Sequence[Evaluator]) -> list[FixedRules]:
         FixedRules(
             paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
             signal=(names[i], float(np.prod(1 + walk.bar_return) - 1)) if won[i] > 1 else ("", 0.0),
+            best=_best_rule(
+                {names[i]: (walks[i], walk), SIMPLE_RULES[0]: (walks[-2], own[2]), SIMPLE_RULES[1]: (walks[-1], own[1])}
+            ),
             train_hold_sharpe=walk_metrics(hold, one.bars.bars_per_year_of("train"))["sharpe_ratio"],
         )
-        for one, own, (names, _), i, won, (walk,), (hold,) in zip(
-            evaluators, paths, named, best, earned, told, held, strict=True
+        for one, own, (names, _), i, won, (walk,), (hold,), walks in zip(
+            evaluators, paths, named, best, earned, told, held, trained, strict=True
         )
     ]
+
+
+def _best_rule(rules: Mapping[str, tuple[Walk, Walk]]) -> tuple[str, Walk]:
+    """Of {name: (path in training, path on the split)}, the one with the best Sharpe ratio in training."""
+    ratios = [formulas.sharpe_ratio(trained.bar_return, 1.0) for trained, _ in rules.values()]
+    best = int(np.argmax([-np.inf if ratio is None else ratio for ratio in ratios]))
+    name = list(rules)[best]
+    return name, rules[name][1]
 
 
 def _signals(bars: SymbolData) -> tuple[list[str], Array]:
@@ -359,12 +380,13 @@ class Evaluation:
     train: Walk
     rules: Mapping[str, list[Walk]]
     bars: SymbolData
-    bootstrap_seed: int
     split: Split
     window_bars: int
     foresight: tuple[str, float]
     signal_rule: tuple[str, float]
     train_hold_sharpe: float | None
+    fixed_rule: tuple[str, Walk]
+    account_rules: Rules
     holding_limit: int
     """Bars after which a position is closed whatever the policy says."""
 
@@ -385,6 +407,7 @@ class Evaluation:
             "returns": formulas.return_shape(self.policy.bar_return, self.bars_per_year),
             "foresight": self.foresight[0],
             "signal_rule": {"rule": self.signal_rule[0], "total_return": self.signal_rule[1]},
+            **self.yardsticks(),
             **self.intervals(),
         }
 
@@ -434,13 +457,56 @@ class Evaluation:
         return table
 
     def intervals(self) -> dict[str, list[float] | None]:
-        """95 % stationary-bootstrap intervals of the Sharpe ratio and of its paired excess over buy-and-hold."""
+        """95 % intervals of the Sharpe ratio and of its excess over buy-and-hold, of this policy alone: none of them
+        accounts for a choice among several evaluations. None where there are too few independent bars."""
         if "eval/sharpe_ratio" not in self.metrics:
             return {"sharpe_interval": None, "excess_interval": None}
         own, hold = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
-        sharpe = formulas.bootstrap_sharpe(own, self.bars_per_year, seed=self.bootstrap_seed)
-        excess = formulas.bootstrap_sharpe_difference(own, hold, self.bars_per_year, seed=self.bootstrap_seed)
+        sharpe = sharpe_interval(own, self.bars_per_year)
+        excess = excess_interval(own, hold, self.bars_per_year)
         return {"sharpe_interval": sharpe and list(sharpe), "excess_interval": excess and list(excess)}
+
+    @cached_property
+    def at_equal_exposure(self) -> tuple[float, Array]:
+        """Fraction of equity that has the policy's average exposure, and its bar returns (B,)."""
+        first, last = self.bars.splits[self.split]
+        spans = windows(first, last, self.window_bars)
+        fraction = average_fraction(self.policy.exposure, len(spans))
+        return fraction, hold_fraction(self.bars, spans, fraction, self.account_rules)
+
+    def yardsticks(self) -> dict[str, dict[str, Any]]:
+        """Results of the two yardsticks that are no baseline: equal exposure, and the best fixed rule of training."""
+        fraction, returns = self.at_equal_exposure
+        name, walk = self.fixed_rule
+        return {
+            "equal_exposure": {"fraction": fraction, **self._earned(returns)},
+            "fixed_rule": {"rule": name, **self._earned(walk.bar_return)},
+        }
+
+    def _earned(self, returns: Array) -> dict[str, float | None]:
+        return {
+            "total_return": formulas.total_return(returns),
+            "sharpe_ratio": formulas.sharpe_ratio(returns, self.bars_per_year),
+        }
+
+    def candidate(self, global_step: int) -> Candidate:
+        """The returns that the label is judged by."""
+        policy, hold = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        first, last = (str(self.bars.timestamps[self.policy.bar[at] + 1])[:19] for at in (0, -1))
+        return Candidate.of(
+            {
+                "policy": policy,
+                "timing": policy - self.at_equal_exposure[1],
+                "buy_and_hold": hold,
+                "fixed_rule": self.fixed_rule[1].bar_return,
+            },
+            global_step=global_step,
+            span=f"{first} to {last}",
+            bars_per_year=self.bars_per_year,
+            trades=len(self.policy.profit),
+            switches=int(np.abs(np.diff(self.policy.exposure > 0, prepend=False)).sum()),
+            rule=self.fixed_rule[0],
+        )
 
     @property
     def is_constant(self) -> bool:

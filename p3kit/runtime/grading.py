@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from p3kit.edge import label
 from p3kit.runtime.recording import TICK_STEPS
 from p3kit.spec import Spec
 
 Metrics = Mapping[str, float]
+_CARRIED = ("metrics", "baselines", "equal_exposure", "fixed_rule", "sharpe_interval", "excess_interval")
+"""From the chosen evaluation into the verdict."""
 
 
 @dataclass
@@ -59,12 +62,18 @@ def reaches_stretch(spec: Spec, metrics: Metrics) -> bool:
 
 
 def verdict(
-    spec: Spec, symbol: str, metrics: Metrics, nonfinite: float, evaluation: Mapping[str, Any]
+    spec: Spec,
+    symbol: str,
+    metrics: Metrics,
+    nonfinite: float,
+    evaluation: Mapping[str, Any],
+    judged: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Grade one agent from the evaluation chosen by validation Sharpe.
 
     `metrics` are the training and `eval/` metrics recorded with it, `nonfinite` the gradient steps of the whole run
-    that had to be thrown away, `evaluation` the event (baselines, intervals, whether the policy is a constant rule).
+    that had to be thrown away, `evaluation` the event (baselines, intervals, whether the policy is a constant rule),
+    `judged` the comparison with the yardsticks (`p3kit.edge.judge`); None where returns of an evaluation are missing.
     """
     minimum = _minimum(spec, metrics, nonfinite)
     strong = _strong(spec, symbol, metrics)
@@ -73,15 +82,15 @@ def verdict(
         grade = "PASS"
         if all(reason["met"] for reason in strong):
             grade = "STRETCH" if reaches_stretch(spec, metrics) else "STRONG"
-    excess = evaluation["excess_interval"]
     return {
         "grade": grade,
         "reasons": minimum + strong,
-        "over_buy_and_hold": "shown" if excess is not None and excess[0] > 0 else "not shown",
+        "over_buy_and_hold": label(judged),
+        "judged": judged,
         "labels": _labels(spec, metrics, evaluation),
         "chosen_step": evaluation["global_step"],
         "supervised_return": spec.baselines.supervised_return(symbol),
-        **{key: evaluation[key] for key in ("metrics", "baselines", "sharpe_interval", "excess_interval")},
+        **{key: evaluation.get(key) for key in _CARRIED},
     }
 
 

@@ -1,22 +1,27 @@
 """`python -m tests.measure.label`: error rates, power and coverage of the label "shown to beat buy-and-hold".
 
-Each market is simulated, each candidate is the exposure of one evaluation. Early stop, the choice of the weights and the
-label are p3kit's own code. Prints the tables of docs/evaluation.md and writes them as JSON.
+Each market is simulated, each candidate is the exposure of one evaluation. Early stop, the choice of the weights and
+the label are p3kit's own code. Prints the tables of docs/evaluation.md and writes the figures as JSON.
 
 Settings were chosen on seeds below 1,000. Scored seeds begin at 1,000.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
+from p3kit import edge
 from p3kit import significance as s
 from p3kit.runtime.grading import EarlyStop
 from p3kit.spec import Spec, resolve_spec
@@ -49,7 +54,31 @@ class World:
     agents: int = 1
     with_edge: int = 0
     """Agents that have the edge."""
-    yardsticks: tuple[str, ...] = ("buy_and_hold", "equal_exposure")
+
+
+NULLS = (
+    World("independent candidates", alike=0.5),
+    World("70 % alike", alike=0.7),
+    World("90 % alike"),
+    World("90 % alike, seven candidates", candidates=7),
+    World("70 % alike, fees, market at Sharpe 0.8", alike=0.7, cost=COST, sharpe=0.8),
+    World("70 % alike, GARCH", alike=0.7, kind="garch"),
+    World("90 % alike, GARCH, fees", kind="garch", cost=COST),
+    World("70 % alike, regimes of 60 bars", alike=0.7, kind="regimes"),
+    World("70 % alike, bull market at Sharpe 1.5", alike=0.7, sharpe=1.5),
+    World("70 % alike, bear market at Sharpe -1.5", alike=0.7, sharpe=-1.5),
+)
+"""No policy has an edge. In the bear market holding less beats buy-and-hold, so only equal exposure is a null there."""
+EDGES = tuple(
+    World(f"excess {edge}, {round(100 * alike)} % alike", bars=504, alike=alike, edge=edge, with_edge=1)
+    for alike in (0.9, 0.7)
+    for edge in (1.0, 1.5, 2.0)
+)
+TENS = (
+    World("ten agents, none has an edge", agents=10, candidates=7),
+    World("ten agents, one has excess 2.0", bars=504, agents=10, candidates=7, edge=2.0, with_edge=1),
+    World("ten agents, all have excess 1.0", bars=504, agents=10, candidates=7, edge=1.0, with_edge=10),
+)
 
 
 @dataclass
@@ -75,12 +104,9 @@ class Counts:
 
 
 def noise(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """Unit-variance returns (T, …): iid, fat (Student's t with 5 degrees), garch, arX (autoregression X), or regimes that
-    last 60 bars."""
+    """Unit-variance returns (T, …): iid, garch, arX (autoregression X), or regimes that last 60 bars."""
     warm = 200
     e = rng.standard_normal((shape[0] + warm, *shape[1:]))
-    if kind == "fat":
-        return np.asarray(rng.standard_t(5, shape) / math.sqrt(5 / 3))
     if kind == "garch":
         variance, out = np.ones(shape[1:]), np.empty_like(e)
         for t in range(len(e)):
@@ -113,24 +139,27 @@ def correlation(alike: float) -> float:
     return math.sin(math.pi * (alike - 0.5))
 
 
-def play(world: World, markets: int, pull: float, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
-    """Returns of buy-and-hold (T, M, A), of the candidates and their excess at equal exposure (T, M, A, K)."""
+def play(world: World, markets: int, pull: float, rng: np.random.Generator) -> tuple[Floats, ...]:
+    """Returns of buy-and-hold (T, M, A); of the candidates, their excess at equal exposure, positions (T, M, A, K)."""
     shape = (world.bars, markets, world.agents)
     own = noise(world.kind, shape, rng)
     if world.agents > 1:  # symbols of one market
         own = math.sqrt(0.4) * noise(world.kind, shape[:2], rng)[..., None] + math.sqrt(0.6) * own
     common = latent(shape, rng)
     share = correlation(world.alike)
-    signal = math.sqrt(share) * common[..., None] + math.sqrt(1 - share) * latent((*shape, world.candidates), rng)
+    own_part = latent((*shape, world.candidates), rng)
+    signal = math.sqrt(share) * common[..., None] + math.sqrt(1 - share) * own_part
     has_edge = np.arange(world.agents) < (world.with_edge if world.edge else 0)
-    market = VOLATILITY * (world.sharpe / math.sqrt(YEAR) + own + pull * has_edge * common)
+    # every candidate has the edge: its own signal goes with the return as strongly as any other's
+    pulled = pull / math.sqrt(share) * common if world.edge else 0.0
+    market = VOLATILITY * (world.sharpe / math.sqrt(YEAR) + own + has_edge * pulled)
     position = (signal > 0).astype(np.float64)
     switch = np.abs(np.diff(position, axis=0, prepend=0.0))
     policy = position * market[..., None] - world.cost * switch
     held = market.copy()
     held[0] -= world.cost
     exposure = position.mean(0)
-    return held, policy, policy - exposure * held[..., None]
+    return held, policy, policy - exposure * held[..., None], position
 
 
 def sharpes(returns: Floats) -> Floats:
@@ -138,19 +167,18 @@ def sharpes(returns: Floats) -> Floats:
     return np.asarray(returns.mean(0) / returns.std(0, ddof=1) * math.sqrt(YEAR))
 
 
-def pull_for(world: World) -> float:
-    """How strongly the next return goes with the signal, so that a candidate's true excess Sharpe ratio is the edge."""
-    if not world.edge:
-        return 0.0
+@lru_cache
+def pull_for(edge: float) -> float:
+    """How strongly the next return goes with the signal, so that a candidate's true excess Sharpe ratio is the edge; in
+    a market at Sharpe 0, without fees."""
+    rng = np.random.default_rng(7)
+    signal, own = latent((400_000,), rng), rng.standard_normal(400_000)
     low, high = 0.0, 1.0
-    long = World(
-        "", bars=200_000, sharpe=world.sharpe, cost=world.cost, alike=world.alike, candidates=1, edge=1.0, with_edge=1
-    )
-    for _ in range(12):
-        middle = (low + high) / 2
-        held, policy, _ = play(long, 1, middle, np.random.default_rng(7))
-        reached = float((sharpes(policy)[..., 0] - sharpes(held)).mean())
-        low, high = (middle, high) if reached < world.edge else (low, middle)
+    for _ in range(20):
+        pull = (low + high) / 2
+        market = own + pull * signal
+        reached = sharpes((signal > 0) * market) - sharpes(market)
+        low, high = (pull, high) if reached < edge else (low, pull)
     return (low + high) / 2
 
 
@@ -166,52 +194,201 @@ def stop_and_choose(spec: Spec, own: Floats, hold: float) -> tuple[int, int]:
     return made, int(np.argmax(own[:made]))
 
 
-def simulate(world: World, markets: int, seed: int, *, heldout: bool = True) -> Counts:
+def simulate(world: World, markets: int, seed: int) -> Counts:
     """Run one row."""
-    clock = time.perf_counter()
+    clock = time.process_time()
     spec = resolve_spec({"name": "label", "symbols": ["AAPL"]}, "label")
-    counts, pull = Counts(world), pull_for(world)
+    counts, pull = Counts(world), pull_for(world.edge) if world.edge else 0.0
     at_once = max(1, 4_000 // (world.candidates * world.agents))
     rng = np.random.default_rng(seed)
-    for begin in range(0, markets, at_once):
-        batch = min(at_once, markets - begin)
-        held, policy, timing = play(world, batch, pull, rng)
+    test = judge_one if world.agents == 1 else judge_many
+    while counts.markets < markets:
+        batch = min(at_once, markets - counts.markets)
+        held, policy, timing, position = play(world, batch, pull, rng)
         for m in range(batch):
-            for test, shown in judge(world, spec, held[:, m], policy[:, m], timing[:, m], heldout=heldout):
-                counts.shown[test] = counts.shown.get(test, 0) + shown
+            for name, shown in test(world, spec, held[:, m], policy[:, m], timing[:, m], position[:, m]).items():
+                counts.shown[name] = counts.shown.get(name, 0) + shown
         counts.markets += batch
-    counts.seconds = time.perf_counter() - clock
+    counts.seconds = time.process_time() - clock
     return counts
 
 
-def judge(
-    world: World, spec: Spec, held: Floats, policy: Floats, timing: Floats, *, heldout: bool
-) -> Iterator[tuple[str, bool]]:
-    """(test, shown) of one market: held (T, A), policy and timing (T, A, K)."""
-    made, chosen = zip(
-        *(stop_and_choose(spec, sharpes(policy[:, a]), float(sharpes(held[:, a]))) for a in range(world.agents)),
-        strict=True,
-    )
-    if world.agents > 1:
-        columns = [policy[:, a, : made[a]] for a in range(world.agents)]
-        holds = [np.repeat(held[:, a : a + 1], made[a], 1) for a in range(world.agents)]
-        found = s.estimate(s.Sums.of(np.hstack(columns)), s.Sums.of(np.hstack(holds)))
-        starts = np.cumsum([0, *made[:-1]])
-        best = max((int(b + c) for b, c in zip(starts, chosen, strict=True)), key=lambda k: found.ratio[k])
-        yield "any agent", found.p_value(best, world.candidates / min(made)) <= s.TAIL
-        return
-    n, k = made[0], chosen[0]
-    tries = world.candidates / n
-    hold = s.Sums.of(held)
-    for name in world.yardsticks:
-        own, reference = (policy, hold) if name == "buy_and_hold" else (timing, None)
-        columns = own[:, 0]
-        yield f"chosen, {name}", s.estimate(s.Sums.of(columns[:, :n]), reference).p_value(k, tries) <= s.TAIL
-        yield f"one alone, {name}", s.estimate(s.Sums.of(columns[:, :1]), reference).p_value(0) <= s.TAIL
-        yield f"chosen, untold, {name}", s.estimate(s.Sums.of(columns[:, k : k + 1]), reference).p_value(0) <= s.TAIL
-        if heldout:
-            half = world.bars // 2
-            _, first = stop_and_choose(spec, sharpes(policy[:half, 0]), float(sharpes(held[:half, 0])))
-            rest = s.Sums.of(columns[half:, first : first + 1])
-            other = None if reference is None else s.Sums.of(held[half:])
-            yield f"held out, {name}", s.estimate(rest, other).p_value(0) <= s.TAIL
+def candidates_of(
+    held: Floats, policy: Floats, timing: Floats, position: Floats, rule: Floats, made: int
+) -> list[edge.Candidate]:
+    """The evaluations that were made, as p3kit records them. held, rule (T,); the others (T, K)."""
+    switches = np.abs(np.diff(position, axis=0, prepend=0.0)).sum(0)
+    return [
+        edge.Candidate.of(
+            {"policy": policy[:, k], "timing": timing[:, k], "buy_and_hold": held, "fixed_rule": rule},
+            global_step=k,
+            span="",
+            bars_per_year=YEAR,
+            trades=int(switches[k] // 2),
+            switches=int(switches[k]),
+            rule="moving average",
+        )
+        for k in range(made)
+    ]
+
+
+def moving_average(held: Floats, cost: float) -> Floats:
+    """Returns (T,) of the rule that is in while the mean of 10 closes is above that of 50."""
+    close = np.concatenate([[1.0], np.cumprod(1 + held)])
+    fast, slow = (np.convolve(close, np.ones(n) / n)[: len(close)] for n in (10, 50))
+    position = ((fast > slow) & (np.arange(len(close)) >= 49))[:-1].astype(np.float64)
+    return np.asarray(position * held - cost * np.abs(np.diff(position, prepend=0.0)))
+
+
+def judge_one(
+    world: World, spec: Spec, held: Floats, policy: Floats, timing: Floats, position: Floats
+) -> dict[str, bool]:
+    """Test → shown, in one market with one agent: held (T, 1), the others (T, 1, K)."""
+    hold, own, apart = held[:, 0], policy[:, 0], timing[:, 0]
+    made, k = stop_and_choose(spec, sharpes(own), float(sharpes(hold)))
+    candidates = candidates_of(hold, own, apart, position[:, 0], moving_average(hold, world.cost), made)
+    judged = edge.judge(candidates, k, world.candidates / made)
+    found = {f"label, {name}": over["shown"] for name, over in judged["over"].items()}
+    half = world.bars // 2
+    _, first = stop_and_choose(spec, sharpes(own[:half]), float(sharpes(hold[:half])))
+    for name, columns, reference in (("buy_and_hold", own, hold), ("equal_exposure", apart, None)):
+        found[f"one policy, not chosen, {name}"] = alone(columns[:, 0], reference)
+        found[f"choice ignored, {name}"] = alone(columns[:, k], reference)
+        found[f"held out, {name}"] = alone(columns[half:, first], None if reference is None else reference[half:])
+    return found
+
+
+def alone(returns: Floats, reference: Floats | None) -> bool:
+    """Whether the same test shows an edge of one policy that was not chosen among others."""
+    other = None if reference is None else s.Sums.of(reference)
+    return s.estimate(s.Sums.of(returns), other).p_value(0) <= s.TAIL
+
+
+def judge_many(
+    world: World, spec: Spec, held: Floats, policy: Floats, timing: Floats, position: Floats
+) -> dict[str, bool]:
+    """Test → shown, in one market with several agents: held (T, A), the others (T, A, K)."""
+    members = []
+    for a in range(world.agents):
+        made, k = stop_and_choose(spec, sharpes(policy[:, a]), float(sharpes(held[:, a])))
+        own = candidates_of(held[:, a], policy[:, a], timing[:, a], position[:, a], held[:, a], made)
+        judged = edge.judge(own, k, world.candidates / made, ("buy_and_hold",))
+        members.append(edge.Member(str(a), judged, lambda own=own: own, k))
+    found = edge.family(members)
+    return {
+        "any agent": found.any_p is not None and found.any_p <= 0.05,
+        "any agent at 2.5 %": found.any_p is not None and found.any_p <= s.TAIL,
+        "some agent holds by Benjamini-Hochberg": bool(found.hold),
+        "some agent shown": bool(found.shown),
+        "the first agent shown": "0" in found.shown,
+    }
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+COVERED = ("iid", "ar0.1", "ar0.2", "ar0.3", "garch", "50 % exposure", "80 % exposure")
+
+
+def coverage(kind: str, bars: int, replications: int, seed: int) -> dict[str, Any]:
+    """How often the 95 % interval holds the true Sharpe ratio, 0.8 a year. With an exposure, the policy changes sides
+    about eight times, by chance; the truth is that of the exposure that it had."""
+    rng = np.random.default_rng([seed, bars, *kind.encode()])
+    per_bar, inside, given = 0.8 / math.sqrt(YEAR), 0, 0
+    for begin in range(0, replications, 250):
+        count = min(250, replications - begin)
+        share = float(kind.split(" ")[0]) / 100 if "%" in kind else 1.0
+        returns = noise(kind if share == 1 else "iid", (bars, count), rng) + per_bar
+        held = spells(bars, count, share, rng) if share < 1 else np.ones((bars, count))
+        real = held.mean(0)
+        truth = real * per_bar / np.sqrt(real * (1 + per_bar**2) - (real * per_bar) ** 2) * math.sqrt(YEAR)
+        for column, true in zip((returns * held * VOLATILITY).T, truth, strict=True):
+            found = s.sharpe_interval(column, YEAR)
+            given += found is not None
+            inside += found is not None and found[0] <= true <= found[1]
+    rate = inside / max(given, 1)
+    error = math.sqrt(rate * (1 - rate) / max(given, 1))
+    return {"kind": kind, "bars": bars, "coverage": rate, "error": error, "given": given / replications}
+
+
+def spells(bars: int, count: int, share: float, rng: np.random.Generator) -> Floats:
+    """(bars, count) in the market or out of it, in spells of chance lengths: about four of each."""
+    leave = 4 / (bars * share)
+    enter = leave * share / (1 - share)
+    side, found = rng.random(count) < share, np.zeros((bars, count))
+    for t in range(bars):
+        side = np.where(rng.random(count) < np.where(side, leave, enter), ~side, side)
+        found[t] = side
+    return found
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def rate_table(rows: Sequence[Counts], tests: Mapping[str, str]) -> list[str]:
+    """A markdown table: a row per world, a column per test, each with its Monte Carlo standard error."""
+    lines = [f"| | {' | '.join(tests.values())} |", "|---" * (len(tests) + 1) + "|"]
+    for row in rows:
+        cells = (f"{row.rate(test):.1%} ± {row.error(test):.1%}" for test in tests)
+        lines.append(f"| {row.world.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def coverage_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A markdown table: a row per kind of return, a column per number of bars."""
+    lengths = list(dict.fromkeys(row["bars"] for row in rows))
+    lines = [f"| returns | {' | '.join(f'{bars:,} bars' for bars in lengths)} |", "|---" * (len(lengths) + 1) + "|"]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        cells = [f"{row['coverage']:.1%} ± {row['error']:.1%}" for row in rows if row["kind"] == kind]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return lines
+
+
+NULL_TESTS = {
+    "label, buy_and_hold": "shown over buy-and-hold",
+    "label, equal_exposure": "shown at equal exposure",
+    "label, fixed_rule": "shown over the fixed rule",
+    "choice ignored, buy_and_hold": "choice ignored",
+    "held out, buy_and_hold": "held-out half",
+}
+POWER_TESTS = {
+    "one policy, not chosen, buy_and_hold": "one policy, not chosen",
+    "label, buy_and_hold": "label, over buy-and-hold",
+    "held out, buy_and_hold": "held-out half",
+    "one policy, not chosen, equal_exposure": "one policy, at equal exposure",
+    "label, equal_exposure": "label, at equal exposure",
+}
+TEN_TESTS = {
+    "any agent at 2.5 %": "any agent (2.5 %)",
+    "any agent": "any agent (5 %)",
+    "some agent holds by Benjamini-Hochberg": "some agent holds (BH)",
+    "the first agent shown": "the first agent shown",
+    "some agent shown": "some agent shown",
+}
+
+
+@click.command()
+@click.option("--markets", default=2_000, show_default=True, help="Markets per row.")
+@click.option("--seed", default=1_000, show_default=True, help="Of the first row; settings were chosen below 1,000.")
+@click.option("--part", type=click.Choice(["nulls", "power", "ten", "coverage"]), multiple=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of PART.md and PART.json.")
+def main(markets: int, seed: int, part: tuple[str, ...], output: Path | None) -> None:
+    """Measure the label."""
+    for name in part or ("nulls", "power", "ten", "coverage"):
+        if name == "coverage":
+            cells = [coverage(kind, bars, markets, seed) for kind in COVERED for bars in (250, 500, 2_000)]
+            table, figures = coverage_table(cells), cells
+        else:
+            worlds, tests = {"nulls": (NULLS, NULL_TESTS), "power": (EDGES, POWER_TESTS), "ten": (TENS, TEN_TESTS)}[
+                name
+            ]
+            rows = [simulate(world, markets, seed + i) for i, world in enumerate(worlds)]
+            table, figures = rate_table(rows, tests), [row.to_json() for row in rows]
+        print("\n".join([f"{name}, {markets} markets a row, seeds from {seed}", "", *table, ""]), flush=True)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / f"{name}.md").write_text("\n".join(table) + "\n", encoding="utf-8")
+            (output / f"{name}.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
