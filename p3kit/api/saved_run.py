@@ -166,6 +166,9 @@ def list_runs(
     Returns:
         A list of runs. `list_runs().to_frame()` is a DataFrame with a row per run.
 
+    Raises:
+        InputError: A state is none of the six.
+
     Example:
         >>> failed = p3kit.list_runs(name="phase3*", state=["failed", "crashed"])
     """
