@@ -29,7 +29,6 @@ TEN = (
     "list_runs",
     "open_run",
     "load_metrics",
-    "load_policy",
     "evaluate_run",
     "diagnose_run",
     "compare_runs",
@@ -190,11 +189,11 @@ def test_metrics_that_are_not_finite_are_kept(made: Path) -> None:
 
 def test_diagnose_run_takes_rules_as_a_mapping_or_a_file(made: Path, tmp_path: Path) -> None:
     calm = {finding.symptom for finding in p3kit.diagnose_run("run-1")[0].raised}
-    assert "policy.hold" not in calm
-    (diagnosis,) = p3kit.diagnose_run("run-1", {"policy.hold": {"warn": 0.1, "error": 0.2}})
-    assert "policy.hold" in {finding.symptom for finding in diagnosis.raised}
+    assert "train.clip" not in calm
+    (diagnosis,) = p3kit.diagnose_run("run-1", {"train.clip": {"warn": 0.01}})
+    assert "train.clip" in {finding.symptom for finding in diagnosis.raised}
     file = tmp_path / "rules.toml"
-    file.write_text('[diagnose.rows."policy.hold"]\nwarn = 0.1\nerror = 0.2\n')
+    file.write_text('[diagnose.rows."train.clip"]\nwarn = 0.01\n')
     assert p3kit.diagnose_run("run-1", file)[0].findings == diagnosis.findings
 
 
