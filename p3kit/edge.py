@@ -11,7 +11,7 @@ import base64
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -177,6 +177,8 @@ class Member:
     read: Callable[[], Sequence[Candidate]] = tuple
     """Reads its candidates."""
     chosen_step: int | None = None
+    tries: float = 1.0
+    """Planned evaluations over those that were made."""
 
     @cached_property
     def chosen(self) -> Candidate | None:
@@ -207,6 +209,18 @@ class Family:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
         return {**vars(self), "shown": list(self.shown), "hold": list(self.hold)}
+
+
+def among(member: Member, rivals: Sequence[Member]) -> Member:
+    """The member, judged as the best of its own evaluations and of all those of its rivals, such as the trials of a
+    sweep. It is not judged where any of them keeps no returns."""
+    everyone = [member, *rivals]
+    if member.judged is None or member.chosen is None or any(not one.candidates for one in everyone):
+        return replace(member, judged=None)
+    candidates = [candidate for one in everyone for candidate in one.candidates]  # its own come first
+    tries = sum(one.tries * len(one.candidates) for one in everyone) / len(candidates)
+    judged = judge(candidates, next(i for i, one in enumerate(candidates) if one is member.chosen), tries)
+    return replace(member, judged=judged, read=lambda: candidates, tries=tries)
 
 
 def family(members: Sequence[Member], yardstick: str = "buy_and_hold") -> Family:
@@ -278,25 +292,24 @@ def sentence(grade: str, sharpe: float | None, judged: Mapping[str, Any] | None)
 
     `Sharpe 2.14, no evidence of an edge over buy-and-hold (+0.31, 95 % CI -1.20 to 1.70)`
     """
-    if sharpe is None:
-        return "never traded: nothing to judge"
-    earned = f"Sharpe {sharpe:z.2f}"
+    return "never traded: nothing to judge" if sharpe is None else f"Sharpe {sharpe:z.2f}, {evidence(grade, judged)}"
+
+
+def evidence(grade: str, judged: Mapping[str, Any] | None) -> str:
+    """What the returns show about an agent with this grade; see `sentence`."""
     if not judged:
-        return f"{earned}, not judged: the run keeps no returns to judge by"
+        return "not judged: the run keeps no returns to judge by"
     if judged["why_not"]:
-        return f"{earned}, not judged: {judged['why_not']}"
-    over = judged["over"]
-    held = over["buy_and_hold"]
+        return f"not judged: {judged['why_not']}"
+    over, rule = judged["over"], f"the best fixed rule ({judged['rule']})"
+    held, names = over["buy_and_hold"], {"equal_exposure": "buy-and-hold at equal exposure", "fixed_rule": rule}
+    beaten = [names[name] for name in names if over[name]["shown"]]
     if not held["shown"]:
-        return f"{earned}, no evidence of an edge over buy-and-hold {_figures(held)}{_others(over, judged['rule'])}"
-    text = f"{earned}, beats buy-and-hold {_figures(held)}"
-    text += " and at equal exposure" if over["equal_exposure"]["shown"] else ""
-    rule = f"the best fixed rule ({judged['rule']})"
-    text += f" and {rule}" if over["fixed_rule"]["shown"] else ""
+        others = f"; beats {' and '.join(beaten)}" if beaten else ""
+        return f"no evidence of an edge over buy-and-hold {_figures(held)}{others}"
+    text = " and ".join([f"beats buy-and-hold {_figures(held)}", *beaten])
     if not over["equal_exposure"]["shown"]:
         text += "; not shown at equal exposure: holding less may explain it"
-    elif not over["fixed_rule"]["shown"]:
-        text += f"; not shown over {rule}"
     if grade == "FAIL":
         text += "; FAIL because it misses the criteria, which do not look at buy-and-hold"
     return text
@@ -305,11 +318,6 @@ def sentence(grade: str, sharpe: float | None, judged: Mapping[str, Any] | None)
 def _figures(over: Mapping[str, Any]) -> str:
     bounds = over["interval"]
     return f"({over['excess']:+z.2f}" + (f", 95 % CI {bounds[0]:z.2f} to {bounds[1]:z.2f})" if bounds else ")")
-
-
-def _others(over: Mapping[str, Any], rule: str) -> str:
-    shown = [YARDSTICKS[name] for name in ("equal_exposure", "fixed_rule") if over[name]["shown"]]
-    return f"; beats {' and '.join(shown)}" + (f" ({rule})" if over["fixed_rule"]["shown"] else "") if shown else ""
 
 
 def family_sentence(found: Family) -> str:

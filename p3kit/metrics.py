@@ -8,7 +8,7 @@ Returns and shares are fractions, never percent. Ranges are what a healthy run s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypedDict
@@ -315,57 +315,6 @@ def _student_within(angle: float, freedom: int) -> float:
     return 2 / math.pi * (angle + (sin * total if freedom > 1 else 0.0))
 
 
-def bootstrap_sharpe(
-    returns: Floats,
-    bars_per_year: float,
-    level: float = 0.95,
-    draws: int = 1_000,
-    seed: int = 0,
-    block: float | None = None,
-) -> tuple[float, float] | None:
-    """Confidence interval (low, high) of the annualised Sharpe ratio, by the stationary bootstrap.
-
-    Politis and Romano 1994: the series is drawn anew in blocks of random length (geometric, mean `block`) that wrap
-    around its end, so that dependence between neighbouring bars survives. `block` defaults to the cube root of the number
-    of returns. The interval holds the middle `level` of the drawn ratios. A draw in which nothing moves counts as 0. None
-    where the Sharpe ratio itself is None. Same arguments, same interval.
-    """
-    returns = np.asarray(returns, dtype=np.float64)
-    if sharpe_ratio(returns, bars_per_year) is None:
-        return None
-    drawn = [
-        _sharpe_of_blocks(returns, *blocks, bars_per_year)
-        for blocks in _stationary_blocks(len(returns), draws, block, np.random.default_rng(seed))
-    ]
-    return _middle(np.concatenate(drawn), level)
-
-
-def bootstrap_sharpe_difference(
-    returns: Floats,
-    reference: Floats,
-    bars_per_year: float,
-    level: float = 0.95,
-    draws: int = 1_000,
-    seed: int = 0,
-    block: float | None = None,
-) -> tuple[float, float] | None:
-    """Confidence interval (low, high) of Sharpe(returns) − Sharpe(reference) over the same bars.
-
-    Paired: both series are drawn with the same blocks (as in Ledoit and Wolf 2008), so that what moves both cancels.
-    Otherwise as `bootstrap_sharpe`. None where either Sharpe ratio is None; ValueError if the lengths differ.
-    """
-    returns, reference = np.asarray(returns, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if returns.shape != reference.shape:
-        raise ValueError(f"{len(returns)} returns and {len(reference)} of the reference: expected the same bars")
-    if sharpe_ratio(returns, bars_per_year) is None or sharpe_ratio(reference, bars_per_year) is None:
-        return None
-    drawn = [
-        _sharpe_of_blocks(returns, *blocks, bars_per_year) - _sharpe_of_blocks(reference, *blocks, bars_per_year)
-        for blocks in _stationary_blocks(len(returns), draws, block, np.random.default_rng(seed))
-    ]
-    return _middle(np.concatenate(drawn), level)
-
-
 def deflated_sharpe(
     sharpe: float,
     bars_per_year: float,
@@ -413,48 +362,3 @@ def deflated_choice(sharpe: float, shape: ReturnShape, tried: Sequence[float]) -
         skewness=shape["skewness"],
         kurtosis=shape["kurtosis"],
     )
-
-
-def _stationary_blocks(
-    length: int, draws: int, block: float | None, rng: np.random.Generator
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The blocks of the stationary bootstrap: where each begins and how many bars it has, (rows, blocks) each, some rows
-    at a time to bound memory. The sizes of a row add up to `length`; blocks that are no longer needed have size 0."""
-    restart = 1.0 / max(length ** (1.0 / 3.0) if block is None else block, 1.0)
-    usual = (
-        math.ceil(length * restart + 6.0 * math.sqrt(length * restart)) + 1
-    )  # more are needed once in a billion rows
-    at_once = max(1, 2_000_000 // usual)
-    for first in range(0, draws, at_once):
-        rows = min(at_once, draws - first)
-        size = rng.geometric(restart, (rows, usual))
-        while (size.sum(axis=1) < length).any():
-            size = np.concatenate([size, rng.geometric(restart, (rows, usual))], axis=1)
-        end = np.minimum(size.cumsum(axis=1), length)
-        yield rng.integers(0, length, size.shape), np.diff(end, axis=1, prepend=0)
-
-
-def _sharpe_of_blocks(
-    returns: Floats, begin: NDArray[np.int64], size: NDArray[np.int64], bars_per_year: float
-) -> Floats:
-    """Annualised Sharpe ratio of each row of blocks (rows, blocks) of the returns (T,) -> (rows,); 0 for rows in which
-    nothing moves.
-
-    A block's sum is a difference of two prefix sums, so that a draw costs its blocks, not its bars. Bars at rest add
-    exactly nothing to either.
-    """
-    twice = np.concatenate([returns, returns])  # blocks wrap around the end
-    total, squares = (
-        (prefix[begin + size] - prefix[begin]).sum(axis=1)
-        for prefix in (np.concatenate([[0.0], column.cumsum()]) for column in (twice, twice**2))
-    )
-    bars = len(returns)
-    mean = total / bars
-    spread = np.sqrt(np.maximum(squares - bars * mean**2, 0.0) / (bars - 1))
-    moves = ~(spread <= _NO_SPREAD)
-    return np.asarray(np.where(moves, mean / np.where(moves, spread, 1.0), 0.0) * math.sqrt(bars_per_year))
-
-
-def _middle(values: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(low), float(high)

@@ -18,8 +18,9 @@ from unittest import mock
 
 import numpy as np
 
+from p3kit.edge import Candidate, label
 from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, judge_evaluations
 from p3kit.spec import find_trainer, resolve_spec
 from p3kit.spec.keypath import split_path, with_value
 
@@ -217,8 +218,33 @@ def clock_at(seconds: float) -> Any:
         yield
 
 
+def made_candidate(symbol: str, step: int, *, edge: float = 0.0, bars: int = 240, trades: int = 20) -> Candidate:
+    """The returns of an evaluation: in and out of a made-up market, `edge` a bar better than chance while it is in."""
+    market = np.random.default_rng([*symbol.encode()]).normal(0.0004, 0.012, bars)
+    position = (np.sin(np.arange(bars) * np.pi * trades / bars * 2 + step / 30_000) > 0).astype(float)
+    policy = position * (market + edge)
+    return Candidate.of(
+        {
+            "policy": policy,
+            "timing": policy - position.mean() * market,
+            "buy_and_hold": market,
+            "fixed_rule": np.where(np.arange(bars) > 20, market, 0.0),
+        },
+        global_step=step,
+        span="2020-06-01 to 2021-05-14",
+        bars_per_year=252.0,
+        trades=trades,
+        switches=2 * trades,
+        rule="moving average",
+    )
+
+
 def made_verdict(
-    grade: str, sharpe: float | None, step: int, baselines: Mapping[str, Row] = BASELINES
+    grade: str,
+    sharpe: float | None,
+    step: int,
+    baselines: Mapping[str, Row] = BASELINES,
+    judged: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A verdict as the runtime journals it."""
     passed = grade != "FAIL"
@@ -239,7 +265,8 @@ def made_verdict(
     return {
         "grade": grade,
         "reasons": reasons,
-        "over_buy_and_hold": "not shown",
+        "over_buy_and_hold": label(judged),
+        "judged": judged,
         "labels": [],
         "chosen_step": step,
         "supervised_return": -0.88,
@@ -274,12 +301,15 @@ def make_run(
     point: Mapping[str, Any] | None = None,
     command: Sequence[str] | None = None,
     equity: Mapping[str, Any] | None = None,
+    edge: float = 0.0,
+    keeps_returns: bool = True,
 ) -> RunDir:
     """One run of one agent, written as a trainer would have left it.
 
     `until` is the share of training that was recorded, `iteration_ticks` the ticks per iteration (4 at the guide's sizes:
     what is known once per iteration then stands in every fourth row), `started` the unix time at which it began. `point`
-    is the agent's point of the matrix; its values are set in the agent's spec.
+    is the agent's point of the matrix; its values are set in the agent's spec. `edge` is that of `made_candidate`; an older
+    p3kit kept no returns.
     """
     spec = copy.deepcopy(dict(spec or SPEC))
     spec["name"], spec["symbols"] = name, list(symbols or [symbol])
@@ -361,11 +391,17 @@ def make_run(
                 returns=None if sharpe is None else RETURNS,
                 excess_interval=None if sharpe is None else [-0.6, 1.1],
             )  # fmt: skip
+        if keeps_returns:
+            trades = 20 if sharpe is not None else 0
+            candidate = made_candidate(symbol, step, edge=edge, trades=trades)
+            run.write_histogram("returns", agent, step, candidate.to_json())
     ended = started + seconds * until
     reached = rows[-1]["global_step"] if rows else 0
     judged = None
     if state == "done" and verdict is not None:
-        judged = made_verdict(verdict, best[0] if best else None, best[1] if best else reached)
+        chosen = best[1] if best else reached
+        found = judge_evaluations(run, info["agents"][0], run.read_events("evaluation"), {"global_step": chosen})
+        judged = made_verdict(verdict, best[0] if best else None, chosen, judged=found)
         with clock_at(ended):
             run.append_event("verdict", agent=agent, global_step=reached, **judged)
     if best is not None:

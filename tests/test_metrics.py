@@ -68,8 +68,6 @@ def test_what_the_data_do_not_define_is_none_and_a_nan_stays_a_nan() -> None:
     assert metrics.sharpe_ratio(np.full(100, 0.001), YEAR) is None, "rounding is no spread"
     assert metrics.sortino_ratio(np.abs(returns_of(1)), YEAR) is None
     assert metrics.sharpe_ratio(flat[:1], YEAR) is metrics.annual_volatility(flat[:1], YEAR) is None
-    assert metrics.bootstrap_sharpe(flat, YEAR) is None
-    assert metrics.bootstrap_sharpe_difference(flat, returns_of(1, 100), YEAR) is None
     assert metrics.win_rate(np.array([])) is metrics.profit_factor(np.array([])) is None
     broken = np.append(returns_of(1), math.nan)
     for value in (
@@ -170,79 +168,6 @@ def plain_stationary_draw(length: int, restart: float, rng: np.random.Generator)
     while len(index) < length:
         index.append(int(rng.integers(length)) if rng.random() < restart else (index[-1] + 1) % length)
     return index
-
-
-def test_bootstrap_is_deterministic_and_moves_with_the_seed() -> None:
-    returns = returns_of(1)
-    assert metrics.bootstrap_sharpe(returns, YEAR, seed=7) == metrics.bootstrap_sharpe(returns, YEAR, seed=7)
-    assert metrics.bootstrap_sharpe(returns, YEAR, seed=7) != metrics.bootstrap_sharpe(returns, YEAR, seed=8)
-
-
-def drawn_bars(length: int, draws: int, block: float) -> np.ndarray:
-    """The bars of the stationary bootstrap's draws one by one, (draws, length)."""
-    rows = []
-    for begins, sizes in metrics._stationary_blocks(length, draws, block, np.random.default_rng(0)):
-        for begin, size in zip(begins, sizes, strict=True):
-            rows.append(np.concatenate([np.arange(b, b + s) for b, s in zip(begin, size, strict=True)]) % length)
-    return np.stack(rows)
-
-
-def test_bootstrap_draws_are_blocks_of_the_asked_length() -> None:
-    """Blocks continue by one bar (around the end too), and their mean length is the one asked for."""
-    length, block = 300, 10.0
-    index = drawn_bars(length, 400, block)
-    assert index.shape == (400, length)
-    assert index.min() >= 0
-    assert index.max() < length
-    continues = (index[:, 1:] - index[:, :-1]) % length == 1
-    assert continues.mean() == pytest.approx(1 - (1 / block) * (1 - 1 / length), abs=0.003)
-    assert np.bincount(index.ravel(), minlength=length).std() / 400 < 0.1, "every bar is drawn about as often"
-
-
-def test_sharpe_of_blocks_is_the_sharpe_ratio_of_their_bars() -> None:
-    returns = returns_of(3, 200)
-    returns[40:120] = 0.0
-    blocks = list(metrics._stationary_blocks(200, 50, 5.0, np.random.default_rng(0)))
-    found = np.concatenate([metrics._sharpe_of_blocks(returns, *some, YEAR) for some in blocks])
-    expected = [metrics.sharpe_ratio(returns[bars], YEAR) for bars in drawn_bars(200, 50, 5.0)]
-    assert found == pytest.approx(np.array(expected), rel=1e-12)
-    at_rest = metrics._sharpe_of_blocks(returns, np.array([[40, 60]]), np.array([[60, 20]]), YEAR)
-    assert at_rest.tolist() == [0.0]
-
-
-def test_bootstrap_agrees_with_the_plain_reference() -> None:
-    noise = returns_of(5, 401)
-    returns = noise[1:] + 0.5 * noise[:-1]  # neighbours depend on one another
-    rng = np.random.default_rng(1)
-    slow = [metrics.sharpe_ratio(returns[plain_stationary_draw(len(returns), 1 / 8, rng)], YEAR) for _ in range(2_000)]
-    low, high = metrics.bootstrap_sharpe(returns, YEAR, level=0.8, draws=4_000, block=8.0)  # type: ignore[misc]
-    assert [low, high] == pytest.approx(list(np.quantile(slow, [0.1, 0.9])), abs=0.15)
-
-
-def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    truth = 4e-4 / 0.012 * math.sqrt(YEAR)
-    intervals = [metrics.bootstrap_sharpe(returns_of(seed, 400), YEAR, draws=300) for seed in range(200)]
-    covered = np.mean([low <= truth <= high for low, high in intervals])  # type: ignore[misc]
-    assert 0.89 <= covered <= 0.99
-
-
-def test_paired_difference_cancels_what_moves_both() -> None:
-    market = returns_of(1, 1_000)
-    better = market + returns_of(2, 1_000, mean=5e-4, std=1e-3)
-    low, high = metrics.bootstrap_sharpe_difference(better, market, YEAR)  # type: ignore[misc]
-    alone_low, alone_high = metrics.bootstrap_sharpe(better, YEAR)  # type: ignore[misc]
-    assert low > 0.0, "shown: the whole interval is above zero"
-    assert high - low < 0.5 * (alone_high - alone_low)
-    assert metrics.bootstrap_sharpe_difference(market, market, YEAR) == (0.0, 0.0)
-    with pytest.raises(ValueError, match="expected the same bars"):
-        metrics.bootstrap_sharpe_difference(market, market[1:], YEAR)
-
-
-def test_bootstrap_of_a_policy_that_trades_once_counts_motionless_draws_as_zero() -> None:
-    returns = np.zeros(400)
-    returns[200:203] = 0.01
-    low, high = metrics.bootstrap_sharpe(returns, YEAR)  # type: ignore[misc]
-    assert low == 0.0 < high
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 101])

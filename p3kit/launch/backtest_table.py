@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.edge import sentence
 from p3kit.launch.verdicts import BASELINES
 
 # metric -> (heading, format)
@@ -72,19 +73,24 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     """Sentences about what the numbers show and do not show."""
     sharpe, excess = result["sharpe_interval"], result["excess_interval"]
     lines = []
-    if sharpe is None:
+    if "eval/sharpe_ratio" not in result["metrics"]:
         lines.append("Sharpe ratio: n/a, the policy never traded")
+    elif sharpe is None:
+        lines.append("Sharpe ratio: no interval, too few independent bars")
     else:
         lines.append(f"Sharpe ratio: 95 % interval {_interval(sharpe)} (stationary bootstrap)")
     if deflated := result["deflated_sharpe"]:
         tries = "1 try" if deflated["trials"] == 1 else f"{deflated['trials']} tries"
         lines.append(f"deflated: {deflated['value']:.2f} chance that the true Sharpe ratio is above 0, after {tries}")
-    if excess is not None:
-        shown = "shown" if excess[0] > 0 else "not shown"
-        over = result["metrics"]["eval/sharpe_excess"]
-        lines.append(f"over buy-and-hold: {over:+z.2f} {_interval(excess)} (paired): {shown}")
+    over = result["metrics"].get("eval/sharpe_excess")
+    if excess is not None and over is not None:
+        lines.append(f"over buy-and-hold: {over:+z.2f}, 95 % interval {_interval(excess)} of this policy by itself")
+    if result["judged"] is not None:
+        lines.append(f"what it shows: {sentence('', result['metrics'].get('eval/sharpe_ratio'), result['judged'])}")
+    elif result["split"] == "train":
+        lines.append("what it shows: nothing about an edge, for the policy was trained on these bars")
     else:
-        lines.append("over buy-and-hold: not shown (one of them has no Sharpe ratio)")
+        lines.append("what it shows: not judged, the run keeps no returns of its evaluations")
     if (supervised := result["supervised_return"]) is not None:
         lines.append(f"your supervised model, by the spec: {supervised:+z.1%} total return")
     if result["constant"]:

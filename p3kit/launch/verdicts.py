@@ -5,17 +5,19 @@ Nothing is judged here. Returns, drawdowns and shares are fractions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p3kit import edge
 from p3kit.diagnose.findings import format_missed
 from p3kit.launch.display import number
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, read_candidates
 
 BASELINES = {
     "hold": "all-HOLD",
@@ -27,7 +29,6 @@ BASELINES = {
 
 GRADES = ("STRETCH", "STRONG", "PASS", "FAIL")
 _LABEL_WIDTH = 20
-_ROOM_BESIDE_GRADES = 12  # of 80 columns, with the heading of the Sharpe ratio in full
 _COLOURS = {"STRETCH": "bold green", "STRONG": "bold green", "PASS": "green", "FAIL": "red"}
 
 
@@ -43,6 +44,18 @@ class AgentResult:
     synthetic: bool
     verdict: Mapping[str, Any] | None
     intervened: bool = False
+    read: Callable[[], Sequence[edge.Candidate]] = tuple
+    """Reads its candidates."""
+
+    @property
+    def member(self) -> edge.Member:
+        """The agent as a member of a family."""
+        return edge.Member(self.agent, self.get("judged"), self.read, self.get("chosen_step"))
+
+    @property
+    def in_words(self) -> str:
+        """One plain sentence about what it earned and what that shows."""
+        return edge.sentence(self.grade, self.metric("sharpe_ratio"), self.get("judged"))
 
     @property
     def grade(self) -> str:
@@ -98,9 +111,14 @@ def agent_results(runs: Sequence[RunDir]) -> list[AgentResult]:
                     synthetic=bool(info.get("data", {}).get(planned.get("symbol"), {}).get("synthetic", False)),
                     verdict=agent.get("verdict"),
                     intervened=bool(agent.get("interventions")),
+                    read=partial(_read, run, planned["name"]),
                 )
             )
     return results
+
+
+def _read(run: RunDir, agent: str) -> Sequence[edge.Candidate]:
+    return read_candidates(run, agent, run.read_events("evaluation", agent))
 
 
 def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
@@ -115,22 +133,30 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
         parts += ["", _grades(judged, labels)]
         if any(result.intervened for result in judged):
             parts.append(Text("* intervened while training: p3kit diagnose RUN tells what was done", style="dim"))
-        parts += ["", _returns(judged, labels), ""]
+        parts += ["", _scores(judged, labels), "", _returns(judged, labels), ""]
     parts += [_remark(result) for result in results]
     if len(judged) > 1:
         parts.append(Text(_tally(judged), style="bold"))
+        found = edge.family([result.member for result in judged])
+        parts += [Text(edge.family_sentence(found))] if found.judged > 1 else []
     return parts
 
 
 def _grades(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
-    sharpe = "Sharpe [95 % interval]" if max(map(len, labels)) <= _ROOM_BESIDE_GRADES else "Sharpe [95 %]"
-    table = _table("agent", "grade", sharpe, "over buy & hold", "drawdown", "trades")
+    table = _table("agent", "grade")
+    table.add_column("what it shows", overflow="fold")
+    for result, label in zip(judged, labels, strict=True):
+        grade = Text(f"{result.grade}{'*' if result.intervened else ''}", style=_COLOURS.get(result.grade, ""))
+        table.add_row(Text(label), grade, Text(result.in_words))
+    return table
+
+
+def _scores(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
+    table = _table("agent", "Sharpe [95 % interval]", "drawdown", "trades")
     for result, label in zip(judged, labels, strict=True):
         table.add_row(
             Text(label),
-            Text(f"{result.grade}{'*' if result.intervened else ''}", style=_COLOURS.get(result.grade, "")),
             _with_interval(result.metric("sharpe_ratio"), result.get("sharpe_interval")),
-            f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.get('over_buy_and_hold') or 'not shown'}",
             number(result.metric("max_drawdown"), ".3f"),
             number(result.metric("total_trades"), ".0f"),
         )
@@ -177,7 +203,7 @@ def _remark(result: AgentResult) -> Text:
 def _tally(judged: Sequence[AgentResult]) -> str:
     grades = [result.grade for result in judged]
     counted = ", ".join(f"{grades.count(grade)} {grade}" for grade in GRADES if grade in grades)
-    shown = sum(result.get("over_buy_and_hold") == "shown" for result in judged)
+    shown = sum(edge.label(result.get("judged")) == "shown" for result in judged)
     changed = sum(result.intervened for result in judged)
     labelled = f"; {changed} intervened" if changed else ""
     return f"{len(judged)} agents: {counted}; {shown} shown to beat buy-and-hold{labelled}"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from p3kit import edge
 from p3kit.diagnose.diagnosis import OUTCOMES, judge, merged_patch, ranges
 from p3kit.diagnose.evidence import Recorded
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.diagnose.journal import did_in_words, for_agent, intervened
 from p3kit.metrics import COMPONENTS, ReturnShape
 from p3kit.report.run_history import RunHistory
-from p3kit.rundir import RunDir, chosen_evaluation
+from p3kit.rundir import RunDir, chosen_evaluation, planned_over_made, read_candidates
 
 BASELINES = ("hold", "buy_and_hold", "moving_average", "random")
 CURVES = (
@@ -112,7 +114,10 @@ class AgentSummary:
     grade: str | None = None
     reasons: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[str] = ()
-    over_buy_and_hold: str = "not shown"
+    judged: Mapping[str, Any] | None = None
+    """The comparison with the yardsticks, from the verdict; None in runs of an older p3kit."""
+    member: edge.Member | None = field(default=None, compare=False)
+    """Its candidates, for tests over several agents."""
     supervised_return: float | None = None
     scores: Scores | None = None
     deflated: Deflated | None = None
@@ -158,6 +163,26 @@ class AgentSummary:
     @property
     def passed(self) -> bool:
         return self.grade is not None and self.grade != "FAIL"
+
+    @property
+    def over_buy_and_hold(self) -> str:
+        """`shown`, `not shown` or `not judged`."""
+        return edge.label(self.judged)
+
+    @property
+    def evidence(self) -> str:
+        """What its returns show, in words."""
+        return edge.evidence(self.grade or "", self.judged)
+
+    def over(self, yardstick: str) -> Mapping[str, Any] | None:
+        """{excess, interval, p, shown} over a yardstick; None where it was not judged."""
+        return self.judged["over"].get(yardstick) if self.judged else None
+
+    @property
+    def in_words(self) -> str:
+        """One plain sentence about what it earned and what that shows."""
+        sharpe = self.scores.sharpe if self.scores else None
+        return edge.sentence(self.grade or "", sharpe, self.judged)
 
     @property
     def failed_reasons(self) -> list[Mapping[str, Any]]:
@@ -214,7 +239,8 @@ def summarise_agent(history: RunHistory, plan: Mapping[str, Any], retrained_in: 
         grade=verdict.get("grade"),
         reasons=verdict.get("reasons") or (),
         labels=verdict.get("labels") or (),
-        over_buy_and_hold=str(verdict.get("over_buy_and_hold") or "not shown"),
+        judged=verdict.get("judged"),
+        member=_member(history, plan, verdict),
         supervised_return=verdict.get("supervised_return"),
         scores=scores,
         findings=findings,
@@ -233,6 +259,13 @@ def summarise_agent(history: RunHistory, plan: Mapping[str, Any], retrained_in: 
         data=(history.info.get("data") or {}).get(plan["symbol"]) or {},
         window=plan.get("window"),
     )
+
+
+def _member(history: RunHistory, plan: Mapping[str, Any], verdict: Mapping[str, Any]) -> edge.Member:
+    name, evaluations = plan["name"], history.of(plan["name"], "evaluation")
+    read = partial(read_candidates, history.run, name, evaluations)
+    tries = planned_over_made(plan, evaluations)
+    return edge.Member(name, verdict.get("judged"), read, verdict.get("chosen_step"), tries)
 
 
 def _final(events: Sequence[Mapping[str, Any]]) -> FinalLook | None:

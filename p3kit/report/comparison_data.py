@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.errors import InputError
-from p3kit.metrics import bootstrap_sharpe_difference, mean_interval
+from p3kit.metrics import mean_interval
 from p3kit.report.agent_data import AgentSummary, summarise_agent
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, find_run
+from p3kit.significance import excess_interval
 from p3kit.spec.expansion import full_path
 from p3kit.spec.keypath import is_written, leaves, split_path, value_at_path, written_path
 from p3kit.spec.loading import overrides_of, stored_origins
@@ -406,8 +407,8 @@ def _pair(reference: Member, other: Member) -> Pair:
     interval = None
     if difference is not None and (year := reference.agent.bars_per_year):
         points_per_year = float(year) * len(one) / int(ours["bars"])  # a long curve is kept in fewer points
-        interval = bootstrap_sharpe_difference(two, one, points_per_year, seed=reference.agent.seed)
-    why_not = "" if interval is not None else "one of them never traded"
+        interval = excess_interval(two, one, points_per_year)
+    why_not = "" if interval is not None else "too few independent bars"
     return Pair(reference, other, difference, interval, bool(np.array_equal(one, two)), why_not)
 
 

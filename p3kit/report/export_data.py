@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit.edge import Family, among, family
 from p3kit.errors import InputError
 from p3kit.metrics import ReturnShape, deflated_choice, mean_interval
 from p3kit.report.lessons_data import NO_KNOBS, Attempt, gather_attempts
@@ -35,6 +36,8 @@ class Export:
     tried: tuple[float, ...] = ()
     """Mean Sharpe ratios of every setting of the experiment that was evaluated, this one's among them; of one that was
     not trained to its end, as far as it came."""
+    rivals: tuple[Attempt, ...] = ()
+    """The attempts of every other setting of the experiment."""
 
     @property
     def name(self) -> str:
@@ -94,6 +97,18 @@ class Export:
             "kurtosis": float(np.mean([one["kurtosis"] for one in shapes])),
         }
         return deflated_choice(self.mean, shape, self.tried)
+
+    @cached_property
+    def family(self) -> Family | None:
+        """The graded agents together against buy-and-hold, each as the best of all evaluations of its symbol by any
+        setting of the experiment; None where there are none."""
+        members = []
+        for attempt in self.graded:
+            own = attempt.agent
+            rivals = [one.agent for one in self.rivals if one.agent.symbol == own.symbol and one.agent.scores]
+            if own.member is not None:
+                members.append(among(own.member, [one.member for one in rivals if one.member is not None]))
+        return family(members) if members else None
 
     @property
     def seeds(self) -> list[int]:
@@ -159,7 +174,10 @@ def _beside_the_others(export: Export, settings: Mapping[str, tuple[Attempt, ...
     """The setting with what else its experiment tried: whoever chooses among many takes some luck along."""
     others = [Export(export.runs_root, attempts) for attempts in settings.values()]
     means = [other.mean for other in others if other.name == export.name]
-    return replace(export, tried=tuple(mean for mean in means if mean is not None))
+    rivals = [
+        one for other in others if other.name == export.name and other.every != export.every for one in other.every
+    ]
+    return replace(export, tried=tuple(mean for mean in means if mean is not None), rivals=tuple(rivals))
 
 
 def _settings(runs_root: Path, name: str | None) -> dict[str, tuple[Attempt, ...]]:

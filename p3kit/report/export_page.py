@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit.edge import family_sentence
 from p3kit.report.export_data import Export
 from p3kit.report.lessons_data import Attempt
 from p3kit.report.markdown import count_of
@@ -74,9 +75,7 @@ def record(export: Export) -> dict[str, Any]:
         "agents": len(export.attempts),
         "agents_traded": len(export.sharpes),
         "agents_passed": sum(attempt.agent.passed for attempt in export.graded),
-        "agents_with_shown_edge_over_buy_and_hold": sum(
-            attempt.agent.over_buy_and_hold == "shown" for attempt in export.graded
-        ),
+        "agents_with_shown_edge_over_buy_and_hold": len(export.family.shown) if export.family else 0,
         "agents_intervened": sum(attempt.agent.intervened for attempt in export.attempts),
         "looks_at_the_test_split": sum(a.agent.final.looks for a in export.attempts if a.agent.final),
         "synthetic": export.synthetic,
@@ -107,8 +106,8 @@ def remarks(export: Export) -> list[str]:
     lines = [f"Values of {export.name}, as validated by {count_of(len(export.graded), 'graded agent')}."]
     if export.synthetic:
         lines.append("SYNTHETIC data: nothing is said about a real market.")
-    shown = sum(attempt.agent.over_buy_and_hold == "shown" for attempt in export.graded)
-    lines.append(f"{shown} of {len(export.graded)} show an edge over buy-and-hold on the validation split.")
+    if export.family is not None:
+        lines.append(family_sentence(export.family))
     if len(export.graded) - len(export.sharpes):
         lines.append(f"{count_of(len(export.graded) - len(export.sharpes), 'agent')} never traded: no Sharpe ratio.")
     if export.deflated is not None:

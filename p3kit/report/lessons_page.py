@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.diagnose.findings import format_number
+from p3kit.edge import family, family_sentence
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.lessons_data import ENOUGH, INCIDENTS, Attempt, AttemptHistory, KnobEffect, Repair
 from p3kit.report.markdown import count_of, interval, listed, plain, render, write_page
@@ -29,8 +30,6 @@ _STEADY = 0.95
 """The guide's example of a training stability score (7.1)."""
 _TOLD_APART = 0.2
 """A Sharpe difference worth finding, for the number of pairs that it takes."""
-_BY_LUCK = 0.025
-"""Share of 95 % intervals that lie above 0 where there is nothing to find."""
 _MOST_LINKS = 6
 _MOST_EFFECTS = 20
 _ENVIRONMENT = ("num", "env", "mask", "obs", "data", "reward", "run", "repro")
@@ -164,10 +163,12 @@ def _failed(history: AttemptHistory) -> list[Lesson]:
     lessons = []
     if failed := [attempt for attempt in graded if not attempt.agent.passed]:
         lessons.append(_share(f"fail{_unmet(failed)}", failed, graded))
-    if unshown := [attempt for attempt in graded if attempt.agent.over_buy_and_hold != "shown"]:
+    if unshown := [attempt for attempt in graded if attempt.agent.over_buy_and_hold == "not shown"]:
         excess = _known(unshown, "eval/sharpe_excess")
         beside = f"; Sharpe ratio minus buy-and-hold's {_mean_of(excess, '+z.2f')}" if excess else ""
         lessons.append(_share(f"have no shown edge over buy-and-hold{beside}", unshown, graded))
+    if unjudged := [attempt for attempt in graded if attempt.agent.over_buy_and_hold == "not judged"]:
+        lessons.append(_share("traded too little to be judged, or keep no returns to judge by", unjudged, graded))
     idle = [attempt for attempt in graded if {"constant", "never traded"} & set(attempt.agent.labels)]
     if idle:
         lessons.append(_share("do what a constant rule does (all HOLD, or buy-and-hold)", idle, graded))
@@ -328,11 +329,7 @@ def _recommendations(history: AttemptHistory) -> list[Lesson]:
     graded, begun = history.graded, history.begun
     lessons = []
     if graded:
-        shown = [attempt for attempt in graded if attempt.agent.over_buy_and_hold == "shown"]
-        luck = f"what luck alone gives ({_BY_LUCK * len(graded):.1f} of {len(graded)})"
-        above = share_interval(len(shown), len(graded))[0] > _BY_LUCK
-        advice = f"more than {luck}: scale" if above else f"not told from {luck}: do not scale for an edge"
-        lessons.append(_share(f"show an edge over buy-and-hold, {advice}", shown, graded))
+        lessons.append(_advice_on_scale(graded))
     for effect in history.effects:
         if effect.shown:
             better, other = (effect.after, effect.before) if effect.mean > 0 else (effect.before, effect.after)
@@ -364,6 +361,17 @@ def _recommendations(history: AttemptHistory) -> list[Lesson]:
         text = "no spread over seeds is known, so no setting can be judged: train with `seeds = [1, 2, 3]`"
         lessons.append(Lesson(text, 0, "seed pair"))
     return lessons
+
+
+def _advice_on_scale(graded: Sequence[Attempt]) -> Lesson:
+    """Scale only for agents that hold as a family, over buy-and-hold and at equal exposure."""
+    members = [attempt.agent.member for attempt in graded if attempt.agent.member is not None]
+    families = [family(members, yardstick) for yardstick in ("buy_and_hold", "equal_exposure")]
+    both = set(families[0].hold) & set(families[1].hold)
+    advice = f"scale with {listed(sorted(both))}" if both else "do not scale for an edge"
+    words = " ".join(plain(family_sentence(found)) for found in families)
+    shown = [attempt for attempt in graded if attempt.agent.over_buy_and_hold == "shown"]
+    return Lesson(f"{advice}: {words}", len(graded), "agent", _runs(shown))
 
 
 def _advice_on(repair: Repair) -> Lesson:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p3kit.metrics import bootstrap_sharpe, bootstrap_sharpe_difference, max_drawdown, sharpe_ratio
+from p3kit.edge import Family, Member, family
+from p3kit.metrics import max_drawdown, sharpe_ratio
 from p3kit.report.agent_data import AgentSummary
+from p3kit.significance import excess_interval, sharpe_interval
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -25,8 +27,6 @@ LEAST_POINTS = 60
 """Moments at which all curves were marked; from fewer a Sharpe ratio or a correlation says nothing."""
 
 _YEAR = np.timedelta64(365 * 24 * 3600 + 6 * 3600, "s")
-_SHOWN_BY_LUCK = 0.025
-"""A 95 % interval of nothing lies above 0 so often."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Portfolio:
     excess: float | None
     """Sharpe ratio of the agents' account minus buy-and-hold's."""
     excess_interval: Interval | None
+    """Without the luck of choosing each agent's weights on these bars."""
     mean_sharpe: float | None
     """Of the agents one by one, over those that traded."""
     curves: Floats
@@ -67,7 +68,8 @@ class Portfolio:
     """(moving, moving), of returns between two moments; agents that go together lie side by side."""
     mean_correlation: float | None
     passes: int
-    shown: int
+    family: Family
+    """The agents together, against buy-and-hold."""
     synthetic: bool
 
     @property
@@ -78,11 +80,6 @@ class Portfolio:
             return None
         return count / (1 + (count - 1) * self.mean_correlation)
 
-    @property
-    def shown_by_luck(self) -> float:
-        """Agents without any edge whose interval would lie above 0 all the same."""
-        return _SHOWN_BY_LUCK * len(self.names)
-
     def to_json(self) -> dict[str, Any]:
         def account(one: Account | None) -> dict[str, Any] | None:
             return None if one is None else {k: v for k, v in vars(one).items() if k != "equity"}
@@ -91,8 +88,9 @@ class Portfolio:
             "agents": len(self.names),
             "symbols": self.symbols,
             "passed": self.passes,
-            "edge_shown": self.shown,
-            "edge_shown_by_luck": self.shown_by_luck,
+            "edge_shown": len(self.family.shown),
+            "edge_shown_by_luck": self.family.by_luck,
+            "family": self.family.to_json(),
             "equal_weight": account(self.agents),
             "buy_and_hold": account(self.buy_and_hold),
             "passed_only": account(self.passed),
@@ -130,14 +128,14 @@ def build_portfolio(graded: Sequence[AgentSummary], *, synthetic: bool) -> Portf
         buy_and_hold=hold,
         passed=_account(curves[passed], per_year) if 0 < passed.sum() < len(drawn) else None,
         excess=excess,
-        excess_interval=bootstrap_sharpe_difference(_returns(agents.equity), _returns(hold.equity), per_year),
+        excess_interval=excess_interval(_returns(agents.equity), _returns(hold.equity), per_year),
         mean_sharpe=float(np.mean(sharpes)) if sharpes else None,
         curves=curves,
         moving=moving,
         correlation=correlation,
         mean_correlation=_mean_off_diagonal(correlation),
         passes=int(passed.sum()),
-        shown=sum(agent.over_buy_and_hold == "shown" for agent in drawn),
+        family=family([agent.member or Member(agent.name, agent.judged) for agent in drawn]),
         synthetic=synthetic,
     )
 
@@ -167,7 +165,7 @@ def _account(curves: Floats, per_year: float) -> Account:
         members=len(curves),
         total_return=float(equity[-1] - 1),
         sharpe=sharpe_ratio(returns, per_year),
-        sharpe_interval=bootstrap_sharpe(returns, per_year),
+        sharpe_interval=sharpe_interval(returns, per_year),
         max_drawdown=max_drawdown(equity),
         equity=equity,
     )

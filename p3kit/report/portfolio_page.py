@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p3kit.edge import family_sentence
 from p3kit.metrics import share_interval
 from p3kit.report.markdown import count_of, interval
 from p3kit.report.portfolio_data import Account, Portfolio
@@ -28,14 +29,13 @@ def portfolio_words(portfolio: Portfolio | None) -> str:
     low, high = share_interval(portfolio.passes, count)
     words = [
         f"{portfolio.passes} of {count_of(count, 'agent')} of {portfolio.symbols} symbols passed (95% interval "
-        f"{low:.0%} to {high:.0%}). An edge over buy-and-hold is shown for {portfolio.shown}; among {count} agents "
-        f"without any, about {portfolio.shown_by_luck:.1f} would show one."
+        f"{low:.0%} to {high:.0%}). {family_sentence(portfolio.family)}"
     ]
     if portfolio.excess is not None and portfolio.excess_interval is not None:
-        shown = "shown" if portfolio.excess_interval[0] > 0 else "not shown"
         words.append(
             f"The account's Sharpe ratio minus buy-and-hold's is {portfolio.excess:+z.2f} "
-            f"{interval(portfolio.excess_interval)}: an edge is {shown}."
+            f"{interval(portfolio.excess_interval)}. The interval leaves out that every agent's weights were chosen on "
+            "these bars, so it shows no edge by itself."
         )
     if portfolio.mean_correlation is not None:
         alike = f"Mean correlation of two agents {portfolio.mean_correlation:z.2f}"

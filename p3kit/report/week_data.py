@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit import edge
 from p3kit.errors import RunNotFound
 from p3kit.metrics import deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
@@ -111,6 +112,12 @@ class Experiment:
     def portfolio(self) -> Portfolio | None:
         """The graded agents as one account; None where that says nothing."""
         return build_portfolio(self.complete, synthetic=self.synthetic)
+
+    @cached_property
+    def families(self) -> list[edge.Family]:
+        """The graded agents together, against each yardstick."""
+        members = [agent.member for agent in self.complete if agent.member is not None]
+        return [edge.family(members, yardstick) for yardstick in edge.YARDSTICKS] if members else []
 
     @property
     def final_looks(self) -> int:

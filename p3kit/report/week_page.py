@@ -12,6 +12,7 @@ import numpy as np
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
 from p3kit.diagnose.journal import back_to
+from p3kit.edge import family_sentence
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.agent_data import AgentSummary, Outcome
 from p3kit.report.markdown import count_of, experiment_title, interval, listed, plain, render, write_page
@@ -99,6 +100,7 @@ def render_week(
             "issues": issues(experiment),
             "next_steps": next_steps(experiment),
             "scored": [agent for agent in experiment.agents if agent.scores is not None],
+            "families": [family_sentence(found) for found in experiment.families],
             "walk_forward": walk_forward_words(experiment.walk_forward),
             "accounts": portfolio_rows(experiment.portfolio),
             "portfolio": portfolio_words(experiment.portfolio),
@@ -125,7 +127,7 @@ def _agent_line(agent: AgentSummary) -> str:
         line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({agent.grade})"
         if agent.scores is not None and agent.scores.sharpe_interval is not None:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
-        line += f", edge over buy-and-hold {agent.over_buy_and_hold}"
+        line += f"; {agent.evidence}"
         notes = [plain(label) for label in agent.labels]
         if agent.intervened and "intervened" not in agent.labels:
             notes.append("intervened")
@@ -331,11 +333,11 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     bounds = mean_interval(np.array(excesses))
     if bounds is None:
         return f"{words}; one window tells nothing about others.{cut}"
-    shown = "shown" if bounds[0] > 0 else "not shown"
     return (
         f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
         f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
-        f"independent): an edge is {shown}.{cut}"
+        f"independent). It leaves out that the weights of each window were chosen on its bars, so it shows no edge by "
+        f"itself.{cut}"
     )
 
 
@@ -430,6 +432,7 @@ def _experiment_json(experiment: Experiment) -> dict[str, Any]:
         "agents_completed": len(experiment.complete),
         "agents": [_agent_json(agent) for agent in experiment.agents],
         "stability": {"word": judged.word, "why": judged.why, "lines": list(judged.lines)},
+        "families": [found.to_json() for found in experiment.families],
         "walk_forward": [asdict(window) for window in experiment.walk_forward],
         "portfolio": experiment.portfolio.to_json() if experiment.portfolio else None,
         "issues": issues(experiment),
@@ -450,6 +453,8 @@ def _agent_json(agent: AgentSummary) -> dict[str, Any]:
         "reasons": list(agent.reasons),
         "labels": list(agent.labels),
         "over_buy_and_hold": agent.over_buy_and_hold,
+        "judged": agent.judged,
+        "in_words": agent.in_words if agent.complete else None,
         "metrics": dict(scores.metrics) if scores else None,
         "sharpe_interval": scores.sharpe_interval if scores else None,
         "deflated_sharpe": asdict(agent.deflated) if agent.deflated else None,

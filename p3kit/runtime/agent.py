@@ -15,12 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from p3kit.edge import judge
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
-from p3kit.rundir import BACKTEST_RESULT, choice_rank, chosen_evaluation, encode, judge_evaluations
+from p3kit.rundir import (
+    BACKTEST_RESULT,
+    choice_rank,
+    chosen_evaluation,
+    encode,
+    judge_evaluations,
+    planned_over_made,
+    read_candidates,
+)
 from p3kit.runtime.checkpoints import Flat, part, save_checkpoint, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
@@ -328,7 +337,7 @@ class Agent(Generic[A]):
             looks = [e for e in self.run.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
             self.run.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
         evaluation = self._make_evaluator(backtest.split, final=backtest.final)(policy)
-        summary = evaluation.summary()
+        summary = evaluation.summary() | {"judged": self._judge_backtest(evaluation, backtest.global_step or 0)}
         if backtest.final:
             self.run.directory.append_event("final_evaluation", **told, **summary)
         result = {
@@ -338,6 +347,20 @@ class Agent(Generic[A]):
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
+
+    def _judge_backtest(self, evaluation: Evaluation, global_step: int) -> dict[str, Any] | None:
+        """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. On the bars
+        that it was trained on, a policy is not judged."""
+        own = evaluation.candidate(global_step)
+        if evaluation.split == "test":
+            looks = self.run.directory.read_events("final_evaluation", agent=self.name)
+            return judge([own], 0, sum("look" in event for event in looks))
+        events = self.run.directory.read_events("evaluation", self.name)
+        others = read_candidates(self.run.directory, self.name, events)
+        if evaluation.split == "train" or not others:
+            return None
+        others = [one for one in others if one.global_step != global_step]
+        return judge([own, *others], 0, planned_over_made(self._plan, events))
 
     @torch.no_grad()
     def forward_pass(self, policy: Policy, rows: int) -> dict[str, int]:

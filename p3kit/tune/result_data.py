@@ -80,6 +80,7 @@ class Result:
             else None,
             "settings_tried": len(self.export.tried) if self.export else None,
             "deflated_sharpe": self.export.deflated if self.export else None,
+            "family": self.export.family.to_json() if self.export and self.export.family else None,
             "importance": dict(self.importance),
             "winner": str(self.winner_file) if self.winner_file else None,
             "pictures": [str(path) for path in self.pictures],

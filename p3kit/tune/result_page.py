@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.edge import family_sentence
 from p3kit.metrics import mean_interval
 from p3kit.report.markdown import interval
 from p3kit.tune.display import STATE_COLOURS
@@ -74,6 +75,8 @@ def _remarks(result: Result) -> list[str]:
             f"with the luck of the best of {tried} settings taken off, its true Sharpe ratio is above 0 with "
             f"probability {result.export.deflated:.0%} (deflated Sharpe ratio)"
         )
+    if result.export is not None and result.export.family is not None:
+        lines.append(f"counting every evaluation of all settings: {family_sentence(result.export.family)}")
     if result.importance:
         shares = ", ".join(f"{path.rsplit('.', 1)[-1]} {share:.0%}" for path, share in result.importance.items())
         lines.append(f"what mattered: {shares}")
