@@ -76,13 +76,12 @@ class Sums:
     @property
     def sharpe(self) -> Floats:
         """(K,) per bar; 0 for a series that does not move."""
-        mean, spread = self.moments
-        return np.divide(mean, spread, out=np.zeros_like(mean), where=spread > _NO_SPREAD)
+        return np.asarray(_ratio(*self.moments))
 
     @property
     def enough(self) -> NDArray[np.bool_]:
         """(K,) whether enough units have a return for an interval."""
-        return np.asarray(((self.squares > 0).sum(0) >= LEAST_BARS) & (self.moments[1] > _NO_SPREAD))
+        return np.asarray(((self.squares > 0).sum(0) >= LEAST_BARS) & _moves(*self.moments))
 
     @property
     def influence(self) -> tuple[Floats, Floats]:
@@ -92,7 +91,7 @@ class Sums:
         Opdyke 2007).
         """
         mean, spread = self.moments
-        spread = np.where(spread > _NO_SPREAD, spread, 1.0)
+        spread = np.where(_moves(mean, spread), spread, 1.0)
         bars = self.bars[:, None]
         first = (self.sums - bars * mean) / spread
         second = (self.squares - 2 * mean * self.sums + bars * mean**2) / spread**2 - bars
@@ -112,6 +111,15 @@ def _moments(bars: Any, total: Any, squares: Any) -> tuple[Any, Any]:
     mean = total / bars
     spread = np.sqrt(np.maximum(squares - bars * mean**2, 0.0) / np.maximum(bars - 1, 1))
     return mean, spread
+
+
+def _moves(mean: Any, spread: Any) -> Any:
+    """True where the spread is more than rounding."""
+    return spread > np.maximum(_NO_SPREAD, 1e-7 * np.abs(mean))
+
+
+def _ratio(mean: Any, spread: Any) -> Any:
+    return np.divide(mean, spread, out=np.zeros_like(mean), where=_moves(mean, spread))
 
 
 @dataclass(frozen=True)
@@ -225,8 +233,7 @@ def _drawn_sharpe(counts: NDArray[np.float32], series: Sums) -> Floats:
     bars = (counts @ series.bars.astype(np.float32))[:, None]
     total, squares = counts @ series.sums.astype(np.float32), counts @ series.squares.astype(np.float32)
     mean, spread = _moments(bars, total, squares)
-    ratio = np.divide(mean, spread, out=np.zeros_like(mean), where=spread > _NO_SPREAD)
-    return np.asarray(ratio, dtype=np.float64)
+    return np.asarray(_ratio(mean, spread), dtype=np.float64)
 
 
 @lru_cache(maxsize=8)

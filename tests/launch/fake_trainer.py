@@ -125,6 +125,19 @@ def verdict() -> dict:
         ],
         "labels": ["constant"],
         "over_buy_and_hold": "not shown",
+        "judged": {
+            "candidates": 7,
+            "tries": 1.0,
+            "bars": 402,
+            "trades": 42,
+            "switches": 84,
+            "rule": "moving average",
+            "why_not": "",
+            "over": {
+                name: {"excess": 0.05, "interval": [-0.8, 0.9], "p": 0.4, "shown": False}
+                for name in ("buy_and_hold", "equal_exposure", "fixed_rule")
+            },
+        },
         "chosen_step": 500,
         "supervised_return": -0.88,
         "sharpe_interval": [-0.31, 1.2],

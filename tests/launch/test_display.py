@@ -154,6 +154,7 @@ def failed_verdict():
         "metrics": metrics,
         "labels": labels,
         "sharpe_interval": None,
+        "judged": None,
     }
 
 
@@ -175,9 +176,14 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
     assert lines == [
         "phase3: verdicts on the validation split",
         "",
-        "agent       grade  Sharpe [95 % interval]  over buy & hold  drawdown  trades",
-        "run-1/AAPL  PASS       0.41 [-0.31, 1.20]  +0.05 not shown     0.250      42",
-        "run-2/AMD   FAIL                      n/a      – not shown     0.000       0",
+        "agent       grade  what it shows",
+        "run-1/AAPL  PASS   Sharpe 0.41, no evidence of an edge over buy-and-hold",
+        "                   (+0.05, 95 % CI -0.80 to 0.90)",
+        "run-2/AMD   FAIL   never traded: nothing to judge",
+        "",
+        "agent       Sharpe [95 % interval]  drawdown  trades",
+        "run-1/AAPL      0.41 [-0.31, 1.20]     0.250      42",
+        "run-2/AMD                      n/a     0.000       0",
         "",
         "total return   agent  all-HOLD  buy & hold  random  mov. avg  supervised",
         "run-1/AAPL    +0.123    +0.000      +0.110  -0.200    +0.020      -0.880",
@@ -195,11 +201,11 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
 def test_windows_of_a_walk_forward_fit_into_eighty_columns(runs):
     lines = rendered([runs("XOM.w2015-01-04", "done", verdict()), runs("XOM.w2016-01-04", "done", failed_verdict())])
     assert lines[2:5] == [
-        "agent            grade       Sharpe [95 %]  over buy & hold  drawdown  trades",
-        "XOM.w2015-01-04  PASS   0.41 [-0.31, 1.20]  +0.05 not shown     0.250      42",
-        "XOM.w2016-01-04  FAIL                  n/a      – not shown     0.000       0",
+        "agent            grade  what it shows",
+        "XOM.w2015-01-04  PASS   Sharpe 0.41, no evidence of an edge over buy-and-hold",
+        "                        (+0.05, 95 % CI -0.80 to 0.90)",
     ]
-    assert lines[10].startswith("run-1/XOM.w2015-01-04 PASS at step 500")
+    assert lines[15].startswith("run-1/XOM.w2015-01-04 PASS at step 500")
 
 
 def test_intervened_runs_are_labelled_in_the_verdicts_and_in_the_list(runs):
@@ -215,7 +221,8 @@ def test_intervened_runs_are_labelled_in_the_verdicts_and_in_the_list(runs):
     assert "* intervened while training" in text
     assert "constant · intervened" in text
     assert "run-2/AMD failed, intervened" in text
-    assert text.endswith("2 agents: 2 PASS; 0 shown to beat buy-and-hold; 1 intervened")
+    assert "2 agents: 2 PASS; 0 shown to beat buy-and-hold; 1 intervened" in text
+    assert "0 of 2 agents are shown to beat buy-and-hold; luck alone shows about 0.0." in text
     assert [line.verdict for line in run_lines(made, 0.0)] == ["PASS (intervened)", "– (intervened)", "PASS"]
 
 
@@ -223,9 +230,10 @@ def test_long_names_wrap_and_numbers_do_not(runs):
     name = "AAPL.s2.gae_lambda=0.98"
     lines = rendered([runs(name, "done", verdict())])
     assert lines[3:5] == [
-        "AAPL.s2.gae_lamb  PASS   0.41 [-0.31, 1.20]  +0.05 not shown     0.250      42",
-        "da=0.98",
+        "AAPL.s2.gae_lambda=0  PASS   Sharpe 0.41, no evidence of an edge over",
+        ".98                          buy-and-hold (+0.05, 95 % CI -0.80 to 0.90)",
     ]
+    assert "AAPL.s2.gae_lambda=0      0.41 [-0.31, 1.20]     0.250      42" in lines
 
 
 def test_synthetic_data_are_named_in_the_title(runs):

@@ -144,12 +144,20 @@ def test_a_literal_explained_variance_is_taken_literally() -> None:
 
 
 def test_labels_stand_beside_the_grade() -> None:
-    assert grade()["over_buy_and_hold"] == "not shown"
-    assert grade(event={"excess_interval": [0.05, 0.8]})["over_buy_and_hold"] == "shown"
-    assert grade(event={"excess_interval": None})["over_buy_and_hold"] == "not shown"
     assert "constant" in grade(event={"constant": True})["labels"]
     assert "hardly trained" in grade(event={"global_step": 500})["labels"]
     assert "hardly trained" not in grade()["labels"]
     assert "never traded" in grade(eval__sharpe_ratio=None)["labels"]
     easy = spec_with(criteria={"minimum": {"validation_sharpe": -0.5}})
     assert "all-HOLD meets the Sharpe criterion too" in grade(easy)["labels"]
+
+
+@pytest.mark.parametrize(
+    ("why_not", "shown", "word"),
+    [("", True, "shown"), ("", False, "not shown"), ("3 trades, 10 are needed", False, "not judged")],
+)
+def test_the_label_is_that_of_the_judgement_and_not_of_an_interval(why_not: str, shown: bool, word: str) -> None:
+    judged = {"why_not": why_not, "over": {"buy_and_hold": {"shown": shown}}}
+    event = EVENT | {"excess_interval": [0.5, 0.9]}
+    assert verdict(spec_with(), "AAPL", GOOD, 0, event, judged)["over_buy_and_hold"] == word
+    assert verdict(spec_with(), "AAPL", GOOD, 0, event)["over_buy_and_hold"] == "not judged"

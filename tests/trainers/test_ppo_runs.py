@@ -106,7 +106,14 @@ def test_a_run_takes_exactly_its_steps_and_ends_with_a_verdict(undisturbed: RunD
     assert rows_of(undisturbed)[-1]["step"] == 1_500
     kinds = {event["kind"] for event in undisturbed.read_events()}
     assert {"evaluation", "checkpoint", "verdict"} <= kinds
-    assert {h.kind for h in undisturbed.histograms()} == {"reward", "actions", "gradients", "value_map", "equity", "returns"}
+    assert {h.kind for h in undisturbed.histograms()} == {
+        "reward",
+        "actions",
+        "gradients",
+        "value_map",
+        "equity",
+        "returns",
+    }
     best = list(undisturbed.checkpoint("last").parent.glob("best-*.pt"))
     assert 1 <= len(best) <= 3
 
