@@ -1089,7 +1089,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             "done": done,
             "equity": buffer.equity,
             "closed": ~buffer.closed_profit.isnan(),
-            "resting": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
+            "reset_step": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
         }
         arrays = {name: table.cpu().numpy() for name, table in tables.items()}
         start_step, global_step = global_step, global_step + learnt
