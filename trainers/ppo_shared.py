@@ -268,7 +268,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep
 class Buffer(NamedTuple):
     """One rollout, compact: where to gather each observation from, never the observation itself."""
 
-    index: Tensor  # (T, N) row of the feature table
+    index: Tensor  # type: ignore[assignment]  # (T, N) row of the feature table
     account: Tensor  # (T, N, K)
     mask: Tensor  # (T, N, A) bool, the mask the action was drawn under
     action: Tensor  # (T, N)
@@ -281,7 +281,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition, to be learnt from
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
 
 
 # Copied from trainers/ppo.py::sample_action
