@@ -27,8 +27,8 @@ from p3kit.plan import RunPlan, plan_runs
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
 from p3kit.spec import Spec, resolve_spec
+from p3kit.spec.field_types import alternatives, bare, fields_by_key, is_table, of_field
 from p3kit.spec.keypath import split_path, with_value
-from p3kit.spec.kinds import alternatives, bare, fields_by_key, is_table, of_field
 from tests.trainers.conftest import TRAINERS, load_trainer
 
 EXCEPTIONS = {
@@ -40,7 +40,7 @@ EXCEPTIONS = {
     "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
     "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
     "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
-    "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk.py)",
+    "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk_forward.py)",
     "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }
 """Fields, or whole tables of them, that no run shows, and why."""

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p3kit.api.saved_run import RunLike, SavedRun, check_agent, folder_of_runs, open_run
+from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
+from p3kit.rundir import folder_of_runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from p3kit.diagnose import AgentDiagnosis
     from p3kit.diagnose.explain import Explanation
-    from p3kit.report.comparison import Comparison
+    from p3kit.report.comparison_data import Comparison
 
 Split = Literal["train", "validation", "test"]
 Rules = str | Path | Mapping[str, Mapping[str, Any]]
@@ -75,7 +76,7 @@ class Backtest:
 
     def save_picture(self, path: str | Path | None = None) -> Path:
         """Draw the equity curves into a PNG file and return its path. Default: in the run's `plots/`."""
-        from p3kit.report.pictures import draw_equity
+        from p3kit.report.run_pictures import draw_equity
         from p3kit.rundir import file_name
 
         file = Path(path or self.plots / f"backtest-{self.result['split']}-{file_name(self.agent)}.png")
@@ -178,7 +179,7 @@ def compare_runs(
         >>> [difference.path for difference in comparison.differences]
         ['ppo.gamma']
     """
-    from p3kit.report.comparison import compare
+    from p3kit.report.comparison_data import compare_runs as compare
 
     chosen = [runs] if isinstance(runs, RunLike) else list(runs)
     return compare(folder_of_runs(runs_root), [_reference(run) for run in chosen], by)
@@ -237,7 +238,7 @@ def _backtest(saved: SavedRun, agent: str, split: Split, checkpoint: str) -> Bac
 
 def _episodes(saved: SavedRun, agent: str, split: Split, checkpoint: str) -> Sequence[dict[str, Any]]:
     from p3kit.launch.backtest import replay
-    from p3kit.report.pictures import draw_episode
+    from p3kit.report.episode_picture import draw_episode
     from p3kit.rundir import file_name
 
     run, written = saved.directory, []

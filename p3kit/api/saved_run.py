@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import os
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import InputError, P3kitError, P3kitWarning, RunNotFound
 from p3kit.launch import AgentResult, RunLine, agent_results, run_lines
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import RunDir, find_run, intact_runs, mark_crashed
+from p3kit.rundir import RunDir, find_run, folder_of_runs, intact_runs, mark_crashed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,11 +120,6 @@ class RunList(list[SavedRun]):
         import pandas as pd
 
         return pd.DataFrame([line.to_json() for line in self.lines])
-
-
-def folder_of_runs(runs_root: str | Path | None) -> Path:
-    """Return the folder of the run directories: as given, else `P3KIT_RUNS`, else `runs`."""
-    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
 
 
 def open_run(run: RunLike, runs_root: str | Path | None = None) -> SavedRun:

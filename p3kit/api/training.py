@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from p3kit.api.background import Background
-from p3kit.api.saved_run import RunLike, SavedRun, folder_of_runs, open_run, open_whole_runs
+from p3kit.api.saved_run import RunLike, SavedRun, open_run, open_whole_runs
 from p3kit.api.specs import SpecLike, load_spec
 from p3kit.errors import InputError, Interrupted, MissingExtra
 from p3kit.launch import Outcome, compare_weights, make_runs, plan_replay, requeue, train
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.process import Start
-from p3kit.launch.progress import Progress, open_board, progress_console
+from p3kit.launch.progress import Progress, open_display, progress_console
+from p3kit.rundir import folder_of_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,8 +198,8 @@ class _Launch:
     def train(self, runs: Sequence[RunDir], jobs: int, start: Start, background: Background) -> TrainedRuns:
         """Train queued runs. Whatever ends this call, none of them stays queued."""
         try:
-            with open_board(self.progress, launch_title(runs)) as board:
-                outcome = train(runs, jobs=jobs, board=board, on_end=background.draw, start=start)
+            with open_display(self.progress, launch_title(runs)) as display:
+                outcome = train(runs, jobs=jobs, display=display, on_end=background.draw, start=start)
         except BaseException:
             leave_out(runs)
             raise

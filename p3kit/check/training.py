@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from p3kit.check.probe import Probe
-from p3kit.check.tasks import NUMBERS, env_id
+from p3kit.check.probe_envs import NUMBERS, env_id
 from p3kit.market import SymbolData, load_market, synthetic_market
 from p3kit.market.optimal import TradingRules, attainable
 from p3kit.plan import RunPlan, plan_runs
@@ -96,14 +96,14 @@ def _forward(run: RunDir, agent: str, start: Start) -> Probe:
         return Probe(
             "forward", question, False, _last_words(shown), "see the lines below run.backtest in trainers/ppo.py"
         )
-    told = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
+    answer = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     faults = []
-    if told["forbidden"]:
-        faults.append(f"{told['forbidden']} actions were masked")
-    if told["apart"] > APART * ROWS:
-        faults.append(f"{told['apart']} of {ROWS} actions differ when asked alone: rows of a batch see each other")
-    evidence = "; ".join(faults) or f"{ROWS - told['apart']} of {ROWS} actions the same, all of them allowed"
-    return Probe("forward", question, not faults, evidence, details=told)
+    if answer["forbidden"]:
+        faults.append(f"{answer['forbidden']} actions were masked")
+    if answer["apart"] > APART * ROWS:
+        faults.append(f"{answer['apart']} of {ROWS} actions differ when asked alone: rows of a batch see each other")
+    evidence = "; ".join(faults) or f"{ROWS - answer['apart']} of {ROWS} actions the same, all of them allowed"
+    return Probe("forward", question, not faults, evidence, details=answer)
 
 
 def _update(run: RunDir, agent: str) -> Probe:

@@ -140,7 +140,7 @@ def _draw_missing(runs_root: Path) -> None:
 
     for run in intact_runs(runs_root)[0]:
         if run.status()["state"] not in ACTIVE_STATES and not any(run.plots.glob("*.png")) and run.histograms():
-            from p3kit.report.pictures import draw_run
+            from p3kit.report.run_pictures import draw_run
 
             draw_run(run)
 

@@ -74,7 +74,7 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
     else:
         click.echo(render(market))
     if picture is not None:
-        from p3kit.report.data_picture import draw_data
+        from p3kit.report.market_picture import draw_data
 
         draw_data(market, loaded.name, picture)
         say(f"picture: {picture}")
@@ -146,8 +146,8 @@ def fetch(
         for one in fetched:
             left = [f"{one.without_price} rows without a price"] if one.without_price else []
             left += [f"{one.unfinished} unfinished"] if one.unfinished else []
-            told = f"; left out: {', '.join(left)}" if left else ""
-            click.echo(f"{one.file}: {one.bars:,} bars, {one.first} to {one.last}{told}")
+            suffix = f"; left out: {', '.join(left)}" if left else ""
+            click.echo(f"{one.file}: {one.bars:,} bars, {one.first} to {one.last}{suffix}")
     for miss in missed:
         click.echo(f"{miss.symbol}: not fetched: {miss.reason}", err=True)
     if not fetched:

@@ -36,8 +36,9 @@ def export(run: str, name: str | None, kind: str | None, output: Path | None, as
     another one goes on from it with extends = "FILE".
     """
     from p3kit.errors import InputError
-    from p3kit.report.export import export_json, export_toml, export_yaml, find_export
-    from p3kit.report.page import relative_to_here
+    from p3kit.report.export_data import find_export
+    from p3kit.report.export_page import export_json, export_toml, export_yaml
+    from p3kit.report.markdown import relative_to_here
 
     if name is not None and run != "best":
         raise InputError(f"--name {name}", "chooses among experiments, and a run was named", "use it with best")
@@ -54,7 +55,7 @@ def export(run: str, name: str | None, kind: str | None, output: Path | None, as
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
     if as_json:
-        told = {"file": output and output.as_posix(), **export_json(found, folder)}
-        print_json(told)
+        document = {"file": output and output.as_posix(), **export_json(found, folder)}
+        print_json(document)
     else:
         click.echo(text if output is None else relative_to_here(output), nl=output is not None)

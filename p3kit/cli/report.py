@@ -50,7 +50,7 @@ def report(
     Every number comes from the run directories. The report of a past week shows what was known at its end. What you
     write between the keep-markers of a page survives when it is written again.
     """
-    from p3kit.report.page import relative_to_here
+    from p3kit.report.markdown import relative_to_here
     from p3kit.rundir import file_name, intact_runs, mark_crashed
 
     if lessons == (week is not None):
@@ -62,11 +62,11 @@ def report(
             raise click.UsageError(f"--output {output} is a file; a week's report and its pictures need a folder")
         several = len({run.info()["name"] for run in intact}) > 1
         stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
-        path, told = _write_week(week, name, output, stem, templates, runs_root)
+        path, document = _write_week(week, name, output, stem, templates, runs_root)
     else:
-        path, told = _write_lessons(name, output, templates, runs_root)
+        path, document = _write_lessons(name, output, templates, runs_root)
     if as_json:
-        print_json(told)
+        print_json(document)
     else:
         click.echo(relative_to_here(path))
     for line in unmarked:
@@ -78,8 +78,8 @@ def _write_week(
     week: int, name: str | None, output: Path, stem: str | None, templates: Path | None, runs_root: Path
 ) -> tuple[Path, dict[str, Any]]:
     """The file, and what it says as plain data."""
-    from p3kit.report.summary import summarise_week
-    from p3kit.report.week import week_json, write_week
+    from p3kit.report.week_data import summarise_week
+    from p3kit.report.week_page import week_json, write_week
 
     experiments = summarise_week(runs_root, week, time.time(), name)
     path = write_week(experiments, output, week, stem, templates)
@@ -89,13 +89,13 @@ def _write_week(
 def _write_lessons(
     name: str | None, output: Path, templates: Path | None, runs_root: Path
 ) -> tuple[Path, dict[str, Any]]:
-    from p3kit.report.experience import gather_experience
-    from p3kit.report.lessons import lessons_json, write_lessons
+    from p3kit.report.lessons_data import gather_attempts
+    from p3kit.report.lessons_page import lessons_json, write_lessons
 
-    experience = gather_experience(runs_root, name)
+    history = gather_attempts(runs_root, name)
     path = output if output.suffix == ".md" else output / "lessons-learned.md"
-    write_lessons(experience, path, runs_root, templates)
-    return path, lessons_json(experience, path)
+    write_lessons(history, path, runs_root, templates)
+    return path, lessons_json(history, path)
 
 
 def _say(faults: Sequence[P3kitError]) -> None:

@@ -165,7 +165,7 @@ def _print_table(lines: Sequence[RunLine]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from p3kit.launch.board import STATE_COLOURS, number
+    from p3kit.launch.display import STATE_COLOURS, number
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("run", no_wrap=True)

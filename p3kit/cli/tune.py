@@ -100,7 +100,7 @@ def tune(
     from p3kit.api.background import Background, aim_is_installed
     from p3kit.launch import train
     from p3kit.tune import conclude
-    from p3kit.tune.board import trial_board
+    from p3kit.tune.display import trial_display
 
     console = progress_console()
     with ExitStack() as stack:
@@ -108,13 +108,13 @@ def tune(
         where = stack.enter_context(open_engine(engine, jobs, [sweep.loaded.spec.compute.model_dump()], say))
         _, start = where.room_for(where.slots)
         mirror = not no_aim and aim_is_installed()
-        companions = stack.enter_context(Background(runs_root, console, mirror=mirror, aim_repo=repo))
+        background = stack.enter_context(Background(runs_root, console, mirror=mirror, aim_repo=repo))
         records = [record for record in sweep.study.records() if not record.superseded]
         before = sum(record.state in ("complete", "pruned", "failed") for record in records)
         title = f"{sweep.loaded.spec.name} · {sweep.folder.name}{' (synthetic data)' if sweep.synthetic else ''}"
-        with trial_board(console, title, before, sweep.study.wanted(), sweep.views) as board:
-            sweep.teller = board
-            outcome = train([], jobs=where.slots, board=board, on_end=companions.draw, feed=sweep, start=start)
+        with trial_display(console, title, before, sweep.study.wanted(), sweep.views) as display:
+            sweep.teller = display
+            outcome = train([], jobs=where.slots, display=display, on_end=background.draw, feed=sweep, start=start)
             sweep.close()
         result = conclude(sweep)
         _keep(result, output)
@@ -159,7 +159,7 @@ def _sweep(
 
 
 def _keep(result: Result, output: Path | None) -> None:
-    from p3kit.report.export import export_toml
+    from p3kit.report.export_page import export_toml
 
     if output is not None and result.export is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

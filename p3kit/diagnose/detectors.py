@@ -6,6 +6,6 @@ from p3kit.diagnose import (  # noqa: F401  (they register themselves)
     detectors_issues,
     detectors_learning,
 )
-from p3kit.diagnose.rows import DETECTORS
+from p3kit.diagnose.registry import DETECTORS
 
 __all__ = ["DETECTORS"]

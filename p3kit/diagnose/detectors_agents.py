@@ -10,7 +10,7 @@ import numpy as np
 
 from p3kit.diagnose.evidence import TICK, Evidence, Floats, Recorded, Span, Ticks, sustained
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.rows import Row, detector, indices, passed, raised, raised_at, too_early, within
+from p3kit.diagnose.registry import Row, detector, indices, passed, raised, raised_at, too_early, within
 
 
 @detector("multi.interference", "diag/grad_cosine", "diag/grad_share", warn=-0.2, minimum=3, patience=3)

@@ -20,7 +20,7 @@ from p3kit.diagnose.evidence import (
     trailing,
 )
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.rows import (
+from p3kit.diagnose.registry import (
     Row,
     detector,
     early_share,

@@ -13,7 +13,7 @@ import numpy as np
 
 from p3kit.diagnose.evidence import TICK, Evidence, Floats, Span, Ticks, breached, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.rows import (
+from p3kit.diagnose.registry import (
     Row,
     detector,
     detrended,

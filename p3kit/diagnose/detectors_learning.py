@@ -12,7 +12,7 @@ import numpy as np
 
 from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, breached, extended, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number, format_steps
-from p3kit.diagnose.rows import (
+from p3kit.diagnose.registry import (
     DETECTORS,
     Row,
     detector,

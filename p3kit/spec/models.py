@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 
-from p3kit.spec.interventions import Intervention
-from p3kit.spec.schedules import Schedule
-from p3kit.spec.table import (
+from p3kit.spec.base_model import (
     LIVE,
     Auto,
     Count,
@@ -35,6 +33,8 @@ from p3kit.spec.table import (
     Table,
     Words,
 )
+from p3kit.spec.interventions import Intervention
+from p3kit.spec.schedules import Schedule
 
 SAMPLE_SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
 """The stocks of the shipped sample."""

@@ -1,120 +1,39 @@
-"""A sweep on disk, and the questions that Optuna answers: which values next, prune or not, what mattered.
+"""An Optuna study of one sweep: the next values, pruning, importance.
 
 The journal is Optuna's own (`JournalStorage`), so that its tools open it. It has no heartbeat: a trial that was running
-when its process died would stay so for ever. But one process at a time owns a sweep, by a lock on its folder, so what
-it finds running when it takes over is dead: such a trial is failed and queued again with the same values.
+when its process died would stay so for ever. But one process at a time owns a sweep, by a lock on its folder. A trial
+that is still running when a process takes over is dead: it is failed and queued again with the same values.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import itertools
 import math
-import os
 import random
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.errors import InputError, P3kitError
-from p3kit.rundir import take_number
-from p3kit.rundir.rows import cut_torn_row, locked, read_json, write_bytes, write_json
-from p3kit.spec.keypath import is_written, split_path, value_at_path
-from p3kit.spec.models import SearchRange, Spec, Tune
-from p3kit.spec.nearest import did_you_mean
-from p3kit.spec.writing import toml_value
+from p3kit.errors import P3kitError
+from p3kit.rundir.rows import cut_torn_row, locked
+from p3kit.spec.models import Spec, Tune
+from p3kit.tune.search_space import Space
+from p3kit.tune.sweep_folder import SweepDir
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-WORD = "tune"
-"""A sweep's folder is `tune-N`, beside the run directories."""
-
-SWEEP_SCHEMA_VERSION = 1
 MOST_RETRIES = 3
 """A trial that died so often with its process is not queued again: it may be what kills it."""
 _MOST_DRAWS = 20
 """Draws in a row that only repeat a setting: then the space is used up."""
 _ENOUGH_FOR_IMPORTANCE = 4
 _STALE_LOCK_S = 1.0
-
-
-@dataclass(frozen=True)
-class SweepDir:
-    """The folder of one sweep: `sweep.json` (spec, overrides, provenance), `spec.toml` as the user wrote it, the
-    journal, and in the end the winner and the pictures."""
-
-    path: Path
-
-    @classmethod
-    def create(cls, runs_root: Path, info: Mapping[str, Any], spec_text: str) -> SweepDir:
-        """Makes `tune-N` with the next free number."""
-        folder = cls(take_number(runs_root, WORD))
-        write_bytes(folder.path / "spec.toml", spec_text.encode("utf-8", "surrogateescape"))
-        own = {"schema_version": SWEEP_SCHEMA_VERSION, "sweep": folder.name, "created": time.time()}
-        own["paths_from"] = os.path.relpath(Path.cwd(), runs_root.resolve())
-        write_json(folder.path / "sweep.json", {**info, **own})
-        return folder
-
-    @classmethod
-    def find(cls, runs_root: Path, reference: str) -> SweepDir:
-        """`tune-3`, `3`, `latest`, or the folder's path. Raises InputError with the nearest name."""
-        if (Path(reference) / "sweep.json").is_file():
-            return cls(Path(reference))
-        sweeps = sorted(runs_root.glob(f"{WORD}-*/sweep.json"), key=lambda path: path.stat().st_mtime)
-        names = [path.parent.name for path in sweeps]
-        wanted = f"{WORD}-{reference}" if reference.isdigit() else reference
-        if wanted == "latest" and names:
-            wanted = names[-1]
-        if wanted not in names:
-            there = did_you_mean(wanted, names).removeprefix("; ") or f"there are {', '.join(names[-6:])}"
-            hint = there if names else "p3kit tune specs/tune.toml begins one"
-            raise InputError(f"--resume {reference}", f"no sweep of that name in {runs_root}", hint)
-        return cls(runs_root / wanted)
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
-    @property
-    def journal(self) -> Path:
-        return self.path / "journal.log"
-
-    @property
-    def winner(self) -> Path:
-        """The winner's spec, once a trial is complete."""
-        return self.path / "winner.toml"
-
-    def info(self) -> dict[str, Any]:
-        """`sweep.json`. Raises P3kitError when it is damaged or was written by a newer p3kit."""
-        info = read_json(self.path / "sweep.json")
-        if not isinstance(info, dict) or info.get("schema_version", 0) > SWEEP_SCHEMA_VERSION:
-            what = f"has a schema newer than {SWEEP_SCHEMA_VERSION}"
-            raise P3kitError(str(self.path / "sweep.json"), what, "pip install -U p3kit")
-        return info
-
-    @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
-        """Inside, no other process can go on with this sweep. The lock goes with the process."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            hint = "wait for it, or end it with Ctrl-C in its terminal"
-            raise InputError(self.name, "another p3kit tune is at work on this sweep", hint) from None
-        try:
-            yield
-        finally:
-            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -146,86 +65,6 @@ class TrialRecord:
             "message": self.message,
             "seconds": self.seconds,
         }
-
-
-class Space:
-    """What is searched: Optuna's distributions, and the way between its values and the spec's."""
-
-    def __init__(self, tune: Tune) -> None:
-        self.ranges = tune.space
-
-    @property
-    def paths(self) -> list[str]:
-        return list(self.ranges)
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        found: dict[str, BaseDistribution] = {}
-        for path, one in self.ranges.items():
-            if not isinstance(one, SearchRange):
-                found[path] = CategoricalDistribution([_as_choice(item) for item in one])
-            elif isinstance(one.low, int) and isinstance(one.high, int):
-                found[path] = IntDistribution(one.low, one.high, log=one.log)
-            else:
-                found[path] = FloatDistribution(float(one.low), float(one.high), log=one.log)
-        return found
-
-    def to_spec(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Optuna's values as the spec has them: a list that was chosen is a list again."""
-        values = {}
-        for path in self.paths:
-            if path in params:
-                one, value = self.ranges[path], params[path]
-                items = [] if isinstance(one, SearchRange) else one
-                values[path] = next((_plain(item) for item in items if _same(_as_choice(item), value)), value)
-        return values
-
-    def of_spec(self, spec: Spec) -> tuple[dict[str, Any], list[str]]:
-        """The spec's own values as Optuna takes them, and the paths whose value lies outside of what is searched."""
-        tables = spec.model_dump(mode="json")
-        params, outside = {}, []
-        for path, one in self.ranges.items():
-            if not is_written(tables, split_path(path)):
-                outside.append(path)
-                continue
-            value = value_at_path(tables, split_path(path))
-            if isinstance(one, SearchRange):
-                is_number = isinstance(value, int | float) and not isinstance(value, bool)
-                inside = is_number and one.low <= value <= one.high
-            else:
-                inside = any(_same(_as_choice(item), _as_choice(value)) for item in one)
-            params[path] = _as_choice(value)
-            outside += [] if inside else [path]
-        return params, outside
-
-    def settings(self) -> list[dict[str, Any]] | None:
-        """Every setting there is, as Optuna takes them; None where there is no end of them."""
-        columns = []
-        for one in self.ranges.values():
-            if not isinstance(one, SearchRange):
-                columns.append([_as_choice(item) for item in dict.fromkeys(one)])
-            elif isinstance(one.low, int) and isinstance(one.high, int):
-                columns.append(list(range(one.low, one.high + 1)))
-            else:
-                return None
-        if math.prod(map(len, columns)) > 10_000:
-            return None
-        return [dict(zip(self.ranges, values, strict=True)) for values in itertools.product(*columns)]
-
-
-def _plain(item: Any) -> Any:
-    return list(item) if isinstance(item, tuple) else item
-
-
-def _as_choice(item: Any) -> Any:
-    """A choice as Optuna can keep it: a list as its TOML text."""
-    return toml_value(item) if isinstance(item, list | tuple) else item
-
-
-def _same(one: Any, other: Any) -> bool:
-    """1 and true are two choices."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 class Study:

@@ -16,8 +16,8 @@ from p3kit.cli import main
 from p3kit.market import load_market
 from p3kit.metrics import deflated_choice
 from p3kit.plan import plan_runs
-from p3kit.report.summary import summarise_week
-from p3kit.report.week import render_week
+from p3kit.report.week_data import summarise_week
+from p3kit.report.week_page import render_week
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
 from p3kit.runtime.evaluation import Evaluator

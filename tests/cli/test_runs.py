@@ -405,13 +405,13 @@ def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(backgrou
 
 
 def test_pictures_that_fail_are_said(background_work, monkeypatch, made):
-    from p3kit.report import pictures
+    from p3kit.report import run_pictures
 
     def draw(run):
         if run.name == "run-1":
             raise ValueError("no histogram")
 
-    monkeypatch.setattr(pictures, "draw_run", draw)
+    monkeypatch.setattr(run_pictures, "draw_run", draw)
     background, said = background_work(mirror=False)
     with background:
         background.draw(RunDir(made / "run-1"))

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from p3kit.cli import main
 from p3kit.errors import InputError, RunNotFound
-from p3kit.report.compare import render_comparison
-from p3kit.report.comparison import compare
+from p3kit.report.comparison_data import compare_runs
+from p3kit.report.comparison_page import render_comparison
 from p3kit.rundir import RunDir
 from tests.made_runs import Row, equity_curve, intervene, make_run, spec_with
 
@@ -51,13 +51,13 @@ def test_a_page_of_two_runs(tmp_path: Path, golden: Golden) -> None:
     make_run(tmp_path, command=["p3kit", "run", "specs/phase3.toml", "--set", "ppo.ent_coef=0.02"],
              spec=spec_with(ppo__ent_coef=0.02))  # fmt: skip
     make_run(tmp_path, best_sharpe=0.9, equity=equity_curve(8), spec=spec_with(reward__weights__cost=0.25))
-    golden("report/compare.md", render_comparison(compare(tmp_path, ["run-1", "run-2"])))
+    golden("report/compare.md", render_comparison(compare_runs(tmp_path, ["run-1", "run-2"])))
 
 
 def test_who_was_intervened_is_said_in_the_tables(tmp_path: Path) -> None:
     make_run(tmp_path)
     intervene(make_run(tmp_path, best_sharpe=0.9), "fired", 31_000, keys={"ppo.ent_coef": [0.01, 0.05]})
-    page = " ".join(render_comparison(compare(tmp_path, ["run-1", "run-2"])).split())
+    page = " ".join(render_comparison(compare_runs(tmp_path, ["run-1", "run-2"])).split())
     assert "| intervened while training | 0 of 1 | 1 of 1 |" in page
     assert "| AAPL (intervened: right) |" in page
 
@@ -65,7 +65,7 @@ def test_who_was_intervened_is_said_in_the_tables(tmp_path: Path) -> None:
 def test_differences_carry_their_origins(tmp_path: Path) -> None:
     make_run(tmp_path, command=["p3kit", "run", "x.toml", "--set", "ppo.gamma=0.995"], spec=spec_with(ppo__gamma=0.995))
     make_run(tmp_path, point={"ppo.gae_lambda": 0.9})
-    found = {d.path: d for d in compare(tmp_path, ["1", "2"]).differences}
+    found = {d.path: d for d in compare_runs(tmp_path, ["1", "2"]).differences}
     assert found["ppo.gamma"].values == ("0.995", "0.99")
     assert found["ppo.gamma"].origins == ("--set ppo.gamma=0.995", "default")
     assert found["ppo.gae_lambda"].origins == ("default", "matrix")
@@ -78,7 +78,7 @@ def test_what_differs_beside_the_spec_is_said(tmp_path: Path) -> None:
     other.trainer_file.write_text(other.trainer_file.read_text() + "# mended\n")
     change_plan(other, lambda plan: plan["data"]["AAPL"].update(fingerprint="other"))
     change_plan(other, lambda plan: plan["versions"].update(torch="2.14.0"))
-    beside = compare(tmp_path, ["1", "2"]).beside
+    beside = compare_runs(tmp_path, ["1", "2"]).beside
     assert [line.split(":")[0].split(" (")[0] for line in beside] == [
         "the bars of AAPL are not the same",
         "the trainer's code",
@@ -100,11 +100,11 @@ def test_groups_by_a_knob_of_the_matrix(tmp_path: Path) -> None:
                      best_sharpe=0.4 + 0.1 * number)  # fmt: skip
     names = [f"run-{number}" for number in range(1, 7)]
     for key in ("gae_lambda", "ppo.gae_lambda"):
-        found = compare(tmp_path, names, by=key)
+        found = compare_runs(tmp_path, names, by=key)
         assert [group.label for group in found.groups] == [f"gae_lambda = {v}" for v in ("0.9", "0.95", "0.98")]
         assert [len(contrast.pairs) for contrast in found.contrasts] == [2, 2]
     assert all(p.reference.agent.seed == p.other.agent.seed for c in found.contrasts for p in c.pairs)
-    by_seed = compare(tmp_path, names, by="seed")
+    by_seed = compare_runs(tmp_path, names, by="seed")
     assert [len(contrast.pairs) for contrast in by_seed.contrasts] == [3]
 
 
@@ -112,13 +112,13 @@ def test_what_cannot_be_set_side_by_side(tmp_path: Path) -> None:
     make_run(tmp_path, point={"ppo.gae_lambda": 0.9})
     make_run(tmp_path, symbol="XOM", point={"ppo.gae_lambda": 0.95})
     with pytest.raises(InputError, match="one run alone; name a second run: p3kit compare run-1 run-2"):
-        compare(tmp_path, ["run-1", "run-1"])
+        compare_runs(tmp_path, ["run-1", "run-1"])
     with pytest.raises(InputError, match=r'no such key .* did you mean "ppo.gae_lambda"'):
-        compare(tmp_path, ["run-1", "run-2"], by="gae_lamda")
+        compare_runs(tmp_path, ["run-1", "run-2"], by="gae_lamda")
     with pytest.raises(InputError, match=r"all agents have 0.99.*--by ppo.gae_lambda or --by symbol"):
-        compare(tmp_path, ["run-1", "run-2"], by="ppo.gamma")
+        compare_runs(tmp_path, ["run-1", "run-2"], by="ppo.gamma")
     with pytest.raises(RunNotFound, match='did you mean "run-2"'):
-        compare(tmp_path, ["run-1", "run-9"])
+        compare_runs(tmp_path, ["run-1", "run-9"])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_cannot_be_set_side_by_side(tmp_path: Path) -> None:
 def test_verdicts_on_parity(arguments: dict[str, Any], parity: str, tmp_path: Path) -> None:
     two_precisions(tmp_path, **arguments)
     runs = [f"run-{number}" for number in range(1, 1 + 4 * arguments.get("seeds", 3))]
-    found = compare(tmp_path, runs, by="compute.precision")
+    found = compare_runs(tmp_path, runs, by="compute.precision")
     [contrast] = found.contrasts
     assert contrast.parity == parity
     assert len(contrast.pairs) == len(runs) / 2
@@ -144,7 +144,7 @@ def test_verdicts_on_parity(arguments: dict[str, Any], parity: str, tmp_path: Pa
 def test_the_same_account_bar_for_bar_is_a_match_without_seeds(tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         make_run(tmp_path, spec=spec_with(compute__precision=precision))
-    [contrast] = compare(tmp_path, ["1", "2"]).contrasts
+    [contrast] = compare_runs(tmp_path, ["1", "2"]).contrasts
     assert (contrast.parity, contrast.pairs[0].identical) == ("match", True)
 
 
@@ -152,7 +152,7 @@ def test_no_parity_where_more_than_the_computing_differs(tmp_path: Path) -> None
     make_run(tmp_path)
     make_run(tmp_path, spec=spec_with(compute__precision="bf16", ppo__gamma=0.9))
     make_run(tmp_path, spec=spec_with(compute__precision="bf16"), seed=2)
-    assert [contrast.parity for contrast in compare(tmp_path, ["1", "2", "3"]).contrasts] == [None, None]
+    assert [contrast.parity for contrast in compare_runs(tmp_path, ["1", "2", "3"]).contrasts] == [None, None]
 
 
 def test_intervals_need_the_same_bars_and_two_that_traded(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_intervals_need_the_same_bars_and_two_that_traded(tmp_path: Path) -> Non
     make_run(tmp_path)
     make_run(tmp_path, equity=equity_curve(points=80))
     make_run(tmp_path, eval_fault=never, verdict="FAIL")
-    shorter, silent = compare(tmp_path, ["1", "2", "3"]).contrasts
+    shorter, silent = compare_runs(tmp_path, ["1", "2", "3"]).contrasts
     assert (shorter.pairs[0].interval, shorter.pairs[0].why_not) == (None, "not the same dates")
     assert (silent.pairs[0].difference, silent.known) == (None, [])
 
@@ -170,7 +170,7 @@ def test_intervals_need_the_same_bars_and_two_that_traded(tmp_path: Path) -> Non
 def test_synthetic_data_are_labelled(tmp_path: Path) -> None:
     make_run(tmp_path, synthetic=True)
     make_run(tmp_path)
-    assert "**Synthetic data.**" in render_comparison(compare(tmp_path, ["1", "2"]))
+    assert "**Synthetic data.**" in render_comparison(compare_runs(tmp_path, ["1", "2"]))
 
 
 def test_the_command_prints_writes_and_tells_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,5 +225,5 @@ def test_a_run_of_an_older_version_can_be_compared(tmp_path: Path) -> None:
             del spec["ppo"]["gamma"]
 
     change_plan(older, forget)
-    found = {d.path: d.values for d in compare(tmp_path, ["1", "2"]).differences}
+    found = {d.path: d.values for d in compare_runs(tmp_path, ["1", "2"]).differences}
     assert found == {"ppo.gamma": ("0.99", "–"), "ppo.a_knob_of_then": ("–", "3")}

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from p3kit.cli import main
 from p3kit.errors import RunNotFound
-from p3kit.report.experience import ENOUGH, gather_experience
-from p3kit.report.lessons import Lesson, draw_lessons, render_lessons
+from p3kit.report.lessons_data import ENOUGH, gather_attempts
+from p3kit.report.lessons_page import Lesson, draw_lessons, render_lessons
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
 
@@ -54,28 +54,28 @@ def test_the_guides_five_sections(tmp_path: Path, golden: Golden) -> None:
     repaired(root, 4, recovered=4)
     make_run(root, symbol="HD", fault=all_hold, eval_fault=never_trades, verdict="FAIL")
     make_run(root, symbol="JPM", until=0.12, state="crashed", message="its process is gone")
-    golden("report/lessons.md", render_lessons(gather_experience(root), tmp_path / "reports" / "l.md", root))
+    golden("report/lessons.md", render_lessons(gather_attempts(root), tmp_path / "reports" / "l.md", root))
 
 
 def test_effects_are_paired_and_need_three_cases(tmp_path: Path) -> None:
     sweep(tmp_path, seeds=4)
-    effects = {(e.before, e.after): e for e in gather_experience(tmp_path).effects}
+    effects = {(e.before, e.after): e for e in gather_attempts(tmp_path).effects}
     assert list(effects) == [("0.9", "0.95"), ("0.9", "0.98"), ("0.95", "0.98")]
     assert all(effect.path == "ppo.gae_lambda" and len(effect.differences) == 4 for effect in effects.values())
     assert effects["0.9", "0.95"].mean == pytest.approx(-0.3, abs=0.05)
     assert (effects["0.9", "0.95"].shown, effects["0.95", "0.98"].shown) == (True, False)
-    insights = draw_lessons(gather_experience(tmp_path))
+    insights = draw_lessons(gather_attempts(tmp_path))
     assert "`ppo.gae_lambda` 0.9 → 0.95: Sharpe -0." in texts(insights.hyperparameters)
     assert "set `ppo.gae_lambda = 0.9`, not 0.95" in texts(insights.recommendations)
 
 
 def test_two_cases_are_not_enough(tmp_path: Path) -> None:
     sweep(tmp_path, seeds=ENOUGH - 1, values=(0.9, 0.95))
-    experience = gather_experience(tmp_path)
-    [effect] = experience.effects
+    history = gather_attempts(tmp_path)
+    [effect] = history.effects
     assert not effect.enough
     assert not effect.shown
-    page = render_lessons(experience, tmp_path / "l.md", tmp_path)
+    page = render_lessons(history, tmp_path / "l.md", tmp_path)
     assert "- **Insufficient data**: `ppo.gae_lambda` 0.9 → 0.95" in page
     assert "set `ppo.gae_lambda" not in page
 
@@ -84,31 +84,31 @@ def test_knobs_that_vary_together_are_not_told_apart(tmp_path: Path) -> None:
     for seed in range(3):
         make_run(tmp_path, seed=seed)
         make_run(tmp_path, seed=seed, spec=spec_with(ppo__gamma=0.9, ppo__vf_coef=1.0), best_sharpe=0.9)
-    experience = gather_experience(tmp_path)
-    assert (experience.effects, experience.entangled) == ([], ["ppo.gamma", "ppo.vf_coef"])
-    assert "never alone" in texts(draw_lessons(experience).hyperparameters)
+    history = gather_attempts(tmp_path)
+    assert (history.effects, history.entangled) == ([], ["ppo.gamma", "ppo.vf_coef"])
+    assert "never alone" in texts(draw_lessons(history).hyperparameters)
 
 
 @pytest.mark.parametrize(("times", "recovered", "advice"), [(6, 6, "keep"), (6, 0, "drop or mend"), (4, 2, "go on")])
 def test_interventions_by_how_often_they_helped(times: int, recovered: int, advice: str, tmp_path: Path) -> None:
     repaired(tmp_path, times, recovered=recovered)
-    experience = gather_experience(tmp_path)
-    [repair] = experience.repairs
-    assert (repair.symptom, repair.keys, repair.told, repair.recovered) == (
+    history = gather_attempts(tmp_path)
+    [repair] = history.repairs
+    assert (repair.symptom, repair.keys, repair.known, repair.recovered) == (
         "policy.hold", ("ppo.ent_coef",), times, recovered,
     )  # fmt: skip
-    lessons = draw_lessons(experience)
+    lessons = draw_lessons(history)
     where = lessons.worked if recovered * 2 > times else lessons.failed
     assert f"{recovered} of {times} recovered" in texts(where)
     assert advice in texts(lessons.recommendations)
-    assert all(attempt.agent.suppressed == {"policy.hold": 1} for attempt in experience.attempts)
+    assert all(attempt.agent.suppressed == {"policy.hold": 1} for attempt in history.attempts)
 
 
 def test_nothing_is_claimed_where_nothing_was_tried(tmp_path: Path) -> None:
     make_run(tmp_path, until=0.0, state="queued")
-    lessons = draw_lessons(gather_experience(tmp_path))
+    lessons = draw_lessons(gather_attempts(tmp_path))
     assert (lessons.worked, lessons.environment, lessons.recommendations) == ([], [], [])
-    page = render_lessons(gather_experience(tmp_path), tmp_path / "l.md", tmp_path)
+    page = render_lessons(gather_attempts(tmp_path), tmp_path / "l.md", tmp_path)
     assert page.count("- Nothing was recorded.") == 3
     assert "**Insufficient data**: no knob was varied" in page
 
@@ -121,7 +121,7 @@ def test_an_edge_by_luck_is_no_reason_to_scale(tmp_path: Path) -> None:
             more = {key: value for key, value in verdict.items() if key not in ("seq", "time", "kind")}
             with clock_at(MONDAY + 601):
                 run.append_event("verdict", **more | {"over_buy_and_hold": "shown"})
-    [first, *_] = draw_lessons(gather_experience(tmp_path)).recommendations
+    [first, *_] = draw_lessons(gather_attempts(tmp_path)).recommendations
     assert first.text.startswith("1 of 8 agents")
     assert "not told from what luck alone gives (0.2 of 8): do not scale" in first.text
 
@@ -130,10 +130,10 @@ def test_spread_over_seeds(tmp_path: Path) -> None:
     sharpes = []
     for seed in range(5):
         make_run(tmp_path, seed=seed, best_sharpe=0.3 + 0.2 * seed)
-    experience = gather_experience(tmp_path)
-    sharpes = [attempt.sharpe for attempt in experience.traded if attempt.sharpe is not None]
-    assert len(experience.seed_differences) == 10
-    assert experience.seed_spread == pytest.approx(np.std(sharpes, ddof=1))
+    history = gather_attempts(tmp_path)
+    sharpes = [attempt.sharpe for attempt in history.traded if attempt.sharpe is not None]
+    assert len(history.seed_differences) == 10
+    assert history.seed_spread == pytest.approx(np.std(sharpes, ddof=1))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,4 +154,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (["report"], ["report", "--lessons", "--week", "1"], ["report", "--week", "1", "--output", str(page)]):
         assert runner.invoke(main, wrong).exit_code == 2
     with pytest.raises(RunNotFound, match="there are: phase3"):
-        gather_experience(Path("runs"), "phase4")
+        gather_attempts(Path("runs"), "phase4")

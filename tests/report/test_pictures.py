@@ -12,7 +12,8 @@ import pytest
 
 from p3kit.metrics import ACTIONS
 from p3kit.report import draw_run, summarise_week
-from p3kit.report.pictures import LARGEST_GRID, draw_equity_curves, draw_learning_curves
+from p3kit.report.figure import LARGEST_GRID
+from p3kit.report.week_pictures import draw_equity_curves, draw_learning_curves
 from p3kit.rundir import RunDir
 from tests.made_runs import MONDAY, equity_curve, make_run
 

@@ -10,9 +10,10 @@ import pytest
 
 from p3kit.metrics import sharpe_ratio
 from p3kit.report import summarise_week, write_week
-from p3kit.report.portfolio import build_portfolio
-from p3kit.report.summary import AgentSummary
-from p3kit.report.week import portfolio_words, week_json
+from p3kit.report.agent_data import AgentSummary
+from p3kit.report.portfolio_data import build_portfolio
+from p3kit.report.portfolio_page import portfolio_words
+from p3kit.report.week_page import week_json
 from tests.made_runs import MONDAY, equity_curve, make_run
 
 DAYS = np.datetime64("2024-01-01T00:00:00", "s") + np.arange(1, 251) * np.timedelta64(86_400, "s")

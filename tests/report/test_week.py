@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from p3kit import metrics
 from p3kit.cli.report import report as command
 from p3kit.diagnose.findings import format_missed
 from p3kit.errors import InputError, RunNotFound
-from p3kit.report import summarise_week, week, write_week
-from p3kit.report.keep import keep_hand_written
-from p3kit.report.page import experiment_title, plain
-from p3kit.report.week import stability
+from p3kit.report import summarise_week, write_week
+from p3kit.report.hand_written import keep_hand_written
+from p3kit.report.lessons_data import gather_attempts
+from p3kit.report.lessons_page import render_lessons
+from p3kit.report.markdown import experiment_title, plain
+from p3kit.report.week_page import issues, stability
 from p3kit.rundir import RunDir
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
@@ -240,18 +243,18 @@ def test_the_word_for_stability(make: Callable[[Path], object], word: str, tmp_p
     assert stability(experiment).word == word
 
 
-def test_a_long_list_of_issues_is_told_by_symptom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for symbol in SYMBOLS[:3]:
-        make_run(tmp_path, symbol=symbol, fault=all_hold, symbols=SYMBOLS[:3])
-    one_by_one = write(tmp_path, tmp_path / "reports")
-    assert "2. AMD: " in one_by_one
-    monkeypatch.setattr(week, "_MOST_LISTED", 2)
-    monkeypatch.setattr(week, "_MOST_NAMED", 2)
-    together = write(tmp_path, tmp_path / "reports")
-    assert re.search(
-        r"1\. [A-Z].*: 3 agents \(AAPL, AMD and 1 more\), still open in 3\. AAPL since \d+k \(.*→", together
+def test_a_long_list_of_issues_is_grouped_by_symptom(tmp_path: Path) -> None:
+    make_run(tmp_path, fault=all_hold)
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    [agent] = experiment.agents
+    few, many = (
+        issues(replace(experiment, agents=[replace(agent, name=f"S{n:02d}") for n in range(count)]))
+        for count in (3, 60)
     )
-    assert "2. AMD" not in together
+    assert [line.partition(":")[0] for line in few] == [f"S{n:02d}" for n in range(3) for _ in agent.alarms]
+    assert len(many) == len(agent.alarms)
+    names = ", ".join(f"S{n:02d}" for n in range(8))
+    assert re.match(rf"[A-Z].*: 60 agents \({names} and 52 more\), still open in 60\. S00 since \d+k \(.*→", many[0])
 
 
 def test_a_missed_value_never_reads_as_its_threshold() -> None:
@@ -384,6 +387,14 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     experiments = summarise_week(tmp_path / "runs", 1, MONDAY + DAY)
     path = write_week(experiments, tmp_path / "reports", 1, templates=tmp_path / "own")
     assert path.read_text() == "1 done\n"
+
+
+def test_an_own_template_with_an_old_name_gets_the_new_one(tmp_path: Path) -> None:
+    (tmp_path / "lessons.md.j2").write_text("\n{{ experience.runs }}\n")
+    make_run(tmp_path / "runs")
+    history = gather_attempts(tmp_path / "runs")
+    with pytest.raises(InputError, match=r"lessons\.md\.j2:2: .*`experience` is now `history`"):
+        render_lessons(history, tmp_path / "l.md", tmp_path / "runs", tmp_path)
 
 
 def test_links_are_relative_and_lead_to_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,15 +25,16 @@ from rich.console import Console
 
 from p3kit.cli import main
 from p3kit.cli.tune import complete_sweep
-from p3kit.report.compare import render_comparison
-from p3kit.report.comparison import compare
-from p3kit.report.export import find_export, record
+from p3kit.report.comparison_data import compare_runs
+from p3kit.report.comparison_page import render_comparison
+from p3kit.report.export_data import find_export
+from p3kit.report.export_page import record
 from p3kit.rundir import RunDir, list_runs
 from p3kit.spec import load_spec
 from p3kit.tune import SweepDir
-from p3kit.tune.board import LiveTrials
-from p3kit.tune.study import Space
-from p3kit.tune.sweep import SeedMean, TrialView
+from p3kit.tune.display import LiveTrials
+from p3kit.tune.search_space import Space
+from p3kit.tune.trial import SeedMean, TrialView
 
 ROOT = Path(__file__).parents[2]
 HILL = ROOT / "tests" / "tune" / "hill.py"
@@ -133,7 +135,7 @@ def test_trials_are_ordinary_runs_that_can_be_repeated_and_compared(whole: Simpl
         assert run.agent_names() == ["AAPL.s1", "AAPL.s2"], "both seeds in one stack"
         repeated = load_spec(whole.folder / "hill.toml", info["command"][4::2])
         assert repeated.spec.ppo.x == trial["values"]["ppo.x"]
-    page = render_comparison(compare(whole.folder / "runs", ["run-1", "run-2"]))
+    page = render_comparison(compare_runs(whole.folder / "runs", ["run-1", "run-2"]))
     assert "`ppo.x`" in page
 
 
@@ -563,10 +565,10 @@ def test_the_live_table_fits_a_terminal() -> None:
         TrialView(3, "running", 0.5, None, values),
     ]
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24, color_system=None)
-    board = LiveTrials(console, "hill · tune-1", 2, 24, lambda _: trials)
-    board.show([])
-    console.print(board._draw())
-    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    with LiveTrials(console, "hill · tune-1", 2, 24, lambda _: trials) as display:
+        display.show([])
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", console.file.getvalue())  # type: ignore[attr-defined]
+    lines = [line.rstrip() for line in drawn.splitlines()][-6:]
     assert lines[0].startswith("hill · tune-1 · 5 of 24 trials · 1 running, 1 pruned · 0:00 · about 0:00 left")
     assert lines[1].split() == ["trial", "state", "progress", "Sharpe", "values"]
     assert lines[2].split()[:2] == ["0", "complete"]

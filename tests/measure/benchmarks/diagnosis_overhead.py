@@ -1,6 +1,6 @@
 """What the diagnosis costs: one run with and without it, in turn, round after round; the table in docs/diagnosis.md.
 
-    python tests/measure/benchmarks/diagnosis_overhead.py                   five rounds of six workloads, half an hour
+    python tests/measure/benchmarks/diagnosis_overhead.py                   four workloads, twenty minutes
     python tests/measure/benchmarks/diagnosis_overhead.py --rounds 3 --only guide
     python tests/measure/benchmarks/diagnosis_overhead.py --render          the table again, nothing measured
 
@@ -54,11 +54,6 @@ Tables = dict[str, Any]
 Measured = dict[str, Any]
 
 FIVE = ["AAPL", "AMD", "BAC", "HD", "JNJ"]
-INSIDE = [
-    {"id": "inside", "check": "minibatch", "on": "train.kl", "do": [{"early_stop_update": True}]},
-    {"id": "inside-too", "check": "minibatch", "on": "opt.grad", "do": [{"early_stop_update": True}]},
-]
-"""Two rows of the table looked at after each gradient step; `diagnose.mode` is "watch", so that nothing is changed."""
 WORKLOADS: dict[str, tuple[str, Tables]] = {
     "guide": (
         "`ppo`, the guide's sizes (8 × 2048, batch 64, 10 epochs), 32,768 steps",
@@ -80,14 +75,6 @@ WORKLOADS: dict[str, tuple[str, Tables]] = {
     "shared": (
         "`ppo_shared`, five agents, the guide's sizes with 512 steps, 8,192 steps each",
         {"trainer": "ppo_shared", "symbols": FIVE, "ppo": {"total_timesteps": 8_192, "n_steps": 512}},
-    ),
-    "inside": (
-        "`ppo`, the guide's sizes, and two rules that look inside the update (no shipped pack has any), 32,768 steps",
-        {"trainer": "ppo", "symbols": ["AAPL"], "ppo": {"total_timesteps": 32_768}, "intervention": INSIDE},
-    ),
-    "inside_stacked": (
-        "`ppo_stacked`, five agents, the guide's sizes, and the same two rules, 16,384 steps each",
-        {"trainer": "ppo_stacked", "symbols": FIVE, "ppo": {"total_timesteps": 16_384}, "intervention": INSIDE},
     ),
 }
 _ALWAYS: Tables = {

@@ -122,7 +122,7 @@ def _children_s() -> float:
 
 def _launcher(count: int) -> dict[str, Any]:
     """What `count` runs cost the process that watches them: processor time of this one thread."""
-    from p3kit.launch.board import agent_views
+    from p3kit.launch.display import agent_views
     from p3kit.launch.local import make_runs
     from p3kit.plan import plan_runs
     from p3kit.spec import load_spec
@@ -304,7 +304,7 @@ def report(measured: dict[str, Any], picture: Path, seeds: Sequence[int] = range
 def _draw(results: dict[tuple[int, str, str], list[tuple[int, float, float, float]]], path: Path) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    from p3kit.report.pictures import figure_to
+    from p3kit.report.figure import figure_to
 
     colours = dict(zip(FAILURES, ("#0072B2", "#E69F00", "#D55E00"), strict=True))
     with figure_to(path, 10.5, 5.6) as figure:

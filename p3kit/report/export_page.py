@@ -1,0 +1,199 @@
+"""`p3kit export`: a validated setting as TOML, YAML or JSON (guide 7.1), with its record.
+
+The TOML is a whole spec: another one can start from it with `extends`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p3kit.report.export_data import Export
+from p3kit.report.lessons_data import Attempt
+from p3kit.report.markdown import count_of
+from p3kit.rundir import find_run
+from p3kit.spec.keypath import split_path, with_value, written_path
+from p3kit.spec.loading import VALIDATED, overrides_of, stored_origins
+from p3kit.spec.shipped import looks_like_a_file
+from p3kit.spec.writing import to_toml, toml_value
+
+# --- the document ---
+
+
+def spec_tables(export: Export, folder: Path) -> dict[str, Any]:
+    """The setting as a whole spec for a file in `folder`: every value pinned, the matrix point applied, no sweep."""
+    first = export.attempts[0]
+    tables = {key: value for key, value in first.info["spec"].items() if key not in ("matrix", "tune", "start_date")}
+    for path, value in export.point.items():
+        tables = with_value(tables, split_path(path), value)
+    tables |= {"name": f"{export.name}-production", "symbols": export.symbols, "seeds": export.seeds}
+    if overrides := tables.get("agents"):
+        tables["agents"] = {symbol: own for symbol, own in overrides.items() if symbol in export.symbols}
+    paths_from = (export.runs_root / str(first.info.get("paths_from", ".."))).resolve()
+    if looks_like_a_file(tables["trainer"]):
+        tables["trainer"] = _from(folder, paths_from, tables["trainer"])
+    if bars := (tables.get("data") or {}).get("path"):
+        tables = with_value(tables, ("data", "path"), _from(folder, paths_from, bars))
+    return {key: value for key, value in tables.items() if value not in ({}, [])}
+
+
+def _from(folder: Path, paths_from: Path, name: str) -> str:
+    """Relative to the file that is written, as paths in a spec are."""
+    return name if Path(name).is_absolute() else Path(os.path.relpath(paths_from / name, folder.resolve())).as_posix()
+
+
+def record(export: Export) -> dict[str, Any]:
+    """What speaks for the setting, and against it: scores over seeds, stability, grades, bars, provenance.
+
+    `validation_sharpe_mean` is the mean over seeds of the mean over symbols, `validation_sharpe_std` its standard
+    deviation over seeds (absent for one seed), `training_stability_score` the share of agents that neither crashed or
+    failed nor ended with a symptom that was not repaired, `deflated_sharpe` the probability that the ratio is truly
+    above 0 after `settings_tried` settings.
+    """
+    means = list(export.seed_means().values())
+    begun = [attempt for attempt in export.every if attempt.agent.global_step > 0]  # those trained again count too
+    first = export.attempts[0].info
+    result: dict[str, Any] = {}
+    if means:
+        result["validation_sharpe_mean"] = _rounded(np.mean(means))
+    if len(means) > 1:
+        result["validation_sharpe_std"] = _rounded(np.std(means, ddof=1))
+    if len(export.sharpes) > 1:
+        result["validation_sharpe_std_over_agents"] = _rounded(np.std(export.sharpes, ddof=1))
+    if begun:
+        result["training_stability_score"] = _rounded(np.mean([attempt.sound for attempt in begun]))
+    if export.deflated is not None:
+        result |= {"settings_tried": len(export.tried), "deflated_sharpe": _rounded(export.deflated)}
+    result |= {
+        "agents": len(export.attempts),
+        "agents_traded": len(export.sharpes),
+        "agents_passed": sum(attempt.agent.passed for attempt in export.graded),
+        "agents_with_shown_edge_over_buy_and_hold": sum(
+            attempt.agent.over_buy_and_hold == "shown" for attempt in export.graded
+        ),
+        "agents_intervened": sum(attempt.agent.intervened for attempt in export.attempts),
+        "looks_at_the_test_split": sum(a.agent.final.looks for a in export.attempts if a.agent.final),
+        "synthetic": export.synthetic,
+        "sharpe": {
+            attempt.agent.name: _rounded(attempt.sharpe) for attempt in export.graded if attempt.sharpe is not None
+        },
+        "data": {
+            attempt.agent.symbol: {
+                key: attempt.agent.data[key] for key in ("source", "first", "last", "bars", "fingerprint")
+            }
+            for attempt in export.attempts
+            if attempt.agent.data
+        },
+        "provenance": {
+            "experiment": export.name,
+            "runs": list(dict.fromkeys(attempt.run for attempt in export.attempts)),
+            "commands": list(dict.fromkeys(_command(attempt) for attempt in export.attempts)),
+            "git_commits": list(dict.fromkeys(filter(None, (a.info.get("git_commit") for a in export.attempts)))),
+            "trainer_sha256": export.attempts[0].code,
+            "versions": dict(first.get("versions") or {}),
+        },
+    }
+    return result
+
+
+def remarks(export: Export) -> list[str]:
+    """What a reader must know before trusting the values."""
+    lines = [f"Values of {export.name}, as validated by {count_of(len(export.graded), 'graded agent')}."]
+    if export.synthetic:
+        lines.append("SYNTHETIC data: nothing is said about a real market.")
+    shown = sum(attempt.agent.over_buy_and_hold == "shown" for attempt in export.graded)
+    lines.append(f"{shown} of {len(export.graded)} show an edge over buy-and-hold on the validation split.")
+    if len(export.graded) - len(export.sharpes):
+        lines.append(f"{count_of(len(export.graded) - len(export.sharpes), 'agent')} never traded: no Sharpe ratio.")
+    if export.deflated is not None:
+        lines.append(
+            f"One of {len(export.tried)} settings tried: its true Sharpe ratio is above 0 with probability "
+            f"{export.deflated:.0%}, their luck taken off (deflated Sharpe ratio)."
+        )
+    if len(export.seed_means()) < 2:
+        lines.append("One seed: how far the scores move with the seed is not known.")
+    return lines
+
+
+def export_toml(export: Export, folder: Path) -> str:
+    """The spec with its record in a table of its own, every value with its origin behind it."""
+    tables = spec_tables(export, folder)
+    origins = _origins(export, tables)
+    head = "".join(f"# {line}\n" for line in remarks(export))
+    spec = to_toml(tables, lambda path: origins.get(written_path(path), ""))
+    return f"{head}\n{spec}\n{to_toml({VALIDATED: record(export)})}"
+
+
+def export_yaml(export: Export, folder: Path) -> str:
+    """The same as YAML, laid out as in the guide: the spec's tables, then the validation results beside them."""
+    head = "".join(f"# {line}\n" for line in remarks(export))
+    return f"{head}\n{to_yaml(spec_tables(export, folder))}\n# How these values did\n{to_yaml(record(export))}"
+
+
+def export_json(export: Export, folder: Path) -> dict[str, Any]:
+    return {"spec": spec_tables(export, folder), VALIDATED: record(export), "remarks": remarks(export)}
+
+
+def _origins(export: Export, tables: Mapping[str, Any]) -> dict[str, str]:
+    run, _ = find_run(export.runs_root, export.attempts[0].run)
+    info = export.attempts[0].info
+    given = overrides_of(info.get("command") or [])
+    origins = stored_origins(tables, run.trainer_file, run.spec_text(), given)
+    tried = info["spec"].get("matrix") or {}
+    tuned = {path: f"tuned: one of {', '.join(map(toml_value, values))}" for path, values in tried.items()}
+    if "tune" in info:
+        space = info["spec"]["tune"]["space"]
+        tuned |= {path: f"tuned: searched in {toml_value(space[path])}" for path in info["tune"]["values"]}
+    made = dict.fromkeys(("name", "symbols", "seeds"), "")
+    return {**origins, **tuned, **made}
+
+
+def _command(attempt: Attempt) -> str:
+    import shlex
+
+    command = attempt.info.get("command") or ["p3kit", "run"]
+    return shlex.join([Path(command[0]).name, *command[1:]])
+
+
+def _rounded(value: Any) -> float:
+    """Four digits after the point: more would be noise."""
+    return round(float(value), 4)
+
+
+# --- YAML ---
+
+
+def to_yaml(tables: Mapping[str, Any], indent: int = 0) -> str:
+    """Plain tables as YAML 1.1 and 1.2 read them alike: words in quotes, lists of plain values on one line."""
+    lines: list[str] = []
+    blank = " " * indent
+    for key, value in tables.items():
+        name = key if _PLAIN_KEY.fullmatch(key) and key.lower() not in _TAKEN else json.dumps(key)
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{blank}{name}:\n{to_yaml(value, indent + 2)}".rstrip("\n"))
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            items = [to_yaml(item, indent + 4).lstrip() for item in value]
+            lines.append(f"{blank}{name}:\n" + "\n".join(f"{blank}  - {item}".rstrip("\n") for item in items))
+        else:
+            lines.append(f"{blank}{name}: {_yaml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_TAKEN = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
+"""Words that YAML 1.1 takes for something else."""
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, float):
+        text = repr(value)
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text  # 3e-05 would be a word
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_yaml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)

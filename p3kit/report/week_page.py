@@ -1,0 +1,459 @@
+"""The weekly status report: words for the data of `week_data.py`, in the shape of the training guide (6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p3kit.diagnose.diagnosis import OUTCOMES
+from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
+from p3kit.diagnose.journal import back_to
+from p3kit.metrics import mean_interval, share_interval
+from p3kit.report.agent_data import AgentSummary, Outcome
+from p3kit.report.markdown import count_of, experiment_title, interval, listed, plain, render, write_page
+from p3kit.report.portfolio_page import portfolio_rows, portfolio_words
+from p3kit.report.portfolio_picture import draw_portfolio
+from p3kit.report.week_data import Experiment, WindowSummary
+from p3kit.report.week_pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
+from p3kit.rundir import file_name
+from p3kit.symptoms import SYMPTOMS
+
+CAPTIONS = {
+    "Learning curves": "Upright lines part the guide's phases by share of training: exploration, initial learning, "
+    "refinement, convergence. The entropy's tint is the path expected over them.",
+    "Reward composition": "Share of each component in the sum of |weighted component over an episode|. The guide wants "
+    "P&L to lead; a penalty that grows over training is a reward that is being farmed.",
+    "Equity on the validation split": "Growth of 1 at full costs, at the weights that validation chose, beside rules "
+    "that learnt nothing.",
+    "Portfolio": "Left: the agents' accounts together, beside buy-and-hold of their symbols; the tint holds eight of "
+    "ten agents. Middle: how many agents earned which Sharpe ratio. Right: correlation of their returns, those that go "
+    "together side by side; a red square is a group that wins and loses together.",
+}
+"""What to see in each picture."""
+
+_ENDED_BADLY = ("crashed", "failed")
+_TOO_MANY_CRASHES = 0.2
+_MOST_LISTED = 20
+_MOST_NAMED = 8
+_WHOLE_WINDOW = 0.9  # months differ by a few bars
+_MOST_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The word of the report, and the measured lines that stand behind it."""
+
+    word: str
+    why: str
+    lines: Sequence[str]
+
+
+def write_week(
+    experiments: Sequence[Experiment],
+    output: Path,
+    week: int,
+    stem: str | None = None,
+    templates: Path | None = None,
+) -> Path:
+    """Write `week-NN.md` and `week-NN/*.png` into `output` and return the markdown file.
+
+    Parts between keep-markers in an existing file are carried over. The same summaries give the same bytes.
+    """
+    folder = f"week-{week:02d}"
+    path = output / f"{stem or folder}.md"
+    pictures = {
+        experiment.name: _draw(experiment, output / folder) for experiment in experiments if experiment.has_runs
+    }
+    return write_page(render_week(experiments, pictures, templates), path)
+
+
+def _draw(experiment: Experiment, folder: Path) -> dict[str, str]:
+    """Draw the pictures of an experiment; title → path relative to the report. What has no data is not drawn."""
+    drawn = {}
+    for title, kind, draw in (
+        ("Learning curves", "learning", draw_learning_curves),
+        ("Reward composition", "reward", draw_reward_composition),
+        ("Equity on the validation split", "equity", draw_equity_curves),
+        ("Portfolio", "portfolio", draw_portfolio),
+    ):
+        path = folder / f"{file_name(experiment.name)}-{kind}.png"
+        if draw(experiment, path):
+            drawn[title] = f"{folder.name}/{path.name}"
+    return drawn
+
+
+def render_week(
+    experiments: Sequence[Experiment], pictures: dict[str, dict[str, str]], templates: Path | None = None
+) -> str:
+    """The markdown of the report. `pictures`: experiment → title → relative path."""
+    sections = [
+        {
+            "experiment": experiment,
+            "title": experiment_title(experiment.name),
+            "stability": stability(experiment),
+            "agent_lines": [agent_line(agent) for agent in _in_order(experiment.agents)],
+            "issues": issues(experiment),
+            "next_steps": next_steps(experiment),
+            "scored": [agent for agent in experiment.agents if agent.scores is not None],
+            "walk_forward": walk_forward_words(experiment.walk_forward),
+            "accounts": portfolio_rows(experiment.portfolio),
+            "portfolio": portfolio_words(experiment.portfolio),
+            "pictures": pictures.get(experiment.name, {}),
+            "captions": CAPTIONS,
+        }
+        for experiment in experiments
+    ]
+    return render("week.md.j2", templates, sections=sections)
+
+
+# --- words ---
+
+
+def agent_line(agent: AgentSummary) -> str:
+    """The agent's line under "Agents Completed", with the guide's marks."""
+    line = _agent_line(agent)
+    return f"{line}; intervened" if agent.intervened and agent.grade is None else line
+
+
+def _agent_line(agent: AgentSummary) -> str:
+    name, progress = plain(agent.name), f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps"
+    if agent.grade is not None:
+        line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({agent.grade})"
+        if agent.scores is not None and agent.scores.sharpe_interval is not None:
+            line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
+        line += f", edge over buy-and-hold {agent.over_buy_and_hold}"
+        notes = [plain(label) for label in agent.labels]
+        if agent.intervened and "intervened" not in agent.labels:
+            notes.append("intervened")
+        if agent.failed_reasons:
+            notes.append("not met: " + ", ".join(_unmet(reason) for reason in agent.failed_reasons))
+        if agent.stopped_early:
+            notes.append(f"stopped early at {progress}")
+        if agent.retrained_in:
+            notes.append(f"trained again in {agent.retrained_in}")
+        return line + "".join(f"; {note}" for note in notes)
+    if agent.state == "running":
+        best = f", best so far {agent.sharpe_text}" if agent.scores is not None else ""
+        return f"⏳ {name}: Training ({progress}){best}"
+    if agent.state == "stopped":
+        return f"⏳ {name}: stopped at {progress}; `p3kit resume {agent.run}` goes on"
+    if agent.state in _ENDED_BADLY:
+        why = f": {plain(agent.message)}" if agent.message else ""
+        return (
+            f"❌ {name}: {agent.state} at {progress}{why}; `p3kit resume {agent.run}` goes on from its last checkpoint"
+        )
+    if agent.state == "done":
+        return f"❌ {name}: trained ({progress}), never evaluated"
+    return f"⏳ {name}: {'queued' if agent.state == 'queued' else 'not started'}"
+
+
+def _unmet(reason: Any) -> str:
+    value = reason.get("value")
+    shown = "none" if value is None else format_missed(float(value), str(reason["threshold"]))
+    return f"{plain(str(reason['criterion']))} {shown} (needs {plain(str(reason['threshold']))})"
+
+
+def _in_order(agents: Sequence[AgentSummary]) -> list[AgentSummary]:
+    """Passed by Sharpe, then failed, then what still runs, what stands still, and what was never begun."""
+    ranks = {"running": 2, "stopped": 3, "crashed": 4, "failed": 4, "done": 4, "queued": 5, "untrained": 6}
+
+    def key(agent: AgentSummary) -> tuple[float, ...]:
+        if agent.complete:
+            return (0 if agent.passed else 1, -agent.sharpe_or(float("-inf")))
+        return (ranks[agent.state], 0.0)
+
+    return sorted(agents, key=key)
+
+
+def stability(experiment: Experiment) -> Stability:
+    """GOOD: no critical or warning row about learning, no crash. POOR: a critical row that is still open, or more than
+    a fifth of the agents ended badly. FAIR: anything between. What an agent earns is not a matter of stability."""
+    begun = [agent for agent in experiment.agents if agent.ranges]
+    if not begun:
+        return Stability("NOT KNOWN", "nothing was recorded yet", ())
+    rows = [(a, f) for a in begun for f in a.findings if f.alarming and f.symptom not in OUTCOMES]
+    critical = [f for _, f in rows if f.severity == "critical" and f.open]
+    bad = experiment.with_state(*_ENDED_BADLY)
+    counts = {severity: sum(f.severity == severity for _, f in rows) for severity in ("critical", "warning")}
+    counted = ", ".join(count_of(count, f"{severity} row") for severity, count in counts.items())
+    why = f"{count_of(len(begun), 'agent')}: {counted} about how they learn, {len(bad)} ended badly."
+    word = "FAIR" if rows or bad else "GOOD"
+    if critical or len(bad) > _TOO_MANY_CRASHES * len(begun):
+        word = "POOR"
+    return Stability(word, why, _stability_lines(begun, bad))
+
+
+def _stability_lines(agents: Sequence[AgentSummary], bad: Sequence[AgentSummary]) -> list[str]:
+    nan = _raised(agents, "num.nan")
+    lines = [f"NaN losses: {nan}" if nan else "No NaN losses"]
+    entropy = _span(agents, "policy/entropy")
+    restless = _raised(agents, "policy.hold", "policy.early_entropy", "policy.uniform", "policy.frozen")
+    if entropy:
+        lines.append(
+            f"Entropy not stable: {restless}; {entropy} nats" if restless else f"Entropy stable ({entropy} nats)"
+        )
+    if norm := _high(agents, "grad/grad_norm"):
+        lines.append(f"Grad norms up to {norm} before clipping")
+    if kl := _high(agents, "policy/kl_divergence"):
+        lines.append(f"KL divergence up to {kl} per update")
+    if explained := _span(agents, "value/explained_variance", last=True):
+        lines.append(f"Explained variance at the end {explained}")
+    if speed := _span(agents, "perf/steps_per_second", last=True):
+        lines.append(f"Speed {speed} env steps/s per agent")
+    names = ", ".join(plain(agent.name) for agent in bad)
+    lines.append(f"Ended badly: {names}" if bad else "No crashes")
+    return lines
+
+
+def _raised(agents: Sequence[AgentSummary], *symptoms: str) -> str:
+    found = [(agent, f) for agent in agents for f in agent.alarms if f.symptom in symptoms]
+    return ", ".join(f"{plain(agent.name)} ({f.symptom} since {format_steps(f.since_step)})" for agent, f in found)
+
+
+def _span(agents: Sequence[AgentSummary], metric: str, *, last: bool = False) -> str:
+    seen = [agent.ranges[metric] for agent in agents if metric in agent.ranges]
+    if not seen:
+        return ""
+    low = format_number(min(r.last if last else r.low for r in seen))
+    high = format_number(max(r.last if last else r.high for r in seen))
+    return low if low == high else f"{low} to {high}"
+
+
+def _high(agents: Sequence[AgentSummary], metric: str) -> str:
+    seen = [agent.ranges[metric].high for agent in agents if metric in agent.ranges]
+    return format_number(max(seen)) if seen else ""
+
+
+def issues(experiment: Experiment) -> list[str]:
+    """One line per agent and root symptom, worst first, or per symptom where that would be a long list; then other
+    interventions, and what ended badly."""
+    found = [(agent, finding) for agent in experiment.agents for finding in agent.alarms]
+    found.sort(key=lambda pair: (pair[1].severity != "critical", pair[0].name))
+    describe = _by_symptom if len(found) > _MOST_LISTED else _by_agent
+    lines = describe(found)
+    for agent in experiment.agents:
+        shown = {finding.symptom for finding in agent.alarms}
+        for symptom in dict.fromkeys(outcome.symptom for outcome in agent.outcomes):
+            if symptom not in shown:
+                lines.append(f"{plain(agent.name)}: {_symptom_title(symptom)} → {_repairs(agent, symptom)}")
+    for agent in experiment.with_state(*_ENDED_BADLY):
+        said = plain(agent.message) or "no message"
+        lines.append(f"{plain(agent.name)}: {agent.state} at {format_steps(agent.global_step)} ({said})")
+    if len(lines) > _MOST_LISTED:
+        rest = len(lines) - _MOST_LISTED
+        lines = [*lines[:_MOST_LISTED], f"… and {rest} more: `p3kit diagnose RUN` shows them"]
+    return lines
+
+
+def _by_agent(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
+    return [f"{plain(agent.name)}: {finding.row.title}, {_issue(agent, finding)}" for agent, finding in found]
+
+
+def _by_symptom(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
+    """A line per symptom: how many agents have it and which, and the first of them in full; the commonest first."""
+    groups: dict[str, list[tuple[AgentSummary, Finding]]] = {}
+    for agent, finding in found:
+        groups.setdefault(finding.symptom, []).append((agent, finding))
+    lines = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        names = [plain(agent.name) for agent, _ in group]
+        which = ", ".join(names[:_MOST_NAMED])
+        which += f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        still = sum(finding.open for _, finding in group)
+        (first, finding), title = group[0], group[0][1].row.title
+        counted = f"{title}: {count_of(len(group), 'agent')} ({which}), still open in {still}"
+        lines.append(f"{counted}. {names[0]} {_issue(first, finding)}")
+    return lines
+
+
+def _issue(agent: AgentSummary, finding: Finding) -> str:
+    since = f"since {format_steps(finding.since_step)}"
+    if finding.until_step is not None:
+        since = f"from {format_steps(finding.since_step)} to {format_steps(finding.until_step)}"
+    elif finding.window == "exact":
+        since = f"at {format_steps(finding.since_step)}"
+    line = f"{since} ({plain(finding.evidence)})"
+    if any(outcome.symptom == finding.symptom for outcome in agent.outcomes):
+        return f"{line} → {_repairs(agent, finding.symptom)}"
+    held_back = agent.suppressed.get(finding.symptom, 0)
+    held = f"; an intervention was held back {count_of(held_back, 'time')}" if held_back else ""
+    if finding.changes:
+        changes = ", ".join(f"{change}" for change in finding.changes)
+        return f"{line} → nothing changed yet{held}; proposed: {changes}"
+    return f"{line} → no spec value mends this{held}"
+
+
+def _symptom_title(symptom: str) -> str:
+    """The guide's words for a symptom; a trigger on a metric has none, but the intervention's name."""
+    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else plain(symptom)
+
+
+def _repairs(agent: AgentSummary, symptom: str) -> str:
+    return "; ".join(_outcome(outcome) for outcome in agent.outcomes if outcome.symptom == symptom)
+
+
+def _outcome(outcome: Outcome) -> str:
+    """`ppo.ent_coef 0.01 → 0.05 at 31k, recovered (verified at 45k)`"""
+    turns = f" in {outcome.turns} turns" if outcome.turns > 1 else ""
+    done = [f"{plain(key)} {_value(v[0])} → {_value(v[1])}{turns}" for key, v in outcome.keys.items()]
+    if outcome.rolled_back_to:
+        done.insert(0, plain(back_to(outcome.rolled_back_to)))
+    done += map(plain, outcome.did)
+    line = f"{', '.join(done) or 'nothing moved'} {'from' if turns else 'at'} {format_steps(outcome.global_step)}"
+    if turns:
+        return f"{line} on"
+    ends = {True: "recovered", False: "not recovered", None: "outcome not known"}[outcome.recovered]
+    when = f" ({outcome.word} at {format_steps(outcome.ended)})" if outcome.ended is not None else ""
+    return f"{line}, {ends}{when}"
+
+
+def _value(value: Any) -> str:
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
+def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
+    """In how many windows the agents did better than buy-and-hold, and how far the windows lie apart."""
+    excesses = [window.excess for window in windows if window.excess is not None]
+    if not excesses:
+        return ""
+    last = windows[-1]
+    usual = max((window.bars or 0 for window in windows), default=0)
+    cut = ""
+    if last.bars and last.bars < _WHOLE_WINDOW * usual:
+        cut = " The last window is cut short: bars before the test split are left out (embargo)."
+    positive = sum(excess > 0 for excess in excesses)
+    low, high = share_interval(positive, len(excesses))
+    words = f"Better than buy-and-hold in {positive} of {len(excesses)} windows (95% interval {low:.0%} to {high:.0%})"
+    bounds = mean_interval(np.array(excesses))
+    if bounds is None:
+        return f"{words}; one window tells nothing about others.{cut}"
+    shown = "shown" if bounds[0] > 0 else "not shown"
+    return (
+        f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
+        f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
+        f"independent): an edge is {shown}.{cut}"
+    )
+
+
+def next_steps(experiment: Experiment) -> list[str]:
+    """What the state calls for, most pressing first: sick agents, runs that stand still, agents never trained, failures
+    without an explanation, then what the passed ones are ready for."""
+    agents = experiment.agents
+    steps = _repair_steps(experiment)
+    halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *_ENDED_BADLY)]
+    if halted:
+        runs = " ".join(dict.fromkeys(str(agent.run) for agent in halted))
+        steps.append(f"Continue {_names(halted)}: `p3kit resume {runs}`")
+    if running := experiment.with_state("running", "queued"):
+        steps.append(f"Let {_names(running)} finish")
+    if untrained := experiment.with_state("untrained"):
+        steps.append(f"Train the remaining {len(untrained)}: {_names(untrained)}")
+    unexplained = [a for a in agents if a.complete and not a.passed and not a.patch and not a.unrepaired]
+    if unexplained:
+        unmet = dict.fromkeys(plain(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
+        below = f"below {', '.join(unmet)}" if unmet else "below the criteria"
+        steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom explains it")
+    passed = [agent for agent in experiment.ranked if agent.passed]
+    if len(passed) >= 3:
+        symbols = ", ".join(f'"{symbol}"' for symbol in dict.fromkeys(agent.symbol for agent in passed[:3]))
+        command = f"`p3kit tune specs/tune.toml --set 'symbols=[{symbols}]'`"
+        steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}: {command}")
+    if agents and len(experiment.complete) == len(agents) and passed:
+        steps += _last_steps(experiment, passed)
+    return steps
+
+
+def _reference(experiment: Experiment, agent: AgentSummary) -> str:
+    """How a command names an agent: by its run alone where that is the only one in it."""
+    alone = sum(other.run == agent.run for other in experiment.agents) == 1
+    return str(agent.run) if alone else f"{agent.run}/{agent.name}"
+
+
+def _repair_steps(experiment: Experiment) -> list[str]:
+    """What a patch mends, what an intervention did not, and what nobody has a change for."""
+    agents = [agent for agent in experiment.agents if not agent.passed]
+    steps = [
+        f"Mend {plain(agent.name)}: `p3kit diagnose {_reference(experiment, agent)} --patch` prints the change"
+        for agent in agents
+        if agent.patch
+    ]
+    if len(steps) > _MOST_STEPS:
+        rest = f"… and {len(steps) - _MOST_STEPS} more agents with a patch: `p3kit diagnose RUN` shows them"
+        steps = [*steps[:_MOST_STEPS], rest]
+    for agent in agents:
+        if failed := dict.fromkeys(o.symptom for o in agent.outcomes if o.recovered is False):
+            titles = ", ".join(_symptom_title(symptom) for symptom in failed)
+            steps.append(f"Look into {plain(agent.name)}: interventions did not end {titles}")
+    if helpless := [agent for agent in agents if agent.unrepaired and not agent.patch]:
+        rows = dict.fromkeys(finding.symptom for agent in helpless for finding in agent.unrepaired)
+        steps.append(f"Look into {_names(helpless)}: no spec value mends {', '.join(rows)}")
+    return steps
+
+
+def _last_steps(experiment: Experiment, passed: Sequence[AgentSummary]) -> list[str]:
+    """For an experiment whose agents are all graded: the values that did well, then the one look at the test split."""
+    best = _reference(experiment, passed[0])
+    steps = [f"Keep the values that were validated: `p3kit export {best} --output specs/production.toml`"]
+    if unseen := [agent for agent in passed if agent.final is None]:
+        look = f"`p3kit evaluate {_reference(experiment, unseen[0])} --final`"
+        more = ", and so on" if len(unseen) > 1 else ""
+        steps.append(f"Once nothing is to be chosen any more, look at the test split of {_names(unseen)}: {look}{more}")
+    return steps
+
+
+def _names(agents: Sequence[AgentSummary]) -> str:
+    return listed([agent.name for agent in agents])
+
+
+# --- JSON ---
+
+
+def week_json(experiments: Sequence[Experiment], path: Path) -> dict[str, Any]:
+    """The report for programs: states, grades, scores, issues and next steps. Paths have forward slashes."""
+    return {"report": path.as_posix(), "experiments": [_experiment_json(experiment) for experiment in experiments]}
+
+
+def _experiment_json(experiment: Experiment) -> dict[str, Any]:
+    judged = stability(experiment)
+    return {
+        "name": experiment.name,
+        "week": experiment.week,
+        "first_day": experiment.first_day.isoformat(),
+        "last_day": experiment.last_day.isoformat(),
+        "as_of": experiment.as_of.isoformat() if experiment.as_of else None,
+        "weeks_with_runs": list(experiment.weeks_with_runs),
+        "synthetic": experiment.synthetic,
+        "agents_completed": len(experiment.complete),
+        "agents": [_agent_json(agent) for agent in experiment.agents],
+        "stability": {"word": judged.word, "why": judged.why, "lines": list(judged.lines)},
+        "walk_forward": [asdict(window) for window in experiment.walk_forward],
+        "portfolio": experiment.portfolio.to_json() if experiment.portfolio else None,
+        "issues": issues(experiment),
+        "next_steps": next_steps(experiment),
+    }
+
+
+def _agent_json(agent: AgentSummary) -> dict[str, Any]:
+    scores = agent.scores
+    return {
+        "name": agent.name,
+        "symbol": agent.symbol,
+        "state": agent.state,
+        "run": agent.run,
+        "global_step": agent.global_step,
+        "total_timesteps": agent.total_timesteps,
+        "grade": agent.grade,
+        "reasons": list(agent.reasons),
+        "labels": list(agent.labels),
+        "over_buy_and_hold": agent.over_buy_and_hold,
+        "metrics": dict(scores.metrics) if scores else None,
+        "sharpe_interval": scores.sharpe_interval if scores else None,
+        "deflated_sharpe": asdict(agent.deflated) if agent.deflated else None,
+        "excess_interval": scores.excess_interval if scores else None,
+        "baselines": dict(scores.baselines) if scores else None,
+        "symptoms": [finding.symptom for finding in agent.alarms],
+    }
