@@ -125,7 +125,7 @@ class Args:
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Dropout = Keep = list[Tensor]
+DropoutMasks = Keep = list[Tensor]
 """Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
@@ -148,7 +148,7 @@ class Body(nn.Module):
             nn.init.orthogonal_(weight, gain, generator=generator)
             nn.init.zeros_(bias)
 
-    def hidden(self, x: Tensor, dropout: Dropout | None = None) -> list[Tensor]:
+    def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
         activations = []
         for i, layer in enumerate(self.layers[:-1]):
@@ -158,7 +158,7 @@ class Body(nn.Module):
             activations.append(x)
         return activations
 
-    def forward(self, x: Tensor, dropout: Dropout | None = None) -> Tensor:
+    def forward(self, x: Tensor, dropout: DropoutMasks | None = None) -> Tensor:
         hidden = self.hidden(x, dropout)
         return self.layers[-1](hidden[-1] if hidden else x)
 
@@ -178,7 +178,7 @@ class ActorCritic(nn.Module):
         self.policy.reset_parameters(generator)
         self.value.reset_parameters(generator)
 
-    def forward(self, observation: Tensor, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, observation: Tensor, dropout: DropoutMasks | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) → logits (B, A) and value (B,), both float32."""
         return self.policy(observation, dropout).float(), self.value(observation, dropout).squeeze(-1).float()
 
@@ -223,7 +223,7 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 # Copied from trainers/ppo.py::dropout_masks
-def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Dropout | None:
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022)."""
     if args.dropout == 0:
         return None
