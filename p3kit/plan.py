@@ -232,12 +232,21 @@ def data_notes(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
         windows = walk_windows(spec, market)
         judged = f"{str(windows[0].validation).partition('..')[0]} to {str(windows[-1].validation).partition('..')[2]}"
         notes.append(f"walk-forward: {len(windows)} windows, each an agent of its own, judged on {judged}")
-    first = next(iter(market.values()))
-    gamma = getattr(spec.ppo, "gamma", None)  # a user's own trainer may have no such knob
-    if spec.data.source in ("csv", "parquet") and gamma is not None and gamma < 1:
-        days = 365.25 / first.bars_per_year / (1 - gamma)
-        notes.append(f"horizon: about {days:.0f} calendar days at the counted {first.bars_per_year:,.0f} bars a year")
-    return notes
+    return [*notes, *_horizons(spec, market)]
+
+
+def _horizons(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
+    """The horizon of gamma in days, by the bars of each symbol; symbols of equal horizon share a note."""
+    if spec.data.source not in ("csv", "parquet"):
+        return []
+    found: dict[str, list[str]] = {}
+    for symbol, bars in market.items():
+        gamma = getattr(spec.for_agent(symbol, {}).ppo, "gamma", None)  # a user's own trainer may have no such knob
+        if gamma is not None and gamma < 1:
+            days = 365.25 / bars.bars_per_year / (1 - gamma)
+            text = f"horizon: about {days:.3g} calendar days at {bars.bars_per_year:,.0f} bars a year"
+            found.setdefault(text, []).append(symbol)
+    return [text if len(found) == 1 else f"{', '.join(who)}: {text}" for text, who in found.items()]
 
 
 def describe_data(bars: SymbolData) -> dict[str, Any]:
@@ -250,6 +259,7 @@ def describe_data(bars: SymbolData) -> dict[str, Any]:
         "first": str(bars.timestamps[0])[:19],
         "last": str(bars.timestamps[-1])[:19],
         "bars_per_year": bars.bars_per_year,
+        "split_bars_per_year": dict(bars.split_bars_per_year),
         "splits": {name: list(span) for name, span in bars.splits.items()},
     }
 

@@ -149,6 +149,7 @@ CHANGES: dict[str, Change] = {
     # the test split is kept out of training; what a run shows of it is which bars those are
     "data.split.test": change("1971-01-01..1971-02-10", given={"data.split": DAYS}, shows_in="data"),
     "data.embargo": change(0),
+    "data.bars_per_year": change(500.0),
     "data.synthetic.bars": change(2_400),
     "data.synthetic.edge": change(0.0),
     "data.synthetic.volatility": change(0.01),

@@ -104,7 +104,8 @@ class Run(Generic[A]):
         self.device = device_of(self.spec)
         self.precision = precision_of(self.spec, self.device)
         symbols = [agent["symbol"] for agent in info["agents"]]
-        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from())
+        stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
+        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
         self._refuse_changed_data(info, market)
         replayed: dict[str, Any] | None = info.get("replay")
         self.agents = [

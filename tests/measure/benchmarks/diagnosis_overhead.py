@@ -40,7 +40,7 @@ from p3kit.market import load_market
 from p3kit.plan import plan_runs, provenance
 from p3kit.rundir import RunDir
 from p3kit.spec import resolve_spec
-from tests.measure.suite.runs import import_what_all_need, load
+from tests.measure.suite.suite_runs import import_what_all_need, load
 from tests.measure.suite.tables import short
 
 ROOT = Path(__file__).parents[3]

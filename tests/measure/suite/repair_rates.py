@@ -33,8 +33,8 @@ from p3kit.plan import provenance
 from p3kit.rundir import RunDir
 from p3kit.spec.expansion import read_pack
 from tests.measure.suite.cases import Case, merged
-from tests.measure.suite.runs import Job, fingerprint, train
 from tests.measure.suite.scoring import Score
+from tests.measure.suite.suite_runs import Job, fingerprint, train
 
 WATCHED: dict[str, Any] = {"diagnose": {"mode": "watch"}}
 REPAIRED: dict[str, Any] = {

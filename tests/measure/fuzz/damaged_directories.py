@@ -27,7 +27,7 @@ from p3kit.rundir import RunDir
 from p3kit.spec import resolve_spec
 from tests.made_runs import intervene, make_run
 from tests.measure.fuzz.commands import Finding, call
-from tests.measure.fuzz.specs import STRANGE, cut_out, flip, insert, places, shuffle_lines, tear
+from tests.measure.fuzz.damaged_specs import STRANGE, cut_out, flip, insert, places, shuffle_lines, tear
 
 VICTIMS = ("run-2", "run-3")
 TRAINED: dict[str, Any] = {
