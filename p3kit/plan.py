@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import Fault, SpecError
 from p3kit.spec import Spec
 from p3kit.spec.models import Split
-from p3kit.spec.trainer_file import TrainerFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from p3kit.market import SymbolData
+    from p3kit.spec.trainer_file import TrainerFile
 
 _MOST_PER_STACK = 10
 _CACHE_BYTES = 32_000_000  # compiled, five nets of 2 × 256 in a stack are a third faster than two
