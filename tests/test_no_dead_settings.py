@@ -29,6 +29,7 @@ from p3kit.runtime import load_checkpoint
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.field_types import alternatives, bare, fields_by_key, is_table, of_field
 from p3kit.spec.keypath import split_path, with_value
+from p3kit.spec.trainer_file import read_trainer
 from tests.trainers.conftest import TRAINERS, load_trainer
 
 EXCEPTIONS = {
@@ -308,7 +309,7 @@ class Trainings:
     def observe(self, values: Mapping[str, Any], part: Part) -> dict[Part, str]:
         """What a run of BASE with `values` shows. A plan is not trained."""
         spec = spec_with(values)
-        plans = plan_runs(spec)
+        plans = plan_runs(spec, read_trainer(spec.trainer))
         if part == "plan":
             return {"plan": _text([_plan(plan) for plan in plans])}
         key = spec.model_dump_json()
@@ -419,7 +420,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 def test_equal_specs_leave_equal_runs(trainings: Trainings) -> None:
     """Without this, a difference would mean nothing."""
-    (plan,) = plan_runs(spec_with(OFTEN))
+    (plan,) = plan_runs(spec_with(OFTEN), read_trainer(spec_with(OFTEN).trainer))
     assert trainings.train(plan) == trainings.train(plan)
 
 

@@ -77,8 +77,8 @@ class Args:
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Dropout = list[Tensor]
-"""Dropout mask of each hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
+DropoutMasks = list[Tensor]
+"""Multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
 class Body(nn.Module):
@@ -99,7 +99,7 @@ class Body(nn.Module):
             nn.init.orthogonal_(weight, gain, generator=generator)
             nn.init.zeros_(bias)
 
-    def hidden(self, x: Tensor, dropout: Dropout | None = None) -> list[Tensor]:
+    def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
         activations = []
         for i, layer in enumerate(self.layers[:-1]):
@@ -109,7 +109,7 @@ class Body(nn.Module):
             activations.append(x)
         return activations
 
-    def forward(self, x: Tensor, dropout: Dropout | None = None) -> Tensor:
+    def forward(self, x: Tensor, dropout: DropoutMasks | None = None) -> Tensor:
         hidden = self.hidden(x, dropout)
         return self.layers[-1](hidden[-1] if hidden else x)
 
@@ -128,7 +128,7 @@ class ActorCritic(nn.Module):
         self.policy.reset_parameters(generator)
         self.value.reset_parameters(generator)
 
-    def forward(self, observation: Tensor, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, observation: Tensor, dropout: DropoutMasks | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) → logits (B, A) and value (B,), both float32."""
         return self.policy(observation, dropout).float(), self.value(observation, dropout).squeeze(-1).float()
 
@@ -138,7 +138,7 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return F.log_softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=-1)
 
 
-def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Dropout | None:
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022)."""
     if args.dropout == 0:
         return None
@@ -146,7 +146,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Drop
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
 
 
-def of_envs(dropout: Dropout | None, envs: Tensor) -> Dropout | None:
+def of_envs(dropout: DropoutMasks | None, envs: Tensor) -> DropoutMasks | None:
     """The dropout masks (B, width) of rows that belong to `envs` (B,)."""
     return dropout and [layer[envs] for layer in dropout]
 

@@ -32,6 +32,7 @@ from torch.func import grad_and_value
 from p3kit.runtime import Stack, StackRun, under
 from p3kit.runtime.stacking import (
     AdamW,
+    DropoutMasks,
     Knobs,
     LossScale,
     StepFactors,
@@ -106,9 +107,6 @@ class Args:
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Dropout = list[Tensor]
-"""Dropout mask of each hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
-
 
 # Copied from trainers/ppo.py::Body
 class Body(nn.Module):
@@ -129,7 +127,7 @@ class Body(nn.Module):
             nn.init.orthogonal_(weight, gain, generator=generator)
             nn.init.zeros_(bias)
 
-    def hidden(self, x: Tensor, dropout: Dropout | None = None) -> list[Tensor]:
+    def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
         activations = []
         for i, layer in enumerate(self.layers[:-1]):
@@ -139,7 +137,7 @@ class Body(nn.Module):
             activations.append(x)
         return activations
 
-    def forward(self, x: Tensor, dropout: Dropout | None = None) -> Tensor:
+    def forward(self, x: Tensor, dropout: DropoutMasks | None = None) -> Tensor:
         hidden = self.hidden(x, dropout)
         return self.layers[-1](hidden[-1] if hidden else x)
 
@@ -159,7 +157,7 @@ class ActorCritic(nn.Module):
         self.policy.reset_parameters(generator)
         self.value.reset_parameters(generator)
 
-    def forward(self, observation: Tensor, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, observation: Tensor, dropout: DropoutMasks | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) → logits (B, A) and value (B,), both float32."""
         return self.policy(observation, dropout).float(), self.value(observation, dropout).squeeze(-1).float()
 
@@ -170,7 +168,7 @@ def linear(stack: Weights, layer: str, x: Tensor) -> Tensor:
 
 
 def hidden_layers(
-    stack: Weights, observation: Tensor, activation: str, dropout: Dropout | None = None
+    stack: Weights, observation: Tensor, activation: str, dropout: DropoutMasks | None = None
 ) -> list[tuple[Tensor, Tensor]]:
     """Activations of the policy's and the value's hidden layers, (K, B, H) each; empty for a linear policy."""
     if "first.weight" not in stack:
@@ -188,7 +186,7 @@ def hidden_layers(
 
 
 def forward_stack(
-    stack: Weights, observation: Tensor, activation: str, dropout: Dropout | None = None
+    stack: Weights, observation: Tensor, activation: str, dropout: DropoutMasks | None = None
 ) -> tuple[Tensor, Tensor]:
     """(K, B, D) → logits (K, B, A) and value (K, B), both float32; what `ActorCritic` gives each agent alone."""
     layers = hidden_layers(stack, observation, activation, dropout)
@@ -204,7 +202,7 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 # Copied from trainers/ppo.py::dropout_masks
-def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Dropout | None:
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022)."""
     if args.dropout == 0:
         return None
@@ -239,7 +237,7 @@ class Networks:
         return masked_log_softmax(logits, mask).argmax(-1)
 
     def inspect(
-        self, observation: Tensor, mask: Tensor, dropout: Dropout | None
+        self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None
     ) -> tuple[Tensor, list[Tensor], list[Tensor], dict[str, Tensor]]:
         logits, _ = forward_stack(self.weights, observation, self.activation, dropout)
         layers = hidden_layers(self.weights, observation, self.activation)
@@ -412,7 +410,7 @@ def find_gradient(
     stack: Weights,
     observation: Tensor,
     batch: Minibatch,
-    dropout: Dropout | None,
+    dropout: DropoutMasks | None,
     knobs: Knobs,
     loss_scale: Tensor,
     activation: str,
@@ -439,7 +437,7 @@ def find_step(
     stack: Weights,
     observation: Tensor,
     batch: Minibatch,
-    dropout: Dropout | None,
+    dropout: DropoutMasks | None,
     knobs: Knobs,
     loss_scale: Tensor,
     steps: Tensor,
@@ -465,7 +463,7 @@ def decide(
     observation: Tensor,
     mask: Tensor,
     noise: Tensor,
-    dropout: Dropout | None,
+    dropout: DropoutMasks | None,
     activation: str,
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -494,7 +492,7 @@ def train(run: Stack[Args]) -> None:
     make_net = partial(ActorCritic, env.observation_size, env.num_actions, args)
     networks = Networks(make_net, run.generators("net"), args.activation, device)
     net = networks.weights
-    words = (args.activation, args.value_loss, run.precision)
+    acting, learning = (args.activation, run.precision), (args.activation, args.value_loss, run.precision)
     pays_from = compiling_pays_from(sum(weights[0].numel() for weights in net.values()))
     fast_decide, fast_find = run.compiled(decide, pays_from), run.compiled(find_step, pays_from)
     optimizer = AdamW(net, (count,), device, run.compiled(adamw_step, pays_from))
@@ -515,11 +513,8 @@ def train(run: Stack[Args]) -> None:
         transitions = []
         with torch.no_grad():
             for t in range(steps):
-                observation, allowed = (
-                    run.observe(by_agent(index, count), by_agent(account, count)),
-                    by_agent(mask, count),
-                )
-                decided = fast_decide(net, observation, allowed, noise[t], dropout, args.activation, run.precision)
+                observation = run.observe(by_agent(index, count), by_agent(account, count))
+                decided = fast_decide(net, observation, by_agent(mask, count), noise[t], dropout, *acting)
                 action, log_prob, value = (table.t().flatten() for table in decided)  # (K, N) → (N·K,)
                 step = env.step(action, starts[t].flatten())
                 transitions.append(
@@ -530,8 +525,8 @@ def train(run: Stack[Args]) -> None:
                     )
                 )
                 index, account, mask = step.index, step.account, step.mask
-            observation, allowed = run.observe(by_agent(index, count), by_agent(account, count)), by_agent(mask, count)
-            *_, last_value = fast_decide(net, observation, allowed, noise[0], dropout, args.activation, run.precision)
+            observation = run.observe(by_agent(index, count), by_agent(account, count))
+            *_, last_value = fast_decide(net, observation, by_agent(mask, count), noise[0], dropout, *acting)
         buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*transitions, strict=True)))  # (T, N, K)
 
         # 3. Rewards: components times the weights in force, then scaled and clipped.
@@ -566,9 +561,8 @@ def train(run: Stack[Args]) -> None:
             if learnt < rows:
                 order = order[order < learnt].view(count, learnt)
             columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs)
-            for batch_index, batch_account, *chosen, envs in split_batches(
-                columns, args.batch_size * args.accumulation_steps
-            ):
+            batches = split_batches(columns, args.batch_size * args.accumulation_steps)
+            for batch_index, batch_account, *chosen, envs in batches:
                 batch, size = Minibatch(*chosen), envs.shape[1]
                 gradient: Weights = {}
                 losses = stats = torch.zeros((), device=device)
@@ -580,12 +574,20 @@ def train(run: Stack[Args]) -> None:
                             # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
                             find = fast_find if size == run.minibatch else find_step
                             gradient, factors, counted, metrics = find(
-                                net, observation, batch, masks, knobs, loss_scale.scale, optimizer.steps, live, *words
+                                net,
+                                observation,
+                                batch,
+                                masks,
+                                knobs,
+                                loss_scale.scale,
+                                optimizer.steps,
+                                live,
+                                *learning,
                             )
                         else:  # gradients of pieces add up to that of the batch
                             whole = batch._replace(advantage=normalise(batch.advantage))
                             rows_of = Minibatch(*(column[:, piece] for column in whole))
-                            found = find_gradient(net, observation, rows_of, masks, knobs, loss_scale.scale, *words)
+                            found = find_gradient(net, observation, rows_of, masks, knobs, loss_scale.scale, *learning)
                             gradient = add_weighted(gradient if piece.start else {}, found[0], share)
                             losses = found[1] * share + (losses if piece.start else 0)
                             stats = found[2] * share + (stats if piece.start else 0)
@@ -609,6 +611,7 @@ def train(run: Stack[Args]) -> None:
             epochs=epochs,
             gradient=flatten_weights(gradient),
             dropout=dropout,
+            extra={"diag/amp_scale": loss_scale.scale} if loss_scale.enabled else {},
         )
 
 

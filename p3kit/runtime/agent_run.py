@@ -32,9 +32,9 @@ from p3kit.runtime.iteration import Iteration, RolloutBuffer, Sample, evidence_o
 from p3kit.runtime.pieces import Attempt, Pieces
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
 from p3kit.runtime.recording import Rollout
-from p3kit.runtime.registry import Registry, Stateful
 from p3kit.runtime.reinit import reinit_part
 from p3kit.runtime.scaling import ObservationScaler, Rewards, RewardScaler
+from p3kit.runtime.trainer_state import Registry, Stateful
 from p3kit.runtime.transfer import to_host
 
 A = TypeVar("A")

@@ -40,7 +40,6 @@ from p3kit.runtime.iteration import Iteration, Sample, evidence_of, rollout_tabl
 from p3kit.runtime.pieces import Attempt, Pieces
 from p3kit.runtime.policy import LoadPolicy
 from p3kit.runtime.recording import Rollout
-from p3kit.runtime.registry import Part, Registry
 from p3kit.runtime.reinit import reinit_agent
 from p3kit.runtime.run import Run
 from p3kit.runtime.scaling import Rewards, RewardScaler
@@ -57,6 +56,7 @@ from p3kit.runtime.stacking import (
     stack_setting,
     to_rows,
 )
+from p3kit.runtime.trainer_state import Part, Registry
 from p3kit.runtime.transfer import to_host
 
 A = TypeVar("A")
@@ -252,6 +252,11 @@ class Stack(Generic[A]):
         return self._run.autocast()
 
     @property
+    def iteration(self) -> int:
+        """Number of this iteration, from 1."""
+        return self._iteration
+
+    @property
     def minibatch(self) -> int:
         """Rows of a whole piece: `batch_size`, or less after memory ran out."""
         return self._pieces.size
@@ -284,8 +289,8 @@ class Stack(Generic[A]):
         let interventions act, save a checkpoint.
 
         Tables of the rollout are (T, N, K, …). `update` is (G, K, M) with the metrics `names`, `epochs` (K,) counts the
-        epochs of each agent, and `gradient` (K, P) is the last one. `dropout` are the masks (K, N, width) of each layer,
-        and `extra` are further metrics (K,).
+        epochs of each agent, and `gradient` (K, P) is the last one. `dropout` are masks (K, N, width) of layers, and
+        `extra` are further metrics (K,).
         """
         args: Any = self.args
         start, rows = self._global_step, advantage.shape[0] * self._num_envs
