@@ -59,7 +59,7 @@ def _order_faults(sheet: Sheet, timestamps: Stamps) -> list[Fault]:
     steps = np.diff(timestamps).astype(np.int64)
     same, back = np.flatnonzero(steps == 0) + 1, np.flatnonzero(steps < 0) + 1
     faults = []
-    several = len(np.unique(timestamps)) < 0.9 * len(timestamps)
+    several = 20 < len(timestamps) > 1.1 * len(np.unique(timestamps))
     suspect = sheet.symbol_like(timestamps) if several else None
     remedy = "a file with several symbols needs a column symbol"
     if suspect:
