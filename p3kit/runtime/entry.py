@@ -21,6 +21,7 @@ from p3kit.runtime.run import Backtest, Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.trainer_file import read_trainer
+from p3kit.spec.writing import toml_text, toml_value
 
 A = TypeVar("A")
 
@@ -112,14 +113,14 @@ def _report_backtest(run: Run[A], load_policy: LoadPolicy) -> NoReturn:
 
 def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -> RunDir:
     """A run directory of one agent from flags: the same path through spec, plan and run directory as `p3kit run`."""
-    overrides = [f"ppo.{name}={_toml(value)}" for name, value in knobs.items()]
-    text = f'name = "scratch"\ntrainer = {_toml(str(trainer_file.resolve()))}\n'
+    overrides = [f"ppo.{name}={toml_text(value)}" for name, value in knobs.items()]
+    text = f'name = "scratch"\ntrainer = {toml_value(str(trainer_file.resolve()))}\n'
     if flags["env_id"]:  # a foreign task brings its own scales, and no bars: its agent goes by the task's name
         symbol, source = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:], "synthetic"
         scales = '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\nclip = "off"\n'
     else:
         symbol, source, scales = flags["symbol"], flags["source"], ""
-    text += f"symbols = [{_toml(symbol)}]\nseeds = [{flags['seed']}]\n"
+    text += f"symbols = [{toml_value(symbol)}]\nseeds = [{flags['seed']}]\n"
     text += f'[data]\nsource = "{source}"\n{scales}'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scratch.toml"
@@ -165,12 +166,3 @@ def _help(name: str) -> str:
     python {name} --source synthetic --set env.num_envs=16
     python {name} --env-id CartPole-v1 --n-steps 128 --total-timesteps 100000
     """
-
-
-def _toml(value: Any) -> str:
-    """A flag's text as a TOML value: numbers, booleans and lists as they are, words in quotes."""
-    text = str(value)
-    plain = text.replace("_", "").replace(".", "").replace("-", "").replace("+", "").replace("e", "").isdigit()
-    if plain or text in ("true", "false") or text.startswith("["):
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
