@@ -66,6 +66,7 @@ AGENTS = "all"
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+# Copied from trainers/ppo.py::Args
 @dataclass(frozen=True)
 class Args:
     """The knobs of `[ppo]`. p3kit reads this class from the source; "size" marks what fixes the shape of tensors."""
@@ -96,6 +97,7 @@ class Args:
     """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
     accumulation_steps: Annotated[int, Ge(1), "size"] = 1
     """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
+    # differs: a shared encoder in place of layers of one's own (4 lines)
     patch: Annotated[int, Ge(1), "size"] = 4
     """Bars of a token; raising it makes the encoder faster and blunter in time."""
     d_model: Annotated[int, Ge(1), "size"] = 64
@@ -106,8 +108,10 @@ class Args:
     """Attention heads of a layer; d_model is a multiple of it."""
     head_width: Annotated[int, Ge(1), "size"] = 64
     """Hidden units of each agent's policy head and value head."""
+    # end
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    # differs: a shared encoder (0 lines)
     encoder_rate: Annotated[float, Ge(0), "size"] = 0.1
     """Learning rate of the shared encoder as a share of the agents' own; raising it adapts what all see faster, and
     unsettles the heads that look through it."""
@@ -116,18 +120,21 @@ class Args:
     see, and their noise too."""
     surgery: Literal["off", "pcgrad"] = "off"
     """What happens to gradients of agents that pull the encoder apart; "pcgrad" takes the conflicting part away."""
+    # end
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """Decoupled weight decay (AdamW); raising it keeps weights small."""
     value_loss: Literal["mse", "huber", "clipped"] = "mse"
     """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
     init_gain: Annotated[float, Gt(0), "size"] = 0.01
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
+    # differs: a shared encoder (0 lines)
     token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
     """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
     the newest bar and the account, and take in the encoder's view as it becomes worth something."""
     token_weight: Annotated[float, Ge(0), Le(1), "size"] = 1.0
     """Weight of the encoder's token beside a head's other inputs throughout; small lets heads follow it slowly, where
     windows hold little that the newest bar does not."""
+    # end
 
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,13 +262,18 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return F.log_softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=-1)
 
 
+# Copied from trainers/ppo.py::dropout_masks
 def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
+    # differs: the wide layer of every transformer layer, then the heads (1 line)
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022): the wide
     layer of every transformer layer, then the heads."""
+    # end
     if args.dropout == 0:
         return None
+    # differs: the same (1 line)
     widths = [2 * args.d_model] * args.layers + [args.head_width]
     draws = [torch.rand(num_envs, width, generator=generator) for width in widths]
+    # end
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
 
 
@@ -423,7 +435,9 @@ LOSS_METRICS = (
 # Copied from trainers/ppo.py::STEP_METRICS
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
                 "diag/nonfinite")  # fmt: skip
+# Copied from trainers/ppo.py::KL
 KL = LOSS_METRICS.index("policy/kl_divergence")
+# Copied from trainers/ppo_stacked.py::NORM
 NORM = STEP_METRICS.index("grad/grad_norm")
 INTERFERENCE_METRICS = ("diag/grad_share", "diag/grad_cosine", "diag/grad_cosine_min")
 """Of an agent's clipped gradient on the encoder: its share of the agents' norms, and its cosine with the others'."""
@@ -591,20 +605,27 @@ def share_gradient(
     return Shared(combined, own, steps, torch.stack([norm / norm.sum(), mean, least], -1))
 
 
+# Copied from trainers/ppo_stacked.py::decide
 def decide(
+    # differs: encoder and heads (1 line)
     encoder: Weights,
     heads: Weights,
+    # end
     observation: Tensor,
     mask: Tensor,
     noise: Tensor,
     dropout: DropoutMasks | None,
+    # differs: how an observation is laid out (1 line)
     shape: Shape,
     args: Args,
+    # end
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
     with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+        # differs: encoder and heads (1 line)
         logits, value, _, _ = forward_all(encoder, heads, observation, shape, args, dropout)
+        # end
     action, log_prob = sample_action(masked_log_softmax(logits, mask), noise)
     return action, log_prob, value
 
@@ -757,12 +778,12 @@ def train(run: Stack[Args]) -> None:
                 for piece, share, attempt in run.pieces(size):
                     with attempt:  # out of memory: the same batch again in smaller pieces
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
-                        masks = masks_of_rows(dropout, envs[:, piece])
-                        # differs: gradients on the encoder are each agent's own until the step (16 lines)
+                        given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
+                        # differs: gradients on the encoder are each agent's own until the step (19 lines)
                         # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
                         find = fast_find if size == run.minibatch else find_gradients
                         rows_of = Minibatch(*(column[:, piece] for column in batch))
-                        found = find(encoder, heads, observation, rows_of, masks, knobs, loss_scale.scale, *words)
+                        found = find(encoder, heads, observation, rows_of, *given, *words)
                         gradient = add_weighted(gradient if piece.start else {}, found[0], share)
                         head_gradient = add_weighted(head_gradient if piece.start else {}, found[1], share)
                         losses = found[2] * share + (losses if piece.start else 0)

@@ -356,12 +356,17 @@ LOSS_METRICS = (
 # Copied from trainers/ppo.py::STEP_METRICS
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
                 "diag/nonfinite")  # fmt: skip
+# Copied from trainers/ppo.py::KL
 KL = LOSS_METRICS.index("policy/kl_divergence")
 NORM = STEP_METRICS.index("grad/grad_norm")
 
 
+# Copied from trainers/ppo.py::Minibatch
 class Minibatch(NamedTuple):
+    # differs: rows of each agent (1 line)
     """What the loss needs of B rows of each agent, all (K, B) but for the mask (K, B, A)."""
+
+    # end
 
     action: Tensor
     log_prob: Tensor
@@ -510,13 +515,16 @@ def train(run: Stack[Args]) -> None:
         noise, starts, orders, dropout = run.draws((steps, num_envs, env.num_actions), gumbel_noise, dropout_masks)
 
         # 2. Rollout: act, step, remember where each observation came from.
+        # Copied from trainers/ppo.py::train section 2
         transitions = []
         with torch.no_grad():
             for t in range(steps):
+                # differs: the environment has rows n·K + k, the networks (K, N) (3 lines)
                 observation = run.observe(by_agent(index, count), by_agent(account, count))
                 decided = fast_decide(net, observation, by_agent(mask, count), noise[t], dropout, *acting)
                 action, log_prob, value = (table.t().flatten() for table in decided)  # (K, N) → (N·K,)
                 step = env.step(action, starts[t].flatten())
+                # end
                 transitions.append(
                     Buffer(
                         *(index, account, mask, action, log_prob, value),
@@ -525,13 +533,18 @@ def train(run: Stack[Args]) -> None:
                     )
                 )
                 index, account, mask = step.index, step.account, step.mask
+            # differs: the same (2 lines)
             observation = run.observe(by_agent(index, count), by_agent(account, count))
             *_, last_value = fast_decide(net, observation, by_agent(mask, count), noise[0], dropout, *acting)
         buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*transitions, strict=True)))  # (T, N, K)
+        # end
 
         # 3. Rewards: components times the weights in force, then scaled and clipped.
+        # Copied from trainers/ppo.py::train section 3
         done = buffer.terminated | buffer.truncated
+        # differs: each agent has a discount of its own (1 line)
         reward, reward_parts = run.scale_reward(buffer.components, buffer.action, done, gamma)  # (T, N, K)
+        # end
 
         # 4. Advantages: the value of the state that followed, before any restart.
         next_value = torch.cat([buffer.value[1:], last_value.t().unsqueeze(0)])  # (T, N, K)
@@ -569,25 +582,17 @@ def train(run: Stack[Args]) -> None:
                 for piece, share, attempt in run.pieces(size):
                     with attempt:  # out of memory: the same batch again in smaller pieces
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
-                        masks = masks_of_rows(dropout, envs[:, piece])
+                        given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
                         if share == 1:
                             # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
                             find = fast_find if size == run.minibatch else find_step
                             gradient, factors, counted, metrics = find(
-                                net,
-                                observation,
-                                batch,
-                                masks,
-                                knobs,
-                                loss_scale.scale,
-                                optimizer.steps,
-                                live,
-                                *learning,
+                                net, observation, batch, *given, optimizer.steps, live, *learning
                             )
                         else:  # gradients of pieces add up to that of the batch
                             whole = batch._replace(advantage=normalise(batch.advantage))
                             rows_of = Minibatch(*(column[:, piece] for column in whole))
-                            found = find_gradient(net, observation, rows_of, masks, knobs, loss_scale.scale, *learning)
+                            found = find_gradient(net, observation, rows_of, *given, *learning)
                             gradient = add_weighted(gradient if piece.start else {}, found[0], share)
                             losses = found[1] * share + (losses if piece.start else 0)
                             stats = found[2] * share + (stats if piece.start else 0)

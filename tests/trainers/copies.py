@@ -7,8 +7,8 @@ A comment marks a copy of a whole class, function or constant, or of one section
     # Copied from trainers/ppo_stacked.py::train section 3
 
 A section begins at its numbered comment (`# 3. Rewards: …`) and ends at the next one, or at the end of the block. The
-mark of a section stands below its numbered comment. Lines of a copy that must differ stand between two comments, and the
-first one gives the reason and the number of lines that they replace:
+mark of a section stands below its numbered comment. Lines of a copy that must differ stand between two comments. The
+first one gives the reason, and the number of lines that they replace:
 
     # differs: the encoder is shared (2 lines)
     # end
@@ -53,8 +53,11 @@ class Source:
         found, body = {}, ast.parse(self.text).body
         for node in body:
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+            end = node.end_lineno or first
+            while end < len(self.lines) and re.match(r" +#", self.lines[end]):  # the tree does not hold comments
+                end += 1
             for name in _names(node):
-                found[name] = range(first - 1, node.end_lineno or first)
+                found[name] = range(first - 1, end)
         return found
 
     def section(self, function: str, number: int) -> range:
@@ -114,9 +117,9 @@ def _copy(sources: dict[str, Source], source: Source, mark: int, match: re.Match
 
 
 def compared(copy: Copy, here: list[str], there: list[str]) -> list[tuple[int, int]]:
-    """Pairs of line numbers (copy, original) that have to be equal. Marks of the original are passed over. Raises
-    BadMark where lines are left over."""
-    rest = iter([j for j in copy.there if not LOOKS_LIKE_A_MARK.match(there[j])])
+    """Pairs of line numbers (copy, original) that have to be equal. Empty lines, and marks of the original, are passed
+    over. Raises BadMark where lines are left over."""
+    rest = iter([j for j in copy.there if there[j].strip() and not LOOKS_LIKE_A_MARK.match(there[j])])
     pairs, block = [], 0
     for i in copy.lines:
         if match := DIFFERS.match(here[i]):
@@ -129,7 +132,7 @@ def compared(copy: Copy, here: list[str], there: list[str]) -> list[tuple[int, i
             if not block:
                 raise BadMark(f"{copy}: line {i + 1}: # end without # differs")
             block = 0
-        elif not block and not MARK.match(here[i]):
+        elif here[i].strip() and not block and not MARK.match(here[i]):
             if (j := next(rest, None)) is None:
                 raise BadMark(f"{copy}: line {i + 1}: the original has no such line")
             pairs.append((i, j))
@@ -153,14 +156,12 @@ def faults(copy: Copy, here: list[str], there: list[str]) -> list[str]:
 
 
 def equal_lines(here: Source, there: Source) -> set[int]:
-    """Line numbers in `here` that a diff of both files matches with a line of `there`, without empty lines."""
+    """Line numbers in `here` that a diff of both files matches with a line of `there`: of classes, functions and
+    constants, without empty lines and marks."""
     matcher = SequenceMatcher(None, here.lines, there.lines, autojunk=False)
-    return {
-        i
-        for block in matcher.get_matching_blocks()
-        for i in range(block.a, block.a + block.size)
-        if here.lines[i].strip()
-    }
+    equal = {i for block in matcher.get_matching_blocks() for i in range(block.a, block.a + block.size)}
+    defined = {i for lines in here.definitions.values() for i in lines}
+    return {i for i in equal & defined if here.lines[i].strip() and not LOOKS_LIKE_A_MARK.match(here.lines[i])}
 
 
 def read_trainers(folder: Path) -> dict[str, Source]:
