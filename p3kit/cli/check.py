@@ -43,9 +43,8 @@ def check(
     …) play the spec's reward where nothing can be earned, at the spec's fees and at 1 bp; none may beat staying flat.
     4. With --learn and --leak: short trainings that a sound trainer passes. Exit code 3 if a probe does not pass.
     """
-    from rich.console import Console
-
     from p3kit.check import probe_environment, probe_leak, probe_learning, probe_reward, probe_update
+    from p3kit.console import Console
     from p3kit.errors import InputError
     from p3kit.launch import run_trainer
     from p3kit.market import load_market
@@ -71,7 +70,7 @@ def check(
     if as_json:
         print_json([probe.to_json() for probe in probes])
     else:
-        print_probes(probes, f"{loaded.name}/{chosen}", Console(highlight=False))
+        print_probes(probes, f"{loaded.name}/{chosen}", Console())
     if not all(probe.passed for probe in probes):
         raise SystemExit(NOT_MET)
 
@@ -99,13 +98,14 @@ def print_probes(probes: Sequence[Probe], title: str, console: Any) -> None:
 def _rules_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """A row per rule and fee level: what it earned, and the component that paid most."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("rule", "fees", "reward", "paid most by", ""):
         table.add_column(heading, justify="right" if heading == "reward" else "left")
     for row in rows:
         payer = max(row["paid"], key=lambda name: row["paid"][name])
-        verdict = "[bold red]beats flat[/]" if row["beats_flat"] else ""
+        verdict = Text("beats flat" if row["beats_flat"] else "", style="bold red")
         fees = row["fees"].replace("the spec's fees ", "").strip("()")
         paid = f"{payer} {row['paid'][payer]:+.2f}" if row["paid"][payer] > 0.005 else "nothing"
         table.add_row(row["rule"], fees, f"{row['mean']:+.2f} ± {row['error']:.2f}", paid, verdict)

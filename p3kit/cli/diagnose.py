@@ -73,8 +73,7 @@ def diagnose(
     RUN is run-42, 42, latest or run-42/AAPL, and may still be training. A row without enough data says so and is never
     called fine.
     """
-    from rich.console import Console
-
+    from p3kit.console import Console
     from p3kit.diagnose import diagnose as judge_run
     from p3kit.diagnose import merged_patch
     from p3kit.diagnose.journal import print_journal, read_journal
@@ -102,7 +101,7 @@ def diagnose(
     if not diagnoses:
         names = ", ".join(found.agent_names())
         raise RunNotFound(f"{found.name}/{wanted}", "no agent of that name in this run", f"its agents: {names}")
-    console = Console(highlight=False)
+    console = Console()
     if wanted_row is not None:
         from p3kit.diagnose import gather_run
         from p3kit.diagnose.explain import explain, pick, print_explanation

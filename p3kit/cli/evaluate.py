@@ -12,7 +12,7 @@ from p3kit.cli.options import json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, progress_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from p3kit.console import Console
 
 # metric -> (heading, format)
 COLUMNS = {
@@ -63,8 +63,7 @@ def evaluate(
     RUN is run-42, 42, latest or run-42/AAPL. The policy walks the whole split once, deterministic, at the fees and
     under the reward that the spec states, in windows of env.episode_bars that each start flat.
     """
-    from rich.console import Console
-
+    from p3kit.console import Console
     from p3kit.diagnose.journal import intervened, read_journal
     from p3kit.errors import InputError
     from p3kit.launch.backtest import backtest, count_final_looks, deflated_sharpe
@@ -95,7 +94,7 @@ def evaluate(
         print_json(told)
         return
     for result in results:
-        print_backtest(result, found.info()["name"], Console(highlight=False))
+        print_backtest(result, found.info()["name"], Console())
 
 
 def _draw(plots: Path, result: Mapping[str, Any], output: Path | None) -> Path:
@@ -129,13 +128,13 @@ def print_backtest(result: Mapping[str, Any], experiment: str, console: Console)
 
 def _metrics_table(result: Mapping[str, Any]) -> Any:
     """A row per metric, a column per policy or rule: what an 80-column terminal has room for."""
-    from rich.table import Table
     from rich.text import Text
 
+    from p3kit.console import FittingTable
     from p3kit.launch.verdicts import BASELINES
 
     policy = {name.removeprefix("eval/"): value for name, value in result["metrics"].items()}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = FittingTable(optional=("mov. avg", "random", "all-HOLD"))
     for heading in ("", "policy", *BASELINES.values()):
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for metric, (heading, form) in COLUMNS.items():

@@ -164,9 +164,8 @@ def _cluster(spec: Spec, gpus: int | None, cpus: int | None) -> _Room:
 
 
 def _calibrated(plans: Sequence[RunPlan], loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int) -> Cost:
-    from rich.console import Console
-
     from p3kit.cli import INTERRUPTED
+    from p3kit.console import Console
     from p3kit.launch.board import board_for
     from p3kit.launch.calibrate import calibrate
 
@@ -226,17 +225,17 @@ def _facts(agent: AgentPlan) -> dict[str, Any]:
 
 
 def _print_table(name: str, plans: Sequence[RunPlan], runs: Sequence[Sequence[dict[str, Any]]], slots: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
+    from p3kit.console import Console, FittingTable
     from p3kit.launch.board import number
 
     count = f"{len(plans)} run{'s' if len(plans) > 1 else ''}"
     click.echo(f"{name}: {count} of the trainer {plans[0].trainer.stem}, {slots} at a time")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", footer_style="bold", show_footer=True)
+    optional = ("buffer", "iterations", "gradient steps", "env steps", "run")
+    table = FittingTable(optional=optional, footer_style="bold", show_footer=True)
     table.add_column("run", "", justify="right", no_wrap=True)
     agents = [agent for run in runs for agent in run]
-    table.add_column("agent", "all", no_wrap=True, overflow="ellipsis")
+    table.add_column("agent", "all", overflow="fold")
     for title, key in (("env steps", "env_steps"), ("iterations", "iterations"), ("gradient steps", "gradient_steps")):
         values = [agent[key] for agent in agents]
         table.add_column(title, number(None if None in values else sum(values), ","), justify="right", no_wrap=True)
@@ -252,7 +251,7 @@ def _print_table(name: str, plans: Sequence[RunPlan], runs: Sequence[Sequence[di
                 number(agent["gradient_steps"], ","),
                 "–" if buffer is None else f"{buffer / 1e6:.1f} MB",
             )
-    Console().print(table, markup=False)
+    Console().print(table)
 
 
 def _span(names: Sequence[str]) -> str:

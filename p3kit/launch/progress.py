@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from p3kit.console import Console as OwnConsole
 from p3kit.errors import P3kitWarning
 from p3kit.launch.board import AgentView, Board, board_for
 
@@ -33,7 +34,7 @@ def progress_console(progress: Progress) -> Console:
     if isinstance(progress, Console):
         return progress
     in_notebook = "ipykernel" in sys.modules
-    return Console(stderr=not in_notebook, highlight=False, force_jupyter=False, quiet=progress is not True)
+    return OwnConsole(stderr=not in_notebook, force_jupyter=False, quiet=progress is not True)
 
 
 class CallbackBoard:

@@ -19,6 +19,7 @@ from p3kit.rundir import RunDir
 from p3kit.runtime.run import Backtest, Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
+from p3kit.terminal import guard_output
 
 A = TypeVar("A")
 
@@ -30,6 +31,7 @@ def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
     knob of `Args` is a flag, and a scratch run directory is made under `--runs`. Input errors are printed and end the
     process with exit code 2; `--help` ends it with 0.
     """
+    guard_output()
     knobs = read_knobs(Path(trainer_file))
     command = click.Command(
         Path(trainer_file).name,
