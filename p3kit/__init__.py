@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from p3kit.api.saved_run import list_runs as list_runs
     from p3kit.api.saved_run import load_metrics as load_metrics
     from p3kit.api.saved_run import open_run as open_run
+    from p3kit.api.specs import PlanOptions as PlanOptions
     from p3kit.api.specs import load_spec as load_spec
+    from p3kit.api.specs import plan_runs as plan_runs
     from p3kit.api.training import RunOptions as RunOptions
     from p3kit.api.training import run_spec as run_spec
     from p3kit.errors import InputError as InputError
@@ -39,7 +41,9 @@ _MODULES = {
     "list_runs": "api.saved_run",
     "load_metrics": "api.saved_run",
     "open_run": "api.saved_run",
+    "PlanOptions": "api.specs",
     "load_spec": "api.specs",
+    "plan_runs": "api.specs",
     "RunOptions": "api.training",
     "run_spec": "api.training",
     "InputError": "errors",

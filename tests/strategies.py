@@ -13,14 +13,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from p3kit.spec import find_trainer, kinds
-from p3kit.spec.checking import spec_model
+from p3kit.spec import find_trainer
+from p3kit.spec.base_model import Table
+from p3kit.spec.field_types import BOUNDS, alternatives, bare, child, fields_by_key, is_table, live_paths, of_field
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import SAMPLE_SYMBOLS
-from p3kit.spec.table import Table
+from p3kit.spec.validation import spec_model
 
 MODEL = spec_model(knobs_model(read_knobs(find_trainer("ppo"))))
-LIVE = sorted(kinds.live_paths(MODEL))
+LIVE = sorted(live_paths(MODEL))
 
 
 # --- from types -------------------------------------------------------------------------------------------------------
@@ -28,19 +29,19 @@ LIVE = sorted(kinds.live_paths(MODEL))
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Values that a type accepts, None left out."""
-    return st.one_of([_values_of_one(member) for member in kinds.alternatives(kind)])
+    return st.one_of([_values_of_one(member) for member in alternatives(kind)])
 
 
 def tables(model: type[BaseModel], **by_hand: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Sparse tables of a model: any of its keys may be absent."""
-    fields = kinds.fields_by_key(model).items()
-    optional = {key: by_hand[key] if key in by_hand else values(kinds.of_field(field)) for key, field in fields}
+    fields = fields_by_key(model).items()
+    optional = {key: by_hand[key] if key in by_hand else values(of_field(field)) for key, field in fields}
     return st.fixed_dictionaries({}, optional=optional)
 
 
 def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
-    core, marks = kinds.bare(member)
-    limits = {type(mark): getattr(mark, kinds.BOUNDS[type(mark)][0]) for mark in marks if type(mark) in kinds.BOUNDS}
+    core, marks = bare(member)
+    limits = {type(mark): getattr(mark, BOUNDS[type(mark)][0]) for mark in marks if type(mark) in BOUNDS}
     if get_origin(core) is Literal:
         return st.sampled_from(get_args(core))
     if core is bool:
@@ -53,7 +54,7 @@ def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
         return _floats(limits)
     if get_origin(core) is tuple and get_args(core)[-1] is ...:
         return st.lists(values(get_args(core)[0]), min_size=1, max_size=3)
-    if kinds.is_table(core):
+    if is_table(core):
         return tables(core)
     raise TypeError(f"{core} needs a strategy by hand")
 
@@ -111,10 +112,10 @@ def live_values(path: str) -> st.SearchStrategy[float]:
     """Numbers that the key at `path` accepts."""
     kind: Any = MODEL
     for part in path.split("."):
-        kind = kinds.child(kind, part)
+        kind = child(kind, part)
     if path.startswith("reward.weights."):
         return WEIGHTS
-    return _values_of_one(next(member for member in kinds.alternatives(kind) if kinds.bare(member)[0] is float))
+    return _values_of_one(next(member for member in alternatives(kind) if bare(member)[0] is float))
 
 
 @st.composite
@@ -220,10 +221,10 @@ def spec_tables(draw: st.DrawFn) -> dict[str, Any]:
 def _model_at(*path: str) -> type[Table]:
     kind: Any = MODEL
     for part in path:
-        kind = kinds.child(kind, part)
-    model: type[Table] = kinds.bare(kind)[0]
+        kind = child(kind, part)
+    model: type[Table] = bare(kind)[0]
     return model
 
 
 def _keys(*path: str) -> list[str]:
-    return list(kinds.fields_by_key(_model_at(*path)))
+    return list(fields_by_key(_model_at(*path)))

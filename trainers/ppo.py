@@ -464,11 +464,6 @@ def main() -> None:
             )
             env_of_row = torch.arange(rows, device=device) % num_envs
             before = nn.utils.parameters_to_vector(parameters).detach()
-            if run.judges_minibatches:
-                seen = sample_rows(rows, device)
-                obs_max = env.observation_stats(flat_index[seen], flat_account[seen])[0]
-                known = {"reward/max_abs": reward.abs().max(), "diag/obs_max_abs": obs_max}
-                run.open_update([agent], global_step + min(rows, left), known)
             update: list[Tensor] = []
             for epoch in range(args.n_epochs):
                 order = orders[epoch]
@@ -527,14 +522,7 @@ def main() -> None:
                     was_clipped = (norm > args.max_grad_norm).float()
                     rest = torch.stack([loss_metrics[KL], norm, norm, was_clipped, broken.float()])
                     update.append(torch.cat([loss_metrics, rest]))
-                    if run.judges_minibatches and run.judge_minibatch([agent], [0], UPDATE_METRICS, update[-1][None]):
-                        args = agent.args_at(global_step)  # in force from the next gradient step on
-                        set_rates(optimizer, args)
-                        if agent.update_is_over:
-                            break
                 run.heartbeat()
-                if agent.update_is_over:
-                    break
                 if args.target_kl != "off":
                     epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
                     if epoch_kl.item() > args.target_kl:  # one look per epoch

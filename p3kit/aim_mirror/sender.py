@@ -189,7 +189,7 @@ def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     grades = [str(verdict["grade"]) for verdict in verdicts]
     counted = [f"{grades.count(grade)} {grade}" for grade in reversed(GRADES) if grade in grades]
     shown = sum(verdict.get("over_buy_and_hold") == "shown" for verdict in verdicts)
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "agents": len(verdicts),
         "verdicts": grades[0] if len(grades) == 1 else ", ".join(counted),
         "edge_shown": f"{shown} of {len(verdicts)}",
@@ -198,8 +198,8 @@ def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
     sharpes = [(verdict.get("metrics") or {}).get("eval/sharpe_ratio") for verdict in verdicts]
     if known := [float(sharpe) for sharpe in sharpes if sharpe is not None]:
-        told |= {"sharpe_mean": float(np.mean(known)), "sharpe_best": max(known)}
-    return told
+        fields |= {"sharpe_mean": float(np.mean(known)), "sharpe_best": max(known)}
+    return fields
 
 
 MOST_TOLD = 200
@@ -234,17 +234,17 @@ def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
 def event_text(event: Mapping[str, Any]) -> str:
     """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention says first what was done:
     `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and why."""
-    heading, known, told = [event["kind"]], ["seq", "kind", "agent", "global_step", "time"], []
+    heading, known, lines_before = [event["kind"]], ["seq", "kind", "agent", "global_step", "time"], []
     if event["kind"] == "intervention":
         heading = [f"intervention {event.get('id') or ''} {event.get('decision') or ''}"]
-        told = [line for line in (in_short(event), str(event.get("reason") or "")) if line]
+        lines_before = [line for line in (in_short(event), str(event.get("reason") or "")) if line]
         known += ["id", "decision", "keys", "checkpoint", "did", "reason", "agents"]
     if event.get("agent") or event.get("agents"):
         heading.append(whom(event))
     if event.get("global_step") is not None:
         heading.append(f"step {event['global_step']:,}")
     lines = [f"{key}: {_plain(value)}" for key, value in event.items() if key not in known]
-    return "\n".join([" · ".join(heading), *told, *lines])
+    return "\n".join([" · ".join(heading), *lines_before, *lines])
 
 
 def even_bins(edges: Any, counts: Any) -> tuple[Array, Array]:

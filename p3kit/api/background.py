@@ -53,15 +53,15 @@ class Background:
         self._pictures.append((run, self._artist.submit(_draw, run)))
 
     def _follow(self) -> None:
-        told: set[str] = set()
+        reported: set[str] = set()
         try:
             from p3kit.aim_mirror import Mirror
 
             for result in Mirror(self._runs_root, self._aim_repo).follow(self._stop_mirror):
                 for problem in result.problems:
-                    if problem not in told:
+                    if problem not in reported:
                         self._warn(f"not mirrored into Aim: {problem}")
-                    told.add(problem)
+                    reported.add(problem)
         except Exception as error:  # noqa: BLE001  Aim is another's program: whatever it raises, training goes on
             self._warn(f"the Aim mirror ended, training goes on ({_in_short(error)}); p3kit sync tries again")
 

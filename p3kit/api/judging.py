@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p3kit.api.saved_run import RunLike, SavedRun, check_agent, folder_of_runs, open_run
+from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run, reference_of
 from p3kit.errors import InputError
+from p3kit.rundir import folder_of_runs
+from p3kit.rundir.rows import decode_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,14 +50,15 @@ class Backtest:
     @property
     def metrics(self) -> dict[str, float | None]:
         """Metrics of the policy: `eval/sharpe_ratio` (annualised), `eval/total_return`, …; None where undefined."""
-        return dict(self.result["metrics"])
+        return dict(decode_numbers(self.result["metrics"]))
 
     @property
     def baselines(self) -> pd.DataFrame:
         """The same metrics, without the prefix `eval/`, of each baseline: a row per metric, a column per baseline."""
         import pandas as pd
 
-        return pd.DataFrame(self.result["baselines"])
+        columns = {name: decode_numbers(values) for name, values in self.result["baselines"].items()}
+        return pd.DataFrame(columns, dtype="float64")
 
     @property
     def sharpe_interval(self) -> tuple[float, float] | None:
@@ -181,7 +184,7 @@ def compare_runs(
     from p3kit.report.comparison_data import compare_runs as compare
 
     chosen = [runs] if isinstance(runs, RunLike) else list(runs)
-    return compare(folder_of_runs(runs_root), [_reference(run) for run in chosen], by)
+    return compare(folder_of_runs(runs_root), [reference_of(run) for run in chosen], by)
 
 
 def explain_finding(
@@ -250,10 +253,3 @@ def _episodes(saved: SavedRun, agent: str, split: Split, checkpoint: str) -> Seq
         written.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
                         "of": episode["of"], "split": split, **episode["totals"]})  # fmt: skip
     return written
-
-
-def _reference(run: RunLike) -> str:
-    """The words that name a run, or an agent of it."""
-    if not isinstance(run, SavedRun):
-        return str(run)
-    return str(run.path) + (f"/{run.agent}" if run.agent is not None else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import os
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import InputError, P3kitError, P3kitWarning, RunNotFound
 from p3kit.launch import AgentResult, RunLine, agent_results, run_lines
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import RunDir, find_run, intact_runs, mark_crashed
+from p3kit.rundir import RunDir, find_run, folder_of_runs, intact_runs, mark_crashed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,11 +122,6 @@ class RunList(list[SavedRun]):
         return pd.DataFrame([line.to_json() for line in self.lines])
 
 
-def folder_of_runs(runs_root: str | Path | None) -> Path:
-    """Return the folder of the run directories: as given, else `P3KIT_RUNS`, else `runs`."""
-    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
-
-
 def open_run(run: RunLike, runs_root: str | Path | None = None) -> SavedRun:
     """Open a run on disk.
 
@@ -171,6 +165,9 @@ def list_runs(
 
     Returns:
         A list of runs. `list_runs().to_frame()` is a DataFrame with a row per run.
+
+    Raises:
+        InputError: A state is none of the six.
 
     Example:
         >>> failed = p3kit.list_runs(name="phase3*", state=["failed", "crashed"])
@@ -237,9 +234,16 @@ def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | N
         run = open_run(reference, runs_root)
         if run.agent is not None:
             what = "names one agent; a run goes on or ends as a whole"
-            raise InputError(str(reference), what, f'use "{run.name}"')
+            raise InputError(reference_of(reference), what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())
+
+
+def reference_of(run: RunLike) -> str:
+    """Return the words that name a run, or an agent of it."""
+    if not isinstance(run, SavedRun):
+        return str(run)
+    return str(run.path) + (f"/{run.agent}" if run.agent is not None else "")
 
 
 def check_agent(run: SavedRun) -> None:

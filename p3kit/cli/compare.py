@@ -47,15 +47,15 @@ def compare(
     RUN is run-42, 42, latest or run-42/AAPL. Where nothing but compute.… differs (a precision, say), a verdict tells
     whether the results match. Without --output the page goes to stdout, as markdown.
     """
-    from p3kit.report.comparison_data import compare_runs
+    from p3kit.api.judging import compare_runs
     from p3kit.report.comparison_page import comparison_json, render_comparison, write_comparison
     from p3kit.report.markdown import relative_to_here
 
-    found = compare_runs(runs_root, references, by)
+    found = compare_runs(references, by, runs_root)
     written = write_comparison(found, output, templates) if output is not None else None
     if as_json:
-        told = {"page": written and written.as_posix(), **comparison_json(found)}
-        print_json(told)
+        document = {"page": written and written.as_posix(), **comparison_json(found)}
+        print_json(document)
     elif written is not None:
         click.echo(relative_to_here(written))
     else:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, progress_console
+from p3kit.errors import InputError
 
 if TYPE_CHECKING:
-    from p3kit.diagnose import AgentDiagnosis
-    from p3kit.rundir import RunDir
+    from rich.console import Console
+
+    from p3kit.api.saved_run import SavedRun
 
 
 @click.command(
@@ -59,7 +61,7 @@ def diagnose(
     wanted_row: str | None,
     rules: Path | None,
     wants_episode: bool,
-    split: str | None,
+    split: Literal["train", "validation"] | None,
     checkpoint: str | None,
     patch_only: bool,
     as_markdown: bool,
@@ -73,14 +75,29 @@ def diagnose(
     RUN is run-42, 42, latest or run-42/AAPL, and may still be training. A row without enough data says so and is never
     called fine.
     """
-    from p3kit.console import Console
-    from p3kit.diagnose import diagnose as judge_run
-    from p3kit.diagnose import merged_patch
-    from p3kit.diagnose.journal import print_journal, read_journal
-    from p3kit.errors import InputError, RunNotFound
-    from p3kit.rundir import find_run
-    from p3kit.spec import load_rules
+    _check(wants_episode, split, checkpoint, wanted_row, rules, patch_only, as_markdown, as_json)
+    found = _open(run, agent, runs_root)
+    if wants_episode:
+        _print_episodes(found, split or "validation", checkpoint or "last", as_json)
+    elif wanted_row is not None:
+        _print_explanation(found, wanted_row, rules, as_json)
+    else:
+        _print_diagnosis(found, rules, patch_only, as_markdown, as_json)
+    if rules is not None and not (as_json or patch_only):
+        _print_rule_changes(found, rules)
 
+
+def _check(
+    wants_episode: bool,
+    split: str | None,
+    checkpoint: str | None,
+    wanted_row: str | None,
+    rules: Path | None,
+    patch_only: bool,
+    as_markdown: bool,
+    as_json: bool,
+) -> None:
+    """Refuse options that exclude each other."""
     if not wants_episode and (split or checkpoint):
         raise InputError("--split or --checkpoint", "goes with --episode only", "add --episode, or leave it out")
     if wants_episode and (patch_only or as_markdown or wanted_row is not None or rules is not None):
@@ -91,102 +108,79 @@ def diagnose(
               ("--explain", wanted_row is not None and not as_json)) if given]  # fmt: skip
     if len(chosen) > 1:
         raise InputError(" ".join(chosen), "only one of them can be printed", "only --explain goes with --json")
-    found, named = find_run(runs_root, run)
-    wanted = agent or named
-    if wants_episode:
-        _episodes(found, wanted, split or "validation", checkpoint or "last", as_json)
-        return
-    overridden = None if rules is None else load_rules(rules)
-    diagnoses = judge_run(found, wanted, overridden)
-    if not diagnoses:
-        names = ", ".join(found.agent_names())
-        raise RunNotFound(f"{found.name}/{wanted}", "no agent of that name in this run", f"its agents: {names}")
-    console = Console()
-    if wanted_row is not None:
-        from p3kit.diagnose import gather_run
-        from p3kit.diagnose.explain import explain, pick, print_explanation
 
-        finding = pick(diagnoses, wanted_row)
-        diagnosis = next(one for one in diagnoses if one.agent == finding.agent)
-        [evidence] = gather_run(found, finding.agent, overridden)
-        explanation = explain(finding, diagnosis, evidence)
-        if as_json:
-            print_json(explanation.to_json())
-        else:
-            print_explanation(explanation, console)
-    elif as_json:
-        journals = {diagnosis.agent: read_journal(found, diagnosis.agent) for diagnosis in diagnoses}
+
+def _open(run: str, agent: str | None, runs_root: Path) -> SavedRun:
+    """The run, narrowed to the agent of `--agent`."""
+    from p3kit.api.saved_run import SavedRun, open_run
+
+    found = open_run(run, runs_root)
+    return found if agent is None else SavedRun(found.directory, agent)
+
+
+def _print_diagnosis(found: SavedRun, rules: Path | None, patch_only: bool, as_markdown: bool, as_json: bool) -> None:
+    """Print the table, or its patch, markdown or JSON."""
+    from p3kit.api.judging import diagnose_run
+    from p3kit.diagnose import merged_patch
+    from p3kit.diagnose.journal import print_journal, read_journal
+
+    diagnoses = diagnose_run(found, rules)
+    if as_json:
+        journals = {one.agent: read_journal(found.directory, one.agent) for one in diagnoses}
         print_json([one.to_json() | {"interventions": journals[one.agent]} for one in diagnoses])
     elif patch_only:
         click.echo(_with_origin(found.name, merged_patch(diagnoses)))
     elif as_markdown:
-        from p3kit.diagnose.markdown import diagnoses_as_markdown
+        from p3kit.diagnose.markdown_table import diagnoses_as_markdown
 
         click.echo(diagnoses_as_markdown(diagnoses), nl=False)
     else:
         from p3kit.diagnose.table import print_diagnoses
 
-        print_diagnoses(diagnoses, console)
-        print_journal(read_journal(found, wanted), console)
-    if overridden is not None and not (as_json or patch_only):
-        for line in _what_the_rules_changed(judge_run(found, wanted), diagnoses, rules):
-            click.echo(line, err=True)
+        print_diagnoses(diagnoses, _console())
+        print_journal(read_journal(found.directory, found.agent), _console())
 
 
-def _what_the_rules_changed(
-    before: Sequence[AgentDiagnosis], after: Sequence[AgentDiagnosis], rules: Path | None
-) -> list[str]:
-    """A line per row that the file of rules raised, silenced or moved."""
-    from p3kit.diagnose.findings import format_steps
+def _print_explanation(found: SavedRun, wanted_row: str, rules: Path | None, as_json: bool) -> None:
+    """Print one row with all its numbers."""
+    from p3kit.api.judging import explain_finding
+    from p3kit.diagnose.explain import print_explanation
 
-    lines = []
-    for old, new in zip(before, after, strict=True):
-        earlier = {finding.symptom: finding.since_step for finding in old.raised}
-        later = {finding.symptom: finding.since_step for finding in new.raised}
-        for symptom in dict.fromkeys((*later, *earlier)):
-            if symptom not in earlier:
-                lines.append(f"{new.agent}: {symptom} raised since {format_steps(later[symptom])}")
-            elif symptom not in later:
-                lines.append(f"{new.agent}: {symptom} no longer raised")
-            elif later[symptom] != earlier[symptom]:
-                moved = f"{format_steps(earlier[symptom])} → {format_steps(later[symptom])}"
-                lines.append(f"{new.agent}: {symptom} raised since {moved}")
-    heading = f"Judged by {rules}: " + ("what is different from the run's own rules:" if lines else "nothing differs.")
-    return [heading, *(f"  {line}" for line in lines)]
-
-
-def _episodes(run: RunDir, wanted: str | None, split: str, checkpoint: str, as_json: bool) -> None:
-    """Write and draw the best and the worst paid episode of every agent, or of one."""
-
-    from p3kit.errors import RunNotFound
-    from p3kit.launch.backtest import replay
-    from p3kit.report.episode_picture import draw_episode
-    from p3kit.rundir import file_name
-
-    names = run.agent_names()
-    if wanted is not None and wanted not in names:
-        raise RunNotFound(
-            f"{run.name}/{wanted}", "no agent of that name in this run", f"its agents: {', '.join(names)}"
-        )
-    console = progress_console()
-    told = []
-    for agent in [wanted] if wanted else names:
-        with console.status(f"{run.name}/{agent}: playing the {split} split"):
-            episodes = replay(run, agent, checkpoint, split=split)
-        for episode in episodes:
-            name = f"{file_name(agent)}-{episode['checkpoint'].removesuffix('.pt')}-{split}-{episode['first_bar']:06d}"
-            path = run.write_replay(name, episode)
-            label = "SYNTHETIC data, " if episode["synthetic"] else ""
-            place = f"episode {episode['rank']} of {episode['of']} by reward, {split}"
-            picture = run.replays / f"{name}.png"
-            draw_episode(episode, f"{label}{run.name}/{agent}, {episode['checkpoint']}: {place}", picture)
-            told.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
-                         "of": episode["of"], "split": split, **episode["totals"]})  # fmt: skip
+    explanation = explain_finding(found, wanted_row, rules)
     if as_json:
-        print_json(told)
+        print_json(explanation.to_json())
+    else:
+        print_explanation(explanation, _console())
+
+
+def _print_episodes(found: SavedRun, split: Literal["train", "validation"], checkpoint: str, as_json: bool) -> None:
+    """Print the best and the worst paid episode of each agent."""
+    from p3kit.api.judging import replay_episodes
+
+    with progress_console().status(f"{found.name}: playing the {split} split"):
+        episodes = replay_episodes(found, split, checkpoint)
+    if as_json:
+        print_json(episodes)
         return
-    for one in told:
-        click.echo(_in_words(run.name, one))
+    for episode in episodes:
+        click.echo(_in_words(found.name, episode))
+
+
+def _print_rule_changes(found: SavedRun, rules: Path) -> None:
+    """Print on stderr what the file of rules changed against the rules of the run."""
+    from p3kit.api.judging import diagnose_run
+    from p3kit.diagnose.findings import rule_changes
+
+    lines = rule_changes(diagnose_run(found), diagnose_run(found, rules))
+    heading = f"Judged by {rules}: " + ("what is different from the run's own rules:" if lines else "nothing differs.")
+    for line in [heading, *(f"  {line}" for line in lines)]:
+        click.echo(line, err=True)
+
+
+def _console() -> Console:
+    from p3kit.console import Console
+
+    return Console()
 
 
 def _in_words(run: str, episode: Mapping[str, Any]) -> str:

@@ -20,11 +20,11 @@ _VOLUME = "p3kit.volume"
 QUIET, USUAL, VERBOSE = -1, 0, 1
 
 
-def print_json(told: Any) -> None:
-    """`told` as strict JSON; NaN and infinity as the words that run directories have for them."""
+def print_json(document: Any) -> None:
+    """`document` as strict JSON; NaN and infinity as the words that run directories have for them."""
     from p3kit.rundir.rows import dump
 
-    click.echo(dump(told, indent=2))
+    click.echo(dump(document, indent=2))
 
 
 def print_lines(lines: Iterable[RenderableType]) -> None:

@@ -164,7 +164,7 @@ def _print_table(lines: Sequence[RunLine]) -> None:
     from rich.text import Text
 
     from p3kit.console import Console, FittingTable
-    from p3kit.launch.board import STATE_COLOURS, number
+    from p3kit.launch.display import STATE_COLOURS, number
 
     table = FittingTable(optional=("age", "done", "name", "best Sharpe", "state"))
     table.add_column("run", no_wrap=True)
@@ -180,7 +180,7 @@ def _print_table(lines: Sequence[RunLine]) -> None:
         table.add_row(
             line.run,
             Text(line.name),
-            Text(line.state, style=STATE_COLOURS[line.state]),
+            Text(line.state, style=STATE_COLOURS.get(line.state, "")),
             f"{line.progress:.0%}",
             Text(agents),
             number(line.best_sharpe, ".2f"),

@@ -101,7 +101,7 @@ def explain(finding: Finding, diagnosis: AgentDiagnosis, evidence: Evidence) -> 
     """Gather what is behind one finding of `diagnosis`; `evidence` is that agent's record."""
     catalogue = DETECTORS[finding.symptom]
     row = catalogue.overridden(evidence)
-    told = ("warn", "critical", "patience", "minimum")
+    shown = ("warn", "critical", "patience", "minimum")
     metrics = tuple(metric for metric in row.needs if evidence.has(metric))
     step = finding.since_step
     return Explanation(
@@ -109,8 +109,8 @@ def explain(finding: Finding, diagnosis: AgentDiagnosis, evidence: Evidence) -> 
         run=diagnosis.run,
         symbol=diagnosis.symbol,
         progress=None if step is None else float(evidence.progress(step)),
-        rule={name: getattr(row, name) for name in told} | {"unit": row.unit},
-        changed=tuple(name for name in told if getattr(row, name) != getattr(catalogue, name)),
+        rule={name: getattr(row, name) for name in shown} | {"unit": row.unit},
+        changed=tuple(name for name in shown if getattr(row, name) != getattr(catalogue, name)),
         metrics=metrics,
         record=_record(evidence, metrics, step),
         causes=_causes(finding, evidence, diagnosis),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -208,3 +209,20 @@ def format_steps(step: int | None) -> str:
             text = f"{step / divisor:.{digits}f}"
             return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
     return str(step)
+
+
+def rule_changes(before: Sequence[AgentDiagnosis], after: Sequence[AgentDiagnosis]) -> list[str]:
+    """Lines about the rows that other rules raised, silenced or moved. Both have the same agents in the same order."""
+    lines = []
+    for old, new in zip(before, after, strict=True):
+        earlier = {finding.symptom: finding.since_step for finding in old.raised}
+        later = {finding.symptom: finding.since_step for finding in new.raised}
+        for symptom in dict.fromkeys((*later, *earlier)):
+            if symptom not in earlier:
+                lines.append(f"{new.agent}: {symptom} raised since {format_steps(later[symptom])}")
+            elif symptom not in later:
+                lines.append(f"{new.agent}: {symptom} no longer raised")
+            elif later[symptom] != earlier[symptom]:
+                moved = f"{format_steps(earlier[symptom])} → {format_steps(later[symptom])}"
+                lines.append(f"{new.agent}: {symptom} raised since {moved}")
+    return lines

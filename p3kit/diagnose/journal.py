@@ -62,8 +62,8 @@ def in_short(entry: Entry) -> str:
 
 def did_in_words(entry: Entry) -> list[str]:
     """What an entry did beside moving keys and going back: `update ended`."""
-    told = [(verb, what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
-    return [_DID[verb].format(what if verb == "note" else _PARTS.get(what, what)) for verb, what in told]
+    acts = [(verb, what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
+    return [_DID[verb].format(what if verb == "note" else _PARTS.get(what, what)) for verb, what in acts]
 
 
 def back_to(checkpoint: str) -> str:
@@ -83,7 +83,7 @@ _DID = {
     "reinit": "{} drawn anew",
     "freeze": "{} frozen",
     "normalize": "{} normalized from here on",
-    "early_stop_update": "update ended",
+    "early_stop_update": "update ended",  # journals of earlier versions
     "dump": "{} written to replays/",
     "stop": "training ended ({})",
     "note": "{}",

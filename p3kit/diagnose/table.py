@@ -39,8 +39,8 @@ def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> No
         console.print(Text(patch), soft_wrap=True)
         console.print()
     if number > 1:
-        told = any(finding.row.departure for diagnosis in diagnoses for finding in diagnosis.raised)
-        why = ", and why a row is not judged as the guide says" if told else ""
+        departs = any(finding.row.departure for diagnosis in diagnoses for finding in diagnosis.raised)
+        why = ", and why a row is not judged as the guide says" if departs else ""
         console.print(Text(f"--explain N tells row N with all its numbers{why}.", "dim"))
     for line in not_judged(diagnoses):
         console.print(Text(line, "dim"))

@@ -37,7 +37,7 @@ hit, an ADD as allowed, an account as not ruined; a profit within 10⁻⁹ × in
 """
 
 from p3kit.env.backends import make_trading_env
-from p3kit.env.faces import TradingGymEnv, TradingVectorEnv
+from p3kit.env.gymnasium import TradingGymEnv, TradingVectorEnv
 from p3kit.env.rules import Rules
 from p3kit.env.scalar_env import ScalarTradingEnv
 from p3kit.env.task import VectorTask

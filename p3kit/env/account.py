@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from p3kit.env.bars import Transition
+from p3kit.env.bar_tensors import Transition
 from p3kit.env.rules import ROUNDING, Rules
 from p3kit.metrics import ACTIONS
 

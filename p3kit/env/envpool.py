@@ -3,7 +3,7 @@
     envpool.make_gymnasium("p3kit/Trading-v1", num_envs=8, symbols=["AAPL", "AMD"])
     envpool.make("p3kit/Trading-v1", env_type="dm", num_envs=8, batch_size=4, symbol="AAPL")    # send, recv
 
-Observation, action, reward and what `info` says are those of `p3kit.env.faces`, with EnvPool's habits: reward is
+Observation, action, reward and what `info` says are those of `p3kit.env.gymnasium`, with EnvPool's habits: reward is
 float32; seeds are given to `make` (env i is seeded by seed + i, or by its own of a list) and `reset` starts a new
 episode without going back to them; the step after an end only resets (NEXT_STEP: its action is ignored, its reward 0);
 with `batch_size` below `num_envs`, `recv` hands out that many rows in the order they were sent. The engine is the
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from p3kit.env.faces import ENV_ID, Episodes, one_or_many, read_spec
+from p3kit.env.gymnasium import ENV_ID, Episodes, one_or_many, read_spec
 from p3kit.errors import InputError, MissingExtra
 from p3kit.metrics import ACTIONS, COMPONENTS
 

@@ -1,7 +1,7 @@
 """`ScalarTradingEnv`: the trading environment with one plain Python account per row, for debugging.
 
 `env.backend = "scalar"` puts it under a trainer. Bars, splits, windows, restarts and faults are those of `TradingEnv`;
-money, masks, account fields and reward all come from `p3kit.env.scalar`, account by account. Where a run under
+money, masks, account fields and reward all come from `p3kit.env.scalar_account`, account by account. Where a run under
 `"batched"` looks odd and the same run under `"scalar"` does not, the fault is in the batched engine; where both look
 odd, set a breakpoint in `ScalarAccount.step`.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from p3kit.env.account import HOLD, Account
-from p3kit.env.scalar import Lot, Outcome, ScalarAccount, largest_drawdown
+from p3kit.env.scalar_account import Lot, Outcome, ScalarAccount, largest_drawdown
 from p3kit.env.step import Course, Rows, carry, start_row
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import NEEDS_START, TradingEnv

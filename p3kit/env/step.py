@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from p3kit.env.account import HOLD, Account, action_mask, advance, observe_account
-from p3kit.env.bars import Transition
+from p3kit.env.bar_tensors import Transition
 from p3kit.env.reward import reward_components
 from p3kit.env.rules import Rules
 from p3kit.env.timestep import Timestep

@@ -19,7 +19,7 @@ from p3kit.env.account import (
     observe_account,
     order_table,
 )
-from p3kit.env.bars import Bars, check_windows
+from p3kit.env.bar_tensors import Bars, check_windows
 from p3kit.env.rules import Rules
 from p3kit.env.step import Course, Rows, Tables, begin_rows, start_row, step_training, step_windows
 from p3kit.env.timestep import Timestep

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import P3kitError
-from p3kit.launch.board import Board
+from p3kit.launch.display import Display
 from p3kit.launch.local import RunHook, make_runs, train
 from p3kit.rundir import RunDir
 
@@ -103,7 +103,7 @@ def calibrate(
     market: Mapping[str, SymbolData],
     *,
     jobs: int,
-    board: Board,
+    display: Display,
     on_end: RunHook | None = None,
 ) -> Cost | None:
     """Trains the beginning of the first `jobs` plans; `on_end` is called with each, as after a run. None: interrupted.
@@ -112,7 +112,7 @@ def calibrate(
     """
     begun = plans[:jobs]
     with tempfile.TemporaryDirectory(prefix="p3kit-calibration-") as folder:
-        runs = _train_beginnings(begun, loaded, market, Path(folder), board, _has_told_its_pace, on_end)
+        runs = _train_beginnings(begun, loaded, market, Path(folder), display, _has_told_its_pace, on_end)
         if runs is None:
             return None
         beginnings = [_measure(run, plan) for run, plan in zip(runs, begun, strict=True)]
@@ -121,7 +121,7 @@ def calibrate(
         iterations = min(max(row["iteration"] for row in run.read_metrics()) for run in runs)
         warm = beginnings
         if max(one.first_extra_s for one in beginnings) > COMPILING_SHOWS_FROM * usual:
-            again = _train_beginnings(begun, loaded, market, Path(folder) / "warm", board, _has_begun, None)
+            again = _train_beginnings(begun, loaded, market, Path(folder) / "warm", display, _has_begun, None)
             if again is None:
                 return None
             warm = [_first_again(run, old) for run, old in zip(again, beginnings, strict=True)]
@@ -139,14 +139,14 @@ def _train_beginnings(
     loaded: LoadedSpec,
     market: Mapping[str, SymbolData],
     root: Path,
-    board: Board,
+    display: Display,
     enough: Callable[[RunDir], bool],
     on_end: RunHook | None,
 ) -> list[RunDir] | None:
     runs = make_runs(plans, loaded, market, root, command=["p3kit", *sys.argv[1:]])
     watch = _Watch(enough)
     watch.watch(runs)
-    outcome = train(runs, jobs=len(runs), board=board, on_end=on_end, feed=watch)
+    outcome = train(runs, jobs=len(runs), display=display, on_end=on_end, feed=watch)
     if outcome.interrupted:
         return None
     for run in runs:

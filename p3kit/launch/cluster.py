@@ -48,7 +48,7 @@ _ON_LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that makes a node call itself 127.0.0.1 and bind there
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # else Ray gives its workers, and so the trainers, a priority of 15 below all others
-    "RAY_kill_child_processes_on_worker_exit": "0",  # the leash asks trainers for a checkpoint instead
+    "RAY_kill_child_processes_on_worker_exit": "0",  # the parent-death signal lets trainers write a checkpoint
 }
 """Of a cluster of our own: it is nobody else's business. Ray asks for its token, too, as with any cluster it starts."""
 
@@ -274,7 +274,7 @@ class RayTrainer:
                 ray.cancel(self._task, force=False)
 
     def kill(self, why: str = "") -> None:
-        """The task kills its trainer. Asked twice, Ray kills the task, and the trainer is left with its leash."""
+        """The task kills its trainer. A second cancel kills the task, and the parent-death signal ends the trainer."""
         import ray
 
         if self._killed:
@@ -345,7 +345,7 @@ def _train(path: str, retry: bool) -> tuple[str, str, bool]:
         if run.status()["state"] == "done":
             return "done", "", False
         run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
-        trainer = TrainerProcess.start(run, leashed=True)
+        trainer = TrainerProcess.start(run, end_with_parent=True)
     except P3kitError as error:
         return "failed", str(error), False
     while not trainer.ended():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from p3kit.launch.board import agent_views
+from p3kit.launch.display import agent_views
 from p3kit.launch.verdicts import GRADES
 from p3kit.rundir import RunDir
 
@@ -33,12 +33,12 @@ class RunLine:
     def verdict(self) -> str:
         """`PASS`, or `2 PASS, 1 FAIL (1 intervened)` where several agents were judged; a dash before."""
         counts = Counter(self.grades)
-        told = ", ".join(f"{counts[grade]} {grade}" for grade in GRADES if counts[grade])
+        grades = ", ".join(f"{counts[grade]} {grade}" for grade in GRADES if counts[grade])
         if len(self.grades) < 2:
-            told = self.grades[0] if self.grades else "–"
+            grades = self.grades[0] if self.grades else "–"
         if not self.intervened:
-            return told
-        return f"{told} ({f'{self.intervened} ' if len(self.agents) > 1 else ''}intervened)"
+            return grades
+        return f"{grades} ({f'{self.intervened} ' if len(self.agents) > 1 else ''}intervened)"
 
     @property
     def age(self) -> str:

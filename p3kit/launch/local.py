@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from p3kit.errors import InputError, P3kitError
-from p3kit.launch.board import Board, agent_views, board_for
+from p3kit.launch.display import Display, agent_views, make_display
 from p3kit.launch.process import Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
 
@@ -92,8 +92,8 @@ def launch(
     `console` is where progress goes (stderr), `on_end` is called in this thread with each run that ended by itself,
     `start` begins one run.
     """
-    with board_for(console, launch_title(runs)) as board:
-        return train(runs, jobs=jobs, board=board, on_end=on_end, start=start)
+    with make_display(console, launch_title(runs)) as display:
+        return train(runs, jobs=jobs, display=display, on_end=on_end, start=start)
 
 
 def make_runs(
@@ -112,13 +112,22 @@ def make_runs(
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            info = plan.run_json(market, command) | dict(extra or {})
+            info = plan.run_json(_market_of(plan, market), command) | dict(extra or {})
             runs.append(RunDir.create(runs_root, info, loaded.source_text, plan.trainer))
     except BaseException:
         for run in runs:
             run.delete()
         raise
     return runs
+
+
+def _market_of(plan: RunPlan, market: Mapping[str, SymbolData]) -> Mapping[str, SymbolData]:
+    """Return the bars of a run: a window of a walk-forward has bars of its own."""
+    if not plan.windows:
+        return market
+    from p3kit.market import load_market
+
+    return load_market(plan.spec, list(dict.fromkeys(agent.symbol for agent in plan.agents)))
 
 
 def resume(
@@ -165,14 +174,14 @@ def train(
     runs: Sequence[RunDir],
     *,
     jobs: int,
-    board: Board,
+    display: Display,
     on_end: RunHook | None = None,
     feed: Feed | None = None,
     start: Start = TrainerProcess.start,
 ) -> Outcome:
     """Trains queued runs, and those that `feed` adds to them, `jobs` at a time."""
     with Interrupts() as interrupts:
-        slots = _Slots(runs, jobs, board, interrupts, on_end, feed, start)
+        slots = _Slots(runs, jobs, display, interrupts, on_end, feed, start)
         try:
             slots.work()
         except BaseException:  # a fault of p3kit or of a caller's callback: no trainer is left behind
@@ -195,13 +204,13 @@ class _Slots:
         self,
         runs: Sequence[RunDir],
         jobs: int,
-        board: Board,
+        display: Display,
         interrupts: Interrupts,
         on_end: RunHook | None,
         feed: Feed | None,
         start: Start,
     ) -> None:
-        self.jobs, self.board, self.interrupts, self.on_end, self.feed = jobs, board, interrupts, on_end, feed
+        self.jobs, self.display, self.interrupts, self.on_end, self.feed = jobs, display, interrupts, on_end, feed
         self.start = start
         self.waiting: deque[RunDir] = deque()
         self.active: list[Trainer] = []
@@ -255,7 +264,7 @@ class _Slots:
             self._statuses[trainer.run] = {**status, "state": "starting"} if silent else status
         now = time.time()
         views = [agent_views(run, info, self._statuses[run], now) for run, info in self._infos.items()]
-        self.board.show([agent for run_views in views for agent in run_views])
+        self.display.show([agent for run_views in views for agent in run_views])
 
     def _watch(self, trainer: Trainer, status: Mapping[str, Any]) -> None:
         """One sick trainer must not keep its slot for good, nor fill the disk with words."""
@@ -292,7 +301,7 @@ class _Slots:
             self.active.append(self.start(run))
         except P3kitError as error:  # one run that cannot start does not stop the others
             if run.is_locked():  # another process trains it and speaks for it
-                self.board.say(str(error))
+                self.display.say(str(error))
                 self._note_end(run, "failed")
                 return
             run.update_status(state="failed", message=str(error))
@@ -304,7 +313,7 @@ class _Slots:
             lines = [f"{run.name} {state}: {self._statuses[run]['message']}"]
             tail = run.log_tail(LOG_LINES)
             lines += [f"  the last lines of {run.log_file}:", *(f"  | {line}" for line in tail)] if tail else []
-            self.board.say("\n".join(lines))
+            self.display.say("\n".join(lines))
         if self.on_end is not None:
             self.on_end(run)
 
@@ -326,7 +335,7 @@ class _Slots:
             if self.active:
                 names = [trainer.run.name for trainer in self.active]
                 shown = ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
-                self.board.say(
+                self.display.say(
                     f"stopping {shown}: each finishes its update and writes a checkpoint (again: kill at once)"
                 )
         else:

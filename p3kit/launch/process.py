@@ -17,7 +17,7 @@ import p3kit
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 
-_LEASH = Path(__file__).with_name("leash.py")
+_PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FINAL_STATES = ("done", "failed", "stopped")
 
@@ -77,10 +77,10 @@ class TrainerProcess:
         self._why_killed = ""
 
     @classmethod
-    def start(cls, run: RunDir, *, wait_s: float = 1.0, leashed: bool = False) -> TrainerProcess:
+    def start(cls, run: RunDir, *, wait_s: float = 1.0, end_with_parent: bool = False) -> TrainerProcess:
         """Starts the run's own copy of its trainer; from the last checkpoint if there is one, else from the beginning.
 
-        `wait_s`: how long to wait for a former trainer of the run to end; `leashed`: it shall end when this process
+        `wait_s`: how long to wait for a former trainer of the run to end; `end_with_parent`: it ends when this process
         dies. Raises P3kitError when the run is still being trained after that or the process cannot be started.
         """
         lock = run.lock(wait_s)
@@ -90,8 +90,8 @@ class TrainerProcess:
             if not resume:
                 run.cut_after(dict.fromkeys(run.agent_names(), -1))  # what a first attempt recorded before it crashed
             command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path)]
-            if leashed:  # -P: nothing beside the script may be taken for a module of Python's own
-                command = [sys.executable, "-P", str(_LEASH), str(os.getpid()), *command]
+            if end_with_parent:  # -P: nothing beside the script may be taken for a module of Python's own
+                command = [sys.executable, "-P", str(_PARENT_DEATH), str(os.getpid()), *command]
             with run.log_file.open("ab") as log:
                 process = subprocess.Popen(
                     [*command, "--resume"] if resume else command,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from p3kit.console import Console as OwnConsole
 from p3kit.errors import P3kitWarning
-from p3kit.launch.board import AgentView, Board, board_for
+from p3kit.launch.display import AgentView, Display, make_display
 
 ProgressCallback = Callable[[Sequence[AgentView]], None]
 """Called in the launching thread, about every half second, with every agent."""
@@ -19,11 +19,11 @@ Progress = bool | ProgressCallback | Console
 """True: a live table on a terminal, plain lines elsewhere. False: no output. A callback, or a rich console."""
 
 
-def open_board(progress: Progress, title: str) -> Board:
-    """Return the board that shows `progress`. A board without a place for messages issues them as `P3kitWarning`."""
+def open_display(progress: Progress, title: str) -> Display:
+    """Return the display for `progress`. A display without a place for messages issues them as `P3kitWarning`."""
     if isinstance(progress, bool | Console):
-        return board_for(progress_console(progress), title) if progress else CallbackBoard(_ignore)
-    return CallbackBoard(progress)
+        return make_display(progress_console(progress), title) if progress else CallbackDisplay(_ignore)
+    return CallbackDisplay(progress)
 
 
 def progress_console(progress: Progress) -> Console:
@@ -33,17 +33,19 @@ def progress_console(progress: Progress) -> Console:
     """
     if isinstance(progress, Console):
         return progress
-    in_notebook = "ipykernel" in sys.modules
-    return OwnConsole(stderr=not in_notebook, force_jupyter=False, quiet=progress is not True)
+    quiet = progress is not True
+    if "ipykernel" in sys.modules:  # its stdout claims to be a terminal
+        return OwnConsole(force_jupyter=False, force_terminal=False, quiet=quiet)
+    return OwnConsole(stderr=True, quiet=quiet)
 
 
-class CallbackBoard:
+class CallbackDisplay:
     """Passes the agents to a function, and issues messages as Python warnings."""
 
     def __init__(self, callback: ProgressCallback) -> None:
         self._callback = callback
 
-    def __enter__(self) -> CallbackBoard:
+    def __enter__(self) -> CallbackDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from p3kit.console import FittingTable
 from p3kit.diagnose.findings import format_missed
-from p3kit.launch.board import number
+from p3kit.launch.display import number
 from p3kit.rundir import RunDir
 
 BASELINES = {
@@ -48,26 +48,26 @@ class AgentResult:
     @property
     def grade(self) -> str:
         """FAIL, PASS, STRONG or STRETCH; empty while there is no verdict."""
-        return str(self.told("grade") or "")
+        return str(self.get("grade") or "")
 
-    def told(self, key: str) -> Any:
-        """What the verdict says under `key`; None where it says nothing."""
+    def get(self, key: str) -> Any:
+        """Value of the verdict under `key`; None where it has none."""
         return None if self.verdict is None else self.verdict.get(key)
 
     def metric(self, name: str) -> float | None:
         """A validation metric of the weights that were chosen, such as `sharpe_ratio`; None where it does not apply."""
-        metrics: Mapping[str, float | None] = self.told("metrics") or {}
+        metrics: Mapping[str, float | None] = self.get("metrics") or {}
         return metrics.get(f"eval/{name}")
 
     def baseline(self, name: str, metric: str) -> float | None:
         """The same metric of a baseline on the same bars."""
-        baselines: Mapping[str, Mapping[str, float | None]] = self.told("baselines") or {}
+        baselines: Mapping[str, Mapping[str, float | None]] = self.get("baselines") or {}
         return baselines.get(name, {}).get(metric)
 
     def unmet(self) -> list[Mapping[str, Any]]:
         """What keeps the agent from PASS, or else from STRONG: {criterion, value, threshold}, first things first."""
         wanted = "minimum" if self.grade == "FAIL" else "strong"
-        return [reason for reason in self.told("reasons") or [] if reason["set"] == wanted and not reason["met"]]
+        return [reason for reason in self.get("reasons") or [] if reason["set"] == wanted and not reason["met"]]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -131,8 +131,8 @@ def _grades(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
         table.add_row(
             Text(label),
             Text(f"{result.grade}{'*' if result.intervened else ''}", style=_COLOURS.get(result.grade, "")),
-            _with_interval(result.metric("sharpe_ratio"), result.told("sharpe_interval")),
-            f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.told('over_buy_and_hold') or 'not shown'}",
+            _with_interval(result.metric("sharpe_ratio"), result.get("sharpe_interval")),
+            f"{number(result.metric('sharpe_excess'), '+z.2f')} {result.get('over_buy_and_hold') or 'not shown'}",
             number(result.metric("max_drawdown"), ".3f"),
             number(result.metric("total_trades"), ".0f"),
         )
@@ -147,7 +147,7 @@ def _returns(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
             Text(label),
             Text(number(result.metric("total_return"), "+z.3f"), style="bold"),
             *(number(result.baseline(name, "total_return"), "+z.3f") for name in BASELINES),
-            number(result.told("supervised_return"), "+z.3f"),
+            number(result.get("supervised_return"), "+z.3f"),
         )
     return table
 
@@ -168,11 +168,11 @@ def _remark(result: AgentResult) -> Text:
         more = f" (and {len(unmet) - 1} more)" if len(unmet) > 1 else ""
         aim = "PASS" if result.grade == "FAIL" else "STRONG"
         parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")
-    labels = list(result.told("labels") or [])
+    labels = list(result.get("labels") or [])
     parts += labels + (["intervened"] if result.intervened and "intervened" not in labels else [])
-    if ended := result.told("ended_early"):
+    if ended := result.get("ended_early"):
         parts.append(f"stopped early: {ended}")
-    step = result.told("chosen_step")
+    step = result.get("chosen_step")
     parts.insert(0, f"{label} {result.grade}" + ("" if step is None else f" at step {step:,}"))
     return Text(" · ".join(parts))
 
@@ -180,7 +180,7 @@ def _remark(result: AgentResult) -> Text:
 def _tally(judged: Sequence[AgentResult]) -> str:
     grades = [result.grade for result in judged]
     counted = ", ".join(f"{grades.count(grade)} {grade}" for grade in GRADES if grade in grades)
-    shown = sum(result.told("over_buy_and_hold") == "shown" for result in judged)
+    shown = sum(result.get("over_buy_and_hold") == "shown" for result in judged)
     changed = sum(result.intervened for result in judged)
     labelled = f"; {changed} intervened" if changed else ""
     return f"{len(judged)} agents: {counted}; {shown} shown to beat buy-and-hold{labelled}"

@@ -23,12 +23,13 @@ from p3kit.rundir.directory import (
     choice_rank,
     chosen_evaluation,
     find_run,
+    folder_of_runs,
     intact_runs,
     list_runs,
     mark_crashed,
     take_number,
 )
-from p3kit.rundir.names import file_name
+from p3kit.rundir.file_names import file_name
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "encode",
     "file_name",
     "find_run",
+    "folder_of_runs",
     "intact_runs",
     "list_runs",
     "mark_crashed",

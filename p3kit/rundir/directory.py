@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from p3kit.errors import P3kitError, RunNotFound
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import processes, rows, shapes
-from p3kit.rundir.names import file_name
+from p3kit.rundir import processes, rows, validation
+from p3kit.rundir.file_names import file_name
+from p3kit.rundir.provenance import provenance
 
 Event = TypeVar("Event", bound=Mapping[str, Any])
 
@@ -63,7 +64,7 @@ class Histogram:
     def data(self) -> dict[str, Any]:
         """The numbers, read from disk. Raises P3kitError when the file is damaged."""
         document = rows.read_json(self.path)
-        if wrong := shapes.wrong_histogram(document):
+        if wrong := validation.wrong_histogram(document):
             raise P3kitError(str(self.path), wrong, "delete the file")
         data: dict[str, Any] = document["data"]
         return data
@@ -113,7 +114,7 @@ class RunDir:
                 "run": run.name,
                 "paths_from": os.path.relpath(Path.cwd(), root.resolve()),
             }
-            document = {"created": time.time(), **run_json, **own}
+            document = {"created": time.time(), **provenance(), **run_json, **own}
             rows.write_json(run.path / "run.json", document, sealed=True)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -227,7 +228,7 @@ class RunDir:
             raise RunNotFound(
                 str(self.path), "is no run directory (it has no run.json)", "p3kit runs lists the runs"
             ) from None
-        if wrong := shapes.wrong_run(info, SCHEMA_VERSION):
+        if wrong := validation.wrong_run(info, SCHEMA_VERSION):
             newer = wrong.startswith("has a schema")
             raise P3kitError(str(path), wrong, "pip install -U p3kit" if newer else "restore the file")
         return info
@@ -243,9 +244,9 @@ class RunDir:
     def verify(self, *, of_metrics: bool = True) -> None:
         """Reads all that a summary rests on. Raises P3kitError naming the first file that is damaged, and where."""
         self.info()
-        rows.verify_rows(self._events_file, shapes.EVENTS)
+        rows.verify_rows(self._events_file, validation.EVENTS)
         if of_metrics:
-            rows.verify_rows(self._metrics_file, shapes.METRICS)
+            rows.verify_rows(self._metrics_file, validation.METRICS)
 
     def update_info(self, **fields: Any) -> None:
         """Changes some fields of `run.json`. For the one who owns the run, while nobody trains it."""
@@ -278,7 +279,7 @@ class RunDir:
         A resume rewrites the file without the rows newer than its checkpoint: followers start again at 0 when they see
         an event of kind `resume`.
         """
-        found, offset = rows.read_rows(self._metrics_file, shapes.METRICS, offset)
+        found, offset = rows.read_rows(self._metrics_file, validation.METRICS, offset)
         for row in found:
             row["metrics"] = rows.decode_numbers(row["metrics"])
         return found, offset
@@ -324,7 +325,7 @@ class RunDir:
         """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of a kind, an agent, or
         with a number above `after`, where asked for. Numbers never come twice, not even after a resume.
         """
-        found, _ = rows.read_rows(self._events_file, shapes.EVENTS)
+        found, _ = rows.read_rows(self._events_file, validation.EVENTS)
         return [
             rows.decode(row)
             for row in found
@@ -352,7 +353,7 @@ class RunDir:
             return step is not None and limit is not None and step > limit
 
         dropped = 0
-        for path, kind in ((self._metrics_file, shapes.METRICS), (self._events_file, shapes.EVENTS)):
+        for path, kind in ((self._metrics_file, validation.METRICS), (self._events_file, validation.EVENTS)):
             if not path.exists():
                 continue
             with rows.locked(path) as handle:
@@ -405,7 +406,7 @@ class RunDir:
             status = rows.read_json(self.path / "status.json")
         except (FileNotFoundError, P3kitError) as error:
             return {"state": "crashed", "message": f"status.json cannot be read: {error}", "agents": {}}
-        if wrong := shapes.wrong_status(status, STATES):
+        if wrong := validation.wrong_status(status, STATES):
             return {"state": "crashed", "message": f"status.json cannot be read: {wrong}", "agents": {}}
         return {"message": "", "agents": {}, **status}
 
@@ -524,6 +525,11 @@ class RunDir:
                 found.append(Histogram(match["kind"], owner, int(match["step"]), path))
         chosen = [h for h in found if (kind is None or h.kind == kind) and (agent is None or h.agent == agent)]
         return sorted(chosen, key=lambda h: (h.kind, h.agent, h.global_step))
+
+
+def folder_of_runs(runs_root: str | Path | None) -> Path:
+    """Return the folder of the run directories: as given, else the environment variable `P3KIT_RUNS`, else `runs`."""
+    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
 
 
 def list_runs(runs_root: Path | str) -> list[RunDir]:

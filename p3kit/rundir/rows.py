@@ -222,7 +222,7 @@ class RowKind:
 def read_rows(path: Path, kind: RowKind, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The complete rows that begin at byte `offset` or later, and the offset behind the last of them.
 
-    `kind` is one of `p3kit.rundir.shapes`.
+    `kind` is one of `p3kit.rundir.validation`.
 
     A file that does not exist holds no rows. An `offset` that is no beginning of a row (the file was cut since) starts
     again at 0. Raises P3kitError naming the line of a damaged row.

@@ -205,20 +205,19 @@ class Agent(Generic[A]):
         """End this agent for good; the others of its run go on, and the run ends as failed."""
         self.state, self.fault = "failed", fault
         text = str(fault).splitlines()[0]
-        self.run.directory.append_event("failed", agent=self.name, global_step=self.repair.journal_step, message=text)
+        self.run.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
         print(f"{self.run.directory.name}: {fault}", file=sys.stderr)
 
     def end_early(self, reason: str) -> None:
         """End this agent's training as done, before its last step."""
         if self.state == "running":
             self.state, self._ended_early = "done", reason
-            self.journal("early_stop", at=self.repair.journal_step, reason=reason)
+            self.journal("early_stop", reason=reason)
 
-    def journal(self, kind: str, at: int | None = None, **fields: Any) -> None:
-        """Write an event of this agent, at its step unless it belongs to another one."""
-        step = self.global_step if at is None else at
-        self.run.directory.append_event(kind, agent=self.name, global_step=step, **fields)
-        self.repair.happened(kind, global_step=step, **fields)
+    def journal(self, kind: str, **fields: Any) -> None:
+        """Write an event of this agent, at its step."""
+        self.run.directory.append_event(kind, agent=self.name, global_step=self.global_step, **fields)
+        self.repair.happened(kind, global_step=self.global_step, **fields)
 
     def due(self, every: int, before: int) -> bool:
         """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
@@ -269,11 +268,6 @@ class Agent(Generic[A]):
         if self.is_alone:
             raise lost
         self.fail(lost)
-
-    @property
-    def update_is_over(self) -> bool:
-        """Whether an intervention has ended the update that is being made."""
-        return self.repair.engine.update_is_over
 
     def evaluate(self, iteration: int, policy: Policy, weights: Flat) -> None:
         """Backtest `policy` on the validation split; keep the weights if they are among the best; maybe stop early."""

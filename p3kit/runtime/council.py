@@ -92,7 +92,7 @@ class Council:
     def _check(self, kind: Check, running: Mapping[str, Engine], claimed: dict[str, set[str]]) -> Iterator[Decision]:
         seats = [seat for seat in self.seats if any(name in running for name in seat.members)]
         here = [seat for seat in seats if seat.rule.check == kind]
-        for seat in here if kind == "minibatch" else seats if kind == "update" else []:
+        for seat in seats if kind == "update" else []:
             yield from self._run_out(seat, _present(seat, running), kind)
         if self.journal is not None:
             yield from self._repeat(seats, kind, running)
@@ -100,7 +100,7 @@ class Council:
         for seat in here:
             yield from self._maybe_release(seat, _present(seat, running), kind, claimed)
         ended: set[str] = set()  # agents for whom what the rules saw is no longer so
-        for seat in here if kind == "minibatch" else seats:
+        for seat in seats:
             if not ended & seat.members.keys():
                 judged = list(self._maybe_verify(seat, _present(seat, running), kind))
                 yield from judged
@@ -216,7 +216,7 @@ class Council:
             engine = present[name]
             kept = [modifier for modifier in engine.live if modifier not in modifiers]
             keys = engine.changes(kept, {modifier.key for modifier in modifiers})
-            told: dict[str, Any] = {"row": seat.state.row, "keys": keys, "gradient_step": engine.gradient_step}
+            told: dict[str, Any] = {"row": seat.state.row, "keys": keys}
             own[name] = Decision(seat.rule.id, kind, "released", reason, expired=expired, **told)
         yield _together(own)
         for name, modifiers in live.items():
@@ -230,7 +230,6 @@ class Council:
         seen = _last(present, verify.metric)
         others = [(other.rule, other.state) for other in self._beside(seat)]
         told = verified(seat.rule, seat.state, [fmean(seen)] if seen else [], kind, others)
-        told = replace(told, gradient_step=next(iter(present.values())).gradient_step)
         if told.decision == "verified":
             yield replace(told, agents=tuple(present))
             return
@@ -271,8 +270,7 @@ class Council:
         own = {name: told for name, (told, turned) in turns.items() if turned is not None}
         if not own:
             return
-        step = next(iter(present.values())).gradient_step
-        fired = replace(_together(own), check=kind, evidence={loop.metric: [fmean(seen)]}, gradient_step=step)
+        fired = replace(_together(own), check=kind, evidence={loop.metric: [fmean(seen)]})
         if not next(iter(present.values())).acts:
             if state.said != fired.reason:
                 state.said = fired.reason
@@ -293,8 +291,6 @@ class Council:
         for event in self.journal or ():
             if (event.get("global_step"), event.get("check")) != (now.clock.env_steps, kind) or event.get("expired"):
                 continue
-            if event.get("gradient_step", 0) != now.gradient_step:
-                continue
             names = list(event["agents"])
             seat = next((s for s in seats if s.rule.id == event["id"] and set(names) <= s.members.keys()), None)
             if seat is None or event["decision"] not in ("fired", "released", "failed", "verified"):
@@ -302,13 +298,13 @@ class Council:
             yield from self._do_again(seat, {name: seat.members[name] for name in names}, event, kind)
 
     def _do_again(self, seat: Seat, present: Members, event: Mapping[str, Any], kind: Check) -> Iterator[Decision]:
-        rule, word, step = seat.rule, event["decision"], event.get("gradient_step", 0)
+        rule, word = seat.rule, event["decision"]
         own = {}
         for name in present:
             differs = (event.get("by_agent") or {}).get(name) or {}
             back = differs.get("checkpoint", event["checkpoint"])
             keys = differs.get("keys", event["keys"])
-            told: dict[str, Any] = {"row": event["row"], "checkpoint": back, "keys": keys, "gradient_step": step}
+            told: dict[str, Any] = {"row": event["row"], "checkpoint": back, "keys": keys}
             own[name] = Decision(rule.id, kind, word, event["reason"], **told)
         if word == "fired" and rule.controller is not None:
             loop = rule.controller

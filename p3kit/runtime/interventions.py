@@ -1,9 +1,8 @@
 """Interventions while a run trains: when each rule of a spec acts, what that changes, and what the journal says of it.
 
 Decisions are a pure function of the spec, the catalogue and what was recorded up to now: no wall clock, no random
-number, no file. They fall at check points only: after an update or an evaluation, and for rules that ask for it after
-each gradient step of an update. The same rules applied by a journal instead of by judgement (`p3kit run --replay`)
-change the same things at the same places.
+number, no file. They fall at check points only: after an update or an evaluation. The same rules applied by a journal
+instead of by judgement (`p3kit run --replay`) change the same things at the same places.
 
     engine.advance(...)            # what the update or evaluation added
     for decision in engine.check("update"):
@@ -27,6 +26,7 @@ from p3kit.runtime.modifiers import UNITS, Clock, Modifier, amount, effective, i
 from p3kit.runtime.record import Record, Stretch
 from p3kit.runtime.triggers import COMPARE, Look
 from p3kit.spec import Spec
+from p3kit.spec.base_model import Table
 from p3kit.spec.interventions import (
     ACTIONS,
     COMPONENT,
@@ -37,7 +37,6 @@ from p3kit.spec.interventions import (
     Condition,
     Controller,
     Dump,
-    EarlyStopUpdate,
     Intervention,
     Normalize,
     Note,
@@ -47,11 +46,9 @@ from p3kit.spec.interventions import (
     Span,
     Stop,
     listed_symptoms,
-    symptoms_of,
 )
-from p3kit.spec.table import Table
 
-Check = Literal["minibatch", "update", "eval"]
+Check = Literal["update", "eval"]
 Verdict = Literal["fired", "suppressed", "blocked", "released", "verified", "failed"]
 
 OSCILLATES = "intervention.oscillates"
@@ -100,8 +97,6 @@ class Decision:
     expired: bool = False
     component: str = ""
     """The reward component that the evidence names, where the rule moves its weight."""
-    gradient_step: int = 0
-    """Of the update it was decided in, from 1; 0: after the update."""
     agents: tuple[str, ...] = ()
     """Whom a decision of a group or a run changes."""
     by_agent: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -111,7 +106,7 @@ class Decision:
 
     def to_event(self) -> dict[str, Any]:
         """As it stands in `events.jsonl`, without what every event has."""
-        sometimes = ("gradual", "component", "gradient_step", "agents", "by_agent")
+        sometimes = ("gradual", "component", "agents", "by_agent")
         fields = {
             key: value
             for key, value in vars(self).items()
@@ -175,8 +170,6 @@ class Engine:
         rules = [rule for rule in spec.intervention if not rule.retries_smaller_minibatches()]
         self.rules = sorted(rules, key=lambda rule: rule.priority)  # stable: of equal ones the first written wins
         self.own = [rule for rule in self.rules if alone or rule.scope == "agent"]
-        self.inside = [rule for rule in self.rules if rule.check == "minibatch"]
-        """Rules that are looked at after each gradient step."""
         self.clock = Clock()
         self.live: list[Modifier] = []
         self.good: list[list[int]] = []  # (updates, env steps) of checkpoints without an open symptom
@@ -188,11 +181,6 @@ class Engine:
         self.open_rows: list[str] = []
         self.open: dict[str, Finding] = {}
         """The open symptoms at the check point that was examined last."""
-        self.gradient_step = 0
-        """Gradient steps taken in the open update; 0 while none is open."""
-        self.update_is_over = False
-        """Whether a rule has ended the open update."""
-        self._open_after_update: dict[str, Finding] = {}
         self._examined: Check | None = None
         self._turns: dict[str, list[list[int]]] = {}
         self._quiet: list[tuple[list[float], Span]] = []
@@ -256,45 +244,10 @@ class Engine:
         self._examined = kind
         if self.journal is not None:
             return
-        if kind == "minibatch":
-            self._examine_inside()
-            return
         findings = judge(self.evidence() if evidence is None else evidence)
         self.open = {finding.symptom: finding for finding in findings if finding.open}
         self.clean = not any(finding.alarming for finding in self.open.values())
         self.open_rows = sorted(name for name, finding in self.open.items() if finding.alarming)
-        self._open_after_update = self.open
-
-    def open_update(self, env_steps: int, known: Mapping[str, float]) -> None:
-        """An update begins that learns from `env_steps` steps just taken; `known` is what they show already."""
-        self.gradient_step, self.update_is_over = 0, False
-        self.advance(env_steps=env_steps)
-        self.record.open_update(known)
-
-    def take_step(self, values: Mapping[str, float]) -> None:
-        """One gradient step of the open update was taken."""
-        self.gradient_step += 1
-        self.advance(gradient_steps=1)
-        if self.journal is None:
-            self.record.take_step(values)
-
-    def close_update(self) -> int:
-        """The update is over; how many gradient steps of it were counted already."""
-        counted, self.gradient_step = self.gradient_step, 0
-        self.record.close_update()
-        return counted
-
-    def _examine_inside(self) -> None:
-        """Judge anew the symptoms that rules inside the update are on; the others stand as they did after the last."""
-        named = DETECTORS.keys() & {name for rule in self.inside for name in symptoms_of(rule)}
-        self.open = dict(self._open_after_update)
-        if named:
-            evidence = self.record.evidence_inside(self.clock.env_steps, self.undone)
-            for name in sorted(named):
-                finding = DETECTORS[name](evidence)
-                self.open.pop(name, None)
-                if finding.open:
-                    self.open[name] = finding
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -348,7 +301,7 @@ class Engine:
         rules = [rule for rule in self.own if rule.check == kind]
         for rule in rules:
             yield from self._maybe_release(rule, kind, claimed)
-        for rule in rules if kind == "minibatch" else self.own:
+        for rule in self.own:
             judged = list(self._maybe_verify(rule, kind))
             yield from judged
             if any(ends_the_check(one) for one in judged):
@@ -363,8 +316,8 @@ class Engine:
                 return
 
     def _run_out(self, kind: Check) -> list[Modifier]:
-        """Modifiers of its own rules whose span is over: inside an update those of rules that are looked at there."""
-        rules = {rule.id for rule in self.own if kind == "update" or (kind == "minibatch" and rule.check == kind)}
+        """Modifiers of its own rules whose span is over."""
+        rules = {rule.id for rule in self.own if kind == "update"}
         return [modifier for modifier in self.live if modifier.rule in rules and modifier.is_over(self.clock)]
 
     def look(self, rule: Intervention) -> Look:
@@ -373,7 +326,7 @@ class Engine:
         fresh = dict(self.open)
         for name, finding in self.open.items():
             if finding.window == "exact" and state.fired_step >= 0:
-                again = DETECTORS[name](self._evidence_after(state.fired_step))
+                again = DETECTORS[name](self.record.evidence(self.undone, after=state.fired_step))
                 if not again.open:
                     del fresh[name]
         harmless = all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
@@ -381,11 +334,6 @@ class Engine:
         if self.clock.updates > 0:
             own[UPDATES_LEFT] = self._updates_left()
         return Look(self.record, fresh, own, rule.cause, harmless, state.streaks)
-
-    def _evidence_after(self, step: int) -> Evidence:
-        if self.gradient_step:
-            return self.record.evidence_inside(self.clock.env_steps, self.undone, after=step)
-        return self.record.evidence(self.undone, after=step)
 
     # --- fire -----------------------------------------------------------------------------------------------------
 
@@ -429,7 +377,7 @@ class Engine:
 
     def proposed(self, rule: Intervention, look: Look, kind: Check, added: list[Modifier]) -> Decision:
         """What a rule whose trigger holds would do: its evidence, changes and where it would go back to."""
-        told = self._told(rule, look) | self._moved(added) | {"gradient_step": self.gradient_step}
+        told = self._told(rule, look) | self._moved(added)
         return self.with_checkpoint(rule, Decision(rule.id, kind, "fired", _why(look), asks=asks_of(rule), **told))
 
     def _excused(self, rule: Intervention, look: Look) -> tuple[Verdict, str] | None:
@@ -491,8 +439,7 @@ class Engine:
                 continue
             name = "init"
             if asked.rollback == "last_good":
-                delay = 0 if rule.check == "minibatch" else patience_of(rule)[1]
-                latest = self.clock.updates - delay
+                latest = self.clock.updates - patience_of(rule)[1]
                 old_enough = [step for updates, step in self.good if updates <= latest]
                 if not old_enough and asked.otherwise == "stop":
                     asks = tuple(one for one in fired.asks if not isinstance(one, Rollback))
@@ -517,8 +464,6 @@ class Engine:
         self.live = self.live + added
         if not all(isinstance(action, HARMLESS) for action in rule.actions()):
             self.actions, self.fired = self.actions + 1, self.fired + 1
-        if decision.checkpoint is not None or any(isinstance(one, Stop | EarlyStopUpdate) for one in decision.asks):
-            self.update_is_over = self.gradient_step > 0
         self._note_reward_edit(rule, decision)
         self._note_rollback(decision)
         yield from self._note_turns(rule.id, decision)
@@ -560,7 +505,7 @@ class Engine:
         kept = [modifier for modifier in self.live if modifier not in over]
         keys = self.changes(kept, {modifier.key for modifier in over})
         state.acted = self.clock.to_json()
-        told: dict[str, Any] = {"row": state.row, "keys": keys, "gradient_step": self.gradient_step}
+        told: dict[str, Any] = {"row": state.row, "keys": keys}
         released = Decision(rule.id, kind, "released", reason, expired=expired, **told)
         yield released
         yield from self.let_go(rule, released, over)
@@ -594,7 +539,6 @@ class Engine:
             return
         others = [(other, self._states[other.id]) for other in self.own]
         told = verified(rule, state, self.record.last(verify.metric), kind, others)
-        told = replace(told, gradient_step=self.gradient_step)
         if told.decision == "verified":
             yield told
             return
@@ -613,8 +557,6 @@ class Engine:
 
     def fails(self, failed: Decision) -> None:
         """A change was found not to have helped: a rollback, or the end, follows as decided."""
-        if ends_the_check(failed):
-            self.update_is_over = self.gradient_step > 0
         self._note_rollback(failed)
 
     # --- controllers ------------------------------------------------------------------------------------------------
@@ -632,7 +574,7 @@ class Engine:
         fired, turned = self.steered(rule, loop, by)
         if turned is None:
             return
-        fired = replace(fired, check=kind, evidence={loop.metric: seen}, gradient_step=self.gradient_step)
+        fired = replace(fired, check=kind, evidence={loop.metric: seen})
         reason = fired.reason
         if not self.acts:
             if state.said != reason:
@@ -676,8 +618,6 @@ class Engine:
         for event in self.journal or ():
             if event.get("global_step") != self.clock.env_steps or event.get("check") != kind or event.get("expired"):
                 continue
-            if event.get("gradient_step", 0) != self.gradient_step:
-                continue
             if event.get("id") == STRICT:
                 yield Decision(STRICT, kind, "fired", event["reason"], row=event["row"], asks=(Stop(stop="fail"),))
             rule = next((rule for rule in self.own if rule.id == event.get("id")), None)
@@ -690,7 +630,6 @@ class Engine:
                 event["reason"],
                 row=event["row"],
                 checkpoint=event["checkpoint"],
-                gradient_step=event.get("gradient_step", 0),
             )
             if event["decision"] == "fired" and rule.controller is not None:
                 turned = Modifier(rule.id, -1, rule.controller, self.clock, float(event["factor"]))

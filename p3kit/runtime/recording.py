@@ -154,15 +154,6 @@ def update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
     return metrics
 
 
-def taken_in(name: str, so_far: float, value: float, count: int) -> float:
-    """One more gradient step, the `count`-th, in what `update_metrics` says of a metric."""
-    if name == NONFINITE:
-        return so_far + value
-    if name.endswith("_max"):
-        return float(np.maximum(so_far, value)) if count > 1 else value
-    return so_far + (value - so_far) / count
-
-
 def _rollout_metrics(rollout: Rollout) -> Metrics:
     acted = ~rollout.resting
     if not acted.any():

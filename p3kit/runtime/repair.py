@@ -49,7 +49,6 @@ class Repair:
         self.acts: list[tuple[int, str]] = []  # number and words of the newest things that rules did, for the board
         self._rollout: Rollout | None = None
         self._update: Mapping[str, Any] = {}
-        self._update_ends_at: int | None = None
         self._rows_before: set[str] = set()
 
     @property
@@ -60,25 +59,17 @@ class Repair:
         """The value in force of a spec path whose schedule says `scheduled`."""
         return self.engine.value(path, scheduled) if self.is_on else scheduled
 
-    def open_update(self, end_step: int, known: Mapping[str, float]) -> None:
-        """An update begins whose gradient steps are judged one by one; its rollout ended at `end_step`."""
-        self._update_ends_at = end_step
-        self.engine.open_update(end_step - self.agent.global_step, known)
-
     def recorded(self, rows: list[dict[str, Any]], rollout: Rollout, update: Mapping[str, Any], steps: int) -> None:
         """An update was recorded, for which `steps` env steps were taken."""
         if not self.is_on:
             return
         self._rollout, self._update = rollout, update
-        gradient_steps = sum(int(row["metrics"].get(GRADIENT_STEPS, 0)) for row in rows)
-        opened, self._update_ends_at = self._update_ends_at is not None, None
-        self._refuse_to_be_ignored(opened)
-        counted = self.engine.close_update()
+        self._refuse_to_be_ignored()
         self.record.take(rows)
         self.engine.advance(
             updates=1,
-            gradient_steps=gradient_steps - counted,
-            env_steps=0 if opened else steps,
+            gradient_steps=sum(int(row["metrics"].get(GRADIENT_STEPS, 0)) for row in rows),
+            env_steps=steps,
             episodes=sum(int(row["metrics"].get("episode/episodes", 0)) for row in rows),
         )
 
@@ -114,11 +105,6 @@ class Repair:
     def reward_edits(self) -> int:
         """How often the reward was edited so far."""
         return self.engine.reward_edits
-
-    @property
-    def journal_step(self) -> int:
-        """Env steps that the journal says now: inside an update, those that it learns from are taken."""
-        return self.agent.global_step if self._update_ends_at is None else self._update_ends_at
 
     def happened(self, kind: str, **fields: Any) -> None:
         """An event was journalled."""
@@ -161,17 +147,15 @@ class Repair:
     def _scheduled_now(self, path: str) -> float | str:
         return self.agent.scheduled_at(path, self.agent.global_step)
 
-    def _refuse_to_be_ignored(self, opened: bool) -> None:
+    def _refuse_to_be_ignored(self) -> None:
         """A trainer of the user's own may not know yet what rules can ask for."""
-        asked = 'check = "minibatch"' if self.engine.inside and not opened else ""
-        asked = f'reinit = "{self.reinits[0]}"' if self.reinits else asked
-        if asked:
-            what = f"does not do what an intervention asks for: {asked}"
+        if self.reinits:
+            what = f'does not do what an intervention asks for: reinit = "{self.reinits[0]}"'
             raise P3kitError(str(self.agent.run.directory.trainer_file), what, "trainers/ppo.py shows how")
 
     def _journal(self, decision: Decision) -> None:
         event = decision.to_event()
-        self.agent.journal("intervention", at=self._update_ends_at, **event, **self.journalled())
+        self.agent.journal("intervention", **event, **self.journalled())
         self._tell(event)
 
     def _tell(self, event: Mapping[str, Any]) -> None:
@@ -204,7 +188,7 @@ class Repair:
                 case Rollback():
                     self.going_back_to = back
                 case Note(note=text):
-                    agent.journal("note", at=self._update_ends_at, text=text)
+                    agent.journal("note", text=text)
                 case Reinit(reinit=part_of_net):
                     self.reinits.append(part_of_net)
                 case Freeze(freeze="normalizer"):
@@ -218,19 +202,16 @@ class Repair:
 
     def _dump(self, kind: str, count: int, rule: str) -> None:
         """Write evidence below replays/: whole episodes of the last recorded rollout, or every gradient step of its
-        update; inside an update, its gradient steps so far."""
-        agent, step = self.agent, self._update_ends_at or self.agent.global_step
+        update."""
+        agent, step = self.agent, self.agent.global_step
         if self._rollout is None and kind == "episode_replay":
             return
-        if self.engine.journal is not None and self._update_ends_at is not None:
-            return  # a replay does not look at gradient steps: it has nothing of this update to write yet
         content: dict[str, Any] = {"agent": agent.name, "global_step": step, "intervention": rule}
         content["synthetic"] = bool(agent.market and agent.market[agent.symbol].synthetic)
         if kind == "episode_replay" and self._rollout is not None:
             content["episodes"] = last_episodes(self._rollout, count)
         else:
-            update = self.record.open_steps or self._update
-            content["gradient_steps"] = {name: np.asarray(values).tolist() for name, values in update.items()}
+            content["gradient_steps"] = {name: np.asarray(values).tolist() for name, values in self._update.items()}
         name = f"{rule}-{file_name(agent.name)}-{step:09d}-{kind}"
         agent.run.directory.write_replay(name, content)
 

@@ -104,7 +104,8 @@ class Run(Generic[A]):
         self.device = device_of(self.spec)
         self.precision = precision_of(self.spec, self.device)
         symbols = [agent["symbol"] for agent in info["agents"]]
-        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from())
+        stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
+        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
         self._refuse_changed_data(info, market)
         replayed: dict[str, Any] | None = info.get("replay")
         self.agents = [
@@ -113,8 +114,6 @@ class Run(Generic[A]):
         ]
         journal = replayed["journal"] if replayed else None
         self.council = Council(self._groups(info["agents"]), journal)
-        self.judges_minibatches = any(agent.repair.is_on and agent.repair.engine.inside for agent in self.agents)
-        """Whether a rule is looked at after each gradient step, for which the device has to be waited for."""
         self._recorded: list[Agent[A]] = []
         self._stop_signal = False
         self._said_not_compiled = False
@@ -269,7 +268,7 @@ class Run(Generic[A]):
         self.directory.append_event(
             "intervention",
             agent=agent,
-            global_step=self.agents[0].repair.journal_step,
+            global_step=self.agents[0].global_step,
             id=rule.id,
             row="run.oom",
             cause="minibatch",
@@ -291,43 +290,6 @@ class Run(Generic[A]):
         self.decide("eval", agents)
 
     # ── interventions ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def open_update(self, agents: Sequence[Agent[A]], end_step: int, known: Mapping[str, Tensor]) -> None:
-        """An update begins whose gradient steps `judge_minibatch` looks at one by one. Its rollout ended at `end_step`;
-        `known`, one number per agent, is what it shows already, so that a cause can be told from its consequence."""
-        values = {name: column.reshape(-1).tolist() for name, column in known.items()}
-        for place, agent in enumerate(agents):
-            if agent.state == "running":
-                agent.repair.open_update(end_step, {name: column[place] for name, column in values.items()})
-
-    def judge_minibatch(
-        self, agents: Sequence[Agent[A]], taking_part: Sequence[int], names: Sequence[str], told: Tensor
-    ) -> list[int]:
-        """After a gradient step: decide by the rules with check = "minibatch". Returns the places of the agents that
-        were changed: their knobs are to be read again, and `Agent.update_is_over` tells who takes no further step.
-
-        `told` (agents, M) has the step's numbers by `names`; agents whose update has ended are not `taking_part`. This
-        waits for the device, and costs what the judgement costs: a fraction of a millisecond per symptom and agent. A
-        replay waits for nothing.
-        """
-        repeats = self.council.journal is not None
-        rows = [[math.nan] * len(names)] * len(agents) if repeats else told.tolist()
-        before = {}
-        for place in taking_part:
-            engine = agents[place].repair.engine
-            before[place] = (engine.live, engine.update_is_over, agents[place].repair.frozen_encoder)
-            engine.take_step(dict(zip(names, rows[place], strict=True)))
-        self.decide("minibatch", [agents[place] for place in taking_part])
-        return [
-            place
-            for place, was in before.items()
-            if was
-            != (
-                agents[place].repair.engine.live,
-                agents[place].repair.engine.update_is_over,
-                agents[place].repair.frozen_encoder,
-            )
-        ]
 
     def recorded(self, agent: Agent[A]) -> None:
         """`agent` has recorded an update. Once all that train have, the interventions decide."""
@@ -361,7 +323,7 @@ class Run(Generic[A]):
     def _examine(self, check: Check, running: Mapping[str, Agent[A]]) -> None:
         """Every agent's record is judged beside those of all others, whether they still train or not."""
         evidences = {}
-        if check != "minibatch" and self.council.journal is None and len(self.agents) > 1:
+        if self.council.journal is None and len(self.agents) > 1:
             evidences = {agent.name: agent.repair.engine.evidence() for agent in self.agents}
         for name, agent in running.items():
             peers = [other for other_name, other in evidences.items() if other_name != name]
@@ -370,7 +332,7 @@ class Run(Generic[A]):
     def _journal_for_all(self, decision: Decision, running: Mapping[str, Agent[A]]) -> None:
         first = running[decision.agents[0]]
         agent = first.name if decision.row == OSCILLATES else None  # of a key in one agent
-        step = first.repair.journal_step
+        step = first.global_step
         fields = decision.to_event() | first.repair.journalled()
         self.directory.append_event("intervention", agent=agent, global_step=step, **fields)
         for name in decision.agents:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from p3kit.spec import kinds
+from p3kit.spec import field_types
 from p3kit.spec.models import Spec
 
 
@@ -25,4 +25,4 @@ def get_path(spec: Spec, dotted: str) -> Any:
 
 def numeric_paths(spec: Spec) -> set[str]:
     """Paths that may be scheduled, and changed by interventions: numbers that neither fix shapes nor act only once."""
-    return set(kinds.live_paths(type(spec)))
+    return set(field_types.live_paths(type(spec)))

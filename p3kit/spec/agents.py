@@ -26,7 +26,7 @@ def agent_tables(spec: Spec, symbol: str | None, point: Mapping[str, Any]) -> di
 def agent_spec(spec: Spec, symbol: str, point: Mapping[str, Any]) -> Spec:
     """See `Spec.for_agent`."""
     from p3kit.spec.crosschecks import crosschecks
-    from p3kit.spec.faults import problems_of
+    from p3kit.spec.error_messages import problems_of
 
     tables = agent_tables(spec, symbol, point)
     model = type(spec)

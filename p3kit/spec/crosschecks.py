@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from p3kit.metrics import COMPONENTS
-from p3kit.spec import kinds
+from p3kit.spec import field_types
 from p3kit.spec.agents import agent_tables
+from p3kit.spec.error_messages import Problem, problems_of
 from p3kit.spec.expansion import full_path
-from p3kit.spec.faults import Problem, problems_of
 from p3kit.spec.interventions import COMPONENT, Add, Controller, Freeze, Intervention, Scale, Set
 from p3kit.spec.keypath import KeyPath, is_written, merge, split_path, with_value, written_path
 from p3kit.spec.models import PER_AGENT, SAMPLE_SYMBOLS, SearchRange, Spec
@@ -105,10 +105,10 @@ def _minibatch_fits(spec: Spec) -> Iterator[Found]:
 def _not_live(spec: Spec, path: str) -> tuple[str, str] | None:
     """Why the number at `path` cannot move while a run trains (words that follow its name, hint); None when it can."""
     model = type(spec)
-    live = sorted(kinds.live_paths(model))
+    live = sorted(field_types.live_paths(model))
     if path in live:
         return None
-    known = {".".join(key) for key in kinds.key_paths(model)}
+    known = {".".join(key) for key in field_types.key_paths(model)}
     if path not in known:
         return ": unknown key", did_you_mean(path, live, f"; these can move: {_briefly(live)}").removeprefix("; ")
     return _why_fixed(model, path), f"these can move: {_briefly(live)}"
@@ -117,8 +117,8 @@ def _not_live(spec: Spec, path: str) -> tuple[str, str] | None:
 def _why_fixed(model: type[Spec], path: str) -> str:
     kind: Any = model
     for part in split_path(path):
-        kind = kinds.child(kind, part)
-    cores = [kinds.bare(member)[0] for member in kinds.alternatives(kind)]
+        kind = field_types.child(kind, part)
+    cores = [field_types.bare(member)[0] for member in field_types.alternatives(kind)]
     if float in cores:
         return " is read once, at the start of a run, so it cannot move"
     return " is a size, so it cannot move" if int in cores else " is no number, so it cannot move"
@@ -244,7 +244,7 @@ def _catalogue_rows(spec: Spec) -> Iterator[Found]:
 
     for row in spec.diagnose.rows:
         if row not in SYMPTOMS:
-            near = did_you_mean(row, SYMPTOMS, "; see p3kit/symptoms.py").removeprefix("; ")
+            near = did_you_mean(row, SYMPTOMS, "; see docs/diagnosis.md").removeprefix("; ")
             yield Found(Problem(("diagnose", "rows", row), f'diagnose.rows: unknown symptom "{row}"', near))
 
 
@@ -325,7 +325,7 @@ def _combinations(spec: Spec, said: set[str]) -> Iterator[Found]:
 
 def _not_a_setting(spec: Spec, path: str) -> tuple[str, str] | None:
     """Why `path` cannot differ from agent to agent (what, hint); None when it can."""
-    settings = [".".join(key) for key in kinds.key_paths(type(spec)) if key[0] in PER_AGENT and len(key) > 1]
+    settings = [".".join(key) for key in field_types.key_paths(type(spec)) if key[0] in PER_AGENT and len(key) > 1]
     if path in settings:
         return None
     if split_path(path)[0] in Spec.model_fields and split_path(path)[0] not in PER_AGENT:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli
 
-from p3kit.spec.faults import Problem
+from p3kit.spec.error_messages import Problem
 from p3kit.spec.keypath import KeyPath, is_written, value_at_path, with_value
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import did_you_mean

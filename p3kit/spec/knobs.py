@@ -26,8 +26,8 @@ from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from pydantic import Field, Strict, TypeAdapter, ValidationError, create_model
 
 from p3kit.errors import Fault, SpecError
+from p3kit.spec.base_model import LIVE
 from p3kit.spec.models import Knobs
-from p3kit.spec.table import LIVE
 
 SCALARS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 BOUNDS: dict[str, Callable[[Any], BaseMetadata]] = {"Gt": Gt, "Ge": Ge, "Lt": Lt, "Le": Le}

@@ -13,15 +13,15 @@ from typing import Any
 import tomli
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec.checking import check, spec_model
+from p3kit.spec.error_messages import Problem
 from p3kit.spec.expansion import expand
-from p3kit.spec.faults import Problem
 from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, written_path
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.shipped import is_file, looks_like_a_file
+from p3kit.spec.validation import check, spec_model
 
 VALIDATED = "validated"
 """A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 
-from p3kit.spec.interventions import Intervention
-from p3kit.spec.schedules import Schedule
-from p3kit.spec.table import (
+from p3kit.spec.base_model import (
     LIVE,
     Auto,
     Count,
@@ -35,6 +33,8 @@ from p3kit.spec.table import (
     Table,
     Words,
 )
+from p3kit.spec.interventions import Intervention
+from p3kit.spec.schedules import Schedule
 
 SAMPLE_SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
 """The stocks of the shipped sample."""
@@ -189,6 +189,8 @@ class Data(Table):
     """One agent per window of time instead of one: { train = "5y", validation = "1y", step = "1y" }."""
     embargo: CountOrNone | Auto = "auto"
     """Bars left out at the end of a split so that no feature sees across; auto: window + longest look-back."""
+    bars_per_year: Positive | Auto = "auto"
+    """Bars by which returns are annualised; auto: counted per split, or 252 sessions × bars where a split is short."""
     synthetic: Synthetic = Synthetic()
     """Settings of `source = "synthetic"`."""
 

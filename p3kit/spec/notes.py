@@ -191,8 +191,6 @@ def _later(loaded: LoadedSpec) -> Iterator[str]:
     agents = read_agents(find_trainer(spec.trainer))
     for rule in spec.intervention:
         named = f'intervention "{rule.id}"'
-        if rule.check == "minibatch":
-            yield f'{named}: check = "minibatch" waits for the device at every gradient step: slower, most so on a GPU'
         if rule.scope != "agent" and agents == "one":
             yield f'{named}: scope = "{rule.scope}" is one agent: the trainer "{spec.trainer}" trains one in a run'
         if rule.scope != "agent" and agents == "stack":

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field
 
-from p3kit.spec.table import Items, Pair, Positive, Table
+from p3kit.spec.base_model import Items, Pair, Positive, Table
 
 
 class Constant(Table):

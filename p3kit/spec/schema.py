@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from p3kit.spec.checking import spec_model
 from p3kit.spec.expansion import PACKS
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.loading import VALIDATED
 from p3kit.spec.models import PER_AGENT
 from p3kit.spec.shipped import find_trainer, shipped_trainers
+from p3kit.spec.validation import spec_model
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 """What taplo (Even Better TOML) reads."""

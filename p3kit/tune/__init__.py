@@ -7,7 +7,7 @@ search_space.py     spec values as Optuna's distributions, and back
 study.py            the journal: next values, pruning, importance
 sweep_start.py      begin a sweep or go on with one: checks first
 sweep.py, trial.py  trials as runs: created, judged while they train, reported
-board.py            progress on a terminal
+display.py            progress on a terminal
 conclusion.py       export the winner and draw the pictures
 result_*.py         the result as data, as a terminal page, as pictures
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from p3kit.console import FittingTable
 from p3kit.metrics import mean_interval
 from p3kit.report.markdown import interval
-from p3kit.tune.board import STATE_COLOURS
+from p3kit.tune.display import STATE_COLOURS
 from p3kit.tune.result_data import Result
 from p3kit.tune.study import TrialRecord
 from p3kit.tune.trial import describe

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p3kit.check import Probe, probe_environment, probe_reward
-from p3kit.check.reward import _Market
+from p3kit.check.reward_exploits import _Market
 from p3kit.cli import main
 from p3kit.market import SymbolData, load_market
 from p3kit.spec import Spec, load_spec

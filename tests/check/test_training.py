@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from p3kit.check import Probe, probe_leak, probe_learning, probe_update
-from p3kit.check.tasks import NUMBERS, ProbeTask
+from p3kit.check.probe_envs import NUMBERS, ProbeTask
 from p3kit.launch import run_trainer
 from p3kit.market import load_market
 from p3kit.spec import Spec, resolve_spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import os
@@ -137,3 +138,19 @@ def test_in_a_narrow_terminal_agent_and_verdict_stay(folder: Path) -> None:
         assert re.search(r"(?m)^ *1? *AAPL\b", plan), plan
         verdicts = in_terminal(folder, "run hill.toml --no-aim", columns)
         assert re.search(r"(?m)^(run-\d+/)?AAPL +FAIL", verdicts), verdicts
+
+
+def test_every_console_is_ours() -> None:
+    """A console of rich itself would print foreign text as it is, and cut tables in pipes."""
+    for file in sorted((ROOT / "p3kit").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        from_rich = {
+            name.asname or name.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "rich.console"
+            for name in node.names
+        }
+        calls = [
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ]
+        assert not {"Console"} & from_rich & set(calls), file

@@ -16,7 +16,7 @@ from p3kit.diagnose.evidence import (
     to_ticks,
     trailing,
 )
-from p3kit.diagnose.rows import detrended, lag_one
+from p3kit.diagnose.registry import detrended, lag_one
 from p3kit.rundir import Series
 
 

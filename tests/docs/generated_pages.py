@@ -16,11 +16,11 @@ from pydantic_core import PydanticUndefined
 
 from p3kit.cli import COMMANDS, main
 from p3kit.metrics import METRICS
-from p3kit.spec import kinds, shipped_trainers
+from p3kit.spec import field_types, shipped_trainers
+from p3kit.spec.base_model import LIVE
 from p3kit.spec.interventions import Intervention
 from p3kit.spec.knobs import Knob, read_agents, read_knobs
 from p3kit.spec.models import Spec
-from p3kit.spec.table import LIVE
 from p3kit.spec.writing import toml_value
 
 WRITTEN = "*This page is written from the code: `pytest tests/docs --refresh-golden`.*"
@@ -43,7 +43,7 @@ criteria.
 def spec_reference() -> str:
     """Every table and key, with what it accepts, its default, and its sentence."""
     parts = [SPEC_HEAD, "## At the top\n", _table_of(Spec, only_values=True)]
-    for key, field in kinds.fields_by_key(Spec).items():
+    for key, field in field_types.fields_by_key(Spec).items():
         if key == "ppo":
             parts += _knob_tables()
         elif key == "schedules":
@@ -52,7 +52,7 @@ def spec_reference() -> str:
         elif key == "intervention":
             parts.append(f"## [[intervention]]\n\n{_sentence(field)}\n\n{_table_of(Intervention)}")
             parts += [_variant(model) for model in _parts_of_interventions()]
-        elif model := _model_of(kinds.of_field(field)):
+        elif model := _model_of(field_types.of_field(field)):
             parts += _tables(model, key)
     return "\n".join(parts).rstrip("\n") + "\n"
 
@@ -60,19 +60,21 @@ def spec_reference() -> str:
 def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
     """A heading and a table for a model, then for the models inside it."""
     yield f"## [{path}]\n\n{_doc(model)}\n\n{_table_of(model)}"
-    for key, field in kinds.fields_by_key(model).items():
-        if inner := _model_of(kinds.of_field(field)):
+    for key, field in field_types.fields_by_key(model).items():
+        if inner := _model_of(field_types.of_field(field)):
             yield from _tables(inner, f"{path}.{key}")
 
 
 def _table_of(model: type[BaseModel], *, only_values: bool = False) -> str:
     rows = ["| key | accepts | default | meaning |", "|---|---|---|---|"]
-    for key, field in kinds.fields_by_key(model).items():
-        kind = kinds.of_field(field)
+    for key, field in field_types.fields_by_key(model).items():
+        kind = field_types.of_field(field)
         if only_values and (_model_of(kind) or key in ("schedules", "intervention")):
             continue
-        live = " **~**" if any(LIVE in kinds.bare(one)[1] for one in [kind, *kinds.alternatives(kind)]) else ""
-        rows.append(_row(f"`{key}`{live}", kinds.in_words(kind), _default(field), _sentence(field)))
+        live = (
+            " **~**" if any(LIVE in field_types.bare(one)[1] for one in [kind, *field_types.alternatives(kind)]) else ""
+        )
+        rows.append(_row(f"`{key}`{live}", field_types.in_words(kind), _default(field), _sentence(field)))
     return "\n".join(rows) + "\n"
 
 
@@ -98,7 +100,7 @@ def _knob_table(knobs: list[Knob]) -> str:
     for knob in knobs:
         default = f"`{toml_value(list(knob.default) if isinstance(knob.default, tuple) else knob.default)}`"
         mark = f"`{knob.name}`{' **~**' if knob.live else ''}"
-        rows.append(_row(mark, kinds.in_words(knob.annotation), default, knob.doc))
+        rows.append(_row(mark, field_types.in_words(knob.annotation), default, knob.doc))
     return "\n".join(rows) + "\n"
 
 
@@ -111,13 +113,13 @@ def _parts_of_interventions() -> list[type[BaseModel]]:
 
 
 def _variant(model: Any) -> str:
-    model = kinds.bare(model)[0]
+    model = field_types.bare(model)[0]
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", model.__name__).lower()
     return f"### {name[0].upper() + name[1:]}\n\n{_doc(model)}\n\n{_table_of(model)}"
 
 
 def _model_of(kind: Any) -> type[BaseModel] | None:
-    members = [kinds.bare(member)[0] for member in kinds.alternatives(kind) if kinds.is_table(member)]
+    members = [field_types.bare(member)[0] for member in field_types.alternatives(kind) if field_types.is_table(member)]
     return members[0] if len(members) == 1 else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p3kit.spec import kinds
+from p3kit.spec import field_types
 from p3kit.spec.models import Spec
 from tests.docs.generated_pages import PAGES
 from tests.documented import ROOT
@@ -20,7 +20,7 @@ def test_a_page_from_code_is_current(name: str, request: pytest.FixtureRequest) 
 
 def test_the_reference_has_every_key_with_a_sentence() -> None:
     page = PAGES["spec.md"]()
-    for path in kinds.key_paths(Spec):
+    for path in field_types.key_paths(Spec):
         assert f"`{path[-1]}`" in page or f"[{'.'.join(path)}]" in page or f"[[{path[-1]}]]" in page, path
     for line in page.splitlines():
         if line.startswith("| `"):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from p3kit.check import probe_reward
-from p3kit.check.own import own_term
+from p3kit.check.custom_reward import own_term
 from p3kit.cli import main
 from p3kit.errors import InputError
 from p3kit.market import load_market

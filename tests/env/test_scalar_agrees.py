@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p3kit.env import Timestep, TradingEnv
-from p3kit.env.scalar import Outcome, ScalarAccount
+from p3kit.env.scalar_account import Outcome, ScalarAccount
 from p3kit.market import SymbolData
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.spec import Spec

@@ -13,7 +13,7 @@ from rich.console import Console
 from p3kit.errors import P3kitError
 from p3kit.launch import calibrate as calibration
 from p3kit.launch import launch, make_runs
-from p3kit.launch.board import board_for
+from p3kit.launch.display import make_display
 from p3kit.rundir import RunDir
 
 STEPS = 100
@@ -68,6 +68,7 @@ class Plan:
     agent: str
     fake: dict
     trainer: Path
+    windows: tuple = ()
 
     @property
     def agents(self):
@@ -114,8 +115,8 @@ LOADED = SimpleNamespace(source_text="")
 
 def cost_of(plans, jobs):
     console = Console(file=io.StringIO(), width=100)
-    with board_for(console, "calibrating") as board:
-        return calibration.calibrate(plans, LOADED, {}, jobs=jobs, board=board)
+    with make_display(console, "calibrating") as display:
+        return calibration.calibrate(plans, LOADED, {}, jobs=jobs, display=display)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from p3kit.errors import InputError
 from p3kit.launch.cluster import Needs, needs_of, pack
 from p3kit.rundir import RunDir
 
-LEASH = Path(__file__).parents[2] / "p3kit" / "launch" / "leash.py"
+PARENT_DEATH = Path(__file__).parents[2] / "p3kit" / "launch" / "parent_death.py"
 SMALL = Needs(threads=1, gpu=True)
 
 
@@ -68,13 +68,13 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the leash is a feature of Linux")
-def test_a_leashed_process_is_asked_to_end_when_its_starter_is_killed(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is a feature of Linux")
+def test_a_process_gets_sigterm_when_its_parent_is_killed(tmp_path):
     child = "import signal, time, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True)"
     source = f"""
         import os, subprocess, sys, time
-        leashed = [sys.executable, "-P", {str(LEASH)!r}, str(os.getpid()), sys.executable, "-c"]
-        child = subprocess.Popen([*leashed, {child + "; time.sleep(60)"!r}], start_new_session=True)
+        command = [sys.executable, "-P", {str(PARENT_DEATH)!r}, str(os.getpid()), sys.executable, "-c"]
+        child = subprocess.Popen([*command, {child + "; time.sleep(60)"!r}], start_new_session=True)
         print(child.pid, flush=True)
         time.sleep(60)
     """
@@ -90,8 +90,9 @@ def test_a_leashed_process_is_asked_to_end_when_its_starter_is_killed(tmp_path):
         time.sleep(0.02)
 
 
-def test_a_leash_held_by_nobody_starts_nothing():
-    result = subprocess.run([sys.executable, "-P", LEASH, "1", sys.executable, "-c", "print(1)"], capture_output=True)
+def test_a_wrong_parent_starts_nothing():
+    command = [sys.executable, "-P", PARENT_DEATH, "1", sys.executable, "-c", "print(1)"]
+    result = subprocess.run(command, capture_output=True)
     assert (result.returncode, result.stdout) == (1, b"")
     assert b"the worker that started this trainer is gone" in result.stderr
 

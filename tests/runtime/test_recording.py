@@ -9,8 +9,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from p3kit.metrics import COMPONENTS, METRICS
 from p3kit.runtime.recording import (
@@ -18,9 +16,7 @@ from p3kit.runtime.recording import (
     EpisodeLedger,
     Rollout,
     histogram,
-    taken_in,
     tick_rows,
-    update_metrics,
     value_map,
 )
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, RunningMoments, Shaping
@@ -257,12 +253,3 @@ def test_value_map_means_values_per_cell() -> None:
     table = value_map(bar, unrealised, np.array([1.0, 3.0, 5.0]), bins=2)
     cells = [cell for line in table["values"] for cell in line if cell is not None]
     assert cells == [2.0, 5.0]
-
-
-@given(st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=20))
-def test_what_an_open_update_says_step_by_step_is_what_its_record_says_later(values: list[float]) -> None:
-    for name in ("policy/kl_divergence", "policy/kl_max", "diag/nonfinite"):
-        so_far = 0.0
-        for count, value in enumerate(values, 1):
-            so_far = taken_in(name, so_far, value, count)
-        assert so_far == pytest.approx(update_metrics([name], [np.array(values)])[name], nan_ok=True, abs=1e-6)

@@ -62,11 +62,10 @@ ppo = { learning_rate = 1e-5 }
 mode = "act"
 
 [[intervention]]
-id = "inside"
+id = "together"
 on = { metric = "policy/kl_divergence", op = ">", value = 0.1 }
 scope = "run"
-check = "minibatch"
-do = [{ early_stop_update = true }]
+do = [{ note = "x" }]
 
 [matrix]
 gae_lambda = [0.9, 0.95]

@@ -14,22 +14,22 @@ from p3kit.market.sample import SYMBOLS
 from p3kit.metrics import COMPONENTS
 from p3kit.spec import (
     Spec,
+    field_types,
     find_trainer,
     get_path,
-    kinds,
     load_spec,
     numeric_paths,
     resolve_spec,
     shipped_specs,
     shipped_trainers,
 )
-from p3kit.spec.checking import spec_model
 from p3kit.spec.expansion import PACKS, read_pack
 from p3kit.spec.interventions import VERBS, symptoms_of
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import SAMPLE_SYMBOLS, Weights, parse_range
 from p3kit.spec.notes import notes
 from p3kit.spec.schema import schema_text
+from p3kit.spec.validation import spec_model
 from p3kit.symptoms import SYMPTOMS
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +72,13 @@ def test_the_schema_knows_every_word() -> None:
 
 
 def models(kind: Any, seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
-    for member in kinds.alternatives(kind):
-        core, _ = kinds.bare(member)
-        if kinds.is_table(core) and core not in seen:
+    for member in field_types.alternatives(kind):
+        core, _ = field_types.bare(member)
+        if field_types.is_table(core) and core not in seen:
             seen.add(core)
             yield core
             for field in core.model_fields.values():
-                yield from models(kinds.of_field(field), seen)
+                yield from models(field_types.of_field(field), seen)
         else:
             for argument in getattr(core, "__args__", ()):
                 yield from models(argument, seen) if not isinstance(argument, str) else ()
@@ -90,7 +90,7 @@ def test_every_field_has_a_sentence() -> None:
     assert len(found) > 40
     for model in found:
         assert model.__doc__
-        for key, field in kinds.fields_by_key(model).items():
+        for key, field in field_types.fields_by_key(model).items():
             assert field.description, f"{model.__name__}.{key}"
 
 
@@ -179,11 +179,10 @@ def test_every_verb_can_be_written() -> None:
         {"normalize": "observations"},
         {"dump": "episode_replay", "episodes": 3},
         {"stop": "fail"},
-        {"early_stop_update": True},
         {"note": "done"},
     ]
     assert [next(iter(action)) for action in actions] == list(VERBS)
-    rule = {"id": "all", "check": "minibatch", "on": {"any": ["policy.hold", {"not": "policy.uniform"}]}, "do": actions}
+    rule = {"id": "all", "on": {"any": ["policy.hold", {"not": "policy.uniform"}]}, "do": actions}
     tables = {"name": "x", "symbols": ["AAPL"], "intervention": [rule]}
     spec = resolve_spec(tables, "a test")
     assert [type(action) for action in spec.intervention[0].actions()] == list(VERBS.values())

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from p3kit.cli import main
 from p3kit.errors import InputError
 from p3kit.launch import compare_weights, plan_replay
-from p3kit.launch.replay import weights_hash
+from p3kit.launch.journal_replay import weights_hash
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint, part
 from p3kit.spec import resolve_spec
+from p3kit.spec.trainer_file import read_trainer
 
 from .conftest import load_trainer
 from .test_ppo_shared import SMALL
@@ -51,14 +52,6 @@ COST = {
     "on": later(0.3),
     "do": [{"set": "reward.weights.cost", "to": 0.9, "until": {"env_steps": 300}}, {"dump": "episode_replay"}],
 }
-INSIDE = {  # from the third gradient step of an update on, once
-    "id": "inside",
-    "check": "minibatch",
-    "on": {"all": [later(0.55), {"metric": "policy/entropy", "op": ">", "value": 0.0}]},
-    "patience": 3,
-    "do": [{"scale": "learning_rate", "by": 0.1, "min": 1e-9, "until": {"gradient_steps": 4}}],
-}
-CUT_SHORT = INSIDE | {"id": "cut-short", "do": [{"early_stop_update": True}]}
 ANEW = {"id": "anew", "on": later(0.3), "do": [{"reinit": "dormant"}, {"reinit": "value_head"}]}
 FOR_ALL = {"id": "for-all", "scope": "run", "share": 0.5, "on": later(0.3), "max_times": 2,
            "do": [{"scale": "clip_range", "by": 0.5, "min": 0.01, "until": {"updates": 1}}]}  # fmt: skip
@@ -117,7 +110,7 @@ def test_a_stacked_agent_gets_what_it_gets_alone(tmp_path: Path) -> None:
     """Rollbacks too: its part of the stack goes back, its neighbour's does not."""
     low = {"metric": "policy/entropy_norm", "op": "<", "value": 2.0}
     half = ANEW | {"do": [{"reinit": "policy_head"}]}
-    rules = [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST, half, CUT_SHORT | {"on": INSIDE["on"]}, BEGIN]
+    rules = [ENTROPY, BACK | {"on": {"all": [later(0.55), low]}}, COST, half, BEGIN]
     changes = {"intervention": rules, **ROOMY, **RAW}
     alone = run("ppo", tmp_path, changes)
     stacked = run("ppo_stacked", tmp_path, changes)
@@ -181,7 +174,6 @@ def test_an_update_without_a_finite_step_is_survived_by_a_rollback(
     rule = {
         "id": "nan",
         "on": "num.nan",
-        "check": "minibatch",
         "do": [{"dump": "minibatch"}, {"rollback": "init"}, {"scale": "learning_rate", "by": 0.33, "min": 1e-5}],
         "max_times": 2,
     }
@@ -194,26 +186,6 @@ def test_an_update_without_a_finite_step_is_survived_by_a_rollback(
     updates = 0
     (failed,) = train(module, tmp_path, "ppo", {"symbols": ["AAA"], "diagnose.mode": "off"})
     assert failed.status()["state"] == "failed"
-
-
-def test_inside_an_update_a_nan_of_the_data_is_no_explosion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the rollout shows already is known there: nothing hides a fault of the data."""
-    from p3kit.env import TradingEnv
-
-    whole = TradingEnv.observe
-
-    def broken(env: TradingEnv, *arguments: Any) -> torch.Tensor:
-        seen = whole(env, *arguments)
-        return seen if env._replay else seen.index_fill(-1, torch.tensor([0]), float("nan"))
-
-    monkeypatch.setattr(TradingEnv, "observe", broken)
-    monkeypatch.setattr(TradingEnv, "observation_stats", lambda *_: (torch.tensor(float("nan")), torch.tensor(0.0)))
-    causes = ["num.nan:explosion", "num.nan:numerics"]
-    rule = {"id": "nan", "on": causes, "check": "minibatch", "do": [{"scale": "learning_rate", "by": 0.3, "min": 1e-5}]}
-    seen = rule | {"id": "seen", "on": "num.nan:observation", "do": [{"note": "the data"}]}
-    (done,) = train(load_trainer("ppo"), tmp_path, "ppo", {"symbols": ["AAA"], "intervention": [rule, seen], **ROOMY})
-    assert done.status()["state"] == "failed"
-    assert {(event["id"], event["gradient_step"]) for event in fired(done)} == {("seen", 1)}
 
 
 @pytest.mark.parametrize(("how", "state"), [("fail", "failed"), ("done", "done")])
@@ -287,9 +259,19 @@ def test_only_the_same_spec_is_repeated(tmp_path: Path) -> None:
     tables = original.info()["spec"]
     other = resolve_spec(tables | {"ppo": tables["ppo"] | {"gamma": 0.5}}, "test")
     with pytest.raises(InputError, match=r"had another spec: ppo\.gamma 0\.99 → 0\.5"):
-        plan_replay(plan_runs(other), original)
+        plan_replay(plan_runs(other, read_trainer(other.trainer)), original)
     with pytest.raises(InputError, match="trained AAA, which is no run of this spec"):
-        plan_replay(plan_runs(resolve_spec(tables | {"symbols": ["BBB"]}, "test")), original)
+        plan_replay(plan_runs(resolve_spec(tables | {"symbols": ["BBB"]}, "test"), read_trainer("ppo")), original)
+
+
+@pytest.mark.parametrize("left", [{"check": "minibatch"}, {"did": [{"early_stop_update": True}]}])
+def test_a_journal_with_decisions_inside_an_update_is_refused(tmp_path: Path, left: dict[str, Any]) -> None:
+    original = run("ppo", tmp_path, {"intervention": [ENTROPY], "diagnose.mode": "act"})
+    (event,) = fired(original)
+    told = {key: value for key, value in event.items() if key not in ("seq", "time")}
+    original.append_event(**told | {"id": "inside", "gradient_step": 3} | left)
+    with pytest.raises(InputError, match=r'"inside" inside an update, which was removed.*; use check = "update"'):
+        plan_replay(plan_runs(resolve_spec(original.info()["spec"], "test"), read_trainer("ppo")), original)
 
 
 def test_a_broken_contract_stops_a_strict_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,69 +293,12 @@ def test_a_broken_contract_stops_a_strict_run(tmp_path: Path, monkeypatch: pytes
         assert done.status()["state"] == "done"
 
 
-# --- inside an update -------------------------------------------------------------------------------------------------
+# --- parts of the net ------------------------------------------------------------------------------------------------
 
 
 def net_of(run: RunDir, checkpoint: str = "last") -> dict[str, torch.Tensor]:
     state = part("trainer", load_checkpoint(run.checkpoint(checkpoint)))
     return {key: value for key, value in state.items() if key.startswith(("net/", "heads/", "encoder/"))}
-
-
-def gradient_steps(run: RunDir, agent: str = "AAA") -> dict[int, float]:
-    series = run.series(agent)["diag/gradient_steps"]
-    return dict(zip(series.steps.tolist(), series.values.tolist(), strict=True))
-
-
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_an_update_ends_at_the_gradient_step_that_shows_it(trainer: str, tmp_path: Path) -> None:
-    """What a rule changes is in force from the next gradient step on: a rate next to nothing is as good as an end."""
-    last = {"on": {"all": [later(0.95), INSIDE["on"]["all"][1]]}}  # type: ignore[index]
-    still = INSIDE | last | {"do": [{"set": "learning_rate", "to": 1e-12}]}
-    cut = run(trainer, tmp_path, {"intervention": [CUT_SHORT | last], **ROOMY})
-    slow = run(trainer, tmp_path, {"intervention": [still], **ROOMY})
-    whole = run(trainer, tmp_path, {"diagnose.mode": "off"})
-    (event,) = fired(cut)
-    assert (event["global_step"], event["gradient_step"], event["check"]) == (1_000, 3, "minibatch")
-    assert event["did"] == [{"early_stop_update": True}]
-    assert gradient_steps(whole) | {1_000: 3.0} == gradient_steps(cut)
-    assert gradient_steps(whole) == gradient_steps(slow)
-    for (name, one), other, free in zip(
-        net_of(cut).items(), net_of(slow).values(), net_of(whole).values(), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-8, msg=name)
-        if "weight" in name and not name.startswith("encoder"):
-            assert not torch.allclose(one, free, rtol=0, atol=1e-8), name
-
-
-def test_one_agent_of_a_stack_ends_its_update_the_other_goes_on(tmp_path: Path) -> None:
-    free = run("ppo_stacked", tmp_path, {"diagnose.mode": "off"})
-    first = {agent: float(free.series(agent)["policy/hold_share"].values[0]) for agent in ("AAA", "BBB")}
-    holds = {"metric": "policy/hold_share", "op": ">", "value": sum(first.values()) / 2}
-    early = {"metric": "progress", "op": "<", "value": 0.65}
-    rule = CUT_SHORT | {"on": {"all": [holds, early, later(0.35)]}}
-    done = run("ppo_stacked", tmp_path, {"intervention": [rule]})
-    stopped = max(first, key=lambda agent: first[agent])
-    (other,) = set(first) - {stopped}
-    assert gradient_steps(done, stopped)[600] == 3
-    assert gradient_steps(done, other) == gradient_steps(free, other)
-    assert not fired(done, other)
-
-
-def test_a_symptom_is_judged_on_the_gradient_steps_so_far(tmp_path: Path) -> None:
-    rule = {
-        "id": "kl",
-        "on": "train.kl",
-        "check": "minibatch",
-        "do": [{"early_stop_update": True}, {"dump": "minibatch"}],
-    }
-    strict = {"diagnose.rows": {"train.kl": {"critical": 1e-7}}, "ppo.total_timesteps": 300}
-    done = run("ppo", tmp_path, {"intervention": [rule], **strict})
-    (event,) = fired(done)
-    assert (event["row"], event["global_step"]) == ("train.kl", 300)
-    assert event["gradient_step"] == 2, "at the first one the policy is still the one that played"
-    assert gradient_steps(done) == {300: event["gradient_step"]}
-    (path,) = done.replays.iterdir()
-    assert len(json.loads(path.read_text())["gradient_steps"]["policy/kl_divergence"]) == event["gradient_step"]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -481,10 +406,6 @@ def test_a_trainer_that_does_not_know_what_is_asked_says_so(tmp_path: Path, monk
     done = run("ppo", tmp_path, {"intervention": [ANEW]})
     assert done.status()["state"] == "failed"
     assert 'does not do what an intervention asks for: reinit = "dormant"' in done.status()["message"]
-    monkeypatch.setattr(Run, "open_update", lambda *_: None)
-    monkeypatch.setattr(Run, "judge_minibatch", lambda *_: [])
-    done = run("ppo", tmp_path, {"intervention": [INSIDE]})
-    assert 'does not do what an intervention asks for: check = "minibatch"' in done.status()["message"]
 
 
 def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> None:
@@ -512,7 +433,7 @@ def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> Non
 def replayed(original: RunDir, trainer: str) -> RunDir:
     """`p3kit run --replay` without the launcher."""
     spec = resolve_spec(original.info()["spec"], "test")
-    replay = plan_replay(plan_runs(spec), original)
+    replay = plan_replay(plan_runs(spec, read_trainer(spec.trainer)), original)
     info = replay.plan.run_json(load_market(spec, spec.symbols), ["test"]) | {"replay": replay.to_json()}
     again = RunDir.create(original.path.parent, info, "", replay.plan.trainer)
     argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(again.path)]
@@ -527,7 +448,7 @@ def replayed(original: RunDir, trainer: str) -> RunDir:
 def test_the_journal_alone_gives_the_same_weights(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = [ENTROPY, BACK, COST, ANEW, INSIDE, CUT_SHORT | {"max_times": 2}, BEGIN, FOR_ALL]
+    rules = [ENTROPY, BACK, COST, ANEW, BEGIN, FOR_ALL]
     original = run(trainer, tmp_path, {"intervention": rules, **ROOMY, **RAW})
     assert {event["id"] for event in fired(original)} >= {rule["id"] for rule in rules if rule is not FOR_ALL}
     assert "for-all" in {event["id"] for event in original.read_events("intervention")}
@@ -541,7 +462,7 @@ def test_the_journal_alone_gives_the_same_weights(
     assert same, told
     done = ("fired", "released", "verified", "failed")
     journals = [
-        [(e["id"], e["decision"], e["global_step"], e.get("gradient_step"), e["keys"], e["checkpoint"])
+        [(e["id"], e["decision"], e["global_step"], e["keys"], e["checkpoint"])
          for e in run.read_events("intervention") if e["decision"] in done]
         for run in (original, again)
     ]  # fmt: skip
@@ -553,7 +474,7 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = [ENTROPY | {"verify": {"metric": "policy/entropy", "op": ">", "than": "before", "within": {"updates": 2}}}]
-    changes = {"intervention": [*rules, BACK, COST, ANEW, INSIDE, CUT_SHORT, BEGIN, FOR_ALL], **ROOMY, **RAW}
+    changes = {"intervention": [*rules, BACK, COST, ANEW, BEGIN, FOR_ALL], **ROOMY, **RAW}
     whole = run(trainer, tmp_path / "whole", changes)
     for stops_at in (300, 600):
         asked = {"at": stops_at}

@@ -76,18 +76,3 @@ def test_nobody_waits_inside_a_rollout_or_at_a_gradient_step(trainer: str, tmp_p
     assert not many.in_rollout
     assert many.in_all == few.in_all  # five times the gradient steps, not one wait more
     assert few.in_all.total() > 0
-
-
-@pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
-def test_a_rule_inside_updates_costs_one_wait_per_gradient_step(trainer: str, tmp_path: Path) -> None:
-    never = {"metric": "policy/entropy", "op": ">", "value": 99.0}
-    rule = {"id": "inside", "check": "minibatch", "on": never, "do": [{"early_stop_update": True}]}
-    changes = {"ppo.batch_size": 30, "intervention": [rule]}
-    free = waits_of(trainer, tmp_path / "free", {"ppo.batch_size": 30, "diagnose.mode": "act"})
-    watched = waits_of(trainer, tmp_path / "watched", changes)
-    gradient_steps = 2 * 2 * 300 // 30  # updates, epochs, minibatches
-    more = watched.in_all - free.in_all
-    assert not watched.in_rollout
-    assert more["tolist"] - gradient_steps <= 2 * 3 + 2  # and a few per update
-    assert more["tolist"] >= gradient_steps
-    assert more.total() == more["tolist"]

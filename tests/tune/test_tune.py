@@ -33,7 +33,7 @@ from p3kit.report.export_page import record
 from p3kit.rundir import RunDir, list_runs
 from p3kit.spec import load_spec
 from p3kit.tune import SweepDir
-from p3kit.tune.board import LiveTrials
+from p3kit.tune.display import LiveTrials
 from p3kit.tune.search_space import Space
 from p3kit.tune.trial import SeedMean, TrialView
 
@@ -567,8 +567,8 @@ def test_the_live_table_fits_a_terminal() -> None:
         TrialView(3, "running", 0.5, None, values),
     ]
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24, color_system=None)
-    with LiveTrials(console, "hill · tune-1", 2, 24, lambda _: trials) as board:
-        board.show([])
+    with LiveTrials(console, "hill · tune-1", 2, 24, lambda _: trials) as display:
+        display.show([])
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", console.file.getvalue())  # type: ignore[attr-defined]
     lines = [line.rstrip() for line in drawn.splitlines()][-6:]
     assert lines[0].startswith("hill · tune-1 · 5 of 24 trials · 1 running, 1 pruned · 0:00 · about 0:00 left")

@@ -1,6 +1,6 @@
 """What the diagnosis costs: one run with and without it, in turn, round after round; the table in docs/diagnosis.md.
 
-    python tests/measure/benchmarks/diagnosis_overhead.py                   five rounds of six workloads, half an hour
+    python tests/measure/benchmarks/diagnosis_overhead.py                   four workloads, twenty minutes
     python tests/measure/benchmarks/diagnosis_overhead.py --rounds 3 --only guide
     python tests/measure/benchmarks/diagnosis_overhead.py --render          the table again, nothing measured
 
@@ -37,10 +37,12 @@ import torch
 
 import p3kit.runtime.agent as runtime
 from p3kit.market import load_market
-from p3kit.plan import plan_runs, provenance
+from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.rundir.provenance import provenance
 from p3kit.spec import resolve_spec
-from tests.measure.suite.runs import import_what_all_need, load
+from p3kit.spec.trainer_file import read_trainer
+from tests.measure.suite.suite_runs import import_what_all_need, load
 from tests.measure.suite.tables import short
 
 ROOT = Path(__file__).parents[3]
@@ -54,11 +56,6 @@ Tables = dict[str, Any]
 Measured = dict[str, Any]
 
 FIVE = ["AAPL", "AMD", "BAC", "HD", "JNJ"]
-INSIDE = [
-    {"id": "inside", "check": "minibatch", "on": "train.kl", "do": [{"early_stop_update": True}]},
-    {"id": "inside-too", "check": "minibatch", "on": "opt.grad", "do": [{"early_stop_update": True}]},
-]
-"""Two rows of the table looked at after each gradient step; `diagnose.mode` is "watch", so that nothing is changed."""
 WORKLOADS: dict[str, tuple[str, Tables]] = {
     "guide": (
         "`ppo`, the guide's sizes (8 × 2048, batch 64, 10 epochs), 32,768 steps",
@@ -80,14 +77,6 @@ WORKLOADS: dict[str, tuple[str, Tables]] = {
     "shared": (
         "`ppo_shared`, five agents, the guide's sizes with 512 steps, 8,192 steps each",
         {"trainer": "ppo_shared", "symbols": FIVE, "ppo": {"total_timesteps": 8_192, "n_steps": 512}},
-    ),
-    "inside": (
-        "`ppo`, the guide's sizes, and two rules that look inside the update (no shipped pack has any), 32,768 steps",
-        {"trainer": "ppo", "symbols": ["AAPL"], "ppo": {"total_timesteps": 32_768}, "intervention": INSIDE},
-    ),
-    "inside_stacked": (
-        "`ppo_stacked`, five agents, the guide's sizes, and the same two rules, 16,384 steps each",
-        {"trainer": "ppo_stacked", "symbols": FIVE, "ppo": {"total_timesteps": 16_384}, "intervention": INSIDE},
     ),
 }
 _ALWAYS: Tables = {
@@ -139,7 +128,7 @@ def _train(workload: str, variant: Variant, told: Path) -> None:
     if variant != "on":
         tables["diagnose"] = {"mode": "off"}
     spec = resolve_spec(tables, workload)
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     directory = RunDir.create(
         told.parent, plan.run_json(load_market(spec, spec.symbols), ["overhead"]), "", plan.trainer
     )

@@ -68,8 +68,8 @@ PROMISES = (
     Promise(
         "A write that fails keeps what was there, whichever writer it is",
         [
-            "launch/test_world.py::test_every_writer_of_a_run_keeps_what_was_there_when_a_write_fails",
-            "launch/test_world.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
+            "launch/test_system_faults.py::test_every_writer_of_a_run_keeps_what_was_there_when_a_write_fails",
+            "launch/test_system_faults.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
             "runtime/test_checkpoints.py::test_a_failed_write_keeps_the_old_file",
             "rundir/test_rundir.py::test_a_full_disk_keeps_the_rows_that_were_there",
         ],
@@ -77,8 +77,8 @@ PROMISES = (
     Promise(
         "One sick run never stops the others",
         [
-            "launch/test_world.py::test_one_sick_run_among_ten",
-            "launch/test_world.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
+            "launch/test_system_faults.py::test_one_sick_run_among_ten",
+            "launch/test_system_faults.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
             "launch/test_local.py::test_one_sick_run_never_stops_the_others",
         ],
     ),
@@ -102,7 +102,7 @@ PROMISES = (
     Promise(
         "Two runs, and mirrors of both, may go on in one folder at once",
         [
-            "launch/test_world.py::test_two_runs_and_a_mirror_at_once_in_one_folder",
+            "launch/test_system_faults.py::test_two_runs_and_a_mirror_at_once_in_one_folder",
             "rundir/test_rundir.py::test_processes_that_start_runs_at_once_get_different_numbers",
             "rundir/test_rundir.py::test_processes_that_write_events_at_once_never_share_a_number",
             "test_aim_mirror.py::test_two_mirrors_of_one_repository_take_turns",
@@ -130,12 +130,12 @@ FAULTS = (
         "the disk is full",
         "runs/run-1/metrics.jsonl: cannot be written (No space left on device); free some space or mend the folder, "
         "then p3kit resume",
-        "launch/test_world.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
+        "launch/test_system_faults.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
     ),
     Fault(
         "the runs folder may only be read",
         "run-2: its process is gone, which cannot be written down: …; everything is listed all the same",
-        "launch/test_world.py::test_a_folder_that_may_only_be_read_is_read",
+        "launch/test_system_faults.py::test_a_folder_that_may_only_be_read_is_read",
     ),
     Fault(
         "a checkpoint is torn, or a bit of it flipped",
@@ -164,23 +164,23 @@ FAULTS = (
     Fault(
         "the clock is set back or forth",
         "nothing: heartbeats and the watchdog go by a clock that never jumps",
-        "launch/test_world.py::test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead",
+        "launch/test_system_faults.py::test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead",
     ),
     Fault(
         "a trainer hangs",
         "run-1 crashed: it gave no sign of life for 60 min, so it was ended",
-        "launch/test_world.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
+        "launch/test_system_faults.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
     ),
     Fault(
         "a trainer takes all memory",
         "run-1 crashed: its process ended with exit code 1, and the last lines of its log: MemoryError; where the "
         "system ends it: its process was killed by SIGKILL (often the system, out of memory)",
-        "launch/test_world.py::test_a_trainer_that_eats_all_memory_fails_by_name",
+        "launch/test_system_faults.py::test_a_trainer_that_eats_all_memory_fails_by_name",
     ),
     Fault(
         "a trainer prints without end",
         "[… bytes of output were cut off here], in its log: the last megabyte of 64 is kept",
-        "launch/test_world.py::test_a_trainer_that_talks_without_end_fills_no_disk",
+        "launch/test_system_faults.py::test_a_trainer_that_talks_without_end_fills_no_disk",
     ),
     Fault(
         "two commands train one run",

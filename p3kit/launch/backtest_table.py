@@ -1,0 +1,109 @@
+"""The backtest of one agent as tables for a terminal: beside the baselines, by regime, and what the numbers show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from p3kit.console import FittingTable
+from p3kit.launch.verdicts import BASELINES
+
+# metric -> (heading, format)
+COLUMNS = {
+    "sharpe_ratio": ("Sharpe", "+z.2f"),
+    "sortino_ratio": ("Sortino", "+z.2f"),
+    "total_return": ("return", "+z.1%"),
+    "max_drawdown": ("drawdown", ".1%"),
+    "annual_volatility": ("volatility", ".1%"),
+    "total_trades": ("trades", ".0f"),
+    "win_rate": ("won", ".0%"),
+    "profit_factor": ("profit factor", ".2f"),
+    "exposure": ("exposure", ".0%"),
+    "turnover": ("turnover", ".1f"),
+    "cost_paid": ("costs", ".2%"),
+}
+
+
+def print_backtest(result: Mapping[str, Any], experiment: str, console: Console) -> None:
+    """Print the tables of one agent: the policy beside the baselines, its regimes, remarks, the picture."""
+    curves = result["curves"]
+    title = f"{result['run']}/{result['agent']} ({experiment}): {result['split']} split, {result['checkpoint']}"
+    console.print(Text(title, style="bold"))
+    if result["synthetic"]:
+        console.print("SYNTHETIC data: nothing is said about a real market", style="yellow")
+    first, last = curves["timestamps"][0][:10], curves["timestamps"][-1][:10]
+    console.print(f"{curves['bars']:,} bars, {first} to {last}, in {result['windows']} windows; costs as in the spec\n")
+    console.print(_metrics_table(result))
+    console.print(_regime_table(result["regimes"]))
+    for line in _remarks(result, experiment):
+        console.print(line)
+    console.print(f"picture: {result['picture']}", soft_wrap=True)
+
+
+def _metrics_table(result: Mapping[str, Any]) -> Table:
+    """A row per metric, a column per policy or rule, within 80 columns."""
+
+    policy = {name.removeprefix("eval/"): value for name, value in result["metrics"].items()}
+    table = FittingTable(optional=("mov. avg", "random", "all-HOLD"))
+    for heading in ("", "policy", *BASELINES.values()):
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    for metric, (heading, form) in COLUMNS.items():
+        cells = [_number(result["baselines"][name].get(metric), form) for name in BASELINES]
+        table.add_row(heading, Text(_number(policy.get(metric), form), style="bold"), *cells)
+    return table
+
+
+def _regime_table(regimes: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("policy by regime", "bars", "return", "Sharpe"):
+        table.add_column(heading, justify="left" if heading == "policy by regime" else "right")
+    for name, row in regimes.items():
+        table.add_row(
+            name, f"{row['bars']:,}", _number(row["total_return"], "+z.1%"), _number(row["sharpe_ratio"], "+z.2f")
+        )
+    return table
+
+
+def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
+    """Sentences about what the numbers show and do not show."""
+    sharpe, excess = result["sharpe_interval"], result["excess_interval"]
+    lines = []
+    if sharpe is None:
+        lines.append("Sharpe ratio: n/a, the policy never traded")
+    else:
+        lines.append(f"Sharpe ratio: 95 % interval {_interval(sharpe)} (stationary bootstrap)")
+    if deflated := result["deflated_sharpe"]:
+        tries = "1 try" if deflated["trials"] == 1 else f"{deflated['trials']} tries"
+        lines.append(f"deflated: {deflated['value']:.2f} chance that the true Sharpe ratio is above 0, after {tries}")
+    if excess is not None:
+        shown = "shown" if excess[0] > 0 else "not shown"
+        over = result["metrics"]["eval/sharpe_excess"]
+        lines.append(f"over buy-and-hold: {over:+z.2f} {_interval(excess)} (paired): {shown}")
+    else:
+        lines.append("over buy-and-hold: not shown (one of them has no Sharpe ratio)")
+    if (supervised := result["supervised_return"]) is not None:
+        lines.append(f"your supervised model, by the spec: {supervised:+z.1%} total return")
+    if result["constant"]:
+        lines.append("constant: the policy does what a constant rule does")
+    if result["intervened"]:
+        lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
+    if looks := result.get("final_looks"):
+        told = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
+        warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
+        lines.append(told + warn)
+    return lines
+
+
+def _interval(interval: Sequence[float]) -> str:
+    return f"[{interval[0]:z.2f}, {interval[1]:z.2f}]"
+
+
+def _number(value: Any, form: str) -> str:
+    """Format `value`; n/a where it does not exist. JSON has words for numbers that are not finite."""
+    if value is None:
+        return "n/a"
+    return str(value) if isinstance(value, str) else format(value, form)

@@ -1,0 +1,89 @@
+"""A run again, with the interventions of its journal in place of judgement: equal weights prove the journal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p3kit.errors import InputError
+from p3kit.plan import RunPlan
+from p3kit.rundir import RunDir
+from p3kit.spec.interventions import NOTHING_INSIDE_AN_UPDATE
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is repeated: the plan of the run, and its journal."""
+
+    original: RunDir
+    plan: RunPlan
+    journal: Sequence[Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the new run's run.json has it."""
+        return {"run": self.original.name, "journal": list(self.journal)}
+
+
+def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
+    """Find `original` among the plans of a spec.
+
+    Raises InputError where it is still being trained, where its journal has decisions inside an update, where the spec
+    has no such run, and where the spec says anything else than it said then.
+    """
+    info = original.info()
+    if original.status()["state"] in ("queued", "running"):
+        raise InputError(f"--replay {original.name}", "is not over", f"p3kit stop {original.name} ends it")
+    journal = original.read_events("intervention")
+    if inside := next((event for event in journal if _is_inside_an_update(event)), None):
+        what = f'has decisions of intervention "{inside["id"]}" inside an update, which {NOTHING_INSIDE_AN_UPDATE}'
+        raise InputError(f"--replay {original.name}", what, "replay it with the version of p3kit that trained it")
+    names = original.agent_names()
+    plan = next((plan for plan in plans if [agent.name for agent in plan.agents] == names), None)
+    if plan is None:
+        has = "; ".join(", ".join(agent.name for agent in plan.agents) for plan in plans[:3])
+        what = f"trained {', '.join(names[:3])}{' …' if len(names) > 3 else ''}, which is no run of this spec"
+        raise InputError(f"--replay {original.name}", what, f"its runs train {has}")
+    for then, now in zip(info["agents"], plan.agents, strict=True):
+        if differences := list(_differences(then["spec"], now.spec.model_dump(mode="json"))):
+            what = f"had another spec: {', '.join(differences[:3])}{' …' if len(differences) > 3 else ''}"
+            raise InputError(f"--replay {original.name}", what, f"{original.path / 'spec.toml'} is the spec it had")
+    return Replay(original, plan, journal)
+
+
+def _is_inside_an_update(event: Mapping[str, Any]) -> bool:
+    return event.get("check") == "minibatch" or any("early_stop_update" in did for did in event.get("did") or ())
+
+
+def _differences(then: Any, now: Any, place: str = "") -> list[str]:
+    """Paths at which two specs differ, as `ppo.gamma 0.9 → 0.99`."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*then, *now])
+        return [one for key in keys for one in _differences(then.get(key), now.get(key), f"{place}.{key}".strip("."))]
+    if then == now:
+        return []
+    short = isinstance(then, int | float | str) and isinstance(now, int | float | str)
+    return [f"{place} {then} → {now}" if short else place]
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """SHA-256 of all that a trainer keeps in a checkpoint: weights, optimiser, normalisers, environment."""
+    import torch
+
+    from p3kit.runtime.checkpoints import load_checkpoint, part
+
+    found = hashlib.sha256()
+    for name, value in sorted(part("trainer", load_checkpoint(checkpoint)).items()):
+        found.update(name.encode())
+        found.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
+    return found.hexdigest()
+
+
+def compare_weights(original: RunDir, again: RunDir) -> tuple[bool, str]:
+    """Whether two runs ended with the same weights, and that in a line."""
+    first, second = (weights_hash(run.checkpoint("last")) for run in (original, again))
+    if first == second:
+        return True, f"{again.name} repeats {original.name}: the same weights, SHA-256 {first[:16]}"
+    return False, f"{again.name} does not repeat {original.name}: its weights differ ({second[:16]}, not {first[:16]})"

@@ -1,0 +1,121 @@
+"""Scores on the synthetic market: a policy's log return per bar on unseen bars as a share of the optimal rule's.
+
+python -m tests.measure.learning.learning_scores RUNS …    scores of the agents of these folders, and means of the seeds
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from p3kit.env.account import ACCOUNT_FIELDS
+from p3kit.market import load_market
+from p3kit.market.load import synthetic_market
+from p3kit.market.optimal import TradingRules, attainable
+from p3kit.metrics import ACTIONS
+from p3kit.rundir import RunDir, list_runs
+from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
+from p3kit.runtime.evaluation import Evaluator, Policy
+from p3kit.spec import Spec, resolve_spec
+
+
+@dataclass(frozen=True)
+class Score:
+    """`share` of the attainable log return per bar; `yearly` is the policy's own log return a year."""
+
+    share: float
+    yearly: float
+    bars: int
+
+
+def score(spec: Spec, symbol: str, policy: Policy) -> Score:
+    """Play `policy` on the test split and set it against the optimal rule on the same bars."""
+    bars = load_market(spec, [symbol])[symbol]
+    walk = Evaluator(spec, bars, symbol, 0, torch.device("cpu"), final=True).walk("test", policy)
+    own = float(np.log1p(walk.bar_return).mean())
+    first, last = bars.splits["test"]
+    best = attainable(synthetic_market(spec, symbol), TradingRules.from_spec(spec), first, last).log_return_per_bar
+    share = own / best if spec.data.synthetic.edge > 0 else np.nan  # without an edge nothing is attainable
+    return Score(share, own * bars.bars_per_year, len(walk.bar))
+
+
+def scores(run: RunDir) -> dict[str, Score]:
+    """Of every agent of a run, at the weights that validation chose; an agent that never traded scores 0."""
+    info, trainer = run.info(), trainer_module(run.path / "trainer.py")
+    found = {}
+    for agent in info["agents"]:
+        spec = resolve_spec(agent["spec"], run.name, run.trainer_file)
+        (verdict,) = run.read_events("verdict", agent=agent["name"])
+        among = agent["name"] if len(info["agents"]) > 1 else None
+        best = run.checkpoint(f"best-{int(verdict['chosen_step']):09d}", among)
+        policy = greedy(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold
+        found[agent["name"]] = score(spec, agent["symbol"], policy)
+    return found
+
+
+def print_scores(runs_root: Path) -> None:
+    """A line per agent, the mean over the symbols of each seed, and the median of those."""
+    by_seed: dict[int, list[float]] = {}
+    for run in list_runs(runs_root):
+        seeds = {agent["name"]: agent["seed"] for agent in run.info()["agents"]}
+        for name, found in scores(run).items():
+            print(f"{run.name:<10}{name:<16}{found.share:6.2f}")
+            by_seed.setdefault(seeds[name], []).append(found.share)
+    means = {seed: float(np.mean(shares)) for seed, shares in sorted(by_seed.items())}
+    told = "  ".join(f"seed {seed} {mean:.2f}" for seed, mean in means.items())
+    print(f"{runs_root}: {told}  median {np.median(list(means.values())):.2f}", flush=True)
+
+
+def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
+    """The policy of a checkpoint of one agent, through the code that trained it."""
+    args = trainer.Args(**spec.ppo.model_dump())
+    if hasattr(trainer, "forward_all"):  # a shared encoder
+        encoder = part("encoder", weights)
+        heads = {name: own.unsqueeze(0) for name, own in part("heads", weights).items()}
+        values = encoder["embed.weight"].shape[0] // args.patch
+        shape = trainer.Shape(spec.env.window, values, len(ACCOUNT_FIELDS))
+
+        def logits_of(observation: Tensor) -> Tensor:
+            logits, *_ = trainer.forward_all(encoder, heads, observation.unsqueeze(0), shape, args)
+            return logits.squeeze(0)
+
+    else:
+        own = part("net", weights)
+        net = trainer.ActorCritic(own["policy.layers.0.weight"].shape[1], len(ACTIONS), args, torch.Generator())
+        net.load_state_dict(own)
+
+        def logits_of(observation: Tensor) -> Tensor:
+            return net(observation)[0]
+
+    def policy(observation: Tensor, mask: Tensor) -> Tensor:
+        with torch.no_grad():
+            return trainer.masked_log_softmax(logits_of(observation), mask).argmax(-1)
+
+    return policy
+
+
+def always_hold(observation: Tensor, mask: Tensor) -> Tensor:
+    return torch.zeros(len(observation), dtype=torch.int64)
+
+
+def trainer_module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"trainer_of_{path.parent.name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for folder in sys.argv[1:]:
+        print_scores(Path(folder))
