@@ -17,7 +17,7 @@ from p3kit.terminal import LastingStream, lasting_stream
 
 _UNBOUNDED = 100_000
 """Columns outside a terminal: every table is as wide as it needs."""
-_PROSE = 110
+_PROSE = 80
 """Columns for sentences outside a terminal."""
 
 
@@ -54,7 +54,7 @@ class Console(rich.console.Console):
 
 
 def prose_width(console: rich.console.Console) -> int:
-    """Columns for sentences: the console's; where they are unbounded `COLUMNS`, or 110."""
+    """Columns for sentences: the console's; where they are unbounded `COLUMNS`, or 80."""
     if console.width != _UNBOUNDED:
         return console.width
     columns = os.environ.get("COLUMNS", "")

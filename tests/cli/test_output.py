@@ -143,14 +143,12 @@ def test_in_a_narrow_terminal_agent_and_verdict_stay(folder: Path) -> None:
 def test_every_console_is_ours() -> None:
     """A console of rich itself would print foreign text as it is, and cut tables in pipes."""
     for file in sorted((ROOT / "p3kit").rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        from_rich = {
-            name.asname or name.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == "rich.console"
-            for name in node.names
-        }
-        calls = [
-            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        ]
-        assert not {"Console"} & from_rich & set(calls), file
+        text = file.read_text(encoding="utf-8")
+        for scope in ast.walk(ast.parse(text)):
+            if isinstance(scope, ast.FunctionDef):
+                imported = [n for n in scope.body if isinstance(n, ast.ImportFrom) and n.module == "rich.console"]
+                built = re.search(r"(?<![\w.])Console\(", ast.unparse(scope))
+                assert not (imported and built), f"{file}:{scope.lineno}"
+        at_top = re.search(r"(?m)^from rich\.console import .*\bConsole\b", text)
+        inside = re.search(r"from p3kit\.console import .*\bConsole$", text)
+        assert not at_top or inside or not re.search(r"(?<![\w.])Console\(", text), file
