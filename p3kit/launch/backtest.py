@@ -42,9 +42,7 @@ def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()
         why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and said nothing"
-        raise P3kitError(
-            f"{run.name}/{agent}", f"cannot be evaluated: {why}", "see the trainer's lines for run.backtest"
-        )
+        raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", "see load_policy in its trainer.py")
     found: Result = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     return found | {"run": run.name, "agent": agent}
 
