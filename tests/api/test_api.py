@@ -29,6 +29,7 @@ TEN = (
     "list_runs",
     "open_run",
     "load_metrics",
+    "load_policy",
     "evaluate_run",
     "diagnose_run",
     "compare_runs",
