@@ -95,9 +95,14 @@ class P3kitWarning(UserWarning):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while runs trained. Every trainer has ended with a checkpoint; `runs` are the runs of the call."""
+    """Ctrl-C while runs trained. Every trainer has ended with a checkpoint.
 
-    def __init__(self, runs: Any = ()) -> None:
-        self.runs = runs
-        names = " ".join(run.name for run in self.runs if run.state != "done")
-        super().__init__(f"every trainer wrote a checkpoint; p3kit resume {names} continues" if names else "")
+    `runs` are the runs of the call, `result` is that of a search.
+    """
+
+    def __init__(self, runs: Any = (), result: Any = None) -> None:
+        self.runs, self.result = runs, result
+        unfinished = " ".join(run.name for run in runs if run.state != "done")
+        command = f"tune --resume {result.sweep}" if result is not None else f"resume {unfinished}"
+        has_more = bool(unfinished) or result is not None
+        super().__init__(f"every trainer wrote a checkpoint; p3kit {command} continues" if has_more else "")

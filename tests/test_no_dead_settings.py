@@ -29,6 +29,7 @@ from p3kit.runtime import load_checkpoint
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.field_types import alternatives, bare, fields_by_key, is_table, of_field
 from p3kit.spec.keypath import split_path, with_value
+from p3kit.spec.trainer_file import read_trainer
 from tests.trainers.conftest import TRAINERS, load_trainer
 
 EXCEPTIONS = {
@@ -149,6 +150,7 @@ CHANGES: dict[str, Change] = {
     # the test split is kept out of training; what a run shows of it is which bars those are
     "data.split.test": change("1971-01-01..1971-02-10", given={"data.split": DAYS}, shows_in="data"),
     "data.embargo": change(0),
+    "data.bars_per_year": change(500.0),
     "data.synthetic.bars": change(2_400),
     "data.synthetic.edge": change(0.0),
     "data.synthetic.volatility": change(0.01),
@@ -307,7 +309,7 @@ class Trainings:
     def observe(self, values: Mapping[str, Any], part: Part) -> dict[Part, str]:
         """What a run of BASE with `values` shows. A plan is not trained."""
         spec = spec_with(values)
-        plans = plan_runs(spec)
+        plans = plan_runs(spec, read_trainer(spec.trainer))
         if part == "plan":
             return {"plan": _text([_plan(plan) for plan in plans])}
         key = spec.model_dump_json()
@@ -418,7 +420,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 def test_equal_specs_leave_equal_runs(trainings: Trainings) -> None:
     """Without this, a difference would mean nothing."""
-    (plan,) = plan_runs(spec_with(OFTEN))
+    (plan,) = plan_runs(spec_with(OFTEN), read_trainer(spec_with(OFTEN).trainer))
     assert trainings.train(plan) == trainings.train(plan)
 
 

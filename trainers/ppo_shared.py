@@ -24,10 +24,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
 from p3kit.errors import InputError
-from p3kit.runtime import Agent, Bodies, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
+from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
 from p3kit.runtime.evidence import (
     EXPOSURE,
     correlation,
@@ -51,6 +50,32 @@ from p3kit.runtime.evidence import (
     wrong_bootstraps,
 )
 from p3kit.runtime.reinit import reinit_dormant, reinit_head
+from p3kit.runtime.stacking import (
+    Knobs,
+    LossScale,
+    ObservationScalers,
+    StepFactors,
+    Weights,
+    adamw_step,
+    add_weighted,
+    by_agent,
+    by_env,
+    draw,
+    flatten_weights,
+    from_rows,
+    gather_rows,
+    layers_of_agent,
+    masks_of_rows,
+    plan_step,
+    select_agents,
+    split_batches,
+    stack_draws,
+    stack_knobs,
+    stack_setting,
+    stack_weights,
+    step_factors,
+    to_rows,
+)
 
 AGENTS = "all"
 """What p3kit puts into one run of this trainer: all agents of a seed and a matrix point, which share an encoder."""
@@ -127,9 +152,6 @@ class Args:
 Keep = list[Tensor]
 """Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
-Stack = dict[str, Tensor]
-"""Weights of the encoder as they are, or of K agents' heads with a leading agent axis. Weights are (in, out)."""
-
 
 class Shape(NamedTuple):
     """How an observation is laid out: W·V values of the window, oldest bar first, then F fields of the account."""
@@ -139,7 +161,7 @@ class Shape(NamedTuple):
     account: int
 
 
-def make_encoder(shape: Shape, args: Args, generator: torch.Generator) -> Stack:
+def make_encoder(shape: Shape, args: Args, generator: torch.Generator) -> Weights:
     """The shared encoder's weights, scaled to keep activations near one."""
     width, tokens = args.d_model, math.ceil(shape.window / args.patch)
 
@@ -167,7 +189,7 @@ def make_encoder(shape: Shape, args: Args, generator: torch.Generator) -> Stack:
     return weights | {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
 
 
-def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Generator) -> Stack:
+def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Generator) -> Weights:
     """One agent's policy head and value head: two layers each, over the encoder's token, the newest bar as it is, and
     the account."""
     heads = {}
@@ -184,15 +206,15 @@ def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Gene
     return heads
 
 
-def affine(weights: Stack, layer: str, x: Tensor) -> Tensor:
+def affine(weights: Weights, layer: str, x: Tensor) -> Tensor:
     return x @ weights[f"{layer}.weight"] + weights[f"{layer}.bias"]
 
 
-def layer_norm(weights: Stack, name: str, x: Tensor) -> Tensor:
+def layer_norm(weights: Weights, name: str, x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def encode(encoder: Stack, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None) -> Tensor:
+def encode(encoder: Weights, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None) -> Tensor:
     """(B, D) → (B, d_model): the last token after a pre-norm transformer over patches of the window."""
     window = observation[:, : shape.window * shape.values].unflatten(1, (shape.window, shape.values))
     window = F.pad(window, (0, 0, -shape.window % args.patch, 0))  # the oldest patch may be short of bars
@@ -214,7 +236,7 @@ def encode(encoder: Stack, observation: Tensor, shape: Shape, args: Args, keep: 
 
 
 def hidden_units(
-    heads: Stack, token: Tensor, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
+    heads: Weights, token: Tensor, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
 ) -> list[Tensor]:
     """Activations of the policy head's and the value head's hidden layer, (…, B, head_width) each.
 
@@ -229,14 +251,14 @@ def hidden_units(
     return hidden if keep is None else [layer * keep[-1] for layer in hidden]
 
 
-def read_heads(heads: Stack, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
+def read_heads(heads: Weights, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Logits (…, B, A) and value (…, B), both float32."""
     logits, value = (affine(heads, f"{body}.1", layer) for body, layer in zip(("policy", "value"), hidden, strict=True))
     return logits.float(), value.squeeze(-1).float()
 
 
 def forward_all(
-    encoder: Stack, heads: Stack, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
+    encoder: Weights, heads: Weights, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
     """(K, B, D) → logits (K, B, A), value (K, B), the heads' hidden layers, and the encoder's token (K, B, d_model)."""
     rows = keep and [layer.flatten(0, 1) for layer in keep]
@@ -368,18 +390,6 @@ class Minibatch(NamedTuple):
     mask: Tensor
 
 
-# Copied from trainers/ppo_stacked.py::Knobs
-class Knobs(NamedTuple):
-    """Each agent's knobs in force, (K, 1) float32."""
-
-    learning_rate: Tensor
-    weight_decay: Tensor
-    clip_range: Tensor
-    ent_coef: Tensor
-    vf_coef: Tensor
-    max_grad_norm: Tensor
-
-
 # Copied from trainers/ppo.py::ppo_loss
 def ppo_loss(
     logits: Tensor,
@@ -432,8 +442,8 @@ def ppo_loss(
 
 
 def find_gradients(
-    encoder: Stack,
-    heads: Stack,
+    encoder: Weights,
+    heads: Weights,
     observation: Tensor,
     batch: Minibatch,
     keep: Keep | None,
@@ -442,14 +452,14 @@ def find_gradients(
     shape: Shape,
     args: Args,
     precision: torch.dtype,
-) -> tuple[Stack, Stack, Tensor, Tensor, Tensor]:
+) -> tuple[Weights, Weights, Tensor, Tensor, Tensor]:
     """Each agent's own gradient of `loss_scale` (K,) times its loss, on the encoder and on its heads.
 
     Returns both (K, …), the losses (K,), `ppo_loss`'s statistics (K, 6) and the mean |ratio − 1| (K,).
     """
 
     def loss_of_one(
-        weights: tuple[Stack, Stack], seen: Tensor, rows: Minibatch, kept: Keep | None, own: Knobs, scale: Tensor
+        weights: tuple[Weights, Weights], seen: Tensor, rows: Minibatch, kept: Keep | None, own: Knobs, scale: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         own_encoder, own_heads = weights
         with torch.autocast(seen.device.type, dtype=precision, enabled=precision != torch.float32):
@@ -468,70 +478,7 @@ def find_gradients(
     return *gradients, losses, stats, away
 
 
-# ── optimiser ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-5
-
-
-# Copied from trainers/ppo_stacked.py::Moves
-class Moves(NamedTuple):
-    """How each agent's gradient becomes a step of AdamW, (K, 1, 1) each: what is the same for all its weights."""
-
-    taken: Tensor  # bool; where False nothing moves, neither weights nor moments
-    scale: Tensor  # of the gradient: clipping, and the loss scale taken off
-    share_first: Tensor  # of the gradient in the first moment
-    share_second: Tensor  # of its square in the second moment
-    rate: Tensor  # learning rate over Adam's first bias correction
-    inverse_std: Tensor  # Adam's second bias correction
-    decay: Tensor  # of the weights
-
-
-# Copied from trainers/ppo_stacked.py::plan_moves
-def plan_moves(
-    gradient: Stack, loss: Tensor, loss_scale: Tensor, steps: Tensor, live: Tensor, knobs: Knobs
-) -> tuple[Moves, Tensor, Tensor]:
-    """Clip each agent's gradient to its own norm; who is not `live` (K,) bool, or whose gradient is not finite, stands
-    still.
-
-    `loss` (K,) is the losses, `loss_scale` (K,) what the gradient has to be divided by, `steps` (K,) counts the steps
-    taken. Returns the moves, the steps then taken, and (K, 4) the norm twice (to be averaged and maximised), whether it
-    was clipped and whether something was not finite: the gradient, or under a loss scale the loss, since there an
-    infinite gradient is the scale's daily business.
-    """
-    norm = torch.stack([part.flatten(1).square().sum(1) for part in gradient.values()]).sum(0).sqrt() / loss_scale
-    taken = norm.isfinite() & live
-    steps = steps + taken
-    moved, done = taken.float(), steps.clamp_min(1)
-    rate, decay, limit = (
-        knobs.learning_rate.squeeze(-1),
-        knobs.weight_decay.squeeze(-1),
-        knobs.max_grad_norm.squeeze(-1),
-    )
-    moves = (
-        taken,
-        (limit / (norm + 1e-6)).clamp(max=1.0) / loss_scale,
-        (1 - BETA1) * moved,
-        (1 - BETA2) * moved,
-        rate * moved / (1 - BETA1**done),
-        (1 - BETA2**done).rsqrt(),
-        1 - rate * decay * moved,
-    )
-    broken = torch.where(loss_scale == 1, ~norm.isfinite(), ~loss.isfinite())
-    told = torch.stack([norm, norm, (norm > limit).float(), broken.float()], -1)
-    return Moves(*(column.view(-1, 1, 1) for column in moves)), steps, told
-
-
-# Copied from trainers/ppo_stacked.py::adamw_step
-def adamw_step(stack: Stack, first: Stack, second: Stack, gradient: Stack, moves: Moves) -> None:
-    """One step of AdamW (Loshchilov and Hutter 2019) for every agent, in place; `first`, `second` are the moments."""
-    for name, weights in stack.items():
-        grad = torch.where(moves.taken, gradient[name] * moves.scale, 0.0)
-        new_first = first[name] + (grad - first[name]) * moves.share_first
-        new_second = second[name] * (1 - moves.share_second) + grad * grad * moves.share_second
-        step = moves.rate * new_first / (new_second.sqrt() * moves.inverse_std + EPSILON)
-        weights.copy_(weights * moves.decay - step)
-        first[name].copy_(new_first)
-        second[name].copy_(new_second)
+# ── shared gradient ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def surgery_coefficients(gram: Tensor, orders: Tensor) -> Tensor:
@@ -553,15 +500,15 @@ def surgery_coefficients(gram: Tensor, orders: Tensor) -> Tensor:
 class Shared(NamedTuple):
     """What a gradient step does to the encoder."""
 
-    gradient: Stack  # the mean over agents
-    moves: Moves  # without dimensions
+    gradient: Weights  # the mean over agents
+    factors: StepFactors  # without dimensions
     steps: Tensor  # () taken so far
     interference: Tensor  # (K, 3), INTERFERENCE_METRICS
 
 
 def share_gradient(
-    gradients: Stack,
-    moves: Moves,
+    gradients: Weights,
+    factors: StepFactors,
     steps: Tensor,
     knobs: Knobs,
     encoder_rate: float,
@@ -571,11 +518,13 @@ def share_gradient(
     """The agents' gradients on the encoder, each clipped by its own move, put together: their mean over the agents that
     move at all, after surgery along `orders` if any. The step follows their mean learning rate × `encoder_rate`; there
     is none where an intervention has frozen the encoder: `encoder_moves` () bool."""
-    taken = moves.taken.flatten()
-    clipped = {
-        name: torch.where(taken.view(-1, *(1,) * (g.dim() - 1)), g * moves.scale.view(-1, *(1,) * (g.dim() - 1)), 0.0)
-        for name, g in gradients.items()
-    }
+    taken = factors.active.flatten()
+
+    def clip(gradient: Tensor) -> Tensor:
+        shape = (-1, *(1,) * (gradient.dim() - 1))
+        return torch.where(taken.view(shape), gradient * factors.grad_scale.view(shape), 0.0)
+
+    clipped = {name: clip(gradient) for name, gradient in gradients.items()}
     flat = [g.flatten(1) for g in clipped.values()]
     gram = torch.stack([g @ g.T for g in flat]).sum(0)
     coefficients = torch.eye(len(gram), device=gram.device) if orders is None else surgery_coefficients(gram, orders)
@@ -586,27 +535,18 @@ def share_gradient(
     others = taken.unsqueeze(0) & taken.unsqueeze(1) & ~torch.eye(len(gram), dtype=torch.bool, device=gram.device)
     mean = (cosine * others).sum(1) / others.sum(1)  # NaN for an agent that is alone
     least = torch.where(others.any(1), cosine.masked_fill(~others, torch.inf).amin(1), torch.nan)
-    moves_at_all = (number > 0) & encoder_moves
-    steps = steps + moves_at_all
-    done, moved = steps.clamp_min(1), moves_at_all.float()
+    active = (number > 0) & encoder_moves
+    steps = steps + active
     rate = encoder_rate * (knobs.learning_rate.squeeze(-1) * taken).sum() / number.clamp_min(1)
     decay = (knobs.weight_decay.squeeze(-1) * taken).sum() / number.clamp_min(1)
-    own = Moves(
-        moves_at_all,
-        torch.ones_like(rate),
-        (1 - BETA1) * moved,
-        (1 - BETA2) * moved,
-        rate * moved / (1 - BETA1**done),
-        (1 - BETA2**done).rsqrt(),
-        1 - rate * decay * moved,
-    )
+    own = step_factors(active, torch.ones_like(rate), steps, rate, decay)
     combined = {name: torch.tensordot(weights, g, 1) for name, g in clipped.items()}
     return Shared(combined, own, steps, torch.stack([norm / norm.sum(), mean, least], -1))
 
 
 def decide(
-    encoder: Stack,
-    heads: Stack,
+    encoder: Weights,
+    heads: Weights,
     observation: Tensor,
     mask: Tensor,
     noise: Tensor,
@@ -622,153 +562,12 @@ def decide(
     return action, log_prob, value
 
 
-# Copied from trainers/ppo_stacked.py::LossScale
-class LossScale:
-    """`torch.amp.GradScaler`'s rule with a scale of each agent's own: halved by a gradient that is not finite, doubled
-    after 2,000 that were. Always 1 where gradients are not fp16."""
-
-    GROWTH_STEPS = 2_000
-
-    def __init__(self, agents: int, device: torch.device, *, enabled: bool) -> None:
-        self.enabled = enabled
-        self.scale = torch.full((agents,), 65_536.0 if enabled else 1.0, device=device)
-        self.good = torch.zeros(agents, device=device)
-
-    def update(self, norm: Tensor, live: Tensor) -> None:
-        """Take in this step's norms (K,) of the agents that are live (K,) bool."""
-        if not self.enabled:
-            return
-        fine = norm.isfinite()
-        good = torch.where(fine, self.good + 1, 0.0)
-        grown = good >= self.GROWTH_STEPS
-        scale = torch.where(fine, torch.where(grown, self.scale * 2, self.scale), self.scale * 0.5)
-        self.scale = torch.where(live, scale, self.scale)
-        self.good = torch.where(live, torch.where(grown, 0.0, good), self.good)
-
-
 # ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 COMPILING_PAYS_FROM = 300_000
 """Env steps of a run, over all agents, that repay half a minute of compiling on a CPU."""
 
 
-# Copied from trainers/ppo_stacked.py::to_rows
-def to_rows(table: Tensor) -> Tensor:
-    """(T, N, K, …) → (K, T·N, …), a table of rows per agent."""
-    return table.movedim(2, 0).flatten(1, 2)
-
-
-# Copied from trainers/ppo_stacked.py::rows_of
-def rows_of(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows (K, B) of each agent's table (K, R, …)."""
-    if table.dim() > 2:
-        rows = rows.unsqueeze(-1).expand(-1, -1, table.shape[2])
-    return table.gather(1, rows)
-
-
-# Copied from trainers/ppo_stacked.py::split_batches
-def split_batches(columns: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Tables (K, R, …) in pieces of `size` rows, the last one smaller; whole pieces are contiguous, and so of one shape
-    and stride in every epoch, which compiled functions ask for."""
-    whole = columns[0].shape[1] // size * size
-    pieces = [c[:, :whole].unflatten(1, (-1, size)).transpose(0, 1).contiguous().unbind(0) for c in columns]
-    yield from zip(*pieces, strict=True)
-    if whole < columns[0].shape[1]:
-        yield tuple(column[:, whole:] for column in columns)
-
-
-# Copied from trainers/ppo_stacked.py::add_share
-def add_share(total: Stack, part_of_total: Stack, share: float) -> Stack:
-    """`total` + `share` · `part_of_total`; nothing to add up where there is one part alone."""
-    if share == 1:
-        return part_of_total
-    return {name: g * share + total[name] if total else g * share for name, g in part_of_total.items()}
-
-
-# Copied from trainers/ppo_stacked.py::keep_of
-def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
-    """Dropout multipliers (K, B, width) of rows that belong to `envs` (K, B)."""
-    return keep and [rows_of(layer, envs) for layer in keep]
-
-
-# Copied from trainers/ppo_stacked.py::knobs_of
-def knobs_of(in_force: list[Args], device: torch.device) -> Knobs:
-    """The knobs in force of K agents."""
-    return Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
-
-
-# Copied from trainers/ppo_stacked.py::target_kl_of
-def target_kl_of(in_force: list[Args], device: torch.device) -> Tensor:
-    """(K,), infinite where it is "off"."""
-    return torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
-
-
-def flatten(weights: Stack, start: int) -> Tensor:
-    """All numbers of a dict of weights, dimensions from `start` on run together."""
-    return torch.cat([part.flatten(start) for part in weights.values()], -1)
-
-
-# Copied from trainers/ppo_stacked.py::Draws
-class Draws(NamedTuple):
-    """Every random number of an iteration, in the order that trainers/ppo.py draws them."""
-
-    noise: Tensor  # (T, N, A)
-    starts: Tensor  # (T, N)
-    orders: Tensor  # (E, R) a shuffle of the rows per epoch
-    keep: Keep | None  # (N, width) per hidden layer
-
-
-# Copied from trainers/ppo_stacked.py::draw
-def draw(agent: Agent[Args], args: Args, steps: int, num_envs: int, num_actions: int) -> Draws:
-    """An agent's draws from its own generator; nothing is drawn for one that has ended and only keeps its place."""
-    shape = (steps, num_envs, num_actions)
-    rows = steps * num_envs
-    if agent.state != "running":
-        orders = torch.arange(rows).expand(args.n_epochs, rows)
-        return Draws(torch.zeros(shape), torch.zeros(steps, num_envs), orders, None)
-    return Draws(
-        gumbel_noise(shape, agent.generator),
-        torch.rand(steps, num_envs, generator=agent.generator),
-        torch.stack([torch.randperm(rows, generator=agent.generator) for _ in range(args.n_epochs)]),
-        dropout_masks(args, num_envs, agent.generator),
-    )
-
-
-# Copied from trainers/ppo_stacked.py::stack_draws
-def stack_draws(draws: list[Draws], device: torch.device) -> Draws:
-    """The draws of K agents: noise (T, K, N, A), starts (T, N, K), orders (K, E, R), keep (K, N, width)."""
-    noise = torch.stack([agent.noise for agent in draws], 1).to(device)
-    starts = torch.stack([agent.starts for agent in draws], 2).to(device)
-    orders = torch.stack([agent.orders for agent in draws]).to(device)
-    some = next((agent.keep for agent in draws if agent.keep), None)
-    if some is None:
-        return Draws(noise, starts, orders, None)
-    keeps = [agent.keep or [torch.ones_like(layer) for layer in some] for agent in draws]
-    return Draws(noise, starts, orders, [torch.stack(layers).to(device) for layers in zip(*keeps, strict=True)])
-
-
-def pick(state: Flat, kept: list[int]) -> Flat:
-    """The part of a run's state that belongs to agents `kept` and the encoder; rows of the environment are N·K, agents
-    inside."""
-    count = len(state["agents"].split("\n"))
-
-    def own(name: str, value: Any) -> Any:
-        if name == "agents":
-            return "\n".join(value.split("\n")[k] for k in kept)
-        if not isinstance(value, Tensor) or name.startswith("encoder"):
-            return value
-        if name == "reward/discounted":
-            return value[:, kept]
-        if name == "env/account":
-            return value.unflatten(-1, (-1, count))[..., kept].flatten(-2)
-        if name.startswith("env/"):
-            return value.unflatten(0, (-1, count))[:, kept].flatten(0, 1)
-        return value[kept]
-
-    return {name: own(name, value) for name, value in state.items()}
-
-
-# Copied from trainers/ppo_stacked.py::main
 def main() -> None:
     with open_run(Args, __file__) as run:
         if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
@@ -780,7 +579,7 @@ def main() -> None:
         while agents:
             state = train(run, agents, state)
             kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
-            agents, state = [agents[k] for k in kept], pick(state, kept)
+            agents, state = [agents[k] for k in kept], select_agents(state, kept, shared="encoder")
         for agent in run.agents:
             agent.conclude()
 
@@ -800,18 +599,13 @@ LIVE = (
 """Knobs that move while a run trains; a compiled function that saw them would be compiled anew at every move."""
 
 
-def bodies(heads: Stack, k: int) -> Bodies:
-    """Agent k's heads as `p3kit.runtime.reinit` takes them: views of each layer's weight (out, in) and bias (out,)."""
-    return {
-        body: [(heads[f"{body}.{layer}.weight"][k].T, heads[f"{body}.{layer}.bias"][k, 0]) for layer in (0, 1)]
-        for body in ("policy", "value")
-    }
-
-
-def reinit(heads: Stack, fresh: Stack, moments: tuple[Stack, Stack], what: str, hidden: list[Tensor], k: int) -> None:
+def reinit(
+    heads: Weights, fresh: Weights, moments: tuple[Weights, Weights], what: str, hidden: list[Tensor], k: int
+) -> None:
     """Draw a part of agent k's heads anew: "policy_head" and "value_head" are both layers, "dormant" the hidden units
     that hardly answer, by their activations `hidden` (K, B, head_width). `fresh` are heads as they would begin."""
-    whole, new, moved = bodies(heads, k), bodies(fresh, 0), [bodies(moment, k) for moment in moments]
+    whole, new = layers_of_agent(heads, k), layers_of_agent(fresh, 0)
+    moved = [layers_of_agent(moment, k) for moment in moments]
     if what == "dormant":
         reinit_dormant(whole, new, moved, {"policy": [hidden[0][k]], "value": [hidden[1][k]]})
     else:
@@ -856,7 +650,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     encoder = make_encoder(shape, args, torch.Generator().manual_seed(seed_of("encoder", seed)))
     encoder = {name: weights.to(device) for name, weights in encoder.items()}
     own_heads = [make_heads(shape, env.num_actions, args, agent.new_generator("net")) for agent in agents]
-    heads = {name: torch.stack([own[name] for own in own_heads]).to(device) for name in own_heads[0]}
+    heads = stack_weights(own_heads, device)
     encoder_first, encoder_second, first, second = (
         {name: torch.zeros_like(weights) for name, weights in table.items()}
         for table in (encoder, encoder, heads, heads)
@@ -864,31 +658,21 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     encoder_steps = torch.zeros((), device=device)
     steps_taken = torch.zeros(count, device=device)
     loss_scale = LossScale(count, device, enabled=precision == torch.float16)
-    observation_scalers = [agent.observation_scaler(env.observation_size) for agent in agents]
+    scale_observation = ObservationScalers([agent.observation_scaler(env.observation_size) for agent in agents])
     scale_reward = agents[0].reward_scaler(num_envs, agents)
     compiled = partial(run.compiled, pays_from=COMPILING_PAYS_FROM)
     fast_decide, fast_find, fast_step = compiled(decide), compiled(find_gradients), compiled(adamw_step)
-    fast_plan, fast_share = compiled(plan_moves), compiled(share_gradient)
+    fast_plan, fast_share = compiled(plan_step), compiled(share_gradient)
     fixed = replace(args, **dict.fromkeys(LIVE, 0.5))  # what compiled functions see of the knobs: only what never moves
     can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
     words = (shape, fixed, precision)
-
-    def by_agent(rows: Tensor) -> Tensor:
-        """(N·K, …) in the order of the environment → (K, N, …)."""
-        return rows.unflatten(0, (num_envs, count)).transpose(0, 1)
-
-    def scale_observation(observation: Tensor) -> Tensor:
-        """(K, …, D) → the same, each agent by what it has seen."""
-        if not any(scaler.running for scaler in observation_scalers):
-            return observation
-        return torch.stack([scale(own) for scale, own in zip(observation_scalers, observation, strict=True)])
 
     def greedy(of: list[int]) -> StackPolicy:
         """The policies of agents `of` (numbers in this stack)."""
         own = {name: weights[of] for name, weights in heads.items()}
 
         def policy(observation: Tensor, mask: Tensor) -> Tensor:
-            observation = torch.stack([observation_scalers[k](rows) for k, rows in zip(of, observation, strict=True)])
+            observation = scale_observation(observation, of)
             with run.autocast():
                 logits, *_ = forward_all(encoder, own, observation, shape, args)
             return masked_log_softmax(logits, mask).argmax(-1)
@@ -898,11 +682,10 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     def policy_state(agent: Agent[Args]) -> Flat:
         k = agents.index(agent)
         own = {name: weights[k] for name, weights in heads.items()}
-        moments = observation_scalers[k].state_dict()
-        return under("encoder", encoder) | under("heads", own) | under("observation", moments)
+        statistics = scale_observation.of_agent(k)
+        return under("encoder", encoder) | under("heads", own) | under("observation", statistics)
 
     def trainer_state() -> Flat:
-        moments = [scaler.state_dict() for scaler in observation_scalers]
         return {
             "agents": "\n".join(agent.name for agent in agents),
             "iteration": iteration,
@@ -918,9 +701,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             **under("heads", heads),
             **under("first", first),
             **under("second", second),
-            **under(
-                "observation", {name: torch.stack([torch.as_tensor(m[name]) for m in moments]) for name in moments[0]}
-            ),
+            **under("observation", scale_observation.state_dict()),
             **under("reward", scale_reward.state_dict()),
             **under("env", env.state_dict()),
         }
@@ -943,8 +724,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             state["encoder_steps"],
         )
         heads, first, second = part("heads", state), part("first", state), part("second", state)
-        for k, scaler in enumerate(observation_scalers):
-            scaler.load_state_dict({name: value[k] for name, value in part("observation", state).items()})
+        scale_observation.load_state_dict(part("observation", state))
         scale_reward.load_state_dict(part("reward", state))
         step = env.load_state_dict(part("env", state))
     index, account, mask = step.index, step.account, step.mask
@@ -956,16 +736,19 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             return trainer_state()
         iteration += 1
         in_force = [agent.args_at(global_step) for agent in agents]
-        knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
+        knobs, target_kl = stack_knobs(in_force, device), stack_setting(in_force, "target_kl", device)
         encoder_moves = torch.tensor(not run.encoder_is_frozen, device=device)
-        gamma, gae_lambda = (
-            torch.tensor([getattr(a, name) for a in in_force], device=device) for name in ("gamma", "gae_lambda")
-        )
+        gamma, gae_lambda = (stack_setting(in_force, name, device) for name in ("gamma", "gae_lambda"))
         left = agents[0].total_timesteps - global_step
         steps = min(args.n_steps, math.ceil(left / num_envs))
         rows = steps * num_envs
-        own = [draw(agent, in_force[k], steps, num_envs, env.num_actions) for k, agent in enumerate(agents)]
-        noise, starts, orders, keep = stack_draws(own, device)
+        draws = []
+        for agent, own_args in zip(agents, in_force, strict=True):
+            own_generator = agent.generator if agent.state == "running" else None
+            own_masks = partial(dropout_masks, own_args)
+            size = (steps, num_envs, env.num_actions)
+            draws.append(draw(own_generator, size, args.n_epochs, gumbel_noise, own_masks))
+        noise, starts, orders, dropout = stack_draws(draws, device)
         surgery_orders = None
         if args.surgery == "pcgrad":
             meeting = torch.Generator().manual_seed(seed_of("surgery", seed, iteration))
@@ -976,9 +759,9 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
         records = []
         with torch.no_grad():
             for t in range(steps):
-                observation = scale_observation(env.observe(by_agent(index), by_agent(account)))
+                observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
                 action, log_prob, value = fast_decide(
-                    encoder, heads, observation, by_agent(mask), noise[t], keep, *words
+                    encoder, heads, observation, by_agent(mask, count), noise[t], dropout, *words
                 )
                 action, log_prob, value = (table.t().flatten() for table in (action, log_prob, value))
                 step = env.step(action, starts[t].flatten())
@@ -987,13 +770,15 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 index, account, mask = step.index, step.account, step.mask
                 if t % 256 == 0:
                     run.heartbeat()
-            observation = scale_observation(env.observe(by_agent(index), by_agent(account)))
-            _, _, last_value = fast_decide(encoder, heads, observation, by_agent(mask), noise[0], keep, *words)
+            observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
+            _, _, last_value = fast_decide(
+                encoder, heads, observation, by_agent(mask, count), noise[0], dropout, *words
+            )
         for row, fault in env.faults().items():
             if agents[row % count] in running:
                 agents[row % count].fail(fault)
                 running.remove(agents[row % count])
-        buffer = Buffer(*(torch.stack(column).unflatten(1, (num_envs, count)) for column in zip(*records, strict=True)))
+        buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*records, strict=True)))
         del records
         rollout_s = time.perf_counter() - clock
 
@@ -1013,14 +798,16 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             first_rows = ended.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
             final_index, final_account = to_rows(buffer.final_index), to_rows(buffer.final_account)
             with torch.no_grad():
-                final = env.observe(rows_of(final_index, first_rows), rows_of(final_account, first_rows))
+                final = env.observe(gather_rows(final_index, first_rows), gather_rows(final_account, first_rows))
                 with run.autocast():
-                    keep_final = keep_of(keep, first_rows % num_envs)
-                    _, final_value, *_ = forward_all(encoder, heads, scale_observation(final), shape, args, keep_final)
+                    dropout_final = masks_of_rows(dropout, first_rows % num_envs)
+                    _, final_value, *_ = forward_all(
+                        encoder, heads, scale_observation(final), shape, args, dropout_final
+                    )
             rows_next = to_rows(next_value)
             is_end = ended.gather(1, first_rows)
             rows_next.scatter_(1, first_rows, torch.where(is_end, final_value, rows_next.gather(1, first_rows)))
-            next_value = rows_next.unflatten(1, (steps, num_envs)).permute(1, 2, 0)
+            next_value = from_rows(rows_next, num_envs)
         advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, gamma, gae_lambda)
         returns = advantage + buffer.value
 
@@ -1034,7 +821,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             to_rows(buffer.value),
             to_rows(buffer.mask),
         )
-        before = flatten(encoder, 0), flatten(heads, 1)
+        before = flatten_weights(encoder, 0), flatten_weights(heads)
         interference: list[Tensor] = []
         live = torch.tensor([agent in running for agent in agents], device=device)
         update: list[Tensor] = []
@@ -1046,7 +833,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             if learnt < rows:
                 order = order[order < learnt].view(count, learnt)
             batches = split_batches(
-                (*(rows_of(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
+                (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
                 args.batch_size * args.accumulation_steps,
             )
             first_of_epoch = len(update)
@@ -1056,8 +843,8 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 size = envs.shape[1]
                 fits = False
                 while not fits:  # into memory: else the same batch again, in smaller pieces
-                    gradients: Stack = {}
-                    head_gradients: Stack = {}
+                    gradients: Weights = {}
+                    head_gradients: Weights = {}
                     losses = stats = away = torch.zeros((), device=device)
                     try:
                         for begin in range(0, size, minibatch):  # accumulated where there is more than one
@@ -1070,14 +857,14 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                                 heads,
                                 scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
                                 Minibatch(*(column[:, piece] for column in batch)),
-                                keep_of(keep, piece_envs),
+                                masks_of_rows(dropout, piece_envs),
                                 knobs,
                                 loss_scale.scale,
                                 *words,
                             )
                             share = piece_envs.shape[1] / size
-                            gradients = add_share(gradients, of_piece[0], share)
-                            head_gradients = add_share(head_gradients, of_piece[1], share)
+                            gradients = add_weighted(gradients, of_piece[0], share)
+                            head_gradients = add_weighted(head_gradients, of_piece[1], share)
                             losses, stats, away = (
                                 total + one * share
                                 for total, one in zip((losses, stats, away), of_piece[2:], strict=True)
@@ -1086,19 +873,21 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                     except RuntimeError as error:
                         minibatch = run.smaller_minibatch(minibatch, error)
                 whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradients.items()} | head_gradients
-                moves, steps_taken, told = fast_plan(whole, losses, loss_scale.scale, steps_taken, live, knobs)
+                factors, steps_taken, step_metrics = fast_plan(
+                    whole, losses, loss_scale.scale, steps_taken, live, knobs
+                )
                 shared = fast_share(
-                    gradients, moves, encoder_steps, knobs, args.encoder_rate, surgery_orders, encoder_moves
+                    gradients, factors, encoder_steps, knobs, args.encoder_rate, surgery_orders, encoder_moves
                 )
                 encoder_steps = shared.steps
-                fast_step(encoder, encoder_first, encoder_second, shared.gradient, shared.moves)
-                fast_step(heads, first, second, head_gradients, moves)
+                fast_step(encoder, encoder_first, encoder_second, shared.gradient, shared.factors)
+                fast_step(heads, first, second, head_gradients, factors)
                 interference.append(shared.interference)
-                told = torch.cat([stats, stats[:, KL : KL + 1], told], -1)
-                loss_scale.update(told[:, NORM], live)
+                step_metrics = torch.cat([stats, stats[:, KL : KL + 1], step_metrics], -1)
+                loss_scale.update(step_metrics[:, NORM], live)
                 if not update:
                     ratio_error = away
-                update.append(told)
+                update.append(step_metrics)
             run.heartbeat()
             epochs_done += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
@@ -1113,14 +902,14 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             sample = sample_rows(rows, device)
             raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])
             observation = scale_observation(raw_observation)
-            keep_sample = keep_of(keep, (sample % num_envs).expand(count, -1))
-            logits, _, hidden, token = forward_all(encoder, heads, observation, shape, args, keep_sample)
-            if keep is not None:
+            dropout_sample = masks_of_rows(dropout, (sample % num_envs).expand(count, -1))
+            logits, _, hidden, token = forward_all(encoder, heads, observation, shape, args, dropout_sample)
+            if dropout is not None:
                 # The net as it is, nothing dropped. The encoder is dear: a quarter of the sample tells as much.
                 _, _, hidden, token = forward_all(encoder, heads, observation[:, ::4], shape, args)
             log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
             log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
-            after = flatten(encoder, 0), flatten(heads, 1)
+            after = flatten_weights(encoder, 0), flatten_weights(heads)
             pulled = torch.stack(interference).nanmean(0)
             earlier = sample_rows(rows - num_envs, device)
             shown = env.observe(flat_index[:, earlier + num_envs], flat_account[:, earlier + num_envs])
@@ -1176,13 +965,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 if loss_scale.enabled:
                     of_agent["diag/amp_scale"] = loss_scale.scale[k]
                 evidence.append(of_agent)
-                observation_scalers[k].update(raw_observation[k])
+            scale_observation.update(raw_observation)
         update_s = time.perf_counter() - clock
 
         # 7. The record of the iteration: one transfer from the device.
         values = torch.stack([torch.stack([v.double() for v in of_agent.values()]) for of_agent in evidence]).cpu()
         updates = torch.stack(update).cpu().numpy()  # (G, K, M)
-        last_gradient = torch.cat([flatten(gradients, 1), flatten(head_gradients, 1)], 1).cpu()
+        last_gradient = torch.cat([flatten_weights(gradients), flatten_weights(head_gradients)], 1).cpu()
         tables = {
             "reward": reward,
             "clipped": reward_clipped,
@@ -1238,8 +1027,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                     table[key][k] = weights[then]
             steps_taken[k] = earlier["steps_taken"][then]
             loss_scale.scale[k], loss_scale.good[k] = earlier["loss_scale"][then], earlier["loss_scale_good"][then]
-            moments = {name: value[then] for name, value in part("observation", earlier).items()}
-            observation_scalers[k].load_state_dict(moments)
+            scale_observation.go_back(part("observation", earlier), k, then)
             scale_reward.go_back(part("reward", earlier), k, then)
         if back and all(agents.index(agent) in back for agent in running if agent.state == "running"):
             oldest = min(back.values(), key=lambda earlier: int(earlier["global_step"]))
@@ -1247,9 +1035,8 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 part(name, oldest) for name in ("encoder", "encoder_first", "encoder_second")
             )
             encoder_steps = oldest["encoder_steps"]
-        for k, what, draws in run.reinitialised(agents):
-            fresh = make_heads(shape, env.num_actions, args, draws)
-            fresh = {name: weights.unsqueeze(0).to(device) for name, weights in fresh.items()}
+        for k, what, generator in run.reinitialised(agents):
+            fresh = stack_weights([make_heads(shape, env.num_actions, args, generator)], device)
             with torch.no_grad():
                 _, _, hidden, _ = forward_all(encoder, heads, scale_observation(raw_observation), shape, args)
             reinit(heads, fresh, (first, second), what, hidden, k)

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from p3kit.runtime import Agent, Bodies, Flat, Rollout, Run, StackPolicy, open_run, part, under
+from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, under
 from p3kit.runtime.evidence import (
     EXPOSURE,
     correlation,
@@ -46,6 +45,32 @@ from p3kit.runtime.evidence import (
     wrong_bootstraps,
 )
 from p3kit.runtime.reinit import reinit_dormant, reinit_head
+from p3kit.runtime.stacking import (
+    Knobs,
+    LossScale,
+    ObservationScalers,
+    StepFactors,
+    Weights,
+    adamw_step,
+    add_weighted,
+    by_agent,
+    by_env,
+    draw,
+    flatten_weights,
+    from_rows,
+    gather_rows,
+    layers_of_agent,
+    masks_of_rows,
+    plan_step,
+    select_agents,
+    split_batches,
+    stack_draws,
+    stack_knobs,
+    stack_networks,
+    stack_setting,
+    to_rows,
+    unstack_network,
+)
 
 AGENTS = "stack"
 """What p3kit puts into one run of this trainer: agents that share nothing but the shapes of their tensors."""
@@ -103,10 +128,6 @@ class Args:
 Keep = list[Tensor]
 """Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
-Stack = dict[str, Tensor]
-"""Weights (K, in, out), as their gradients come out of a product, and biases (K, 1, out) of K nets. The first layers of
-policy and value, which see the same observation, lie side by side as `first`, so that one product serves both."""
-
 
 # Copied from trainers/ppo.py::Body
 class Body(nn.Module):
@@ -151,44 +172,13 @@ class ActorCritic(nn.Module):
         return self.policy(observation, keep).float(), self.value(observation, keep).squeeze(-1).float()
 
 
-def stack_nets(nets: list[ActorCritic]) -> Stack:
-    """The parameters of K nets of equal shapes as one stack."""
-
-    def column(body: str, layer: int) -> tuple[Tensor, Tensor]:
-        layers = [getattr(net, body).layers[layer] for net in nets]
-        weight = torch.stack([one.weight.detach().T for one in layers])
-        return weight, torch.stack([one.bias.detach().unsqueeze(0) for one in layers])
-
-    stack: Stack = {}
-    for layer in range(len(nets[0].policy.layers)):
-        (policy_weight, policy_bias), (value_weight, value_bias) = column("policy", layer), column("value", layer)
-        if layer == 0 and len(nets[0].policy.layers) > 1:
-            stack["first.weight"] = torch.cat((policy_weight, value_weight), -1)
-            stack["first.bias"] = torch.cat((policy_bias, value_bias), -1)
-        else:
-            stack |= {f"policy.{layer}.weight": policy_weight, f"policy.{layer}.bias": policy_bias}
-            stack |= {f"value.{layer}.weight": value_weight, f"value.{layer}.bias": value_bias}
-    return {name: tensor.contiguous() for name, tensor in stack.items()}
-
-
-def unstack(stack: Stack, k: int) -> dict[str, Tensor]:
-    """Agent k's part of a stack under the names of `ActorCritic.state_dict`, so that trainers/ppo.py can load it."""
-    state = {}
-    for name, tensor in stack.items():
-        body, layer, kind = name.split(".") if name.count(".") == 2 else ("first", "0", name.split(".")[1])
-        own = tensor[k].T if kind == "weight" else tensor[k, 0]
-        halves = {"policy": own[: len(own) // 2], "value": own[len(own) // 2 :]} if body == "first" else {body: own}
-        state |= {f"{part_name}.layers.{layer}.{kind}": half for part_name, half in halves.items()}
-    return state
-
-
-def linear(stack: Stack, layer: str, x: Tensor) -> Tensor:
+def linear(stack: Weights, layer: str, x: Tensor) -> Tensor:
     """(K, B, in) → (K, B, out), each agent by its own layer."""
     return torch.baddbmm(stack[f"{layer}.bias"], x, stack[f"{layer}.weight"])
 
 
 def hidden_layers(
-    stack: Stack, observation: Tensor, activation: str, keep: Keep | None = None
+    stack: Weights, observation: Tensor, activation: str, keep: Keep | None = None
 ) -> list[tuple[Tensor, Tensor]]:
     """Activations of the policy's and the value's hidden layers, (K, B, H) each; empty for a linear policy."""
     if "first.weight" not in stack:
@@ -206,7 +196,7 @@ def hidden_layers(
 
 
 def forward_stack(
-    stack: Stack, observation: Tensor, activation: str, keep: Keep | None = None
+    stack: Weights, observation: Tensor, activation: str, keep: Keep | None = None
 ) -> tuple[Tensor, Tensor]:
     """(K, B, D) → logits (K, B, A) and value (K, B), both float32; what `ActorCritic` gives each agent alone."""
     layers = hidden_layers(stack, observation, activation, keep)
@@ -333,17 +323,6 @@ class Minibatch(NamedTuple):
     mask: Tensor
 
 
-class Knobs(NamedTuple):
-    """Each agent's knobs in force, (K, 1) float32."""
-
-    learning_rate: Tensor
-    weight_decay: Tensor
-    clip_range: Tensor
-    ent_coef: Tensor
-    vf_coef: Tensor
-    max_grad_norm: Tensor
-
-
 def ppo_loss(
     logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, value_loss: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -351,7 +330,7 @@ def ppo_loss(
     equations 7 and 9), to be minimised.
 
     logits (K, B, A), value (K, B). Returns losses (K,) and, detached, one number per LOSS_METRICS and the KL again
-    (K, 7), and the mean |ratio − 1| (K,). The KL divergence, told twice to be averaged and maximised, is the k3
+    (K, 7), and the mean |ratio − 1| (K,). The KL divergence, step_metrics twice to be averaged and maximised, is the k3
     estimate E[(ratio − 1) − ln ratio] (J. Schulman 2020).
     """
     all_log_prob = masked_log_softmax(logits, batch.mask)
@@ -392,25 +371,8 @@ def ppo_loss(
     return loss, stats.detach(), away.mean(-1).detach()
 
 
-# ── optimiser ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-5
-
-
-class Moves(NamedTuple):
-    """How each agent's gradient becomes a step of AdamW, (K, 1, 1) each: what is the same for all its weights."""
-
-    taken: Tensor  # bool; where False nothing moves, neither weights nor moments
-    scale: Tensor  # of the gradient: clipping, and the loss scale taken off
-    share_first: Tensor  # of the gradient in the first moment
-    share_second: Tensor  # of its square in the second moment
-    rate: Tensor  # learning rate over Adam's first bias correction
-    inverse_std: Tensor  # Adam's second bias correction
-    decay: Tensor  # of the weights
-
-
 def find_gradient(
-    stack: Stack,
+    stack: Weights,
     observation: Tensor,
     batch: Minibatch,
     keep: Keep | None,
@@ -419,14 +381,14 @@ def find_gradient(
     activation: str,
     value_loss: str,
     precision: torch.dtype,
-) -> tuple[Stack, Tensor, Tensor, Tensor]:
+) -> tuple[Weights, Tensor, Tensor, Tensor]:
     """Each agent's gradient of `loss_scale` (K,) times its loss, from observations (K, B, D).
 
     The gradient of the sum over agents is each agent's own, since their losses have no weight in common. Returns it
     with the losses (K,), `ppo_loss`'s statistics (K, 7) and the mean |ratio − 1| (K,).
     """
 
-    def total(weights: Stack) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def total(weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
             logits, value = forward_stack(weights, observation, activation, keep)
         losses, stats, ratio_error = ppo_loss(logits, value, batch, knobs, value_loss)
@@ -436,42 +398,8 @@ def find_gradient(
     return gradient, losses, stats, ratio_error
 
 
-def plan_moves(
-    gradient: Stack, loss: Tensor, loss_scale: Tensor, steps: Tensor, live: Tensor, knobs: Knobs
-) -> tuple[Moves, Tensor, Tensor]:
-    """Clip each agent's gradient to its own norm; who is not `live` (K,) bool, or whose gradient is not finite, stands
-    still.
-
-    `loss` (K,) is the losses, `loss_scale` (K,) what the gradient has to be divided by, `steps` (K,) counts the steps
-    taken. Returns the moves, the steps then taken, and (K, 4) the norm twice (to be averaged and maximised), whether it
-    was clipped and whether something was not finite: the gradient, or under a loss scale the loss, since there an
-    infinite gradient is the scale's daily business.
-    """
-    norm = torch.stack([part.flatten(1).square().sum(1) for part in gradient.values()]).sum(0).sqrt() / loss_scale
-    taken = norm.isfinite() & live
-    steps = steps + taken
-    moved, done = taken.float(), steps.clamp_min(1)
-    rate, decay, limit = (
-        knobs.learning_rate.squeeze(-1),
-        knobs.weight_decay.squeeze(-1),
-        knobs.max_grad_norm.squeeze(-1),
-    )
-    moves = (
-        taken,
-        (limit / (norm + 1e-6)).clamp(max=1.0) / loss_scale,
-        (1 - BETA1) * moved,
-        (1 - BETA2) * moved,
-        rate * moved / (1 - BETA1**done),
-        (1 - BETA2**done).rsqrt(),
-        1 - rate * decay * moved,
-    )
-    broken = torch.where(loss_scale == 1, ~norm.isfinite(), ~loss.isfinite())
-    told = torch.stack([norm, norm, (norm > limit).float(), broken.float()], -1)
-    return Moves(*(column.view(-1, 1, 1) for column in moves)), steps, told
-
-
-def find_moves(
-    stack: Stack,
+def find_step(
+    stack: Weights,
     observation: Tensor,
     batch: Minibatch,
     keep: Keep | None,
@@ -482,34 +410,22 @@ def find_moves(
     activation: str,
     value_loss: str,
     precision: torch.dtype,
-) -> tuple[Stack, Moves, Tensor, Tensor, Tensor]:
-    """All that comes before the step of a batch that is not accumulated: `normalise`, `find_gradient`, `plan_moves`.
+) -> tuple[Weights, StepFactors, Tensor, Tensor, Tensor]:
+    """`normalise`, `find_gradient` and `plan_step` of a whole batch, as one function to compile.
 
-    Returns the gradient, the moves, the steps then taken, one number per UPDATE_METRICS (K, M) and the mean |ratio − 1|
-    (K,).
+    Returns the gradient, the factors of its step, the steps then taken, one number per UPDATE_METRICS (K, M) and the
+    mean |ratio − 1| (K,).
     """
     batch = batch._replace(advantage=normalise(batch.advantage))
     gradient, losses, stats, ratio_error = find_gradient(
         stack, observation, batch, keep, knobs, loss_scale, activation, value_loss, precision
     )
-    moves, steps, told = plan_moves(gradient, losses, loss_scale, steps, live, knobs)
-    return gradient, moves, steps, torch.cat([stats, told], -1), ratio_error
-
-
-def adamw_step(stack: Stack, first: Stack, second: Stack, gradient: Stack, moves: Moves) -> None:
-    """One step of AdamW (Loshchilov and Hutter 2019) for every agent, in place; `first`, `second` are the moments."""
-    for name, weights in stack.items():
-        grad = torch.where(moves.taken, gradient[name] * moves.scale, 0.0)
-        new_first = first[name] + (grad - first[name]) * moves.share_first
-        new_second = second[name] * (1 - moves.share_second) + grad * grad * moves.share_second
-        step = moves.rate * new_first / (new_second.sqrt() * moves.inverse_std + EPSILON)
-        weights.copy_(weights * moves.decay - step)
-        first[name].copy_(new_first)
-        second[name].copy_(new_second)
+    factors, steps, step_metrics = plan_step(gradient, losses, loss_scale, steps, live, knobs)
+    return gradient, factors, steps, torch.cat([stats, step_metrics], -1), ratio_error
 
 
 def decide(
-    stack: Stack,
+    stack: Weights,
     observation: Tensor,
     mask: Tensor,
     noise: Tensor,
@@ -524,29 +440,6 @@ def decide(
     return action, log_prob, value
 
 
-class LossScale:
-    """`torch.amp.GradScaler`'s rule with a scale of each agent's own: halved by a gradient that is not finite, doubled
-    after 2,000 that were. Always 1 where gradients are not fp16."""
-
-    GROWTH_STEPS = 2_000
-
-    def __init__(self, agents: int, device: torch.device, *, enabled: bool) -> None:
-        self.enabled = enabled
-        self.scale = torch.full((agents,), 65_536.0 if enabled else 1.0, device=device)
-        self.good = torch.zeros(agents, device=device)
-
-    def update(self, norm: Tensor, live: Tensor) -> None:
-        """Take in this step's norms (K,) of the agents that are live (K,) bool."""
-        if not self.enabled:
-            return
-        fine = norm.isfinite()
-        good = torch.where(fine, self.good + 1, 0.0)
-        grown = good >= self.GROWTH_STEPS
-        scale = torch.where(fine, torch.where(grown, self.scale * 2, self.scale), self.scale * 0.5)
-        self.scale = torch.where(live, scale, self.scale)
-        self.good = torch.where(live, torch.where(grown, 0.0, good), self.good)
-
-
 # ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -556,141 +449,23 @@ def compiling_pays_from(weights: int) -> float:
     return 300_000 * min(1.0, 75_000 / weights)
 
 
-def to_rows(table: Tensor) -> Tensor:
-    """(T, N, K, …) → (K, T·N, …), a table of rows per agent."""
-    return table.movedim(2, 0).flatten(1, 2)
-
-
-def rows_of(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows (K, B) of each agent's table (K, R, …)."""
-    if table.dim() > 2:
-        rows = rows.unsqueeze(-1).expand(-1, -1, table.shape[2])
-    return table.gather(1, rows)
-
-
-def split_batches(columns: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Tables (K, R, …) in pieces of `size` rows, the last one smaller; whole pieces are contiguous, and so of one shape
-    and stride in every epoch, which compiled functions ask for."""
-    whole = columns[0].shape[1] // size * size
-    pieces = [c[:, :whole].unflatten(1, (-1, size)).transpose(0, 1).contiguous().unbind(0) for c in columns]
-    yield from zip(*pieces, strict=True)
-    if whole < columns[0].shape[1]:
-        yield tuple(column[:, whole:] for column in columns)
-
-
-def add_share(total: Stack, part_of_total: Stack, share: float) -> Stack:
-    """`total` + `share` · `part_of_total`; nothing to add up where there is one part alone."""
-    if share == 1:
-        return part_of_total
-    return {name: g * share + total[name] if total else g * share for name, g in part_of_total.items()}
-
-
-def keep_of(keep: Keep | None, envs: Tensor) -> Keep | None:
-    """Dropout multipliers (K, B, width) of rows that belong to `envs` (K, B)."""
-    return keep and [rows_of(layer, envs) for layer in keep]
-
-
-def knobs_of(in_force: list[Args], device: torch.device) -> Knobs:
-    """The knobs in force of K agents."""
-    return Knobs(*(torch.tensor([[getattr(a, name)] for a in in_force], device=device) for name in Knobs._fields))
-
-
-def target_kl_of(in_force: list[Args], device: torch.device) -> Tensor:
-    """(K,), infinite where it is "off"."""
-    return torch.tensor([math.inf if a.target_kl == "off" else a.target_kl for a in in_force], device=device)
-
-
-def flatten(stack: Stack) -> Tensor:
-    """All numbers of a stack, (K, P)."""
-    return torch.cat([part.flatten(1) for part in stack.values()], 1)
-
-
-def bodies(stack: Stack, k: int) -> Bodies:
-    """Agent k's net as `p3kit.runtime.reinit` takes it: views of each layer's weight (out, in) and bias (out,)."""
-    layers: dict[str, list[tuple[Tensor, Tensor]]] = {"policy": [], "value": []}
-    if "first.weight" in stack:
-        weight, bias = stack["first.weight"][k].T, stack["first.bias"][k, 0]
-        half = len(bias) // 2
-        layers = {"policy": [(weight[:half], bias[:half])], "value": [(weight[half:], bias[half:])]}
-    for body, found in layers.items():
-        while f"{body}.{len(found)}.weight" in stack:
-            name = f"{body}.{len(found)}"
-            found.append((stack[f"{name}.weight"][k].T, stack[f"{name}.bias"][k, 0]))
-    return layers
-
-
 def reinit(
-    stack: Stack,
-    fresh: Stack,
-    moments: tuple[Stack, Stack],
+    stack: Weights,
+    fresh: Weights,
+    moments: tuple[Weights, Weights],
     what: str,
     hidden: list[tuple[Tensor, Tensor]],
     k: int,
 ) -> None:
     """Draw a part of agent k's net anew, as trainers/ppo.py does: "policy_head" and "value_head" are the last layers,
     "dormant" the hidden units that hardly answer, by their activations `hidden`. `fresh` is a net as it would begin."""
-    whole, new, moved = bodies(stack, k), bodies(fresh, 0), [bodies(moment, k) for moment in moments]
+    whole, new = layers_of_agent(stack, k), layers_of_agent(fresh, 0)
+    moved = [layers_of_agent(moment, k) for moment in moments]
     if what == "dormant":
         activations = {"policy": [policy[k] for policy, _ in hidden], "value": [value[k] for _, value in hidden]}
         reinit_dormant(whole, new, moved, activations)
     else:
         reinit_head(whole, new, moved, what.removesuffix("_head"))
-
-
-class Draws(NamedTuple):
-    """Every random number of an iteration, in the order that trainers/ppo.py draws them."""
-
-    noise: Tensor  # (T, N, A)
-    starts: Tensor  # (T, N)
-    orders: Tensor  # (E, R) a shuffle of the rows per epoch
-    keep: Keep | None  # (N, width) per hidden layer
-
-
-def draw(agent: Agent[Args], args: Args, steps: int, num_envs: int, num_actions: int) -> Draws:
-    """An agent's draws from its own generator; nothing is drawn for one that has ended and only keeps its place."""
-    shape = (steps, num_envs, num_actions)
-    rows = steps * num_envs
-    if agent.state != "running":
-        orders = torch.arange(rows).expand(args.n_epochs, rows)
-        return Draws(torch.zeros(shape), torch.zeros(steps, num_envs), orders, None)
-    return Draws(
-        gumbel_noise(shape, agent.generator),
-        torch.rand(steps, num_envs, generator=agent.generator),
-        torch.stack([torch.randperm(rows, generator=agent.generator) for _ in range(args.n_epochs)]),
-        dropout_masks(args, num_envs, agent.generator),
-    )
-
-
-def stack_draws(draws: list[Draws], device: torch.device) -> Draws:
-    """The draws of K agents: noise (T, K, N, A), starts (T, N, K), orders (K, E, R), keep (K, N, width)."""
-    noise = torch.stack([agent.noise for agent in draws], 1).to(device)
-    starts = torch.stack([agent.starts for agent in draws], 2).to(device)
-    orders = torch.stack([agent.orders for agent in draws]).to(device)
-    some = next((agent.keep for agent in draws if agent.keep), None)
-    if some is None:
-        return Draws(noise, starts, orders, None)
-    keeps = [agent.keep or [torch.ones_like(layer) for layer in some] for agent in draws]
-    return Draws(noise, starts, orders, [torch.stack(layers).to(device) for layers in zip(*keeps, strict=True)])
-
-
-def pick(state: Flat, kept: list[int]) -> Flat:
-    """The part of a stack's state that belongs to agents `kept`; rows of the environment are N·K, agents inside."""
-    count = len(state["agents"].split("\n"))
-
-    def own(name: str, value: Any) -> Any:
-        if name == "agents":
-            return "\n".join(value.split("\n")[k] for k in kept)
-        if not isinstance(value, Tensor):
-            return value
-        if name == "reward/discounted":
-            return value[:, kept]
-        if name == "env/account":
-            return value.unflatten(-1, (-1, count))[..., kept].flatten(-2)
-        if name.startswith("env/"):
-            return value.unflatten(0, (-1, count))[:, kept].flatten(0, 1)
-        return value[kept]
-
-    return {name: own(name, value) for name, value in state.items()}
 
 
 def main() -> None:
@@ -704,7 +479,7 @@ def main() -> None:
         while agents:
             state = train(run, agents, state)
             kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
-            agents, state = [agents[k] for k in kept], pick(state, kept)
+            agents, state = [agents[k] for k in kept], select_agents(state, kept)
         for agent in run.agents:
             agent.conclude()
 
@@ -715,7 +490,7 @@ def backtest(run: Run[Args]) -> None:
     weights, moments = part("net", state), part("observation", state)
     if "agents" in state:
         k = state["agents"].split("\n").index(agent.name)
-        weights, moments = unstack(weights, k), {name: value[k] for name, value in moments.items()}
+        weights, moments = unstack_network(weights, k), {name: value[k] for name, value in moments.items()}
     env = run.make_env([agent])
     net = ActorCritic(env.observation_size, env.num_actions, agent.args_at(0), agent.new_generator("net")).to(
         run.device
@@ -742,36 +517,23 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
     env = run.make_env(agents)  # row n·K + k is env n of agent k
     num_envs = env.num_envs // count
     make_net = partial(ActorCritic, env.observation_size, env.num_actions, args)
-    stack = {
-        name: weights.to(device)
-        for name, weights in stack_nets([make_net(a.new_generator("net")) for a in agents]).items()
-    }
+    stack = stack_networks([make_net(agent.new_generator("net")) for agent in agents], device)
     first, second = ({name: torch.zeros_like(weights) for name, weights in stack.items()} for _ in range(2))
     steps_taken = torch.zeros(count, device=device)
     loss_scale = LossScale(count, device, enabled=precision == torch.float16)
-    observation_scalers = [agent.observation_scaler(env.observation_size) for agent in agents]
+    scale_observation = ObservationScalers([agent.observation_scaler(env.observation_size) for agent in agents])
     scale_reward = agents[0].reward_scaler(num_envs, agents)
     compiled = partial(run.compiled, pays_from=compiling_pays_from(sum(w[0].numel() for w in stack.values())))
-    fast_decide, fast_find, fast_step = compiled(decide), compiled(find_moves), compiled(adamw_step)
+    fast_decide, fast_find, fast_step = compiled(decide), compiled(find_step), compiled(adamw_step)
     can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
     words = (args.activation, args.value_loss, precision)
-
-    def by_agent(rows: Tensor) -> Tensor:
-        """(N·K, …) in the order of the environment → (K, N, …)."""
-        return rows.unflatten(0, (num_envs, count)).transpose(0, 1)
-
-    def scale_observation(observation: Tensor) -> Tensor:
-        """(K, …, D) → the same, each agent by what it has seen."""
-        if not any(scaler.running for scaler in observation_scalers):
-            return observation
-        return torch.stack([scale(own) for scale, own in zip(observation_scalers, observation, strict=True)])
 
     def greedy(of: list[int]) -> StackPolicy:
         """The policies of agents `of` (numbers in this stack)."""
         own = {name: weights[of] for name, weights in stack.items()}
 
         def policy(observation: Tensor, mask: Tensor) -> Tensor:
-            observation = torch.stack([observation_scalers[k](rows) for k, rows in zip(of, observation, strict=True)])
+            observation = scale_observation(observation, of)
             with run.autocast():
                 logits, _ = forward_stack(own, observation, args.activation)
             return masked_log_softmax(logits, mask).argmax(-1)
@@ -780,10 +542,9 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
 
     def policy_state(agent: Agent[Args]) -> Flat:
         k = agents.index(agent)
-        return under("net", unstack(stack, k)) | under("observation", observation_scalers[k].state_dict())
+        return under("net", unstack_network(stack, k)) | under("observation", scale_observation.of_agent(k))
 
     def trainer_state() -> Flat:
-        moments = [scaler.state_dict() for scaler in observation_scalers]
         return {
             "agents": "\n".join(agent.name for agent in agents),
             "iteration": iteration,
@@ -795,9 +556,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             **under("net", stack),
             **under("first", first),
             **under("second", second),
-            **under(
-                "observation", {name: torch.stack([torch.as_tensor(m[name]) for m in moments]) for name in moments[0]}
-            ),
+            **under("observation", scale_observation.state_dict()),
             **under("reward", scale_reward.state_dict()),
             **under("env", env.state_dict()),
         }
@@ -816,8 +575,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             state["loss_scale_good"],
         )
         stack, first, second = part("net", state), part("first", state), part("second", state)
-        for k, scaler in enumerate(observation_scalers):
-            scaler.load_state_dict({name: value[k] for name, value in part("observation", state).items()})
+        scale_observation.load_state_dict(part("observation", state))
         scale_reward.load_state_dict(part("reward", state))
         step = env.load_state_dict(part("env", state))
     index, account, mask = step.index, step.account, step.mask
@@ -829,24 +587,27 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             return trainer_state()
         iteration += 1
         in_force = [agent.args_at(global_step) for agent in agents]
-        knobs, target_kl = knobs_of(in_force, device), target_kl_of(in_force, device)
-        gamma, gae_lambda = (
-            torch.tensor([getattr(a, name) for a in in_force], device=device) for name in ("gamma", "gae_lambda")
-        )
+        knobs, target_kl = stack_knobs(in_force, device), stack_setting(in_force, "target_kl", device)
+        gamma, gae_lambda = (stack_setting(in_force, name, device) for name in ("gamma", "gae_lambda"))
         left = agents[0].total_timesteps - global_step
         steps = min(args.n_steps, math.ceil(left / num_envs))
         rows = steps * num_envs
-        own = [draw(agent, in_force[k], steps, num_envs, env.num_actions) for k, agent in enumerate(agents)]
-        noise, starts, orders, keep = stack_draws(own, device)
+        draws = []
+        for agent, own_args in zip(agents, in_force, strict=True):
+            own_generator = agent.generator if agent.state == "running" else None
+            own_masks = partial(dropout_masks, own_args)
+            shape = (steps, num_envs, env.num_actions)
+            draws.append(draw(own_generator, shape, args.n_epochs, gumbel_noise, own_masks))
+        noise, starts, orders, dropout = stack_draws(draws, device)
 
         # 2. Rollout: act, step, remember where each observation came from.
         clock = time.perf_counter()
         records = []
         with torch.no_grad():
             for t in range(steps):
-                observation = scale_observation(env.observe(by_agent(index), by_agent(account)))
+                observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
                 action, log_prob, value = fast_decide(
-                    stack, observation, by_agent(mask), noise[t], keep, args.activation, precision
+                    stack, observation, by_agent(mask, count), noise[t], dropout, args.activation, precision
                 )
                 action, log_prob, value = (table.t().flatten() for table in (action, log_prob, value))
                 step = env.step(action, starts[t].flatten())
@@ -855,15 +616,15 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 index, account, mask = step.index, step.account, step.mask
                 if t % 256 == 0:
                     run.heartbeat()
-            observation = scale_observation(env.observe(by_agent(index), by_agent(account)))
+            observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
             _, _, last_value = fast_decide(
-                stack, observation, by_agent(mask), noise[0], keep, args.activation, precision
+                stack, observation, by_agent(mask, count), noise[0], dropout, args.activation, precision
             )
         for row, fault in env.faults().items():
             if agents[row % count] in running:
                 agents[row % count].fail(fault)
                 running.remove(agents[row % count])
-        buffer = Buffer(*(torch.stack(column).unflatten(1, (num_envs, count)) for column in zip(*records, strict=True)))
+        buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*records, strict=True)))
         del records
         rollout_s = time.perf_counter() - clock
 
@@ -883,15 +644,15 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             first_rows = ended.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
             final_index, final_account = to_rows(buffer.final_index), to_rows(buffer.final_account)
             with torch.no_grad():
-                final = env.observe(rows_of(final_index, first_rows), rows_of(final_account, first_rows))
+                final = env.observe(gather_rows(final_index, first_rows), gather_rows(final_account, first_rows))
                 with run.autocast():
                     _, final_value = forward_stack(
-                        stack, scale_observation(final), args.activation, keep_of(keep, first_rows % num_envs)
+                        stack, scale_observation(final), args.activation, masks_of_rows(dropout, first_rows % num_envs)
                     )
             rows_next = to_rows(next_value)
             is_end = ended.gather(1, first_rows)
             rows_next.scatter_(1, first_rows, torch.where(is_end, final_value, rows_next.gather(1, first_rows)))
-            next_value = rows_next.unflatten(1, (steps, num_envs)).permute(1, 2, 0)
+            next_value = from_rows(rows_next, num_envs)
         advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, gamma, gae_lambda)
         returns = advantage + buffer.value
 
@@ -905,7 +666,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             to_rows(buffer.value),
             to_rows(buffer.mask),
         )
-        before = flatten(stack)
+        before = flatten_weights(stack)
         live = torch.tensor([agent in running for agent in agents], device=device)
         update: list[Tensor] = []
         epochs_done = torch.zeros(count, device=device)
@@ -916,7 +677,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             if learnt < rows:
                 order = order[order < learnt].view(count, learnt)
             batches = split_batches(
-                (*(rows_of(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
+                (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
                 args.batch_size * args.accumulation_steps,
             )
             first_of_epoch = len(update)
@@ -928,12 +689,12 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                     try:
                         if size <= minibatch:
                             # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                            find = fast_find if size == minibatch else find_moves
-                            gradient, moves, counted, told, away = find(
+                            find = fast_find if size == minibatch else find_step
+                            gradient, factors, counted, step_metrics, away = find(
                                 stack,
                                 scale_observation(env.observe(batch_index, batch_account)),
                                 batch,
-                                keep_of(keep, envs),
+                                masks_of_rows(dropout, envs),
                                 knobs,
                                 loss_scale.scale,
                                 steps_taken,
@@ -949,30 +710,30 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                                     stack,
                                     scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
                                     Minibatch(*(column[:, piece] for column in whole)),
-                                    keep_of(keep, envs[:, piece]),
+                                    masks_of_rows(dropout, envs[:, piece]),
                                     knobs,
                                     loss_scale.scale,
                                     *words,
                                 )
                                 share = envs[:, piece].shape[1] / size
-                                gradient = add_share(gradient, of_piece[0], share)
+                                gradient = add_weighted(gradient, of_piece[0], share)
                                 losses, stats, away = (
                                     total + one * share
                                     for total, one in zip((losses, stats, away), of_piece[1:], strict=True)
                                 )
-                            moves, counted, told = plan_moves(
+                            factors, counted, step_metrics = plan_step(
                                 gradient, losses, loss_scale.scale, steps_taken, live, knobs
                             )
-                            told = torch.cat([stats, told], -1)
+                            step_metrics = torch.cat([stats, step_metrics], -1)
                         fits = True
                     except RuntimeError as error:
                         minibatch = run.smaller_minibatch(minibatch, error)
                 steps_taken = counted
-                fast_step(stack, first, second, gradient, moves)
-                loss_scale.update(told[:, NORM], live)
+                fast_step(stack, first, second, gradient, factors)
+                loss_scale.update(step_metrics[:, NORM], live)
                 if not update:
                     ratio_error = away
-                update.append(told)
+                update.append(step_metrics)
             run.heartbeat()
             epochs_done += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
@@ -988,12 +749,12 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])
             observation = scale_observation(raw_observation)
             logits, _ = forward_stack(
-                stack, observation, args.activation, keep_of(keep, (sample % num_envs).expand(count, -1))
+                stack, observation, args.activation, masks_of_rows(dropout, (sample % num_envs).expand(count, -1))
             )
             log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
             log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
             hidden = hidden_layers(stack, observation, args.activation)
-            after = flatten(stack)
+            after = flatten_weights(stack)
             earlier = sample_rows(rows - num_envs, device)
             shown = env.observe(flat_index[:, earlier + num_envs], flat_account[:, earlier + num_envs])
             earned, flat_done = to_rows(buffer.components[..., 0]), to_rows(done)
@@ -1048,13 +809,13 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                 if loss_scale.enabled:
                     of_agent["diag/amp_scale"] = loss_scale.scale[k]
                 evidence.append(of_agent)
-                observation_scalers[k].update(raw_observation[k])
+            scale_observation.update(raw_observation)
         update_s = time.perf_counter() - clock
 
         # 7. The record of the iteration: one transfer from the device.
         values = torch.stack([torch.stack([v.double() for v in of_agent.values()]) for of_agent in evidence]).cpu()
         updates = torch.stack(update).cpu().numpy()  # (G, K, M)
-        last_gradient = flatten(gradient).cpu()
+        last_gradient = flatten_weights(gradient).cpu()
         tables = {
             "reward": reward,
             "clipped": reward_clipped,
@@ -1109,11 +870,10 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
                     table[key][k] = weights[then]
             steps_taken[k] = earlier["steps_taken"][then]
             loss_scale.scale[k], loss_scale.good[k] = earlier["loss_scale"][then], earlier["loss_scale_good"][then]
-            moments = {name: value[then] for name, value in part("observation", earlier).items()}
-            observation_scalers[k].load_state_dict(moments)
+            scale_observation.go_back(part("observation", earlier), k, then)
             scale_reward.go_back(part("reward", earlier), k, then)
-        for k, what, draws in run.reinitialised(agents):
-            fresh = {name: weights.to(device) for name, weights in stack_nets([make_net(draws)]).items()}
+        for k, what, generator in run.reinitialised(agents):
+            fresh = stack_networks([make_net(generator)], device)
             hidden = hidden_layers(stack, scale_observation(raw_observation), args.activation)
             reinit(stack, fresh, (first, second), what, hidden, k)
         if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:

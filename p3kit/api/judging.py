@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
+from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run, reference_of
 from p3kit.errors import InputError
 from p3kit.rundir import folder_of_runs
 
@@ -182,7 +182,7 @@ def compare_runs(
     from p3kit.report.comparison_data import compare_runs as compare
 
     chosen = [runs] if isinstance(runs, RunLike) else list(runs)
-    return compare(folder_of_runs(runs_root), [_reference(run) for run in chosen], by)
+    return compare(folder_of_runs(runs_root), [reference_of(run) for run in chosen], by)
 
 
 def explain_finding(
@@ -251,10 +251,3 @@ def _episodes(saved: SavedRun, agent: str, split: Split, checkpoint: str) -> Seq
         written.append({"agent": agent, "file": str(path), "picture": str(picture), "rank": episode["rank"],
                         "of": episode["of"], "split": split, **episode["totals"]})  # fmt: skip
     return written
-
-
-def _reference(run: RunLike) -> str:
-    """The words that name a run, or an agent of it."""
-    if not isinstance(run, SavedRun):
-        return str(run)
-    return str(run.path) + (f"/{run.agent}" if run.agent is not None else "")

@@ -166,6 +166,9 @@ def list_runs(
     Returns:
         A list of runs. `list_runs().to_frame()` is a DataFrame with a row per run.
 
+    Raises:
+        InputError: A state is none of the six.
+
     Example:
         >>> failed = p3kit.list_runs(name="phase3*", state=["failed", "crashed"])
     """
@@ -231,9 +234,16 @@ def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | N
         run = open_run(reference, runs_root)
         if run.agent is not None:
             what = "names one agent; a run goes on or ends as a whole"
-            raise InputError(str(reference), what, f'use "{run.name}"')
+            raise InputError(reference_of(reference), what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())
+
+
+def reference_of(run: RunLike) -> str:
+    """Return the words that name a run, or an agent of it."""
+    if not isinstance(run, SavedRun):
+        return str(run)
+    return str(run.path) + (f"/{run.agent}" if run.agent is not None else "")
 
 
 def check_agent(run: SavedRun) -> None:

@@ -103,7 +103,7 @@ def run_spec(
         >>> run.verdict.grade
         'FAIL'
     """
-    return _train_new(spec, _Launch(jobs, folder_of_runs(runs_root), progress, options))
+    return _train_new(spec, Launch(jobs, folder_of_runs(runs_root), progress, options))
 
 
 def replay_run(
@@ -117,7 +117,7 @@ def replay_run(
 
     Raises InputError where the spec is not the one that `original` had, and the errors of `run_spec`.
     """
-    launch = _Launch(None, folder_of_runs(runs_root), progress, options)
+    launch = Launch(None, folder_of_runs(runs_root), progress, options)
     first = open_run(original, runs_root)
     runs = _train_new(spec, launch, first.directory)
     return Repetition(runs, *compare_weights(first.directory, runs[0].directory))
@@ -136,7 +136,7 @@ def resume_runs(
     of `run_spec`; InputError for a run that is done or still trains.
     """
     chosen = [run.directory for run in open_whole_runs(runs, runs_root)]
-    launch = _Launch(jobs, folder_of_runs(runs_root), progress, options)
+    launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
     with launch.engine([run.info()["spec"]["compute"] for run in chosen]) as engine:
         at_a_time, start = engine.room_for(len(chosen))
         requeue(chosen)
@@ -172,7 +172,7 @@ def give_memory_back() -> None:
 
 
 @dataclass(frozen=True)
-class _Launch:
+class Launch:
     """Where and how the runs of one call train."""
 
     jobs: int | None
@@ -209,7 +209,7 @@ class _Launch:
         return trained
 
 
-def _train_new(spec: SpecLike, launch: _Launch, original: RunDir | None = None) -> TrainedRuns:
+def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -> TrainedRuns:
     """Make the run directories of a spec and train them, or only the run that repeats `original`."""
     from p3kit.market import load_market
 
@@ -224,27 +224,29 @@ def _train_new(spec: SpecLike, launch: _Launch, original: RunDir | None = None) 
             plans, extra = [replay.plan], {"replay": replay.to_json()}
         at_a_time, start = engine.room_for(len(plans))
         with launch.background() as background:
-            command = launch.options.command or _command(loaded)
+            command = launch.options.command or command_of("run", loaded)
             runs = make_runs(plans, loaded, market, launch.root, command=command, extra=extra)
             del market  # a gigabyte for 143 symbols, and every trainer reads its own
             give_memory_back()
             return launch.train(runs, at_a_time, start, background)
 
 
-def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, launch: _Launch) -> list[RunPlan]:
+def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, launch: Launch) -> list[RunPlan]:
     """Plan the runs, make the checks that are left, and print the notes."""
     from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
+    from p3kit.spec import read_trainer
     from p3kit.spec.notes import notes
 
-    plans = plan_runs(loaded.spec, slots, walk_windows(loaded.spec, market))
+    windows = walk_windows(loaded.spec, market)
+    plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
-    for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
+    for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
         launch.print(f"note: {note}")
     return plans
 
 
-def _command(loaded: LoadedSpec) -> list[str]:
+def command_of(command: str, loaded: LoadedSpec) -> list[str]:
     """The command line that does the same: `p3kit show` reads the origin of values from it."""
-    return ["p3kit", "run", str(loaded.path), *(word for value in loaded.overrides for word in ("--set", value))]
+    return ["p3kit", command, str(loaded.path), *(word for value in loaded.overrides for word in ("--set", value))]

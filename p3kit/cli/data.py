@@ -179,7 +179,8 @@ def facts_of(bars: SymbolData) -> dict[str, Any]:
         "last": str(bars.timestamps[-1])[:19],
         "bars": len(bars),
         "bars_per_year": round(bars.bars_per_year, 2),
-        "usual_spacing_hours": [round(hours, 4) for hours in usual_spacings(bars.timestamps)],
+        "split_bars_per_year": {name: round(year, 2) for name, year in bars.split_bars_per_year.items()},
+        "usual_spacing_hours": [round(hours, 6) for hours in usual_spacings(bars.timestamps)],
         "gaps": len(gaps),
         "longest_gaps": [
             {"begin": str(gap.begin)[:19], "end": str(gap.end)[:19], "hours": round(gap.hours, 2)}
@@ -214,6 +215,8 @@ def facts_of(bars: SymbolData) -> dict[str, Any]:
 
 def render(market: Mapping[str, SymbolData]) -> str:
     """The same for people: a row per symbol, a block per split, then notes and where the data come from."""
+    from p3kit.market.gaps import span_text
+
     facts = {symbol: facts_of(bars) for symbol, bars in market.items()}
     rows: list[tuple[str, ...]] = [("symbol", "bars", "first", "last", "bars a year", "fingerprint", "source")]
     rows += [
@@ -225,9 +228,9 @@ def render(market: Mapping[str, SymbolData]) -> str:
     rows = [("spacing", "usual", "gaps", "longest gap", "volatility", "largest move", "unchanged")]
     for symbol, f in facts.items():
         longest = f["longest_gaps"][0] if f["gaps"] else None
-        gap = f"{_span(longest['hours'])} from {longest['begin'][:16].replace('T', ' ')}" if longest else "none"
+        gap = f"{span_text(longest['hours'])} from {longest['begin'][:16].replace('T', ' ')}" if longest else "none"
         move = f"{f['largest_move']['change']:+.1%} on {f['largest_move']['at'][:10]}"
-        usual = ", ".join(_span(hours) for hours in f["usual_spacing_hours"][:3])
+        usual = ", ".join(span_text(hours) for hours in f["usual_spacing_hours"][:3])
         rows.append(
             (symbol, usual, f"{f['gaps']:,}", gap, f"{f['annual_volatility']:.0%}", move, f"{f['unchanged_share']:.0%}")
         )
@@ -251,13 +254,6 @@ def render(market: Mapping[str, SymbolData]) -> str:
             break
     text += "gaps: spacings that few bars share and that are half as long again as the usual one below\n"
     return text.rstrip("\n")
-
-
-def _span(hours: float) -> str:
-    """1 h, 17.5 h, 3 d."""
-    if hours >= 24 and hours % 24 == 0:
-        return f"{hours / 24:g} d"
-    return f"{hours:g} h" if hours >= 1 else f"{hours * 60:g} min"
 
 
 def _notes(facts: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:

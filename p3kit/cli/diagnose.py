@@ -131,7 +131,7 @@ def _print_diagnosis(found: SavedRun, rules: Path | None, patch_only: bool, as_m
     elif patch_only:
         click.echo(_with_origin(found.name, merged_patch(diagnoses)))
     elif as_markdown:
-        from p3kit.diagnose.markdown import diagnoses_as_markdown
+        from p3kit.diagnose.markdown_table import diagnoses_as_markdown
 
         click.echo(diagnoses_as_markdown(diagnoses), nl=False)
     else:

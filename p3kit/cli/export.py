@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -27,7 +28,14 @@ Examples:
 )
 @json_option
 @runs_option
-def export(run: str, name: str | None, kind: str | None, output: Path | None, as_json: bool, runs_root: Path) -> None:
+def export(
+    run: str,
+    name: str | None,
+    kind: Literal["toml", "yaml"] | None,
+    output: Path | None,
+    as_json: bool,
+    runs_root: Path,
+) -> None:
     """Print the spec of RUN with every value pinned, and how it did: validation Sharpe over seeds, training stability,
     bars, provenance.
 
@@ -35,27 +43,11 @@ def export(run: str, name: str | None, kind: str | None, output: Path | None, as
     `best` is the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio. The TOML is a spec:
     another one goes on from it with extends = "FILE".
     """
-    from p3kit.errors import InputError
-    from p3kit.report.export_data import find_export
-    from p3kit.report.export_page import export_json, export_toml, export_yaml
+    from p3kit.api.pages import export_run
     from p3kit.report.markdown import relative_to_here
 
-    if name is not None and run != "best":
-        raise InputError(f"--name {name}", "chooses among experiments, and a run was named", "use it with best")
-    endings = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
-    if output is not None and output.suffix not in endings:
-        raise InputError(f"--output {output}", "what to write is not known", "end it in .toml, .yaml or .yml")
-    if output is not None and kind is not None and endings[output.suffix] != kind:
-        raise InputError(f"--format {kind}", f"does not go with --output {output}", "leave one of them out")
-    kind = kind or (endings[output.suffix] if output is not None else "toml")
-    found = find_export(runs_root, run, name)
-    folder = output.parent if output is not None else Path()
-    text = export_toml(found, folder) if kind == "toml" else export_yaml(found, folder)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+    exported = export_run(run, output, runs_root, name, kind)
     if as_json:
-        document = {"file": output and output.as_posix(), **export_json(found, folder)}
-        print_json(document)
+        print_json(exported.data)
     else:
-        click.echo(text if output is None else relative_to_here(output), nl=output is not None)
+        click.echo(exported.text if output is None else relative_to_here(output), nl=output is not None)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from p3kit.cli.options import Whole, json_option, runs_option, templates_option
 from p3kit.cli.output import print_json
-from p3kit.errors import P3kitError
 
 
 @click.command(
@@ -50,57 +46,24 @@ def report(
     Every number comes from the run directories. The report of a past week shows what was known at its end. What you
     write between the keep-markers of a page survives when it is written again.
     """
+    from p3kit.api.pages import write_lessons_report, write_week_report
     from p3kit.report.markdown import relative_to_here
-    from p3kit.rundir import file_name, intact_runs, mark_crashed
 
     if lessons == (week is not None):
         raise click.UsageError("which report? --week 1 (the first; 2 is the second) or --lessons")
-    _, unmarked = mark_crashed(runs_root)
-    intact, faults = intact_runs(runs_root)
+    if week is not None and output.is_file():
+        raise click.UsageError(f"--output {output} is a file; a week's report and its pictures need a folder")
     if week is not None:
-        if output.is_file():
-            raise click.UsageError(f"--output {output} is a file; a week's report and its pictures need a folder")
-        several = len({run.info()["name"] for run in intact}) > 1
-        stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
-        path, document = _write_week(week, name, output, stem, templates, runs_root)
+        page = write_week_report(week, output, runs_root, name, templates)
     else:
-        path, document = _write_lessons(name, output, templates, runs_root)
+        page = write_lessons_report(output, runs_root, name, templates)
     if as_json:
-        print_json(document)
+        print_json(page.data)
     else:
-        click.echo(relative_to_here(path))
-    for line in unmarked:
+        click.echo(relative_to_here(page.path))
+    for line in page.not_marked:
         click.echo(line, err=True)
-    _say(faults)
-
-
-def _write_week(
-    week: int, name: str | None, output: Path, stem: str | None, templates: Path | None, runs_root: Path
-) -> tuple[Path, dict[str, Any]]:
-    """The file, and what it says as plain data."""
-    from p3kit.report.week_data import summarise_week
-    from p3kit.report.week_page import week_json, write_week
-
-    experiments = summarise_week(runs_root, week, time.time(), name)
-    path = write_week(experiments, output, week, stem, templates)
-    return path, week_json(experiments, path)
-
-
-def _write_lessons(
-    name: str | None, output: Path, templates: Path | None, runs_root: Path
-) -> tuple[Path, dict[str, Any]]:
-    from p3kit.report.lessons_data import gather_attempts
-    from p3kit.report.lessons_page import lessons_json, write_lessons
-
-    history = gather_attempts(runs_root, name)
-    path = output if output.suffix == ".md" else output / "lessons-learned.md"
-    write_lessons(history, path, runs_root, templates)
-    return path, lessons_json(history, path)
-
-
-def _say(faults: Sequence[P3kitError]) -> None:
-    """What is wrong with the runs that are not in the report; exit code 1 where there are some."""
-    for fault in faults:
+    for fault in page.damaged:
         click.echo(f"not in the report: {fault}", err=True)
-    if faults:
+    if page.damaged:
         sys.exit(1)

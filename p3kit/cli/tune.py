@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.shell_completion import CompletionItem
 
+from p3kit.cli import INTERRUPTED
 from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
     SpecFile,
@@ -23,14 +22,14 @@ from p3kit.cli.options import (
     runs_option,
     set_option,
 )
-from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag, say
-from p3kit.errors import InputError, MissingExtra
-from p3kit.launch.engines import open_engine
+from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag
+from p3kit.cli.run import options_of
+from p3kit.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from p3kit.tune import Result, Sweep
+    from p3kit.tune import Result
 
 
 def complete_sweep(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -82,7 +81,7 @@ def tune(
     overrides: tuple[str, ...],
     trials: int | None,
     jobs: int | None,
-    engine: str,
+    engine: Literal["local", "ray"],
     resume: str | None,
     output: Path | None,
     runs_root: Path,
@@ -96,34 +95,29 @@ def tune(
     of the others is ended early. The sweep's folder (tune-1, beside the runs) keeps the journal, four pictures and the
     winner as a spec.
     """
-    _check(spec, overrides, resume, output)
-    from p3kit.api.background import Background, aim_is_installed
-    from p3kit.launch import train
-    from p3kit.tune import conclude
-    from p3kit.tune.display import trial_display
+    from p3kit.api.search import TuneOptions, resume_sweep, tune_spec
+    from p3kit.api.specs import load_spec
 
-    console = progress_console()
-    with ExitStack() as stack:
-        sweep = _sweep(stack, spec, overrides, trials, resume, runs_root)
-        where = stack.enter_context(open_engine(engine, jobs, [sweep.loaded.spec.compute.model_dump()], say))
-        _, start = where.room_for(where.slots)
-        mirror = not no_aim and aim_is_installed()
-        background = stack.enter_context(Background(runs_root, console, mirror=mirror, aim_repo=repo))
-        records = [record for record in sweep.study.records() if not record.superseded]
-        before = sum(record.state in ("complete", "pruned", "failed") for record in records)
-        title = f"{sweep.loaded.spec.name} · {sweep.folder.name}{' (synthetic data)' if sweep.synthetic else ''}"
-        with trial_display(console, title, before, sweep.study.wanted(), sweep.views) as display:
-            sweep.teller = display
-            outcome = train([], jobs=where.slots, display=display, on_end=background.draw, feed=sweep, start=start)
-            sweep.close()
-        result = conclude(sweep)
-        _keep(result, output)
-        _show(result, as_json)
-    _suggest_next(ctx, result, console, interrupted=outcome.interrupted)
-    sys.exit(130 if outcome.interrupted else 0 if result.best else 1)
+    _check(spec, overrides, resume, output)
+    console, interrupted = progress_console(), False
+    options = TuneOptions(**vars(options_of(engine, no_aim, repo)), trials=trials)
+    try:
+        if spec is None:
+            result = resume_sweep(str(resume), jobs, runs_root, console, options)
+        else:
+            result = tune_spec(load_spec(spec, overrides), jobs, runs_root, console, options)
+    except Interrupted as stopped:
+        result, interrupted = stopped.result, True
+    _keep(result, output)
+    _show(result, as_json)
+    _suggest_next(ctx, result, console, interrupted=interrupted)
+    sys.exit(INTERRUPTED if interrupted else 0 if result.best else 1)
 
 
 def _check(spec: Path | None, overrides: tuple[str, ...], resume: str | None, output: Path | None) -> None:
+    """Refuse options that exclude each other, before anything is read."""
+    from p3kit.api.search import require_tune
+
     if spec is None and resume is None:
         raise InputError("SPEC", "is missing", "p3kit tune specs/tune.toml, or --resume latest to go on with a sweep")
     if resume is not None and (spec is not None or overrides):
@@ -131,31 +125,7 @@ def _check(spec: Path | None, overrides: tuple[str, ...], resume: str | None, ou
         raise InputError(given, "does not go with --resume: a sweep keeps the spec it began with", "leave it out")
     if output is not None and output.suffix != ".toml":
         raise InputError(f"--output {output}", "the winner is written as a spec", "end it in .toml")
-    for package, extra, purpose in (("optuna", "tune", "tuning"), ("torch", "train", "training")):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(package, extra, purpose)
-
-
-def _sweep(
-    stack: ExitStack, spec: Path | None, overrides: tuple[str, ...], trials: int | None, resume: str | None, root: Path
-) -> Sweep:
-    """A new sweep or an old one, owned until `stack` is left. What is worth knowing goes to stderr."""
-    from p3kit.plan import data_notes
-    from p3kit.spec import load_spec
-    from p3kit.spec.notes import notes
-    from p3kit.tune import begin, go_on
-
-    if spec is None:
-        sweep = stack.enter_context(go_on(root, str(resume), trials))
-        remarks = sweep.notes
-    else:
-        given = [*overrides, *([f"tune.trials={trials}"] if trials is not None else [])]
-        loaded = load_spec(spec, given)
-        sweep = stack.enter_context(begin(loaded, given, root, ["p3kit", *sys.argv[1:]]))
-        remarks = [*notes(loaded), *data_notes(loaded.spec, sweep.market), *sweep.notes]
-    for remark in remarks:
-        say(f"note: {remark}")
-    return sweep
+    require_tune()
 
 
 def _keep(result: Result, output: Path | None) -> None:
@@ -167,7 +137,7 @@ def _keep(result: Result, output: Path | None) -> None:
 
 
 def _show(result: Result, as_json: bool) -> None:
-    """The result, on stdout."""
+    """Print the result on stdout."""
     from p3kit.tune import result_lines
 
     if as_json:
@@ -177,7 +147,7 @@ def _show(result: Result, as_json: bool) -> None:
 
 
 def _suggest_next(ctx: click.Context, result: Result, console: Console, *, interrupted: bool) -> None:
-    """The commands that come next, on stderr."""
+    """Print the commands that come next on stderr."""
     suffix = runs_flag(ctx)
     lines = []
     if interrupted and result.left:

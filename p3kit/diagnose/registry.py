@@ -93,8 +93,8 @@ def _may_come(metric: str, evidence: Evidence) -> bool:
     return evidence.last_step == 0
 
 
-DETECTORS: dict[str, Row] = {}
-"""Every detector by symptom id, in the order they are written here."""
+REGISTERED: dict[str, Row] = {}
+"""Detectors by symptom id, as `detector` registered them."""
 
 
 def detector(
@@ -109,7 +109,7 @@ def detector(
 ) -> Callable[[Callable[[Evidence, Row], Finding]], Callable[[Evidence, Row], Finding]]:
     def register(judge: Callable[[Evidence, Row], Finding]) -> Callable[[Evidence, Row], Finding]:
         early = minimum if gross is None else gross
-        DETECTORS[symptom] = Row(symptom, judge, needs, warn, critical, minimum, patience, unit, early)
+        REGISTERED[symptom] = Row(symptom, judge, needs, warn, critical, minimum, patience, unit, early)
         return judge
 
     return register
@@ -199,6 +199,9 @@ def severity_of(row: Row) -> Severity:
 
 
 # --- small arithmetic ---
+
+GROSS_FACTOR = 5.0
+"""Times a threshold beyond which one tick is enough: scales that are wrong are wrong by orders of magnitude."""
 
 
 def indices(span: Span) -> slice:

@@ -52,9 +52,10 @@ class Bars:
 
     @property
     def bars_per_year(self) -> float:
-        """Bars per calendar year, counted: 252 for daily bars, about 1,638 for hourly ones in regular sessions."""
-        seconds = float((self.timestamps[-1] - self.timestamps[0]) / np.timedelta64(1, "s"))
-        return (len(self) - 1) / seconds * SECONDS_PER_YEAR
+        """Bars per year over all bars: 252 for daily bars, about 1,638 for hourly ones in regular sessions."""
+        from p3kit.market.annual import bars_per_year
+
+        return bars_per_year(self.timestamps).bars
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +78,22 @@ class SymbolData:
     feature_scale: Floats  # (F,) what was divided by; 1 where a feature is left as it is
     volatility: Floats  # (T,) of the last 20 bars, annualised; NaN in the first 20
     regime: NDArray[np.int8]  # (T,) 0 bear, 1 sideways, 2 bull; −1 before the look-back
-    bars_per_year: float
+    bars_per_year: float  # of the training split: features are annualised by it
     fingerprint: str  # SHA-256 (hex) of the parsed table
     splits: dict[Literal["train", "validation", "test"], tuple[int, int]]
     """Split → (first, last exclusive) bar an account may act on; embargo and warm-up already taken out."""
     source: str  # "sample", "csv data/AAPL.csv", "synthetic (not real)"
     synthetic: bool
     notes: list[str] = field(default_factory=list)
+    split_bars_per_year: dict[Literal["train", "validation", "test"], float] = field(default_factory=dict)
+    """Split → bars per year, by which the metrics of that split are annualised."""
 
     def __len__(self) -> int:
         return len(self.close)
+
+    def bars_per_year_of(self, split: Literal["train", "validation", "test"]) -> float:
+        """Bars per year of a split."""
+        return self.split_bars_per_year.get(split, self.bars_per_year)
 
     def regime_shares(self, split: Literal["train", "validation", "test"]) -> dict[str, float]:
         """Share of the split's bars in each regime; zeros for an empty split."""

@@ -119,12 +119,16 @@ def compute_regimes(close: Floats) -> NDArray[np.int8]:
     return regime
 
 
-def compute_features(bars: Bars, columns: tuple[str, ...] | None = None) -> Features:
+def compute_features(
+    bars: Bars, columns: tuple[str, ...] | None = None, bars_per_year: float | None = None
+) -> Features:
     """Features, regimes and volatility of one symbol.
 
     `columns` names the optional columns to use (default: all that the bars have); symbols that share a spec must get
-    the same ones, or their observations would differ in size. `high` and `low` count only together.
+    the same ones, or their observations would differ in size. `high` and `low` count only together. `bars_per_year`
+    annualises the volatility (default: that of all bars).
     """
+    year = bars.bars_per_year if bars_per_year is None else bars_per_year
     columns = bars.columns if columns is None else columns
     close, returns = bars.close, log_returns(bars.close)
     high = bars.high if bars.high is not None and {"high", "low"} <= set(columns) else None
@@ -149,7 +153,7 @@ def compute_features(bars: Bars, columns: tuple[str, ...] | None = None) -> Feat
     short, long = rolling_volatility(close, 5), rolling_volatility(close, TREND_BARS)
     table["volatility_5_20"] = _log_ratio(short, volatility)
     table["volatility_20_60"] = _log_ratio(volatility, long)
-    table["volatility"] = np.log(np.maximum(volatility * np.sqrt(bars.bars_per_year), 1e-3) / 0.2)  # 0 at 20 % a year
+    table["volatility"] = np.log(np.maximum(volatility * np.sqrt(year), 1e-3) / 0.2)  # 0 at 20 % a year
 
     for span in (10, 50):
         table[f"mean_distance_{span}"] = in_sigmas(np.log(close / rolling(close, span, _mean)), span)

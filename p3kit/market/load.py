@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from p3kit.errors import DataError, Fault
-from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, SymbolData
+from p3kit.market.annual import interruptions, yearly_notes, yearly_of_splits
+from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats, SymbolData
 from p3kit.market.features import LOOKBACK, compute_features, standardise
 from p3kit.market.fingerprint import fingerprint
+from p3kit.market.gaps import span_text
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
 from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_market
@@ -27,13 +29,21 @@ _SYMBOL = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._^=-]{1,32}")
 _BIG_MOVE = 0.45
 """A log return beyond this (−36 %, +57 % in one bar) is noted: most are splits that nobody adjusted for."""
 
-_LONG_GAP_DAYS = 30
+_SHORT = 0.75
+"""A step shorter than this fraction of the shortest usual one is noted."""
+_RARE = 0.02
+"""Fraction of the steps below which a short step is no usual one."""
+_PARTS = 10
+"""Parts of a series whose usual steps are compared."""
 
 
-def load_market(spec: Spec, symbols: Sequence[str], folder: Path | None = None) -> dict[str, SymbolData]:
+def load_market(
+    spec: Spec, symbols: Sequence[str], folder: Path | None = None, stored: Mapping[str, float] | None = None
+) -> dict[str, SymbolData]:
     """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
 
-    A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it).
+    A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it). `stored` holds
+    the bars per year that an agent was trained with, by symbol: its features keep them.
 
     Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
     bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
@@ -57,7 +67,7 @@ def load_market(spec: Spec, symbols: Sequence[str], folder: Path | None = None) 
     market: dict[str, SymbolData] = {}
     for symbol, table in bars.items():
         try:
-            market[symbol] = _prepare(spec, table, columns, dropped)
+            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol))
         except DataError as error:
             faults.extend(error.faults)
     if faults:
@@ -134,7 +144,9 @@ def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...],
     )
 
 
-def _prepare(spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[str, ...]) -> SymbolData:
+def _prepare(
+    spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[str, ...], stored: float | None
+) -> SymbolData:
     """Features, splits and notes of one symbol."""
     behind, episode = look_back(spec), spec.env.episode_bars
     place = bars.source if spec.data.source in ("csv", "parquet") else f"{bars.source} {bars.symbol}"
@@ -151,8 +163,11 @@ def _prepare(spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[st
     if problems:
         raise DataError.collected(Fault(place, f"{key} = {what}", hint) for key, what, hint in problems)
 
-    features = compute_features(bars, columns)
-    notes = [*bars.notes, *_remarks(bars)]
+    stated = None if spec.data.bars_per_year == "auto" else spec.data.bars_per_year
+    yearly = yearly_of_splits(bars.timestamps, splits, stated)
+    year = yearly["train"].bars if stored is None else stored
+    features = compute_features(bars, columns, year)
+    notes = [*bars.notes, *_remarks(bars), *yearly_notes(yearly)]
     if spec.data.source == "synthetic":
         notes.append("synthetic bars: made by a formula, no market ever traded them")
     if dropped:
@@ -183,9 +198,10 @@ def _prepare(spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[st
         feature_names=features.names,
         feature_mean=mean,
         feature_scale=scale,
-        volatility=features.volatility * np.sqrt(bars.bars_per_year),
+        volatility=features.volatility * np.sqrt(year),
         regime=features.regime,
-        bars_per_year=bars.bars_per_year,
+        bars_per_year=year,
+        split_bars_per_year={name: one.bars for name, one in yearly.items()},
         fingerprint=fingerprint(bars),
         splits=splits,
         source=bars.source,
@@ -205,16 +221,47 @@ def _remarks(bars: Bars) -> list[str]:
             f"the close moves {change:+.0%} in one bar at {_moment(bars, worst + 1)} "
             f"({int((moves > _BIG_MOVE).sum())} such bars): are prices adjusted for splits?"
         )
-    days = np.diff(bars.timestamps) / np.timedelta64(1, "D")
-    longest = int(days.argmax())
-    if days[longest] > _LONG_GAP_DAYS:
+    steps = np.diff(bars.timestamps) / np.timedelta64(1, "s")
+    long = interruptions(bars.timestamps)
+    if len(long):
+        longest = int(long[steps[long].argmax()])
         remarks.append(
-            f"{days[longest]:.0f} days without a bar before {_moment(bars, longest + 1)}; bars a year are counted over "
-            "the whole range, gaps included"
+            f"{steps[longest] / 86_400:.0f} days without a bar before {_moment(bars, longest + 1)}; bars a year are "
+            "counted without them"
         )
+    remarks += [*_short_steps(bars, steps), *_changed_steps(bars, steps)]
     if (bars.close[1:] == bars.close[:-1]).mean() > 0.5:
         remarks.append("more than half of the bars close where the one before closed")
     return remarks
+
+
+def _short_steps(bars: Bars, steps: Floats) -> list[str]:
+    """A note on steps that are much shorter than the usual one: a running bar, or pasted exports."""
+    values, counts = np.unique(steps, return_counts=True)
+    usual = values[counts >= max(3, _RARE * len(steps))]
+    if not len(usual) or not (short := np.flatnonzero(steps < _SHORT * usual[0])).size:
+        return []
+    row = int(short[0]) + 1
+    where = "the last bar" if row == len(bars) - 1 else f"the bar at {_moment(bars, row)}"
+    more = f" ({len(short) - 1} more bars like that)" if len(short) > 1 else ""
+    was, now = span_text(usual[0] / 3600), span_text(steps[row - 1] / 3600)
+    return [
+        f"{where} comes {now} after the one before ({_moment(bars, row - 1)} to {_moment(bars, row)}), where {was} is "
+        f"usual{more}: a bar that was still running, or two exports in one file? Delete the row that is no whole bar"
+    ]
+
+
+def _changed_steps(bars: Bars, steps: Floats) -> list[str]:
+    """A note where the usual step changes on the way, as from daily to hourly bars."""
+    if len(steps) < 10 * _PARTS:
+        return []
+    usual = [float(np.median(part)) for part in np.array_split(steps, _PARTS)]
+    change = next((part for part in range(1, _PARTS) if not 0.67 < usual[part] / usual[part - 1] < 1.5), None)
+    if change is None:
+        return []
+    begins = sum(len(part) for part in np.array_split(steps, _PARTS)[:change])
+    was, now = (span_text(usual[part] / 3600) for part in (change - 1, change))
+    return [f"bars come every {was} at first, every {now} from about {_moment(bars, begins)}: use bars of one length"]
 
 
 def _moment(bars: Bars, row: int) -> str:

@@ -140,6 +140,12 @@ class AgentSummary:
     """First validation day of its walk-forward window."""
 
     @property
+    def bars_per_year(self) -> float | None:
+        """Bars per year of the validation split, on which the equity curve was recorded; None without bars."""
+        year = self.data.get("split_bars_per_year", {}).get("validation", self.data.get("bars_per_year"))
+        return None if year is None else float(year)
+
+    @property
     def grade_text(self) -> str:
         """`PASS`, or `PASS, intervened`; a dash before there is one."""
         return f"{self.grade or '–'}{', intervened' if self.intervened else ''}"

@@ -404,7 +404,7 @@ def _pair(reference: Member, other: Member) -> Pair:
         return Pair(reference, other, difference, None, identical=False, why_not="not the same dates")
     one, two = _returns(ours), _returns(theirs)
     interval = None
-    if difference is not None and (year := reference.agent.data.get("bars_per_year")):
+    if difference is not None and (year := reference.agent.bars_per_year):
         points_per_year = float(year) * len(one) / int(ours["bars"])  # a long curve is kept in fewer points
         interval = bootstrap_sharpe_difference(two, one, points_per_year, seed=reference.agent.seed)
     why_not = "" if interval is not None else "one of them never traded"

@@ -267,7 +267,7 @@ class AttemptHistory:
         if len(self.traded) < 2:
             return None
         best = max(self.traded, key=lambda attempt: attempt.sharpe or -math.inf)
-        curve, year = best.agent.equity, best.agent.data.get("bars_per_year")
+        curve, year = best.agent.equity, best.agent.bars_per_year
         if curve is None or year is None or best.sharpe is None:
             return None
         equity = np.concatenate([[1.0], np.asarray(curve["equity"], np.float64)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.diagnose.detectors_guide import ENTROPY_CORRIDOR
+from p3kit.diagnose.detectors.phase import ENTROPY_CORRIDOR
 from p3kit.metrics import COMPONENTS
 from p3kit.report.figure import (
     BLUE,

@@ -22,6 +22,7 @@ from p3kit.errors import P3kitError, RunNotFound
 from p3kit.metrics import METRICS, is_metric
 from p3kit.rundir import processes, rows, validation
 from p3kit.rundir.file_names import file_name
+from p3kit.rundir.provenance import provenance
 
 Event = TypeVar("Event", bound=Mapping[str, Any])
 
@@ -113,7 +114,7 @@ class RunDir:
                 "run": run.name,
                 "paths_from": os.path.relpath(Path.cwd(), root.resolve()),
             }
-            document = {"created": time.time(), **run_json, **own}
+            document = {"created": time.time(), **provenance(), **run_json, **own}
             rows.write_json(run.path / "run.json", document, sealed=True)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)

@@ -20,6 +20,7 @@ from p3kit.runtime.backtest import Backtest
 from p3kit.runtime.run import Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
+from p3kit.spec.trainer_file import read_trainer
 
 A = TypeVar("A")
 
@@ -102,7 +103,7 @@ def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -
         path = Path(folder) / "scratch.toml"
         path.write_text(text, encoding="utf-8")
         spec = load_spec(path, [*overrides, *flags["set"]]).spec
-        (plan,) = plan_runs(spec)
+        (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     market = {} if flags["env_id"] else load_market(spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
     directory = RunDir.create(Path(flags["runs"]), info, text, trainer_file)

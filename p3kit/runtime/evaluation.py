@@ -220,7 +220,7 @@ def play_fixed_rules(evaluators: Sequence[Evaluator]) -> list[FixedRules]:
         FixedRules(
             paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
             signal=(names[i], float(np.prod(1 + walk.bar_return) - 1)) if won[i] > 1 else ("", 0.0),
-            train_hold_sharpe=walk_metrics(hold, one.bars.bars_per_year)["sharpe_ratio"],
+            train_hold_sharpe=walk_metrics(hold, one.bars.bars_per_year_of("train"))["sharpe_ratio"],
         )
         for one, own, (names, _), i, won, (walk,), (hold,) in zip(
             evaluators, paths, named, best, earned, told, held, strict=True
@@ -368,6 +368,11 @@ class Evaluation:
     holding_limit: int
     """Bars after which a position is closed whatever the policy says."""
 
+    @property
+    def bars_per_year(self) -> float:
+        """Bars per year of the split."""
+        return self.bars.bars_per_year_of(self.split)
+
     def summary(self) -> dict[str, Any]:
         """What the journal keeps of it."""
         return {
@@ -377,7 +382,7 @@ class Evaluation:
             "regimes": self.regimes(),
             "windows": len(range(0, len(self.policy.bar), self.window_bars)),
             "constant": self.is_constant,
-            "returns": formulas.return_shape(self.policy.bar_return, self.bars.bars_per_year),
+            "returns": formulas.return_shape(self.policy.bar_return, self.bars_per_year),
             "foresight": self.foresight[0],
             "signal_rule": {"rule": self.signal_rule[0], "total_return": self.signal_rule[1]},
             **self.intervals(),
@@ -386,7 +391,7 @@ class Evaluation:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """`eval/…` metrics of the policy. A ratio that does not exist (no trade, no loss) is left out, not guessed."""
-        values = {f"eval/{name}": value for name, value in walk_metrics(self.policy, self.bars.bars_per_year).items()}
+        values = {f"eval/{name}": value for name, value in walk_metrics(self.policy, self.bars_per_year).items()}
         hold = self.baselines["buy_and_hold"]["sharpe_ratio"]
         values["eval/buy_and_hold_sharpe"] = hold
         if values["eval/sharpe_ratio"] is not None and hold is not None:
@@ -398,7 +403,9 @@ class Evaluation:
         ]
         returns += [self.signal_rule[1]] if self.signal_rule[0] else []
         values["eval/best_fixed_rule_return"] = max(returns)
-        values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year)["sharpe_ratio"]
+        values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year_of("train"))[
+            "sharpe_ratio"
+        ]
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1]
         values |= holding_times([self.train, self.policy], self.holding_limit)
@@ -409,7 +416,7 @@ class Evaluation:
         """Metrics of each fixed rule; the random rule's are means over its paths."""
         table: dict[str, dict[str, float | None]] = {}
         for name, paths in self.rules.items():
-            rows = [walk_metrics(path, self.bars.bars_per_year) for path in paths]
+            rows = [walk_metrics(path, self.bars_per_year) for path in paths]
             table[name] = {key: _mean([row[key] for row in rows]) for key in rows[0]}
         return table
 
@@ -422,7 +429,7 @@ class Evaluation:
             table[name] = {
                 "bars": len(returns),
                 "total_return": float(np.prod(1 + returns) - 1),
-                "sharpe_ratio": formulas.sharpe_ratio(returns, self.bars.bars_per_year) if len(returns) > 1 else None,
+                "sharpe_ratio": formulas.sharpe_ratio(returns, self.bars_per_year) if len(returns) > 1 else None,
             }
         return table
 
@@ -431,8 +438,8 @@ class Evaluation:
         if "eval/sharpe_ratio" not in self.metrics:
             return {"sharpe_interval": None, "excess_interval": None}
         own, hold = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
-        sharpe = formulas.bootstrap_sharpe(own, self.bars.bars_per_year, seed=self.bootstrap_seed)
-        excess = formulas.bootstrap_sharpe_difference(own, hold, self.bars.bars_per_year, seed=self.bootstrap_seed)
+        sharpe = formulas.bootstrap_sharpe(own, self.bars_per_year, seed=self.bootstrap_seed)
+        excess = formulas.bootstrap_sharpe_difference(own, hold, self.bars_per_year, seed=self.bootstrap_seed)
         return {"sharpe_interval": sharpe and list(sharpe), "excess_interval": excess and list(excess)}
 
     @property

@@ -53,7 +53,8 @@ class Run(Process[A]):
         super().__init__(directory, args_type)
         info = directory.info()
         symbols = [agent["symbol"] for agent in info["agents"]]
-        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from())
+        stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
+        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
         self._refuse_changed_data(info, market)
         journal = (info.get("replay") or {}).get("journal")
         alone = len(info["agents"]) == 1

@@ -244,7 +244,7 @@ def _catalogue_rows(spec: Spec) -> Iterator[Found]:
 
     for row in spec.diagnose.rows:
         if row not in SYMPTOMS:
-            near = did_you_mean(row, SYMPTOMS, "; see p3kit/symptoms.py").removeprefix("; ")
+            near = did_you_mean(row, SYMPTOMS, "; see docs/diagnosis.md").removeprefix("; ")
             yield Found(Problem(("diagnose", "rows", row), f'diagnose.rows: unknown symptom "{row}"', near))
 
 

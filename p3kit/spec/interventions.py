@@ -54,7 +54,7 @@ def _symptom(name: str) -> str:
 
     known, colon, cause = name.partition(":")
     if known not in SYMPTOMS:
-        raise ValueError(f"unknown symptom{did_you_mean(known, SYMPTOMS, '; see p3kit/symptoms.py')}")
+        raise ValueError(f"unknown symptom{did_you_mean(known, SYMPTOMS, '; see docs/diagnosis.md')}")
     causes = [one.id for one in SYMPTOMS[known].causes]
     if colon and cause not in causes:
         raise ValueError(f"{known} has no such cause; expected one of {', '.join(causes) or 'none'}")

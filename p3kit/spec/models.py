@@ -189,6 +189,8 @@ class Data(Table):
     """One agent per window of time instead of one: { train = "5y", validation = "1y", step = "1y" }."""
     embargo: CountOrNone | Auto = "auto"
     """Bars left out at the end of a split so that no feature sees across; auto: window + longest look-back."""
+    bars_per_year: Positive | Auto = "auto"
+    """Bars by which returns are annualised; auto: counted per split, or 252 sessions × bars where a split is short."""
     synthetic: Synthetic = Synthetic()
     """Settings of `source = "synthetic"`."""
 

@@ -23,7 +23,7 @@ def test_the_sample_says_where_it_comes_from_and_repeats_the_caution(tmp_path: P
     assert sample.CAUTION in result.stdout
     assert sample.PROVENANCE in result.stdout
     lines = result.stdout.splitlines()
-    assert lines[1].split()[:5] == ["AAPL", "3,270", "2010-01-04", "2022-12-28", "251.8"]
+    assert lines[1].split()[:5] == ["AAPL", "3,270", "2010-01-04", "2022-12-28", "252.0"]
     assert "train   bars  first       last        close  bear  sideways  bull" in lines
 
 

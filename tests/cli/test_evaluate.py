@@ -22,6 +22,7 @@ from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.spec import load_spec
+from p3kit.spec.trainer_file import read_trainer
 from tests.trainers.test_ppo_runs import plan_run, train
 
 
@@ -179,7 +180,7 @@ def test_training_and_validation_never_look_at_the_test_split(tmp_path: Path) ->
         spec = load_spec(folder / "spec.toml").spec
         market = load_market(spec, spec.symbols)
         assert market["MINE"].splits["test"][0] < 900 - 130 + 5
-        (plan,) = plan_runs(spec)
+        (plan,) = plan_runs(spec, read_trainer(spec.trainer))
         runs.append(train(RunDir.create(folder / "runs", plan.run_json(market, ["test"]), CSV, plan.trainer)))
     one, other = (load_checkpoint(run.checkpoint("last")) for run in runs)
     for key, value in one.items():

@@ -329,11 +329,11 @@ def test_plan_counts_the_work(tmp_path):
 
 def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, monkeypatch):
     from p3kit.plan import plan_runs
-    from p3kit.spec import load_spec
+    from p3kit.spec import load_spec, read_trainer
 
     root = tmp_path / "runs"
     text = 'name = "one"\nsymbols = ["AAPL"]\n'
-    (plan_of_one,) = plan_runs(load_spec(spec(text)).spec)
+    (plan_of_one,) = plan_runs(load_spec(spec(text)).spec, read_trainer("ppo"))
     info = {"name": "one", "trainer": "ppo", "agents": [agent.to_json() for agent in plan_of_one.agents]}
     run = RunDir.create(root, info, "", plan_of_one.trainer)
     for step, when in ((20_000, 50.0), (100_000, 90.0)):  # 2,000 steps a second

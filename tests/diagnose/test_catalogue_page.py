@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p3kit.diagnose.markdown import catalogue_as_markdown
+from p3kit.diagnose.markdown_table import catalogue_as_markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "diagnosis.md"
 BEGIN, END = "--refresh-golden -->\n", "<!-- end of catalogue -->"

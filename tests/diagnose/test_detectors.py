@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from p3kit.diagnose import DETECTORS, AgentDiagnosis, Evidence, Finding, diagnose
-from p3kit.diagnose.detectors_guide import sen_slope
+from p3kit.diagnose.detectors.phase import sen_slope
 from p3kit.diagnose.diagnosis import gather_run
 from p3kit.metrics import COMPONENTS
 from tests.made_runs import BASELINES, TICK, Row, make_run, spec_with

@@ -14,6 +14,7 @@ from p3kit.rundir import RunDir
 from p3kit.runtime.checkpoints import save_checkpoint
 from p3kit.runtime.run import Run
 from p3kit.spec import load_spec
+from p3kit.spec.trainer_file import read_trainer
 from tests.trainers.conftest import load_trainer
 
 
@@ -21,7 +22,7 @@ def open_agent(folder: Path) -> Any:
     spec_file = folder / "s.toml"
     spec_file.write_text('name = "s"\nsymbols = ["AAPL"]\n')
     spec = load_spec(spec_file).spec
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     info = plan.run_json(load_market(spec, spec.symbols), ["test"])
     directory = RunDir.create(folder / "runs", info, spec_file.read_text(), plan.trainer)
     return Run(directory, load_trainer("ppo").Args, resume=False).agent

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from p3kit.rundir import RunDir
+from p3kit.runtime.stacking import BETA1, Knobs, adamw_step, add_weighted, plan_step
 from p3kit.spec.knobs import read_knobs
 
 from .conftest import TRAINERS, load_trainer
@@ -156,9 +157,7 @@ def small_problem(shared: ModuleType, agents: int = 3, rows: int = 40) -> tuple[
     action, chosen = shared.sample_action(log_prob, shared.gumbel_noise((agents, rows, 7), generator))
     columns = [torch.randn(agents, rows, generator=generator) for _ in range(3)]
     batch = shared.Minibatch(action, chosen, *columns, mask)
-    knobs = shared.Knobs(
-        *(torch.rand(agents, 1, generator=generator) * high for high in (1e-3, 0.1, 0.3, 0.1, 1.0, 1.0))
-    )
+    knobs = Knobs(*(torch.rand(agents, 1, generator=generator) * high for high in (1e-3, 0.1, 0.3, 0.1, 1.0, 1.0)))
     observation = torch.randn(agents, rows, 8 * 5 + 4, generator=generator)
     return encoder, heads, observation, batch, knobs, shape, args
 
@@ -231,10 +230,10 @@ def test_surgery_is_pcgrad(shared: ModuleType, seed: int, agents: int) -> None:
     torch.testing.assert_close(coefficients @ gradients, expected, rtol=1e-8, atol=1e-9)
 
 
-def moves_of(shared: ModuleType, gradients: dict[str, Tensor], knobs: Any, live: Tensor) -> Any:
+def factors_of(shared: ModuleType, gradients: dict[str, Tensor], knobs: Any, live: Tensor) -> Any:
     agents = len(live)
     whole = {name: g.flatten(1).unsqueeze(1) for name, g in gradients.items()}
-    return shared.plan_moves(whole, torch.zeros(agents), torch.ones(agents), torch.zeros(agents), live, knobs)[0]
+    return plan_step(whole, torch.zeros(agents), torch.ones(agents), torch.zeros(agents), live, knobs)[0]
 
 
 def test_the_encoder_follows_the_mean_of_what_the_agents_ask_for_each_clipped_by_itself(shared: ModuleType) -> None:
@@ -244,15 +243,15 @@ def test_the_encoder_follows_the_mean_of_what_the_agents_ask_for_each_clipped_by
     gradients["a"][1] *= 1_000  # one agent shouts
     gradients["b"][2, 0] = math.nan  # one is broken
     live = torch.tensor([True, True, True, False])  # and one has stopped
-    moves = moves_of(shared, gradients, knobs, live)
-    found = shared.share_gradient(gradients, moves, torch.zeros(()), knobs, 0.5, None, torch.tensor(True))
+    factors = factors_of(shared, gradients, knobs, live)
+    found = shared.share_gradient(gradients, factors, torch.zeros(()), knobs, 0.5, None, torch.tensor(True))
     flat = torch.cat([g.flatten(1) for g in gradients.values()], 1)
     heard = [flat[k] * min(1.0, 0.5 / float(flat[k].norm())) for k in (0, 1)]
     mean = (heard[0] + heard[1]) / 2
     got = torch.cat([found.gradient["a"].flatten(), found.gradient["b"]])
     torch.testing.assert_close(got, mean, rtol=1e-4, atol=1e-6)
-    rate = 0.5 * float(knobs.learning_rate[:2].mean()) / (1 - shared.BETA1)  # at the first step of Adam
-    assert float(found.moves.rate) == pytest.approx(rate, rel=1e-5)
+    rate = 0.5 * float(knobs.learning_rate[:2].mean()) / (1 - BETA1)  # at the first step of Adam
+    assert float(found.factors.step_size) == pytest.approx(rate, rel=1e-5)
     cosine = float(heard[0] @ heard[1] / heard[0].norm() / heard[1].norm())
     share, mean_cosine, least = found.interference.unbind(1)
     torch.testing.assert_close(share, torch.tensor([0.5, 0.5, 0.0, 0.0]), rtol=1e-4, atol=1e-6)
@@ -265,11 +264,11 @@ def test_the_encoder_follows_the_mean_of_what_the_agents_ask_for_each_clipped_by
 def test_where_nobody_moves_the_encoder_stands_still(shared: ModuleType) -> None:
     knobs = small_problem(shared, agents=2)[4]
     gradients = {"a": torch.full((2, 3, 3), math.nan)}
-    moves = moves_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
-    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(True))
+    factors = factors_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
+    found = shared.share_gradient(gradients, factors, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(True))
     weights = {"a": torch.randn(3, 3)}
     before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
-    shared.adamw_step(weights, first, second, found.gradient, found.moves)
+    adamw_step(weights, first, second, found.gradient, found.factors)
     assert torch.equal(weights["a"], before)
     assert torch.equal(first["a"], torch.ones(3, 3))
     assert found.steps == 4
@@ -279,12 +278,12 @@ def test_a_frozen_encoder_stands_still_whatever_the_agents_ask_for(shared: Modul
     knobs = small_problem(shared, agents=2)[4]
     torch.manual_seed(3)
     gradients = {"a": torch.randn(2, 3, 3)}
-    moves = moves_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
-    assert bool(moves.taken.all())
-    found = shared.share_gradient(gradients, moves, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(False))
+    factors = factors_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
+    assert bool(factors.active.all())
+    found = shared.share_gradient(gradients, factors, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(False))
     weights = {"a": torch.randn(3, 3)}
     before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
-    shared.adamw_step(weights, first, second, found.gradient, found.moves)
+    adamw_step(weights, first, second, found.gradient, found.factors)
     assert torch.equal(weights["a"], before)
     assert torch.equal(second["a"], torch.ones(3, 3))
     assert found.steps == 4
@@ -299,7 +298,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(shared: ModuleType)
         rows = shared.Minibatch(*(column[:, piece] for column in batch))
         part = shared.find_gradients(encoder, heads, observation[:, piece], rows, None, knobs, ones, *words)
         share = rows.action.shape[1] / 40
-        summed = [shared.add_share(total, one, share) for total, one in zip(summed, part[:2], strict=True)]
+        summed = [add_weighted(total, one, share) for total, one in zip(summed, part[:2], strict=True)]
     for expected, found in zip(whole[:2], summed, strict=True):
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from p3kit.rundir import RunDir
+from p3kit.runtime.stacking import Knobs
 
 from .conftest import load_trainer
 from .tiny_runs import final_weights, metrics_of, train
@@ -177,7 +178,7 @@ def test_loss_is_that_of_each_agent_alone(ppo: ModuleType, stacked: ModuleType, 
     batch = stacked.Minibatch(action, log_prob, *columns[:3], mask)
     per_agent = {"clip_range": [0.1, 0.2, 0.3, 0.2], "ent_coef": [0.0, 0.1, 0.01, 0.2], "vf_coef": [0.5, 1.0, 0.1, 0.0]}
     others = {"learning_rate": [1.0] * 4, "weight_decay": [0.0] * 4, "max_grad_norm": [0.5] * 4}
-    knobs = stacked.Knobs(**{name: torch.tensor(v).unsqueeze(1) for name, v in (per_agent | others).items()})
+    knobs = Knobs(**{name: torch.tensor(v).unsqueeze(1) for name, v in (per_agent | others).items()})
     losses, stats, _ = stacked.ppo_loss(logits, columns[3], batch, knobs, kind)
     for k in range(agents):
         own = {name: values[k] for name, values in per_agent.items()}
@@ -185,51 +186,6 @@ def test_loss_is_that_of_each_agent_alone(ppo: ModuleType, stacked: ModuleType, 
         loss, expected = ppo.ppo_loss(logits[k], columns[3][k], one, value_loss=kind, **own)
         torch.testing.assert_close(losses[k], loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(stats[k, :6], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_the_optimiser_is_torchs_adamw_with_clipping(stacked: ModuleType) -> None:
-    torch.manual_seed(0)
-    knobs = stacked.Knobs(
-        *(torch.tensor([[a], [b]]) for a, b in ((0.01, 0.1), (0.0, 0.3), (0.2, 0.2), (0, 0), (0, 0), (0.5, 3.0)))
-    )
-    start = torch.randn(2, 4, 3)
-    stack = {"w": start.clone()}
-    first, second = {"w": torch.zeros(2, 4, 3)}, {"w": torch.zeros(2, 4, 3)}
-    steps, one = torch.zeros(2), torch.ones(2)
-    theirs = [torch.nn.Parameter(start[k].clone()) for k in range(2)]
-    optimisers = [
-        torch.optim.AdamW([w], lr=lr, eps=1e-5, weight_decay=d)
-        for w, lr, d in zip(theirs, (0.01, 0.1), (0.0, 0.3), strict=True)
-    ]
-    for t in range(20):
-        gradient = {"w": torch.randn(2, 4, 3)}
-        live = torch.tensor([True, t % 3 > 0])
-        if t == 7:
-            gradient["w"][0] = math.nan
-        moves, steps, told = stacked.plan_moves(gradient, torch.zeros(2), one, steps, live, knobs)
-        stacked.adamw_step(stack, first, second, gradient, moves)
-        assert told[0, -1] == (t == 7)
-        for k in range(2):
-            if live[k] and gradient["w"][k].isfinite().all():
-                theirs[k].grad = gradient["w"][k].clone()
-                norm = torch.nn.utils.clip_grad_norm_([theirs[k]], (0.5, 3.0)[k])
-                torch.testing.assert_close(told[k, 0], norm)
-                optimisers[k].step()
-    for k in range(2):
-        torch.testing.assert_close(stack["w"][k], theirs[k].detach(), rtol=1e-4, atol=1e-6)
-    assert steps.tolist() == [19, 13]
-
-
-def test_a_loss_scale_follows_each_agents_own_overflows(stacked: ModuleType) -> None:
-    scale = stacked.LossScale(2, torch.device("cpu"), enabled=True)
-    live = torch.ones(2, dtype=torch.bool)
-    scale.update(torch.tensor([math.inf, 1.0]), live)
-    assert scale.scale.tolist() == [32_768, 65_536]
-    for _ in range(2_000):
-        scale.update(torch.tensor([1.0, 1.0]), live)
-    assert scale.scale.tolist() == [65_536, 131_072]
-    scale.update(torch.tensor([math.inf, math.inf]), torch.tensor([True, False]))
-    assert scale.scale.tolist() == [32_768, 131_072]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

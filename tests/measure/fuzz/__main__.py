@@ -17,9 +17,9 @@ from typing import Any
 
 import click
 
-from p3kit.plan import provenance
+from p3kit.rundir.provenance import provenance
 from p3kit.rundir.rows import write_json
-from tests.measure.fuzz import directories, specs
+from tests.measure.fuzz import damaged_directories, damaged_specs
 
 EVERY = 50
 """Trials between two looks at the file of figures."""
@@ -50,7 +50,7 @@ def fuzz_specs(
     folder: Path, seed: int, count: int, figures: dict[str, Any], keep: Path | None, output: Path | None
 ) -> None:
     part = figures["specs"]
-    for number, kind, content, answer, finding in specs.trials(folder, seed, range(part["tried"], count)):
+    for number, kind, content, answer, finding in damaged_specs.trials(folder, seed, range(part["tried"], count)):
         note(part, [f"{kind}: {answer or 'found'}"])
         if finding:
             tell(part, f"spec {number}: {finding}")
@@ -65,7 +65,7 @@ def fuzz_directories(folder: Path, seed: int, count: int, figures: dict[str, Any
     part = figures["directories"]
     if part["tried"] >= count:
         return
-    for trial in directories.trials(folder, seed, range(part["tried"], count)):
+    for trial in damaged_directories.trials(folder, seed, range(part["tried"], count)):
         note(part, list(trial.answers.elements()))
         for finding in trial.findings:
             tell(part, f"directory {trial.number}: {trial.victim}: {', '.join(trial.harm)}: {finding}")

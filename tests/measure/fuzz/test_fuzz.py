@@ -10,13 +10,13 @@ import pytest
 
 from p3kit.spec import load_spec
 from tests.made_runs import make_run
-from tests.measure.fuzz import directories, specs
+from tests.measure.fuzz import damaged_directories, damaged_specs
 from tests.measure.fuzz.commands import Finding, call
 
 
 def test_changed_specs_are_read_or_refused(tmp_path: Path) -> None:
     answers = {}
-    for number, kind, content, answer, finding in specs.trials(tmp_path / "specs", 77, range(120)):
+    for number, kind, content, answer, finding in damaged_specs.trials(tmp_path / "specs", 77, range(120)):
         assert not finding, f"spec {number} of seed 77: {finding}\n{content!r}"
         answers[kind, answer] = answers.get((kind, answer), 0) + 1
     assert answers.keys() == {(kind, answer) for kind in ("grammar", "bytes") for answer in ("valid", "refused")}
@@ -24,7 +24,7 @@ def test_changed_specs_are_read_or_refused(tmp_path: Path) -> None:
 
 def test_damaged_directories_are_read_or_named(tmp_path: Path) -> None:
     answers: set[str] = set()
-    for trial in directories.trials(tmp_path, 77, range(10), trained=False):
+    for trial in damaged_directories.trials(tmp_path, 77, range(10), trained=False):
         assert not trial.findings, f"directory {trial.number} of seed 77: {trial.harm}: {trial.findings}"
         answers |= set(trial.answers)
     assert {"runs: exit code 0", "diagnose: exit code 1", "report: exit code 1"} <= answers
@@ -47,15 +47,15 @@ def test_the_fuzz_itself_finds_what_it_looks_for(tmp_path: Path, monkeypatch: py
         (run.path / "metrics.jsonl").write_text("")
         return []
 
-    monkeypatch.setattr("p3kit.launch.run_lines", fails)
+    monkeypatch.setattr("p3kit.api.saved_run.run_lines", fails)
     with pytest.raises(Finding, match="KeyError: 'name'"):
         call("runs", "--runs", str(run.path.parent))
-    monkeypatch.setattr("p3kit.launch.run_lines", hangs)
+    monkeypatch.setattr("p3kit.api.saved_run.run_lines", hangs)
     with pytest.raises(Finding, match=r"no answer after 0\.1 s"):
         call("runs", "--runs", str(run.path.parent), seconds=0.1)
-    monkeypatch.setattr("p3kit.launch.run_lines", writes)
-    trial = directories.Trial(0, "run-2", [])
-    directories.try_directory(tmp_path / "trial", trial, ["runs"])
+    monkeypatch.setattr("p3kit.api.saved_run.run_lines", writes)
+    trial = damaged_directories.Trial(0, "run-2", [])
+    damaged_directories.try_directory(tmp_path / "trial", trial, ["runs"])
     assert any("not what they were" in finding for finding in trial.findings)
 
 
@@ -67,8 +67,8 @@ def test_the_fuzz_itself_finds_what_it_looks_for(tmp_path: Path, monkeypatch: py
 )
 def test_a_path_that_no_system_has(line: str, tmp_path: Path) -> None:
     """Found: ValueError of the file system, for a base with a null byte in its name."""
-    path = specs.prepare(tmp_path / "specs")
-    assert specs.try_spec(f'{line}\nname = "x"\nsymbols = ["AAPL"]\n'.encode(), path) == "refused"
+    path = damaged_specs.prepare(tmp_path / "specs")
+    assert damaged_specs.try_spec(f'{line}\nname = "x"\nsymbols = ["AAPL"]\n'.encode(), path) == "refused"
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_path_that_no_system_has(line: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_spec_that_ends_in_the_middle_of_its_grammar(text: str, tmp_path: Path) -> None:
-    path = specs.prepare(tmp_path / "specs")
-    assert specs.try_spec(f'name = "x"\nsymbols = ["AAPL"]\n{text}'.encode(), path) == "refused"
+    path = damaged_specs.prepare(tmp_path / "specs")
+    assert damaged_specs.try_spec(f'name = "x"\nsymbols = ["AAPL"]\n{text}'.encode(), path) == "refused"
 
 
 def test_a_spec_of_a_hundred_and_fifty_rules_is_judged_in_a_moment(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_damaged_run_that_is_exported_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "runs")
     damaged = make_run(tmp_path / "runs")
     content = (damaged.path / "metrics.jsonl").read_bytes()
-    (damaged.path / "metrics.jsonl").write_bytes(directories.zero_a_block(content, random.Random(1)))
+    (damaged.path / "metrics.jsonl").write_bytes(damaged_directories.zero_a_block(content, random.Random(1)))
     answer = call("export", "run-2", "--runs", str(tmp_path / "runs"))
     assert answer.code == 1
     assert "run-2/metrics.jsonl:" in answer.stderr

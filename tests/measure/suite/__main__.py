@@ -13,13 +13,13 @@ import click
 
 from p3kit.diagnose.diagnosis import Rules
 from p3kit.errors import P3kitError
-from p3kit.plan import provenance
 from p3kit.rundir import RunDir
+from p3kit.rundir.provenance import provenance
 from p3kit.spec import load_rules
 from tests.measure.suite.cases import BASE, Case, Sizes, load_cases
-from tests.measure.suite.repair import measure
-from tests.measure.suite.runs import Job, finished, train
+from tests.measure.suite.repair_rates import measure
 from tests.measure.suite.scoring import Outcome, accepted, judge_live
+from tests.measure.suite.suite_runs import Job, finished, train
 from tests.measure.suite.tables import RESULTS, How, as_document, as_markdown, write_page
 
 CALIBRATION_SEEDS, SCORE_SEEDS = 100, 200

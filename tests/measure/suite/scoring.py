@@ -16,7 +16,7 @@ from p3kit.diagnose.diagnosis import Rules
 from p3kit.rundir import RunDir
 from p3kit.symptoms import SYMPTOMS
 from tests.measure.suite.cases import Case, Sizes
-from tests.measure.suite.runs import cpu_seconds
+from tests.measure.suite.suite_runs import cpu_seconds
 
 Cases = Mapping[str, Case]
 

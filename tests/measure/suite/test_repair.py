@@ -11,7 +11,7 @@ import pytest
 from p3kit.spec import resolve_spec
 from tests.made_runs import make_run
 from tests.measure.suite.cases import load_controls, load_faults
-from tests.measure.suite.repair import (
+from tests.measure.suite.repair_rates import (
     REPAIRED,
     WATCHED,
     Action,

@@ -25,8 +25,8 @@ from tests.measure.suite.__main__ import SCORE_SEEDS, full_tier
 from tests.measure.suite.admission import admit, permutation_p
 from tests.measure.suite.cases import SIZES, Case, Sizes, load_cases, load_controls, load_faults
 from tests.measure.suite.hooks import HOOKS, Scene
-from tests.measure.suite.runs import NOTE, SPENT, Job, fingerprint, finished, plan, train
 from tests.measure.suite.scoring import Alarm, Outcome, Score, accepted, delay, judge_live, summarise, wilson
+from tests.measure.suite.suite_runs import NOTE, SPENT, Job, fingerprint, finished, plan, train
 from tests.measure.suite.tables import (
     BEGIN,
     END,

@@ -1,16 +1,12 @@
-"""Rows that need more than one agent, more than one run, or the journal of interventions."""
+"""Detectors of `multi.*`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from itertools import pairwise
-
 import numpy as np
 
-from p3kit.diagnose.evidence import TICK, Evidence, Floats, Recorded, Span, Ticks, sustained
+from p3kit.diagnose.evidence import TICK, Evidence, Floats, Span, Ticks, sustained
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import Row, detector, indices, passed, raised, raised_at, too_early, within
+from p3kit.diagnose.registry import Row, detector, indices, passed, raised, too_early, within
 
 
 @detector("multi.interference", "diag/grad_cosine", "diag/grad_share", warn=-0.2, minimum=3, patience=3)
@@ -44,7 +40,6 @@ def agents_disturb_each_other(evidence: Evidence, row: Row) -> Finding:
 
 _ALONE, _NEARLY_ALL = 0.6, 0.9
 """Share of the encoder's gradient that one agent may have: three equal shares, within these bounds."""
-
 _COMPARED = {
     "policy/entropy_norm": 0.1,
     "policy/kl_divergence": 0.02,
@@ -107,61 +102,3 @@ def _at_progress(peer: Evidence, metric: str, progress: Floats) -> Floats:
     ticks = peer.ticks(metric)
     steps = np.round(progress * peer.total_timesteps).astype(np.int64)
     return np.where(steps <= peer.last_step + TICK, ticks.at(steps), np.nan)
-
-
-@detector("repro.drift")
-def other_numbers(evidence: Evidence, row: Row) -> Finding:
-    """Exact: the first iteration against that of an earlier run of one spec, seed, data and commit. What a clock or the
-    operating system measured is left out."""
-    if evidence.twins is None:
-        return Finding(
-            row.symptom, evidence.agent, "no_evidence", "information", "other runs are compared by p3kit diagnose only"
-        )
-    if not evidence.twins:
-        return too_early(evidence, row, "0", "1 other run of this spec, seed, data and commit")
-    run, theirs = evidence.twins[-1]
-    own, other = _first_iteration(evidence.series), _first_iteration(theirs)
-    common = own.keys() & other.keys()
-    if not common:
-        return too_early(evidence, row, "no iteration", "a first iteration in both runs")
-    apart = sorted(name for name in common if not np.array_equal(own[name], other[name], equal_nan=True))
-    if not apart:
-        return passed(evidence, row, f"{len(common)} metrics of the first iteration equal those of {run}")
-    name = apart[0]
-    text = f"{len(apart)} of {len(common)} metrics of the first iteration differ from {run}: {name} is "
-    text += f"{format_number(float(own[name][-1]))} here and {format_number(float(other[name][-1]))} there"
-    cause = [(1.0, "nondeterminism", f"spec, seed, data and commit are those of {run}")]
-    step = int(evidence.series[name].steps[0])
-    return raised_at(evidence, row, step, text, float(len(apart)), cause)
-
-
-def _first_iteration(series: Mapping[str, Recorded]) -> dict[str, Floats]:
-    first = {
-        name: np.asarray(one.values, np.float64)[np.asarray(one.iterations) == 1]
-        for name, one in series.items()
-        if not name.startswith("perf/")
-    }
-    return {name: values for name, values in first.items() if len(values)}
-
-
-@detector("intervention.oscillates", warn=2.0)
-def interventions_undo_each_other(evidence: Evidence, row: Row) -> Finding:
-    """Exact: the journal of interventions. One key raised and lowered, twice, within ten ticks. Entries that changed
-    nothing do not count, nor do those of a controller, whose trade it is to go to and fro within its bounds."""
-    moves: dict[str, list[tuple[int, bool]]] = {}
-    for event in evidence.events_of("intervention"):
-        if event.get("decision", "fired") not in ("fired", "released") or event.get("factor") is not None:
-            continue
-        for key, change in (event.get("keys") or {}).items():
-            before, after = change
-            if isinstance(before, (int, float)) and isinstance(after, (int, float)) and before != after:
-                moves.setdefault(key, []).append((int(event.get("global_step") or 0), after > before))
-    for key, made in moves.items():
-        turns = [step for (_, up), (step, next_up) in pairwise(made) if up != next_up]
-        for first, last in zip(turns, turns[2:], strict=False):
-            if last - first <= 10 * TICK:
-                text = f"{key} was raised and lowered twice within {format_number((last - first) / TICK)} ticks"
-                cause = [(1.0, "thresholds", f"it turned {len(turns)} times in all")]
-                return replace(raised_at(evidence, row, first, text, float(len(turns)), cause), threshold=row.warn)
-    count = len(evidence.events_of("intervention"))
-    return passed(evidence, row, f"{count} entries in the journal of interventions" if count else "nothing intervened")

@@ -1,6 +1,6 @@
 """Scores on the synthetic market: a policy's log return per bar on unseen bars as a share of the optimal rule's.
 
-python -m tests.measure.learning.scoring RUNS …    what the agents of these folders of runs reach, and each seed's mean
+python -m tests.measure.learning.learning_scores RUNS …    scores of the agents of these folders, and means of the seeds
 """
 
 from __future__ import annotations

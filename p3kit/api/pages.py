@@ -1,0 +1,123 @@
+"""Pages and files that are written from runs: the weekly report, the lessons learned, an export of validated values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from p3kit.api.saved_run import RunLike, reference_of
+from p3kit.errors import InputError, P3kitError
+from p3kit.rundir import file_name, folder_of_runs, intact_runs, mark_crashed
+
+FORMATS = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
+"""Formats of an export by the ending of its file."""
+
+
+@dataclass(frozen=True)
+class WrittenPage:
+    """A page that was written, and the runs that could not be read for it."""
+
+    path: Path
+    data: dict[str, Any]
+    """Content of the page, as `p3kit report --json` prints it."""
+    damaged: Sequence[P3kitError]
+    """Faults of the runs that are not in the page."""
+    not_marked: Sequence[str]
+    """Reasons why a crashed run could not be marked, for example a read-only folder."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The values of a setting as text, and where it was written."""
+
+    text: str
+    path: Path | None
+    data: dict[str, Any]
+    """Content as `p3kit export --json` prints it."""
+
+
+def write_week_report(
+    week: int,
+    output: str | Path = "reports",
+    runs_root: str | Path | None = None,
+    name: str | None = None,
+    templates: Path | None = None,
+) -> WrittenPage:
+    """Write the weekly status report and its pictures into the folder `output`.
+
+    `week` counts from 1, `name` limits the report to one experiment, `templates` is a folder of page templates. The
+    report of a past week shows what was known at its end.
+    """
+    from p3kit.report.week_data import summarise_week
+    from p3kit.report.week_page import week_json, write_week
+
+    root, folder = folder_of_runs(runs_root), Path(output)
+    if folder.is_file():
+        raise InputError(str(folder), "is a file", "a week's report and its pictures need a folder")
+    _, not_marked = mark_crashed(root)
+    intact, damaged = intact_runs(root)
+    several = len({run.info()["name"] for run in intact}) > 1
+    stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
+    experiments = summarise_week(root, week, time.time(), name)
+    path = write_week(experiments, folder, week, stem, templates)
+    return WrittenPage(path, week_json(experiments, path), damaged, not_marked)
+
+
+def write_lessons_report(
+    output: str | Path = "reports",
+    runs_root: str | Path | None = None,
+    name: str | None = None,
+    templates: Path | None = None,
+) -> WrittenPage:
+    """Write the lessons learned from all runs. `output` is a folder, or a file that ends in `.md`."""
+    from p3kit.report.lessons_data import gather_attempts
+    from p3kit.report.lessons_page import lessons_json, write_lessons
+
+    root, place = folder_of_runs(runs_root), Path(output)
+    _, not_marked = mark_crashed(root)
+    _, damaged = intact_runs(root)
+    history = gather_attempts(root, name)
+    path = place if place.suffix == ".md" else place / "lessons-learned.md"
+    write_lessons(history, path, root, templates)
+    return WrittenPage(path, lessons_json(history, path), damaged, not_marked)
+
+
+def export_run(
+    run: RunLike,
+    output: str | Path | None = None,
+    runs_root: str | Path | None = None,
+    name: str | None = None,
+    kind: Literal["toml", "yaml"] | None = None,
+) -> Exported:
+    """Export the spec of a run with every value pinned, and its validation results.
+
+    `run` is a run, or `best`: the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio,
+    of the experiment `name` where that is given. The text is written to `output` as well, in the format of its ending.
+    """
+    from p3kit.report.export_data import find_export
+    from p3kit.report.export_page import export_json, export_toml, export_yaml
+
+    file = None if output is None else Path(output)
+    format_ = _format(file, kind)
+    reference = reference_of(run)
+    if name is not None and reference != "best":
+        raise InputError(f"--name {name}", "chooses among experiments, and a run was named", "use it with best")
+    found = find_export(folder_of_runs(runs_root), reference, name)
+    folder = file.parent if file is not None else Path()
+    text = export_toml(found, folder) if format_ == "toml" else export_yaml(found, folder)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return Exported(text, file, {"file": file and file.as_posix(), **export_json(found, folder)})
+
+
+def _format(file: Path | None, kind: str | None) -> str:
+    """Format of an export: as given, else by the ending of the file, else TOML."""
+    if file is not None and file.suffix not in FORMATS:
+        raise InputError(f"--output {file}", "what to write is not known", "end it in .toml, .yaml or .yml")
+    if file is not None and kind is not None and FORMATS[file.suffix] != kind:
+        raise InputError(f"--format {kind}", f"does not go with --output {file}", "leave one of them out")
+    return kind or (FORMATS[file.suffix] if file is not None else "toml")

@@ -1,0 +1,34 @@
+"""Detectors of `data.*`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p3kit.diagnose.evidence import Evidence, Span, sustained
+from p3kit.diagnose.findings import Finding
+from p3kit.diagnose.registry import Row, detector, raised, silent, within
+
+
+@detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=1, patience=2, unit="evaluations")
+def too_good(evidence: Evidence, row: Row) -> Finding:
+    """A feature that moves with bars it cannot have seen, or a Sharpe ratio that no honest feature pays."""
+    foresight = evidence.evaluations("eval/feature_foresight")
+    if len(foresight) and float(foresight.values[-1]) > FORESIGHT:
+        value = float(foresight.values[-1])
+        events = [event for event in evidence.events_of("evaluation") if event.get("foresight")]
+        name = events[-1]["foresight"] if events else "a feature"
+        text = f"{name} correlates with a coming return by {value:.2f} on the training bars"
+        cause = [(1.0, "future_feature", f"{name}: an honest feature stays below {FORESIGHT:g}")]
+        always = Span(0, len(foresight) - 1, True)
+        return raised(evidence, row, foresight, always, value, text, threshold=FORESIGHT, causes=cause)
+    sharpe = evidence.evaluations("eval/sharpe_ratio")
+    span = sustained(sharpe.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, sharpe, "highest validation Sharpe")
+    value = float(np.max(within(sharpe, span)))
+    cause = [(1.0, "future_feature", "no honest feature pays this well on bars it has not seen")]
+    return raised(evidence, row, sharpe, span, value, f"validation Sharpe {value:.1f}", causes=cause)
+
+
+FORESIGHT = 0.4
+"""|Correlation| of a feature with a coming return: clear synthetic edges reach 0.2, real markets far less."""

@@ -1,0 +1,67 @@
+"""Detectors of `env.*`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p3kit.diagnose.evidence import Evidence, breached, sustained
+from p3kit.diagnose.findings import Finding, format_steps
+from p3kit.diagnose.registry import Row, detector, passed, raised, silent, too_early, within
+
+
+@detector("env.no_end", "episode/episodes")
+def episodes_never_end(evidence: Evidence, row: Row) -> Finding:
+    """No episode in twice the time that all accounts need for one."""
+    bars, accounts = evidence.setting("env.episode_bars"), evidence.setting("env.num_envs")
+    if not bars or not accounts:
+        return Finding(
+            row.symptom, evidence.agent, "no_evidence", "critical", "the spec does not say how long episodes last"
+        )
+    episodes = evidence.ticks("episode/episodes", "sum")
+    need = 2 * int(bars) * int(accounts)
+    if evidence.last_step < need:
+        return too_early(evidence, row, f"{format_steps(evidence.last_step)} steps", f"{format_steps(need)}")
+    ended = np.cumsum(episodes.values)
+    silent_since = np.where(episodes.values > 0, episodes.steps, 0)
+    quiet = episodes.steps - np.maximum.accumulate(silent_since)
+    span = sustained(quiet >= need, row.patience)
+    if span is None:
+        return passed(evidence, row, f"{ended[-1]:,.0f} episodes ended", float(ended[-1]), 0.0)
+    cause = [(1.0, "truncation_missing", f"episodes should last {bars} bars")]
+    text = f"no episode ended in {format_steps(int(np.max(quiet)))} steps"
+    return raised(evidence, row, episodes, span, float(np.max(quiet)), text, threshold=float(need), causes=cause)
+
+
+@detector("env.duplicate", "diag/env_twins", warn=0.3, minimum=3, patience=3)
+def environments_are_copies(evidence: Evidence, row: Row) -> Finding:
+    """Rows that stand at the same bars earn alike whenever both hold something. Two may meet by chance for an episode,
+    not a third of all for three ticks."""
+    twins = evidence.ticks("diag/env_twins")
+    span = sustained(twins.values > row.warn, twins.rows_for(row.patience), twins.iterations)
+    if span is None:
+        return silent(evidence, row, twins, "largest share of environments that move with another")
+    value = float(np.max(within(twins, span)))
+    cause = [(1.0, "shared_seed", f"{evidence.setting('env.num_envs')} environments, fewer paths")]
+    text = f"the P&L of {value:.0%} of the environments moves with that of another one"
+    return raised(evidence, row, twins, span, value, text, causes=cause)
+
+
+@detector("env.stale_obs", "diag/obs_agreement", warn=0.5, minimum=2, patience=3, gross=1)
+def observations_are_not_of_their_row(evidence: Evidence, row: Row) -> Finding:
+    """The newest bar that a row observes is the one that its account was just marked at. So it is from the first tick
+    on, or it is not: one tick is enough before any agreed. Later a policy that hardly holds leaves few and small
+    positions to compare, so a loss of agreement has to be far deeper, and to last."""
+    agreement = evidence.ticks("diag/obs_agreement")
+    size = np.abs(agreement.values)  # near −1 the observation is right and the P&L turned, which is for reward.corr
+    agreed = np.maximum.accumulate(size) > _AGREED
+    span = breached((size < 0.4 * row.warn) & agreed, row.patience, (size < row.warn) & ~agreed)
+    if span is None:
+        return silent(evidence, row, agreement, "smallest correlation of observed and earned return")
+    value = float(np.mean(within(agreement, span)))
+    cause = [(1.0, "shuffled", f"correlation {value:+.2f} where the same number stands on both sides")]
+    text = f"the return a row observes and the one it earned correlate with {value:+.2f} only"
+    return raised(evidence, row, agreement, span, value, text, causes=cause)
+
+
+_AGREED = 0.8
+"""What agreement looks like; healthy runs begin at 0.98."""

@@ -1,0 +1,42 @@
+"""Detectors of `gen.*`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p3kit.diagnose.evidence import Evidence, sustained
+from p3kit.diagnose.findings import Finding
+from p3kit.diagnose.registry import Row, detector, raised, silent, step_of, with_values
+
+
+@detector(
+    "gen.gap", "eval/train_sharpe_ratio", "eval/sharpe_ratio", warn=1.5, minimum=2, patience=2, unit="evaluations"
+)
+def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
+    """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row after 30% of
+    training: a policy that has just begun to earn does so unevenly. Where the evaluation carries a confidence interval,
+    the gap must be more than three standard errors: a short validation split is noisy by itself. And what the market
+    itself did worse there is no fault of the policy: over buy-and-hold the gap must be as wide."""
+    validation = evidence.evaluations("eval/sharpe_ratio")
+    training = evidence.evaluations("eval/train_sharpe_ratio").at(validation.steps)
+    error = np.zeros(len(validation))
+    for event in evidence.events_of("evaluation"):
+        interval = event.get("sharpe_interval")
+        if event.get("split", "validation") == "validation" and interval and interval[1] is not None:
+            error[validation.steps == step_of(event)] = (float(interval[1]) - float(interval[0])) / (2 * 1.96)
+    held = evidence.evaluations("eval/train_buy_and_hold_sharpe").at(validation.steps)
+    market = held - evidence.evaluations("eval/buy_and_hold_sharpe").at(validation.steps)
+    gap = training - validation.values - np.maximum(np.nan_to_num(market), 0.0)
+    late = evidence.progress(validation.steps) > 0.3
+    condition = (gap > row.warn) & (validation.values < 0.4 * training) & (gap > 3 * error) & late
+    span = sustained(condition, row.patience)
+    if span is None:
+        return silent(evidence, row, with_values(validation, gap), "largest gap in Sharpe")
+    last = span.last
+    text = f"Sharpe {training[last]:.2f} in training, {validation.values[last]:.2f} in validation"
+    growth = float(gap[last] - gap[0])
+    causes = [
+        (growth, "overfit", f"the gap went from {gap[0]:.2f} to {gap[last]:.2f}"),
+        (float(gap[0]) - row.warn, "shift", f"the gap was {gap[0]:.2f} at the first evaluation"),
+    ]
+    return raised(evidence, row, validation, span, float(gap[last]), text, causes=causes)

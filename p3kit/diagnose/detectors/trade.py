@@ -1,0 +1,123 @@
+"""Detectors of `trade.*`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from p3kit.diagnose.evidence import Evidence, sustained
+from p3kit.diagnose.findings import Finding, format_number
+from p3kit.diagnose.registry import Row, detector, early_share, raised, silent, too_early, with_values, within
+from p3kit.symptoms import Severity
+
+
+@detector(
+    "trade.too_many", "eval/trades_per_bar", "eval/total_return", warn=0.31, minimum=2, patience=2, unit="evaluations"
+)
+def trades_too_much(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2 and 6.2: more than 1,000 trades a year of hourly bars, read as buys plus sells: 0.31 round trips a bar.
+    A warning only where the churn does not pay."""
+    trades = evidence.evaluations("eval/trades_per_bar")
+    span = sustained(trades.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, trades, "most round trips per bar")
+    total = evidence.evaluations("eval/total_return").at(trades.steps)[span.last]
+    cost = evidence.evaluations("eval/cost_paid").at(trades.steps)[span.last]
+    severity: Severity = "warning" if total <= 0 else "information"
+    value = float(trades.values[span.last])
+    text = f"{value:.2f} round trips per validation bar; total return {total:+.1%}, costs {cost:.1%} of the capital"
+    share, time = early_share(evidence, "cost"), evidence.ticks("reward/episode_share.time")
+    farms = bool(len(time) and time.values[-1] > early_share(evidence, "time") + 0.1)
+    causes = [(1.0, "cost_weak", f"cost carried {share:.0%} of the reward in the first ticks")]
+    if farms:
+        causes.append((2.0, "scalping", f"the share of the time component rose to {time.values[-1]:.0%}"))
+    return raised(evidence, row, trades, span, value, text, severity=severity, causes=causes)
+
+
+@detector("trade.never", "eval/total_trades", warn=0.0, minimum=2, patience=2, unit="evaluations")
+def never_trades(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2. Information where no fixed rule earned clearly more than its costs: the best of several rules, chosen
+    after the fact, is above 0 by luck alone."""
+    trades = evidence.evaluations("eval/total_trades")
+    late = evidence.progress(trades.steps) > 0.2
+    if np.count_nonzero(late) < row.patience:
+        return too_early(
+            evidence, row, str(np.count_nonzero(late)), f"{row.patience} evaluations after 20% of training"
+        )
+    span = sustained((trades.values <= row.warn) & late, row.patience)
+    if span is None:
+        return silent(evidence, row, trades, "fewest round trips")
+    rule = evidence.evaluations("eval/best_fixed_rule_return")
+    severity: Severity = "information" if len(rule) and rule.values[-1] < _WORTH_TRADING else "warning"
+    cause = [(1.0, "cost_strong", f"cost weight {format_number(evidence.effective('reward.weights.cost'))}")]
+    text = f"no round trip in {span.last - span.first + 1} evaluations"
+    return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=cause)
+
+
+_WORTH_TRADING = 0.10
+"""Total return of the best fixed rule on validation; half a year at 25 % volatility has a standard error of 0.18."""
+
+
+@detector("trade.drawdown", "eval/max_drawdown", warn=0.30, minimum=2, patience=2, unit="evaluations")
+def deep_drawdown(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2 and 6.2. Information where buy-and-hold fell as far in the same evaluation: that is the market."""
+    drawdown = evidence.evaluations("eval/max_drawdown")
+    span = sustained(drawdown.values > row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, drawdown, "deepest drawdown")
+    value = float(np.max(within(drawdown, span)))
+    text = f"validation drawdown {value:.1%}"
+    market = [event.get("baselines", {}).get("buy_and_hold", {}) for event in evidence.events_of("evaluation")]
+    falls = [float(rule["max_drawdown"]) for rule in market if rule.get("max_drawdown") is not None]
+    severity: Severity = "warning"
+    if falls:
+        text += f", buy-and-hold's {falls[-1]:.1%}"
+        severity = "information" if falls[-1] >= value else "warning"
+    weight = format_number(evidence.effective("reward.weights.drawdown"))
+    cause = [(1.0, "drawdown_weak", f"drawdown weight {weight}")]
+    return raised(evidence, row, drawdown, span, value, text, severity=severity, causes=cause)
+
+
+@detector(
+    "trade.exit_early",
+    "eval/holding_winners",
+    "eval/holding_losers",
+    warn=0.5,
+    minimum=2,
+    patience=2,
+    unit="evaluations",
+)
+def exits_winners_early(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2. Median holding times over training and validation bars, at least twenty round trips of each kind."""
+    winners = evidence.evaluations("eval/holding_winners")
+    losers = evidence.evaluations("eval/holding_losers").at(winners.steps)
+    ratio = winners.values / np.maximum(losers, 1.0)
+    span = sustained(ratio < row.warn, row.patience)
+    if span is None:
+        return silent(evidence, row, with_values(winners, ratio), "smallest ratio of holding times, winners to losers")
+    last = span.last
+    text = f"winners are held {winners.values[last]:.0f} bars, losers {losers[last]:.0f} (medians)"
+    weight = evidence.effective("reward.weights.time")
+    causes = [(1.0, "time_high", f"the time component has a weight of {format_number(weight)}")]
+    if isinstance(target := evidence.setting("env.target"), (int, float)):
+        causes.append((2.0, "stop_or_target", f"env.target is {format_number(float(target))}"))
+    return raised(evidence, row, winners, span, float(ratio[last]), text, causes=causes)
+
+
+@detector("trade.hold_losers", "eval/losers_held", warn=0.9, minimum=2, patience=2, unit="evaluations")
+def holds_losers(evidence: Evidence, row: Row) -> Finding:
+    """Guide 2.2: a tenth of the losers is held until the rules end them, and not the policy."""
+    held = evidence.evaluations("eval/losers_held")
+    winners = evidence.evaluations("eval/holding_winners").at(held.steps)
+    losers = evidence.evaluations("eval/holding_losers").at(held.steps)
+    longer = np.nan_to_num(losers) > 1.5 * np.nan_to_num(winners, nan=np.inf)  # who holds all for long is no such case
+    span = sustained((held.values > row.warn) & longer, row.patience)
+    if span is None:
+        return silent(evidence, row, held, "largest share of the limit")
+    value = float(np.max(within(held, span)))
+    limit = evidence.setting("env.max_hold")
+    limit = evidence.setting("env.episode_bars") if limit in (None, "off") else limit
+    text = f"one loser in ten is held for {value:.0%} of the {limit} bars that the rules allow"
+    causes = [(1.0, "time_low", f"time weight {format_number(evidence.effective('reward.weights.time'))}")]
+    if evidence.setting("env.stop") == "off":
+        causes.append((1.5, "no_stop", 'env.stop is "off"'))
+    return raised(evidence, row, held, span, value, text, causes=causes)

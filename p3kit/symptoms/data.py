@@ -1,0 +1,17 @@
+"""Symptoms of the data."""
+
+from __future__ import annotations
+
+from p3kit.symptoms.symptom import Cause, Symptom
+
+ROWS = (
+    Symptom(
+        "data.leak",
+        "Too good to be true: data leak",
+        "5.1",
+        "critical",
+        "eval/feature_foresight above 0.4: a feature correlates with the return of the next bar; or eval/sharpe_ratio above 8",
+        (Cause("future_feature", "a feature probably knows the future", automatic=False),),
+        judged=True,
+    ),
+)

@@ -1,0 +1,42 @@
+"""Symptoms of the observations."""
+
+from __future__ import annotations
+
+from p3kit.symptoms.changes import CLIP_OBSERVATION
+from p3kit.symptoms.symptom import Cause, Change, Symptom
+
+ROWS = (
+    Symptom(
+        "obs.scale",
+        "Observations out of scale",
+        "2.3",
+        "warning",
+        "diag/obs_max_abs above 50 (above 250 for one tick, where observation.clip is off), or diag/obs_clipped_share above 2%",
+        (
+            Cause(
+                "not_normalised",
+                "observations are not normalised",
+                (Change("observation.normalize", to="train"), CLIP_OBSERVATION),
+            ),
+            Cause("outliers", "normalised, and still out of scale: outliers in the data", automatic=False),
+        ),
+        automatic=True,
+        judged=True,
+    ),
+    Symptom(
+        "obs.drift",
+        "Observations drift",
+        "5.1",
+        "warning",
+        "diag/obs_drift: the running normaliser's mean moves by more than half a standard deviation within 5 ticks after 30% of training",
+        (
+            Cause(
+                "running",
+                "running statistics keep moving",
+                (Change("observation.normalize", to="train"),),
+                automatic=False,
+            ),
+        ),
+        judged=True,
+    ),
+)

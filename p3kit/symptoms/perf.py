@@ -1,0 +1,20 @@
+"""Symptoms of the performance of the policy."""
+
+from __future__ import annotations
+
+from p3kit.symptoms.symptom import Cause, Symptom
+
+ROWS = (
+    Symptom(
+        "perf.no_progress",
+        "No progress on validation",
+        "6.2",
+        "warning",
+        "best validation Sharpe below 0.3 at 60% of training, and not above buy-and-hold",
+        (
+            Cause("no_signal", "learning looks normal: the market may hold no edge at these costs", automatic=False),
+            Cause("not_learning", "another row says that learning itself is broken", automatic=False),
+        ),
+        judged=True,
+    ),
+)

@@ -1,0 +1,115 @@
+"""A symptom, its causes, and the changes of spec values that mend them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["critical", "warning", "information", "gate"]
+"""critical: the run is lost or its numbers are invalid · warning · information · gate: a criterion, judged by the verdict."""
+
+Value = float | int | str
+"""A value that a patch writes into a spec."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One edit of a spec value: either `to` a value, or scaled `by` a factor and kept within [at_least, at_most].
+
+    `path` may hold `{component}`, the reward component that the evidence names. `usual` is the guide's value, from which
+    the catalogue's example is computed; a finding computes from the value that the run really used.
+    """
+
+    path: str
+    to: Value | None = None
+    by: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    usual: float = 0.0
+
+    def applied(self, current: float | int | None) -> Value | None:
+        """The value after the change; None where the change would do nothing (the bound is already reached)."""
+        if self.by is None:
+            return self.to if self.to != current else None
+        start = self.usual if current is None else current
+        after = start * self.by
+        if self.at_most is not None:
+            after = min(after, max(self.at_most, start) if self.by > 1 else self.at_most)
+        if self.at_least is not None:
+            after = max(after, min(self.at_least, start) if self.by < 1 else self.at_least)
+        if isinstance(start, int):
+            return round(after) if round(after) != start else None
+        after = float(f"{after:.3g}")
+        return after if after != start else None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One explanation of a symptom. `changes` is empty where a spec cannot mend it."""
+
+    id: str
+    meaning: str
+    changes: tuple[Change, ...] = ()
+    automatic: bool = True
+    """Whether an intervention may act on this cause by itself."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One row of the troubleshooting table.
+
+    `title` keeps the guide's words, `evidence` says what is measured against what, `automatic` whether an automatic
+    repair is allowed at all, `judged` whether recorded metrics are judged for it: the `probe.` rows are answered by
+    `p3kit check` before training, the gates by each verdict.
+    """
+
+    id: str
+    title: str
+    section: str
+    severity: Severity
+    evidence: str
+    causes: tuple[Cause, ...] = ()
+    automatic: bool = False
+    judged: bool = False
+    departure: str = ""
+    """Where the row is judged otherwise than the guide says, and why. Empty where the guide is followed."""
+
+    @property
+    def patch(self) -> str:
+        """The catalogue's example of a repair: the first cause that a spec can mend, from the guide's values. May be ""."""
+        for cause in self.causes:
+            values = {change.path.format(component="time"): change.applied(None) for change in cause.changes}
+            if values:
+                return write_patch({path: value for path, value in values.items() if value is not None})
+        return ""
+
+    def cause(self, cause_id: str) -> Cause:
+        """The cause of that name; KeyError when the catalogue has none."""
+        for cause in self.causes:
+            if cause.id == cause_id:
+                return cause
+        raise KeyError(f"{self.id} has no cause {cause_id!r}")
+
+
+def write_patch(values: Mapping[str, Value], agent_symbol: str | None = None) -> str:
+    """TOML of spec values by dotted path, as a fragment to copy; under `[agents.SYMBOL]` when a symbol is given.
+
+    >>> print(write_patch({"ppo.ent_coef": 0.05, "ppo.learning_rate": 1e-4}))
+    [ppo]
+    ent_coef = 0.05
+    learning_rate = 0.0001
+    """
+    tables: dict[str, list[str]] = {}
+    for path, value in values.items():
+        table, _, key = path.rpartition(".")
+        if agent_symbol is not None:
+            table = f"agents.{_toml_key(agent_symbol)}.{table}"
+        tables.setdefault(table, []).append(f"{key} = {json.dumps(value)}")
+    return "\n\n".join("\n".join([f"[{table}]", *lines]) for table, lines in tables.items())
+
+
+def _toml_key(name: str) -> str:
+    bare = name.replace("_", "").replace("-", "")
+    return name if bare.isascii() and bare.isalnum() else json.dumps(name)
