@@ -35,10 +35,12 @@ CONTRACT = ("ppo.ratio_ne_1", "mask.violation")
 class Engine:
     """The rules of all agents of a run."""
 
-    def __init__(self, members: Sequence[Member], journal: Journal | None = None, judge: Judge = judge) -> None:
-        """`journal` has the events to replay; None to judge the record."""
+    def __init__(
+        self, members: Sequence[Member], journal: Journal | None = None, judge_by: Judge | None = None
+    ) -> None:
+        """`journal` has the events to replay; None to judge the record, by `judge_by` in place of the detectors."""
         self.members = {member.name: member for member in members}
-        self.journal, self._judge = journal, judge
+        self.journal, self._judge = journal, judge_by or judge
         is_alone = len(members) == 1
         self._of_groups = [] if is_alone else _group_rules(self.members)
         self._own = {member.name: _own_rules(member, is_alone) for member in members}

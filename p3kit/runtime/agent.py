@@ -26,7 +26,6 @@ from p3kit.runtime.checkpoints import Flat, part, save_checkpoint, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, verdict
 from p3kit.runtime.machine import peak_memory_mb
-from p3kit.runtime.process import A, Process
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
 from p3kit.runtime.repair import Repair
 from p3kit.runtime.replay import replay_episodes
@@ -37,6 +36,7 @@ from p3kit.runtime.reward_shape import (
     reward_shape,
     reward_to_go_curve,
 )
+from p3kit.runtime.run_process import A, Process
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at

@@ -38,8 +38,8 @@ from p3kit.runtime.agent import Agent
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
-from p3kit.runtime.process import A, Process
 from p3kit.runtime.rule_runner import RuleRunner
+from p3kit.runtime.run_process import A, Process
 
 _STATUS_SECONDS = 1.0
 ENV_PAYS_FROM = 300_000

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
-from p3kit.runtime.backtest import Backtest
+from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.machine import device_of, precision_of
 from p3kit.spec import resolve_spec
 
