@@ -32,8 +32,10 @@ def progress_console(progress: Progress) -> Console:
     """
     if isinstance(progress, Console):
         return progress
-    in_notebook = "ipykernel" in sys.modules
-    return Console(stderr=not in_notebook, highlight=False, force_jupyter=False, quiet=progress is not True)
+    quiet = progress is not True
+    if "ipykernel" in sys.modules:  # its stdout claims to be a terminal
+        return Console(highlight=False, force_jupyter=False, force_terminal=False, quiet=quiet)
+    return Console(stderr=True, highlight=False, quiet=quiet)
 
 
 class CallbackDisplay:
