@@ -41,6 +41,8 @@ EXCEPTIONS = {
     "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
     "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
     "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
+    "data.columns": "names of columns in files of one's own (tests/market/test_shapes.py)",
+    "data.adjust": "needs a file with an adjusted close (tests/market/test_shapes.py)",
     "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk_forward.py)",
     "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }

@@ -290,7 +290,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep
 class Buffer(NamedTuple):
     """One rollout, compact: where to gather each observation from, never the observation itself."""
 
-    index: Tensor  # (T, N) row of the feature table
+    index: Tensor  # type: ignore[assignment]  # (T, N) row of the feature table
     account: Tensor  # (T, N, K)
     mask: Tensor  # (T, N, A) bool, the mask the action was drawn under
     action: Tensor  # (T, N)
@@ -303,7 +303,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition, to be learnt from
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
 
 
 # Copied from trainers/ppo.py::sample_action
@@ -364,9 +364,10 @@ LOSS_METRICS = (
     "policy/entropy_norm",
     "policy/kl_divergence",
     "policy/clip_fraction",
+    "policy/ratio_error",
 )
 UPDATE_METRICS = (
-    *LOSS_METRICS,
+    *LOSS_METRICS[:-1],
     "policy/kl_max",
     "grad/grad_norm",
     "grad/grad_norm_max",
@@ -428,17 +429,10 @@ def ppo_loss(
         open_states = (choices > 1).float()
         share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
         entropy_norm = share_of_most.sum() / open_states.sum().clamp_min(1)
-        stats = torch.stack(
-            [
-                policy_term,
-                value_term,
-                entropy.mean(),
-                entropy_norm,
-                (ratio - 1 - log_ratio).mean(),
-                ((ratio - 1).abs() > clip_range).float().mean(),
-            ]
-        )
-    return loss, stats
+        away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean()
+        clip_fraction = (away > clip_range).float().mean()
+        stats = [policy_term, value_term, entropy.mean(), entropy_norm, kl, clip_fraction, away.mean()]
+    return loss, torch.stack(stats).detach()
 
 
 def find_gradients(
@@ -467,9 +461,7 @@ def find_gradients(
             logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, args, kept))
         settings = {name: getattr(own, name).squeeze(-1) for name in ("clip_range", "ent_coef", "vf_coef")}
         loss, stats = ppo_loss(logits, value, rows, **settings, value_loss=args.value_loss)
-        log_prob = masked_log_softmax(logits.detach(), rows.mask).gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
-        away = ((log_prob - rows.log_prob).exp() - 1).abs().mean()
-        return loss * scale, (loss.detach(), stats, away)
+        return loss * scale, (loss.detach(), stats[:-1], stats[-1])
 
     axes = ((None, 0), 0, 0, None if keep is None else 0, 0, 0)
     gradients, (_, (losses, stats, away)) = vmap(grad_and_value(loss_of_one, has_aux=True), in_dims=axes)(
@@ -983,7 +975,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             "done": done,
             "equity": buffer.equity,
             "closed": ~buffer.closed_profit.isnan(),
-            "resting": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
+            "reset_step": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
         }
         arrays = {name: table.cpu().numpy() for name, table in tables.items()}
         start_step, global_step = global_step, global_step + learnt

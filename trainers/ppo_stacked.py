@@ -125,7 +125,7 @@ class Args:
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Keep = list[Tensor]
+DropoutMasks = Keep = list[Tensor]
 """Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
@@ -136,24 +136,30 @@ class Body(nn.Module):
     def __init__(self, sizes: list[int], activation: str, head_gain: float, generator: torch.Generator) -> None:
         super().__init__()
         self.activation = torch.tanh if activation == "tanh" else torch.relu
+        self.head_gain = head_gain
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
-        for layer in self.layers:
-            gain = head_gain if layer is self.layers[-1] else math.sqrt(2)
-            nn.init.orthogonal_(layer.weight, gain, generator=generator)
-            nn.init.zeros_(layer.bias)
+        self.reset_parameters(generator)
 
-    def hidden(self, x: Tensor, keep: Keep | None = None) -> list[Tensor]:
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Orthogonal weights: √2 in hidden layers, `head_gain` in the last one; no biases."""
+        for layer in self.layers:
+            gain = self.head_gain if layer is self.layers[-1] else math.sqrt(2)
+            weight, bias = layer.parameters()
+            nn.init.orthogonal_(weight, gain, generator=generator)
+            nn.init.zeros_(bias)
+
+    def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
         activations = []
         for i, layer in enumerate(self.layers[:-1]):
             x = self.activation(layer(x))
-            if keep is not None:
-                x = x * keep[i]
+            if dropout is not None:
+                x = x * dropout[i]
             activations.append(x)
         return activations
 
-    def forward(self, x: Tensor, keep: Keep | None = None) -> Tensor:
-        hidden = self.hidden(x, keep)
+    def forward(self, x: Tensor, dropout: DropoutMasks | None = None) -> Tensor:
+        hidden = self.hidden(x, dropout)
         return self.layers[-1](hidden[-1] if hidden else x)
 
 
@@ -167,9 +173,14 @@ class ActorCritic(nn.Module):
         self.policy = Body([*widths, num_actions], args.activation, args.init_gain, generator)
         self.value = Body([*widths, 1], args.activation, 1.0, generator)
 
-    def forward(self, observation: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all weights anew."""
+        self.policy.reset_parameters(generator)
+        self.value.reset_parameters(generator)
+
+    def forward(self, observation: Tensor, dropout: DropoutMasks | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) → logits (B, A) and value (B,), both float32."""
-        return self.policy(observation, keep).float(), self.value(observation, keep).squeeze(-1).float()
+        return self.policy(observation, dropout).float(), self.value(observation, dropout).squeeze(-1).float()
 
 
 def linear(stack: Weights, layer: str, x: Tensor) -> Tensor:
@@ -212,7 +223,7 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 # Copied from trainers/ppo.py::dropout_masks
-def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep | None:
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022)."""
     if args.dropout == 0:
         return None
@@ -227,7 +238,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep
 class Buffer(NamedTuple):
     """One rollout, compact: where to gather each observation from, never the observation itself."""
 
-    index: Tensor  # (T, N) row of the feature table
+    index: Tensor  # type: ignore[assignment]  # (T, N) row of the feature table
     account: Tensor  # (T, N, K)
     mask: Tensor  # (T, N, A) bool, the mask the action was drawn under
     action: Tensor  # (T, N)
@@ -240,7 +251,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition, to be learnt from
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
 
 
 # Copied from trainers/ppo.py::sample_action
@@ -827,7 +838,7 @@ def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat
             "done": done,
             "equity": buffer.equity,
             "closed": ~buffer.closed_profit.isnan(),
-            "resting": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
+            "reset_step": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
         }
         arrays = {name: table.cpu().numpy() for name, table in tables.items()}
         start_step, global_step = global_step, global_step + learnt

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run, reference_of
+from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
 from p3kit.rundir import folder_of_runs
 from p3kit.rundir.rows import decode_numbers
@@ -184,7 +185,7 @@ def compare_runs(
     from p3kit.report.comparison_data import compare_runs as compare
 
     chosen = [runs] if isinstance(runs, RunLike) else list(runs)
-    return compare(folder_of_runs(runs_root), [reference_of(run) for run in chosen], by)
+    return compare(folder_of_runs(runs_root), [os.fspath(run) for run in chosen], by)
 
 
 def explain_finding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -91,6 +92,10 @@ class SavedRun:
         """The line that `p3kit runs` prints: progress (0 to 1), best validation Sharpe ratio, grades, age in s."""
         return run_lines([self.directory], time.time())[0]
 
+    def __fspath__(self) -> str:
+        """Path of the run directory, with `/AGENT` for one agent: every function takes it in place of a name."""
+        return str(self.path) + (f"/{self.agent}" if self.agent is not None else "")
+
     def __repr__(self) -> str:
         return f"<SavedRun {self.name}{f'/{self.agent}' if self.agent else ''}, {self.state}>"
 
@@ -141,7 +146,7 @@ def open_run(run: RunLike, runs_root: str | Path | None = None) -> SavedRun:
     """
     if isinstance(run, SavedRun):
         return run
-    return SavedRun(*find_run(folder_of_runs(runs_root), str(run)))
+    return SavedRun(*find_run(folder_of_runs(runs_root), os.fspath(run)))
 
 
 def list_runs(
@@ -234,16 +239,9 @@ def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | N
         run = open_run(reference, runs_root)
         if run.agent is not None:
             what = "names one agent; a run goes on or ends as a whole"
-            raise InputError(reference_of(reference), what, f'use "{run.name}"')
+            raise InputError(os.fspath(reference), what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())
-
-
-def reference_of(run: RunLike) -> str:
-    """Return the words that name a run, or an agent of it."""
-    if not isinstance(run, SavedRun):
-        return str(run)
-    return str(run.path) + (f"/{run.agent}" if run.agent is not None else "")
 
 
 def check_agent(run: SavedRun) -> None:

@@ -93,9 +93,7 @@ def _forward(run: RunDir, agent: str, start: Start) -> Probe:
     shown = start(run, flags)
     lines = [line for line in shown.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if shown.returncode or not lines:
-        return Probe(
-            "forward", question, False, _last_words(shown), "see the lines below run.backtest in trainers/ppo.py"
-        )
+        return Probe("forward", question, False, _last_words(shown), "see load_policy in trainers/ppo.py")
     answer = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     faults = []
     if answer["forbidden"]:

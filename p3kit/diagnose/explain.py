@@ -17,7 +17,8 @@ from p3kit.diagnose.evidence import Evidence, Ticks
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, format_number, format_steps
 from p3kit.errors import InputError
 from p3kit.spec.nearest import nearest
-from p3kit.symptoms import SYMPTOMS, Symptom, write_patch
+from p3kit.spec.writing import patch_toml
+from p3kit.symptoms import SYMPTOMS, Symptom
 
 _BEFORE, _AFTER = 3, 6
 """Rows of the record shown before the onset, and from it on."""
@@ -142,7 +143,7 @@ def _causes(finding: Finding, evidence: Evidence, diagnosis: AgentDiagnosis) -> 
         rank, why = found.get(cause.id, (0, ""))
         values = {change.path: change.after for change in changes_for(finding, cause.id, evidence)}
         automatic = finding.row.automatic and cause.automatic and bool(values)
-        patch = write_patch(values, symbol) if rank else ""
+        patch = patch_toml(values, symbol) if rank else ""
         explained.append(CauseExplained(cause.id, cause.meaning, rank, why, patch, automatic))
     return tuple(explained)
 

@@ -16,6 +16,7 @@ stop            present when someone asked the run to end
 Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.
 """
 
+from p3kit.rundir.chosen import find_checkpoint
 from p3kit.rundir.directory import (
     Histogram,
     RunDir,
@@ -43,6 +44,7 @@ __all__ = [
     "concerns",
     "encode",
     "file_name",
+    "find_checkpoint",
     "find_run",
     "folder_of_runs",
     "intact_runs",

@@ -1,6 +1,7 @@
 """All that a trainer sees of p3kit."""
 
 from p3kit.runtime.agent import Agent
+from p3kit.runtime.agent_run import AgentRun
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, load_optimizer_state, optimizer_state, part, under
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evaluation import StackPolicy, seed_of
@@ -10,6 +11,7 @@ from p3kit.runtime.run import Run
 
 __all__ = [
     "Agent",
+    "AgentRun",
     "Bodies",
     "Flat",
     "Rollout",

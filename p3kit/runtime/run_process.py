@@ -90,8 +90,8 @@ class Process(Generic[A]):
         if self.backtest is not None:
             raise P3kitError(
                 str(self.directory.trainer_file),
-                "cannot backtest: it trains without asking `run.backtest`",
-                "see the lines below `run.backtest` in trainers/ppo.py",
+                "cannot be evaluated: it has no load_policy",
+                "define it as trainers/ppo.py does, and open the run with it",
             )
 
     def _on_signal(self, *_: Any) -> None:

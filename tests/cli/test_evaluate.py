@@ -105,7 +105,7 @@ def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: Ru
 
 def test_a_look_that_is_killed_was_a_look(run: RunDir) -> None:
     """The journal has it before the first bar is walked."""
-    lines = run.trainer_file.read_text().replace("agent.report_backtest(greedy)", "agent.report_backtest(None)")
+    lines = run.trainer_file.read_text().replace("logits, value = net(observation)", "raise RuntimeError")
     run.trainer_file.write_text(lines)
     result = call(run, "1", "--final")
     assert result.exit_code == 1, result.output
@@ -127,12 +127,14 @@ def test_wrong_names_are_answered(run: RunDir) -> None:
 
 
 def test_a_trainer_that_knows_no_backtest_is_told_apart_and_trains_nothing(run: RunDir) -> None:
-    code = run.trainer_file.read_text().replace("if run.backtest is not None:", "if False:")
-    run.trainer_file.write_text(code)
+    code = run.trainer_file.read_text()
+    own = "with runtime.open_run(Args, __file__) as run:\n        run.save_checkpoint('init', {})"
+    code = code.replace("with AgentRun(Args, load_policy, __file__) as run:\n        train(run)", own)
+    run.trainer_file.write_text(code.replace("import math\n", "import math\nfrom p3kit import runtime\n"))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.name != "trainer.py"}
     result = call(run, "1")
     assert result.exit_code == 1
-    assert "it trains without asking `run.backtest`" in result.output
+    assert "has no load_policy" in result.output
     assert {path: path.read_bytes() for path in before} == before
 
 

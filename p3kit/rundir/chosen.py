@@ -1,0 +1,35 @@
+"""The checkpoint of an agent by the words that commands take: `best`, `last`, or the name of a file."""
+
+from __future__ import annotations
+
+from p3kit.errors import InputError
+from p3kit.rundir.directory import RunDir, chosen_evaluation
+
+
+def find_checkpoint(run: RunDir, agent: str, wanted: str) -> str:
+    """Return the name of a checkpoint file without its ending.
+
+    `wanted` is `best` (the weights that validation chose), `last`, or the name of a file. Raises InputError that names
+    the checkpoints of the run.
+    """
+    among = agent if len(run.agent_names()) > 1 else None
+    name = wanted.removesuffix(".pt")
+    if wanted == "best":
+        name = run.checkpoint(f"best-{_chosen_step(run, agent):09d}", agent=among).stem
+    if run.checkpoint(name).exists():
+        return run.checkpoint(name).stem
+    have = ", ".join(path.stem for path in run.checkpoints()) or "none"
+    if wanted == "best":
+        raise InputError(f"{run.name}/{agent}", "no weights were chosen yet: it never traded in an evaluation",
+                         f"--checkpoint takes one of its checkpoints: {have}")  # fmt: skip
+    raise InputError(f"--checkpoint {wanted}", "no such checkpoint", f"{run.name} has {have}")
+
+
+def _chosen_step(run: RunDir, agent: str) -> int:
+    """Env steps of the weights that validation chose; 0 where there are none."""
+    verdict = (run.status().get("agents") or {}).get(agent, {}).get("verdict") or {}
+    if (chosen := verdict.get("chosen_step")) is not None:
+        return int(chosen)
+    plan = next(plan for plan in run.info()["agents"] if plan["name"] == agent)
+    best = chosen_evaluation(plan, run.read_events("evaluation", agent=agent))
+    return 0 if best is None else int(best["global_step"])
