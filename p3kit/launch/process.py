@@ -181,11 +181,15 @@ def describe_exit(code: int) -> str:
     return f"its process was killed by {name}{guess}"
 
 
+_OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
+"""A trainer's output goes to a log file, whatever the terminal can show."""
+
+
 def environment_of(run: RunDir) -> dict[str, str]:
     """The trainer's environment: its threads, and this p3kit even where it is not installed."""
     threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
     count = "1" if threads == "auto" else str(threads)
-    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | {"PYTHONUNBUFFERED": "1"}
+    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | _OUTPUT
     package_root = Path(__file__).resolve().parents[2]
     if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         known = os.environ.get("PYTHONPATH")

@@ -23,6 +23,7 @@ from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.trainer_file import read_trainer
 from p3kit.spec.writing import toml_text, toml_value
+from p3kit.terminal import guard_output
 
 A = TypeVar("A")
 
@@ -37,6 +38,7 @@ def open_run(args_type: type[A], trainer_file: str, load_policy: LoadPolicy | No
     `--evaluate` shows the policy of a checkpoint by `load_policy` and ends the process. A trainer without that function
     gets the run with `run.backtest` set, and calls `agent.report_backtest` itself.
     """
+    guard_output()
     knobs = read_knobs(Path(trainer_file))
     command = click.Command(
         Path(trainer_file).name,
