@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from p3kit.errors import Interrupted as Interrupted
     from p3kit.errors import P3kitError as P3kitError
     from p3kit.errors import P3kitWarning as P3kitWarning
+    from p3kit.policy.loading import load_policy as load_policy
+    from p3kit.policy.trained_agent import Policy as Policy
 
 _MODULES = {
     "compare_runs": "api.judging",
@@ -50,6 +52,8 @@ _MODULES = {
     "Interrupted": "errors",
     "P3kitError": "errors",
     "P3kitWarning": "errors",
+    "load_policy": "policy.loading",
+    "Policy": "policy.trained_agent",
 }
 """Module of each public name. A submodule of p3kit may not have one of these names: it would hide the function."""
 

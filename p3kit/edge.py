@@ -333,8 +333,6 @@ def family_sentence(found: Family) -> str:
     )
     if found.any_p is None or found.judged == 1:
         return text
-    sure = "some agent beats it" if found.any_p <= 0.05 else "no sign that any agent beats it"
-    held = f"{', '.join(found.hold)} hold" + ("s" if len(found.hold) == 1 else "") if found.hold else "no agent holds"
-    return (
-        f"{text} All together: {sure} (p = {found.any_p:.3f}); {held} when all are tested at once (Benjamini-Hochberg)."
-    )
+    some = "Some agent beats it" if found.any_p <= 0.05 else "No sign that any agent beats it"
+    names = ", ".join(found.hold) if found.hold else "none"
+    return f"{text} {some} (p = {found.any_p:.3f}). All tested at once, these beat it: {names} (Benjamini-Hochberg)."

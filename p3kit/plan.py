@@ -1,34 +1,28 @@
-"""From a spec to the runs it stands for: which agents, in which run, with how much work. Pure but for `provenance`."""
+"""Runs of a spec: agents, their grouping into runs, and their work. Pure: no file, no process, no clock."""
 
 from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec import Spec
-from p3kit.spec.knobs import read_agents, read_knobs
+from p3kit.spec import Spec, agent_spec
 from p3kit.spec.models import Split
-from p3kit.spec.shipped import find_trainer
 
 if TYPE_CHECKING:
-    from p3kit.market import SymbolData
+    from pathlib import Path
 
-RUN_SCHEMA_VERSION = 1
+    from p3kit.market import SymbolData
+    from p3kit.spec.trainer_file import TrainerFile
+
 _MOST_PER_STACK = 10
 _CACHE_BYTES = 32_000_000  # compiled, five nets of 2 × 256 in a stack are a third faster than two
 _BYTES_PER_WEIGHT = 16  # the weight, its gradient and two moments
 _USUAL_OBSERVATION = 512  # values; the bars that tell exactly are not read yet
-_VERSIONED = ("p3kit", "torch", "numpy", "pandas", "pydantic", "gymnasium", "envpool", "aim")
 
 
 @dataclass(frozen=True)
@@ -85,16 +79,11 @@ class RunPlan:
     """Every window of a walk-forward, of which this run has one."""
 
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
-        """What `run.json` holds: all that is needed to repeat the run, and to notice that it cannot be repeated.
+        """Return the plan as `run.json` stores it. `RunDir.create` adds the time, the versions and the commit.
 
-        `market` is empty for a task that brings no bars; a window of a walk-forward has bars of its own.
+        `market` is empty for a task that brings no bars. A window of a walk-forward has bars of its own.
         """
-        if self.windows:
-            from p3kit.market import load_market
-
-            market = load_market(self.spec, list(dict.fromkeys(agent.symbol for agent in self.agents)))
         return {
-            "schema_version": RUN_SCHEMA_VERSION,
             "name": self.spec.name,
             "trainer": self.trainer.stem,
             "spec": self.spec.model_dump(mode="json"),
@@ -102,24 +91,23 @@ class RunPlan:
             "env_id": None,
             "data": {agent.symbol: describe_data(market[agent.symbol]) for agent in self.agents if market},
             "command": list(command),
-            "created": time.time(),
             **({"windows": list(self.windows)} if self.windows else {}),
-            **provenance(),
         }
 
 
-def plan_runs(spec: Spec, jobs: int = 1, windows: Sequence[Split] = ()) -> list[RunPlan]:
-    """All runs of a spec: its agents in the order symbols × seeds × matrix points, put together as the trainer says.
+def plan_runs(spec: Spec, trainer: TrainerFile, jobs: int = 1, windows: Sequence[Split] = ()) -> list[RunPlan]:
+    """Plan the runs of a spec: agents in the order symbols × seeds × matrix points, grouped as the trainer takes them.
+
+    `trainer` are the facts about `spec.trainer` (`p3kit.spec.read_trainer`).
 
     `windows` are those of `data.walk_forward` (`p3kit.market.walk_windows`): then all of it once per window, in runs of
     its own, whose spec has the window's days as its split.
 
     `jobs` is the number of runs that will train at a time: stacks are made so that all are busy. Agents come out the
-    same in any stack. A trainer's own path is relative to the current folder, as `load_spec` has made it. Raises
-    SpecError when the trainer does not exist, or cannot train agents of unequal sizes together.
+    same in any stack. Raises SpecError when the trainer cannot train agents of unequal sizes together.
     """
     if spec.data.walk_forward is None:
-        return _plan_window(spec, jobs)
+        return _plan_window(spec, trainer, jobs)
     if not windows:
         hint = "p3kit run, plan and tune do; leave it out here"
         raise SpecError([Fault("data.walk_forward", "windows of time are not made here", hint)])
@@ -128,32 +116,31 @@ def plan_runs(spec: Spec, jobs: int = 1, windows: Sequence[Split] = ()) -> list[
     for window, name in zip(windows, names, strict=True):
         data = spec.data.model_copy(update={"split": window, "walk_forward": None})
         plans += [
-            replace(plan, windows=names) for plan in _plan_window(spec.model_copy(update={"data": data}), jobs, name)
+            replace(plan, windows=names)
+            for plan in _plan_window(spec.model_copy(update={"data": data}), trainer, jobs, name)
         ]
     return plans
 
 
-def _plan_window(spec: Spec, jobs: int, window: str | None = None) -> list[RunPlan]:
-    trainer = find_trainer(spec.trainer)
+def _plan_window(spec: Spec, trainer: TrainerFile, jobs: int, window: str | None = None) -> list[RunPlan]:
     specs: dict[str, Spec] = {}  # symbols without values of their own have one in common, however many they are
     agents = []
     for symbol in spec.symbols:
         for seed in spec.seeds:
             for point in spec.points():
                 key = f"{symbol if symbol in spec.agents else ''} {point}"
-                own = specs.get(key) or specs.setdefault(key, spec.for_agent(symbol, point))
+                own = specs.get(key) or specs.setdefault(key, agent_spec(spec, symbol, point))
                 name = agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1, window=window)
                 agents.append(AgentPlan(name, symbol, seed, point, own, window))
-    kind, sizes = read_agents(trainer), fixed_knobs(trainer)
-    if kind == "one":
+    if trainer.agents == "one":
         groups = [[agent] for agent in agents]
-    elif kind == "stack":
-        alike = _alike(agents, lambda agent: _shape(agent.spec, sizes))
+    elif trainer.agents == "stack":
+        alike = _alike(agents, lambda agent: _shape(agent.spec, trainer.fixed))
         groups = [stack for family in alike for stack in _stacks(family, _stack_count(spec, family, jobs))]
     else:
         groups = _alike(agents, lambda agent: f"{agent.seed} {dict(agent.point)}")
-        _refuse_unequal(groups, sizes)
-    return [RunPlan(spec, trainer, tuple(group)) for group in groups]
+        _refuse_unequal(groups, trainer.fixed)
+    return [RunPlan(spec, trainer.path, tuple(group)) for group in groups]
 
 
 def _alike(agents: Sequence[AgentPlan], key: Callable[[AgentPlan], str]) -> list[list[AgentPlan]]:
@@ -162,11 +149,6 @@ def _alike(agents: Sequence[AgentPlan], key: Callable[[AgentPlan], str]) -> list
     for agent in agents:
         families.setdefault(key(agent), []).append(agent)
     return list(families.values())
-
-
-def fixed_knobs(trainer: Path) -> tuple[str, ...]:
-    """The knobs that cannot move while a run trains: sizes and words."""
-    return tuple(knob.name for knob in read_knobs(trainer) if not knob.live)
 
 
 def _shape(spec: Spec, fixed: Sequence[str]) -> str:
@@ -219,17 +201,14 @@ def agent_name(
     return ".".join(parts)
 
 
-def data_notes(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
-    """What a user should know about a spec that only the bars can tell; a note that fits every symbol is told once."""
-    told: dict[str, list[str]] = {}
+def data_notes(spec: Spec, market: Mapping[str, SymbolData], windows: Sequence[Split] = ()) -> list[str]:
+    """Return the notes on a spec that need its bars. A note that fits every symbol appears once."""
+    by_note: dict[str, list[str]] = {}
     for symbol, bars in market.items():
         for note in bars.notes:
-            told.setdefault(note, []).append(symbol)
-    notes = [note if len(who) == len(market) else f"{', '.join(who)}: {note}" for note, who in told.items()]
-    if spec.data.walk_forward is not None:
-        from p3kit.market import walk_windows
-
-        windows = walk_windows(spec, market)
+            by_note.setdefault(note, []).append(symbol)
+    notes = [note if len(who) == len(market) else f"{', '.join(who)}: {note}" for note, who in by_note.items()]
+    if windows:
         judged = f"{str(windows[0].validation).partition('..')[0]} to {str(windows[-1].validation).partition('..')[2]}"
         notes.append(f"walk-forward: {len(windows)} windows, each an agent of its own, judged on {judged}")
     return [*notes, *_horizons(spec, market)]
@@ -241,7 +220,7 @@ def _horizons(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
         return []
     found: dict[str, list[str]] = {}
     for symbol, bars in market.items():
-        gamma = getattr(spec.for_agent(symbol, {}).ppo, "gamma", None)  # a user's own trainer may have no such knob
+        gamma = getattr(agent_spec(spec, symbol).ppo, "gamma", None)  # a user's own trainer may have no such knob
         if gamma is not None and gamma < 1:
             days = 365.25 / bars.bars_per_year / (1 - gamma)
             text = f"horizon: about {days:.3g} calendar days at {bars.bars_per_year:,.0f} bars a year"
@@ -262,24 +241,3 @@ def describe_data(bars: SymbolData) -> dict[str, Any]:
         "split_bars_per_year": dict(bars.split_bars_per_year),
         "splits": {name: list(span) for name, span in bars.splits.items()},
     }
-
-
-def provenance() -> dict[str, Any]:
-    """Versions of what a result depends on, and the commit of the folder the command was given in."""
-    versions = {"python": platform.python_version()}
-    for package in _VERSIONED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # an extra that is not installed has no version
-    return {"versions": versions, "git_commit": _git_commit()}
-
-
-def _git_commit() -> str | None:
-    """`<hash>` or `<hash>+changes`; None outside a git checkout or without git."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")

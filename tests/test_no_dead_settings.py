@@ -29,6 +29,7 @@ from p3kit.runtime import load_checkpoint
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.field_types import alternatives, bare, fields_by_key, is_table, of_field
 from p3kit.spec.keypath import split_path, with_value
+from p3kit.spec.trainer_file import read_trainer
 from tests.trainers.conftest import TRAINERS, load_trainer
 
 EXCEPTIONS = {
@@ -40,6 +41,8 @@ EXCEPTIONS = {
     "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
     "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
     "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
+    "data.columns": "names of columns in files of one's own (tests/market/test_shapes.py)",
+    "data.adjust": "needs a file with an adjusted close (tests/market/test_shapes.py)",
     "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk_forward.py)",
     "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }
@@ -308,7 +311,7 @@ class Trainings:
     def observe(self, values: Mapping[str, Any], part: Part) -> dict[Part, str]:
         """What a run of BASE with `values` shows. A plan is not trained."""
         spec = spec_with(values)
-        plans = plan_runs(spec)
+        plans = plan_runs(spec, read_trainer(spec.trainer))
         if part == "plan":
             return {"plan": _text([_plan(plan) for plan in plans])}
         key = spec.model_dump_json()
@@ -419,7 +422,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 def test_equal_specs_leave_equal_runs(trainings: Trainings) -> None:
     """Without this, a difference would mean nothing."""
-    (plan,) = plan_runs(spec_with(OFTEN))
+    (plan,) = plan_runs(spec_with(OFTEN), read_trainer(spec_with(OFTEN).trainer))
     assert trainings.train(plan) == trainings.train(plan)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import p3kit.plan
 from p3kit.errors import SpecError
-from p3kit.plan import plan_runs
+from p3kit.plan import data_notes, plan_runs
 from p3kit.spec import resolve_spec
+from p3kit.spec.trainer_file import read_trainer
 
 TEN = [f"S{i}" for i in range(10)]
 
@@ -16,7 +22,7 @@ TEN = [f"S{i}" for i in range(10)]
 def groups(trainer: str, *, jobs: int = 1, symbols: list[str] = TEN, **tables: Any) -> list[list[str]]:
     given = {"name": "plan", "trainer": trainer, "symbols": symbols, "data": {"source": "synthetic"}}
     spec = resolve_spec(given | tables, "test")
-    return [[agent.name for agent in run.agents] for run in plan_runs(spec, jobs)]
+    return [[agent.name for agent in run.agents] for run in plan_runs(spec, read_trainer(spec.trainer), jobs)]
 
 
 def test_ppo_trains_one_agent_a_run() -> None:
@@ -54,3 +60,63 @@ def test_agents_that_share_an_encoder_are_those_of_a_seed_and_a_matrix_point() -
 def test_agents_that_share_an_encoder_have_equal_sizes() -> None:
     with pytest.raises(SpecError, match=r"agents\.B: its sizes or its environment differ from A's"):
         groups("ppo_shared", symbols=["A", "B"], agents={"B": {"ppo": {"n_steps": 512}}})
+
+
+OUTSIDE = ("open", "os.", "subprocess.", "socket.", "shutil.", "tempfile.", "time.", "import")
+"""Audit events of files, processes, networks and imports; see the table of audit events in Python's documentation."""
+IMPORTED = {"__future__", "collections.abc", "dataclasses", "itertools", "json", "math", "typing"}
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Events of the process while the fixture is used; a clock that is read fails."""
+    seen: list[str] = []
+    active = True
+
+    def hook(event: str, _: tuple[Any, ...]) -> None:
+        if active and event.startswith(OUTSIDE):
+            seen.append(event)
+
+    def fails() -> float:
+        raise AssertionError("a clock was read")
+
+    monkeypatch.setattr("time.time", fails)
+    monkeypatch.setattr("time.monotonic", fails)
+    sys.addaudithook(hook)
+    yield seen
+    active = False
+
+
+TABLES: dict[str, dict[str, Any]] = {
+    "ppo": {"symbols": ["A", "B"], "seeds": [1, 2], "matrix": {"ppo.gamma": [0.9, 0.95]}},
+    "ppo_stacked": {"symbols": TEN, "agents": {"S3": {"ppo": {"n_steps": 512}}}},
+    "ppo_shared": {"symbols": TEN},
+}
+
+
+@pytest.mark.parametrize("trainer", TABLES)
+def test_planning_touches_nothing_outside(trainer: str, outside: list[str]) -> None:
+    spec = resolve_spec({"name": "plan", "trainer": trainer, "data": {"source": "synthetic"}} | TABLES[trainer], "test")
+    facts = read_trainer(spec.trainer)
+    assert outside, "reading the spec and the trainer opens files: the fixture sees it"
+    outside.clear()
+    for run in plan_runs(spec, facts, jobs=2):
+        run.run_json({}, ["p3kit", "run"])
+        assert all(agent.gradient_steps and agent.to_json() for agent in run.agents)
+    assert data_notes(spec, {}) == []
+    assert outside == []
+
+
+def test_planning_imports_no_module_of_files_processes_or_clocks() -> None:
+    tree = ast.parse(Path(p3kit.plan.__file__).read_text(encoding="utf-8"))
+    inner = [
+        node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)
+    ]
+    assert not [node for node in inner if isinstance(node, ast.Import | ast.ImportFrom)]
+    at_run_time = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {name for node in at_run_time for name in modules_of(node)}
+    assert {name for name in names if not name.startswith("p3kit.")} <= IMPORTED
+
+
+def modules_of(node: ast.Import | ast.ImportFrom) -> list[str]:
+    return [str(node.module)] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]

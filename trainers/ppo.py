@@ -16,33 +16,17 @@ of the account, A actions, C reward components.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from p3kit.runtime import Bodies, Flat, Rollout, load_optimizer_state, open_run, optimizer_state, part, under
-from p3kit.runtime.evidence import (
-    EXPOSURE,
-    correlation,
-    dead_share,
-    dormant_share,
-    explained_variance,
-    feature_rank,
-    gae_error,
-    obs_agreement,
-    ridge_explained_variance,
-    sample_rows,
-    update_ratio,
-    wrong_bootstraps,
-)
-from p3kit.runtime.reinit import Layer, reinit_dormant, reinit_head
+from p3kit.runtime import AgentRun
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,8 +77,8 @@ class Args:
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Keep = list[Tensor]
-"""Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
+DropoutMasks = list[Tensor]
+"""Multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
 class Body(nn.Module):
@@ -103,24 +87,30 @@ class Body(nn.Module):
     def __init__(self, sizes: list[int], activation: str, head_gain: float, generator: torch.Generator) -> None:
         super().__init__()
         self.activation = torch.tanh if activation == "tanh" else torch.relu
+        self.head_gain = head_gain
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
-        for layer in self.layers:
-            gain = head_gain if layer is self.layers[-1] else math.sqrt(2)
-            nn.init.orthogonal_(layer.weight, gain, generator=generator)
-            nn.init.zeros_(layer.bias)
+        self.reset_parameters(generator)
 
-    def hidden(self, x: Tensor, keep: Keep | None = None) -> list[Tensor]:
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Orthogonal weights: √2 in hidden layers, `head_gain` in the last one; no biases."""
+        for layer in self.layers:
+            gain = self.head_gain if layer is self.layers[-1] else math.sqrt(2)
+            weight, bias = layer.parameters()
+            nn.init.orthogonal_(weight, gain, generator=generator)
+            nn.init.zeros_(bias)
+
+    def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
         activations = []
         for i, layer in enumerate(self.layers[:-1]):
             x = self.activation(layer(x))
-            if keep is not None:
-                x = x * keep[i]
+            if dropout is not None:
+                x = x * dropout[i]
             activations.append(x)
         return activations
 
-    def forward(self, x: Tensor, keep: Keep | None = None) -> Tensor:
-        hidden = self.hidden(x, keep)
+    def forward(self, x: Tensor, dropout: DropoutMasks | None = None) -> Tensor:
+        hidden = self.hidden(x, dropout)
         return self.layers[-1](hidden[-1] if hidden else x)
 
 
@@ -133,9 +123,14 @@ class ActorCritic(nn.Module):
         self.policy = Body([*widths, num_actions], args.activation, args.init_gain, generator)
         self.value = Body([*widths, 1], args.activation, 1.0, generator)
 
-    def forward(self, observation: Tensor, keep: Keep | None = None) -> tuple[Tensor, Tensor]:
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all weights anew."""
+        self.policy.reset_parameters(generator)
+        self.value.reset_parameters(generator)
+
+    def forward(self, observation: Tensor, dropout: DropoutMasks | None = None) -> tuple[Tensor, Tensor]:
         """(B, D) → logits (B, A) and value (B,), both float32."""
-        return self.policy(observation, keep).float(), self.value(observation, keep).squeeze(-1).float()
+        return self.policy(observation, dropout).float(), self.value(observation, dropout).squeeze(-1).float()
 
 
 def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -143,12 +138,31 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return F.log_softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=-1)
 
 
-def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep | None:
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022)."""
     if args.dropout == 0:
         return None
     draws = [torch.rand(num_envs, width, generator=generator) for width in args.hidden]
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
+
+
+def of_envs(dropout: DropoutMasks | None, envs: Tensor) -> DropoutMasks | None:
+    """The dropout masks (B, width) of rows that belong to `envs` (B,)."""
+    return dropout and [layer[envs] for layer in dropout]
+
+
+def load_policy(
+    args: Args, weights: dict[str, Any], device: torch.device, observation_size: int, num_actions: int, **_: Any
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The policy of a checkpoint: (observation (B, D), mask (B, A)) → masked log-probabilities (B, A), value (B,)."""
+    net = ActorCritic(observation_size, num_actions, args, torch.Generator()).to(device)
+    net.load_state_dict(weights["net"])
+
+    def policy(observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        logits, value = net(observation)
+        return masked_log_softmax(logits, mask), value
+
+    return policy
 
 
 # ── rollout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,7 +171,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep
 class Buffer(NamedTuple):
     """One rollout, compact: where to gather each observation from, never the observation itself."""
 
-    index: Tensor  # (T, N) row of the feature table
+    index: Tensor  # type: ignore[assignment]  # (T, N) row of the feature table
     account: Tensor  # (T, N, K)
     mask: Tensor  # (T, N, A) bool, the mask the action was drawn under
     action: Tensor  # (T, N)
@@ -170,7 +184,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition, to be learnt from
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
 
 
 def sample_action(log_prob: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,16 +241,11 @@ LOSS_METRICS = (
     "policy/entropy_norm",
     "policy/kl_divergence",
     "policy/clip_fraction",
+    "policy/ratio_error",
 )
-UPDATE_METRICS = (
-    *LOSS_METRICS,
-    "policy/kl_max",
-    "grad/grad_norm",
-    "grad/grad_norm_max",
-    "grad/grad_clipped_pct",
-    "diag/nonfinite",
-)
-KL = UPDATE_METRICS.index("policy/kl_divergence")
+STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
+                "diag/nonfinite")  # fmt: skip
+KL = LOSS_METRICS.index("policy/kl_divergence")
 
 
 class Minibatch(NamedTuple):
@@ -287,355 +296,129 @@ def ppo_loss(
         open_states = (choices > 1).float()
         share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
         entropy_norm = share_of_most.sum() / open_states.sum().clamp_min(1)
-        stats = torch.stack(
-            [
-                policy_term,
-                value_term,
-                entropy.mean(),
-                entropy_norm,
-                (ratio - 1 - log_ratio).mean(),
-                ((ratio - 1).abs() > clip_range).float().mean(),
-            ]
-        )
-    return loss, stats
+        away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean()
+        clip_fraction = (away > clip_range).float().mean()
+        stats = [policy_term, value_term, entropy.mean(), entropy_norm, kl, clip_fraction, away.mean()]
+    return loss, torch.stack(stats).detach()
 
 
 # ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def set_rates(optimizer: torch.optim.Optimizer, args: Args) -> None:
-    """Let the optimiser go by the knobs in force."""
-    for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = args.learning_rate, args.weight_decay
+def train(run: AgentRun[Args]) -> None:
+    device, generator = run.device, run.generator("agent")  # random numbers are drawn from here as whole tensors
+    env = run.make_env()
+    num_envs = env.num_envs
+    net = ActorCritic(env.observation_size, env.num_actions, run.args, run.generator("net")).to(device)
+    parameters = list(net.parameters())
+    optimizer = torch.optim.AdamW(parameters, eps=1e-5, fused=True)
+    forward, grad_scaler = run.prepare(net)
+    step = run.resume(net=net, optimizer=optimizer)
+    if step is None:
+        step = env.reset(torch.rand(num_envs, generator=generator).to(device))
+    index, account, mask = step.index, step.account, step.mask  # (N,), (N, K), (N, A): where each env acts next
 
+    for global_step, args in run.iterations():
+        # 1. Rates in force, and every random number of this iteration.
+        for group in optimizer.param_groups:
+            group["lr"], group["weight_decay"] = args.learning_rate, args.weight_decay
+        left = args.total_timesteps - global_step
+        steps = min(args.n_steps, math.ceil(left / num_envs))
+        rows = steps * num_envs
+        noise = gumbel_noise((steps, num_envs, env.num_actions), generator).to(device)
+        starts = torch.rand(steps, num_envs, generator=generator).to(device)
+        orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(args.n_epochs)]).to(device)
+        dropout = dropout_masks(args, num_envs, generator)
+        dropout = dropout and [layer.to(device) for layer in dropout]
 
-def bodies(net: ActorCritic) -> Bodies:
-    """The net as `p3kit.runtime.reinit` takes it: views of each layer's weight (out, in) and bias (out,)."""
-    return {name: [(layer.weight, layer.bias) for layer in getattr(net, name).layers] for name in ("policy", "value")}
-
-
-def moments_of(optimizer: torch.optim.Optimizer, net: ActorCritic) -> list[Bodies]:
-    """Adam's two moments in the same shape; none before the first step."""
-    if not optimizer.state:
-        return []
-
-    def moment(key: str, layers: Sequence[Layer]) -> list[Layer]:
-        return [(optimizer.state[weight][key], optimizer.state[bias][key]) for weight, bias in layers]
-
-    whole = bodies(net).items()
-    return [{name: moment(key, layers) for name, layers in whole} for key in ("exp_avg", "exp_avg_sq")]
-
-
-def reinit(net: ActorCritic, fresh: ActorCritic, optimizer: torch.optim.Optimizer, what: str, seen: Tensor) -> None:
-    """Draw a part of the net anew: "policy_head" and "value_head" are the last layers, "dormant" the hidden units that
-    hardly answer to the observations `seen` (B, D). `fresh` is a net as it would begin."""
-    whole, new, moments = bodies(net), bodies(fresh), moments_of(optimizer, net)
-    if what == "dormant":
+        # 2. Rollout: act, step, remember where each observation came from.
+        transitions = []
         with torch.no_grad():
-            activations = {"policy": net.policy.hidden(seen), "value": net.value.hidden(seen)}
-        reinit_dormant(whole, new, moments, activations)
-    else:
-        reinit_head(whole, new, moments, what.removesuffix("_head"))
+            for t in range(steps):
+                logits, value = forward(run.observe(index, account), dropout)
+                action, log_prob = sample_action(masked_log_softmax(logits, mask), noise[t])
+                step = env.step(action, starts[t])
+                transitions.append(
+                    Buffer(
+                        *(index, account, mask, action, log_prob, value),
+                        *(step.components, step.terminated, step.truncated, step.final_index, step.final_account),
+                        *(step.equity, step.closed_profit, step.valid),
+                    )
+                )
+                index, account, mask = step.index, step.account, step.mask
+            _, last_value = forward(run.observe(index, account), dropout)  # (N,)
+        buffer = Buffer(*(torch.stack(column) for column in zip(*transitions, strict=True)))
+
+        # 3. Rewards: components times the weights in force, then scaled and clipped.
+        done = buffer.terminated | buffer.truncated
+        reward, reward_parts = run.scale_reward(buffer.components, buffer.action, done, args.gamma)  # (T, N)
+
+        # 4. Advantages: the value of the state that followed, before any restart.
+        next_value = torch.cat([buffer.value[1:], last_value.unsqueeze(0)])  # (T, N)
+        ended = done.nonzero(as_tuple=True)
+        if env.autoreset == "same_step" and len(ended[0]):
+            final = run.observe(buffer.final_index[ended], buffer.final_account[ended])
+            with torch.no_grad():
+                _, next_value[ended] = forward(final, of_envs(dropout, ended[1]))
+        advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, args.gamma, args.gae_lambda)
+        returns = advantage + buffer.value
+
+        # 5. Update: epochs over shuffled minibatches, until the policy has moved far enough.
+        flat_index, flat_account = buffer.index.flatten(), buffer.account.flatten(0, 1)  # (R,), (R, K)
+        tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
+        flat = Minibatch(*(table.flatten(0, 1) for table in tables))  # (R,), the mask (R, A)
+        learnt = buffer.valid.flatten().clone()  # (R,)
+        learnt[left:] = False  # more envs than steps left: the surplus was played but is not learnt from
+        update: list[Tensor] = []  # one number per STEP_METRICS for each gradient step
+        for epoch in range(args.n_epochs):
+            order, first_of_epoch = orders[epoch], len(update)
+            if env.autoreset == "next_step" or left < rows:
+                order = order[learnt[order]]
+            for batch in order.split(args.batch_size * args.accumulation_steps):
+                batch_advantage = normalise(flat.advantage[batch])
+                optimizer.zero_grad(set_to_none=True)
+                stats = total_loss = torch.zeros((), device=device)
+                for piece, share, attempt in run.pieces(len(batch), undo=optimizer.zero_grad):
+                    with attempt:  # out of memory: undo, then the same batch again in smaller pieces
+                        chosen = batch[piece]
+                        rows_of = Minibatch(*(column[chosen] for column in flat))
+                        observation = run.observe(flat_index[chosen], flat_account[chosen])
+                        logits, value = forward(observation, of_envs(dropout, chosen % num_envs))
+                        loss, piece_stats = ppo_loss(
+                            logits,
+                            value,
+                            rows_of._replace(advantage=batch_advantage[piece]),
+                            clip_range=args.clip_range,
+                            ent_coef=args.ent_coef,
+                            vf_coef=args.vf_coef,
+                            value_loss=args.value_loss,
+                        )
+                        grad_scaler.scale(loss * share).backward()
+                        stats = piece_stats * share + (stats if piece.start else 0)
+                        total_loss = loss.detach() * share + (total_loss if piece.start else 0)
+                grad_scaler.unscale_(optimizer)
+                norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+                # The fused optimiser skips a step that is not finite by this flag, so that the CPU need not look. Under
+                # fp16 an infinite gradient is common and the scaler's business; an infinite loss is not.
+                broken = ~torch.isfinite(total_loss if grad_scaler.is_enabled() else norm)
+                optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
+                grad_scaler.step(optimizer)
+                grad_scaler.update()
+                clipped = (norm > args.max_grad_norm).float()
+                update.append(torch.cat([stats, torch.stack([stats[KL], norm, norm, clipped, broken.float()])]))
+            if args.target_kl != "off":
+                epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
+                if epoch_kl.item() > args.target_kl:  # the device is waited for once per epoch
+                    break
+
+        # 6. Metrics and evidence for the diagnosis; then evaluation, interventions and checkpoints where they are due.
+        steps_taken = dict(zip(STEP_METRICS, torch.stack(update).T, strict=True))
+        run.record(buffer, reward_parts, next_value, advantage, returns, steps_taken, epochs=epoch + 1, dropout=dropout)
 
 
 def main() -> None:
-    with open_run(Args, __file__) as run:
-        agent, device = run.agent, run.device
-        args = agent.args_at(0)
-        generator = agent.generator  # every random number of an iteration comes from here, drawn as whole tensors
-        env = agent.make_env()
-        num_envs = env.num_envs
-        net = ActorCritic(env.observation_size, env.num_actions, args, agent.new_generator("net")).to(device)
-        forward = run.compiled(net)
-        parameters = list(net.parameters())
-        optimizer = torch.optim.AdamW(
-            parameters, lr=args.learning_rate, eps=1e-5, weight_decay=args.weight_decay, fused=True
-        )
-        grad_scaler = run.grad_scaler()
-        scale_observation = agent.observation_scaler(env.observation_size)
-        scale_reward = agent.reward_scaler(num_envs)
-
-        def greedy(observation: Tensor, mask: Tensor) -> Tensor:
-            with run.autocast():
-                logits, _ = net(scale_observation(observation))
-            return masked_log_softmax(logits, mask).argmax(-1)
-
-        def trainer_state() -> dict[str, object]:
-            return {
-                "iteration": iteration,
-                "minibatch": minibatch,
-                **under("net", net.state_dict()),
-                **under("optimizer", optimizer_state(optimizer)),
-                **under("grad_scaler", grad_scaler.state_dict()),
-                **under("observation", scale_observation.state_dict()),
-                **under("reward", scale_reward.state_dict()),
-                **under("env", env.state_dict()),
-            }
-
-        def load(state: Flat) -> None:
-            net.load_state_dict(part("net", state))
-            load_optimizer_state(optimizer, part("optimizer", state))
-            grad_scaler.load_state_dict(part("grad_scaler", state))
-            scale_observation.load_state_dict(part("observation", state))
-
-        if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
-            net.load_state_dict(part("net", run.backtest.weights))
-            scale_observation.load_state_dict(part("observation", run.backtest.weights))
-            agent.report_backtest(greedy)
-            return
-
-        if run.resumed is None:
-            iteration, global_step, minibatch = 0, 0, args.batch_size
-            step = env.reset(torch.rand(num_envs, generator=generator).to(device))
-            run.save_checkpoint("init", trainer_state())
-        else:
-            state = run.resumed
-            iteration, global_step, minibatch = state["iteration"], agent.global_step, state["minibatch"]
-            load(state)
-            scale_reward.load_state_dict(part("reward", state))
-            step = env.load_state_dict(part("env", state))
-        index, account, mask = step.index, step.account, step.mask
-
-        while not agent.finished(global_step):
-            # 1. What is in force, and every random number of this iteration.
-            iteration += 1
-            args = agent.args_at(global_step)
-            set_rates(optimizer, args)
-            left = agent.total_timesteps - global_step
-            steps = min(args.n_steps, math.ceil(left / num_envs))
-            rows = steps * num_envs
-            noise = gumbel_noise((steps, num_envs, env.num_actions), generator).to(device)
-            starts = torch.rand(steps, num_envs, generator=generator).to(device)
-            orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(args.n_epochs)]).to(device)
-            keep = dropout_masks(args, num_envs, generator)
-            keep = keep and [mask_of_layer.to(device) for mask_of_layer in keep]
-
-            # 2. Rollout: act, step, remember where each observation came from.
-            clock = time.perf_counter()
-            records = []
-            with torch.no_grad(), run.autocast():
-                for t in range(steps):
-                    logits, value = forward(scale_observation(env.observe(index, account)), keep)
-                    action, log_prob = sample_action(masked_log_softmax(logits, mask), noise[t])
-                    step = env.step(action, starts[t])
-                    decided = (index, account, mask, action, log_prob, value)
-                    records.append((*decided, *(getattr(step, name) for name in Buffer._fields[len(decided) :])))
-                    index, account, mask = step.index, step.account, step.mask
-                    if t % 256 == 0:
-                        run.heartbeat()
-                _, last_value = forward(scale_observation(env.observe(index, account)), keep)
-            env.raise_if_faulty()
-            buffer = Buffer(*(torch.stack(column) for column in zip(*records, strict=True)))
-            resting = ~buffer.valid
-            if left < rows:  # more envs than steps left: the surplus was played but is not learnt from
-                buffer.valid.view(-1)[left:] = False
-            rollout_s = time.perf_counter() - clock
-
-            # 3. Rewards: weights in force, then scaling and clipping.
-            clock = time.perf_counter()
-            weights = agent.reward_weights_at(global_step).to(device)
-            bonus = agent.value_at("reward.action_bonus", global_step) * (buffer.action != 0)
-            weighted = buffer.components.double() * weights
-            done = buffer.terminated | buffer.truncated
-            reward, reward_clipped, reward_scale = scale_reward(weighted.sum(-1) + bonus, done, args.gamma)
-
-            # 4. Advantages: the value of the state that followed, before any restart.
-            next_value = torch.cat([buffer.value[1:], last_value.unsqueeze(0)])
-            ended = done.nonzero(as_tuple=True)
-            if env.autoreset == "same_step" and len(ended[0]):
-                with torch.no_grad(), run.autocast():
-                    final = env.observe(buffer.final_index[ended], buffer.final_account[ended])
-                    _, final_value = net(scale_observation(final), keep and [layer[ended[1]] for layer in keep])
-                next_value[ended] = final_value
-            advantage = compute_gae(
-                reward, buffer.value, next_value, buffer.terminated, done, args.gamma, args.gae_lambda
-            )
-            returns = advantage + buffer.value
-
-            # 5. Update: epochs over shuffled minibatches, until the policy has moved far enough.
-            flat_index, flat_account = buffer.index.flatten(), buffer.account.flatten(0, 1)
-            flat = Minibatch(
-                buffer.action.flatten(),
-                buffer.log_prob.flatten(),
-                advantage.flatten(),
-                returns.flatten(),
-                buffer.value.flatten(),
-                buffer.mask.flatten(0, 1),
-            )
-            env_of_row = torch.arange(rows, device=device) % num_envs
-            before = nn.utils.parameters_to_vector(parameters).detach()
-            update: list[Tensor] = []
-            for epoch in range(args.n_epochs):
-                order = orders[epoch]
-                if env.autoreset == "next_step" or left < rows:
-                    order = order[buffer.valid.flatten()[order]]
-                first_of_epoch = len(update)
-                for batch in order.split(args.batch_size * args.accumulation_steps):
-                    batch_advantage = normalise(flat.advantage[batch])
-                    fits = False
-                    while not fits:  # into memory: else the same batch again, in smaller pieces
-                        loss_metrics = torch.zeros(len(LOSS_METRICS), device=device)
-                        total_loss = torch.zeros((), device=device)
-                        batch_ratio_error = torch.zeros((), device=device)
-                        optimizer.zero_grad(set_to_none=True)
-                        pieces = zip(batch.split(minibatch), batch_advantage.split(minibatch), strict=True)
-                        try:
-                            for rows_of_piece, piece_advantage in pieces:
-                                piece = Minibatch(*(column[rows_of_piece] for column in flat))
-                                piece = piece._replace(advantage=piece_advantage)
-                                observation = env.observe(flat_index[rows_of_piece], flat_account[rows_of_piece])
-                                piece_keep = keep and [layer[env_of_row[rows_of_piece]] for layer in keep]
-                                with run.autocast():
-                                    logits, value = forward(scale_observation(observation), piece_keep)
-                                loss, stats = ppo_loss(
-                                    logits,
-                                    value,
-                                    piece,
-                                    clip_range=args.clip_range,
-                                    ent_coef=args.ent_coef,
-                                    vf_coef=args.vf_coef,
-                                    value_loss=args.value_loss,
-                                )
-                                share = len(rows_of_piece) / len(batch)
-                                grad_scaler.scale(loss * share).backward()
-                                loss_metrics += stats * share
-                                total_loss += loss.detach() * share
-                                if not update:
-                                    with torch.no_grad():
-                                        now = masked_log_softmax(logits, piece.mask)
-                                        now = now.gather(-1, piece.action.unsqueeze(-1)).squeeze(-1)
-                                        batch_ratio_error += ((now - piece.log_prob).exp() - 1).abs().mean() * share
-                            fits = True
-                        except RuntimeError as error:
-                            minibatch = run.smaller_minibatch(minibatch, error)
-                    if not update:
-                        ratio_error = batch_ratio_error
-                    grad_scaler.unscale_(optimizer)
-                    norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-                    # A step that is not finite is not taken: the fused optimiser skips it by this flag, without a look
-                    # from the CPU. Under fp16 an infinite gradient is the scaler's daily business, an infinite loss is
-                    # not.
-                    broken = ~torch.isfinite(total_loss if grad_scaler.is_enabled() else norm)
-                    optimizer.found_inf = broken.float()
-                    grad_scaler.step(optimizer)
-                    grad_scaler.update()
-                    was_clipped = (norm > args.max_grad_norm).float()
-                    rest = torch.stack([loss_metrics[KL], norm, norm, was_clipped, broken.float()])
-                    update.append(torch.cat([loss_metrics, rest]))
-                run.heartbeat()
-                if args.target_kl != "off":
-                    epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
-                    if epoch_kl.item() > args.target_kl:  # one look per epoch
-                        break
-
-            # 6. Evidence for the diagnosis, on a sample of the rows.
-            with torch.no_grad():
-                sample = sample_rows(rows, device)
-                raw_observation = env.observe(flat_index[sample], flat_account[sample])
-                observation = scale_observation(raw_observation)
-                logits = net.policy(observation, keep and [layer[env_of_row[sample]] for layer in keep])
-                log_prob_after = masked_log_softmax(logits, flat.mask[sample])
-                log_prob_after = log_prob_after.gather(-1, flat.action[sample].unsqueeze(-1)).squeeze(-1)
-                hidden = net.policy.hidden(observation)
-                after = nn.utils.parameters_to_vector(parameters)
-                obs_max_abs, obs_clipped_share = env.observation_stats(flat_index[sample], flat_account[sample])
-                evidence = {
-                    "value/explained_variance": explained_variance(buffer.value, returns),
-                    "value/value_mean": buffer.value.mean(),
-                    "value/return_mean": returns.mean(),
-                    "value/return_std": returns.std(),
-                    "diag/ev_reference": ridge_explained_variance(observation, flat.returns[sample]),
-                    "diag/update_ratio": update_ratio(before, after, len(update)),
-                    "diag/advantage_std": advantage.std(),
-                    "diag/gae_error": gae_error(
-                        reward,
-                        buffer.value,
-                        next_value,
-                        buffer.terminated,
-                        done,
-                        returns,
-                        args.gamma,
-                        args.gae_lambda,
-                    ),
-                    "diag/advantage_signal": correlation(
-                        flat.advantage[sample], log_prob_after - flat.log_prob[sample]
-                    ),
-                    "diag/obs_max_abs": obs_max_abs,
-                    "diag/obs_clipped_share": obs_clipped_share,
-                    "diag/mask_violations": (~flat.mask.gather(-1, flat.action.unsqueeze(-1))).sum(),
-                    "policy/ratio_error": ratio_error,
-                    "reward/scale": reward_scale,
-                }
-                if hidden:  # hidden = [] is a linear policy
-                    units = [*hidden, *net.value.hidden(observation)]
-                    evidence["diag/dormant_share"] = dormant_share(units)
-                    evidence["diag/feature_rank"] = feature_rank(hidden[-1])
-                    if args.activation == "relu":
-                        evidence["diag/dead_share"] = dead_share(units)
-                if env.autoreset == "same_step":
-                    evidence["diag/wrong_bootstraps"] = wrong_bootstraps(buffer.value, next_value, buffer.truncated)
-                if agent.newest_return_column is not None and steps > 1:  # what a step earned, what is seen then
-                    earlier = sample_rows(rows - num_envs, device)
-                    shown = env.observe(flat_index[earlier + num_envs], flat_account[earlier + num_envs])
-                    exposure = flat_account[earlier, EXPOSURE]
-                    evidence["diag/obs_agreement"] = obs_agreement(
-                        shown[:, agent.newest_return_column],
-                        buffer.components[..., 0].flatten()[earlier],
-                        exposure,
-                        (flat.action[earlier] == 0) & ~done.flatten()[earlier],
-                    )
-                scale_observation.update(raw_observation)
-            update_s = time.perf_counter() - clock
-
-            # 7. The record of the iteration: one transfer from the device.
-            values = torch.stack([value.double() for value in evidence.values()]).cpu()
-            updates = torch.stack(update).cpu().numpy()
-            start_step, global_step = global_step, global_step + min(rows, left)
-            rollout = Rollout(
-                reward=reward.cpu().numpy(),
-                clipped=reward_clipped.cpu().numpy(),
-                weighted=weighted.cpu().numpy(),
-                raw=buffer.components.cpu().numpy(),
-                bonus=bonus.cpu().numpy(),
-                action=buffer.action.cpu().numpy(),
-                valid_actions=buffer.mask.sum(-1).cpu().numpy(),
-                done=done.cpu().numpy(),
-                equity=(buffer.equity / agent.spec.env.initial_capital).cpu().numpy(),
-                closed=(~buffer.closed_profit.isnan()).cpu().numpy(),
-                resting=resting.cpu().numpy(),
-            )
-            agent.record(
-                iteration,
-                start_step,
-                global_step,
-                rollout,
-                {name: updates[:, i] for i, name in enumerate(UPDATE_METRICS)},
-                dict(zip(evidence, values.tolist(), strict=True))
-                | {
-                    "policy/epochs_done": epoch + 1,
-                    "reward/scale_steps": scale_reward.steps,
-                    "perf/rollout_s": rollout_s,
-                    "perf/update_s": update_s,
-                }
-                | ({"diag/amp_scale": grad_scaler.get_scale()} if grad_scaler.is_enabled() else {}),
-            )
-
-            # 8. Evaluation, what an intervention takes back or draws anew, checkpoints.
-            if agent.due(agent.spec.evaluation.every, start_step):
-                policy_state = under("net", net.state_dict()) | under("observation", scale_observation.state_dict())
-                agent.evaluate(iteration, greedy, policy_state)
-                gradient = nn.utils.parameters_to_vector(p.grad for p in parameters if p.grad is not None)
-                agent.write_histograms(env, rollout, flat_account, flat.value, gradient)
-            for _, earlier in run.rolled_back([agent]):
-                load(earlier)
-                scale_reward.go_back(part("reward", earlier))
-            for _, what, draws in run.reinitialised([agent]):
-                fresh = ActorCritic(env.observation_size, env.num_actions, args, draws).to(device)
-                reinit(net, fresh, optimizer, what, scale_observation(raw_observation))
-            if agent.due(agent.spec.checkpoints.every, start_step) or run.stop_requested:
-                run.save_checkpoint("last", trainer_state())
-
-        agent.conclude()
+    with AgentRun(Args, load_policy, __file__) as run:
+        train(run)
 
 
 if __name__ == "__main__":

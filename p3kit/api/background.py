@@ -13,7 +13,9 @@ from types import TracebackType
 
 from rich.console import Console
 
-from p3kit.rundir import RunDir
+from p3kit.console import Console as OwnConsole
+from p3kit.rundir import RunDir, intact_runs
+from p3kit.rundir.directory import ACTIVE_STATES
 
 
 class Background:
@@ -21,7 +23,7 @@ class Background:
 
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
         self._runs_root, self._aim_repo = runs_root, aim_repo
-        self._console = Console(stderr=True) if console.quiet else console  # warnings are for the quiet, too
+        self._console = OwnConsole(stderr=True) if console.quiet else console  # warnings are for the quiet, too
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
         self._pictures: list[tuple[RunDir, Future[None]]] = []
         self._stop_mirror = threading.Event()
@@ -72,6 +74,13 @@ class Background:
 def aim_is_installed() -> bool:
     """Return True where the mirror can work, without importing Aim."""
     return importlib.util.find_spec("aim") is not None
+
+
+def draw_missing(runs_root: Path) -> None:
+    """Draw the pictures of runs that ended without any, as those of a trainer that was started alone."""
+    for run in intact_runs(runs_root)[0]:
+        if run.status()["state"] not in ACTIVE_STATES and not any(run.plots.glob("*.png")) and run.histograms():
+            _draw(run)
 
 
 def _draw(run: RunDir) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run, reference_of
+from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
 from p3kit.rundir import folder_of_runs
+from p3kit.rundir.rows import decode_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,14 +51,15 @@ class Backtest:
     @property
     def metrics(self) -> dict[str, float | None]:
         """Metrics of the policy: `eval/sharpe_ratio` (annualised), `eval/total_return`, …; None where undefined."""
-        return dict(self.result["metrics"])
+        return dict(decode_numbers(self.result["metrics"]))
 
     @property
     def baselines(self) -> pd.DataFrame:
         """The same metrics, without the prefix `eval/`, of each baseline: a row per metric, a column per baseline."""
         import pandas as pd
 
-        return pd.DataFrame(self.result["baselines"])
+        columns = {name: decode_numbers(values) for name, values in self.result["baselines"].items()}
+        return pd.DataFrame(columns, dtype="float64")
 
     @property
     def sharpe_interval(self) -> tuple[float, float] | None:
@@ -182,7 +185,7 @@ def compare_runs(
     from p3kit.report.comparison_data import compare_runs as compare
 
     chosen = [runs] if isinstance(runs, RunLike) else list(runs)
-    return compare(folder_of_runs(runs_root), [reference_of(run) for run in chosen], by)
+    return compare(folder_of_runs(runs_root), [os.fspath(run) for run in chosen], by)
 
 
 def explain_finding(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from p3kit.api.saved_run import RunLike, reference_of
+from p3kit.api.saved_run import RunLike
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir import file_name, folder_of_runs, intact_runs, mark_crashed
 
@@ -102,7 +103,7 @@ def export_run(
 
     file = None if output is None else Path(output)
     format_ = _format(file, kind)
-    reference = reference_of(run)
+    reference = os.fspath(run)
     if name is not None and reference != "best":
         raise InputError(f"--name {name}", "chooses among experiments, and a run was named", "use it with best")
     found = find_export(folder_of_runs(runs_root), reference, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -48,6 +49,28 @@ class SavedRun:
         return self.directory.info()
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The spec with every value as plain tables, as the run or its one agent used it."""
+        spec: dict[str, Any] = self._plan["spec"]
+        return spec
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Origin of each value of `spec` by dotted path: a place in the file, `--set ...`, or `default`."""
+        from p3kit.spec.loading import overrides_of, stored_origins
+
+        run, plan = self.directory, self._plan
+        given = overrides_of(self.info.get("command") or [])
+        return stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
+
+    @property
+    def _plan(self) -> dict[str, Any]:
+        """The entry of the one agent in the plan, or that of the whole run."""
+        info = self.info
+        whole = {"spec": info["spec"], "symbol": None}
+        return next((plan for plan in info["agents"] if plan["name"] == self.agent), whole)
+
+    @property
     def state(self) -> str:
         """`queued`, `running`, `done`, `stopped`, `failed` or `crashed`."""
         return str(self.directory.status()["state"])
@@ -90,6 +113,10 @@ class SavedRun:
     def summary(self) -> RunLine:
         """The line that `p3kit runs` prints: progress (0 to 1), best validation Sharpe ratio, grades, age in s."""
         return run_lines([self.directory], time.time())[0]
+
+    def __fspath__(self) -> str:
+        """Path of the run directory, with `/AGENT` for one agent: every function takes it in place of a name."""
+        return str(self.path) + (f"/{self.agent}" if self.agent is not None else "")
 
     def __repr__(self) -> str:
         return f"<SavedRun {self.name}{f'/{self.agent}' if self.agent else ''}, {self.state}>"
@@ -141,7 +168,7 @@ def open_run(run: RunLike, runs_root: str | Path | None = None) -> SavedRun:
     """
     if isinstance(run, SavedRun):
         return run
-    return SavedRun(*find_run(folder_of_runs(runs_root), str(run)))
+    return SavedRun(*find_run(folder_of_runs(runs_root), os.fspath(run)))
 
 
 def list_runs(
@@ -234,16 +261,9 @@ def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | N
         run = open_run(reference, runs_root)
         if run.agent is not None:
             what = "names one agent; a run goes on or ends as a whole"
-            raise InputError(reference_of(reference), what, f'use "{run.name}"')
+            raise InputError(os.fspath(reference), what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())
-
-
-def reference_of(run: RunLike) -> str:
-    """Return the words that name a run, or an agent of it."""
-    if not isinstance(run, SavedRun):
-        return str(run)
-    return str(run.path) + (f"/{run.agent}" if run.agent is not None else "")
 
 
 def check_agent(run: SavedRun) -> None:

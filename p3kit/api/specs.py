@@ -156,11 +156,12 @@ def plan_runs(
     _check_options(options)
     loaded = load_spec(spec)
     market = load_market(loaded.spec, loaded.spec.symbols)
-    plans, slots, packing = _packed(loaded, walk_windows(loaded.spec, market), jobs, options)
+    windows = walk_windows(loaded.spec, market)
+    plans, slots, packing = _packed(loaded, windows, jobs, options)
     cost = _calibrated(plans, loaded, market, slots, progress) if options.calibrate else None
     pace = measured_pace(plans[0], folder_of_runs(runs_root))
     seconds = cost.seconds if cost else total_seconds(plans, pace, slots) if pace else None
-    remarks = (*notes(loaded), *data_notes(loaded.spec, market))
+    remarks = (*notes(loaded), *data_notes(loaded.spec, market, windows))
     return Plan(loaded, tuple(plans), slots, remarks, seconds, pace, cost, packing)
 
 
@@ -198,16 +199,18 @@ def _packed(
     """The runs, how many train at a time, and how a cluster takes them."""
     from p3kit.launch.engines import available_cores
     from p3kit.plan import plan_runs as make_plans
+    from p3kit.spec import read_trainer
 
+    trainer = read_trainer(loaded.spec.trainer)
     if options.engine == "local":
         slots = jobs or available_cores()
-        plans = make_plans(loaded.spec, slots, windows)
+        plans = make_plans(loaded.spec, trainer, slots, windows)
         return plans, min(slots, len(plans)), None
     from p3kit.launch.cluster import Cluster, needs_of, pack
 
     needs = needs_of([loaded.spec.compute.model_dump()])
     cpus, gpus = _cluster_size(options)
-    plans = make_plans(loaded.spec, Cluster(cpus, gpus, nodes=1).slots(needs, jobs), windows)
+    plans = make_plans(loaded.spec, trainer, Cluster(cpus, gpus, nodes=1).slots(needs, jobs), windows)
     packing = pack(len(plans), cpus, gpus, needs, jobs)
     return plans, packing.at_a_time, packing
 

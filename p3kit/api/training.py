@@ -235,12 +235,14 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     """Plan the runs, make the checks that are left, and print the notes."""
     from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
+    from p3kit.spec import read_trainer
     from p3kit.spec.notes import notes
 
-    plans = plan_runs(loaded.spec, slots, walk_windows(loaded.spec, market))
+    windows = walk_windows(loaded.spec, market)
+    plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
-    for note in [*notes(loaded), *data_notes(loaded.spec, market)]:
+    for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
         launch.print(f"note: {note}")
     return plans
 

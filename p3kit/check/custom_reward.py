@@ -12,8 +12,6 @@ asks the same function when it probes the reward, so that a term that can be far
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from p3kit.env.timestep import Timestep
 from p3kit.errors import InputError
+from p3kit.runtime.policy import import_trainer
 
 NAME = "extra_reward"
 Term = Callable[[Timestep], Tensor]
@@ -39,7 +38,7 @@ def own_term(trainer_file: Path, args: Any) -> Term | None:
     if found is None:
         return None
     where = f"{trainer_file}:{found.lineno}:1"
-    function = getattr(_imported(trainer_file), NAME)
+    function = getattr(import_trainer(trainer_file), NAME)
 
     def term(step: Timestep) -> Tensor:
         try:
@@ -55,19 +54,3 @@ def own_term(trainer_file: Path, args: Any) -> Term | None:
         return torch.as_tensor(paid).double()
 
     return term
-
-
-def _imported(trainer_file: Path) -> Any:
-    name = f"p3kit_own_{trainer_file.stem}"
-    spec = importlib.util.spec_from_file_location(name, trainer_file)
-    if spec is None or spec.loader is None:
-        raise InputError(str(trainer_file), "cannot be imported", "a trainer is a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # a dataclass with postponed annotations looks itself up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(
-            str(trainer_file), f"cannot be imported: {type(error).__name__}: {error}", f"python {trainer_file} --help"
-        ) from error
-    return module

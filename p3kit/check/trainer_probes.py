@@ -23,7 +23,7 @@ from p3kit.market.optimal import TradingRules, attainable
 from p3kit.plan import RunPlan, plan_runs
 from p3kit.rundir import BACKTEST_RESULT, RunDir
 from p3kit.runtime import load_checkpoint, part
-from p3kit.spec import Spec, resolve_spec
+from p3kit.spec import Spec, read_trainer, resolve_spec
 
 Start = Callable[[RunDir, Sequence[str]], "subprocess.CompletedProcess[str]"]
 """Run a run's own trainer with further flags and wait for its end."""
@@ -93,9 +93,7 @@ def _forward(run: RunDir, agent: str, start: Start) -> Probe:
     shown = start(run, flags)
     lines = [line for line in shown.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if shown.returncode or not lines:
-        return Probe(
-            "forward", question, False, _last_words(shown), "see the lines below run.backtest in trainers/ppo.py"
-        )
+        return Probe("forward", question, False, _last_words(shown), "see load_policy in trainers/ppo.py")
     answer = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     faults = []
     if answer["forbidden"]:
@@ -287,7 +285,7 @@ def _train(
     spec: Spec, market: Mapping[str, SymbolData], folder: Path, start: Start, task: str | None = None
 ) -> tuple[RunDir, str]:
     """A run to its end, and what its trainer said where it failed."""
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     run = RunDir.create(folder, _described(plan, market) | {"env_id": task}, "# made by p3kit check\n", plan.trainer)
     ended = start(run, [])
     if ended.returncode == 0:

@@ -15,6 +15,7 @@ from p3kit.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
+    from p3kit.market.facts import FileFacts
 
 
 class SpecOrCommand(click.Group):
@@ -26,7 +27,7 @@ class SpecOrCommand(click.Group):
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "SPEC [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "SPEC|FILE [OPTIONS]")
         formatter.write_usage(ctx.command_path, "fetch SYMBOL... [OPTIONS]", prefix="       ")
 
 
@@ -36,11 +37,12 @@ class SpecOrCommand(click.Group):
 Examples:
   p3kit data specs/phase3.toml
   p3kit data specs/phase3.toml --picture bars.png
+  p3kit data data/AAPL.csv                 a file without a spec: its shape, and the [data] table to copy
   p3kit data describe --help
   p3kit data fetch AAPL MSFT --interval 1h --output data""",
 )
 def data() -> None:
-    """Say what the bars of SPEC are, and where they come from; or fetch bars from Yahoo Finance into files."""
+    """Describe the bars of a spec or of a file; or fetch bars from Yahoo Finance into files."""
 
 
 @data.command(
@@ -59,13 +61,22 @@ Examples:
 )
 @json_option
 def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
-    """Say what the bars of SPEC are, and where they come from. `describe` itself may be left out.
+    """Describe the bars of SPEC, and where they come from. `describe` itself may be left out.
+
+    A file of bars in place of SPEC: its shape, its columns, and the [data] table that reads it.
 
     Refuses bars that cannot be trusted, naming file, row and remedy; nothing is trained.
     """
     from p3kit.market import load_market
+    from p3kit.market.facts import facts_of
     from p3kit.spec import load_spec
+    from p3kit.spec.loading import is_spec
 
+    if not is_spec(spec):
+        if overrides or picture is not None:
+            raise click.UsageError(f"--set and --picture need a spec; {spec} is no .toml file")
+        _describe_file(spec, as_json)
+        return
     loaded = load_spec(spec, overrides).spec
     market = load_market(loaded, loaded.symbols)
     if as_json:
@@ -158,63 +169,47 @@ def fetch(
         sys.exit(1)
 
 
+def _describe_file(path: Path, as_json: bool) -> None:
+    """Print what a file without a spec is, and the [data] table that reads it. Raises DataError after that."""
+    from p3kit.errors import DataError
+    from p3kit.market.facts import describe_file
+
+    facts = describe_file(path)
+    if as_json:
+        print_json(facts.to_json())
+    else:
+        click.echo(render_file(facts))
+    if facts.faults:
+        raise DataError.collected(facts.faults)
+
+
+def render_file(facts: FileFacts) -> str:
+    """A file for people: its shapes, its columns, its bars, and what to copy."""
+    lines = [str(facts.path)]
+    lines += [f"  {name}: {reading}" for name, reading in facts.shapes.items()]
+    lines += ["", "columns: " + ", ".join(f"{role} = {name!r}" for role, name in facts.columns.items())]
+    rows: list[tuple[str, ...]] = [("symbol", "bars", "first", "last", "spacing", "bars a year", "", "gaps")]
+    rows += [
+        (symbol, f"{f['bars']:,}", f["first"][:16].replace("T", " "), f["last"][:16].replace("T", " "),
+         ", ".join(f["usual_spacings"]), f"{f['bars_per_year']:,.1f}", f["estimate"], f"{f['gaps']:,}")
+        for symbol, f in facts.bars.items()
+    ]  # fmt: skip
+    text = "\n".join(lines) + "\n" + ("\n" + _table(rows, right={1, 5, 7}) if facts.bars else "")
+    for note, symbols in _notes(facts.bars).items():
+        text += f"note ({', '.join(symbols)}): {note}\n"
+    if len(facts.symbols) > len(facts.bars) + len(facts.faults):
+        text += f"{len(facts.symbols) - len(facts.bars):,} more symbols are not shown\n"
+    return f"{text}\nto copy into a spec:\n\n{facts.table}"
+
+
 def utc_now() -> dt.datetime:
     """The clock that says which bars are over."""
     return dt.datetime.now(dt.UTC)
 
 
-def facts_of(bars: SymbolData) -> dict[str, Any]:
-    """The facts about one symbol, in JSON's types. Dates are those of bars an account may act on, both included."""
-    import numpy as np
-
-    from p3kit.market.gaps import find_gaps, usual_spacings
-
-    moves = np.diff(np.log(bars.close))
-    largest = int(np.abs(moves).argmax())
-    gaps = find_gaps(bars.timestamps)
-    facts: dict[str, Any] = {
-        "source": bars.source,
-        "synthetic": bars.synthetic,
-        "first": str(bars.timestamps[0])[:19],
-        "last": str(bars.timestamps[-1])[:19],
-        "bars": len(bars),
-        "bars_per_year": round(bars.bars_per_year, 2),
-        "split_bars_per_year": {name: round(year, 2) for name, year in bars.split_bars_per_year.items()},
-        "usual_spacing_hours": [round(hours, 6) for hours in usual_spacings(bars.timestamps)],
-        "gaps": len(gaps),
-        "longest_gaps": [
-            {"begin": str(gap.begin)[:19], "end": str(gap.end)[:19], "hours": round(gap.hours, 2)}
-            for gap in sorted(gaps, key=lambda gap: -gap.hours)[:5]
-        ],
-        "annual_volatility": round(float(moves.std(ddof=1) * bars.bars_per_year**0.5), 4),
-        "largest_move": {
-            "at": str(bars.timestamps[largest + 1])[:19],
-            "change": round(float(np.expm1(moves[largest])), 6),
-        },
-        "unchanged_share": round(float((moves == 0).mean()), 4),
-        "features": list(bars.feature_names),
-        "fingerprint": bars.fingerprint,
-        "splits": {
-            name: {
-                "first": str(bars.timestamps[first])[:19],
-                "last": str(bars.timestamps[last - 1])[:19],
-                "bars": last - first,
-                "close_change": round(float(bars.close[last - 1] / bars.close[first]) - 1.0, 6),
-                "regimes": {regime: round(share, 4) for regime, share in bars.regime_shares(name).items()},
-            }
-            for name, (first, last) in bars.splits.items()
-        },
-        "notes": list(bars.notes),
-    }
-    if bars.source == "sample":
-        from p3kit.market import sample
-
-        facts |= {"provenance": sample.PROVENANCE, "caution": sample.CAUTION}
-    return facts
-
-
 def render(market: Mapping[str, SymbolData]) -> str:
     """The same for people: a row per symbol, a block per split, then notes and where the data come from."""
+    from p3kit.market.facts import facts_of
     from p3kit.market.gaps import span_text
 
     facts = {symbol: facts_of(bars) for symbol, bars in market.items()}

@@ -37,8 +37,8 @@ Examples:
 @click.option(
     "--bars",
     type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Trade your own files: one per symbol in FOLDER, SYMBOL.csv or SYMBOL.parquet.",
+    metavar="FOLDER|FILE",
+    help="Trade your own files: one per symbol in FOLDER, such as SYMBOL.csv, or a FILE with several symbols.",
 )
 @click.option("--trainer", shell_complete=complete_trainer, help="A shipped trainer, or a .py file of yours.")
 @click.option("--from", "shipped", metavar="NAME", shell_complete=complete_shipped, help="Copy a shipped spec instead.")
@@ -49,14 +49,21 @@ def init(place: Path, bars: Path | None, trainer: str | None, shipped: str | Non
 
     Without arguments: experiment.toml in the current folder.
     """
-    from p3kit.spec.starter import copy_shipped, start_spec
+    from p3kit.spec.starter import OwnBars, copy_shipped, spec_file, start_spec
 
     if shipped is not None and (bars is not None or trainer is not None):
         raise click.UsageError("--from copies a spec as it is; it takes neither --bars nor --trainer")
     if shipped is not None:
         started = copy_shipped(place, shipped, overwrite=force)
     else:
-        started = start_spec(place, bars=bars, trainer=trainer, overwrite=force)
+        own = None
+        if bars is not None:
+            from p3kit.market.folder import find_bars, relative_template
+
+            found = find_bars(bars)
+            template = relative_template(found.template, spec_file(place).parent)
+            own = OwnBars(found.kind, template, found.symbols, found.options)
+        started = start_spec(place, bars=own, trainer=trainer, overwrite=force)
     if as_json:
         print_json({"spec": str(started.spec), "written": list(map(str, started.written)),
                     "kept": list(map(str, started.kept))})  # fmt: skip

@@ -16,7 +16,8 @@ from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, 
 from p3kit.diagnose.journal import for_agent, intervened
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, concerns, list_runs
-from p3kit.symptoms import SYMPTOMS, Change, Value, write_patch
+from p3kit.spec.writing import patch_toml
+from p3kit.symptoms import SYMPTOMS, Change, Value
 
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "phase.entropy": (
@@ -265,7 +266,7 @@ def _with_patch(finding: Finding, evidence: Evidence) -> Finding:
     if not finding.causes:
         return finding
     changes = changes_for(finding, finding.causes[0].id, evidence)
-    return replace(finding, changes=changes, patch=write_patch({change.path: change.after for change in changes}))
+    return replace(finding, changes=changes, patch=patch_toml({change.path: change.after for change in changes}))
 
 
 def changes_for(finding: Finding, cause_id: str, evidence: Evidence) -> tuple[SpecChange, ...]:
@@ -332,5 +333,5 @@ def merged_patch(diagnoses: Sequence[AgentDiagnosis]) -> str:
                 for change in finding.changes:
                     merged.setdefault((symbol, change.path), change.after)
     symbols = dict.fromkeys(symbol for symbol, _ in merged)
-    parts = [write_patch({path: v for (owner, path), v in merged.items() if owner == s}, s) for s in symbols]
+    parts = [patch_toml({path: v for (owner, path), v in merged.items() if owner == s}, s) for s in symbols]
     return "\n\n".join(parts)

@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import prose_width
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.diagnosis import changes_for
 from p3kit.diagnose.evidence import Evidence, Ticks
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, format_number, format_steps
 from p3kit.errors import InputError
 from p3kit.spec.nearest import nearest
-from p3kit.symptoms import SYMPTOMS, Symptom, write_patch
+from p3kit.spec.writing import patch_toml
+from p3kit.symptoms import SYMPTOMS, Symptom
 
 _BEFORE, _AFTER = 3, 6
 """Rows of the record shown before the onset, and from it on."""
@@ -142,7 +144,7 @@ def _causes(finding: Finding, evidence: Evidence, diagnosis: AgentDiagnosis) -> 
         rank, why = found.get(cause.id, (0, ""))
         values = {change.path: change.after for change in changes_for(finding, cause.id, evidence)}
         automatic = finding.row.automatic and cause.automatic and bool(values)
-        patch = write_patch(values, symbol) if rank else ""
+        patch = patch_toml(values, symbol) if rank else ""
         explained.append(CauseExplained(cause.id, cause.meaning, rank, why, patch, automatic))
     return tuple(explained)
 
@@ -162,7 +164,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     table.add_column()
     for name, text in _story(explanation):
         table.add_row(name, Text(text))
-    console.print(table)
+    console.print(table, width=prose_width(console))
     if explanation.record:
         console.print(_record_table(explanation))
     for cause in explanation.causes:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from p3kit.symptoms import SYMPTOMS, Severity, Symptom, Value, write_patch
+from p3kit.spec.writing import patch_toml
+from p3kit.symptoms import SYMPTOMS, Severity, Symptom, Value
 
 State = Literal["raised", "ok", "not_enough_data", "no_evidence"]
 """raised: the symptom showed, now or earlier · ok: judged and silent · not_enough_data: too early to say ·
@@ -154,7 +155,7 @@ class AgentDiagnosis:
             if finding.alarming and finding.follows is None:
                 for change in finding.changes:
                     values.setdefault(change.path, change.after)
-        return write_patch(values, self.symbol if self.several_symbols else None)
+        return patch_toml(values, self.symbol if self.several_symbols else None)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from p3kit.errors import InputError, P3kitError
+from p3kit.errors import P3kitError
 from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
-from p3kit.rundir import BACKTEST_RESULT, RunDir, chosen_evaluation, list_runs
+from p3kit.rundir import BACKTEST_RESULT, RunDir, find_checkpoint, list_runs
 
 Result = dict[str, Any]
 """What `Agent.report_backtest` prints: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
@@ -36,37 +36,15 @@ def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: in
 
 def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
     """What the run's own trainer prints of one checkpoint."""
-    name = _checkpoint_name(run, agent, checkpoint)
+    name = find_checkpoint(run, agent, checkpoint)
     result = run_trainer(run, ["--evaluate", name, "--agent", agent, "--split", split, *more])
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()
         why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and said nothing"
-        raise P3kitError(
-            f"{run.name}/{agent}", f"cannot be evaluated: {why}", "see the trainer's lines for run.backtest"
-        )
+        raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", "see load_policy in its trainer.py")
     found: Result = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     return found | {"run": run.name, "agent": agent}
-
-
-def _checkpoint_name(run: RunDir, agent: str, wanted: str) -> str:
-    """The file's name without its ending. Raises InputError, naming what there is."""
-    among = agent if len(run.agent_names()) > 1 else None
-    name = wanted.removesuffix(".pt")
-    if wanted == "best":
-        chosen = ((run.status().get("agents") or {}).get(agent, {}).get("verdict") or {}).get("chosen_step")
-        if chosen is None:
-            plan = next(plan for plan in run.info()["agents"] if plan["name"] == agent)
-            best = chosen_evaluation(plan, run.read_events("evaluation", agent=agent))
-            chosen = None if best is None else best["global_step"]
-        name = run.checkpoint(f"best-{chosen or 0:09d}", agent=among).stem
-    if run.checkpoint(name).exists():
-        return run.checkpoint(name).stem
-    have = ", ".join(path.stem for path in run.checkpoints()) or "none"
-    if wanted == "best":
-        raise InputError(f"{run.name}/{agent}", "no weights were chosen yet: it never traded in an evaluation",
-                         f"--checkpoint takes one of its checkpoints: {have}")  # fmt: skip
-    raise InputError(f"--checkpoint {wanted}", "no such checkpoint", f"{run.name} has {have}")
 
 
 def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, float] | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p3kit.plan import RunPlan, fixed_knobs
+from p3kit.plan import RunPlan
 from p3kit.rundir import RunDir, intact_runs
+from p3kit.spec.trainer_file import fixed_knobs
 
 SETS_THE_PACE = {
     "ppo": ("target_kl",),

@@ -112,13 +112,22 @@ def make_runs(
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            info = plan.run_json(market, command) | dict(extra or {})
+            info = plan.run_json(_market_of(plan, market), command) | dict(extra or {})
             runs.append(RunDir.create(runs_root, info, loaded.source_text, plan.trainer))
     except BaseException:
         for run in runs:
             run.delete()
         raise
     return runs
+
+
+def _market_of(plan: RunPlan, market: Mapping[str, SymbolData]) -> Mapping[str, SymbolData]:
+    """Return the bars of a run: a window of a walk-forward has bars of its own."""
+    if not plan.windows:
+        return market
+    from p3kit.market import load_market
+
+    return load_market(plan.spec, list(dict.fromkeys(agent.symbol for agent in plan.agents)))
 
 
 def resume(

@@ -1,336 +1,289 @@
 """Bars from CSV and Parquet files, and why some are refused.
 
-A file holds one symbol: a timestamp column (or, in Parquet, a datetime index) and `close`; `open`, `high`, `low` and
-`volume` are used when present. Column names are read without regard to case. Refused, each with file, row and remedy:
+`shapes.py` has the table of known shapes. A file needs timestamps and closes; `open`, `high`, `low` and `volume` are
+used when present. Refused, each with file, row and remedy:
 
 - timestamps that are missing, unreadable, ambiguous (day/month), unsorted, repeated, or in mixed time zones
 - prices that are missing, not numbers, not finite or not positive; volumes that are missing or negative
 - high below low; open or close outside low … high by more than 1 %
+- a symbol in the file that is another one than in the spec
 
-Nothing is ever filled, sorted or dropped on the user's behalf. Rows are numbered as an editor numbers the lines of a
-CSV file (the header is row 1); in Parquet the first bar is row 1.
+Nothing is filled, sorted or dropped. Rows are numbered as an editor numbers the lines of a CSV file (the header is row
+1); in Parquet the first bar is row 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from p3kit.errors import DataError, Fault, MissingExtra
+from p3kit.errors import DataError, Fault
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
-
-if TYPE_CHECKING:
-    import pyarrow.parquet
-
-TIMESTAMP_NAMES = ("timestamp", "datetime", "date", "time")
-
-Kind = Literal["csv", "parquet"]
+from p3kit.market.opening import Kind, Table, open_table, read_rows, require_regular_file
+from p3kit.market.shapes import FIELDS, PRICES, Layout, in_doubt, layout_of, line, same_symbol
+from p3kit.market.sheet import Sheet
+from p3kit.market.timestamps import parse_timestamps, text_of
+from p3kit.spec.paths import file_of
 
 _SLACK = 0.01
 """Relative slack of open and close beyond low … high: vendors round and glitch by less. Closes that were adjusted for
 dividends beside highs and lows that were not differ by more, sooner or later."""
-
-_DST_DAYS = 21
-"""UTC offsets may change by an hour for daylight saving time, but not twice within this many days."""
-
-
-@dataclass
-class _Sheet:
-    """A file as text or numbers, not yet checked. `first_row`: how users would number the first bar."""
-
-    path: Path
-    frame: pd.DataFrame  # columns in lower case
-    first_row: int
-    ignored: list[str]
-
-    def fault(self, rows: NDArray[np.intp] | int, what: str, hint: str) -> Fault:
-        """A fault at the first of `rows` (positions), saying how many more there are."""
-        positions = np.atleast_1d(rows)
-        first = int(positions[0])
-        more = f" (and {len(positions) - 1} more rows)" if len(positions) > 1 else ""
-        stamp = str(self.frame["timestamp"].iloc[first])
-        when = f" ({stamp[:40]})" if stamp else ""
-        return Fault(f"{self.path}: row {first + self.first_row}{when}", what + more, hint)
+_NO_NUMBER = ("", "nan", "null", "none", "na", "n/a")
+_SAME = 1e-6
+"""Relative difference below which an adjusted close is the close."""
 
 
-def read_bars(kind: Kind, template: str | None, symbol: str) -> Bars:
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: the keys of [data] that matter to one file."""
+
+    columns: Mapping[str, str | int] = field(default_factory=dict)
+    adjust: str = "off"
+    several: bool = False
+    """The spec has several symbols."""
+
+
+def read_bars(kind: Kind, template: str | None, symbol: str, reading: Reading | None = None) -> Bars:
     """The bars of `symbol` from its file. DataError with every fault of the file."""
-    path = _path_of(template, symbol)
-    sheet = _read_csv(path) if kind == "csv" else _read_parquet(path)
-    timestamps, zone, faults = _parse_timestamps(sheet)
-    numbers: dict[str, Floats] = {}
-    for name in ("close", *OPTIONAL_COLUMNS):
-        if name in sheet.frame.columns:
-            numbers[name], wrong = _parse_numbers(sheet, name)
-            faults += wrong
+    reading = reading or Reading()
+    path = path_of(template, symbol)
+    shared = reading.several and "{symbol}" not in str(template)
+    layout = layout_of(_opened(kind, path), symbol, reading.columns)
+    sheet, notes = _sheet(layout, symbol, shared)
+    timestamps, faults, more = parse_timestamps(sheet)
+    numbers, wrong = _numbers_of(sheet)
+    faults += wrong
     if not faults:
         faults = _check_ranges(sheet, numbers)
+        _check_order(layout, numbers, bool(faults))
     if len(sheet.frame) < 2:
         faults.append(Fault(str(path), f"{len(sheet.frame)} bars", "give one bar per row"))
     if faults:
         raise DataError.collected(faults)
-    notes = []
-    if zone:
-        notes.append(f"timestamps carry a time zone ({zone}); they are kept in UTC, and so are the days of data.split")
-    if sheet.ignored:
-        notes.append(f"columns not used: {', '.join(sheet.ignored)}")
+    prices, told = _adjusted(layout, sheet, numbers, reading.adjust, timestamps)
     return Bars(
         symbol=symbol,
         timestamps=timestamps,
-        close=numbers["close"],
-        open=numbers.get("open"),
-        high=numbers.get("high"),
-        low=numbers.get("low"),
-        volume=numbers.get("volume"),
+        close=prices["close"],
+        open=prices.get("open"),
+        high=prices.get("high"),
+        low=prices.get("low"),
+        volume=prices.get("volume"),
         source=f"{kind} {path}",
-        notes=tuple(notes),
+        notes=(*notes, *more, *told, *_notes_of(layout)),
     )
 
 
-def read_columns(kind: Kind, template: str | None, symbol: str) -> tuple[str, ...]:
+def read_columns(kind: Kind, template: str | None, symbol: str, reading: Reading | None = None) -> tuple[str, ...]:
     """The optional columns in the file of `symbol`, from its header alone. DataError if there is no such file."""
-    path = _path_of(template, symbol)
-    if kind == "csv":
-        names = [str(name) for name in _csv(path, nrows=0).columns]
-    else:
-        names = list(_open_parquet(path).schema_arrow.names)
-    present = {name.strip().lower() for name in names}
-    return tuple(name for name in OPTIONAL_COLUMNS if name in present)
+    found = layout_for(kind, template, symbol, reading or Reading()).columns
+    return tuple(name for name in OPTIONAL_COLUMNS if name in found)
 
 
-def _path_of(template: str | None, symbol: str) -> Path:
-    """The file of a symbol. `load.py` has checked the name; only `{symbol}` is replaced, nothing is evaluated."""
+def layout_for(kind: Kind, template: str | None, symbol: str, reading: Reading) -> Layout:
+    """The meaning of the columns in the file of `symbol`."""
+    return layout_of(_opened(kind, path_of(template, symbol)), symbol, reading.columns)
+
+
+def symbols_of(layout: Layout) -> tuple[str, ...]:
+    """All symbols that a file names, in its header or in a column; none where it names none."""
+    if "symbol" not in layout.columns:
+        return layout.tickers
+    column = _rows_of(layout, shared=False)[layout.columns["symbol"]]
+    return tuple(str(name) for name in pd.unique(text_of(column)) if str(name))
+
+
+# --- the file of a symbol ---------------------------------------------------------------------------------------------
+
+
+def path_of(template: str | None, symbol: str) -> Path:
+    """The file of a symbol, which is there and a regular file. `load.py` has checked the symbol."""
     if not template:
         raise DataError("data.path", "is not set", 'name the files, for example "data/{symbol}.csv"')
-    path = Path(template.replace("{symbol}", symbol))
-    if path.is_dir():
-        raise DataError(str(path), f"is a directory; expected the file of {symbol}", 'write "data/{symbol}.csv"')
-    if not path.exists():
+    try:
+        path = file_of(template, symbol)
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home folder, a NUL
+        raise DataError("data.path", f"{template!r}: {error}", "give the path of a file") from None
+    if not exists:
         beside = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))[:6] if path.parent.is_dir() else []
         hint = "data.path is relative to the spec file; given by --set, to the current folder"
         if beside:
             hint = f"{path.parent} has {', '.join(beside)}"
         raise DataError(str(path), f"no such file (bars of {symbol})", hint)
+    require_regular_file(path, str(path), f"the file of {symbol}")
     return path
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+def _opened(kind: Kind, path: Path) -> Table:
+    if kind == "csv":
+        return open_table(kind, path)
+    state = path.stat()
+    return _opened_once(kind, path, state.st_mtime_ns, state.st_size)
 
 
-def _csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
-    """Every cell as the text that stands in the file, blank lines kept (they count as rows). DataError if no CSV.
-
-    pandas is told that there is no header: it would rename repeated columns and shift names over longer rows.
-    """
-    try:
-        frame = pd.read_csv(
-            path,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-            nrows=None if nrows is None else nrows + 1,
-        ).fillna("")  # cells that a short row lacks
-    except UnicodeDecodeError as error:
-        raise DataError(str(path), f"is not UTF-8 text ({error.reason})", "save it as CSV in UTF-8") from None
-    except pd.errors.EmptyDataError:
-        raise DataError(str(path), "is empty", "give a header and one bar per row") from None
-    except pd.errors.ParserError as error:
-        what = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        hint = "give every row as many cells as the header"
-        raise DataError(str(path), f"is no regular table: {what}", hint) from None
-    except OSError as error:
-        raise DataError(str(path), f"cannot be read: {error.strerror}", "check the file and its permissions") from None
-    bars = frame.iloc[1:].reset_index(drop=True)
-    bars.columns = frame.iloc[0].to_list()
-    return bars
+@lru_cache(maxsize=1)
+def _opened_once(kind: Kind, path: Path, _modified: int, _size: int) -> Table:
+    return open_table(kind, path)
 
 
-def _read_csv(path: Path) -> _Sheet:
-    frame = _csv(path)
-    blank = (frame == "").all(axis=1).to_numpy()
-    if blank.any():  # blank lines at the end are no bars; blank lines between bars stay and are refused as missing
-        frame = frame.iloc[: int(np.flatnonzero(~blank).max(initial=-1)) + 1]
-    if len(frame.columns) == 1 and any(sign in str(frame.columns[0]) for sign in ";\t|"):
-        raise DataError(str(path), "has one column: cells are not separated by commas", "save it with commas")
-    return _sheet(path, frame, first_row=2)
+@lru_cache(maxsize=1)
+def _shared_rows(path: Path, numbers: tuple[int, ...], _modified: int, layout: _ByIdentity) -> pd.DataFrame:
+    return read_rows(layout.table, numbers)
 
 
-def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise MissingExtra("pyarrow", "parquet", 'data.source = "parquet"') from None
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(str(path), f"is no Parquet file: {str(error).splitlines()[0]}", "write it again") from None
+@dataclass(frozen=True)
+class _ByIdentity:
+    """A table that two calls may share: the file and its size are its identity."""
+
+    table: Table = field(compare=False)
+    size: int
 
 
-def _read_parquet(path: Path) -> _Sheet:
-    file = _open_parquet(path)
-    try:
-        frame = file.read().to_pandas()
-    except Exception as error:  # noqa: BLE001  damaged bytes end in whatever pyarrow and pandas trip over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(str(path), f"cannot be read: {reason}", "write it again") from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        if isinstance(frame.index, pd.MultiIndex):
-            names = ", ".join(str(name) for name in frame.index.names)
-            raise DataError(str(path), f"has a row index of several levels ({names})", "write one file per symbol")
-        index_name = frame.index.name
-        if not any(str(name).strip().lower() in TIMESTAMP_NAMES for name in frame.columns):
-            frame = frame.reset_index(names=index_name if _is_timestamp(index_name) else "timestamp")
-    return _sheet(path, frame, first_row=1)
+def forget_files() -> None:
+    """Release the rows that the symbols of a file have shared, and the memory that pandas keeps for text."""
+    _opened_once.cache_clear()
+    _shared_rows.cache_clear()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 
-def _is_timestamp(name: Any) -> bool:
-    return str(name).strip().lower() in TIMESTAMP_NAMES
+def _rows_of(layout: Layout, shared: bool) -> pd.DataFrame:
+    """All rows of a file, columns by position. `shared`: other symbols will need them, too."""
+    table = layout.table
+    if table.frame is not None:
+        return table.frame
+    if not shared:
+        return read_rows(table, [layout.columns[role] for role in (*FIELDS, "adj_close") if role in layout.columns])
+    state = table.path.stat()
+    is_wide = bool(layout.tickers)
+    numbers = (
+        range(1, len(table.labels))
+        if is_wide
+        else sorted(layout.columns[role] for role in (*FIELDS, "adj_close") if role in layout.columns)
+    )
+    return _shared_rows(table.path, tuple(numbers), state.st_mtime_ns, _ByIdentity(table, state.st_size))
 
 
-def _sheet(path: Path, frame: pd.DataFrame, first_row: int) -> _Sheet:
-    """Columns under our names. DataError where one is missing or there twice."""
-    names = [str(name).strip().lower() for name in frame.columns]
-    stamps = [name for name in names if name in TIMESTAMP_NAMES]
-    faults = []
-    if len(stamps) != 1:
-        what = f"has {len(stamps)} timestamp columns ({', '.join(stamps)})" if stamps else "has no timestamp column"
-        faults.append(Fault(str(path), what, f"name exactly one of them timestamp; the columns are {', '.join(names)}"))
-    if "close" not in names:
-        near = [f'"{name}"' for name in names if "close" in name or name in ("price", "last")]
-        rename = f"is it {' or '.join(near)}? rename it close; " if near else ""
-        faults.append(Fault(str(path), "has no column close", f"{rename}the columns are {', '.join(names)}"))
-    for name in ("close", *OPTIONAL_COLUMNS):
-        if names.count(name) > 1:
-            faults.append(Fault(str(path), f"has {names.count(name)} columns {name}", "keep one"))
-    if faults:
-        raise DataError.collected(faults)
-    wanted = {stamps[0]: "timestamp", **{name: name for name in ("close", *OPTIONAL_COLUMNS)}}
-    kept = [name in wanted for name in names]
-    ignored = [str(name) for name, keep in zip(frame.columns, kept, strict=True) if not keep]
-    frame = frame.loc[:, kept]
-    frame.columns = [wanted[name] for name in names if name in wanted]
-    return _Sheet(path, frame, first_row, ignored)
+def _sheet(layout: Layout, symbol: str, shared: bool) -> tuple[Sheet, list[str]]:
+    """The rows of `symbol`, and notes on the others."""
+    table, columns = layout.table, layout.columns
+    every = _rows_of(layout, shared)
+    rows = np.arange(len(every)) + table.first_row
+    notes: list[str] = []
+    if "symbol" in columns:
+        chosen, notes = _rows_of_symbol(layout, every[columns["symbol"]], symbol)
+        every, rows = every[chosen], rows[chosen]
+    elif len(layout.tickers) > 1:
+        own = [at for role, at in columns.items() if role not in ("timestamp", "time")]
+        chosen = ~_blank(every[own])
+        every, rows = every[chosen], rows[chosen]
+        if not chosen.all():
+            notes = [f"{int((~chosen).sum()):,} rows hold bars of other symbols only"]
+    elif shared and not layout.tickers:
+        hint = 'write path = "data/{symbol}.csv" for one file per symbol, or columns = { symbol = "NAME" }'
+        raise DataError(str(table.path), "has no column of symbols, and the spec has several symbols", hint)
+    frame = pd.DataFrame({role: every[at] for role, at in columns.items() if role != "symbol"}).reset_index(drop=True)
+    unused = {table.names[at]: every[at] for at in every.columns if at not in columns.values()}
+    return Sheet(table.path, frame, rows, unused), notes
+
+
+def _blank(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """True for rows without a single value: in a wide file, other symbols traded then."""
+    blank = [
+        column.isna() if pd.api.types.is_numeric_dtype(column.dtype) else text_of(column).str.lower().isin(_NO_NUMBER)
+        for _, column in frame.items()
+    ]
+    return np.asarray(np.logical_and.reduce([np.asarray(one, dtype=bool) for one in blank]))
+
+
+def _rows_of_symbol(layout: Layout, column: pd.Series, symbol: str) -> tuple[NDArray[np.bool_], list[str]]:
+    """True for the rows of `symbol`. DataError where there are none."""
+    table = layout.table
+    name = table.names[layout.columns["symbol"]]
+    codes, found = pd.factorize(text_of(column))
+    own = [code for code, text in enumerate(found) if same_symbol(text, symbol)]
+    if not own and len(codes):
+        held = ", ".join(found[:6]) + (", …" if len(found) > 6 else "")
+        hint = f"correct symbols or data.path; if {name} is no symbol, write {line({'symbol': 'off'})} under [data]"
+        many = f"{len(found)} symbols ({held})" if len(found) > 1 else held
+        raise DataError(str(table.path), f"column {name} holds {many}, not {symbol}", hint)
+    if len(own) > 1:
+        spelt = " and ".join(found[code] for code in own)
+        raise DataError(str(table.path), f"column {name} spells {symbol} in two ways: {spelt}", "use one of them")
+    chosen = np.isin(codes, own)
+    others = len(found) - 1
+    if others <= 0:
+        return chosen, []
+    return chosen, [
+        f"a long file: column {name} holds {len(found)} symbols; each symbol has the rows that carry its name"
+    ]
+
+
+def _notes_of(layout: Layout) -> list[str]:
+    """Notes on lines and columns that are not used, and on columns without names."""
+    notes = []
+    if layout.table.above:
+        shown = " / ".join(text.strip()[:60] for text in layout.table.above if text.strip()) or "blank"
+        notes.append(f"{len(layout.table.above)} lines above the header are left out: {shown}")
+    if not layout.table.has_header:
+        order = ", ".join(sorted(layout.columns, key=lambda role: layout.columns[role]))
+        notes.append(f"the file has no header line; its columns are read as {order}")
+    if layout.unused:
+        notes.append(f"columns not used: {', '.join(layout.unused)}")
+    return notes
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def _parse_timestamps(sheet: _Sheet) -> tuple[NDArray[np.datetime64], str, list[Fault]]:
-    """Timestamps (T,) in datetime64[ns], the time zone they were in ("" for none), and what is wrong with them."""
-    column = sheet.frame["timestamp"]
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        zone, stamps = str(column.dtype.tz), column.dt.tz_convert("UTC").dt.tz_localize(None)
-        bad: list[Fault] = []
-    elif pd.api.types.is_datetime64_dtype(column.dtype):
-        zone, stamps, bad = "", column, []
-    elif pd.api.types.is_numeric_dtype(column.dtype):
-        hint = "write ISO 8601 dates or a datetime column: whether seconds or milliseconds are meant is not guessed"
-        return np.array([], dtype="datetime64[ns]"), "", [Fault(str(sheet.path), "timestamps are plain numbers", hint)]
-    else:
-        zone, stamps, bad = _parse_stamp_text(sheet, column.map(_as_text))
-    if stamps.isna().any() and not bad:
-        bad = [sheet.fault(np.flatnonzero(stamps.isna()), "timestamp is missing", "remove the row or give its time")]
-    if not bad:
-        year = stamps.dt.year
-        outside = np.flatnonzero((year < 1700) | (year > 2261))  # what 64-bit nanoseconds can hold
-        if len(outside):
-            bad = [sheet.fault(outside, "is not between the years 1700 and 2261", "check the dates")]
-    if bad:
-        return np.array([], dtype="datetime64[ns]"), zone, bad
-
-    timestamps = stamps.to_numpy(dtype="datetime64[ns]")
-    steps = np.diff(timestamps).astype(np.int64)
-    faults = []
-    if (steps == 0).any():
-        rows = np.flatnonzero(steps == 0) + 1
-        faults.append(sheet.fault(rows, "same timestamp as the row before", "keep one of them"))
-    if (steps < 0).any():
-        hint = "sort the file by time, oldest first"
-        faults.append(sheet.fault(np.flatnonzero(steps < 0) + 1, "is earlier than the row before", hint))
-    return timestamps, zone, faults
+def _numbers_of(sheet: Sheet) -> tuple[dict[str, Floats], list[Fault]]:
+    numbers: dict[str, Floats] = {}
+    faults: list[Fault] = []
+    for name in ("close", *OPTIONAL_COLUMNS):
+        if name in sheet.frame.columns:
+            numbers[name], wrong = _parse_numbers(sheet, name)
+            faults += wrong
+    return numbers, faults
 
 
-def _as_text(value: object) -> str:
-    """A cell as text; whole timestamps from Parquet object columns come out in ISO 8601."""
-    if value is None or value is pd.NaT:
-        return ""
-    return value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
-
-
-def _parse_stamp_text(sheet: _Sheet, text: pd.Series) -> tuple[str, pd.Series, list[Fault]]:
-    """Timestamps written as text: ISO 8601 only, all with a UTC offset or all without."""
-    iso = text.str.match(r"\d{4}-\d{2}-\d{2}|\d{8}(?:[T ]|$)")
-    stamps = pd.to_datetime(text.where(iso), format="ISO8601", utc=True, errors="coerce")
-    stamps = stamps.dt.tz_localize(None)
-    unread = np.flatnonzero(stamps.isna())
-    if len(unread):
-        value = text.iloc[unread[0]]
-        hint = "write ISO 8601, for example 2024-03-08 or 2024-03-08T14:30:00"
-        if value == "":
-            return "", stamps, [sheet.fault(unread, "timestamp is missing", "remove the row or give its time")]
-        if "/" in value or "." in value.split(" ")[0]:
-            hint += "; which of day and month comes first is not guessed"
-        return "", stamps, [sheet.fault(unread, f'"{value[:40]}" is no timestamp', hint)]
-
-    offset = text.str.extract(r"[T ]\d{2}(?::?\d{2}){0,2}(?:\.\d+)?\s*(Z|[+-]\d{2}(?::?\d{2})?)$", expand=False)
-    if offset.isna().all():
-        return "", stamps, []
-    one_zone = "write all timestamps in one time zone, best in UTC"
-    if offset.isna().any():
-        kind = "without" if not offset.isna().iloc[0] else "with"
-        odd = np.flatnonzero(offset.isna() if kind == "without" else offset.notna())
-        return "", stamps, [sheet.fault(odd, f"a time {kind} UTC offset among times that are not", one_zone)]
-    minutes = offset.map(_offset_minutes).to_numpy()
-    changes = np.flatnonzero(np.diff(minutes)) + 1
-    if len(changes):
-        far = np.flatnonzero(np.abs(minutes - minutes[0]) > 60)
-        days = np.abs(np.diff(stamps.to_numpy()[changes])) / np.timedelta64(1, "D")  # newest first is told elsewhere
-        if len(far) or np.ptp(minutes) > 60 or (days < _DST_DAYS).any():
-            row = far if len(far) else changes
-            what = f"UTC offset {offset.iloc[row[0]]} after {offset.iloc[0]}: mixed time zones"
-            return "", stamps, [sheet.fault(row, what, one_zone)]
-    return " and ".join(sorted(set(offset))), stamps, []
-
-
-def _offset_minutes(offset: str) -> int:
-    if offset == "Z":
-        return 0
-    digits = offset[1:].replace(":", "").ljust(4, "0")
-    return (-1 if offset[0] == "-" else 1) * (60 * int(digits[:2]) + int(digits[2:]))
-
-
-def _parse_numbers(sheet: _Sheet, name: str) -> tuple[Floats, list[Fault]]:
-    """A column as float64 (T,), and its first missing, unreadable, infinite or impossible number."""
-    column = sheet.frame[name]
-    price = name != "volume"
+def _values(column: pd.Series) -> tuple[Floats, NDArray[np.intp], pd.Series]:
+    """A column as float64 (T,) with NaN for what is missing, the rows that are no number, and the text."""
     if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
-        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        text = column.map(_as_text)
-        readable = pd.to_numeric(text, errors="coerce").notna().to_numpy()
-        unread = np.flatnonzero(~readable & ~text.str.lower().isin(["", "nan", "null", "none", "na", "n/a"]).to_numpy())
-        if len(unread):
-            value = text.iloc[unread[0]]
-            hint = "write plain numbers with a decimal point" if "," in value or "$" in value else "write a number"
-            return np.array([]), [sheet.fault(unread, f'{name} = "{value[:40]}" is no number', hint)]
-        # Python's own float() gives the nearest double, which pandas' fast parser does not promise
-        numbers = np.array([float(cell) if good else np.nan for cell, good in zip(text, readable, strict=True)])
+        return column.to_numpy(dtype=np.float64, na_value=np.nan), np.array([], dtype=np.intp), column
+    text = text_of(column)
+    readable = pd.to_numeric(text, errors="coerce").notna().to_numpy()
+    unread = np.flatnonzero(~readable & ~text.str.lower().isin(_NO_NUMBER).to_numpy())
+    if len(unread):
+        return np.array([]), unread, text
+    # Python's own float() gives the nearest double, which pandas' fast parser does not promise
+    numbers = [float(cell) if good else np.nan for cell, good in zip(text, readable, strict=True)]
+    return np.array(numbers, dtype=np.float64), unread, text
+
+
+def _parse_numbers(sheet: Sheet, name: str) -> tuple[Floats, list[Fault]]:
+    """A column as float64 (T,), and its first missing, unreadable, infinite or impossible number."""
+    price = name != "volume"
+    numbers, unread, text = _values(sheet.frame[name])
+    if len(unread):
+        value = str(text.iloc[unread[0]])
+        hint = "write plain numbers with a decimal point" if "," in value or "$" in value else "write a number"
+        return np.array([]), [sheet.fault(unread, f'{name} = "{value[:40]}" is no number', hint)]
+    leave_out = f", or leave the column out: {line({name: 'off'})} under [data]" if name != "close" else ""
+    remove = "remove the bar or give the true number" + leave_out
     checks: list[tuple[Callable[[Floats], NDArray[np.bool_]], str, str]] = [
         (np.isnan, "is missing", "remove the bar or get its price; nothing is ever filled in" if price
          else "give it (0 if nothing was traded) or leave the column out"),
         (np.isinf, "is infinite", "give the true number"),
         ((lambda x: x <= 0) if price else (lambda x: x < 0), "is {value}: " + ("a price must be above 0" if price
-         else "a volume cannot be negative"), "remove the bar or give the true number"),
+         else "a volume cannot be negative"), remove),
     ]  # fmt: skip
     faults = []
     for wrong, what, hint in checks:
@@ -340,7 +293,7 @@ def _parse_numbers(sheet: _Sheet, name: str) -> tuple[Floats, list[Fault]]:
     return numbers, faults
 
 
-def _check_ranges(sheet: _Sheet, numbers: dict[str, Floats]) -> list[Fault]:
+def _check_ranges(sheet: Sheet, numbers: dict[str, Floats]) -> list[Fault]:
     """High and low as they belong together, closes and opens between them."""
     faults = []
     high, low = numbers.get("high"), numbers.get("low")
@@ -360,6 +313,63 @@ def _check_ranges(sheet: _Sheet, numbers: dict[str, Floats]) -> list[Fault]:
                 rows = np.flatnonzero(sign * (price / bound - 1.0) > _SLACK)
             if len(rows):
                 what = f"{name} {price[rows[0]]:g} is {side} {bound[rows[0]]:g}"
-                hint = "adjust all prices of a bar for splits and dividends alike, or leave open, high and low out"
+                hint = (
+                    'adjust all prices of a bar for splits and dividends alike (adjust = "adj_close" does, by a column '
+                    "Adj Close), or leave open, high and low out"
+                )
                 faults.append(sheet.fault(rows, what, hint))
     return faults
+
+
+def _check_order(layout: Layout, numbers: dict[str, Floats], out_of_range: bool) -> None:
+    """Columns without names are in their usual order: an open lies nearer to the close before it than the other way.
+
+    Raises DataError in doubt. `data.columns` ends the doubt.
+    """
+    if layout.table.has_header or {"timestamp", "close"} <= layout.stated:
+        return
+    if out_of_range or not set(PRICES) <= set(numbers):
+        raise in_doubt(layout)
+    opened, close = np.log(numbers["open"]), np.log(numbers["close"])
+    top, bottom = np.maximum(numbers["open"], numbers["close"]), np.minimum(numbers["open"], numbers["close"])
+    ordered = (numbers["high"] >= top).all() and (numbers["low"] <= bottom).all()
+    gap, swapped = np.abs(opened[1:] - close[:-1]).mean(), np.abs(close[1:] - opened[:-1]).mean()
+    if not ordered or len(close) < 20 or gap > 0.67 * swapped:
+        raise in_doubt(layout)
+
+
+# --- adjusting --------------------------------------------------------------------------------------------------------
+
+
+def _adjusted(
+    layout: Layout, sheet: Sheet, numbers: dict[str, Floats], mode: str, timestamps: NDArray[np.datetime64]
+) -> tuple[dict[str, Floats], list[str]]:
+    """All four prices × adjusted close / close where `data.adjust` says so, and a note either way."""
+    path = str(layout.table.path)
+    if "adj_close" not in layout.columns:
+        if mode == "adj_close":
+            hint = 'write adjust = "off", or name the column: columns = { adj_close = "NAME" }'
+            raise DataError(path, 'data.adjust = "adj_close": has no adjusted close', hint)
+        return numbers, []
+    name, close = layout.table.names[layout.columns["adj_close"]], numbers["close"]
+    adjusted, unread, _ = _values(sheet.frame["adj_close"])
+    bad = unread if len(unread) else np.flatnonzero(~(np.isfinite(adjusted) & (adjusted > 0)))
+    if len(bad):
+        fault = sheet.fault(bad, f"{name} is no price", 'give it, or write adjust = "off" under [data]')
+        if mode == "adj_close":
+            raise DataError.collected([fault])
+        return numbers, [f"{name} is not used: it is no price at row {sheet.rows[bad[0]]} ({len(bad)} rows)"]
+    differs = np.flatnonzero(np.abs(adjusted / close - 1.0) > _SAME)
+    if not len(differs):
+        return numbers, [f"{name} is the close in every row"]
+    largest = np.abs(adjusted / close - 1.0).max()
+    first, last = (str(timestamps[row])[:10] for row in (differs[0], differs[-1]))
+    found = f"{name} differs from close by up to {largest:.1%}, from {first} to {last} ({len(differs):,} bars)"
+    if mode == "off":
+        return numbers, [
+            f'{found}: prices are read without it; adjust = "adj_close" under [data] adjusts all four prices'
+        ]
+    factor = adjusted / close
+    prices = {role: values * factor if role in PRICES else values for role, values in numbers.items()}
+    note = f'{found}: all prices are adjusted by it; adjust = "off" reads them as written'
+    return {**prices, "close": adjusted}, [note]

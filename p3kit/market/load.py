@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,10 @@ from p3kit.market.gaps import span_text
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
 from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_market
+from p3kit.spec.paths import beside
 
 if TYPE_CHECKING:
+    from p3kit.market.files import Reading
     from p3kit.spec import Spec
 
 _SYMBOL = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._^=-]{1,32}")
@@ -50,7 +51,7 @@ def load_market(
     """
     _check_names(spec, symbols)
     if folder is not None and spec.data.path is not None:
-        path = os.path.relpath(folder / spec.data.path)
+        path = beside(folder, spec.data.path)
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     bars: dict[str, Bars] = {}
     faults: list[Fault] = []
@@ -121,7 +122,15 @@ def _bars_of(spec: Spec, symbol: str) -> Bars:
         return synthetic_market(spec, symbol).bars
     from p3kit.market.files import read_bars
 
-    return read_bars(source, spec.data.path, symbol)
+    return read_bars(source, spec.data.path, symbol, reading_of(spec))
+
+
+def reading_of(spec: Spec) -> Reading:
+    """How the files of a spec are read."""
+    from p3kit.market.files import Reading
+
+    columns = spec.data.columns.model_dump(exclude_none=True)
+    return Reading(columns, spec.data.adjust, several=len(spec.symbols) > 1)
 
 
 def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -132,11 +141,12 @@ def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...],
     """
     found = {symbol: set(table.columns) for symbol, table in bars.items()}
     if spec.data.source in ("csv", "parquet"):
-        from p3kit.market.files import read_columns
+        from p3kit.market.files import forget_files, read_columns
 
         for symbol in spec.symbols:
             if symbol not in found:
-                found[symbol] = set(read_columns(spec.data.source, spec.data.path, symbol))
+                found[symbol] = set(read_columns(spec.data.source, spec.data.path, symbol, reading_of(spec)))
+        forget_files()
     common, present = set.intersection(*found.values()), set.union(*found.values())
     return (
         tuple(name for name in OPTIONAL_COLUMNS if name in common),
@@ -167,7 +177,7 @@ def _prepare(
     yearly = yearly_of_splits(bars.timestamps, splits, stated)
     year = yearly["train"].bars if stored is None else stored
     features = compute_features(bars, columns, year)
-    notes = [*bars.notes, *_remarks(bars), *yearly_notes(yearly)]
+    notes = [*bars.notes, *remarks(bars), *yearly_notes(yearly)]
     if spec.data.source == "synthetic":
         notes.append("synthetic bars: made by a formula, no market ever traded them")
     if dropped:
@@ -210,7 +220,7 @@ def _prepare(
     )
 
 
-def _remarks(bars: Bars) -> list[str]:
+def remarks(bars: Bars) -> list[str]:
     """What a careful person would look at twice."""
     remarks = []
     moves = np.abs(np.diff(np.log(bars.close)))

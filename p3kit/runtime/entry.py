@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -16,20 +16,29 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
-from p3kit.runtime.run import Backtest, Run
+from p3kit.runtime.backtest_request import Backtest
+from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
+from p3kit.runtime.run import Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
+from p3kit.spec.trainer_file import read_trainer
+from p3kit.spec.writing import toml_text, toml_value
+from p3kit.terminal import guard_output
 
 A = TypeVar("A")
 
 
-def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
+def open_run(args_type: type[A], trainer_file: str, load_policy: LoadPolicy | None = None) -> Run[A]:
     """The run this process is to train, from the command line of a trainer script.
 
     `--run-dir runs/run-7 [--resume]` is how p3kit starts a trainer. Without it the script is its own command: every
     knob of `Args` is a flag, and a scratch run directory is made under `--runs`. Input errors are printed and end the
     process with exit code 2; `--help` ends it with 0.
+
+    `--evaluate` shows the policy of a checkpoint by `load_policy` and ends the process. A trainer without that function
+    gets the run with `run.backtest` set, and calls `agent.report_backtest` itself.
     """
+    guard_output()
     knobs = read_knobs(Path(trainer_file))
     command = click.Command(
         Path(trainer_file).name,
@@ -45,7 +54,10 @@ def open_run(args_type: type[A], trainer_file: str) -> Run[A]:
         if flags["run_dir"]:
             directory = RunDir.open(Path(flags["run_dir"]))
             if flags["evaluate"]:
-                return _backtest(directory, args_type, flags)
+                run = _backtest(directory, args_type, flags)
+                if load_policy is not None:
+                    _report_backtest(run, load_policy)
+                return run
             return _planned(directory, args_type, flags["resume"])
         given = {knob.name: flags[knob.name] for knob in knobs if flags[knob.name] is not None}
         return Run(_scratch(flags, given, Path(trainer_file)), args_type, resume=False)
@@ -86,22 +98,38 @@ def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -
     return run
 
 
+def _report_backtest(run: Run[A], load_policy: LoadPolicy) -> NoReturn:
+    """Print the backtest that was asked for, and end the process."""
+    with run:
+        agent, backtest = run.agent, run.backtest
+        if backtest is not None and agent.market:
+            sizes = sizes_on_bars(agent.spec, agent.market[agent.symbol])
+            args, weights = agent.args_at(0), backtest.weights
+            policy = load_weights(
+                load_policy, args, agent.spec, weights, run.device, run.autocast, agent=agent.name, **sizes
+            )
+            agent.report_backtest(policy.act)
+        else:
+            raise P3kitError(run.directory.name, "there is nothing to backtest on", "only runs on bars have splits")
+    sys.exit(0)
+
+
 def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -> RunDir:
     """A run directory of one agent from flags: the same path through spec, plan and run directory as `p3kit run`."""
-    overrides = [f"ppo.{name}={_toml(value)}" for name, value in knobs.items()]
-    text = f'name = "scratch"\ntrainer = {_toml(str(trainer_file.resolve()))}\n'
+    overrides = [f"ppo.{name}={toml_text(value)}" for name, value in knobs.items()]
+    text = f'name = "scratch"\ntrainer = {toml_value(str(trainer_file.resolve()))}\n'
     if flags["env_id"]:  # a foreign task brings its own scales, and no bars: its agent goes by the task's name
         symbol, source = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:], "synthetic"
         scales = '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\nclip = "off"\n'
     else:
         symbol, source, scales = flags["symbol"], flags["source"], ""
-    text += f"symbols = [{_toml(symbol)}]\nseeds = [{flags['seed']}]\n"
+    text += f"symbols = [{toml_value(symbol)}]\nseeds = [{flags['seed']}]\n"
     text += f'[data]\nsource = "{source}"\n{scales}'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scratch.toml"
         path.write_text(text, encoding="utf-8")
         spec = load_spec(path, [*overrides, *flags["set"]]).spec
-        (plan,) = plan_runs(spec)
+        (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     market = {} if flags["env_id"] else load_market(spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
     directory = RunDir.create(Path(flags["runs"]), info, text, trainer_file)
@@ -141,12 +169,3 @@ def _help(name: str) -> str:
     python {name} --source synthetic --set env.num_envs=16
     python {name} --env-id CartPole-v1 --n-steps 128 --total-timesteps 100000
     """
-
-
-def _toml(value: Any) -> str:
-    """A flag's text as a TOML value: numbers, booleans and lists as they are, words in quotes."""
-    text = str(value)
-    plain = text.replace("_", "").replace(".", "").replace("-", "").replace("+", "").replace("e", "").isdigit()
-    if plain or text in ("true", "false") or text.startswith("["):
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

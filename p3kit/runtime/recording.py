@@ -38,7 +38,7 @@ class Rollout:
     done: Array  # (T, N) bool
     equity: Array  # (T, N) share of the initial capital, after the step
     closed: Array  # (T, N) bool, a round trip closed in this step
-    resting: Array  # (T, N) bool, nobody acted: the step only began the next episode (NEXT_STEP tasks)
+    reset_step: Array  # (T, N) bool, nobody acted: the step only began the next episode (NEXT_STEP tasks)
 
     def between(self, first: int, last: int) -> Rollout:
         """The steps [first, last)."""
@@ -98,7 +98,7 @@ class EpisodeLedger:
         self.components[env] += rollout.weighted[start:end, env].sum(0)
         self.total[env] += reward[start:end, env].sum()
         self.learnt[env] += rollout.reward[start:end, env].sum()
-        self.length[env] += (~rollout.resting[start:end, env]).sum()
+        self.length[env] += (~rollout.reset_step[start:end, env]).sum()
         self.trades[env] += rollout.closed[start:end, env].sum()
 
     def _clear(self, env: int) -> None:
@@ -155,7 +155,7 @@ def update_metrics(names: Any, shares: Sequence[Array]) -> Metrics:
 
 
 def _rollout_metrics(rollout: Rollout) -> Metrics:
-    acted = ~rollout.resting
+    acted = ~rollout.reset_step
     if not acted.any():
         return {}
     reward, chosen, weighted = rollout.reward[acted], rollout.action[acted], rollout.weighted[acted]

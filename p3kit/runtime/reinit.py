@@ -8,12 +8,15 @@ al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", algori
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from p3kit.runtime.evidence import dormant_units
+from p3kit.runtime.stacking import Weights, layers_of_agent
 
 UNDECIDED_GAIN = 0.01
 """Largest singular value of a policy's last layer when it is drawn anew (Andrychowicz et al. 2021, section 3.2)."""
@@ -60,3 +63,70 @@ def reinit_dormant(
                     own[dormant] = 0
                 moment[body][number + 1][0][:, dormant] = 0
     return found
+
+
+def reinit_part(
+    net: nn.Module, optimizer: torch.optim.Optimizer, part: str, observation: Tensor, generator: torch.Generator
+) -> None:
+    """Draw a part of a module anew: "policy_head" and "value_head" are the last layers of its children `policy` and
+    `value`, "dormant" the hidden units that hardly respond to observations (B, D).
+
+    `net.reset_parameters(generator)` gives the weights; the children have `hidden(observation)` for "dormant".
+    """
+    fresh: Any = copy.deepcopy(net).cpu()
+    fresh.reset_parameters(generator)
+    fresh.to(observation.device)
+    own, new, moments = _layers(net), _layers(fresh), _moments(net, optimizer)
+    if part != "dormant":
+        reinit_head(own, new, moments, part.removesuffix("_head"))
+        return
+    children: dict[str, Any] = dict(net.named_children())
+    with torch.no_grad():
+        activations = {name: child.hidden(observation) for name, child in children.items()}
+    reinit_dormant(own, new, moments, activations)
+
+
+def reinit_agent(
+    stack: Weights,
+    fresh: Weights,
+    moments: Sequence[Weights],
+    part: str,
+    activations: Mapping[str, Sequence[Tensor]],
+    agent: int,
+    layers: int,
+) -> None:
+    """`reinit_part` for one agent of a stack: `fresh` has its new weights, (1, …), and `activations` its hidden layers.
+
+    "policy_head" and "value_head" are the last `layers` layers.
+    """
+    own, new = layers_of_agent(stack, agent), layers_of_agent(fresh, 0)
+    moved = [layers_of_agent(moment, agent) for moment in moments]
+    if part == "dormant":
+        reinit_dormant(own, new, moved, activations)
+    else:
+        reinit_head(own, new, moved, part.removesuffix("_head"), layers)
+
+
+def _linears(net: nn.Module) -> dict[str, list[nn.Linear]]:
+    return {
+        name: [layer for layer in child.modules() if isinstance(layer, nn.Linear)]
+        for name, child in net.named_children()
+    }
+
+
+def _layers(net: nn.Module) -> Bodies:
+    return {name: [(layer.weight, layer.bias) for layer in layers] for name, layers in _linears(net).items()}
+
+
+def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[Bodies]:
+    """Adam's two moments by layer; none before the first step."""
+    state = optimizer.state
+    if not state:
+        return []
+    return [
+        {
+            name: [(state[layer.weight][key], state[layer.bias][key]) for layer in layers]
+            for name, layers in _linears(net).items()
+        }
+        for key in ("exp_avg", "exp_avg_sq")
+    ]

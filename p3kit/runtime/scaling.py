@@ -168,6 +168,16 @@ class Shaping(NamedTuple):
     """How often the reward was edited. What was seen before an edit tells nothing of the returns after it."""
 
 
+class Rewards(NamedTuple):
+    """The rewards of a rollout, and how they came about. T steps, N envs, C components."""
+
+    scaled: Tensor  # (T, N) float32, as the learner sees them
+    clipped: Tensor  # (T, N) bool
+    scale: Tensor  # () the divisor of `reward.scaling`
+    weighted: Tensor  # (T, N, C) float64, components times weights
+    bonus: Tensor  # (T, N) `reward.action_bonus` and terms of the trainer's own
+
+
 class RewardScaler:
     """`reward.scaling`, then `reward.clip`.
 

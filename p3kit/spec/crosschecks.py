@@ -80,11 +80,9 @@ def _data_files(spec: Spec) -> Iterator[Found]:
     if data.path is None:
         what = f'data.path: missing; source = "{data.source}" needs the file of each symbol'
         yield Found(Problem(place, what, f'for example path = "data/{{symbol}}.{data.source}"'), drawn_from)
-    elif unknown := [name for name in re.findall(r"\{[^}]*\}?", data.path) if name != "{symbol}"]:
-        yield Found(Problem(place, f"data.path: unknown placeholder {unknown[0]}", "expected {symbol}"), drawn_from)
-    elif "{symbol}" not in data.path and len(spec.symbols) > 1:
-        what = f"data.path = {toml_value(data.path)}: one file for {len(spec.symbols)} symbols"
-        yield Found(Problem(place, what, "put {symbol} into it"), drawn_from)
+    elif unknown := [name for name in re.findall(r"\{\{|\{[^}]*\}?", data.path) if name not in ("{symbol}", "{{")]:
+        hint = "expected {symbol}; braces of a folder are written {{ and }}"
+        yield Found(Problem(place, f"data.path: unknown placeholder {unknown[0]}", hint), drawn_from)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------

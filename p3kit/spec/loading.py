@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, written_path
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
+from p3kit.spec.paths import beside, file_of, special_file, straight
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.shipped import is_file, looks_like_a_file
 from p3kit.spec.validation import check, spec_model
@@ -84,7 +84,9 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     for override in overrides:
         written = written.under(_read_override(override))
     spec, written = _build(written, f"{path}:1:1", trainer_file=None)
-    return LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path), tuple(overrides))
+    loaded = LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path), tuple(overrides))
+    _refuse_special_files(loaded)
+    return loaded
 
 
 def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -110,6 +112,35 @@ def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def is_spec(path: Path) -> bool:
+    """False for a file that is there, has another ending than .toml, and is no TOML."""
+    if path.suffix == ".toml" or path.is_dir() or not path.exists():
+        return True
+    if not is_file(path) or path.stat().st_size > MAX_BYTES:
+        return False
+    try:
+        tables = tomli.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomli.TOMLDecodeError, UnicodeError, OSError, RecursionError):
+        return False
+    return bool({"name", "symbols", "extends"} & set(tables))
+
+
+def _data_files(spec: Spec) -> list[Path]:
+    """The files that `data.path` names, each once."""
+    if spec.data.path is None or spec.data.source not in ("csv", "parquet"):
+        return []
+    template = spec.data.path
+    return list(dict.fromkeys(file_of(template, symbol) for symbol in spec.symbols))
+
+
+def _refuse_special_files(loaded: LoadedSpec) -> None:
+    """Raise SpecError where `data.path` names a pipe, a device or a socket: reading one may never end."""
+    for file in _data_files(loaded.spec):
+        if kind := special_file(file):
+            hint = "write the bars to a regular file, and name that"
+            raise SpecError([Fault(loaded.origins["data.path"], f"data.path: {file}: is {kind}", hint)])
+
+
 def check_files(loaded: LoadedSpec) -> None:
     """Whether the files that `data.path` names are there; SpecError when not.
 
@@ -118,8 +149,7 @@ def check_files(loaded: LoadedSpec) -> None:
     data = loaded.spec.data
     if data.path is None or data.source not in ("csv", "parquet"):
         return
-    names = [data.path.replace("{symbol}", symbol) for symbol in loaded.spec.symbols]
-    missing = [name for name in names if not is_file(Path(name))]
+    missing = [str(file) for file in _data_files(loaded.spec) if not is_file(file)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         origin = loaded.origins["data.path"]
@@ -157,7 +187,7 @@ def stored_origins(
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
     model = spec_model(knobs_model(read_knobs(trainer_file)))
-    bare = model.model_validate({key: tables[key] for key in ("name", "symbols", "trainer") if key in tables})
+    bare = model.model_validate({"name": "bare", "symbols": ["AAPL"]})  # a foreign run may have a name that is refused
     defaults = dict(leaves(bare.model_dump(mode="json")))
     own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
     origins = {}
@@ -275,7 +305,7 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
         raise SpecError([Fault(place, "extends: expected a file, or a list of files")])
     whole = Written()
     for name in bases:
-        base = Path(os.path.normpath(path.parent / name))
+        base = straight(path.parent / name)
         chain = (*below, path)
         if not is_file(base):  # first: not every text can be a path
             raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base, chain))])
@@ -341,15 +371,10 @@ def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
     moved = dict(tables)
     trainer, data = moved.get("trainer"), moved.get("data")
     if isinstance(trainer, str) and looks_like_a_file(trainer):
-        moved["trainer"] = _from_here(folder, trainer)
+        moved["trainer"] = beside(folder, trainer)
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        moved["data"] = {**data, "path": _from_here(folder, data["path"])}
+        moved["data"] = {**data, "path": beside(folder, data["path"])}
     return moved
-
-
-def _from_here(folder: Path, name: str) -> str:
-    """Relative, so that no run directory holds the path of somebody's home."""
-    return name if Path(name).is_absolute() else os.path.relpath(folder / name)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -419,7 +444,7 @@ def _read_override(override: str) -> Written:
     if not equals or not key.strip() or "\n" in override:
         raise SpecError([Fault(where, "expected KEY=VALUE", "for example --set ppo.ent_coef=0.05")])
     tables = _try_toml(f"{key} = {value}")
-    if tables is None and re.fullmatch(r"\s*[A-Za-z_./][\w./{}-]*\s*", value):
+    if tables is None and re.fullmatch(r"\s*[A-Za-z_./~][\w./{}~-]*\s*", value):
         tables = _try_toml(f'{key} = "{value.strip()}"')
     if tables is None:
         raise SpecError([Fault(where, "not TOML", "text stands in quotes: --set 'name=\"my test\"'")])

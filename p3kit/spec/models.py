@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -176,13 +176,43 @@ class Synthetic(Table):
     """Whether drift and volatility switch between bull, bear and sideways; false gives one calm market."""
 
 
+Column = Annotated[str, MinLen(1)] | Count
+
+
+class Columns(Table):
+    """Columns of your files under other names: the name in the header line, its number from 1, or "off"."""
+
+    timestamp: Column | None = None
+    """The time of a bar, or its day if `time` names another column."""
+    time: Column | None = None
+    """The time of day, in a column of its own."""
+    symbol: Column | None = None
+    """The symbol, in a file with the rows of several symbols; "off" where such a column is no symbol."""
+    open: Column | None = None
+    """First price of a bar; "off" reads the file without it, as for the columns below."""
+    high: Column | None = None
+    """Highest price of a bar."""
+    low: Column | None = None
+    """Lowest price of a bar."""
+    close: Column | None = None
+    """Last price of a bar."""
+    volume: Column | None = None
+    """What was traded in a bar."""
+    adj_close: Column | None = None
+    """The close adjusted for splits and dividends, for `data.adjust`."""
+
+
 class Data(Table):
     """Which bars, and how they are cut into training, validation and test."""
 
     source: Literal["sample", "csv", "parquet", "synthetic"] = "sample"
     """Ten real US stocks shipped with p3kit (daily, 2010 to 2022), your own files, or a made-up market."""
     path: str | None = None
-    """The file of a symbol, for csv and parquet: "data/{symbol}.csv", relative to the spec file."""
+    """The file of a symbol, for csv and parquet: "data/{symbol}.csv", relative to the spec file; {{ is a brace."""
+    columns: Columns = Columns()
+    """Columns that have other names in your files: { close = "Adj Close" }."""
+    adjust: Literal["off", "adj_close", "auto"] = "off"
+    """Multiplies all four prices by adjusted close / close; auto: where that column is whole and differs."""
     split: Split = Split(train=0.70, validation=0.15, test=0.15)
     """Shares or days of training, validation and test, in that order in time."""
     walk_forward: WalkForward | None = None
@@ -568,12 +598,3 @@ class Spec(Table):
         for path, values in self.matrix.items():
             combinations = [{**point, path: value} for point in combinations for value in values]
         return combinations
-
-    def for_agent(self, symbol: str, point: Mapping[str, Any] | None = None) -> Spec:
-        """This spec as one agent sees it: `[agents.SYMBOL]`, then the matrix point applied; neither table remains.
-
-        Raises SpecError when the combination is at fault (a batch larger than the rollout, say).
-        """
-        from p3kit.spec.agents import agent_spec
-
-        return agent_spec(self, symbol, point or {})

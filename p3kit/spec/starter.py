@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 from typing import Literal
@@ -39,29 +39,36 @@ class Started:
 
 
 @dataclass(frozen=True)
-class BarFiles:
-    """A folder with one file of bars per symbol."""
+class OwnBars:
+    """The [data] table for a user's files."""
 
     kind: Literal["csv", "parquet"]
-    folder: Path
+    path: str
+    """`data.path`, seen from the folder of the spec."""
     symbols: tuple[str, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further keys of [data]."""
 
 
-def start_spec(place: Path, *, bars: Path | None, trainer: str | None, overwrite: bool) -> Started:
+def spec_file(place: Path) -> Path:
+    """The file that `p3kit init PLACE` writes."""
+    return place if place.suffix == ".toml" else place / f"{DEFAULT_NAME}.toml"
+
+
+def start_spec(place: Path, *, bars: OwnBars | None, trainer: str | None, overwrite: bool) -> Started:
     """Writes a commented spec to `place` (a .toml file, or a folder for `experiment.toml`), and its schema beside it.
 
-    `bars` is a folder of the user's files; without it the spec trades the shipped sample. `trainer` is a name, or the
+    `bars` are the user's files; without it the spec trades the shipped sample. `trainer` is a name, or the
     path of the user's own file, whose knobs the schema then has. Raises InputError.
     """
-    file = place if place.suffix == ".toml" else place / f"{DEFAULT_NAME}.toml"
-    found = find_bars(bars) if bars is not None else None
-    trainer = trainer or ("ppo" if found is None or len(found.symbols) == 1 else "ppo_stacked")
+    file = spec_file(place)
+    trainer = trainer or ("ppo" if bars is None or len(bars.symbols) == 1 else "ppo_stacked")
     own = looks_like_a_file(trainer)
     schema = file.with_name(f"{Path(trainer).stem}.schema.json" if own else SCHEMA_NAME)
-    text = _starter(file, schema.name, found, trainer)
+    text = _starter(file, schema.name, bars, trainer)
     knobs = schema_text(trainer) if own else schema_text()
     _check(text, file, trainer)
-    return replace(_write({file: text}, {schema: knobs}, overwrite), has_own_bars=found is not None)
+    return replace(_write({file: text}, {schema: knobs}, overwrite), has_own_bars=bars is not None)
 
 
 def copy_shipped(place: Path, name: str, *, overwrite: bool) -> Started:
@@ -94,36 +101,20 @@ def eject(trainer: str, place: Path | None, *, overwrite: bool) -> Path:
     return target
 
 
-def find_bars(folder: Path) -> BarFiles:
-    """The files of bars in `folder`: all CSV or all Parquet, the name of each its symbol. Raises InputError."""
-    files: dict[Literal["csv", "parquet"], list[Path]] = {
-        "csv": sorted(folder.glob("*.csv")),
-        "parquet": sorted(folder.glob("*.parquet")),
-    }
-    present = [kind for kind, paths in files.items() if paths]
-    if not present:
-        what = "has no .csv and no .parquet file" if folder.is_dir() else "no such folder"
-        raise InputError(f"--bars {folder}", what, "expected one file per symbol, named SYMBOL.csv or SYMBOL.parquet")
-    if len(present) == 2:
-        raise InputError(
-            f"--bars {folder}", "has both .csv and .parquet files", "a spec reads one kind: move the other away"
-        )
-    kind = present[0]
-    return BarFiles(kind, folder, tuple(path.stem for path in files[kind]))
-
-
-def _starter(file: Path, schema: str, bars: BarFiles | None, trainer: str) -> str:
+def _starter(file: Path, schema: str, bars: OwnBars | None, trainer: str) -> str:
     if bars is None:
         symbols: Sequence[str] = ["AAPL"]
         data = 'source = "sample"                      # ten real stocks that come with p3kit (daily, 2010 to 2022);\n'
         data += "#   for files of yours: p3kit init --bars FOLDER"
     else:
         symbols = bars.symbols
-        path = Path(os.path.relpath(bars.folder, file.parent)).as_posix()
         data = f'source = "{bars.kind}"\n'
-        data += f"path = {toml_value(f'{path}/{{symbol}}.{bars.kind}')}   # relative to this file"
+        data += f"path = {toml_value(bars.path)}   # relative to this file"
+        data += "".join(f"\n{key} = {toml_value(value)}" for key, value in bars.options.items())
+        if "adjust" in bars.options:
+            data += '                        # all prices × adjusted close / close; "off" leaves them as they are'
     if looks_like_a_file(trainer):
-        trainer = Path(os.path.relpath(trainer, file.parent)).as_posix()
+        trainer = Path(os.path.relpath(os.path.realpath(trainer), os.path.realpath(file.parent))).as_posix()
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         schema=schema,
         file=file.name,

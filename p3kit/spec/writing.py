@@ -1,4 +1,8 @@
-"""Plain tables as TOML text: what `p3kit show` prints, and what can be read again."""
+"""Plain tables as TOML: `p3kit show`, exported specs, patches, starters. No other file writes TOML.
+
+tomli-w writes no comments, and tomlkit builds a document to be edited; `to_toml` puts the origin of each value behind
+it, in one column. Numbers from 10,000 on have underscores, lists and rules of `[[intervention]]` stand on one line.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
-from p3kit.spec.keypath import KeyPath, leaves, quoted, written_path
+import tomli
+
+from p3kit.spec.keypath import KeyPath, leaves, quoted, with_value, written_path
 
 COMMENT_COLUMN = 54
 """Where comments begin (after two blanks), when the line is short enough."""
@@ -33,11 +39,35 @@ def toml_value(value: Any) -> str:
     raise TypeError(f"TOML has no {type(value).__name__}")
 
 
+def toml_text(text: str) -> str:
+    """Text of a flag as a TOML value: as it is where TOML reads it as a value, in quotes otherwise."""
+    try:
+        return text if "\n" not in text and list(tomli.loads(f"value = {text}")) == ["value"] else quoted(text)
+    except (tomli.TOMLDecodeError, RecursionError):
+        return quoted(text)
+
+
 def to_toml(tables: Mapping[str, Any], comment: Callable[[KeyPath], str] = lambda _: "") -> str:
     """Tables as a TOML document; `comment(path)` gives what stands behind the `#` of a value's line."""
     lines: list[str] = []
     _write_table(tables, (), comment, lines)
     return "\n".join(lines).strip() + "\n"
+
+
+def patch_toml(values: Mapping[str, Any], agent_symbol: str | None = None) -> str:
+    """Spec values by dotted path as a fragment to copy; under `[agents.SYMBOL]` when a symbol is given.
+
+    >>> print(patch_toml({"ppo.ent_coef": 0.05, "ppo.learning_rate": 1e-4}))
+    [ppo]
+    ent_coef = 0.05
+    learning_rate = 0.0001
+    """
+    above = () if agent_symbol is None else ("agents", agent_symbol)
+    tables: dict[str, Any] = {}
+    for dotted, value in values.items():
+        path = next(path for path, _ in leaves(tomli.loads(f"{dotted} = 0")))  # schedules."ppo.learning_rate".start
+        tables = with_value(tables, (*above, *path), value)
+    return to_toml(tables).rstrip()
 
 
 def _write_table(table: Mapping[str, Any], path: KeyPath, comment: Callable[[KeyPath], str], lines: list[str]) -> None:

@@ -35,7 +35,7 @@ from p3kit.symptoms import (
     train,
     value,
 )
-from p3kit.symptoms.symptom import Cause, Change, Severity, Symptom, Value, write_patch
+from p3kit.symptoms.symptom import Cause, Change, Severity, Symptom, Value
 
 __all__ = [
     "GUIDE_ISSUES",
@@ -47,7 +47,6 @@ __all__ = [
     "Symptom",
     "Value",
     "is_symptom",
-    "write_patch",
 ]
 
 ORDER = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,40 +74,9 @@ class Symptom:
     departure: str = ""
     """Where the row is judged otherwise than the guide says, and why. Empty where the guide is followed."""
 
-    @property
-    def patch(self) -> str:
-        """The catalogue's example of a repair: the first cause that a spec can mend, from the guide's values. May be ""."""
-        for cause in self.causes:
-            values = {change.path.format(component="time"): change.applied(None) for change in cause.changes}
-            if values:
-                return write_patch({path: value for path, value in values.items() if value is not None})
-        return ""
-
     def cause(self, cause_id: str) -> Cause:
         """The cause of that name; KeyError when the catalogue has none."""
         for cause in self.causes:
             if cause.id == cause_id:
                 return cause
         raise KeyError(f"{self.id} has no cause {cause_id!r}")
-
-
-def write_patch(values: Mapping[str, Value], agent_symbol: str | None = None) -> str:
-    """TOML of spec values by dotted path, as a fragment to copy; under `[agents.SYMBOL]` when a symbol is given.
-
-    >>> print(write_patch({"ppo.ent_coef": 0.05, "ppo.learning_rate": 1e-4}))
-    [ppo]
-    ent_coef = 0.05
-    learning_rate = 0.0001
-    """
-    tables: dict[str, list[str]] = {}
-    for path, value in values.items():
-        table, _, key = path.rpartition(".")
-        if agent_symbol is not None:
-            table = f"agents.{_toml_key(agent_symbol)}.{table}"
-        tables.setdefault(table, []).append(f"{key} = {json.dumps(value)}")
-    return "\n\n".join("\n".join([f"[{table}]", *lines]) for table, lines in tables.items())
-
-
-def _toml_key(name: str) -> str:
-    bare = name.replace("_", "").replace("-", "")
-    return name if bare.isascii() and bare.isalnum() else json.dumps(name)

@@ -13,6 +13,7 @@ from p3kit.market import load_market, walk_windows
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.spec import LoadedSpec, load_spec
+from p3kit.spec.trainer_file import read_trainer
 from p3kit.spec.writing import toml_value
 from p3kit.tune.study import Study
 from p3kit.tune.sweep_folder import SweepDir
@@ -148,7 +149,7 @@ class Sweep:
             market = load_market(loaded.spec, loaded.spec.symbols)
         command = ["p3kit", "run", str(self.loaded.path), *(word for one in own for word in ("--set", one))]
         told = {"sweep": self.folder.name, "trial": asked.number, "values": dict(values)}
-        plans = plan_runs(loaded.spec, jobs=1, windows=walk_windows(loaded.spec, market))
+        plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), windows=walk_windows(loaded.spec, market))
         runs = make_runs(plans, loaded, market, self.runs_root, command=command, extra={"tune": told})
         asked.set_user_attr("runs", [run.name for run in runs])
         return runs

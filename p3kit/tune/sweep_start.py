@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import Fault, InputError, P3kitError, SpecError
 from p3kit.market import load_market, walk_windows
-from p3kit.plan import describe_data, plan_runs, provenance
+from p3kit.plan import describe_data, plan_runs
 from p3kit.rundir import RunDir
-from p3kit.spec import LoadedSpec, load_spec
+from p3kit.rundir.provenance import provenance
+from p3kit.spec import LoadedSpec, load_spec, read_trainer
 from p3kit.spec.keypath import is_written, leaves, written_path
 from p3kit.spec.models import Tune
 from p3kit.spec.shipped import find_trainer
@@ -56,7 +57,7 @@ def begin(loaded: LoadedSpec, overrides: Sequence[str], runs_root: Path, command
     """A new sweep, owned while this is entered. All checks come before its folder is made."""
     tune = check_spec(loaded)
     market = load_market(loaded.spec, loaded.spec.symbols)
-    plan_runs(loaded.spec, windows=walk_windows(loaded.spec, market))
+    plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), windows=walk_windows(loaded.spec, market))
     info = {
         "name": loaded.spec.name,
         "spec_file": str(loaded.path),

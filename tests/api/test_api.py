@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ TEN = (
     "list_runs",
     "open_run",
     "load_metrics",
+    "load_policy",
     "evaluate_run",
     "diagnose_run",
     "compare_runs",
@@ -101,6 +103,22 @@ def test_importing_p3kit_imports_nothing_else() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "['p3kit']"
+
+
+def _processor_seconds(*arguments: str) -> float:
+    """User and system time of a process, the best of five."""
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return min(once() for _ in range(5))
+
+
+def test_help_takes_less_than_a_tenth_of_a_second_of_processor_time() -> None:
+    assert _processor_seconds("-m", "p3kit", "--help") - _processor_seconds("-c", "pass") < 0.1
 
 
 def test_a_type_checker_sees_the_types(tmp_path: Path) -> None:

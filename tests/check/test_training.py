@@ -67,8 +67,8 @@ def test_a_detached_critic_and_a_wrong_stored_log_prob_are_named(tmp_path: Path)
 @pytest.mark.slow
 def test_a_policy_that_mixes_its_rows_is_named(tmp_path: Path) -> None:
     slip = (
-        "            return masked_log_softmax(logits, mask).argmax(-1)",
-        "            return masked_log_softmax(logits.roll(1, 0) + 9 * logits.roll(2, 0).sign(), mask).argmax(-1)",
+        "        return masked_log_softmax(logits, mask), value",
+        "        return masked_log_softmax(logits.roll(1, 0) + 9 * logits.roll(2, 0).sign(), mask), value",
     )
     forward = updated(spec_of(planted(tmp_path, slip)), tmp_path)["forward"]
     assert not forward.passed
@@ -78,7 +78,7 @@ def test_a_policy_that_mixes_its_rows_is_named(tmp_path: Path) -> None:
 def test_a_trainer_that_does_not_run_says_its_last_words(tmp_path: Path) -> None:
     path = planted(
         tmp_path,
-        ("            left = agent.total_timesteps - global_step", "            raise RuntimeError('no luck')"),
+        ("        left = args.total_timesteps - global_step", "        raise RuntimeError('no luck')"),
     )
     told = updated(spec_of(path), tmp_path)
     assert not told["update"].passed

@@ -22,6 +22,7 @@ from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.spec import load_spec
+from p3kit.spec.trainer_file import read_trainer
 from tests.trainers.test_ppo_runs import plan_run, train
 
 
@@ -104,7 +105,7 @@ def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: Ru
 
 def test_a_look_that_is_killed_was_a_look(run: RunDir) -> None:
     """The journal has it before the first bar is walked."""
-    lines = run.trainer_file.read_text().replace("agent.report_backtest(greedy)", "agent.report_backtest(None)")
+    lines = run.trainer_file.read_text().replace("logits, value = net(observation)", "raise RuntimeError")
     run.trainer_file.write_text(lines)
     result = call(run, "1", "--final")
     assert result.exit_code == 1, result.output
@@ -126,12 +127,14 @@ def test_wrong_names_are_answered(run: RunDir) -> None:
 
 
 def test_a_trainer_that_knows_no_backtest_is_told_apart_and_trains_nothing(run: RunDir) -> None:
-    code = run.trainer_file.read_text().replace("if run.backtest is not None:", "if False:")
-    run.trainer_file.write_text(code)
+    code = run.trainer_file.read_text()
+    own = "with runtime.open_run(Args, __file__) as run:\n        run.save_checkpoint('init', {})"
+    code = code.replace("with AgentRun(Args, load_policy, __file__) as run:\n        train(run)", own)
+    run.trainer_file.write_text(code.replace("import math\n", "import math\nfrom p3kit import runtime\n"))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.name != "trainer.py"}
     result = call(run, "1")
     assert result.exit_code == 1
-    assert "it trains without asking `run.backtest`" in result.output
+    assert "has no load_policy" in result.output
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -179,7 +182,7 @@ def test_training_and_validation_never_look_at_the_test_split(tmp_path: Path) ->
         spec = load_spec(folder / "spec.toml").spec
         market = load_market(spec, spec.symbols)
         assert market["MINE"].splits["test"][0] < 900 - 130 + 5
-        (plan,) = plan_runs(spec)
+        (plan,) = plan_runs(spec, read_trainer(spec.trainer))
         runs.append(train(RunDir.create(folder / "runs", plan.run_json(market, ["test"]), CSV, plan.trainer)))
     one, other = (load_checkpoint(run.checkpoint("last")) for run in runs)
     for key, value in one.items():

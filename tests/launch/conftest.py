@@ -18,6 +18,7 @@ class FakePlan:
     agent: str
     fake: dict
     trainer: Path = FAKE_TRAINER
+    windows: tuple = ()
 
     def run_json(self, market, command):
         return {

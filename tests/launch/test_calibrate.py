@@ -68,6 +68,7 @@ class Plan:
     agent: str
     fake: dict
     trainer: Path
+    windows: tuple = ()
 
     @property
     def agents(self):

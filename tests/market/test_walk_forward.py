@@ -20,6 +20,7 @@ from p3kit.report.week_page import walk_forward_words
 from p3kit.rundir import list_runs
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.models import Split, parse_range
+from p3kit.spec.trainer_file import read_trainer
 from tests.made_runs import MONDAY, make_run
 
 YEARLY = {"train": "4y", "validation": "1y", "step": "1y"}
@@ -75,7 +76,7 @@ def test_months_end_where_they_end() -> None:
 def test_every_window_has_agents_and_runs_of_its_own(trainer: str) -> None:
     spec = spec_of(trainer=trainer, seeds=[1, 2], matrix={"ppo.gamma": [0.9, 0.95]})
     windows = windows_of(spec)
-    plans = plan_runs(spec, 2, windows)
+    plans = plan_runs(spec, read_trainer(spec.trainer), 2, windows)
     names = [agent.name for plan in plans for agent in plan.agents]
     assert len(names) == len(set(names)) == len(windows) * 8
     assert "XOM.s2.w2016-01-04.gamma=0.95" in names
@@ -96,7 +97,7 @@ def test_a_window_that_does_not_fit_and_a_word_that_is_no_span() -> None:
     with pytest.raises(SpecError, match=r'walk_forward.step = "1": expected years, months or days, such as "5y"'):
         spec_of({**YEARLY, "step": "1"})
     with pytest.raises(SpecError, match=r"data.walk_forward: windows of time are not made here"):
-        plan_runs(spec_of())
+        plan_runs(spec_of(), read_trainer("ppo"))
 
 
 def test_run_trains_a_window_each_on_its_own_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,5 +225,5 @@ def test_data_still_describes_a_spec_of_any_name(tmp_path: Path, monkeypatch: py
     assert CliRunner().invoke(main, ["data", "--json", "fetch.toml"]).exit_code == 0
     assert CliRunner().invoke(main, ["data", "describe", "fetch.toml"]).exit_code == 0
     told = CliRunner().invoke(main, ["data", "--help"]).output
-    assert "data SPEC [OPTIONS]" in told
+    assert "data SPEC|FILE [OPTIONS]" in told
     assert "data fetch SYMBOL..." in told

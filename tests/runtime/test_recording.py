@@ -39,7 +39,7 @@ def rollout_of(steps: int, envs: int, seed: int = 0, done_share: float = 0.02) -
         done=rng.random((steps, envs)) < done_share,
         equity=1 + 0.1 * rng.normal(size=(steps, envs)),
         closed=rng.random((steps, envs)) < 0.05,
-        resting=np.zeros((steps, envs), dtype=bool),
+        reset_step=np.zeros((steps, envs), dtype=bool),
     )
 
 
@@ -97,18 +97,20 @@ def test_tasks_without_money_have_no_success_rate() -> None:
 def test_steps_that_only_begin_an_episode_count_nowhere() -> None:
     """A NEXT_STEP task: rows of an ended episode rest for a step, whose action and reward mean nothing."""
     rollout = rollout_of(TICK_STEPS, 2)
-    resting = np.zeros_like(rollout.done)
-    resting[1:] = rollout.done[:-1]
-    told = tick_rows(replace(rollout, resting=resting), EpisodeLedger.empty(2), {}, 0, TICK_STEPS)[0][1]
-    assert told["reward/mean"] == pytest.approx(rollout.reward[~resting].mean())
-    assert told["policy/hold_share"] == pytest.approx((rollout.action[~resting] == 0).mean())
+    reset_step = np.zeros_like(rollout.done)
+    reset_step[1:] = rollout.done[:-1]
+    told = tick_rows(replace(rollout, reset_step=reset_step), EpisodeLedger.empty(2), {}, 0, TICK_STEPS)[0][1]
+    assert told["reward/mean"] == pytest.approx(rollout.reward[~reset_step].mean())
+    assert told["policy/hold_share"] == pytest.approx((rollout.action[~reset_step] == 0).mean())
     lengths = []
     for env in range(2):
         ends = np.flatnonzero(rollout.done[:, env])
         lengths += [ends[0] + 1, *(np.diff(ends) - 1)]  # one step less than there are between two ends
     assert told["episode/episode_length_mean"] == pytest.approx(np.mean(lengths))
     everywhere = np.ones_like(rollout.done)
-    assert "reward/mean" not in tick_rows(replace(rollout, resting=everywhere), EpisodeLedger.empty(2), {}, 0, 9)[0][1]
+    assert (
+        "reward/mean" not in tick_rows(replace(rollout, reset_step=everywhere), EpisodeLedger.empty(2), {}, 0, 9)[0][1]
+    )
 
 
 def test_running_moments_equal_those_of_all_rows() -> None:

@@ -52,7 +52,7 @@ def rollout(
         done=done,
         equity=equity,
         closed=none if closed is None else closed,
-        resting=none,
+        reset_step=none,
     )
 
 

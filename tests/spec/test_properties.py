@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec import Spec, load_spec, resolve_spec
+from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
 from p3kit.spec.keypath import leaves, written_path
 from p3kit.spec.positions import scan
-from p3kit.spec.writing import to_toml
+from p3kit.spec.writing import to_toml, toml_text
 from tests.strategies import spec_tables
 
 slow_to_draw = settings(
@@ -64,7 +65,7 @@ def test_every_agent_has_a_whole_spec_of_its_own(tables: dict[str, Any]) -> None
     spec = resolved(tables)
     for symbol in spec.symbols:
         for point in spec.points()[:3]:
-            agent = spec.for_agent(symbol, point)
+            agent = agent_spec(spec, symbol, point)
             assert agent.agents == {}
             assert agent.matrix == {}
             assert resolved(agent.model_dump(mode="json")) == agent
@@ -115,3 +116,12 @@ def test_the_scanner_finds_every_key(tables: dict[str, Any]) -> None:
     assert tomli.loads(text) == tables
     offsets = scan(text).offsets
     assert set(offsets) == all_paths(tables) - {()}
+
+
+TEXTS = {"3e-4": 3e-4, "64": 64, "true": True, "[64, 64]": [64, 64], '"1"': "1"}
+WORDS = ("tanh", "0700", "", 'a"b\\', "1\nname = 2", "C:\\data", "1, 2")
+
+
+@pytest.mark.parametrize(("text", "value"), [*TEXTS.items(), *((word, word) for word in WORDS)])
+def test_text_of_a_flag_as_toml(text: str, value: Any) -> None:
+    assert tomli.loads(f"value = {toml_text(text)}") == {"value": value}

@@ -21,6 +21,7 @@ from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint, part
 from p3kit.spec import resolve_spec
+from p3kit.spec.trainer_file import read_trainer
 
 from .conftest import load_trainer
 from .test_ppo_shared import SMALL
@@ -258,9 +259,9 @@ def test_only_the_same_spec_is_repeated(tmp_path: Path) -> None:
     tables = original.info()["spec"]
     other = resolve_spec(tables | {"ppo": tables["ppo"] | {"gamma": 0.5}}, "test")
     with pytest.raises(InputError, match=r"had another spec: ppo\.gamma 0\.99 → 0\.5"):
-        plan_replay(plan_runs(other), original)
+        plan_replay(plan_runs(other, read_trainer(other.trainer)), original)
     with pytest.raises(InputError, match="trained AAA, which is no run of this spec"):
-        plan_replay(plan_runs(resolve_spec(tables | {"symbols": ["BBB"]}, "test")), original)
+        plan_replay(plan_runs(resolve_spec(tables | {"symbols": ["BBB"]}, "test"), read_trainer("ppo")), original)
 
 
 @pytest.mark.parametrize("left", [{"check": "minibatch"}, {"did": [{"early_stop_update": True}]}])
@@ -270,7 +271,7 @@ def test_a_journal_with_decisions_inside_an_update_is_refused(tmp_path: Path, le
     told = {key: value for key, value in event.items() if key not in ("seq", "time")}
     original.append_event(**told | {"id": "inside", "gradient_step": 3} | left)
     with pytest.raises(InputError, match=r'"inside" inside an update, which was removed.*; use check = "update"'):
-        plan_replay(plan_runs(resolve_spec(original.info()["spec"], "test")), original)
+        plan_replay(plan_runs(resolve_spec(original.info()["spec"], "test"), read_trainer("ppo")), original)
 
 
 def test_a_broken_contract_stops_a_strict_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,16 +380,16 @@ def test_a_rule_for_the_run_changes_every_agent(trainer: str, tmp_path: Path) ->
 
 
 def test_agents_are_judged_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from p3kit.runtime import interventions
+    from p3kit.interventions import engine
 
     seen: list[tuple[str, int, list[tuple[str, int]]]] = []
-    whole = interventions.judge
+    whole = engine.judge
 
     def spy(evidence: Any) -> Any:
         seen.append((evidence.agent, evidence.last_step, [(peer.agent, peer.last_step) for peer in evidence.peers]))
         return whole(evidence)
 
-    monkeypatch.setattr(interventions, "judge", spy)
+    monkeypatch.setattr(engine, "judge", spy)
     run("ppo_stacked", tmp_path, {"ppo.total_timesteps": 600, "evaluation.every": 600})
     assert seen[:4] == [
         ("AAA", 300, [("BBB", 300)]),
@@ -432,7 +433,7 @@ def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> Non
 def replayed(original: RunDir, trainer: str) -> RunDir:
     """`p3kit run --replay` without the launcher."""
     spec = resolve_spec(original.info()["spec"], "test")
-    replay = plan_replay(plan_runs(spec), original)
+    replay = plan_replay(plan_runs(spec, read_trainer(spec.trainer)), original)
     info = replay.plan.run_json(load_market(spec, spec.symbols), ["test"]) | {"replay": replay.to_json()}
     again = RunDir.create(original.path.parent, info, "", replay.plan.trainer)
     argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(again.path)]
@@ -455,7 +456,7 @@ def test_the_journal_alone_gives_the_same_weights(
     def judges_nothing(_: Any) -> Any:
         raise AssertionError("a replay judged")
 
-    monkeypatch.setattr("p3kit.runtime.interventions.judge", judges_nothing)
+    monkeypatch.setattr("p3kit.interventions.engine.judge", judges_nothing)
     again = replayed(original, trainer)
     same, told = compare_weights(original, again)
     assert same, told

@@ -20,6 +20,7 @@ from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
 from p3kit.spec import load_spec
+from p3kit.spec.trainer_file import read_trainer
 
 TRAINER = Path(__file__).parents[2] / "trainers" / "ppo.py"
 TINY = """
@@ -51,7 +52,7 @@ def plan_run(folder: Path, overrides: tuple[str, ...] = ()) -> RunDir:
     spec_file = folder / "tiny.toml"
     spec_file.write_text(TINY)
     spec = load_spec(spec_file, overrides).spec
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), TINY, plan.trainer)
 
 

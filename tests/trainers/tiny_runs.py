@@ -15,6 +15,7 @@ from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint, part
 from p3kit.spec import resolve_spec
 from p3kit.spec.keypath import split_path, with_value
+from p3kit.spec.trainer_file import read_trainer
 
 BASE: dict[str, Any] = {
     "name": "stack",
@@ -46,7 +47,7 @@ def train(
         tables = with_value(tables, split_path(path), value)
     spec = resolve_spec(tables, "test")
     runs = []
-    for plan in plan_runs(spec):
+    for plan in plan_runs(spec, read_trainer(spec.trainer)):
         run = RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), "", plan.trainer)
         argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(run.path)]
         try:

@@ -37,9 +37,11 @@ import torch
 
 import p3kit.runtime.agent as runtime
 from p3kit.market import load_market
-from p3kit.plan import plan_runs, provenance
+from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.rundir.provenance import provenance
 from p3kit.spec import resolve_spec
+from p3kit.spec.trainer_file import read_trainer
 from tests.measure.suite.suite_runs import import_what_all_need, load
 from tests.measure.suite.tables import short
 
@@ -126,7 +128,7 @@ def _train(workload: str, variant: Variant, told: Path) -> None:
     if variant != "on":
         tables["diagnose"] = {"mode": "off"}
     spec = resolve_spec(tables, workload)
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     directory = RunDir.create(
         told.parent, plan.run_json(load_market(spec, spec.symbols), ["overhead"]), "", plan.trainer
     )

@@ -80,6 +80,7 @@ def _whole_runs(trainer: str, agents: int, runs: int, steps: int) -> dict[str, A
     from p3kit.market import load_market
     from p3kit.plan import plan_runs
     from p3kit.spec import load_spec
+    from p3kit.spec.trainer_file import read_trainer
 
     symbols = json.dumps([f"S{number:03d}" for number in range(agents)])
     text = f'name = "scale"\ntrainer = "{trainer}"\nsymbols = {symbols}\ndata = {{ source = "synthetic" }}\n'
@@ -95,7 +96,7 @@ def _whole_runs(trainer: str, agents: int, runs: int, steps: int) -> dict[str, A
             market = load_market(loaded.spec, loaded.spec.symbols)
             used = _children_s()
             console = Console(file=io.StringIO())
-            plans = plan_runs(loaded.spec)
+            plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer))
             outcome = launch(make_runs(plans, loaded, market, folder / "runs", command=[]), jobs=1, console=console)
         finally:
             os.environ["PYTHONPATH"] = known
@@ -126,6 +127,7 @@ def _launcher(count: int) -> dict[str, Any]:
     from p3kit.launch.local import make_runs
     from p3kit.plan import plan_runs
     from p3kit.spec import load_spec
+    from p3kit.spec.trainer_file import read_trainer
 
     with tempfile.TemporaryDirectory() as name:
         spec = Path(name) / "many.toml"
@@ -133,7 +135,7 @@ def _launcher(count: int) -> dict[str, Any]:
         spec.write_text(f'name = "many"\ntrainer = "ppo"\nsymbols = {symbols}\ndata = {{ source = "synthetic" }}\n')
         loaded = load_spec(spec, [])
         began = time.thread_time()
-        plans = plan_runs(loaded.spec)
+        plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer))
         planned = time.thread_time() - began
         began = time.thread_time()
         runs = make_runs(plans, loaded, {}, Path(name) / "runs", command=[])

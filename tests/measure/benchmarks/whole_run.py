@@ -24,8 +24,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from p3kit.plan import provenance
 from p3kit.rundir import list_runs
+from p3kit.rundir.provenance import provenance
 from tests.measure.suite.tables import short
 
 ROOT = Path(__file__).parents[3]

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from p3kit.plan import provenance
+from p3kit.rundir.provenance import provenance
 from p3kit.rundir.rows import write_json
 from tests.measure.fuzz import damaged_directories, damaged_specs
 

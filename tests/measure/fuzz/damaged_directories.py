@@ -25,6 +25,7 @@ from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.spec import resolve_spec
+from p3kit.spec.trainer_file import read_trainer
 from tests.made_runs import intervene, make_run
 from tests.measure.fuzz.commands import Finding, call
 from tests.measure.fuzz.damaged_specs import STRANGE, cut_out, flip, insert, places, shuffle_lines, tear
@@ -53,7 +54,7 @@ def make_sound(root: Path, *, trained: bool = True) -> None:
         make_run(root / "runs", symbol="XOM", until=0.5)
         return
     spec = resolve_spec(TRAINED, "fuzz")
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     market = load_market(spec, spec.symbols)
     run = RunDir.create(root / "runs", plan.run_json(market, ["p3kit", "run"]), "", plan.trainer)
     code, _, said = trainer_in_this_process([str(run.trainer_file), "--run-dir", str(run.path)])

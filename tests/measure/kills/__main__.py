@@ -28,11 +28,13 @@ import click
 import torch
 
 from p3kit.market import load_market
-from p3kit.plan import plan_runs, provenance
+from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.rundir.provenance import provenance
 from p3kit.rundir.rows import write_json
 from p3kit.runtime import load_checkpoint
 from p3kit.spec import load_spec
+from p3kit.spec.trainer_file import read_trainer
 
 TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
 SPEC = """
@@ -97,7 +99,7 @@ def make_run(folder: Path, trainer: str) -> RunDir:
     folder.mkdir(parents=True)
     (folder / "kills.toml").write_text(text, encoding="utf-8")
     spec = load_spec(folder / "kills.toml").spec
-    (plan,) = plan_runs(spec)
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), text, plan.trainer)
 
 

@@ -13,8 +13,8 @@ import click
 
 from p3kit.diagnose.diagnosis import Rules
 from p3kit.errors import P3kitError
-from p3kit.plan import provenance
 from p3kit.rundir import RunDir
+from p3kit.rundir.provenance import provenance
 from p3kit.spec import load_rules
 from tests.measure.suite.cases import BASE, Case, Sizes, load_cases
 from tests.measure.suite.repair_rates import measure

@@ -29,8 +29,8 @@ import numpy as np
 
 from p3kit.diagnose.findings import format_steps
 from p3kit.diagnose.journal import changes_training, for_agent, in_short, read_journal
-from p3kit.plan import provenance
 from p3kit.rundir import RunDir
+from p3kit.rundir.provenance import provenance
 from p3kit.spec.expansion import read_pack
 from tests.measure.suite.cases import Case, merged
 from tests.measure.suite.scoring import Score

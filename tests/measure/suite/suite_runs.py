@@ -30,6 +30,7 @@ from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.spec import Spec
+from p3kit.spec.trainer_file import read_trainer
 from tests.measure.suite.cases import Case, Sizes, Tables
 from tests.measure.suite.hooks import HOOKS, Scene
 
@@ -86,7 +87,7 @@ def finished(root: Path) -> list[Kept]:
 def plan(job: Job, root: Path, trainer: Path | None = None) -> Job:
     """Make the run directory of a job; `suite.json` in it says what was injected, so that it can be judged later."""
     spec = job.spec(trainer)
-    (run,) = plan_runs(spec)
+    (run,) = plan_runs(spec, read_trainer(spec.trainer))
     market = load_market(spec, spec.symbols)
     text = f"# tests/measure/suite {job.name}: see run.json for the spec, suite.json for what was injected\n"
     directory = RunDir.create(root, run.run_json(market, ["tests.measure.suite", job.case.name]), text, run.trainer)

@@ -1,0 +1,280 @@
+"""A run of one agent, as its trainer sees it: one call per concern.
+
+    with AgentRun(Args, load_policy, __file__) as run:
+        env = run.make_env()
+        net = ActorCritic(...)
+        forward, grad_scaler = run.prepare(net)
+        step = run.resume(net=net, optimizer=optimizer) or env.reset(...)
+        for global_step, args in run.iterations():     # schedules and interventions applied
+            ...                                        # rollout, advantages, loss: the trainer's own
+            run.record(...)                            # metrics, evaluation, interventions, checkpoints
+
+The trainer owns the algorithm. The run owns files, clocks, schedules, evaluation and the state in checkpoints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from p3kit.env import Timestep, TradingEnv, VectorTask
+from p3kit.errors import P3kitError
+from p3kit.runtime.checkpoints import Flat
+from p3kit.runtime.entry import open_run
+from p3kit.runtime.evidence import sample_rows, update_ratio
+from p3kit.runtime.iteration import Iteration, RolloutBuffer, Sample, evidence_of, rollout_tables
+from p3kit.runtime.pieces import Attempt, Pieces
+from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
+from p3kit.runtime.recording import Rollout
+from p3kit.runtime.reinit import reinit_part
+from p3kit.runtime.scaling import ObservationScaler, Rewards, RewardScaler
+from p3kit.runtime.trainer_state import Registry, Stateful
+from p3kit.runtime.transfer import to_host
+
+A = TypeVar("A")
+RATIO_ERROR = "policy/ratio_error"
+"""A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
+
+
+class AgentRun(Generic[A]):
+    """One trainer process, its run directory and its one agent. Use as a context manager: it reports how the run ended.
+
+    A trainer that is started for a backtest ends in the constructor, with the result printed.
+    """
+
+    def __init__(self, args_type: type[A], load_policy: LoadPolicy, trainer_file: str) -> None:
+        self._run = open_run(args_type, trainer_file, load_policy)
+        self._load_policy = load_policy
+        self._agent = self._run.agent
+        self.args: A = self._agent.args_at(0)
+        """The arguments at the start of training."""
+        self.device: torch.device = self._run.device
+        self._registry = Registry()
+        self._pieces = Pieces(self._agent.spec.ppo.batch_size, self._run.smaller_minibatch)
+        self._iteration = 0
+
+    def __enter__(self) -> AgentRun[A]:
+        self._run.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.__exit__(kind, error, trace)
+
+    # ── before training ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the CPU, seeded by (purpose, seed, symbol). Checkpoints keep the state of "agent"."""
+        return self._agent.generator if purpose == "agent" else self._agent.new_generator(purpose)
+
+    def make_env(self) -> TradingEnv | VectorTask:
+        """The training environment on the run's device: N rows of one symbol, or of a Gymnasium or EnvPool task."""
+        self._env = self._agent.make_env()
+        self._scale_observation: ObservationScaler = self._agent.observation_scaler(self._env.observation_size)
+        self._scale_reward: RewardScaler = self._agent.reward_scaler(self._env.num_envs)
+        return self._env
+
+    def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]:
+        """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler.
+
+        Batches of a rollout step and of a whole minibatch are compiled. Others are rare and of many sizes, each of
+        which would have to be compiled anew.
+        """
+        compiled, autocast = self._run.compiled(net), self._run.autocast
+
+        def forward(observation: Tensor, *rest: Any) -> Any:
+            usual = len(observation) in (self._env.num_envs, self._pieces.size)
+            with autocast():
+                return compiled(observation, *rest) if usual else net(observation, *rest)
+
+        self._grad_scaler = self._run.grad_scaler()
+        return forward, self._grad_scaler
+
+    def resume(self, net: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful) -> Timestep | None:
+        """Register what checkpoints keep, beside scalers and environment. Where the run is resumed, restore all of it
+        and return the timestep at which the environment stands; None where the run begins.
+
+        `net` has children `policy` and `value`. Each is called as (observation, dropout masks), has
+        `hidden(observation)`, a list of (B, width) activations, and `nn.Linear` layers from observation to output.
+        `net.reset_parameters(generator)` gives it new initial weights.
+        """
+        self._net, self._optimizer = net, optimizer
+        self._registry.add(
+            {
+                "net": net,
+                "optimizer": optimizer,
+                **parts,
+                "grad_scaler": self._grad_scaler,
+                "observation": self._scale_observation,
+                "reward": self._scale_reward,
+            }
+        )
+        self._registry.add({"env": self._env}, rolls_back=False)
+        state = self._run.resumed
+        if state is None:
+            return None
+        self._iteration, self._pieces.size = state["iteration"], state["minibatch"]
+        step: Timestep = self._registry.load_state_dict(state)["env"]
+        return step
+
+    # ── while training ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def iterations(self) -> Iterator[tuple[int, A]]:
+        """(env steps taken, arguments in force) at the start of each iteration, until training ends. Every iteration
+        ends with `record`."""
+        if self._run.resumed is None:
+            self._run.save_checkpoint("init", self._state())
+        while not self._agent.finished(self._agent.global_step):
+            self._iteration += 1
+            self._start_step = self._agent.global_step
+            self._args = self._agent.args_at(self._start_step)
+            self._before = nn.utils.parameters_to_vector(self._net.parameters()).detach()
+            self._clocks = [time.perf_counter()]
+            yield self._start_step, self._args
+            if self._agent.global_step == self._start_step:
+                raise P3kitError(self._run.directory.name, "an iteration ended without run.record", "call it once")
+        self._agent.conclude()
+
+    def observe(self, index: Tensor, account: Tensor) -> Tensor:
+        """Observations (…, D) as the networks get them: gathered, clipped, and normalised as the spec says."""
+        self._run.heartbeat()
+        return self._scale_observation(self._env.observe(index, account))
+
+    def scale_reward(
+        self, components: Tensor, action: Tensor, done: Tensor, gamma: float, extra: Tensor | None = None
+    ) -> tuple[Tensor, Rewards]:
+        """Rewards (T, N) of a rollout, and their parts for the record.
+
+        components (T, N, C) times the weights in force, plus `reward.action_bonus` and `extra` (T, N), then
+        `reward.scaling` and `reward.clip`. Raises NumericalFault where the environment met a number that is not finite.
+        """
+        self._env.raise_if_faulty()
+        self._clocks.append(time.perf_counter())
+        weights = self._agent.reward_weights_at(self._start_step).to(self.device)
+        bonus = self._agent.value_at("reward.action_bonus", self._start_step) * (action != 0)
+        bonus = bonus if extra is None else bonus + extra
+        weighted = components.double() * weights
+        scaled, clipped, scale = self._scale_reward(weighted.sum(-1) + bonus, done, gamma)
+        return scaled, Rewards(scaled, clipped, scale, weighted, bonus)
+
+    def pieces(self, rows: int, undo: Callable[[], object]) -> Iterator[tuple[slice, float, Attempt]]:
+        """A batch of `rows` in pieces of at most `batch_size` that fit into memory: see `p3kit.runtime.pieces`."""
+        return self._pieces(rows, undo)
+
+    def record(
+        self,
+        buffer: RolloutBuffer,
+        rewards: Rewards,
+        next_value: Tensor,
+        advantage: Tensor,
+        returns: Tensor,
+        update: Mapping[str, Tensor],
+        *,
+        epochs: int,
+        dropout: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Write the metrics of an iteration and its evidence for the diagnosis. Then do what is due: evaluate, let
+        interventions act, save a checkpoint.
+
+        `update` has one value per gradient step (G,) of each metric, `dropout` the masks (N, width) of each layer.
+        """
+        args: Any = self._args
+        same_step = self._env.autoreset == "same_step"
+        iteration = Iteration(
+            buffer, rewards, next_value, advantage, returns, args.gamma, args.gae_lambda, same_step=same_step
+        )
+        with torch.no_grad():
+            observation, evidence = self._evidence(iteration, update, dropout)
+            self._scale_observation.update(observation)
+        self._clocks.append(time.perf_counter())
+        began, rewarded, ended = self._clocks
+        tables = rollout_tables(buffer, rewards, self._agent.spec.env.initial_capital)
+        values = torch.stack([value.double() for value in evidence.values()])
+        told, arrays, steps = to_host((values, tables, dict(update)))
+        steps.pop(RATIO_ERROR, None)
+        rollout = Rollout(**arrays)
+        whole = dict(zip(evidence, told.tolist(), strict=True)) | {
+            "policy/epochs_done": epochs,
+            "reward/scale_steps": self._scale_reward.steps,
+            "perf/rollout_s": rewarded - began,
+            "perf/update_s": ended - rewarded,
+        }
+        if self._grad_scaler.is_enabled():
+            whole["diag/amp_scale"] = self._grad_scaler.get_scale()
+        end_step = min(self._start_step + iteration.rows, self._agent.total_timesteps)
+        self._agent.record(self._iteration, self._start_step, end_step, rollout, steps, whole)
+        if self._agent.due(self._agent.spec.evaluation.every, self._start_step):
+            self._evaluate(rollout, buffer)
+        self._act(observation)
+        if self._agent.due(self._agent.spec.checkpoints.every, self._start_step) or self._run.stop_requested:
+            self._run.save_checkpoint("last", self._state())
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _state(self) -> Flat:
+        return {"iteration": self._iteration, "minibatch": self._pieces.size, **self._registry.state_dict()}
+
+    def _evidence(
+        self, iteration: Iteration, update: Mapping[str, Tensor], dropout: Sequence[Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sampled observations (B, D) as the environment returns them, and the metrics."""
+        buffer: Any = iteration.buffer
+        index, account, mask = (table.flatten(0, 1) for table in (buffer.index, buffer.account, buffer.mask))
+        rows = sample_rows(iteration.rows, self.device)
+        raw = self._env.observe(index[rows], account[rows])
+        observation = self._scale_observation(raw)
+        policy: Any = self._net.policy
+        value: Any = self._net.value
+        kept = None if dropout is None else [layer[rows % self._env.num_envs] for layer in dropout]
+        logits = policy(observation, kept)
+        log_prob = F.log_softmax(logits.float().masked_fill(~mask[rows], torch.finfo(torch.float32).min), dim=-1)
+        sample = Sample(
+            rows,
+            observation,
+            log_prob.gather(-1, buffer.action.flatten()[rows].unsqueeze(-1)).squeeze(-1),
+            policy.hidden(observation),
+            value.hidden(observation),
+            self._env.observation_stats(index[rows], account[rows]),
+            self._newest_return(iteration, index, account),
+            relu=getattr(self._args, "activation", "") == "relu",
+        )
+        after = nn.utils.parameters_to_vector(self._net.parameters())
+        gradient_steps = len(next(iter(update.values())))
+        moved = update_ratio(self._before, after, gradient_steps)
+        ratio_error = update[RATIO_ERROR][0] if RATIO_ERROR in update else torch.full((), torch.nan)
+        return raw, evidence_of(iteration, sample, moved, ratio_error.to(self.device))
+
+    def _newest_return(self, iteration: Iteration, index: Tensor, account: Tensor) -> Tensor | None:
+        column = self._agent.newest_return_column
+        if column is None or len(iteration.buffer.action) < 2:
+            return None
+        following = iteration.earlier_rows() + self._env.num_envs
+        return self._env.observe(index[following], account[following])[:, column]
+
+    def _evaluate(self, rollout: Rollout, buffer: RolloutBuffer) -> None:
+        """Backtest the policy by the trainer's `load_policy`, and write the distributions of the last rollout."""
+        agent = self._agent
+        networks = [name for name, _ in self._registry.modules()]
+        weights = self._registry.state_dict([*networks, "observation"])
+        if agent.market:
+            sizes = sizes_on_bars(agent.spec, agent.market[agent.symbol])
+            policy = load_weights(
+                self._load_policy, self.args, agent.spec, weights, self.device, self._run.autocast, **sizes
+            )
+            agent.evaluate(self._iteration, policy.act, weights)
+        gradient = nn.utils.parameters_to_vector(p.grad for p in self._net.parameters() if p.grad is not None)
+        agent.write_histograms(self._env, rollout, buffer.account.flatten(0, 1), buffer.value.flatten(), gradient)
+
+    def _act(self, observation: Tensor) -> None:
+        """Roll back and draw anew where an intervention asked for it."""
+        for _, earlier in self._run.rolled_back([self._agent]):
+            self._registry.go_back(earlier)
+        for _, part, generator in self._run.reinitialised([self._agent]):
+            reinit_part(self._net, self._optimizer, part, self._scale_observation(observation), generator)

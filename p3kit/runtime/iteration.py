@@ -1,0 +1,169 @@
+"""One iteration of one agent: its rollout and update as tensors, the evidence that a diagnosis reads, and the record.
+
+Notation for shapes: T steps, N envs, R = T·N rows, B sampled rows, D observation values, G gradient steps. A trainer of
+K agents makes an `Iteration` for each of them, from slices of its own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from p3kit.runtime.evidence import (
+    EXPOSURE,
+    correlation,
+    dead_share,
+    dormant_share,
+    explained_variance,
+    feature_rank,
+    gae_error,
+    obs_agreement,
+    ridge_explained_variance,
+    sample_rows,
+    wrong_bootstraps,
+)
+from p3kit.runtime.scaling import Rewards
+
+
+class RolloutBuffer(Protocol):
+    """The fields of a trainer's rollout buffer that a record needs; see `Buffer` in trainers/ppo.py."""
+
+    @property
+    def account(self) -> Tensor: ...  # (T, N, K)
+    @property
+    def mask(self) -> Tensor: ...  # (T, N, A) bool
+    @property
+    def action(self) -> Tensor: ...  # (T, N)
+    @property
+    def log_prob(self) -> Tensor: ...  # (T, N)
+    @property
+    def value(self) -> Tensor: ...  # (T, N)
+    @property
+    def components(self) -> Tensor: ...  # (T, N, C)
+    @property
+    def terminated(self) -> Tensor: ...  # (T, N) bool
+    @property
+    def truncated(self) -> Tensor: ...  # (T, N) bool
+    @property
+    def equity(self) -> Tensor: ...  # (T, N)
+    @property
+    def closed_profit(self) -> Tensor: ...  # (T, N)
+    @property
+    def valid(self) -> Tensor: ...  # (T, N) bool
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The rollout of one agent, and the advantages that its update used."""
+
+    buffer: RolloutBuffer
+    rewards: Rewards
+    next_value: Tensor  # (T, N)
+    advantage: Tensor  # (T, N)
+    returns: Tensor  # (T, N)
+    gamma: float | Tensor
+    gae_lambda: float | Tensor
+    same_step: bool
+    """Episodes begin again in the step that ends them, so that `next_value` holds values of final observations."""
+
+    @property
+    def done(self) -> Tensor:
+        return self.buffer.terminated | self.buffer.truncated
+
+    @property
+    def rows(self) -> int:
+        return self.buffer.action.numel()
+
+    def earlier_rows(self) -> Tensor:
+        """Sampled rows whose following step is in the rollout too; the step of row r is followed by row r + N."""
+        return sample_rows(self.rows - self.buffer.action.shape[1], self.buffer.action.device)
+
+
+class Sample(NamedTuple):
+    """The networks on B sampled rows, after the update."""
+
+    rows: Tensor  # (B,) from `sample_rows`
+    observation: Tensor  # (B, D) as the networks get it
+    log_prob: Tensor  # (B,) of the actions that were taken
+    policy: Sequence[Tensor]  # (B, width) activations of each hidden layer
+    value: Sequence[Tensor]  # the same of the value network
+    observation_stats: tuple[Tensor, Tensor]  # largest |value|, and the fraction that clipping cuts
+    newest_return: Tensor | None  # of the observations that follow `Iteration.earlier_rows`; None without bars
+    relu: bool
+
+
+def evidence_of(iteration: Iteration, sample: Sample, update_ratio: Tensor, ratio_error: Tensor) -> dict[str, Tensor]:
+    """Metrics for the diagnosis, 0-d tensors on the device."""
+    buffer, rewards, rows = iteration.buffer, iteration.rewards, sample.rows
+    value, returns, done = buffer.value, iteration.returns, iteration.done
+    mask, action = buffer.mask.flatten(0, 1), buffer.action.flatten()
+    evidence = {
+        "value/explained_variance": explained_variance(value, returns),
+        "value/value_mean": value.mean(),
+        "value/return_mean": returns.mean(),
+        "value/return_std": returns.std(),
+        "diag/ev_reference": ridge_explained_variance(sample.observation, returns.flatten()[rows]),
+        "diag/update_ratio": update_ratio,
+        "diag/advantage_std": iteration.advantage.std(),
+        "diag/gae_error": gae_error(
+            rewards.scaled,
+            value,
+            iteration.next_value,
+            buffer.terminated,
+            done,
+            returns,
+            iteration.gamma,
+            iteration.gae_lambda,
+        ),
+        "diag/advantage_signal": correlation(
+            iteration.advantage.flatten()[rows], sample.log_prob - buffer.log_prob.flatten()[rows]
+        ),
+        "diag/obs_max_abs": sample.observation_stats[0],
+        "diag/obs_clipped_share": sample.observation_stats[1],
+        "diag/mask_violations": (~mask.gather(-1, action.unsqueeze(-1))).sum(),
+        "policy/ratio_error": ratio_error,
+        "reward/scale": rewards.scale,
+    }
+    evidence |= _of_units(sample)
+    if iteration.same_step:
+        evidence["diag/wrong_bootstraps"] = wrong_bootstraps(value, iteration.next_value, buffer.truncated)
+    if sample.newest_return is not None and len(buffer.action) > 1:
+        earlier = iteration.earlier_rows()
+        evidence["diag/obs_agreement"] = obs_agreement(
+            sample.newest_return,
+            buffer.components[..., 0].flatten()[earlier],
+            buffer.account.flatten(0, 1)[earlier, EXPOSURE],
+            (action[earlier] == 0) & ~done.flatten()[earlier],
+        )
+    return evidence
+
+
+def _of_units(sample: Sample) -> dict[str, Tensor]:
+    """Hidden units that learn nothing; a linear policy has none."""
+    if not sample.policy:
+        return {}
+    units = [*sample.policy, *sample.value]
+    evidence = {"diag/dormant_share": dormant_share(units), "diag/feature_rank": feature_rank(sample.policy[-1])}
+    if sample.relu:
+        evidence["diag/dead_share"] = dead_share(units)
+    return evidence
+
+
+def rollout_tables(buffer: RolloutBuffer, rewards: Rewards, initial_capital: float) -> Mapping[str, Tensor]:
+    """The fields of `p3kit.runtime.Rollout`, on the device."""
+    return {
+        "reward": rewards.scaled,
+        "clipped": rewards.clipped,
+        "weighted": rewards.weighted,
+        "raw": buffer.components,
+        "bonus": rewards.bonus,
+        "action": buffer.action,
+        "valid_actions": buffer.mask.sum(-1),
+        "done": buffer.terminated | buffer.truncated,
+        "equity": buffer.equity / initial_capital,
+        "closed": ~buffer.closed_profit.isnan(),
+        "reset_step": ~buffer.valid,
+    }

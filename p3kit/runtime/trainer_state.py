@@ -1,0 +1,96 @@
+"""Everything that a trainer keeps in a checkpoint, by name: saved, restored and rolled back in one place.
+
+A part is anything with `state_dict` and `load_state_dict` (a module, an optimiser, a scaler, an environment), or a dict
+of tensors whose first dimension counts the agents of a stack. The entries of a checkpoint are `<part>/<key>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from p3kit.runtime.checkpoints import Flat, load_optimizer_state, optimizer_state, part, under
+
+
+class Stateful(Protocol):
+    """A part of a trainer that a checkpoint keeps."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@runtime_checkable
+class Rolling(Protocol):
+    """A part of which a rollback takes back less than a resume."""
+
+    def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None: ...
+
+
+Part = Stateful | dict[str, Tensor]
+
+
+class Registry:
+    """The parts of a trainer, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, Part] = {}
+        self._stays: set[str] = set()
+
+    def add(self, parts: Mapping[str, Part], *, rolls_back: bool = True) -> None:
+        """Keep `parts` in every checkpoint. A rollback leaves those alone that were added with `rolls_back=False`."""
+        if again := self._parts.keys() & parts.keys():
+            raise ValueError(f"{', '.join(sorted(again))}: registered before")
+        self._parts.update(parts)
+        if not rolls_back:
+            self._stays |= parts.keys()
+
+    def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """The networks among the parts."""
+        for name, own in self._parts.items():
+            if isinstance(own, torch.nn.Module):
+                yield name, own
+
+    def state_dict(self, names: Iterable[str] | None = None) -> Flat:
+        """The state of all parts, or of those in `names`, flat."""
+        state: Flat = {}
+        for name in self._parts if names is None else names:
+            state |= under(name, _state_of(self._parts[name]))
+        return state
+
+    def load_state_dict(self, state: Flat, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Restore every part, or those in `names`, in place; returns what each part's `load_state_dict` returned."""
+        return {name: _load(self._parts[name], part(name, state)) for name in (self._parts if names is None else names)}
+
+    def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None:
+        """Take the parts back to an earlier state; of a stack only agent `place`, who was `from_place` then."""
+        for name, own in self._parts.items():
+            if name in self._stays:
+                continue
+            earlier = part(name, state)
+            if isinstance(own, Rolling):
+                own.go_back(earlier, place, from_place)
+            elif isinstance(own, dict) and place is not None:
+                for key, table in own.items():
+                    table[place] = earlier[key][from_place]
+            else:
+                _load(own, earlier)
+
+
+def _state_of(own: Part) -> Flat:
+    if isinstance(own, dict):
+        return own
+    return optimizer_state(own) if isinstance(own, torch.optim.Optimizer) else dict(own.state_dict())
+
+
+def _load(own: Part, state: Flat) -> Any:
+    if isinstance(own, dict):
+        own.update(state)
+        return None
+    if isinstance(own, torch.optim.Optimizer):
+        load_optimizer_state(own, state)
+        return None
+    return own.load_state_dict(state)

@@ -1,0 +1,52 @@
+"""Paths of a spec: relative to its file, `..` as the file system means it, `{symbol}`, braces and `~`."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+
+def straight(path: str | Path) -> Path:
+    """`path` without `..`. After a symbolic link, `..` leads to the parent of the real folder."""
+    path = Path(path)
+    if ".." not in path.parts:
+        return path
+    last = len(path.parts) - path.parts[::-1].index("..")
+    real = Path(os.path.realpath(Path(*path.parts[:last])), *path.parts[last:])
+    return real if path.is_absolute() else Path(os.path.relpath(real))
+
+
+def from_here(path: str | Path) -> str:
+    """`path` relative to the current folder, so that no run directory holds the path of somebody's home."""
+    return os.path.relpath(straight(path))
+
+
+def beside(folder: Path, name: str) -> str:
+    """`name` as it stands in a spec in `folder`, seen from the current folder. Absolute paths and `~` stay."""
+    return name if Path(name).is_absolute() or name.startswith("~") else from_here(folder / name)
+
+
+def file_of(template: str, symbol: str) -> Path:
+    """The file of a symbol: `{symbol}` is replaced, `{{` and `}}` are braces, `~` is the home folder."""
+    name = re.sub(r"\{\{|\}\}|\{symbol\}", lambda found: {"{{": "{", "}}": "}"}.get(found[0], symbol), template)
+    return Path(name).expanduser() if name.startswith("~") else Path(name)
+
+
+def template_of(path: Path) -> str:
+    """A folder or file as text for `data.path`: its braces doubled."""
+    return path.as_posix().replace("{", "{{").replace("}", "}}")
+
+
+def special_file(path: Path) -> str | None:
+    """`a pipe`, `a device` or `a socket`; None for folders, regular files, and what is not there."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else None
