@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from p3kit.aim_mirror import store as aim
 from p3kit.aim_mirror.cursor import Cursor
 from p3kit.diagnose.journal import DONE, changes_training, for_agent, in_short, whom
+from p3kit.edge import label
 from p3kit.rundir import RunDir, concerns, file_name
 from p3kit.rundir.directory import ACTIVE_STATES, STATES
 
@@ -188,7 +189,7 @@ def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     grades = [str(verdict["grade"]) for verdict in verdicts]
     counted = [f"{grades.count(grade)} {grade}" for grade in reversed(GRADES) if grade in grades]
-    shown = sum(verdict.get("over_buy_and_hold") == "shown" for verdict in verdicts)
+    shown = sum(label(verdict.get("judged")) == "shown" for verdict in verdicts)
     fields: dict[str, Any] = {
         "agents": len(verdicts),
         "verdicts": grades[0] if len(grades) == 1 else ", ".join(counted),

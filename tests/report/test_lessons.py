@@ -15,7 +15,7 @@ from p3kit.errors import RunNotFound
 from p3kit.report.lessons_data import ENOUGH, gather_attempts
 from p3kit.report.lessons_page import Lesson, draw_lessons, render_lessons
 from tests.diagnose.test_table import all_hold, never_trades
-from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
+from tests.made_runs import Row, intervene, make_run, spec_with
 
 Golden = Callable[[str, str], None]
 LIFT = {0.9: 0.3, 0.95: 0.0, 0.98: 0.0}
@@ -113,17 +113,22 @@ def test_nothing_is_claimed_where_nothing_was_tried(tmp_path: Path) -> None:
     assert "**Insufficient data**: no knob was varied" in page
 
 
-def test_an_edge_by_luck_is_no_reason_to_scale(tmp_path: Path) -> None:
-    for seed in range(8):
-        run = make_run(tmp_path, seed=seed)
-        if seed == 0:
-            (verdict,) = run.read_events("verdict")
-            more = {key: value for key, value in verdict.items() if key not in ("seq", "time", "kind")}
-            with clock_at(MONDAY + 601):
-                run.append_event("verdict", **more | {"over_buy_and_hold": "shown"})
-    [first, *_] = draw_lessons(gather_attempts(tmp_path)).recommendations
-    assert first.text.startswith("1 of 8 agents")
-    assert "not told from what luck alone gives (0.2 of 8): do not scale" in first.text
+def test_only_agents_that_hold_as_a_family_are_a_reason_to_scale(tmp_path: Path) -> None:
+    for seed in range(4):
+        make_run(tmp_path / "chance", seed=seed)
+    [first, *_] = draw_lessons(gather_attempts(tmp_path / "chance")).recommendations
+    assert first.text.startswith("do not scale for an edge: 0 of 4 agents are shown to beat buy-and-hold; luck alone")
+    for symbol in ("AAPL", "AMD"):
+        make_run(tmp_path / "edge", symbol=symbol, edge=0.004)
+    [first, *_] = draw_lessons(gather_attempts(tmp_path / "edge")).recommendations
+    assert first.text.startswith("scale with AAPL, AMD: 2 of 2 agents are shown to beat buy-and-hold;")
+
+
+def test_runs_of_an_older_p3kit_are_not_judged(tmp_path: Path) -> None:
+    make_run(tmp_path, keeps_returns=False)
+    lessons = draw_lessons(gather_attempts(tmp_path))
+    assert any("keep no returns to judge by" in lesson.text for lesson in lessons.failed)
+    assert "No agent of 1 can be judged" in lessons.recommendations[0].text
 
 
 def test_spread_over_seeds(tmp_path: Path) -> None:

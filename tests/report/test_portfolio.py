@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from p3kit.edge import YARDSTICKS
 from p3kit.metrics import sharpe_ratio
 from p3kit.report import summarise_week, write_week
 from p3kit.report.agent_data import AgentSummary
@@ -104,16 +105,19 @@ def test_what_is_no_portfolio(agents: list[AgentSummary]) -> None:
 
 
 def test_the_words_count_passes_luck_and_those_that_never_traded() -> None:
-    agents = [agent(f"S{i}", noise(i, mean=0.002), grade="PASS", over_buy_and_hold="shown") for i in range(3)]
-    agents += [agent(f"S{i}", noise(i)) for i in range(3, 9)] + [agent("S9", np.zeros(250))]
+    over = {"shown": True, "p": 0.01, "excess": 1.0, "interval": [0.2, 1.8]}
+    judged = {"why_not": "", "over": dict.fromkeys(YARDSTICKS, over)}
+    none = {"why_not": "", "over": dict.fromkeys(YARDSTICKS, over | {"shown": False, "p": 0.5})}
+    agents = [agent(f"S{i}", noise(i, mean=0.002), grade="PASS", judged=judged) for i in range(3)]
+    agents += [agent(f"S{i}", noise(i), judged=none) for i in range(3, 9)] + [agent("S9", np.zeros(250))]
     found = build_portfolio(agents, synthetic=False)
     assert found is not None
     assert found.passed is not None
-    assert (found.passed.members, found.passes, found.shown) == (3, 3, 3)
+    assert (found.passed.members, found.passes, len(found.family.shown)) == (3, 3, 3)
     assert found.passed.total_return > found.agents.total_return
     words = portfolio_words(found)
     assert "3 of 10 agents of 10 symbols passed (95% interval 11% to 60%)" in words
-    assert "An edge over buy-and-hold is shown for 3; among 10 agents without any, about 0.2 would show one." in words
+    assert "3 of 9 agents are shown to beat buy-and-hold (1 not judged); luck alone shows about 0.2." in words
     assert "1 agent never traded." in words
     assert len(found.moving) == 9
 
