@@ -123,6 +123,7 @@ class Run(Generic[A]):
         self._identity = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()
         self._state = "running"
         self._message = ""
+        self.on_status: Callable[[Run[A], str], None] | None = None  # called with the state whenever it is written
         self.backtest: Backtest | None = None  # set where p3kit evaluate asks for one, before the trainer begins
         self.resumed: Flat | None = self._restore() if resume else None
 
@@ -461,3 +462,5 @@ class Run(Generic[A]):
                 "agents": {agent.name: agent.status() for agent in self.agents},
             }
         )
+        if self.on_status is not None:
+            self.on_status(self, self._state)
