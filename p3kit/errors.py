@@ -7,12 +7,11 @@ caught there, so a traceback always means a fault of ours.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+from p3kit import escape
 
 
 @dataclass(frozen=True, order=True)
@@ -28,9 +27,9 @@ class Fault:
     hint: str = ""
 
     def __str__(self) -> str:
-        """One line, whatever a user has written into a name: what would break it stands escaped."""
+        """One line. Control characters in names and values stand escaped."""
         line = f"{self.where}: {self.what}" + (f"; {self.hint}" if self.hint else "")
-        return _BREAKS.sub(lambda found: repr(found[0])[1:-1], line)
+        return escape.one_line(line)
 
 
 class P3kitError(Exception):

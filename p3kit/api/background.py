@@ -13,6 +13,7 @@ from types import TracebackType
 
 from rich.console import Console
 
+from p3kit.console import Console as OwnConsole
 from p3kit.rundir import RunDir
 
 
@@ -21,7 +22,7 @@ class Background:
 
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
         self._runs_root, self._aim_repo = runs_root, aim_repo
-        self._console = Console(stderr=True) if console.quiet else console  # warnings are for the quiet, too
+        self._console = OwnConsole(stderr=True) if console.quiet else console  # warnings are for the quiet, too
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
         self._pictures: list[tuple[RunDir, Future[None]]] = []
         self._stop_mirror = threading.Event()

@@ -37,7 +37,7 @@ def _rules_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right" if heading == "reward" else "left")
     for row in rows:
         payer = max(row["paid"], key=lambda name: row["paid"][name])
-        verdict = "[bold red]beats flat[/]" if row["beats_flat"] else ""
+        verdict = Text("beats flat" if row["beats_flat"] else "", style="bold red")
         fees = row["fees"].replace("the spec's fees ", "").strip("()")
         paid = f"{payer} {row['paid'][payer]:+.2f}" if row["paid"][payer] > 0.005 else "nothing"
         table.add_row(row["rule"], fees, f"{row['mean']:+.2f} ± {row['error']:.2f}", paid, verdict)

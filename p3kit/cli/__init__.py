@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from p3kit import __version__
 from p3kit.cli.output import add_volume, tell_origin, tell_versions, volume_options
 from p3kit.errors import InputError, P3kitError
+from p3kit.terminal import guarded_output
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 
@@ -43,8 +44,15 @@ COMMANDS = {
 }
 
 
+TRAINING = ("run", "resume", "tune")
+"""Commands whose exit code stays the outcome of their runs when output is lost."""
+
+
 class LazyCommands(click.Group):
     """A click group that imports a command's module only when that command is used."""
+
+    chosen = ""
+    """The command in progress."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -73,7 +81,20 @@ class LazyCommands(click.Group):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f'did you mean "{near[0]}"?' if near else "see p3kit --help"
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
+        self.chosen = args[0] if args else ""
         return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command with guarded output. Output that is lost fails a command that prints, never a training."""
+        with guarded_output() as output:
+            try:
+                return super().main(*args, **kwargs)
+            except SystemExit as end:
+                if output.lost:
+                    click.echo(f"stdout: {output.lost}; what was printed is not complete", err=True)
+                if output.lost and not end.code and self.chosen not in TRAINING:
+                    raise SystemExit(P3kitError.exit_code) from None
+                raise
 
     def invoke(self, ctx: click.Context) -> Any:
         began = time.perf_counter()

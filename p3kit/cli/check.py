@@ -37,11 +37,10 @@ def check(
     …) play the spec's reward where nothing can be earned, at the spec's fees and at 1 bp; none may beat staying flat.
     4. With --learn and --leak: short trainings that a sound trainer passes. Exit code 3 if a probe does not pass.
     """
-    from rich.console import Console
-
     from p3kit.api.probing import ProbeOptions, check_spec
     from p3kit.api.specs import load_spec
     from p3kit.check.table import print_probes
+    from p3kit.console import Console
 
     loaded = load_spec(spec, overrides)
     options = ProbeOptions(episodes, learn, leak)
@@ -50,6 +49,6 @@ def check(
     if as_json:
         print_json([probe.to_json() for probe in probes])
     else:
-        print_probes(probes, f"{loaded.spec.name}/{symbol or loaded.spec.symbols[0]}", Console(highlight=False))
+        print_probes(probes, f"{loaded.spec.name}/{symbol or loaded.spec.symbols[0]}", Console())
     if not all(probe.passed for probe in probes):
         raise SystemExit(NOT_MET)

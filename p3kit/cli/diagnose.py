@@ -178,9 +178,9 @@ def _print_rule_changes(found: SavedRun, rules: Path) -> None:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from p3kit.console import Console
 
-    return Console(highlight=False)
+    return Console()
 
 
 def _in_words(run: str, episode: Mapping[str, Any]) -> str:

@@ -51,10 +51,9 @@ def evaluate(
     RUN is run-42, 42, latest or run-42/AAPL. The policy walks the whole split once, deterministic, at the fees and
     under the reward that the spec states, in windows of env.episode_bars that each start flat.
     """
-    from rich.console import Console
-
     from p3kit.api.judging import evaluate_run
     from p3kit.api.saved_run import open_run
+    from p3kit.console import Console
     from p3kit.launch.backtest_table import print_backtest
 
     if final and split is not None:
@@ -72,4 +71,4 @@ def evaluate(
         print_json([{key: value for key, value in result.items() if key != "curves"} for result in results])
         return
     for result in results:
-        print_backtest(result, found.info["name"], Console(highlight=False))
+        print_backtest(result, found.info["name"], Console())

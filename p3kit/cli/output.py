@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Iterable
@@ -30,9 +29,9 @@ def print_json(document: Any) -> None:
 
 def print_lines(lines: Iterable[RenderableType]) -> None:
     """Tables and lines; a pipe gets whole lines, a terminal folded ones."""
-    from rich.console import Console
+    from p3kit.console import Console
 
-    stdout = Console(soft_wrap=not sys.stdout.isatty())
+    stdout = Console()
     for line in lines:
         stdout.print(line)
 
@@ -45,9 +44,9 @@ def say(text: str) -> None:
 
 def progress_console() -> Console:
     """Where live tables, lines of progress and hints go: stderr, or nowhere under --quiet."""
-    from rich.console import Console
+    from p3kit.console import Console
 
-    return Console(stderr=True, highlight=False, quiet=volume() <= QUIET)
+    return Console(stderr=True, quiet=volume() <= QUIET)
 
 
 def volume() -> int:

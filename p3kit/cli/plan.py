@@ -62,10 +62,9 @@ def plan(
 
     Time is an estimate only from runs that finished in the runs folder, or from a calibration. Nothing is written.
     """
-    from rich.console import Console
-
     from p3kit.api.specs import PlanOptions, load_spec, plan_runs
     from p3kit.cli import INTERRUPTED
+    from p3kit.console import Console
 
     _check(calibrate, engine, gpus, cpus)
     options = PlanOptions(engine, gpus, cpus, calibrate)
@@ -118,19 +117,18 @@ def _megabytes(size: float) -> str:
 
 def _print_table(plan: Plan) -> None:
     """Print the agents of each run with their counted work."""
-    from rich.console import Console
-    from rich.table import Table
-
     from p3kit.api.specs import agent_work
+    from p3kit.console import Console, FittingTable
     from p3kit.launch.display import number
 
     runs = [[agent_work(agent) for agent in run.agents] for run in plan.runs]
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     click.echo(f"{plan.loaded.spec.name}: {count} of the trainer {plan.trainer}, {plan.jobs} at a time")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", footer_style="bold", show_footer=True)
+    optional = ("buffer", "iterations", "gradient steps", "env steps", "run")
+    table = FittingTable(optional=optional, footer_style="bold", show_footer=True)
     table.add_column("run", "", justify="right", no_wrap=True)
     agents = [agent for run in runs for agent in run]
-    table.add_column("agent", "all", no_wrap=True, overflow="ellipsis")
+    table.add_column("agent", "all", overflow="fold")
     for title, key in (("env steps", "env_steps"), ("iterations", "iterations"), ("gradient steps", "gradient_steps")):
         values = [agent[key] for agent in agents]
         table.add_column(title, number(None if None in values else sum(values), ","), justify="right", no_wrap=True)
@@ -146,7 +144,7 @@ def _print_table(plan: Plan) -> None:
                 number(agent["gradient_steps"], ","),
                 "–" if buffer is None else f"{buffer / 1e6:.1f} MB",
             )
-    Console().print(table, markup=False)
+    Console().print(table)
 
 
 def _span(names: Sequence[str]) -> str:

@@ -161,27 +161,26 @@ def _print_crashed(found: RunList) -> None:
 
 
 def _print_table(lines: Sequence[RunLine]) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from p3kit.console import Console, FittingTable
     from p3kit.launch.display import STATE_COLOURS, number
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = FittingTable(optional=("age", "done", "name", "best Sharpe", "state"))
     table.add_column("run", no_wrap=True)
-    table.add_column("name", overflow="fold", min_width=6, max_width=16)
+    table.add_column("name", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("agents", overflow="fold", min_width=8, max_width=20)
+    table.add_column("agents", overflow="fold")
     table.add_column("best Sharpe", justify="right", no_wrap=True)
-    table.add_column("verdict", min_width=8)
+    table.add_column("verdict", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     for line in lines:
         agents = line.agents[0] if len(line.agents) == 1 else f"{len(line.agents)} agents"
         table.add_row(
             line.run,
             Text(line.name),
-            Text(line.state, style=STATE_COLOURS[line.state]),
+            Text(line.state, style=STATE_COLOURS.get(line.state, "")),
             f"{line.progress:.0%}",
             Text(agents),
             number(line.best_sharpe, ".2f"),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import prose_width
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.diagnosis import changes_for
 from p3kit.diagnose.evidence import Evidence, Ticks
@@ -163,7 +164,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     table.add_column()
     for name, text in _story(explanation):
         table.add_row(name, Text(text))
-    console.print(table)
+    console.print(table, width=prose_width(console))
     if explanation.record:
         console.print(_record_table(explanation))
     for cause in explanation.causes:

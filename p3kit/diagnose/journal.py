@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import prose_width
 from p3kit.diagnose.findings import format_number, format_steps
 from p3kit.rundir import RunDir, concerns
 
@@ -126,7 +127,7 @@ def print_journal(entries: Sequence[Entry], console: Console) -> None:
                 Text(f"{entry.get('id') or ''}\n{entry['decision']}", _STYLES.get(entry["decision"], "dim")),
                 Text("\n".join(part for part in (what, _because(entry)) if part)),
             )
-        console.print(table)
+        console.print(table, width=prose_width(console))
 
 
 def _counted(acted: Sequence[Entry]) -> str:

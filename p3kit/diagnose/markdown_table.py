@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from p3kit import escape
 from p3kit.diagnose.diagnosis import merged_patch
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, format_number
 from p3kit.diagnose.table import heading_of, healthy_range, measured, not_judged, time_of
@@ -15,17 +16,17 @@ def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
     parts: list[str] = []
     number = 1
     for diagnosis in diagnoses:
-        parts.append(f"## {_plain(heading_of(diagnosis))}")
+        parts.append(f"## {escape.markdown(heading_of(diagnosis))}")
         if diagnosis.failure:
-            parts.append(f"**{_plain(diagnosis.failure)}**")
+            parts.append(f"**{escape.markdown(diagnosis.failure)}**")
         if diagnosis.raised:
             parts.append(_findings(diagnosis.raised, number))
             number += len(diagnosis.raised)
         if diagnosis.clean:
             parts.append(_clean_bill(diagnosis))
     if patch := merged_patch(diagnoses):
-        parts.append(f"Patch for the spec, from the likeliest cause of each row:\n\n```toml\n{patch}\n```")
-    parts += [_plain(line) for line in not_judged(diagnoses)]
+        parts.append(f"Patch for the spec, from the likeliest cause of each row:\n\n```toml\n{_fenced(patch)}\n```")
+    parts += [escape.markdown(line) for line in not_judged(diagnoses)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -42,7 +43,7 @@ def catalogue_as_markdown() -> str:
         )
         where = row.evidence if row.judged else f"`p3kit check`: {row.evidence}"
         cells = (f"`{row.id}`", row.title, row.section, row.severity, where, causes or "–")
-        lines.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     departures = [f"- `{row.id}`: {row.departure}" for row in SYMPTOMS.values() if row.departure]
     return "\n".join([*lines, "", "Where a row is not judged as the guide says:", "", *departures]) + "\n"
 
@@ -51,18 +52,18 @@ def _findings(findings: Sequence[Finding], first: int) -> str:
     lines = ["| | symptom | measured | since | causes, likeliest first | change |", "|---|---|---|---|---|---|"]
     for number, finding in enumerate(findings, first):
         causes = [
-            f"{rank}. {finding.row.cause(found.id).meaning} ({found.evidence})"
+            f"{rank}. {escape.markdown(f'{finding.row.cause(found.id).meaning} ({found.evidence})')}"
             for rank, found in enumerate(finding.causes, 1)
         ]
         cells = [
             f"{number}. {finding.severity}",
-            f"**{finding.row.title}** `{finding.symptom}`",
-            measured(finding),
+            f"**{escape.markdown(finding.row.title)}** {escape.code(finding.symptom)}",
+            escape.markdown(measured(finding)),
             time_of(finding),
-            f"follows from `{finding.follows}`" if finding.follows else "<br>".join(causes),
-            "" if finding.follows else "<br>".join(f"`{change}`" for change in finding.changes) or "none",
+            f"follows from {escape.code(finding.follows)}" if finding.follows else "<br>".join(causes),
+            "" if finding.follows else "<br>".join(escape.code(str(change)) for change in finding.changes) or "none",
         ]
-        lines.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- `{f.symptom}`, not as the guide says: {f.row.departure}" for f in findings if f.row.departure]
     return "\n".join(lines) + ("\n\n" + "\n".join(notes) if notes else "")
 
@@ -77,6 +78,5 @@ def _clean_bill(diagnosis: AgentDiagnosis) -> str:
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
-    """Nothing in a message may break out of its cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+def _fenced(lines: str) -> str:
+    return "\n".join(map(escape.fenced, lines.splitlines()))

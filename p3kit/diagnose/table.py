@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import prose_width
 from p3kit.diagnose.diagnosis import merged_patch
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range, format_number, format_steps
 from p3kit.metrics import METRICS
@@ -28,7 +29,8 @@ def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> No
         if diagnosis.failure:
             console.print(Text(diagnosis.failure, _STYLES["critical"]), soft_wrap=True)
         if diagnosis.raised:
-            console.print(_findings(diagnosis, console.width, number))
+            width = prose_width(console)
+            console.print(_findings(diagnosis, width, number), width=width)
             number += len(diagnosis.raised)
         if diagnosis.clean:
             console.print(_clean_bill(diagnosis, short=len(diagnoses) > 3))

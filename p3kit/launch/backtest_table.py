@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import FittingTable
 from p3kit.launch.verdicts import BASELINES
 
 # metric -> (heading, format)
@@ -45,10 +46,9 @@ def print_backtest(result: Mapping[str, Any], experiment: str, console: Console)
 
 def _metrics_table(result: Mapping[str, Any]) -> Table:
     """A row per metric, a column per policy or rule, within 80 columns."""
-    from rich.table import Table
 
     policy = {name.removeprefix("eval/"): value for name, value in result["metrics"].items()}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = FittingTable(optional=("mov. avg", "random", "all-HOLD"))
     for heading in ("", "policy", *BASELINES.values()):
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for metric, (heading, form) in COLUMNS.items():

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import FittingTable
 from p3kit.rundir import RunDir
 
 SILENT_AFTER_S = 120.0
@@ -28,6 +28,8 @@ STATE_COLOURS = {
     "failed": "bold red",
     "crashed": "bold red",
 }
+_OPTIONAL = ("acts", "HOLD", "entropy", "steps/s", "progress", "")
+"""Columns that a narrow terminal drops, the first ones first."""
 _URGENCY = ("silent", "running", "starting", "crashed", "failed", "stopped", "queued", "done")
 
 
@@ -129,7 +131,7 @@ class LiveTable:
     def _draw(self) -> Group:
         room = max(3, self._console.size.height - 8)
         shown = _most_urgent(self._agents, room)
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+        table = FittingTable(optional=_OPTIONAL, padding=(0, 1, 0, 0))
         table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=24)
         table.add_column("state", no_wrap=True, min_width=7)
         table.add_column("progress", no_wrap=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import p3kit
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 
@@ -182,12 +181,16 @@ def describe_exit(code: int) -> str:
     return f"its process was killed by {name}{guess}"
 
 
+_OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
+"""A trainer's output goes to a log file, whatever the terminal can show."""
+
+
 def environment_of(run: RunDir) -> dict[str, str]:
     """The trainer's environment: its threads, and this p3kit even where it is not installed."""
     threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
     count = "1" if threads == "auto" else str(threads)
-    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | {"PYTHONUNBUFFERED": "1"}
-    package_root = Path(p3kit.__file__).resolve().parents[1]
+    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | _OUTPUT
+    package_root = Path(__file__).resolve().parents[2]
     if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         known = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{package_root}{os.pathsep}{known}" if known else str(package_root)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from p3kit.console import Console as OwnConsole
 from p3kit.errors import P3kitWarning
 from p3kit.launch.display import AgentView, Display, make_display
 
@@ -34,8 +35,8 @@ def progress_console(progress: Progress) -> Console:
         return progress
     quiet = progress is not True
     if "ipykernel" in sys.modules:  # its stdout claims to be a terminal
-        return Console(highlight=False, force_jupyter=False, force_terminal=False, quiet=quiet)
-    return Console(stderr=True, highlight=False, quiet=quiet)
+        return OwnConsole(force_jupyter=False, force_terminal=False, quiet=quiet)
+    return OwnConsole(stderr=True, quiet=quiet)
 
 
 class CallbackDisplay:

@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import FittingTable
 from p3kit.diagnose.findings import format_missed
 from p3kit.launch.display import number
 from p3kit.rundir import RunDir
@@ -124,7 +125,8 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
 
 def _grades(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
     sharpe = "Sharpe [95 % interval]" if max(map(len, labels)) <= _ROOM_BESIDE_GRADES else "Sharpe [95 %]"
-    table = _table("agent", "grade", sharpe, "over buy & hold", "drawdown", "trades")
+    optional = ("trades", "drawdown", "over buy & hold")
+    table = _table(optional, "agent", "grade", sharpe, "over buy & hold", "drawdown", "trades")
     for result, label in zip(judged, labels, strict=True):
         table.add_row(
             Text(label),
@@ -138,7 +140,8 @@ def _grades(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
 
 
 def _returns(judged: Sequence[AgentResult], labels: Sequence[str]) -> Table:
-    table = _table("total return", "agent", *BASELINES.values(), "supervised")
+    optional = ("supervised", "mov. avg", "random", "all-HOLD")
+    table = _table(optional, "total return", "agent", *BASELINES.values(), "supervised")
     for result, label in zip(judged, labels, strict=True):
         table.add_row(
             Text(label),
@@ -183,9 +186,9 @@ def _tally(judged: Sequence[AgentResult]) -> str:
     return f"{len(judged)} agents: {counted}; {shown} shown to beat buy-and-hold{labelled}"
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, overflow="fold", max_width=_LABEL_WIDTH)  # the one column that may wrap
+def _table(optional: Sequence[str], first: str, *others: str) -> Table:
+    table = FittingTable(optional=optional)
+    table.add_column(first, overflow="fold")  # the one column that may wrap
     for name in others:
         table.add_column(name, justify="left" if name == "grade" else "right", no_wrap=True)
     return table

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from p3kit.escape import code
+from p3kit.escape import markdown as safe
 from p3kit.report.comparison_data import MEASURES, SHARPE, Comparison, Contrast, Group, Measure, Pair
 from p3kit.report.comparison_picture import draw_comparison
-from p3kit.report.markdown import count_of, interval, listed, plain, ratio, render, table, write_page
+from p3kit.report.markdown import count_of, interval, listed, ratio, render, table, write_page
 
 _MOST_PAIRS = 20
 _INTERVALS = {"eval/sharpe_ratio": "sharpe_interval", "eval/sharpe_excess": "excess_interval"}
@@ -29,13 +31,13 @@ def render_comparison(comparison: Comparison, picture: str | None = None, templa
         "compare.md.j2",
         templates,
         comparison=comparison,
-        title=" · ".join(plain(group.label) for group in comparison.groups),
+        title=" · ".join(safe(group.label) for group in comparison.groups),
         spec_table=_spec_table(comparison),
         results=_results(comparison.groups),
         contrasts=[
             {
-                "label": plain(contrast.label),
-                "against": plain(comparison.groups[0].label),
+                "label": safe(contrast.label),
+                "against": safe(comparison.groups[0].label),
                 "pairs": _pairs_table(comparison.groups[0], contrast),
                 "lines": contrast_lines(contrast),
                 "parity": contrast.parity,
@@ -51,9 +53,12 @@ def render_comparison(comparison: Comparison, picture: str | None = None, templa
 
 
 def _spec_table(comparison: Comparison) -> str:
-    headings = ["Spec path", *(plain(group.label) for group in comparison.groups)]
+    headings = ["Spec path", *(safe(group.label) for group in comparison.groups)]
     rows = [
-        [f"`{d.path}`", *(f"{plain(v)} ({plain(o)})" for v, o in zip(d.values, d.origins, strict=True))]
+        [
+            code(d.path),
+            *(f"{safe(v)} ({safe(o)})" for v, o in zip(d.values, d.origins, strict=True)),
+        ]
         for d in comparison.differences
     ]
     return table(headings, rows) if rows else ""
@@ -65,7 +70,7 @@ def _spec_table(comparison: Comparison) -> str:
 def _results(groups: Sequence[Group]) -> str:
     rows = [
         ["agents", *(str(len(group.members)) for group in groups)],
-        ["grades", *(", ".join(f"{count} {grade}" for grade, count in group.grades.items()) for group in groups)],
+        ["grades", *(", ".join(f"{count} {safe(grade)}" for grade, count in group.grades.items()) for group in groups)],
         ["edge over buy-and-hold shown", *(_shown(group) for group in groups)],
     ]
     if any(member.agent.intervened for group in groups for member in group.members):
@@ -74,7 +79,7 @@ def _results(groups: Sequence[Group]) -> str:
         cells = [_cell(measure, group) for group in groups]
         if any(cell != "n/a" for cell in cells):
             rows.append([measure.heading, *cells])
-    return table(["", *(plain(group.label) for group in groups)], rows)
+    return table(["", *(safe(group.label) for group in groups)], rows)
 
 
 def _shown(group: Group) -> str:
@@ -110,14 +115,14 @@ def _pairs_table(reference: Group, contrast: Contrast) -> str:
     shown.sort(key=lambda pair: order[id(pair)])
     rows = [
         [
-            plain(pair.other.agent.name) + _mark(pair),
+            safe(pair.other.agent.name) + _mark(pair),
             ratio(SHARPE.of(pair.reference.agent)),
             ratio(SHARPE.of(pair.other.agent)),
             _difference(pair),
         ]
         for pair in shown
     ]
-    return table(["Agent", plain(reference.label), plain(contrast.label), "Difference"], rows) if rows else ""
+    return table(["Agent", safe(reference.label), safe(contrast.label), "Difference"], rows) if rows else ""
 
 
 def _mark(pair: Pair) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from p3kit.escape import picture as label_of
 from p3kit.report.figure import (
     BLUE,
     GREEN,
@@ -66,8 +67,7 @@ def _comparison_panel(axes: Axes, comparison: Comparison, symbol: str) -> None:
                 axes.plot(time, line, color="#9a9a9a", linestyle="--", linewidth=1.1, label="buy and hold", zorder=1)
                 beside = True
             width, alpha = (1.7, 1.0) if len(own) == 1 else (0.9, 0.7)
-            axes.plot(
-                time, np.asarray(data["equity"], float), color=colour, linewidth=width, alpha=alpha, label=group.label
-            )
-    axes.set_title(symbol)
+            equity, label = np.asarray(data["equity"], float), label_of(group.label)
+            axes.plot(time, equity, color=colour, linewidth=width, alpha=alpha, label=label)
+    axes.set_title(label_of(symbol))
     time_axis(axes)

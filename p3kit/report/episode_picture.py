@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p3kit.escape import picture as label_of
 from p3kit.report.figure import BLUE, BONUS_COLOUR, COMPONENT_COLOURS, GREEN, ORANGE, RED, figure_to
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def draw_episode(episode: Mapping[str, Any], title: str, path: Path) -> None:
     with figure_to(path, 8.6, 8.0) as figure:
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[2.6, 2.2, 1.8])
         _episode_trades(top, step, price, bars)
-        top.set(title=title, ylabel="price")
+        top.set(title=label_of(title), ylabel="price")
         top.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
         _episode_components(middle, step, bars, episode["totals"])
         middle.set_ylabel("weighted reward per bar")
@@ -52,7 +53,7 @@ def draw_episode(episode: Mapping[str, Any], title: str, path: Path) -> None:
         money.spines["right"].set_visible(True)
         lines = [*bottom.get_legend_handles_labels()[0], *money.get_legend_handles_labels()[0]]
         bottom.legend(lines, [line.get_label() for line in lines], fontsize=7, loc="best")
-        bottom.set_xlabel(f"bar of the episode, {bars['timestamp'][0]} to {bars['timestamp'][-1]}")
+        bottom.set_xlabel(f"bar of the episode, {label_of(bars['timestamp'][0])} to {label_of(bars['timestamp'][-1])}")
         bottom.set_xlim(0, len(step) + 1)
 
 
@@ -96,7 +97,7 @@ def _episode_components(axes: Axes, step: Any, bars: Mapping[str, Any], totals: 
             width=1.0,
             color=COMPONENT_COLOURS.get(name, BONUS_COLOUR),
             linewidth=0,
-            label=f"{name} {sums[name]:+.2f}",
+            label=f"{label_of(name)} {sums[name]:+.2f}",
         )
         above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
     axes.axhline(0, color="#444444", linewidth=0.8)

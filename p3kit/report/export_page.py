@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit import escape
 from p3kit.report.export_data import Export
 from p3kit.report.lessons_data import Attempt
 from p3kit.report.markdown import count_of
@@ -125,15 +126,16 @@ def export_toml(export: Export, folder: Path) -> str:
     """The spec with its record in a table of its own, every value with its origin behind it."""
     tables = spec_tables(export, folder)
     origins = _origins(export, tables)
-    head = "".join(f"# {line}\n" for line in remarks(export))
+    head = "".join(f"# {escape.one_line(line)}\n" for line in remarks(export))
     spec = to_toml(tables, lambda path: origins.get(written_path(path), ""))
-    return f"{head}\n{spec}\n{to_toml({VALIDATED: record(export)})}"
+    return escape.terminal(f"{head}\n{spec}\n{to_toml({VALIDATED: record(export)})}")
 
 
 def export_yaml(export: Export, folder: Path) -> str:
     """The same as YAML, laid out as in the guide: the spec's tables, then the validation results beside them."""
-    head = "".join(f"# {line}\n" for line in remarks(export))
-    return f"{head}\n{to_yaml(spec_tables(export, folder))}\n# How these values did\n{to_yaml(record(export))}"
+    head = "".join(f"# {escape.one_line(line)}\n" for line in remarks(export))
+    tables, results = to_yaml(spec_tables(export, folder)), to_yaml(record(export))
+    return escape.terminal(f"{head}\n{tables}\n# How these values did\n{results}")
 
 
 def export_json(export: Export, folder: Path) -> dict[str, Any]:

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from p3kit.diagnose.findings import format_number
+from p3kit.escape import code
+from p3kit.escape import markdown as safe
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.lessons_data import ENOUGH, INCIDENTS, Attempt, AttemptHistory, KnobEffect, Repair
-from p3kit.report.markdown import count_of, interval, listed, plain, render, write_page
+from p3kit.report.markdown import count_of, interval, listed, render, write_page
 from p3kit.symptoms import SYMPTOMS
 
 PHASE4_AGENTS = 143
@@ -111,7 +114,7 @@ def render_lessons(history: AttemptHistory, path: Path, runs_root: Path, templat
 
 def _line(lesson: Lesson, to_runs: str) -> str:
     """The lesson with its n and links; short of three cases it says so."""
-    links = [f"[{run}]({to_runs}/{run})" for run in lesson.runs[:_MOST_LINKS]]
+    links = [f"[{safe(run)}]({to_runs}/{quote(run)})" for run in lesson.runs[:_MOST_LINKS]]
     if len(lesson.runs) > _MOST_LINKS:
         links.append(f"and {len(lesson.runs) - _MOST_LINKS} more")
     where = f"; {', '.join(links)}" if links else ""
@@ -208,10 +211,10 @@ def _lesson(text: str, attempts: Sequence[Attempt], unit: str, *, links: bool = 
 
 
 def _repair_lesson(repair: Repair) -> Lesson:
-    named = f"intervention on {_title(repair.symptom)}" if repair.symptom in SYMPTOMS else plain(repair.symptom)
-    moved = ", ".join(f"`{key}`" for key in repair.keys)
+    named = f"intervention on {_title(repair.symptom)}" if repair.symptom in SYMPTOMS else safe(repair.symptom)
+    moved = ", ".join(map(code, repair.keys))
     back = "going back" if any(outcome.rolled_back_to for _, outcome in repair.outcomes) else ""
-    moving = f"moving {moved}" if moved and moved != "`rollback`" else ""
+    moving = f"moving {moved}" if repair.keys not in ((), ("rollback",)) else ""
     done = " and ".join(part for part in (moving, back) if part)
     what = f" {done}" if done else f" ({listed(repair.did)})" if repair.did else ""
     text = f"{named}{what}: fired {count_of(len(repair.outcomes), 'time')}"
@@ -224,8 +227,9 @@ def _repair_lesson(repair: Repair) -> Lesson:
 
 
 def _luck_lesson(history: AttemptHistory, best: Attempt, probability: float) -> Lesson:
+    name = f"{safe(best.agent.name)} in {safe(best.run)}"
     text = (
-        f"the best of {len(history.traded)}, {plain(best.agent.name)} in {best.run}, has Sharpe {best.sharpe:.2f}; "
+        f"the best of {len(history.traded)}, {name}, has Sharpe {best.sharpe:.2f}; "
         f"after so many tries its true ratio is above 0 with probability {probability:.0%} (deflated Sharpe ratio)"
     )
     return Lesson(text, len(history.traded), "agent", (best.run,))
@@ -252,7 +256,7 @@ def _unmet(failed: Sequence[Attempt]) -> str:
         for reason in attempt.agent.failed_reasons:
             counts[str(reason["criterion"])] = counts.get(str(reason["criterion"]), 0) + 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return f"; unmet criteria: {', '.join(f'{plain(name)} {count}' for name, count in ordered)}" if ordered else ""
+    return f"; unmet criteria: {', '.join(f'{safe(name)} {count}' for name, count in ordered)}" if ordered else ""
 
 
 # --- hyperparameters ---
@@ -265,7 +269,7 @@ def _hyperparameters(history: AttemptHistory) -> list[Lesson]:
         pairs = sum(len(effect.differences) for effect in rest)
         lessons.append(Lesson(f"{len(rest)} more effects, none larger than these, are left out", pairs, "pair"))
     if history.entangled:
-        names = ", ".join(f"`{path}`" for path in history.entangled[:12])
+        names = ", ".join(map(code, history.entangled[:12]))
         more = f" and {len(history.entangled) - 12} more" if len(history.entangled) > 12 else ""
         text = f"{names}{more} varied, but never alone: what each of them did cannot be told"
         lessons.append(Lesson(text, 0, "pair"))
@@ -283,7 +287,7 @@ def _hyperparameters(history: AttemptHistory) -> list[Lesson]:
 
 
 def _effect_lesson(effect: KnobEffect) -> Lesson:
-    change = f"`{effect.path}` {plain(effect.before)} → {plain(effect.after)}"
+    change = f"{code(effect.path)} {safe(effect.before)} → {safe(effect.after)}"
     return Lesson(f"{change}: {_effect_words(effect)}", len(effect.differences), "pair", effect.runs)
 
 
@@ -309,7 +313,7 @@ def _environment(history: AttemptHistory) -> list[Lesson]:
     for symptom, attempts in history.with_symptoms().items():
         if symptom.split(".")[0] in _ENVIRONMENT:
             worst = next(f for f in attempts[0].agent.alarms if f.symptom == symptom)
-            what = f"showed {_title(symptom)} (`{symptom}`; for instance {plain(worst.evidence)})"
+            what = f"showed {_title(symptom)} (`{symptom}`; for instance {safe(worst.evidence)})"
             lessons.append(_share(what, attempts, begun))
     for kind, words in INCIDENTS.items():
         if met := [attempt for attempt in history.attempts if attempt.incidents.get(kind)]:
@@ -336,8 +340,8 @@ def _recommendations(history: AttemptHistory) -> list[Lesson]:
     for effect in history.effects:
         if effect.shown:
             better, other = (effect.after, effect.before) if effect.mean > 0 else (effect.before, effect.after)
-            text = f"set `{effect.path} = {plain(better)}`, not {plain(other)}; from {plain(effect.before)} to "
-            text += f"{plain(effect.after)}: {_effect_words(effect)}"
+            text = f"set {code(f'{effect.path} = {better}')}, not {safe(other)}; from {safe(effect.before)} to "
+            text += f"{safe(effect.after)}: {_effect_words(effect)}"
             lessons.append(Lesson(text, len(effect.differences), "pair", effect.runs))
     if history.effects and not any(effect.shown for effect in history.effects):
         pairs = sum(len(effect.differences) for effect in history.effects)
@@ -389,7 +393,7 @@ def _core_seconds(history: AttemptHistory) -> list[tuple[Attempt, float]]:
 
 
 def _title(symptom: str) -> str:
-    return f'"{SYMPTOMS[symptom].title}"' if symptom in SYMPTOMS else f"`{plain(symptom)}`"
+    return f'"{SYMPTOMS[symptom].title}"' if symptom in SYMPTOMS else code(symptom)
 
 
 def _mean_of(values: Sequence[float], form: str) -> str:

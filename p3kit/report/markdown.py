@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from jinja2 import (
     TemplateSyntaxError,
 )
 
+from p3kit import escape
 from p3kit.diagnose.findings import format_number, format_steps
 from p3kit.errors import InputError
+from p3kit.escape import markdown as safe
 from p3kit.report.hand_written import keep_hand_written
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -44,9 +47,17 @@ def render(template: str, own_templates: Path | None = None, **values: Any) -> s
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  (markdown, not HTML; what comes from users goes through `plain`)
+        autoescape=False,  # noqa: S701  (markdown, not HTML; what comes from users is escaped)
     )
-    environment.filters |= {"plain": plain, "steps": format_steps, "percent": percent, "interval": interval}
+    environment.filters |= {
+        "plain": escape.markdown,
+        "code": escape.code,
+        "fenced": escape.fenced,
+        "shell": shlex.quote,
+        "steps": format_steps,
+        "percent": percent,
+        "interval": interval,
+    }
     environment.filters |= {"ratio": ratio, "commit": commit, "number": format_number}
     is_own = own_templates is not None and (own_templates / template).is_file()
     try:
@@ -93,20 +104,15 @@ def write_page(text: str, path: Path) -> Path:
 # --- names and numbers ---
 
 
-def plain(text: str) -> str:
-    """Text from users and messages as one line of markdown: no table bars, no tags, no line breaks."""
-    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
-
-
 def experiment_title(name: str) -> str:
     """`phase3` is "Phase 3", as the guide writes it; any other name stands as it is."""
     match = re.fullmatch(r"phase[-_ ]?(\d+)", name)
-    return f"Phase {match[1]}" if match else plain(name)
+    return f"Phase {match[1]}" if match else safe(name)
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
     """A, B, C and 4 more."""
-    names = [plain(name) for name in names]
+    names = [safe(name) for name in names]
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from p3kit.escape import picture as label_of
 from p3kit.market.gaps import find_gaps
 from p3kit.report.figure import REGIME_COLOURS, figure_to, time_axis
 
@@ -38,7 +39,7 @@ def draw_data(market: Mapping[str, SymbolData], title: str, path: Path) -> None:
         for axes in panels[len(market) :]:
             axes.set_visible(False)
         synthetic = ", SYNTHETIC" if any(bars.synthetic for bars in market.values()) else ""
-        figure.suptitle(f"{title}: closes{synthetic}", x=0.01, ha="left", fontsize=10)
+        figure.suptitle(f"{label_of(title)}: closes{synthetic}", x=0.01, ha="left", fontsize=10)
         figure.legend(handles=_legend(), loc="outside lower center", ncols=8, fontsize=7.5)
 
 
@@ -72,7 +73,7 @@ def _panel(axes: Axes, symbol: str, bars: SymbolData) -> None:
         markersize=5,
     )
     counts = f"{len(bars):,} bars, {bars.bars_per_year:,.0f} a year" + (f", {len(gaps)} gaps" if gaps else "")
-    axes.set_title(f"{symbol}  ({counts})", fontsize=8.5)
+    axes.set_title(f"{label_of(symbol)}  ({counts})", fontsize=8.5)
     time_axis(axes)
 
 

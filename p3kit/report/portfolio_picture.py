@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from p3kit.escape import picture as label_of
 from p3kit.report.figure import BASELINE_STYLES, BLUE, GREEN, GREY, figure_to, mark_synthetic, time_axis
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _correlation_map(figure: Figure, axes: Axes, portfolio: Portfolio) -> None:
         return
     image = axes.imshow(portfolio.correlation, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.85, ticks=(-1, -0.5, 0, 0.5, 1))
-    names = portfolio.moving if len(portfolio.moving) <= _MOST_LABELS else []
+    names = list(map(label_of, portfolio.moving)) if len(portfolio.moving) <= _MOST_LABELS else []
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.grid(visible=False)

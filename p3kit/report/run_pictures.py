@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p3kit.diagnose import diagnose
+from p3kit.escape import picture as label_of
 from p3kit.report.figure import (
     BLUE,
     GREEN,
@@ -46,7 +47,7 @@ def draw_run(run: RunDir) -> list[Path]:
                 path = run.plots / f"{kind}-{file_name(agent)}.png"
                 draw(
                     {**chosen[kind].data, "flags": _red_flags(run, agent, kind)},
-                    f"{agent} at {chosen[kind].global_step:,} steps{', SYNTHETIC data' if synthetic else ''}",
+                    f"{label_of(agent)} at {chosen[kind].global_step:,} steps{', SYNTHETIC data' if synthetic else ''}",
                     path,
                 )
                 written.append(path)
@@ -80,7 +81,7 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
         axes = _one_panel(figure)
         axes.stairs(counts, edges, fill=True, color="#c9d6de", label="all steps")
         for (name, own), colour in zip((data.get("classes") or {}).items(), (BLUE, ORANGE, GREEN), strict=False):
-            axes.stairs(np.asarray(own, float), edges, color=colour, linewidth=1.4, label=name)
+            axes.stairs(np.asarray(own, float), edges, color=colour, linewidth=1.4, label=label_of(name))
         axes.axvline(0, color="#444444", linewidth=0.8)
         if counts.max(initial=0) > 0:
             axes.set_yscale("log")
@@ -117,7 +118,7 @@ def _write_flags(axes: Axes, data: Mapping[str, Any]) -> None:
     """The red flags of the diagnosis that this picture is about, where there are any."""
     if flags := data.get("flags"):
         box = {"facecolor": "white", "edgecolor": RED, "alpha": 0.9, "pad": 3}
-        text = "\n".join(flags)
+        text = "\n".join(map(label_of, flags))
         axes.text(0.015, 0.97, text, transform=axes.transAxes, va="top", fontsize=7, color=RED, bbox=box, zorder=9)
 
 
@@ -127,7 +128,7 @@ def draw_actions(data: Mapping[str, Any], title: str, path: Path) -> None:
     shares = counts / max(counts.sum(), 1)
     with figure_to(path, 6.4, 3.2, measured=False) as figure:
         axes = _one_panel(figure, left=1.15)
-        labels = [str(label) for label in data["labels"]]
+        labels = [label_of(str(label)) for label in data["labels"]]
         bars = axes.barh(range(len(labels)), shares, color=[GREY if label == "HOLD" else BLUE for label in labels])
         axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, color="#333333")
         axes.set_yticks(range(len(labels)), labels)
@@ -167,7 +168,7 @@ def draw_equity(data: Mapping[str, Any], title: str, path: Path) -> None:
         equity = np.asarray(data["equity"], float)
         _shade_regimes(top, time, data.get("regime") or [])
         draw_equity_lines(top, time, equity, data.get("baselines") or {})
-        top.set(title=f"{title}: {data.get('split', 'validation')}, growth of 1", ylabel="equity")
+        top.set(title=f"{title}: {label_of(str(data.get('split', 'validation')))}, growth of 1", ylabel="equity")
         _legend_outside(figure, top)
         peak = np.maximum.accumulate(np.concatenate([[1.0], equity]))[1:]
         middle.fill_between(time, equity / peak - 1, 0, color=RED, alpha=0.6, linewidth=0)

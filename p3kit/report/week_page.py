@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +13,17 @@ import numpy as np
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
 from p3kit.diagnose.journal import back_to
+from p3kit.escape import code
+from p3kit.escape import markdown as safe
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.agent_data import AgentSummary, Outcome
-from p3kit.report.markdown import count_of, experiment_title, interval, listed, plain, render, write_page
+from p3kit.report.markdown import count_of, experiment_title, interval, listed, render, write_page
 from p3kit.report.portfolio_page import portfolio_rows, portfolio_words
 from p3kit.report.portfolio_picture import draw_portfolio
 from p3kit.report.week_data import Experiment, WindowSummary
 from p3kit.report.week_pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
 from p3kit.rundir import file_name
+from p3kit.spec.writing import toml_value
 from p3kit.symptoms import SYMPTOMS
 
 CAPTIONS = {
@@ -120,13 +124,16 @@ def agent_line(agent: AgentSummary) -> str:
 
 
 def _agent_line(agent: AgentSummary) -> str:
-    name, progress = plain(agent.name), f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps"
+    name, progress = (
+        safe(agent.name),
+        f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps",
+    )
     if agent.grade is not None:
-        line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({agent.grade})"
+        line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({safe(agent.grade)})"
         if agent.scores is not None and agent.scores.sharpe_interval is not None:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
-        line += f", edge over buy-and-hold {agent.over_buy_and_hold}"
-        notes = [plain(label) for label in agent.labels]
+        line += f", edge over buy-and-hold {safe(agent.over_buy_and_hold)}"
+        notes = [safe(label) for label in agent.labels]
         if agent.intervened and "intervened" not in agent.labels:
             notes.append("intervened")
         if agent.failed_reasons:
@@ -134,18 +141,17 @@ def _agent_line(agent: AgentSummary) -> str:
         if agent.stopped_early:
             notes.append(f"stopped early at {progress}")
         if agent.retrained_in:
-            notes.append(f"trained again in {agent.retrained_in}")
+            notes.append(f"trained again in {safe(agent.retrained_in)}")
         return line + "".join(f"; {note}" for note in notes)
     if agent.state == "running":
         best = f", best so far {agent.sharpe_text}" if agent.scores is not None else ""
         return f"⏳ {name}: Training ({progress}){best}"
     if agent.state == "stopped":
-        return f"⏳ {name}: stopped at {progress}; `p3kit resume {agent.run}` goes on"
+        return f"⏳ {name}: stopped at {progress}; {_command('resume', agent.run)} goes on"
     if agent.state in _ENDED_BADLY:
-        why = f": {plain(agent.message)}" if agent.message else ""
-        return (
-            f"❌ {name}: {agent.state} at {progress}{why}; `p3kit resume {agent.run}` goes on from its last checkpoint"
-        )
+        why = f": {safe(agent.message)}" if agent.message else ""
+        resume = f"{_command('resume', agent.run)} goes on from its last checkpoint"
+        return f"❌ {name}: {agent.state} at {progress}{why}; {resume}"
     if agent.state == "done":
         return f"❌ {name}: trained ({progress}), never evaluated"
     return f"⏳ {name}: {'queued' if agent.state == 'queued' else 'not started'}"
@@ -154,7 +160,11 @@ def _agent_line(agent: AgentSummary) -> str:
 def _unmet(reason: Any) -> str:
     value = reason.get("value")
     shown = "none" if value is None else format_missed(float(value), str(reason["threshold"]))
-    return f"{plain(str(reason['criterion']))} {shown} (needs {plain(str(reason['threshold']))})"
+    return f"{safe(str(reason['criterion']))} {shown} (needs {safe(str(reason['threshold']))})"
+
+
+def _command(*words: str | None) -> str:
+    return code(shlex.join(["p3kit", *map(str, words)]))
 
 
 def _in_order(agents: Sequence[AgentSummary]) -> list[AgentSummary]:
@@ -164,7 +174,7 @@ def _in_order(agents: Sequence[AgentSummary]) -> list[AgentSummary]:
     def key(agent: AgentSummary) -> tuple[float, ...]:
         if agent.complete:
             return (0 if agent.passed else 1, -agent.sharpe_or(float("-inf")))
-        return (ranks[agent.state], 0.0)
+        return (ranks.get(agent.state, 6), 0.0)
 
     return sorted(agents, key=key)
 
@@ -204,14 +214,14 @@ def _stability_lines(agents: Sequence[AgentSummary], bad: Sequence[AgentSummary]
         lines.append(f"Explained variance at the end {explained}")
     if speed := _span(agents, "perf/steps_per_second", last=True):
         lines.append(f"Speed {speed} env steps/s per agent")
-    names = ", ".join(plain(agent.name) for agent in bad)
+    names = ", ".join(safe(agent.name) for agent in bad)
     lines.append(f"Ended badly: {names}" if bad else "No crashes")
     return lines
 
 
 def _raised(agents: Sequence[AgentSummary], *symptoms: str) -> str:
     found = [(agent, f) for agent in agents for f in agent.alarms if f.symptom in symptoms]
-    return ", ".join(f"{plain(agent.name)} ({f.symptom} since {format_steps(f.since_step)})" for agent, f in found)
+    return ", ".join(f"{safe(agent.name)} ({f.symptom} since {format_steps(f.since_step)})" for agent, f in found)
 
 
 def _span(agents: Sequence[AgentSummary], metric: str, *, last: bool = False) -> str:
@@ -239,10 +249,10 @@ def issues(experiment: Experiment) -> list[str]:
         shown = {finding.symptom for finding in agent.alarms}
         for symptom in dict.fromkeys(outcome.symptom for outcome in agent.outcomes):
             if symptom not in shown:
-                lines.append(f"{plain(agent.name)}: {_symptom_title(symptom)} → {_repairs(agent, symptom)}")
+                lines.append(f"{safe(agent.name)}: {_symptom_title(symptom)} → {_repairs(agent, symptom)}")
     for agent in experiment.with_state(*_ENDED_BADLY):
-        said = plain(agent.message) or "no message"
-        lines.append(f"{plain(agent.name)}: {agent.state} at {format_steps(agent.global_step)} ({said})")
+        said = safe(agent.message) or "no message"
+        lines.append(f"{safe(agent.name)}: {agent.state} at {format_steps(agent.global_step)} ({said})")
     if len(lines) > _MOST_LISTED:
         rest = len(lines) - _MOST_LISTED
         lines = [*lines[:_MOST_LISTED], f"… and {rest} more: `p3kit diagnose RUN` shows them"]
@@ -250,7 +260,7 @@ def issues(experiment: Experiment) -> list[str]:
 
 
 def _by_agent(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
-    return [f"{plain(agent.name)}: {finding.row.title}, {_issue(agent, finding)}" for agent, finding in found]
+    return [f"{safe(agent.name)}: {finding.row.title}, {_issue(agent, finding)}" for agent, finding in found]
 
 
 def _by_symptom(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
@@ -260,7 +270,7 @@ def _by_symptom(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
         groups.setdefault(finding.symptom, []).append((agent, finding))
     lines = []
     for group in sorted(groups.values(), key=len, reverse=True):
-        names = [plain(agent.name) for agent, _ in group]
+        names = [safe(agent.name) for agent, _ in group]
         which = ", ".join(names[:_MOST_NAMED])
         which += f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         still = sum(finding.open for _, finding in group)
@@ -276,7 +286,7 @@ def _issue(agent: AgentSummary, finding: Finding) -> str:
         since = f"from {format_steps(finding.since_step)} to {format_steps(finding.until_step)}"
     elif finding.window == "exact":
         since = f"at {format_steps(finding.since_step)}"
-    line = f"{since} ({plain(finding.evidence)})"
+    line = f"{since} ({safe(finding.evidence)})"
     if any(outcome.symptom == finding.symptom for outcome in agent.outcomes):
         return f"{line} → {_repairs(agent, finding.symptom)}"
     held_back = agent.suppressed.get(finding.symptom, 0)
@@ -289,7 +299,7 @@ def _issue(agent: AgentSummary, finding: Finding) -> str:
 
 def _symptom_title(symptom: str) -> str:
     """The guide's words for a symptom; a trigger on a metric has none, but the intervention's name."""
-    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else plain(symptom)
+    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else safe(symptom)
 
 
 def _repairs(agent: AgentSummary, symptom: str) -> str:
@@ -299,10 +309,10 @@ def _repairs(agent: AgentSummary, symptom: str) -> str:
 def _outcome(outcome: Outcome) -> str:
     """`ppo.ent_coef 0.01 → 0.05 at 31k, recovered (verified at 45k)`"""
     turns = f" in {outcome.turns} turns" if outcome.turns > 1 else ""
-    done = [f"{plain(key)} {_value(v[0])} → {_value(v[1])}{turns}" for key, v in outcome.keys.items()]
+    done = [f"{safe(key)} {_value(v[0])} → {_value(v[1])}{turns}" for key, v in outcome.keys.items()]
     if outcome.rolled_back_to:
-        done.insert(0, plain(back_to(outcome.rolled_back_to)))
-    done += map(plain, outcome.did)
+        done.insert(0, safe(back_to(outcome.rolled_back_to)))
+    done += map(safe, outcome.did)
     line = f"{', '.join(done) or 'nothing moved'} {'from' if turns else 'at'} {format_steps(outcome.global_step)}"
     if turns:
         return f"{line} on"
@@ -312,7 +322,7 @@ def _outcome(outcome: Outcome) -> str:
 
 
 def _value(value: Any) -> str:
-    return format_number(value) if isinstance(value, float) else str(value)
+    return format_number(value) if isinstance(value, float) else safe(value)
 
 
 def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
@@ -346,21 +356,20 @@ def next_steps(experiment: Experiment) -> list[str]:
     steps = _repair_steps(experiment)
     halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *_ENDED_BADLY)]
     if halted:
-        runs = " ".join(dict.fromkeys(str(agent.run) for agent in halted))
-        steps.append(f"Continue {_names(halted)}: `p3kit resume {runs}`")
+        steps.append(f"Continue {_names(halted)}: {_command('resume', *dict.fromkeys(agent.run for agent in halted))}")
     if running := experiment.with_state("running", "queued"):
         steps.append(f"Let {_names(running)} finish")
     if untrained := experiment.with_state("untrained"):
         steps.append(f"Train the remaining {len(untrained)}: {_names(untrained)}")
     unexplained = [a for a in agents if a.complete and not a.passed and not a.patch and not a.unrepaired]
     if unexplained:
-        unmet = dict.fromkeys(plain(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
+        unmet = dict.fromkeys(safe(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
         below = f"below {', '.join(unmet)}" if unmet else "below the criteria"
         steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom explains it")
     passed = [agent for agent in experiment.ranked if agent.passed]
     if len(passed) >= 3:
-        symbols = ", ".join(f'"{symbol}"' for symbol in dict.fromkeys(agent.symbol for agent in passed[:3]))
-        command = f"`p3kit tune specs/tune.toml --set 'symbols=[{symbols}]'`"
+        symbols = toml_value(list(dict.fromkeys(agent.symbol for agent in passed[:3])))
+        command = _command("tune", "specs/tune.toml", "--set", f"symbols={symbols}")
         steps.append(f"Begin hyperparameter tuning on the best 3: {_names(passed[:3])}: {command}")
     if agents and len(experiment.complete) == len(agents) and passed:
         steps += _last_steps(experiment, passed)
@@ -377,7 +386,7 @@ def _repair_steps(experiment: Experiment) -> list[str]:
     """What a patch mends, what an intervention did not, and what nobody has a change for."""
     agents = [agent for agent in experiment.agents if not agent.passed]
     steps = [
-        f"Mend {plain(agent.name)}: `p3kit diagnose {_reference(experiment, agent)} --patch` prints the change"
+        f"Mend {safe(agent.name)}: {_command('diagnose', _reference(experiment, agent), '--patch')} prints the change"
         for agent in agents
         if agent.patch
     ]
@@ -387,7 +396,7 @@ def _repair_steps(experiment: Experiment) -> list[str]:
     for agent in agents:
         if failed := dict.fromkeys(o.symptom for o in agent.outcomes if o.recovered is False):
             titles = ", ".join(_symptom_title(symptom) for symptom in failed)
-            steps.append(f"Look into {plain(agent.name)}: interventions did not end {titles}")
+            steps.append(f"Look into {safe(agent.name)}: interventions did not end {titles}")
     if helpless := [agent for agent in agents if agent.unrepaired and not agent.patch]:
         rows = dict.fromkeys(finding.symptom for agent in helpless for finding in agent.unrepaired)
         steps.append(f"Look into {_names(helpless)}: no spec value mends {', '.join(rows)}")
@@ -397,9 +406,9 @@ def _repair_steps(experiment: Experiment) -> list[str]:
 def _last_steps(experiment: Experiment, passed: Sequence[AgentSummary]) -> list[str]:
     """For an experiment whose agents are all graded: the values that did well, then the one look at the test split."""
     best = _reference(experiment, passed[0])
-    steps = [f"Keep the values that were validated: `p3kit export {best} --output specs/production.toml`"]
+    steps = [f"Keep the values that were validated: {_command('export', best, '--output', 'specs/production.toml')}"]
     if unseen := [agent for agent in passed if agent.final is None]:
-        look = f"`p3kit evaluate {_reference(experiment, unseen[0])} --final`"
+        look = _command("evaluate", _reference(experiment, unseen[0]), "--final")
         more = ", and so on" if len(unseen) > 1 else ""
         steps.append(f"Once nothing is to be chosen any more, look at the test split of {_names(unseen)}: {look}{more}")
     return steps

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p3kit.diagnose.detectors.phase import ENTROPY_CORRIDOR
+from p3kit.escape import picture as label_of
 from p3kit.metrics import COMPONENTS
 from p3kit.report.figure import (
     BLUE,
@@ -56,7 +57,7 @@ def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
     groups = [agents] if single_row else [[agent] for agent in agents]
     budget = max(agent.total_timesteps for agent in agents) / 1_000
     tallest = 2.6 if single_row else max(1.1, 2.4 - 0.25 * len(groups))
-    labels = [f"{len(group)} agents" if single_row else group[0].name for group in groups]
+    labels = [f"{len(group)} agents" if single_row else label_of(group[0].name) for group in groups]
     margins = {
         "left": 0.55 + 0.085 * max(map(len, labels)),
         "right": 0.15,
@@ -148,7 +149,7 @@ def draw_reward_composition(experiment: Experiment, path: Path) -> bool:
             axes.stackplot(
                 steps / 1_000, shares, labels=COMPONENTS, colors=list(COMPONENT_COLOURS.values()), linewidth=0
             )
-            axes.set_title(f"mean of {len(group)} agents" if together else group[0].name)
+            axes.set_title(f"mean of {len(group)} agents" if together else label_of(group[0].name))
             axes.set_ylim(0, 1)
             axes.margins(x=0)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -196,7 +197,7 @@ def draw_equity_curves(experiment: Experiment, path: Path) -> bool:
             data = agent.equity or {}
             time = np.array(data["timestamps"], dtype="datetime64[s]")
             draw_equity_lines(axes, time, np.asarray(data["equity"], float), data.get("baselines") or {})
-            axes.set_title(f"{agent.name}  {agent.sharpe_text}")
+            axes.set_title(f"{label_of(agent.name)}  {agent.sharpe_text}")
             time_axis(axes)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels))

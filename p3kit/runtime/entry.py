@@ -17,14 +17,16 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
-from p3kit.runtime.run import Backtest, Run
-from p3kit.runtime.terminal import TerminalProgress
+from p3kit.runtime.run import Run
+from p3kit.runtime.standalone import TerminalProgress
 from p3kit.spec.keypath import KeyPath
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.loading import spec_from_flags
 from p3kit.spec.trainer_file import read_trainer
 from p3kit.spec.writing import to_toml, toml_text
+from p3kit.terminal import guard_output
 
 A = TypeVar("A")
 
@@ -39,6 +41,7 @@ def open_run(args_type: type[A], trainer_file: str, load_policy: LoadPolicy | No
     `--evaluate` shows the policy of a checkpoint by `load_policy` and ends the process. A trainer without that function
     gets the run with `run.backtest` set, and calls `agent.report_backtest` itself.
     """
+    guard_output()
     knobs = read_knobs(Path(trainer_file))
     command = click.Command(
         Path(trainer_file).name,

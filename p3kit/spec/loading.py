@@ -183,7 +183,7 @@ def stored_origins(
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
     model = spec_model(knobs_model(read_knobs(trainer_file)))
-    bare = model.model_validate({key: tables[key] for key in ("name", "symbols", "trainer") if key in tables})
+    bare = model.model_validate({"name": "bare", "symbols": ["AAPL"]})  # a foreign run may have a name that is refused
     defaults = dict(leaves(bare.model_dump(mode="json")))
     own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
     origins = {}

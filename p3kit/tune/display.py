@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import FittingTable
 from p3kit.launch.display import AgentView, Display, duration, number
 from p3kit.tune.trial import TrialView, describe
 
@@ -73,7 +73,7 @@ class LiveTrials:
     def _draw(self) -> Group:
         done = [trial for trial in self._trials if trial.state == "complete" and trial.value is not None]
         best = max(done, key=lambda trial: trial.value or 0.0, default=None)
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+        table = FittingTable(padding=(0, 1, 0, 0))
         for heading, width in (("trial", 5), ("state", 8), ("progress", 8), ("", 4), ("Sharpe", 6)):
             side: Literal["left", "right"] = "left" if heading in ("state", "progress") else "right"
             table.add_column(heading, justify=side, no_wrap=True, min_width=width)

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p3kit.console import FittingTable
 from p3kit.metrics import mean_interval
 from p3kit.report.markdown import interval
 from p3kit.tune.display import STATE_COLOURS
@@ -36,7 +37,7 @@ def result_lines(result: Result) -> list[RenderableType]:
 
 
 def _table(result: Result) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = FittingTable()
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("mean Sharpe", justify="right", no_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p3kit.escape import picture as label_of
 from p3kit.report.figure import figure_to
 from p3kit.spec.models import SearchRange
 from p3kit.tune.result_data import Result
@@ -126,7 +127,16 @@ def draw_parallel(result: Result, space: Space, title: str, path: Path) -> None:
             axes.axvline(position, color="#777777", linewidth=0.8, zorder=0)
             for height, text in ends:
                 box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
-                axes.text(position + 0.04, height, text, fontsize=7, color="#333333", va="center", bbox=box, zorder=9)
+                axes.text(
+                    position + 0.04,
+                    height,
+                    label_of(text),
+                    fontsize=7,
+                    color="#333333",
+                    va="center",
+                    bbox=box,
+                    zorder=9,
+                )
         axes.set_title(f"{title} (orange: the best)")
 
 
@@ -193,5 +203,5 @@ def _slice(axes: Axes, result: Result, scored: Sequence[TrialRecord], space: Spa
             axes.set_xlim(one.low * 0.93, one.high * 1.07)
     else:
         marks = _marks(space, path)
-        axes.set_xticks([height for height, _ in marks], [text for _, text in marks])
+        axes.set_xticks([height for height, _ in marks], [label_of(text) for _, text in marks])
         axes.set_xlim(-0.15, 1.15)

@@ -261,7 +261,7 @@ def test_what_the_system_refuses_is_one_line(made, monkeypatch):
     def refuse(*arguments):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "reports/week-01.md")
 
-    monkeypatch.setattr("p3kit.rundir.mark_crashed", refuse)
+    monkeypatch.setattr("p3kit.api.pages.mark_crashed", refuse)
     result = CliRunner().invoke(main, ["report", "--week", "1"])
     assert result.exit_code == 1
     assert result.stderr.startswith("reports/week-01.md: Read-only file system; ")

@@ -1,4 +1,4 @@
-"""What a trainer that was started alone shows on stderr: progress while it trains, then its result and the next step."""
+"""Output of a trainer that was started alone, on stderr: progress, then the result and the next step."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ class TerminalProgress:
         self._stream = stream or sys.stderr
         self._started = self._shown = time.monotonic()
         self._begun_at: int | None = None
+        self._shown_step = -1
         self._open_line = False
 
     def __call__(self, run: Run[Any], state: str) -> None:
         (agent,) = run.agents
         if self._begun_at is None:
-            self._begun_at = agent.global_step
+            self._begun_at = self._shown_step = agent.global_step
         if state == "running":
-            if agent.global_step > self._begun_at and self._is_due():
+            if agent.global_step > self._shown_step and self._is_due():
                 self._write(progress_line(agent, self._rate(agent)), over=self._stream.isatty())
-            return
-        if agent.global_step > self._begun_at:
-            self._write(progress_line(agent, self._rate(agent)))
-        for line in result_lines(run, agent, state):
-            self._write(line)
+                self._shown_step = agent.global_step
+        elif agent.global_step > self._begun_at:  # else it failed before its first rollout, and there is nothing to see
+            if agent.global_step > self._shown_step or self._open_line:
+                self._write(progress_line(agent, self._rate(agent)))
+            for line in result_lines(run, agent, state):
+                self._write(line)
 
     def _is_due(self) -> bool:
         due = self._stream.isatty() or time.monotonic() - self._shown >= PLAIN_SECONDS
@@ -84,7 +86,7 @@ def result_lines(run: Run[Any], agent: Agent[Any], state: str) -> list[str]:
     if state == "stopped":
         lines.append(f"stopped; p3kit resume {name}{where} goes on from the checkpoint")
     elif state == "done":
-        lines.append(verdict_line(agent) if agent.market else f"{agent.name}: {newest_return(agent) or 'no episode'}")
+        lines.append(verdict_line(agent) if agent.market else f"{agent.name}: done, {newest_return(agent)}")
     commands = [f"p3kit diagnose {name}{where}"]
     if agent.market and state == "done":
         commands.append(f"p3kit evaluate {name}{where}")
