@@ -99,9 +99,11 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
     with server:
         links = _links(server, mirror, chosen)
         if as_json:
-            print_json({"url": server.url, "links": [{"title": title, "url": url} for title, url in links]})
+            print_json(
+                {"url": server.link(server.url), "links": [{"title": title, "url": url} for title, url in links]}
+            )
         else:
-            click.echo(server.url)
+            click.echo(server.link(server.url))
             for title, url in links:
                 click.echo(f"  {title}\n    {url}")
         say("Ctrl-C ends it")
@@ -123,7 +125,7 @@ def _links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> list[tup
     best = best_run(verdicts)
     links = []
     try:
-        for bookmark in write_bookmarks(server.url, dashboard(infos, best), mirror.bookmarks):
+        for bookmark in write_bookmarks(server.url, dashboard(infos, best), mirror.bookmarks, server.token):
             links.append((f"bookmark: {bookmark.name}", bookmark.url))
     except P3kitError as error:  # Aim is another's program, and useful without them
         click.echo(f"no bookmarks: {error}", err=True)
@@ -131,7 +133,8 @@ def _links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> list[tup
     for key in chosen or dict.fromkeys(key for key in (best, *newest) if key is not None):
         word = ", the best model" if key == best else ""
         links.append((f"distributions of {infos[key]['run']}{word}", distributions_link(server.url, key)))
-    return links + list(deep_links(server.url, {info["name"] for info in infos.values()}, chosen))
+    links += deep_links(server.url, {info["name"] for info in infos.values()}, chosen)
+    return [(title, server.link(url)) for title, url in links]
 
 
 def _draw_missing(runs_root: Path) -> None:
