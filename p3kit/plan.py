@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec import Spec
+from p3kit.spec import Spec, agent_spec
 from p3kit.spec.models import Split
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _plan_window(spec: Spec, trainer: TrainerFile, jobs: int, window: str | None
         for seed in spec.seeds:
             for point in spec.points():
                 key = f"{symbol if symbol in spec.agents else ''} {point}"
-                own = specs.get(key) or specs.setdefault(key, spec.for_agent(symbol, point))
+                own = specs.get(key) or specs.setdefault(key, agent_spec(spec, symbol, point))
                 name = agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1, window=window)
                 agents.append(AgentPlan(name, symbol, seed, point, own, window))
     if trainer.agents == "one":
@@ -220,7 +220,7 @@ def _horizons(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
         return []
     found: dict[str, list[str]] = {}
     for symbol, bars in market.items():
-        gamma = getattr(spec.for_agent(symbol, {}).ppo, "gamma", None)  # a user's own trainer may have no such knob
+        gamma = getattr(agent_spec(spec, symbol).ppo, "gamma", None)  # a user's own trainer may have no such knob
         if gamma is not None and gamma < 1:
             days = 365.25 / bars.bars_per_year / (1 - gamma)
             text = f"horizon: about {days:.3g} calendar days at {bars.bars_per_year:,.0f} bars a year"

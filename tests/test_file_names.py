@@ -16,7 +16,6 @@ SAME_PART = {
     "display.py": "progress on the terminal, of runs and of a sweep",
     "validation.py": "checks of plain data before it is used: of a spec, of a run directory",
     "evidence.py": "evidence of the diagnosis: measured by a trainer, read by the detectors",
-    "interventions.py": "interventions: their words in a spec, their rules in a run",
 }
 """File names that two packages may share, each with the part that both files play."""
 BY_PREFIX = (ROOT / "p3kit/symptoms", ROOT / "p3kit/diagnose/detectors")

@@ -40,12 +40,13 @@ def check_spec(
     from p3kit.check import probe_environment, probe_leak, probe_learning, probe_reward, probe_update
     from p3kit.launch import run_trainer
     from p3kit.market import load_market
+    from p3kit.spec import agent_spec
 
     loaded, report = load_spec(spec).spec, progress or _ignore
     chosen = symbol or loaded.symbols[0]
     if chosen not in loaded.symbols:
         raise InputError(f"--symbol {chosen}", "is not in the spec", f"it has {', '.join(loaded.symbols)}")
-    own = loaded.for_agent(chosen, {})
+    own = agent_spec(loaded, chosen)
     bars = load_market(loaded, [chosen])[chosen]
     with tempfile.TemporaryDirectory(prefix="p3kit-check-") as folder:
         report("environment")

@@ -12,9 +12,11 @@
 3. *Resting orders.* On bar t + 1 a position meets its stop (average fill price × (1 − stop)), its target
    (× (1 + target)) and its holding limit. First the open: at or beyond a level, the position is sold at the open. Then
    the rest of the bar: the stop first, at its level, then the target, at its level. Then the close, where a position
-   that has been held `max_hold` bars is sold. The path of the bar is its open, high and low; without high and low,
-   these are the larger and the smaller of open and close; without an open the path starts from the close of t, kept
-   inside [low, high]; with closes alone it is the close of t + 1, so stops and targets fill there. An order filled
+   that has been held `max_hold` bars is sold. The path of the bar is its open, high and low. Each column may be
+   missing on its own. A missing high is the larger, a missing low the smaller, of the open and the close of t + 1.
+   Where the open is missing, too, either one is the close of t + 1, and the path starts from the close of t: raised to
+   the low, then lowered to the high. With closes alone the path is the close of t + 1, where stops and targets fill.
+   An order filled
    before the path begins is under its resting orders at once. A late order fills after the path: what was held before
    it meets the path, a position sold there voids the order, and what the order bought meets its first path on t + 2.
 4. *Mark.* Equity is marked at the close of t + 1. Below `ruin` × initial: `terminated`, and the position is sold at

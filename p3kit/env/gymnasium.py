@@ -34,7 +34,7 @@ from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
 from p3kit.market import load_market, sample
 from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.spec import Spec, load_spec, resolve_spec
+from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
 
@@ -80,7 +80,7 @@ def read_spec(
 
 def _own_rules(spec: Spec, symbols: Sequence[str]) -> Spec:
     """The spec with the tables of `[agents.X]` applied, which have to give all accounts of one env the same rules."""
-    specs = [spec.for_agent(symbol, {}) for symbol in dict.fromkeys(symbols)]
+    specs = [agent_spec(spec, symbol) for symbol in dict.fromkeys(symbols)]
     for symbol, other in zip(symbols, specs, strict=False):
         if (other.env, other.reward, other.observation) != (specs[0].env, specs[0].reward, specs[0].observation):
             raise InputError(

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import p3kit
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 
@@ -191,7 +190,7 @@ def environment_of(run: RunDir) -> dict[str, str]:
     threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
     count = "1" if threads == "auto" else str(threads)
     environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | _OUTPUT
-    package_root = Path(p3kit.__file__).resolve().parents[1]
+    package_root = Path(__file__).resolve().parents[2]
     if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         known = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{package_root}{os.pathsep}{known}" if known else str(package_root)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p3kit.market.bars import SECONDS_PER_YEAR
 from p3kit.market.sessions import DAY, LONG_BAR, find_sessions, usual_step
 from p3kit.market.splits import SplitName
 
+SECONDS_PER_YEAR = 365.25 * 86_400
 MIN_DAYS = 355
 """A span of this many days sees the holidays of a year."""
 INTERRUPTION_DAYS = 30

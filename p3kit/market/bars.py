@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from p3kit.market.annual import bars_per_year
+
 Floats = NDArray[np.float64]
 
 BEAR, SIDEWAYS, BULL = 0, 1, 2
@@ -19,8 +21,6 @@ REGIMES = ("bear", "sideways", "bull")
 
 OPTIONAL_COLUMNS = ("open", "high", "low", "volume")
 """Columns a bar table may have beside `timestamp` and `close`."""
-
-SECONDS_PER_YEAR = 365.25 * 86_400
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +53,6 @@ class Bars:
     @property
     def bars_per_year(self) -> float:
         """Bars per year over all bars: 252 for daily bars, about 1,638 for hourly ones in regular sessions."""
-        from p3kit.market.annual import bars_per_year
-
         return bars_per_year(self.timestamps).bars
 
 

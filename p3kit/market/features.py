@@ -33,6 +33,9 @@ REGIME_THRESHOLD = 0.5
 VOLATILITY_FLOOR = 1e-6
 """Smallest per-bar volatility to divide by: a price that stands still gives features of 0, not of infinity."""
 
+_ALWAYS = 20
+"""Features that need nothing but closes."""
+
 LIMIT = 10.0
 """Features in standard deviations are cut here: after a long stand-still the first move would be a million of them."""
 
@@ -135,7 +138,10 @@ def compute_features(
     low = bars.low if bars.low is not None and {"high", "low"} <= set(columns) else None
     volatility = rolling_volatility(close)
     sigma = np.maximum(volatility, VOLATILITY_FLOOR)
-    table: dict[str, Floats] = {}
+    has_open = "open" in columns and bars.open is not None
+    has_volume = "volume" in columns and bars.volume is not None
+    count = _ALWAYS + has_open + 2 * (high is not None and low is not None) + has_volume
+    table = _Columns(len(close), count)
 
     def in_sigmas(move: Floats, bars_behind: float) -> Floats:
         """A log move over some bars, in standard deviations of a random walk over as many."""
@@ -166,14 +172,14 @@ def compute_features(
     table["range_position_20"] = _position(close, bottom, top)
     table["rsi_14"] = _balance(returns, 14)
 
-    if "open" in columns and bars.open is not None:
+    if has_open and bars.open is not None:
         gap = np.full(len(close), np.nan)
         gap[1:] = np.log(bars.open[1:] / close[:-1])
         table["gap"] = in_sigmas(gap, 1)
     if high is not None and low is not None:
         table["bar_range"] = in_sigmas(np.log(high / low), 1)
         table["close_location"] = _position(close, low, high)
-    if "volume" in columns and bars.volume is not None:
+    if has_volume and bars.volume is not None:
         usual = rolling(bars.volume, 20, _mean)
         # both sides + 1 % of the usual, so that bars without trades stay finite; nothing traded in 20 bars gives 0
         slack = np.where(usual > 0, 0.01 * usual, 1.0)
@@ -183,9 +189,20 @@ def compute_features(
     for code, name in enumerate(REGIMES):
         table[f"regime_{name}"] = (regime == code).astype(np.float64)
 
-    values = np.stack(list(table.values()), axis=1)
-    values[:LOOKBACK] = np.nan
-    return Features(values, tuple(table), volatility, regime)
+    table.values[:LOOKBACK] = np.nan
+    return Features(table.values, tuple(table.names), volatility, regime)
+
+
+class _Columns:
+    """A table (T, F) that is filled column by column, so that no column is held twice."""
+
+    def __init__(self, rows: int, count: int) -> None:
+        self.values = np.empty((rows, count))
+        self.names: list[str] = []
+
+    def __setitem__(self, name: str, column: Floats) -> None:
+        self.values[:, len(self.names)] = column
+        self.names.append(name)
 
 
 def _log_ratio(volatility: Floats, reference: Floats) -> Floats:
@@ -222,4 +239,7 @@ def standardise(features: Features, first: int, last: int) -> tuple[NDArray[np.f
     mean = np.where(as_it_is, 0.0, mean)
     scale = np.where(as_it_is | constant, 1.0, scale)
     names = [n for n, c, r in zip(features.names, constant, as_it_is, strict=True) if c and not r]
-    return ((features.values - mean) / scale).astype(np.float32), mean, scale, names
+    values = np.empty(features.values.shape, dtype=np.float32)
+    for i, column in enumerate(features.values.T):  # one at a time, to bound memory
+        values[:, i] = (column - mean[i]) / scale[i]
+    return values, mean, scale, names

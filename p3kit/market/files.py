@@ -14,6 +14,7 @@ Nothing is filled, sorted or dropped. Rows are numbered as an editor numbers the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -147,9 +148,11 @@ class _ByIdentity:
 
 
 def forget_files() -> None:
-    """Release the rows that the symbols of a file have shared."""
+    """Release the rows that the symbols of a file have shared, and the memory that pandas keeps for text."""
     _opened_once.cache_clear()
     _shared_rows.cache_clear()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 
 def _rows_of(layout: Layout, shared: bool) -> pd.DataFrame:

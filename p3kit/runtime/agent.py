@@ -6,10 +6,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
+from p3kit.interventions import Check, Record
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import BACKTEST_RESULT, choice_rank, chosen_evaluation, encode
@@ -35,15 +36,14 @@ from p3kit.runtime.reward_shape import (
     reward_shape,
     reward_to_go_curve,
 )
+from p3kit.runtime.run_process import A, Process
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
 
 if TYPE_CHECKING:
     from p3kit.env.task import VectorTask
-    from p3kit.runtime.run import Run
 
-A = TypeVar("A")
 NEWEST_RETURN = "return_1"
 """The feature that is the return of its own bar."""
 _CARRIED = (  # from the newest update into the event of an evaluation
@@ -66,17 +66,20 @@ class Agent(Generic[A]):
 
     def __init__(
         self,
-        run: Run[A],
+        process: Process[A],
         plan: Mapping[str, Any],
         market: Mapping[str, SymbolData],
-        journal: list[dict[str, Any]] | None,
+        at_check: Callable[[Check, Agent[A]], None],
         *,
         alone: bool,
+        journal: list[dict[str, Any]] | None,
     ) -> None:
-        self.run, self.name, self.symbol, self.seed = run, plan["name"], plan["symbol"], plan["seed"]
-        self._plan = plan
-        where = f"{run.directory.path / 'run.json'}: {self.name}"
-        self.spec: Spec = resolve_spec(plan["spec"], where, run.directory.trainer_file)
+        """`at_check` is called when an update or an evaluation has been recorded; `alone` is True for the only agent
+        of its run; `journal` has the events to replay."""
+        self.process, self.name, self.symbol, self.seed = process, plan["name"], plan["symbol"], plan["seed"]
+        self._plan, self._at_check = plan, at_check
+        where = f"{process.directory.path / 'run.json'}: {self.name}"
+        self.spec: Spec = resolve_spec(plan["spec"], where, process.directory.trainer_file)
         self.total_timesteps: int = plan["total_timesteps"]
         self.generator = self.new_generator("agent")
         self.global_step = 0
@@ -93,7 +96,9 @@ class Agent(Generic[A]):
         self._verdict: dict[str, Any] | None = None
         self.is_alone = alone
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
-        self.repair = Repair(self, plan["spec"], journal)
+        record = Record(self.name, plan["spec"], self.total_timesteps, str(process.device))
+        group = json.dumps([self.seed, plan.get("point") or {}], sort_keys=True)
+        self.repair = Repair(record, self.spec, self.scheduled_now, group=group, journal=journal)
 
     # ── what the trainer builds on ───────────────────────────────────────────────────────────────────────────────────
 
@@ -101,18 +106,14 @@ class Agent(Generic[A]):
         """A generator of its own for `purpose`, seeded by (seed, symbol), so that nothing else shifts what it draws."""
         return torch.Generator().manual_seed(seed_of(purpose, self.seed, self.symbol))
 
-    def reseed(self, rollbacks: int) -> None:
-        """Draw other numbers from now on, after so many rollbacks."""
-        self.generator.manual_seed(seed_of("agent", self.seed, self.symbol, rollbacks))
-
     def make_env(self) -> TradingEnv | VectorTask:
         """The training environment, on the run's device."""
-        if self.run.env_id:
+        if self.process.env_id:
             from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely wanted
 
-            return VectorTask(self.run.env_id, self.spec.env.num_envs, self.seed)
-        env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.run.device)
-        env.compile(self.run.compiled)
+            return VectorTask(self.process.env_id, self.spec.env.num_envs, self.seed)
+        env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.process.device)
+        env.compile(self.process.compiled)
         return env
 
     @cached_property
@@ -125,13 +126,13 @@ class Agent(Generic[A]):
 
     def args_at(self, global_step: int) -> A:
         """The trainer's arguments in force at `global_step`, schedules and interventions applied."""
-        moved = dict.fromkeys([*self.spec.schedules, *sorted(self.repair.engine.live_keys())])
+        moved = dict.fromkeys([*self.spec.schedules, *sorted(self.repair.live_keys())])
         knobs = {
             path.removeprefix("ppo."): self.repair.value(path, self.scheduled_at(path, global_step))
             for path in moved
             if path.startswith("ppo.")
         }
-        return self.run.args_type(**(self.spec.ppo.model_dump() | knobs))
+        return self.process.args_type(**(self.spec.ppo.model_dump() | knobs))
 
     def value_at(self, path: str, global_step: int) -> float:
         """A spec value in force at `global_step`: what is scheduled, as live interventions change it."""
@@ -146,12 +147,16 @@ class Agent(Generic[A]):
         value = get_path(self.spec, path)
         return value if isinstance(value, str) else float(value)
 
+    def scheduled_now(self, path: str) -> float | str:
+        """A spec value without interventions, at the agent's own step."""
+        return self.scheduled_at(path, self.global_step)
+
     def reward_weights_at(self, global_step: int) -> Tensor:
         """(7,) float64, the weights of the components in force."""
-        if self.run.env_id:  # a foreign task has one reward; it sits in the first slot
+        if self.process.env_id:  # a foreign task has one reward; it sits in the first slot
             return torch.eye(1, len(COMPONENTS), dtype=torch.float64)[0]
         weights = [self.value_at(f"reward.weights.{name}", global_step) for name in COMPONENTS]
-        return torch.tensor(weights, dtype=torch.float64, device=self.run.device)
+        return torch.tensor(weights, dtype=torch.float64, device=self.process.device)
 
     def reward_scaler(self, num_envs: int, agents: Sequence[Agent[Any]] | None = None) -> RewardScaler:
         """The scaler of this agent's rewards; with `agents`, of a stack of them, which have its settings."""
@@ -164,11 +169,11 @@ class Agent(Generic[A]):
             ]
 
         count = None if agents is None else len(of)
-        return RewardScaler(self.spec.reward.scaling, None, num_envs, self.run.device, count, in_force)
+        return RewardScaler(self.spec.reward.scaling, None, num_envs, self.process.device, count, in_force)
 
     def reward_clip(self) -> float:
         """The reward clip in force; infinite where it is off."""
-        clip = self.repair.value("reward.clip", self.scheduled_at("reward.clip", self.global_step))
+        clip = self.repair.value("reward.clip", self.scheduled_now("reward.clip"))
         return math.inf if clip == "off" else float(clip)
 
     def observation_scaler(self, size: int) -> ObservationScaler:
@@ -177,7 +182,7 @@ class Agent(Generic[A]):
             size,
             running=observation.normalize == "running",
             clip=observation.clip,
-            device=self.run.device,
+            device=self.process.device,
             is_frozen=lambda: self.repair.frozen_normalizer,
             has_begun=lambda: self.repair.normalizes["observations"],
         )
@@ -188,6 +193,24 @@ class Agent(Generic[A]):
         if self._observation_scaler is not None:
             self._observation_scaler.begin()
 
+    def take_rollback(self) -> str | None:
+        """The checkpoint that a rollback goes back to, returned once. The generator is seeded anew by the number of
+        rollbacks, or the same failure would replay; spent steps stay spent."""
+        name = self.repair.take_checkpoint()
+        if name is not None:
+            self.generator.manual_seed(seed_of("agent", self.seed, self.symbol, self.repair.member.rollbacks))
+        return name
+
+    def take_reinits(self) -> list[tuple[str, torch.Generator]]:
+        """Parts of the net to reinitialise, each with its generator; returned once."""
+        parts = self.repair.take_reinits()
+        return [(name, self.new_generator(f"reinit {name} {self.global_step}")) for name in parts]
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """True if an intervention has frozen the encoder that all agents share."""
+        return self.repair.frozen_encoder
+
     # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
 
     def finished(self, global_step: int) -> bool:
@@ -197,7 +220,7 @@ class Agent(Generic[A]):
             return True
         if global_step >= self.total_timesteps:
             self.state = "done"
-        elif self.run.stop_requested:
+        elif self.process.stop_requested:
             self.state = "stopped"
         return self.state != "running"
 
@@ -205,8 +228,8 @@ class Agent(Generic[A]):
         """End this agent for good; the others of its run go on, and the run ends as failed."""
         self.state, self.fault = "failed", fault
         text = str(fault).splitlines()[0]
-        self.run.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
-        print(f"{self.run.directory.name}: {fault}", file=sys.stderr)
+        self.process.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
+        print(f"{self.process.directory.name}: {fault}", file=sys.stderr)
 
     def end_early(self, reason: str) -> None:
         """End this agent's training as done, before its last step."""
@@ -216,7 +239,7 @@ class Agent(Generic[A]):
 
     def journal(self, kind: str, **fields: Any) -> None:
         """Write an event of this agent, at its step."""
-        self.run.directory.append_event(kind, agent=self.name, global_step=self.global_step, **fields)
+        self.process.directory.append_event(kind, agent=self.name, global_step=self.global_step, **fields)
         self.repair.happened(kind, global_step=self.global_step, **fields)
 
     def due(self, every: int, before: int) -> bool:
@@ -238,7 +261,7 @@ class Agent(Generic[A]):
         Not one finite gradient step in an update ends an agent, if no intervention takes it back: alone in its run it
         raises NumericalFault, beside others it fails and they go on.
         """
-        self.run._refuse_to_train()
+        self.process.refuse_to_train()
         self.global_step = global_step
         rows = tick_rows(rollout, self._ledger, update, start_step, global_step)
         gamma = float(getattr(self.args_at(start_step), "gamma", 1.0))
@@ -252,13 +275,13 @@ class Agent(Generic[A]):
         rows[-1][1].update(whole)
         now = time.time()
         written = [self._row(iteration, step, now, metrics) for step, metrics in rows]
-        self.run.directory.append_metrics(written)
+        self.process.directory.append_metrics(written)
         for _, metrics in rows:
             self._latest |= metrics
         self._lost = self._count_nonfinite(np.asarray(update["diag/nonfinite"]))
+        self._refuse_to_be_ignored()
         self.repair.recorded(written, rollout, update, global_step - start_step)
-        self.run.recorded(self)
-        self.run.heartbeat()
+        self._at_check("update", self)
 
     def fail_if_lost(self) -> None:
         """End the agent where its update had not one finite step and nobody takes it back."""
@@ -276,7 +299,7 @@ class Agent(Generic[A]):
         clock = time.perf_counter()
         evaluation = self.evaluator(policy)
         self.take_in(iteration, evaluation, time.perf_counter() - clock, weights)
-        self.run.decide("eval", [self])
+        self._at_check("eval", self)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -290,28 +313,27 @@ class Agent(Generic[A]):
         seconds += time.perf_counter() - clock
         self._latest |= metrics
         row = self._row(iteration, self.global_step, time.time(), metrics | {"perf/evaluation_s": seconds})
-        self.run.directory.append_metrics([row])
+        self.process.directory.append_metrics([row])
         event = evaluation.summary()
         event["metrics"] = metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest}
         event["new_best"] = self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights)
         self.journal("evaluation", **event)
-        self.run.directory.write_histogram("equity", self.name, self.global_step, evaluation.equity_curves())
+        self.process.directory.write_histogram("equity", self.name, self.global_step, evaluation.equity_curves())
         progress = self.global_step / self.total_timesteps
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
         if reason and progress < 1:
             self.end_early(reason)
         self.repair.evaluated(row)
-        self.run.heartbeat()
 
     def report_backtest(self, policy: Policy) -> None:
         """Backtest `policy` as `run.backtest` asks, and print the result as one line of JSON on stdout.
 
         A look at the test split is journalled before it is taken, and its result after.
         """
-        backtest = self.run.backtest
+        backtest = self.process.backtest
         if backtest is None or not self.market:
             raise P3kitError(
-                self.run.directory.name, "there is nothing to backtest on", "only runs on bars have splits"
+                self.process.directory.name, "there is nothing to backtest on", "only runs on bars have splits"
             )
         told = {"agent": self.name, "global_step": backtest.global_step, "checkpoint": backtest.checkpoint}
         told["synthetic"] = self.market[self.symbol].synthetic
@@ -323,12 +345,12 @@ class Agent(Generic[A]):
             print(BACKTEST_RESULT + json.dumps(encode({**told, "episodes": found})), flush=True)
             return
         if backtest.final:
-            looks = [e for e in self.run.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
-            self.run.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
+            looks = [e for e in self.process.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
+            self.process.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
         evaluation = self._make_evaluator(backtest.split, final=backtest.final)(policy)
         summary = evaluation.summary()
         if backtest.final:
-            self.run.directory.append_event("final_evaluation", **told, **summary)
+            self.process.directory.append_event("final_evaluation", **told, **summary)
         result = {
             **told,
             **summary,
@@ -343,7 +365,7 @@ class Agent(Generic[A]):
 
         {rows, forbidden: actions that the mask closes, apart: actions that differ when asked alone}.
         """
-        device = self.run.device
+        device = self.process.device
         env = make_trading_env(self.market, self.spec, symbols=[self.symbol], num_envs=rows, device=device)
         generator = self.new_generator("forward pass")
         step = env.reset(torch.rand(rows, generator=generator).to(device))
@@ -364,7 +386,7 @@ class Agent(Generic[A]):
 
     def _make_evaluator(self, split: Split = "validation", *, final: bool = False) -> Evaluator:
         bars = self.market[self.symbol]
-        return Evaluator(self.spec, bars, self.symbol, self.seed, self.run.device, split=split, final=final)
+        return Evaluator(self.spec, bars, self.symbol, self.seed, self.process.device, split=split, final=final)
 
     def write_histograms(
         self, env: TradingEnv | VectorTask, rollout: Rollout, account: Tensor, value: Tensor, gradient: Tensor
@@ -384,22 +406,24 @@ class Agent(Generic[A]):
         if (curve := reward_to_go_curve(rollout, gamma)) is not None:
             tables["reward_to_go"] = dict(curve)
         for kind, table in tables.items():
-            self.run.directory.write_histogram(kind, self.name, self.global_step, table)
+            self.process.directory.write_histogram(kind, self.name, self.global_step, table)
 
     def conclude(self) -> None:
         """Judge the agent at the weights that validation chose, and journal it. A stopped agent has no verdict yet."""
-        events = [event for event in self.run.directory.read_events("evaluation") if event["agent"] == self.name]
+        events = [event for event in self.process.directory.read_events("evaluation") if event["agent"] == self.name]
         if self.state in ("stopped", "failed") or not events:
             return
         chosen = chosen_evaluation(self._plan, events) or events[-1]
         metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics})
         self._verdict["ended_early"] = self._ended_early
-        if self.repair.engine.fired:
+        if self.repair.fired:
             self._verdict["labels"].append("intervened")
-        told = self.run.directory.read_events("verdict", self.name)
+        told = self.process.directory.read_events("verdict", self.name)
         if not any(event["global_step"] == self.global_step for event in told):  # killed after it, before the end
-            self.run.directory.append_event("verdict", agent=self.name, global_step=self.global_step, **self._verdict)
+            self.process.directory.append_event(
+                "verdict", agent=self.name, global_step=self.global_step, **self._verdict
+            )
 
     def _value_of(self, chosen_step: int) -> dict[str, float]:
         """How well the chosen weights' value function explained returns.
@@ -408,7 +432,7 @@ class Agent(Generic[A]):
         were trained on had its values from the weights before. The last weights made none and keep the older number. A
         trainer of the user's may record neither.
         """
-        series = self.run.directory.series(self.name)
+        series = self.process.directory.series(self.name)
         found: dict[str, float] = {}
         for name in ("value/explained_variance", "diag/ev_reference"):
             if name not in series:
@@ -427,7 +451,7 @@ class Agent(Generic[A]):
             "global_step": self.global_step,
             "total_timesteps": self.total_timesteps,
             **latest,
-            "interventions": self.repair.engine.fired,
+            "interventions": self.repair.fired,
             "acts": self.repair.acts,
             "verdict": self._verdict,
         }
@@ -459,6 +483,10 @@ class Agent(Generic[A]):
         self.repair.load_state_dict(part("repair", state))
         self._ledger.load_state_dict({name: value.cpu().numpy() for name, value in part("ledger", state).items()})
 
+    def reload(self, rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]) -> None:
+        """Take the rows and events of the run from before an interruption."""
+        self.repair.reload(rows, events)
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _row(self, iteration: int, step: int, now: float, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -470,11 +498,17 @@ class Agent(Generic[A]):
             "metrics": dict(metrics),
         }
 
+    def _refuse_to_be_ignored(self) -> None:
+        """A trainer of the user's own may not carry out every action of a rule."""
+        if self.repair.reinits:
+            what = f'does not do what an intervention asks for: reinit = "{self.repair.reinits[0]}"'
+            raise P3kitError(str(self.process.directory.trainer_file), what, "trainers/ppo.py shows how")
+
     def _effective(self, global_step: int) -> dict[str, float]:
         """Every scheduled value, those that interventions may move, and the dials that a reader looks for first, as
         they were in force; but for words such as "off"."""
         paths = {"ppo.learning_rate", "ppo.ent_coef", "ppo.clip_range", *self.spec.schedules}
-        paths |= self.repair.engine.moved_keys() if self.repair.is_on else set()
+        paths |= self.repair.moved_keys()
         found = {path: self.repair.value(path, self.scheduled_at(path, global_step)) for path in sorted(paths)}
         return {f"effective/{path}": float(value) for path, value in found.items() if not isinstance(value, str)}
 
@@ -494,7 +528,7 @@ class Agent(Generic[A]):
         return NumericalFault(
             f"{self.name} at step {self.global_step}",
             f"none of the {len(nonfinite)} gradient steps of this update was finite",
-            f"p3kit diagnose {self.run.directory.name} names the first tensor that went wrong",
+            f"p3kit diagnose {self.process.directory.name} names the first tensor that went wrong",
         )
 
     def _keep_if_best(self, sharpe: float | None, weights: Flat) -> bool:
@@ -515,4 +549,4 @@ class Agent(Generic[A]):
         return choice_rank(self._plan, step, sharpe)
 
     def _best_path(self, step: int) -> Path:
-        return self.run.directory.checkpoint(f"best-{step:09d}", agent=None if len(self.run.agents) == 1 else self.name)
+        return self.process.directory.checkpoint(f"best-{step:09d}", agent=None if self.is_alone else self.name)

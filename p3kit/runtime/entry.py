@@ -16,8 +16,9 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
-from p3kit.runtime.run import Backtest, Run
+from p3kit.runtime.run import Run
 from p3kit.spec import load_spec
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.trainer_file import read_trainer

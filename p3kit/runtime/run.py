@@ -18,112 +18,55 @@ import hashlib
 import json
 import math
 import os
-import re
 import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
+from p3kit.interventions import Check
 from p3kit.market import SymbolData, load_market
 from p3kit.rundir import RunDir
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
-from p3kit.runtime.council import Council
-from p3kit.runtime.evaluation import Split, StackPolicy, evaluate_together
-from p3kit.runtime.interventions import OSCILLATES, Check, Decision, Engine, ends_the_check, good_name
-from p3kit.runtime.machine import device_of, is_out_of_memory, peak_memory_mb, precision_of
-from p3kit.spec import resolve_spec
-from p3kit.spec.interventions import Intervention, Scale
+from p3kit.runtime.evaluation import StackPolicy, evaluate_together
+from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
+from p3kit.runtime.rule_runner import RuleRunner
+from p3kit.runtime.run_process import A, Process
 
-A = TypeVar("A")
 _STATUS_SECONDS = 1.0
 ENV_PAYS_FROM = 300_000
 """Env steps of a run from which compiling its environment repays."""
 
 
-@dataclass(frozen=True)
-class Backtest:
-    """What `p3kit evaluate` asks of a trainer: to show the policy of one checkpoint on one split, and train nothing."""
-
-    checkpoint: str
-    """File name below checkpoints/."""
-    agent: str
-    global_step: int | None
-    weights: Flat
-    """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
-    split: Split
-    final: bool
-    episodes: int = 0
-    """Windows to hand out bar by bar, in place of the metrics of the whole split."""
-    forward: int = 0
-    """Observations to ask the policy about, together and one by one, in place of all that."""
-
-    @classmethod
-    def of(
-        cls,
-        directory: RunDir,
-        checkpoint: str,
-        agent: str,
-        split: Split,
-        final: bool,
-        device: torch.device,
-        episodes: int = 0,
-        forward: int = 0,
-    ) -> Backtest:
-        """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
-        path = directory.checkpoint(checkpoint)
-        state = load_checkpoint(path, device)
-        trainer = part("trainer", state)
-        step = state.get(f"agent/{agent}/global_step")
-        if step is None and (found := re.match(r"best-(\d+)", path.stem)):
-            step = int(found[1])
-        return cls(path.name, agent, step, trainer or state, split, final, episodes, forward)
-
-
-class Run(Generic[A]):
+class Run(Process[A]):
     """One trainer process and its run directory. Use as a context manager: it reports how the run ended."""
 
     def __init__(self, directory: RunDir, args_type: type[A], *, resume: bool) -> None:
-        self.directory, self.args_type = directory, args_type
+        super().__init__(directory, args_type)
         info = directory.info()
-        self.env_id: str | None = info["env_id"]
-        self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"), directory.trainer_file)
-        self.device = device_of(self.spec)
-        self.precision = precision_of(self.spec, self.device)
         symbols = [agent["symbol"] for agent in info["agents"]]
         stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
         market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
         self._refuse_changed_data(info, market)
-        replayed: dict[str, Any] | None = info.get("replay")
+        journal = (info.get("replay") or {}).get("journal")
+        alone = len(info["agents"]) == 1
         self.agents = [
-            Agent(self, agent, market, replayed["journal"] if replayed else None, alone=len(info["agents"]) == 1)
-            for agent in info["agents"]
+            Agent(self, agent, market, self._at_check, alone=alone, journal=journal) for agent in info["agents"]
         ]
-        journal = replayed["journal"] if replayed else None
-        self.council = Council(self._groups(info["agents"]), journal)
-        self._recorded: list[Agent[A]] = []
-        self._stop_signal = False
-        self._said_not_compiled = False
-        self._retries: Counter[str] = Counter()  # of interventions on a refused allocation
+        self._rules = RuleRunner(self.agents, directory, journal)
         self._written = -math.inf  # when, by a clock that never jumps
         plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in info["agents"]]
         self._identity = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()
         self._state = "running"
         self._message = ""
-        self.backtest: Backtest | None = None  # set where p3kit evaluate asks for one, before the trainer begins
         self.resumed: Flat | None = self._restore() if resume else None
 
     @property
@@ -186,97 +129,10 @@ class Run(Generic[A]):
             print(f"{self.directory.name} failed: {error}", file=sys.stderr)
             sys.exit(error.exit_code if isinstance(error, P3kitError) else 1)
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether someone asked for a checkpoint and an end: a signal, or `p3kit stop`."""
-        return self._stop_signal or self.directory.stop_requested()
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The forward passes' number format: bf16 or fp16 under autocast, or fp32 as it is."""
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.precision)
-
-    def grad_scaler(self) -> torch.amp.GradScaler:
-        """Scales the loss where gradients are fp16, and hands it through otherwise."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-
-    def compiled(self, function: Any, *, pays_from: float = math.inf) -> Any:
-        """`function` through torch.compile where `compute.compile` asks for it, or where it repays: on CUDA, and on a
-        CPU for runs of at least `pays_from` env steps over all agents.
-
-        Compiling happens at the first call; on CUDA the kernels of a call become one graph. Where it fails, the run
-        goes on with `function` as it is and says so once.
-        """
-        wanted = self.spec.compute.compile
-        steps = sum(agent.total_timesteps for agent in self.agents)
-        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and steps < pays_from):
-            return function
-        from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
-
-        on_cuda = self.device.type == "cuda"
-        fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
-
-        def call(*arguments: Any) -> Any:
-            nonlocal fast
-            try:
-                if not on_cuda or fast is function:
-                    return fast(*arguments)
-                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-                # A graph writes the results of every call into the same memory: a rollout keeps copies.
-                return tree_map_only(Tensor, Tensor.clone, fast(*arguments))
-            except TorchDynamoException as error:
-                fast = function
-                if not self._said_not_compiled:
-                    self._said_not_compiled = True
-                    reason = str(error).strip().splitlines()[0]
-                    print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
-                    self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
-                return function(*arguments)
-
-        return call
-
     def smaller_minibatch(self, rows: int, error: RuntimeError) -> int:
-        """After a minibatch of `rows` was refused its memory: how many rows to try, the batch then being summed up from
-        that many more of them. Raises `error` again where it is of another kind, or no intervention allows a retry.
-        """
-        first = self.agents[0]
-        if not is_out_of_memory(error) or first.spec.diagnose.mode in ("off", "watch"):
-            raise error
-        for rule in sorted(first.spec.intervention, key=lambda rule: rule.priority):
-            if not rule.retries_smaller_minibatches() or self._retries[rule.id] >= rule.max_times:
-                continue
-            for action in rule.actions():
-                if not isinstance(action, Scale):
-                    continue
-                fewer = max(int(rows * action.by), int(action.min or 1))
-                if fewer >= rows:
-                    continue
-                self._retries[rule.id] += 1
-                self._journal_retry(rule, rows, fewer, str(error).splitlines()[0])
-                return fewer
-        raise error
-
-    def _journal_retry(self, rule: Intervention, rows: int, fewer: int, message: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.directory.append_event("oom", message=message, memory_mb=peak_memory_mb())
-        for each in self.agents:
-            each.repair.happened("oom", message=message)
-            each.repair.engine.fired += 1
-        agent = self.agents[0].name if len(self.agents) == 1 else None
-        self.directory.append_event(
-            "intervention",
-            agent=agent,
-            global_step=self.agents[0].global_step,
-            id=rule.id,
-            row="run.oom",
-            cause="minibatch",
-            decision="fired",
-            reason=message,
-            keys={"ppo.batch_size": [rows, fewer]},
-        )
-        print(f"out of memory: minibatches of {fewer} rows in place of {rows}, of the same batch", file=sys.stderr)
+        """The number of rows to try after a minibatch of `rows` was refused its memory; the batch is then summed up
+        from more of them. Raises `error` again if it is of another kind, or if no intervention allows a retry."""
+        return self._rules.smaller_minibatch(rows, error)
 
     def evaluate(
         self, agents: Sequence[Agent[A]], iteration: int, policy: StackPolicy, weights: Callable[[Agent[A]], Flat]
@@ -287,65 +143,16 @@ class Run(Generic[A]):
         seconds = (time.perf_counter() - clock) / len(agents)
         for agent, evaluation in zip(agents, evaluations, strict=True):
             agent.take_in(iteration, evaluation, seconds, weights(agent))
-        self.decide("eval", agents)
+        self._rules.decide("eval", agents)
+        self.heartbeat()
 
-    # ── interventions ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def recorded(self, agent: Agent[A]) -> None:
-        """`agent` has recorded an update. Once all that train have, the interventions decide."""
-        self._recorded.append(agent)
-        if any(other.state == "running" and other not in self._recorded for other in self.agents):
-            return
-        agents, self._recorded = self._recorded, []
-        self.decide("update", agents)
-        for each in agents:
-            each.fail_if_lost()
-
-    def decide(self, check: Check, agents: Sequence[Agent[A]]) -> None:
-        """Let the interventions decide at a check point that `agents` have come to: first those for all agents, on all
-        their records, then each agent's own."""
-        running = {agent.name: agent for agent in agents if agent.state == "running" and agent.repair.is_on}
-        if not running:
-            return
-        self._examine(check, running)
-        claimed: dict[str, set[str]] = {name: set() for name in running}
-        ended: set[str] = set()
-        engines = {name: agent.repair.engine for name, agent in running.items()}
-        for decision in self.council.check(check, engines, claimed):
-            self._journal_for_all(decision, running)
-            for name in decision.agents:
-                running[name].repair.took_part(decision)
-            ended |= {*decision.agents} if ends_the_check(decision) else set()
-        for name, agent in running.items():
-            if name not in ended:
-                agent.repair.decide(check, claimed[name])
-
-    def _examine(self, check: Check, running: Mapping[str, Agent[A]]) -> None:
-        """Every agent's record is judged beside those of all others, whether they still train or not."""
-        evidences = {}
-        if self.council.journal is None and len(self.agents) > 1:
-            evidences = {agent.name: agent.repair.engine.evidence() for agent in self.agents}
-        for name, agent in running.items():
-            peers = [other for other_name, other in evidences.items() if other_name != name]
-            agent.repair.examine(check, replace(evidences[name], peers=peers) if evidences else None)
-
-    def _journal_for_all(self, decision: Decision, running: Mapping[str, Agent[A]]) -> None:
-        first = running[decision.agents[0]]
-        agent = first.name if decision.row == OSCILLATES else None  # of a key in one agent
-        step = first.global_step
-        fields = decision.to_event() | first.repair.journalled()
-        self.directory.append_event("intervention", agent=agent, global_step=step, **fields)
-        for name in decision.agents:
-            own = fields | dict(decision.by_agent.get(name, {}))
-            running[name].repair.happened("intervention", global_step=step, **own)
-
-    def _groups(self, plans: Sequence[Mapping[str, Any]]) -> list[dict[str, Engine]]:
-        """The agents' engines by seed and matrix point."""
-        groups: dict[str, dict[str, Engine]] = {}
-        for plan, agent in zip(plans, self.agents, strict=True):
-            key = json.dumps([plan["seed"], plan.get("point") or {}], sort_keys=True)
-            groups.setdefault(key, {})[agent.name] = agent.repair.engine
-        return list(groups.values())
+    def _at_check(self, check: Check, agent: Agent[A]) -> None:
+        """An agent has recorded an update or an evaluation."""
+        if check == "update":
+            self._rules.recorded(agent)
+        else:
+            self._rules.decide(check, [agent])
+        self.heartbeat()
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -356,15 +163,18 @@ class Run(Generic[A]):
 
     def save_checkpoint(self, name: str, trainer_state: Flat) -> None:
         """Write `checkpoints/<name>.pt`: the trainer's state and that of every agent."""
-        self._refuse_to_train()
-        state = under("trainer", trainer_state) | {"run/council": self.council.state(), "run/identity": self._identity}
+        self.refuse_to_train()
+        state = under("trainer", trainer_state) | {
+            "run/group_rules": self._rules.state(),
+            "run/identity": self._identity,
+        }
         if name == "last":
             self._keep_good(state)
         for agent in self.agents:
             state |= under(f"agent/{agent.name}", agent.state_dict())
         save_checkpoint(self.directory.checkpoint(name), state, compress=self.spec.checkpoints.compress)
         if name == "last":
-            kept = {good_name(step) for agent in self.agents for _, step in agent.repair.engine.good}
+            kept = self._rules.kept()
             for path in self.directory.checkpoints():
                 if path.stem.startswith("good-") and path.stem not in kept:
                     path.unlink()
@@ -374,19 +184,16 @@ class Run(Generic[A]):
         self._write_status()
 
     def _keep_good(self, state: Flat) -> None:
-        """Keep `good-<step>.pt` where an intervention may go back to it: no symptom of its agent is open."""
-        clean = [agent for agent in self.agents if agent.state == "running" and agent.repair.engine.keeps_good()]
-        for agent in clean:
-            agent.repair.engine.keep_good()
-        if clean:
-            path = self.directory.checkpoint(good_name(clean[0].global_step))
-            save_checkpoint(path, state, compress=self.spec.checkpoints.compress)
+        """Write `good-<step>.pt` if an intervention may go back to it."""
+        name = self._rules.keep_good()
+        if name is not None:
+            save_checkpoint(self.directory.checkpoint(name), state, compress=self.spec.checkpoints.compress)
 
     def rolled_back(self, agents: Sequence[Agent[A]]) -> Iterator[tuple[int, Flat]]:
         """Agents that an intervention takes back: their place in `agents`, and the trainer's part of the checkpoint
         whose weights, optimiser and normalisers to load. The environment and the steps spent stay where they are."""
         for place, agent in enumerate(agents):
-            name = agent.repair.checkpoint_to_load()
+            name = agent.take_rollback()
             if name is not None and agent.state == "running":
                 yield place, part("trainer", load_checkpoint(self.directory.checkpoint(name), self.device))
 
@@ -395,23 +202,14 @@ class Run(Generic[A]):
         "policy_head" or "value_head"), and what to draw from. They come after those that go back."""
         for place, agent in enumerate(agents):
             agent.begin_normalizing()
-            parts, agent.repair.reinits = agent.repair.reinits, []
-            for part_of_net in parts if agent.state == "running" else ():
-                yield place, part_of_net, agent.new_generator(f"reinit {part_of_net} {agent.global_step}")
+            parts = agent.take_reinits()
+            for part_of_net, generator in parts if agent.state == "running" else ():
+                yield place, part_of_net, generator
 
     @property
     def encoder_is_frozen(self) -> bool:
-        """Whether an intervention holds what all agents see through as it is."""
-        return any(agent.repair.frozen_encoder for agent in self.agents)
-
-    def _refuse_to_train(self) -> None:
-        """A backtest leaves the run as it is, whatever the trainer's script does."""
-        if self.backtest is not None:
-            raise P3kitError(
-                str(self.directory.trainer_file),
-                "cannot be evaluated: it has no load_policy",
-                "define it as trainers/ppo.py does, and open the run with it",
-            )
+        """True if an intervention has frozen the encoder that the agents share."""
+        return any(agent.encoder_is_frozen for agent in self.agents)
 
     def _restore(self) -> Flat:
         """Load `last.pt` (or `init.pt`) into the agents, cut what is newer, and hand the trainer its own part."""
@@ -424,7 +222,8 @@ class Run(Generic[A]):
         try:
             for agent in self.agents:
                 agent.load_state_dict(part(f"agent/{agent.name}", state))
-            self.council.load_state(state["run/council"])
+            rules = state["run/group_rules"] if "run/group_rules" in state else state["run/council"]  # before 0.2
+            self._rules.load_state(rules)
         except (KeyError, ValueError, RuntimeError) as error:
             what = f"was written by another run or another version of p3kit ({type(error).__name__}: {error})"
             raise CheckpointError(str(path), what, "start the run again") from error
@@ -435,7 +234,7 @@ class Run(Generic[A]):
             )
         rows, events = self.directory.read_metrics(), self.directory.read_events()
         for agent in self.agents:
-            agent.repair.reload(rows, events)
+            agent.reload(rows, events)
         return part("trainer", state)
 
     def _refuse_changed_data(self, info: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
@@ -446,9 +245,6 @@ class Run(Generic[A]):
                     "have changed since the run was planned (their fingerprint differs)",
                     "restore the data, or start a new run",
                 )
-
-    def _on_signal(self, *_: Any) -> None:
-        self._stop_signal = True
 
     def _write_status(self) -> None:
         self._written = time.monotonic()

@@ -4,6 +4,7 @@ Light on purpose: pydantic and a TOML parser, no pandas, no torch.
 """
 
 from p3kit.spec.access import get_path, numeric_paths
+from p3kit.spec.agent_spec import agent_spec
 from p3kit.spec.loading import LoadedSpec, load_rules, load_spec, resolve_spec
 from p3kit.spec.models import Spec
 from p3kit.spec.schedules import value_at
@@ -14,6 +15,7 @@ __all__ = [
     "LoadedSpec",
     "Spec",
     "TrainerFile",
+    "agent_spec",
     "find_trainer",
     "get_path",
     "load_rules",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -598,12 +598,3 @@ class Spec(Table):
         for path, values in self.matrix.items():
             combinations = [{**point, path: value} for point in combinations for value in values]
         return combinations
-
-    def for_agent(self, symbol: str, point: Mapping[str, Any] | None = None) -> Spec:
-        """This spec as one agent sees it: `[agents.SYMBOL]`, then the matrix point applied; neither table remains.
-
-        Raises SpecError when the combination is at fault (a batch larger than the rollout, say).
-        """
-        from p3kit.spec.agents import agent_spec
-
-        return agent_spec(self, symbol, point or {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-import p3kit
 from p3kit.errors import Fault, InputError, SpecError
 from p3kit.spec.nearest import did_you_mean
 
@@ -78,7 +77,7 @@ def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
 
 
 def _shipped(kind: str, pattern: str) -> list[Path]:
-    package = Path(p3kit.__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "_shipped" / kind, package.parent / kind):
         if folder.is_dir():
             return sorted(folder.glob(pattern))

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from p3kit.errors import SpecError
 from p3kit.spec.crosschecks import crosschecks, nothing_to_freeze
 from p3kit.spec.error_messages import Problem, problems_of
-from p3kit.spec.keypath import is_written, without
+from p3kit.spec.keypath import KeyPath, is_written, without, written_path
 from p3kit.spec.knobs import knobs_model, read_agents, read_knobs
 from p3kit.spec.models import Knobs, Spec
 from p3kit.spec.shipped import find_trainer
@@ -29,7 +29,9 @@ class AnyKnobs(Knobs):
 
 def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> tuple[Spec | None, list[Problem]]:
     """The spec, and all that is wrong with it. None when the models refuse it."""
-    problems: list[Problem] = []
+    problems = symbols_in_parts(tables)
+    for problem in problems:
+        tables = without(tables, problem.path[:-1])
     model, shares = spec_model(AnyKnobs), True
     try:
         file = Path(trainer_file) if trainer_file else find_trainer(_trainer_name(tables))
@@ -44,6 +46,24 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
         problems += [found.problem for found in crosschecks(sound) if not found.depends_on(faulty)]
         problems += [] if shares else nothing_to_freeze(sound)
     return spec, problems
+
+
+_BY_SYMBOL: tuple[KeyPath, ...] = (("agents",), ("baselines", "supervised"))
+"""Tables whose keys are symbols."""
+
+
+def symbols_in_parts(tables: Mapping[str, Any]) -> list[Problem]:
+    """Symbols with a dot that are keys without quotes: `[agents.BRK.B]` is a table B within a table BRK."""
+    symbols = tables.get("symbols")
+    dotted = [one for one in symbols if isinstance(one, str) and "." in one] if isinstance(symbols, list) else []
+    problems = []
+    for table in _BY_SYMBOL:
+        for symbol in dotted:
+            path = (*table, *symbol.split("."))
+            if all(path) and is_written(tables, path):
+                hint = f"put the symbol in quotes: {written_path((*table, symbol))}"
+                problems.append(Problem(path, f"{'.'.join(map(str, path))}: the dot of {symbol} parts the key", hint))
+    return problems
 
 
 @lru_cache(maxsize=64)

@@ -226,7 +226,96 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
+DATA_HEAD = f"""# Files of bars
+
+p3kit reads files of bars as programs and vendors write them. `p3kit data FILE` names the shape of a file, shows its columns and its
+bars, and prints the `[data]` table that reads it:
+
+```sh
+p3kit data data/AAPL.csv            # one file, without a spec
+p3kit init mine.toml --bars data    # a spec for the files of a folder, or for one file with several symbols
+p3kit data mine.toml                # the bars of the spec: range, gaps, bars a year, splits
+```
+
+Nothing is filled, sorted or dropped. What is in doubt is an error that names the file, the row, and the line to write.
+
+## Shapes
+
+A file may have several of these shapes at once.
+
+{WRITTEN}
+
+"""
+
+DATA_TAIL = """
+## Columns
+
+Names count in any case, and without signs: `Adj. Close` is `adjclose`. For other names, or none, `[data]` maps them:
+
+```toml
+[data]
+source = "csv"
+path = "data/{symbol}.csv"                          # relative to this file; ~ is your home folder, {{ and }} are braces
+columns = { timestamp = "When", close = "Settle" }  # or numbers from 1: { timestamp = 1, close = 5 }
+adjust = "adj_close"                                # all four prices × adjusted close / close
+bars_per_year = 252                                 # a number of your own
+```
+
+`columns = { open = "off" }` reads a file without its opens, `{ symbol = "off" }` without its column of symbols.
+
+| missing | orders fill | stops and targets see |
+|---|---|---|
+| nothing | at the next open | the open, then high and low |
+| `open` | at the close of the next bar | the last close, raised to the low, then lowered to the high; then high and low |
+| `high` | as before | the larger of open and close as the high; the close where `open` is missing, too |
+| `low` | as before | the smaller of open and close as the low; the close where `open` is missing, too |
+| all three | at the close of the next bar | the close alone |
+
+Features use `high` and `low` only together. The exact words are in the docstring of
+[`p3kit.env`](../p3kit/env/__init__.py), and `tests/env/test_missing_columns.py` compares every set of columns with a ledger.
+
+## Adjusted closes
+
+`adjust = "off"`, the default, reads prices as they stand, and a note gives the size and the time of the difference.
+`"adj_close"` multiplies all four prices by adjusted close / close, as yfinance does. `"auto"` does so where the adjusted close is
+complete, positive and different. `p3kit init` writes `"auto"` where the first file has such a column.
+
+## Days and time zones
+
+Timestamps with an offset are kept in UTC, and so are the days of `data.split`. Where every bar stands at local midnight, the local
+day is kept: a day in Tokyo does not become the day before.
+
+## Bars per year
+
+Returns and volatilities are annualised by bars per year. Metrics use the number of their split. Features use that of the training
+split, which `run.json` keeps with the agent.
+
+- A split of a year or more is counted: bars ÷ years. Interruptions of more than 30 days are left out.
+- A shorter one cannot see all holidays. It uses 252 sessions (365 where the weekend trades) × the bars of a session, and a note.
+- Splits that differ by more than 5 % get a note.
+- `data.bars_per_year` states one number for all.
+
+Sessions come from the bars alone. A session has the date of its middle, so the Sunday evening of futures belongs to Monday.
+Foreign exchange by the hour has 252 × 24 = 6,048 bars a year, US stocks by the minute 252 × 390 = 98,280.
+
+## Gaps
+
+Nights, weekends, lunch breaks and shortened sessions are no gaps, and neither are holidays that come again and again. A hole within a
+session and a missing day are. A bar that comes much sooner than usual is noted: a day that still runs, or two exports in one file.
+"""
+
+
+def data_reference() -> str:
+    """One line per shape, and what the keys of [data] mean."""
+    from p3kit.market.shapes import SHAPES
+
+    rows = [_row("shape", "found in", "recognised by", "read"), "|---|---|---|---|"]
+    rows += [_row(shape.name, shape.found_in, shape.how, shape.reading) for shape in SHAPES]
+    return DATA_HEAD + "\n".join(rows) + "\n" + DATA_TAIL
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "data.md": data_reference,
     "spec.md": spec_reference,
     "metrics.md": metrics_glossary,
     "commands.md": commands_reference,

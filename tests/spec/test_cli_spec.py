@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p3kit.cli import main
-from p3kit.spec import load_spec
+from p3kit.spec import agent_spec, load_spec
 from p3kit.spec.schema import schema_text
 
 Golden = Callable[[str, str], None]
@@ -122,7 +122,7 @@ def test_show_of_a_run(noted: str) -> None:
     from p3kit.spec import find_trainer
 
     spec = load_spec(noted).spec
-    agent = {"name": "AMD", "symbol": "AMD", "spec": spec.for_agent("AMD", {}).model_dump(mode="json")}
+    agent = {"name": "AMD", "symbol": "AMD", "spec": agent_spec(spec, "AMD", {}).model_dump(mode="json")}
     info = {"name": "noted", "spec": spec.model_dump(mode="json"), "agents": [agent]}
     RunDir.create(Path("runs"), info, NOTED, find_trainer("ppo"))
     run = json.loads(call("show", "run-1", "--json").stdout)

@@ -14,6 +14,7 @@ from p3kit.market.sample import SYMBOLS
 from p3kit.metrics import COMPONENTS
 from p3kit.spec import (
     Spec,
+    agent_spec,
     field_types,
     find_trainer,
     get_path,
@@ -46,7 +47,7 @@ def test_every_shipped_spec_loads(path: Path) -> None:
     assert loaded.source_text.startswith("#:schema ./p3kit.schema.json")
     for symbol in loaded.spec.symbols:
         for point in loaded.spec.points():
-            loaded.spec.for_agent(symbol, point)
+            agent_spec(loaded.spec, symbol, point)
 
 
 def test_there_are_shipped_specs_and_trainers() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p3kit.errors import InputError, SpecError
-from p3kit.spec import LoadedSpec, load_spec, resolve_spec
+from p3kit.spec import LoadedSpec, agent_spec, load_spec, resolve_spec
 from p3kit.spec.shipped import find_spec, shipped_specs
 
 Write = Callable[[str, str], Path]
@@ -148,10 +148,10 @@ def test_dotted_names_and_bare_names(write: Write) -> None:
 def test_an_agents_own_values(write: Write) -> None:
     text = BASE + '[agents.AMD]\nppo = { gamma = 0.8 }\nschedules = { ent_coef = { kind = "constant", value = 0.1 } }\n'
     spec = load_spec(write("spec.toml", text)).spec
-    amd = spec.for_agent("AMD", {"reward.weights.cost": 0.3, "ppo.learning_rate": 1})
+    amd = agent_spec(spec, "AMD", {"reward.weights.cost": 0.3, "ppo.learning_rate": 1})
     assert (amd.ppo.gamma, amd.reward.weights.cost, amd.ppo.learning_rate) == (0.8, 0.3, 1.0)
     assert set(amd.schedules) == {"ppo.clip_range", "ppo.ent_coef"}
-    assert spec.for_agent("AAPL", {}).ppo.gamma == 0.9
+    assert agent_spec(spec, "AAPL", {}).ppo.gamma == 0.9
     assert (amd.agents, amd.matrix) == ({}, {})
 
 
@@ -159,7 +159,7 @@ def test_a_combination_at_fault_names_the_agent() -> None:
     tables = {"name": "x", "symbols": ["AAPL"]}
     spec = resolve_spec(tables, "a test")
     with pytest.raises(SpecError, match=r"agent AAPL, ppo.batch_size = 99999: ppo.batch_size = 99999: larger than"):
-        spec.for_agent("AAPL", {"ppo.batch_size": 99_999})
+        agent_spec(spec, "AAPL", {"ppo.batch_size": 99_999})
 
 
 def test_a_shipped_spec_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec import Spec, load_spec, resolve_spec
+from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
 from p3kit.spec.keypath import leaves, written_path
 from p3kit.spec.positions import scan
 from p3kit.spec.writing import to_toml, toml_text
@@ -65,7 +65,7 @@ def test_every_agent_has_a_whole_spec_of_its_own(tables: dict[str, Any]) -> None
     spec = resolved(tables)
     for symbol in spec.symbols:
         for point in spec.points()[:3]:
-            agent = spec.for_agent(symbol, point)
+            agent = agent_spec(spec, symbol, point)
             assert agent.agents == {}
             assert agent.matrix == {}
             assert resolved(agent.model_dump(mode="json")) == agent

@@ -380,16 +380,16 @@ def test_a_rule_for_the_run_changes_every_agent(trainer: str, tmp_path: Path) ->
 
 
 def test_agents_are_judged_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from p3kit.runtime import interventions
+    from p3kit.interventions import engine
 
     seen: list[tuple[str, int, list[tuple[str, int]]]] = []
-    whole = interventions.judge
+    whole = engine.judge
 
     def spy(evidence: Any) -> Any:
         seen.append((evidence.agent, evidence.last_step, [(peer.agent, peer.last_step) for peer in evidence.peers]))
         return whole(evidence)
 
-    monkeypatch.setattr(interventions, "judge", spy)
+    monkeypatch.setattr(engine, "judge", spy)
     run("ppo_stacked", tmp_path, {"ppo.total_timesteps": 600, "evaluation.every": 600})
     assert seen[:4] == [
         ("AAA", 300, [("BBB", 300)]),
@@ -456,7 +456,7 @@ def test_the_journal_alone_gives_the_same_weights(
     def judges_nothing(_: Any) -> Any:
         raise AssertionError("a replay judged")
 
-    monkeypatch.setattr("p3kit.runtime.interventions.judge", judges_nothing)
+    monkeypatch.setattr("p3kit.interventions.engine.judge", judges_nothing)
     again = replayed(original, trainer)
     same, told = compare_weights(original, again)
     assert same, told

@@ -18,7 +18,7 @@ import pytest
 
 from p3kit.market import load_market
 from p3kit.rundir import list_runs
-from p3kit.spec import load_spec
+from p3kit.spec import agent_spec, load_spec
 
 from .scoring import Score, score, scores
 
@@ -44,7 +44,7 @@ def train(folder: Path, name: str, overrides: tuple[str, ...] = ()) -> dict[str,
 def train_sb3(seed: int) -> Score:
     from . import sb3
 
-    spec = load_spec(SPECS / "learning.toml").spec.for_agent("EDGE")
+    spec = agent_spec(load_spec(SPECS / "learning.toml").spec, "EDGE")
     return score(spec, "EDGE", sb3.train(spec, load_market(spec, ["EDGE"])["EDGE"], "EDGE", seed))
 
 

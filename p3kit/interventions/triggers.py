@@ -1,7 +1,6 @@
-"""Whether a trigger holds: symptoms, comparisons of metrics, and all / any / not of them.
+"""Evaluation of triggers: symptoms, comparisons of metrics, and all / any / not of them.
 
-Answers have three values. What was not recorded yet is neither true nor false (None), so that a `not` of it does not
-hold either.
+A trigger is True, False or None. A metric that was not recorded yet gives None, and so does its `not`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.diagnose import Finding
-from p3kit.runtime.record import Record
+from p3kit.interventions.record import Record
 from p3kit.spec.interventions import All, AnyOf, Condition, Not
 from p3kit.symptoms import SYMPTOMS
 
@@ -22,24 +21,24 @@ COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator
 
 
 @dataclass
-class Look:
-    """One check of one rule: what is known, and what was found to support the answer."""
+class Snapshot:
+    """The data of one rule at one check, and the support that was found for its trigger."""
 
     record: Record
     findings: Mapping[str, Finding]
     """The open symptoms by id."""
     own: Mapping[str, float]
-    """What may be compared like a metric without being recorded: progress and actions."""
+    """Values that compare like metrics without being recorded: progress, actions and updates_left."""
     causes: Sequence[str] | None
     """Causes that the rule acts on; None: those that can be repaired."""
     harmless: bool
-    """Whether the rule leaves the training alone, so that any cause will do."""
+    """True if the rule does not change the training, so that any cause counts."""
     streaks: dict[str, int]
-    """Checks in a row for which each condition of the rule has held; moved on by the look."""
+    """Consecutive checks for which each condition of the rule has held; updated by every evaluation."""
     support: list[Finding | Condition] = field(default_factory=list)
 
     def holds(self, trigger: Any, place: str) -> bool | None:
-        """Whether `trigger` holds. Every part is looked at, so that every streak moves on."""
+        """Evaluate `trigger`. Every part is evaluated, so that every streak is updated."""
         match trigger:
             case str():
                 return self._symptom(trigger)
@@ -52,16 +51,16 @@ class Look:
             case Not(part=part):
                 support = list(self.support)
                 held = self.holds(part, f"{place}.not")
-                self.support = support  # what makes a part true does not support its opposite
+                self.support = support  # the support of a part does not support its `not`
                 return None if held is None else not held
         raise TypeError(f"{trigger!r} is no trigger")
 
     def any_of(self, triggers: Sequence[Any]) -> bool:
-        """Whether at least one of the listed triggers holds."""
+        """True if at least one of the triggers holds."""
         return _any([self.holds(trigger, str(n)) for n, trigger in enumerate(triggers)]) is True
 
     def compares(self, condition: Condition, place: str) -> bool | None:
-        """Whether a metric has compared as asked for `patience` checks in a row."""
+        """True once a comparison has held for `patience` consecutive checks."""
         own = condition.metric in self.own
         value = self.own[condition.metric] if own else aggregated(self.record, condition)
         if value is None:
@@ -92,7 +91,7 @@ class Look:
 
 
 def aggregated(record: Record, condition: Condition) -> float | None:
-    """One number of the last `span` finite values of a metric; None where there are none yet."""
+    """Aggregate the last `span` finite values of a metric; None if there are none yet."""
     values = np.array([value for value in record.last(condition.metric, condition.span) if np.isfinite(value)])
     if not len(values):
         return None
@@ -105,7 +104,7 @@ def aggregated(record: Record, condition: Condition) -> float | None:
             return float(values.min())
         case "max":
             return float(values.max())
-        case "ewma":  # of the weight that a span of n values usually gets: 2 / (n + 1)
+        case "ewma":  # the usual weight of a span of n values: 2 / (n + 1)
             keep = 1 - 2 / (condition.span + 1)
             weights = keep ** np.arange(len(values))[::-1]
             return float(weights @ values / weights.sum())

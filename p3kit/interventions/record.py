@@ -1,4 +1,4 @@
-"""What a run has recorded of one agent so far, in memory: what live decisions are judged on, and nothing else is."""
+"""The record of one agent in memory: the only input of live decisions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Stretch = tuple[int, int]
 
 
 class Record:
-    """Columns of recorded numbers and the events beside them, as `p3kit diagnose` would read them from the files."""
+    """Columns of metrics and the events, as `p3kit diagnose` reads them from the files."""
 
     def __init__(self, agent: str, spec: Mapping[str, Any], total_timesteps: int, device: str = "cpu") -> None:
         self.agent, self.spec, self.total_timesteps, self.device = agent, spec, total_timesteps, device
@@ -41,12 +41,12 @@ class Record:
             self._events.append(event)
 
     def last(self, metric: str, count: int = 1) -> list[float]:
-        """The last `count` values of a metric, oldest first; fewer where there are fewer."""
+        """The last `count` values of a metric, oldest first; fewer if there are fewer."""
         return self._columns[metric][1][-count:] if metric in self._columns else []
 
     def evidence(self, without: Sequence[Stretch] = (), after: int = -1) -> Evidence:
-        """The record for the detectors, but for the stretches that rollbacks have undone; only what is newer than
-        env step `after`."""
+        """The record for the detectors, without the stretches that rollbacks have undone and without rows up to env
+        step `after`."""
 
         def is_kept(step: int) -> bool:
             return step > after and not any(first < step <= last for first, last in without)

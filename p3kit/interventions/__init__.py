@@ -1,0 +1,8 @@
+"""The rule engine: when each `[[intervention]]` of a spec acts while a run trains, and what it changes."""
+
+from p3kit.interventions.decision import STRICT, Check, Decision, SymptomChange
+from p3kit.interventions.engine import Engine
+from p3kit.interventions.member import Member, good_name
+from p3kit.interventions.record import Record
+
+__all__ = ["STRICT", "Check", "Decision", "Engine", "Member", "Record", "SymptomChange", "good_name"]

@@ -1,0 +1,98 @@
+"""The process of a run, without its agents: files, device, number format, compiling, and the request to stop."""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from p3kit.errors import P3kitError
+from p3kit.rundir import RunDir
+from p3kit.runtime.backtest_request import Backtest
+from p3kit.runtime.machine import device_of, precision_of
+from p3kit.spec import resolve_spec
+
+A = TypeVar("A")
+
+
+class Process(Generic[A]):
+    """One trainer process: the part of a run that its agents use."""
+
+    def __init__(self, directory: RunDir, args_type: type[A]) -> None:
+        self.directory, self.args_type = directory, args_type
+        info = directory.info()
+        self.env_id: str | None = info["env_id"]
+        self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"), directory.trainer_file)
+        self.device = device_of(self.spec)
+        self.precision = precision_of(self.spec, self.device)
+        self.total_timesteps = sum(agent["total_timesteps"] for agent in info["agents"])
+        """Env steps of all agents."""
+        self.backtest: Backtest | None = None  # set by p3kit evaluate before the trainer begins
+        self._stop_signal = False
+        self._said_not_compiled = False
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether someone asked for a checkpoint and an end: a signal, or `p3kit stop`."""
+        return self._stop_signal or self.directory.stop_requested()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The forward passes' number format: bf16 or fp16 under autocast, or fp32 as it is."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss where gradients are fp16, and hands it through otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+
+    def compiled(self, function: Any, *, pays_from: float = math.inf) -> Any:
+        """`function` through torch.compile where `compute.compile` asks for it, or where it repays: on CUDA, and on a
+        CPU for runs of at least `pays_from` env steps over all agents.
+
+        Compiling happens at the first call; on CUDA the kernels of a call become one graph. Where it fails, the run
+        goes on with `function` as it is and says so once.
+        """
+        wanted = self.spec.compute.compile
+        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and self.total_timesteps < pays_from):
+            return function
+        from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
+
+        on_cuda = self.device.type == "cuda"
+        fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
+
+        def call(*arguments: Any) -> Any:
+            nonlocal fast
+            try:
+                if not on_cuda or fast is function:
+                    return fast(*arguments)
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+                # A graph writes the results of every call into the same memory: a rollout keeps copies.
+                return tree_map_only(Tensor, Tensor.clone, fast(*arguments))
+            except TorchDynamoException as error:
+                fast = function
+                if not self._said_not_compiled:
+                    self._said_not_compiled = True
+                    reason = str(error).strip().splitlines()[0]
+                    print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
+                    self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
+                return function(*arguments)
+
+        return call
+
+    def refuse_to_train(self) -> None:
+        """A backtest leaves the run as it is, whatever the trainer's script does."""
+        if self.backtest is not None:
+            raise P3kitError(
+                str(self.directory.trainer_file),
+                "cannot be evaluated: it has no load_policy",
+                "define it as trainers/ppo.py does, and open the run with it",
+            )
+
+    def _on_signal(self, *_: Any) -> None:
+        self._stop_signal = True
