@@ -14,7 +14,8 @@ from types import TracebackType
 from rich.console import Console
 
 from p3kit.console import Console as OwnConsole
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, intact_runs
+from p3kit.rundir.directory import ACTIVE_STATES
 
 
 class Background:
@@ -73,6 +74,13 @@ class Background:
 def aim_is_installed() -> bool:
     """Return True where the mirror can work, without importing Aim."""
     return importlib.util.find_spec("aim") is not None
+
+
+def draw_missing(runs_root: Path) -> None:
+    """Draw the pictures of runs that ended without any, as those of a trainer that was started alone."""
+    for run in intact_runs(runs_root)[0]:
+        if run.status()["state"] not in ACTIVE_STATES and not any(run.plots.glob("*.png")) and run.histograms():
+            _draw(run)
 
 
 def _draw(run: RunDir) -> None:

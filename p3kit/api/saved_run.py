@@ -49,6 +49,28 @@ class SavedRun:
         return self.directory.info()
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The spec with every value as plain tables, as the run or its one agent used it."""
+        spec: dict[str, Any] = self._plan["spec"]
+        return spec
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Origin of each value of `spec` by dotted path: a place in the file, `--set ...`, or `default`."""
+        from p3kit.spec.loading import overrides_of, stored_origins
+
+        run, plan = self.directory, self._plan
+        given = overrides_of(self.info.get("command") or [])
+        return stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
+
+    @property
+    def _plan(self) -> dict[str, Any]:
+        """The entry of the one agent in the plan, or that of the whole run."""
+        info = self.info
+        whole = {"spec": info["spec"], "symbol": None}
+        return next((plan for plan in info["agents"] if plan["name"] == self.agent), whole)
+
+    @property
     def state(self) -> str:
         """`queued`, `running`, `done`, `stopped`, `failed` or `crashed`."""
         return str(self.directory.status()["state"])

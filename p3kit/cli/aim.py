@@ -7,30 +7,16 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from p3kit.aim_mirror import (
-    AimServer,
-    Mirror,
-    SyncResult,
-    best_run,
-    dashboard,
-    deep_links,
-    distributions_link,
-    run_hash,
-    write_bookmarks,
-)
+from p3kit.aim_mirror import AimServer, Mirror, SyncResult, links_of, run_hash
 from p3kit.aim_mirror.server import DEFAULT_PORT
 from p3kit.cli.options import Whole, complete_run, json_option, runs_option
 from p3kit.cli.output import print_json, say
 from p3kit.errors import InputError, P3kitError
-from p3kit.rundir.directory import ACTIVE_STATES
-
-_MOST_DISTRIBUTIONS = 5
 
 repo_option = click.option(
     "--aim-repo",
@@ -85,23 +71,25 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
     The bookmarks are the training guide's dashboard: scalars by group, images, verdicts, parallel coordinates, the best
     model. With RUNs, the links compare these only.
     """
-    from p3kit.rundir import find_run
+    from p3kit.api.background import draw_missing
+    from p3kit.api.saved_run import open_run
 
-    chosen = [run_hash(find_run(runs_root, reference)[0].info()) for reference in references]
+    chosen = [run_hash(open_run(reference, runs_root).info) for reference in references]
     mirror = Mirror(runs_root, repo)
     if away := [name for name, key in zip(references, chosen, strict=True) if key not in mirror.runs()]:
         raise InputError(away[0], f"is no run of {runs_root}, which is what is mirrored", "give its folder by --runs")
     server = AimServer(mirror.repo, host, port)
-    _draw_missing(runs_root)
+    draw_missing(runs_root)
     _warn(mirror.sync())
     stop = _stop_on_signals()
     say("starting aim …")
     with server:
-        links = _links(server, mirror, chosen)
+        links, problem = links_of(server, mirror, chosen)
+        if problem:
+            click.echo(f"no bookmarks: {problem}", err=True)
         if as_json:
-            print_json(
-                {"url": server.link(server.url), "links": [{"title": title, "url": url} for title, url in links]}
-            )
+            told = [{"title": title, "url": url} for title, url in links]
+            print_json({"url": server.link(server.url), "links": told})
         else:
             click.echo(server.link(server.url))
             for title, url in links:
@@ -111,41 +99,6 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
             _warn(result)
             if not server.is_running() and not stop.is_set():
                 raise P3kitError("aim up", "ended on its own", f"its log is in {server.log}")
-
-
-def _links(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> list[tuple[str, str]]:
-    """Bookmarks, pages of distributions and comparisons, a title and an address each."""
-    infos = {key: run.info() for key, run in mirror.runs().items()}
-    verdicts = [
-        (key, state["verdict"])
-        for key, run in mirror.runs().items()
-        for state in (run.status().get("agents") or {}).values()
-        if state.get("verdict")
-    ]
-    best = best_run(verdicts)
-    links = []
-    try:
-        for bookmark in write_bookmarks(server.url, dashboard(infos, best), mirror.bookmarks, server.token):
-            links.append((f"bookmark: {bookmark.name}", bookmark.url))
-    except P3kitError as error:  # Aim is another's program, and useful without them
-        click.echo(f"no bookmarks: {error}", err=True)
-    newest = sorted(infos, key=lambda key: -float(infos[key]["created"]))[:_MOST_DISTRIBUTIONS]
-    for key in chosen or dict.fromkeys(key for key in (best, *newest) if key is not None):
-        word = ", the best model" if key == best else ""
-        links.append((f"distributions of {infos[key]['run']}{word}", distributions_link(server.url, key)))
-    links += deep_links(server.url, {info["name"] for info in infos.values()}, chosen)
-    return [(title, server.link(url)) for title, url in links]
-
-
-def _draw_missing(runs_root: Path) -> None:
-    """Draw the pictures of runs that ended without any: `p3kit run` draws them, a trainer on its own does not."""
-    from p3kit.rundir import intact_runs
-
-    for run in intact_runs(runs_root)[0]:
-        if run.status()["state"] not in ACTIVE_STATES and not any(run.plots.glob("*.png")) and run.histograms():
-            from p3kit.report.run_pictures import draw_run
-
-            draw_run(run)
 
 
 def _say(result: SyncResult, mirror: Mirror, as_json: bool) -> None:

@@ -85,23 +85,13 @@ def schema(trainer: str | None) -> None:
 
 def _resolved(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Plain tables and origins: of a file if there is one by that name, else of a run."""
-    if spec_or_run.endswith(".toml") or Path(spec_or_run).is_file():
-        from p3kit.spec import load_spec
+    from p3kit.api.saved_run import open_run
+    from p3kit.api.specs import load_spec
 
+    if spec_or_run.endswith(".toml") or Path(spec_or_run).is_file():
         loaded = load_spec(spec_or_run, overrides)
         return loaded.spec.model_dump(mode="json"), loaded.origins
     if overrides:
         raise click.UsageError("--set is for a spec; what a run used cannot be changed")
-    return _of_run(spec_or_run, runs_root)
-
-
-def _of_run(reference: str, runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run, or one agent of it, really used, and where it came from."""
-    from p3kit.rundir import find_run
-    from p3kit.spec.loading import overrides_of, stored_origins
-
-    run, agent = find_run(runs_root, reference)
-    info = run.info()
-    plan = next((one for one in info["agents"] if one["name"] == agent), {"spec": info["spec"], "symbol": None})
-    given = overrides_of(info.get("command") or [])
-    return plan["spec"], stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
+    run = open_run(spec_or_run, runs_root)
+    return run.spec, run.origins
