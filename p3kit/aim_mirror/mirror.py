@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from p3kit.aim_mirror.sender import Sender
 from p3kit.aim_mirror.store import AimStore, IndexBusyError, move_aside, require_aim
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, list_runs
+from p3kit.rundir.locks import take_lock
 
 LOCK_WAIT_S = 30.0
 FOLLOW_INTERVAL_S = 10.0
@@ -137,7 +137,9 @@ class Mirror:
         except OSError as error:
             raise P3kitError(str(self.repo), f"no Aim repository can be kept here ({error.strerror})") from error
         try:
-            _wait_for_lock(descriptor, self.repo)
+            if not take_lock(descriptor, LOCK_WAIT_S):
+                what = "another p3kit has been writing to this Aim repository"
+                raise P3kitError(str(self.repo / ".aim"), what, "try again when it is done")
             yield
         finally:
             os.close(descriptor)
@@ -196,15 +198,3 @@ class Mirror:
 def _resumes(run: RunDir) -> str:
     times = [event["time"] for event in run.read_events("resume")]
     return f"{len(times)}@{times[-1]}" if times else ""
-
-
-def _wait_for_lock(descriptor: int, repo: Path) -> None:
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                what = "another p3kit has been writing to this Aim repository"
-                raise P3kitError(str(repo / ".aim"), what, "try again when it is done") from error
-            time.sleep(0.1)

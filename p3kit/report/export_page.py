@@ -5,9 +5,7 @@ The TOML is a whole spec: another one can start from it with `extends`.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +131,8 @@ def export_toml(export: Export, folder: Path) -> str:
 
 def export_yaml(export: Export, folder: Path) -> str:
     """The same as YAML, laid out as in the guide: the spec's tables, then the validation results beside them."""
+    from p3kit.report.yaml_writer import to_yaml
+
     head = "".join(f"# {escape.one_line(line)}\n" for line in remarks(export))
     tables, results = to_yaml(spec_tables(export, folder)), to_yaml(record(export))
     return escape.terminal(f"{head}\n{tables}\n# How these values did\n{results}")
@@ -166,36 +166,3 @@ def _command(attempt: Attempt) -> str:
 def _rounded(value: Any) -> float:
     """Four digits after the point: more would be noise."""
     return round(float(value), 4)
-
-
-# --- YAML ---
-
-
-def to_yaml(tables: Mapping[str, Any], indent: int = 0) -> str:
-    """Plain tables as YAML 1.1 and 1.2 read them alike: words in quotes, lists of plain values on one line."""
-    lines: list[str] = []
-    blank = " " * indent
-    for key, value in tables.items():
-        name = key if _PLAIN_KEY.fullmatch(key) and key.lower() not in _TAKEN else json.dumps(key)
-        if isinstance(value, Mapping) and value:
-            lines.append(f"{blank}{name}:\n{to_yaml(value, indent + 2)}".rstrip("\n"))
-        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
-            items = [to_yaml(item, indent + 4).lstrip() for item in value]
-            lines.append(f"{blank}{name}:\n" + "\n".join(f"{blank}  - {item}".rstrip("\n") for item in items))
-        else:
-            lines.append(f"{blank}{name}: {_yaml_value(value)}")
-    return "\n".join(lines) + "\n"
-
-
-_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_TAKEN = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
-"""Words that YAML 1.1 takes for something else."""
-
-
-def _yaml_value(value: Any) -> str:
-    if isinstance(value, float):
-        text = repr(value)
-        return text.replace("e", ".0e") if "e" in text and "." not in text else text  # 3e-05 would be a word
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_yaml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)

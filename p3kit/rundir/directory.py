@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from p3kit.errors import P3kitError, RunNotFound
 from p3kit.metrics import METRICS, is_metric
 from p3kit.rundir import processes, rows, validation
 from p3kit.rundir.file_names import file_name
+from p3kit.rundir.locks import take_lock
 from p3kit.rundir.provenance import provenance
 
 Event = TypeVar("Event", bound=Mapping[str, Any])
@@ -473,18 +473,10 @@ class RunDir:
         so it is handed on to the trainer. Raises P3kitError when another process still trains this run after `wait_s`
         seconds (someone who only looks whether it is taken holds it for an instant)."""
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.02)
-                    continue
-                os.close(descriptor)
-                remedy = f"p3kit stop {self.name} ends it"
-                raise P3kitError(self.name, "is being trained by another process", remedy) from None
-            return descriptor
+        if not take_lock(descriptor, wait_s):
+            os.close(descriptor)
+            raise P3kitError(self.name, "is being trained by another process", f"p3kit stop {self.name} ends it")
+        return descriptor
 
     def is_locked(self) -> bool:
         """Whether some process trains this run, whatever its status says."""

@@ -1,10 +1,13 @@
-"""Whether the process that wrote a status still exists, safe against recycled pids and against other machines."""
+"""Identity of the process that wrote a status, safe against recycled pids, set clocks and other machines.
+
+psutil finds processes on every system. Its start time is in seconds since the epoch and moves when the clock is set.
+The boot time moves with it, so a mark holds their difference and the boot.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,43 +15,45 @@ from typing import Any
 SILENT_ON_ANOTHER_HOST_S = 900.0
 """A run on another machine cannot be probed; after this long without a heartbeat it counts as gone."""
 
+TICKS_PER_S = 100
+"""Clock ticks of Linux, in which earlier versions stored the start of a process."""
+
 
 def host() -> str:
-    """The name of this machine, as stored beside a pid."""
+    """Return the name of this machine, as stored beside a pid."""
     return socket.gethostname()
 
 
 def process_start(pid: int) -> str | None:
-    """An opaque mark of when process `pid` began, equal for two looks at the same process; None when there is none.
+    """Return a mark of the start of process `pid`: boot and hundredths of a second since. None when there is none.
 
-    Linux: boot id and start in clock ticks since boot. Elsewhere: what `ps` calls the start time. A zombie (ended but
-    not yet reaped by its parent) counts as gone.
+    A zombie (ended, and not yet reaped by its parent) counts as gone.
     """
-    if pid <= 0:
-        return None
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
-        try:
-            # "pid (name) state ppid …": the name may hold spaces and brackets, so split after the last one
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
-        state, ticks = fields[0], fields[19]
-        boot = Path("/proc/sys/kernel/random/boot_id")
-        boot_id = boot.read_text().strip() if boot.exists() else ""
-        return None if state in "ZX" else f"{boot_id}:{ticks}"
-    answer = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, started = answer.stdout.strip().partition(" ")
-    return None if not state or state.startswith("Z") else started.strip()
+        since_boot = process.create_time() - psutil.boot_time()
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: a negative number is no pid
+        return None
+    return f"{_boot_id()}:{round(since_boot * TICKS_PER_S)}"
+
+
+def _boot_id() -> str:
+    """Return the identity of this boot on Linux; "" elsewhere, where a pid and its tick are rarely used twice."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.exists() else ""
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What a status stores to find its process again: pid, start mark and machine."""
+    """Return the fields of a status that identify process `pid`: pid, start mark and machine."""
     return {"pid": pid, "pid_start": process_start(pid), "host": host()}
 
 
 def is_alive(status: Mapping[str, Any], now: float) -> bool:
-    """Whether the process that `status` names still exists. `now` is in unix seconds."""
+    """Return True if the process of `status` still exists. `now` is in unix seconds."""
     pid = status.get("pid")
     if not isinstance(pid, int):
         return False
@@ -60,5 +65,5 @@ def is_alive(status: Mapping[str, Any], now: float) -> bool:
 
 
 def this_process() -> dict[str, Any]:
-    """`identity` of the calling process."""
+    """Return `identity` of the calling process."""
     return identity(os.getpid())

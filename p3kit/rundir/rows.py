@@ -11,7 +11,6 @@ editor changed is named, and never believed. Rows and documents without one are 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from p3kit.errors import P3kitError
+from p3kit.rundir.locks import wait_for_lock
 
 EVENT_KINDS = {
     "resume": "training went on from a checkpoint",
@@ -302,7 +302,7 @@ def locked(path: Path) -> Iterator[Any]:
         except OSError as error:
             raise _disk_error(path, error) from error
         with os.fdopen(descriptor, "r+b", buffering=0) as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            wait_for_lock(descriptor)
             if _is_current(path, descriptor):  # else `path` was replaced while we waited
                 yield handle
                 return

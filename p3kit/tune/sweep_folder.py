@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir import take_number
+from p3kit.rundir.locks import take_lock
 from p3kit.rundir.rows import read_json, write_bytes, write_json
 from p3kit.spec.nearest import did_you_mean
 
@@ -83,12 +83,10 @@ class SweepDir:
     def owned(self) -> Iterator[None]:
         """Inside, no other process can go on with this sweep. The lock goes with the process."""
         descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(descriptor):
             os.close(descriptor)
             hint = "wait for it, or end it with Ctrl-C in its terminal"
-            raise InputError(self.name, "another p3kit tune is at work on this sweep", hint) from None
+            raise InputError(self.name, "another p3kit tune is at work on this sweep", hint)
         try:
             yield
         finally:

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from p3kit.cli import main
 from p3kit.errors import InputError, SpecError
 from p3kit.report.export_data import find_export
-from p3kit.report.export_page import export_json, export_toml, export_yaml, record, to_yaml
+from p3kit.report.export_page import export_json, export_toml, export_yaml, record
+from p3kit.report.yaml_writer import to_yaml
 from p3kit.spec import load_spec
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import TRAINER, make_run, spec_with

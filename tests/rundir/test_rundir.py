@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -625,3 +627,22 @@ def test_the_log_tail_is_the_last_lines(make_run):
     assert run.log_tail() == []
     run.log_file.write_bytes(b"\xff\n" + b"\n".join(b"line %d" % n for n in range(50_000)) + b"\n\n")
     assert run.log_tail(2) == ["line 49998", "line 49999"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a copy of /proc is read")
+def test_a_clock_that_is_set_changes_no_process(tmp_path, monkeypatch):
+    before = processes.process_start(os.getpid())
+    (tmp_path / str(os.getpid())).mkdir()
+    for name in ("stat", f"{os.getpid()}/stat", f"{os.getpid()}/status"):
+        text = Path("/proc", name).read_text()
+        moved = re.sub(r"(?m)^btime (\d+)$", lambda match: f"btime {int(match[1]) + 3600}", text)
+        (tmp_path / name).write_text(moved)
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
+    assert psutil.Process(os.getpid()).create_time() > time.time() + 1000, "psutil's own start time moves"
+    assert processes.process_start(os.getpid()) == before
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**22 + 1, 2**31, 10**30])
+def test_a_number_that_is_no_pid_is_no_process(pid):
+    assert processes.process_start(pid) is None
+    assert not processes.is_alive({"pid": pid, "host": processes.host()}, time.time())
