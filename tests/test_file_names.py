@@ -14,6 +14,8 @@ from p3kit.symptoms import SYMPTOMS
 ROOT = Path(__file__).parents[1]
 SAME_PART = {
     "display.py": "progress on the terminal, of runs and of a sweep",
+    "loading.py": "files into one object: a spec, a policy",
+    "table.py": "results as a table on the terminal: of probes, of a diagnosis",
     "validation.py": "checks of plain data before it is used: of a spec, of a run directory",
     "evidence.py": "evidence of the diagnosis: measured by a trainer, read by the detectors",
 }

@@ -23,10 +23,9 @@ components.
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,41 +34,25 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
 from p3kit.errors import InputError
-from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, seed_of, under
-from p3kit.runtime.evidence import (
-    EXPOSURE,
-    correlation,
-    dormant_share,
-    explained_variance,
-    feature_rank,
-    gae_error,
-    obs_agreement,
-    ridge_explained_variance,
-    sample_rows,
-    update_ratio,
-    wrong_bootstraps,
-)
-from p3kit.runtime.reinit import reinit_dormant, reinit_head
+from p3kit.runtime import Stack, StackRun, seed_of, under
+from p3kit.runtime.evidence import feature_rank
 from p3kit.runtime.stacking import (
+    AdamW,
+    DropoutMasks,
     Knobs,
     LossScale,
-    ObservationScalers,
     StepFactors,
     Weights,
     adamw_step,
     add_weighted,
     by_agent,
     by_env,
-    draw,
     flatten_weights,
     from_rows,
     gather_rows,
-    layers_of_agent,
     masks_of_rows,
     plan_step,
-    select_agents,
     split_batches,
-    stack_draws,
     stack_knobs,
     stack_setting,
     stack_weights,
@@ -83,6 +66,7 @@ AGENTS = "all"
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+# Copied from trainers/ppo.py::Args
 @dataclass(frozen=True)
 class Args:
     """The knobs of `[ppo]`. p3kit reads this class from the source; "size" marks what fixes the shape of tensors."""
@@ -113,6 +97,7 @@ class Args:
     """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
     accumulation_steps: Annotated[int, Ge(1), "size"] = 1
     """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
+    # differs: a shared encoder in place of layers of one's own (4 lines)
     patch: Annotated[int, Ge(1), "size"] = 4
     """Bars of a token; raising it makes the encoder faster and blunter in time."""
     d_model: Annotated[int, Ge(1), "size"] = 64
@@ -123,8 +108,10 @@ class Args:
     """Attention heads of a layer; d_model is a multiple of it."""
     head_width: Annotated[int, Ge(1), "size"] = 64
     """Hidden units of each agent's policy head and value head."""
+    # end
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    # differs: a shared encoder (0 lines)
     encoder_rate: Annotated[float, Ge(0), "size"] = 0.1
     """Learning rate of the shared encoder as a share of the agents' own; raising it adapts what all see faster, and
     unsettles the heads that look through it."""
@@ -133,24 +120,24 @@ class Args:
     see, and their noise too."""
     surgery: Literal["off", "pcgrad"] = "off"
     """What happens to gradients of agents that pull the encoder apart; "pcgrad" takes the conflicting part away."""
+    # end
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """Decoupled weight decay (AdamW); raising it keeps weights small."""
     value_loss: Literal["mse", "huber", "clipped"] = "mse"
     """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
     init_gain: Annotated[float, Gt(0), "size"] = 0.01
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
+    # differs: a shared encoder (0 lines)
     token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
     """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
     the newest bar and the account, and take in the encoder's view as it becomes worth something."""
     token_weight: Annotated[float, Ge(0), Le(1), "size"] = 1.0
     """Weight of the encoder's token beside a head's other inputs throughout; small lets heads follow it slowly, where
     windows hold little that the newest bar does not."""
+    # end
 
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-Keep = list[Tensor]
-"""Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
 class Shape(NamedTuple):
@@ -214,9 +201,11 @@ def layer_norm(weights: Weights, name: str, x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def encode(encoder: Weights, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None) -> Tensor:
+def encode(
+    encoder: Weights, observation: Tensor, shape: Shape, args: Args, dropout: DropoutMasks | None = None
+) -> Tensor:
     """(B, D) → (B, d_model): the last token after a pre-norm transformer over patches of the window."""
-    window = observation[:, : shape.window * shape.values].unflatten(1, (shape.window, shape.values))
+    window = observation[:, : shape.window * shape.values].reshape(-1, shape.window, shape.values)
     window = F.pad(window, (0, 0, -shape.window % args.patch, 0))  # the oldest patch may be short of bars
     x = affine(encoder, "embed", window.reshape(len(window), -1, args.patch * shape.values)) + encoder["position"]
     for i in range(args.layers):
@@ -225,18 +214,18 @@ def encode(encoder: Weights, observation: Tensor, shape: Shape, args: Args, keep
             x = x[:, -1:]  # nobody asks what the other tokens become
         query = affine(encoder, f"{i}.query", normed[:, -x.shape[1] :])
         key, value = affine(encoder, f"{i}.key_value", normed).chunk(2, -1)
-        query, key, value = (t.unflatten(-1, (args.heads, -1)).transpose(1, 2) for t in (query, key, value))
+        query, key, value = (t.reshape(*t.shape[:-1], args.heads, -1).transpose(1, 2) for t in (query, key, value))
         attention = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1) @ value
         x = x + affine(encoder, f"{i}.merge", attention.transpose(1, 2).flatten(2))
         wide = F.gelu(affine(encoder, f"{i}.wide", layer_norm(encoder, f"{i}.wide_norm", x)))
-        if keep is not None:
-            wide = wide * keep[i].unsqueeze(1)
+        if dropout is not None:
+            wide = wide * dropout[i].unsqueeze(1)
         x = x + affine(encoder, f"{i}.narrow", wide)
     return layer_norm(encoder, "norm", x.squeeze(1))
 
 
 def hidden_units(
-    heads: Weights, token: Tensor, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
+    heads: Weights, token: Tensor, observation: Tensor, shape: Shape, args: Args, dropout: DropoutMasks | None = None
 ) -> list[Tensor]:
     """Activations of the policy head's and the value head's hidden layer, (…, B, head_width) each.
 
@@ -248,7 +237,7 @@ def hidden_units(
     own = observation[..., -shape.values - shape.account :]  # the newest bar and the account: heads' own eyes
     seen = {"policy": torch.cat((token, own), -1), "value": torch.cat((for_value, own), -1)}
     hidden = [torch.tanh(affine(heads, f"{body}.0", x)) for body, x in seen.items()]
-    return hidden if keep is None else [layer * keep[-1] for layer in hidden]
+    return hidden if dropout is None else [layer * dropout[-1] for layer in hidden]
 
 
 def read_heads(heads: Weights, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -258,12 +247,12 @@ def read_heads(heads: Weights, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def forward_all(
-    encoder: Weights, heads: Weights, observation: Tensor, shape: Shape, args: Args, keep: Keep | None = None
+    encoder: Weights, heads: Weights, observation: Tensor, shape: Shape, args: Args, dropout: DropoutMasks | None = None
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
     """(K, B, D) → logits (K, B, A), value (K, B), the heads' hidden layers, and the encoder's token (K, B, d_model)."""
-    rows = keep and [layer.flatten(0, 1) for layer in keep]
-    token = encode(encoder, observation.flatten(0, 1), shape, args, rows).unflatten(0, observation.shape[:2])
-    hidden = hidden_units(heads, token, observation, shape, args, keep)
+    rows = dropout and [layer.flatten(0, 1) for layer in dropout]
+    token = encode(encoder, observation.flatten(0, 1), shape, args, rows).reshape(*observation.shape[:2], -1)
+    hidden = hidden_units(heads, token, observation, shape, args, dropout)
     return *read_heads(heads, hidden), hidden, token
 
 
@@ -273,14 +262,90 @@ def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return F.log_softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=-1)
 
 
-def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Keep | None:
+# Copied from trainers/ppo.py::dropout_masks
+def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> DropoutMasks | None:
+    # differs: the wide layer of every transformer layer, then the heads (1 line)
     """One set of units per env, held for a whole iteration (consistent dropout, Hausknecht and Wagener 2022): the wide
     layer of every transformer layer, then the heads."""
+    # end
     if args.dropout == 0:
         return None
+    # differs: the same (1 line)
     widths = [2 * args.d_model] * args.layers + [args.head_width]
     draws = [torch.rand(num_envs, width, generator=generator) for width in widths]
+    # end
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
+
+
+class Networks:
+    """One encoder and the heads of K agents; `p3kit.runtime.stack_run.Networks` describes each method."""
+
+    output_layers = 2
+
+    def __init__(
+        self,
+        encoder: Weights,
+        heads: Sequence[Weights],
+        shape: Shape,
+        num_actions: int,
+        args: Args,
+        device: torch.device,
+    ) -> None:
+        self.encoder = {name: weights.to(device) for name, weights in encoder.items()}
+        self.weights = stack_weights(heads, device)
+        self.shape, self.num_actions, self.args, self.device = shape, num_actions, args, device
+
+    def initial_weights(self, generator: torch.Generator) -> Weights:
+        return stack_weights([make_heads(self.shape, self.num_actions, self.args, generator)], self.device)
+
+    def flat(self) -> Tensor:
+        heads = flatten_weights(self.weights)
+        return torch.cat((flatten_weights(self.encoder, 0).expand(len(heads), -1), heads), 1)
+
+    def act(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+        own = {name: weights[agents] for name, weights in self.weights.items()}
+        logits, *_ = forward_all(self.encoder, own, observation, self.shape, self.args)
+        return masked_log_softmax(logits, mask).argmax(-1)
+
+    def inspect(
+        self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], dict[str, Tensor]]:
+        networks, rest = (self.encoder, self.weights), (self.shape, self.args)
+        logits, _, hidden, token = forward_all(*networks, observation, *rest, dropout)
+        if dropout is not None:  # the networks without dropout: the encoder is slow, and a quarter of the rows will do
+            _, _, hidden, token = forward_all(*networks, observation[:, ::4], *rest)
+        ranks = torch.stack([feature_rank(own) for own in token])
+        return masked_log_softmax(logits, mask), hidden[:1], hidden[1:], {"diag/feature_rank": ranks}
+
+    def of_agent(self, agent: int) -> dict[str, Tensor]:
+        heads = {name: weights[agent] for name, weights in self.weights.items()}
+        return under("encoder", self.encoder) | under("heads", heads)
+
+
+def load_policy(
+    args: Args,
+    weights: dict[str, Any],
+    device: torch.device,
+    window: int,
+    num_features: int,
+    account_size: int,
+    agent: str = "",
+    **_: Any,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The policy of an agent of a checkpoint: (observation (B, D), mask (B, A)) → masked log-probabilities (B, A),
+    value (B,)."""
+    shape, heads = Shape(window, num_features, account_size), weights["heads"]
+    if "agents" in weights:  # the checkpoint of a whole run
+        place = weights["agents"].split("\n").index(agent)
+        heads = {name: own[place] for name, own in heads.items()}
+    encoder, stack = ({name: own.to(device) for name, own in part.items()} for part in (weights["encoder"], heads))
+    stack = {name: own.unsqueeze(0) for name, own in stack.items()}
+
+    def policy(observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        logits, value, *_ = forward_all(encoder, stack, observation.unsqueeze(0), shape, args)
+        return masked_log_softmax(logits.squeeze(0), mask), value.squeeze(0)
+
+    return policy
 
 
 # ── rollout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -357,6 +422,7 @@ def normalise(advantage: Tensor) -> Tensor:
 
 # ── loss ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+# Copied from trainers/ppo.py::LOSS_METRICS
 LOSS_METRICS = (
     "policy/policy_loss",
     "value/value_loss",
@@ -366,17 +432,15 @@ LOSS_METRICS = (
     "policy/clip_fraction",
     "policy/ratio_error",
 )
-UPDATE_METRICS = (
-    *LOSS_METRICS[:-1],
-    "policy/kl_max",
-    "grad/grad_norm",
-    "grad/grad_norm_max",
-    "grad/grad_clipped_pct",
-    "diag/nonfinite",
-)
+# Copied from trainers/ppo.py::STEP_METRICS
+STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
+                "diag/nonfinite")  # fmt: skip
+# Copied from trainers/ppo.py::KL
+KL = LOSS_METRICS.index("policy/kl_divergence")
+# Copied from trainers/ppo_stacked.py::NORM
+NORM = STEP_METRICS.index("grad/grad_norm")
 INTERFERENCE_METRICS = ("diag/grad_share", "diag/grad_cosine", "diag/grad_cosine_min")
 """Of an agent's clipped gradient on the encoder: its share of the agents' norms, and its cosine with the others'."""
-KL, NORM = UPDATE_METRICS.index("policy/kl_divergence"), UPDATE_METRICS.index("grad/grad_norm")
 
 
 # Copied from trainers/ppo_stacked.py::Minibatch
@@ -440,34 +504,39 @@ def find_gradients(
     heads: Weights,
     observation: Tensor,
     batch: Minibatch,
-    keep: Keep | None,
+    dropout: DropoutMasks | None,
     knobs: Knobs,
     loss_scale: Tensor,
     shape: Shape,
     args: Args,
     precision: torch.dtype,
-) -> tuple[Weights, Weights, Tensor, Tensor, Tensor]:
+) -> tuple[Weights, Weights, Tensor, Tensor]:
     """Each agent's own gradient of `loss_scale` (K,) times its loss, on the encoder and on its heads.
 
-    Returns both (K, …), the losses (K,), `ppo_loss`'s statistics (K, 6) and the mean |ratio − 1| (K,).
+    Returns both (K, …), the losses (K,) and one number per LOSS_METRICS (K, 7).
     """
 
     def loss_of_one(
-        weights: tuple[Weights, Weights], seen: Tensor, rows: Minibatch, kept: Keep | None, own: Knobs, scale: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        weights: tuple[Weights, Weights],
+        seen: Tensor,
+        rows: Minibatch,
+        kept: DropoutMasks | None,
+        own: Knobs,
+        scale: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         own_encoder, own_heads = weights
         with torch.autocast(seen.device.type, dtype=precision, enabled=precision != torch.float32):
             token = encode(own_encoder, seen, shape, args, kept)
             logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, args, kept))
         settings = {name: getattr(own, name).squeeze(-1) for name in ("clip_range", "ent_coef", "vf_coef")}
         loss, stats = ppo_loss(logits, value, rows, **settings, value_loss=args.value_loss)
-        return loss * scale, (loss.detach(), stats[:-1], stats[-1])
+        return loss * scale, (loss.detach(), stats)
 
-    axes = ((None, 0), 0, 0, None if keep is None else 0, 0, 0)
-    gradients, (_, (losses, stats, away)) = vmap(grad_and_value(loss_of_one, has_aux=True), in_dims=axes)(
-        (encoder, heads), observation, batch, keep, knobs, loss_scale
+    axes = ((None, 0), 0, 0, None if dropout is None else 0, 0, 0)
+    gradients, (_, (losses, stats)) = vmap(grad_and_value(loss_of_one, has_aux=True), in_dims=axes)(
+        (encoder, heads), observation, batch, dropout, knobs, loss_scale
     )
-    return *gradients, losses, stats, away
+    return *gradients, losses, stats
 
 
 # ── shared gradient ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -536,46 +605,35 @@ def share_gradient(
     return Shared(combined, own, steps, torch.stack([norm / norm.sum(), mean, least], -1))
 
 
+# Copied from trainers/ppo_stacked.py::decide
 def decide(
+    # differs: encoder and heads (1 line)
     encoder: Weights,
     heads: Weights,
+    # end
     observation: Tensor,
     mask: Tensor,
     noise: Tensor,
-    keep: Keep | None,
+    dropout: DropoutMasks | None,
+    # differs: how an observation is laid out (1 line)
     shape: Shape,
     args: Args,
+    # end
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
     with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
-        logits, value, _, _ = forward_all(encoder, heads, observation, shape, args, keep)
+        # differs: encoder and heads (1 line)
+        logits, value, _, _ = forward_all(encoder, heads, observation, shape, args, dropout)
+        # end
     action, log_prob = sample_action(masked_log_softmax(logits, mask), noise)
     return action, log_prob, value
 
 
 # ── training loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-COMPILING_PAYS_FROM = 300_000
+PAYS_FROM = 300_000
 """Env steps of a run, over all agents, that repay half a minute of compiling on a CPU."""
-
-
-def main() -> None:
-    with open_run(Args, __file__) as run:
-        if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
-            backtest(run)
-            return
-        state = run.resumed
-        by_name = {agent.name: agent for agent in run.agents}
-        agents = run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
-        while agents:
-            state = train(run, agents, state)
-            kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
-            agents, state = [agents[k] for k in kept], select_agents(state, kept, shared="encoder")
-        for agent in run.agents:
-            agent.conclude()
-
-
 LIVE = (
     "learning_rate",
     "gamma",
@@ -591,449 +649,188 @@ LIVE = (
 """Knobs that move while a run trains; a compiled function that saw them would be compiled anew at every move."""
 
 
-def reinit(
-    heads: Weights, fresh: Weights, moments: tuple[Weights, Weights], what: str, hidden: list[Tensor], k: int
-) -> None:
-    """Draw a part of agent k's heads anew: "policy_head" and "value_head" are both layers, "dormant" the hidden units
-    that hardly answer, by their activations `hidden` (K, B, head_width). `fresh` are heads as they would begin."""
-    whole, new = layers_of_agent(heads, k), layers_of_agent(fresh, 0)
-    moved = [layers_of_agent(moment, k) for moment in moments]
-    if what == "dormant":
-        reinit_dormant(whole, new, moved, {"policy": [hidden[0][k]], "value": [hidden[1][k]]})
-    else:
-        reinit_head(whole, new, moved, what.removesuffix("_head"), layers=2)
-
-
-def backtest(run: Run[Args]) -> None:
-    """Show the policy of `run.backtest`: the encoder, and the heads of one agent."""
-    agent, state = run.agent, run.backtest.weights
-    encoder, heads, moments = part("encoder", state), part("heads", state), part("observation", state)
-    if "agents" in state:
-        k = state["agents"].split("\n").index(agent.name)
-        heads, moments = ({name: value[k] for name, value in table.items()} for table in (heads, moments))
-    env = run.make_env([agent])
-    args, shape = agent.args_at(0), Shape(env.bars.window, env.bars.num_features, env.account_size)
-    scale_observation = agent.observation_scaler(env.observation_size)
-    scale_observation.load_state_dict(moments)
-    stack = {name: weights.unsqueeze(0) for name, weights in heads.items()}
-
-    def greedy(observation: Tensor, mask: Tensor) -> Tensor:
-        with run.autocast():
-            logits, *_ = forward_all(encoder, stack, scale_observation(observation).unsqueeze(0), shape, args)
-        return masked_log_softmax(logits.squeeze(0), mask).argmax(-1)
-
-    agent.report_backtest(greedy)
-
-
-def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat:
-    """Train until all agents have ended, or half of them: then the rest is faster without them.
-
-    `state` is where the run stands, None at the beginning; returns where it stands then.
-    """
-    device, precision, count = run.device, run.precision, len(agents)
-    args = agents[0].args_at(0)  # sizes and words are the same in all agents of a stack
-    env = run.make_env(agents)  # row n·K + k is env n of agent k
+def train(run: Stack[Args]) -> None:
+    """Train until all agents have ended, or half of them: the rest then goes on without them."""
+    # 0. Environment, networks, optimiser, and what checkpoints keep.
+    # Copied from trainers/ppo_stacked.py::train section 0
+    device, count, args = run.device, run.count, run.args
+    env = run.make_env()  # row n·K + k is env n of agent k
     num_envs = env.num_envs // count
+    # differs: one encoder beside the heads, with an optimiser of its own (7 lines)
     shape = Shape(env.bars.window, env.bars.num_features, env.account_size)
     if args.d_model % args.heads:
         where, what = "ppo.heads", f"{args.heads} heads cannot share a d_model of {args.d_model}"
         raise InputError(where, what, "d_model is a multiple of heads")
-    seed = agents[0].seed
-    encoder = make_encoder(shape, args, torch.Generator().manual_seed(seed_of("encoder", seed)))
-    encoder = {name: weights.to(device) for name, weights in encoder.items()}
-    own_heads = [make_heads(shape, env.num_actions, args, agent.new_generator("net")) for agent in agents]
-    heads = stack_weights(own_heads, device)
-    encoder_first, encoder_second, first, second = (
-        {name: torch.zeros_like(weights) for name, weights in table.items()}
-        for table in (encoder, encoder, heads, heads)
+    first_encoder = make_encoder(shape, args, torch.Generator().manual_seed(seed_of("encoder", run.seed)))
+    own_heads = [make_heads(shape, env.num_actions, args, generator) for generator in run.generators("net")]
+    networks = Networks(first_encoder, own_heads, shape, env.num_actions, args, device)
+    encoder, heads = networks.encoder, networks.weights
+    fixed = replace(args, **dict.fromkeys(LIVE, 0.5))  # type: ignore[arg-type]  # the arguments that never move
+    words = (shape, fixed, run.precision)
+    fast_decide, fast_find = run.compiled(decide, PAYS_FROM), run.compiled(find_gradients, PAYS_FROM)
+    fast_plan, fast_share = run.compiled(plan_step, PAYS_FROM), run.compiled(share_gradient, PAYS_FROM)
+    fast_step = run.compiled(adamw_step, PAYS_FROM)
+    optimizer, encoder_optimizer = AdamW(heads, (count,), device, fast_step), AdamW(encoder, (), device, fast_step)
+    # end
+    loss_scale = LossScale(count, device, enabled=run.precision == torch.float16)
+    # differs: the encoder belongs to all agents (1 line)
+    step = run.resume(
+        networks,
+        optimizer,
+        {"heads": heads, "loss_scale": loss_scale},
+        shared={"encoder": encoder, "encoder_optimizer": encoder_optimizer},
     )
-    encoder_steps = torch.zeros((), device=device)
-    steps_taken = torch.zeros(count, device=device)
-    loss_scale = LossScale(count, device, enabled=precision == torch.float16)
-    scale_observation = ObservationScalers([agent.observation_scaler(env.observation_size) for agent in agents])
-    scale_reward = agents[0].reward_scaler(num_envs, agents)
-    compiled = partial(run.compiled, pays_from=COMPILING_PAYS_FROM)
-    fast_decide, fast_find, fast_step = compiled(decide), compiled(find_gradients), compiled(adamw_step)
-    fast_plan, fast_share = compiled(plan_step), compiled(share_gradient)
-    fixed = replace(args, **dict.fromkeys(LIVE, 0.5))  # what compiled functions see of the knobs: only what never moves
-    can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
-    words = (shape, fixed, precision)
+    # end
+    index, account, mask = step.index, step.account, step.mask  # (N·K,), (N·K, F), (N·K, A): where each env acts next
 
-    def greedy(of: list[int]) -> StackPolicy:
-        """The policies of agents `of` (numbers in this stack)."""
-        own = {name: weights[of] for name, weights in heads.items()}
-
-        def policy(observation: Tensor, mask: Tensor) -> Tensor:
-            observation = scale_observation(observation, of)
-            with run.autocast():
-                logits, *_ = forward_all(encoder, own, observation, shape, args)
-            return masked_log_softmax(logits, mask).argmax(-1)
-
-        return policy
-
-    def policy_state(agent: Agent[Args]) -> Flat:
-        k = agents.index(agent)
-        own = {name: weights[k] for name, weights in heads.items()}
-        statistics = scale_observation.of_agent(k)
-        return under("encoder", encoder) | under("heads", own) | under("observation", statistics)
-
-    def trainer_state() -> Flat:
-        return {
-            "agents": "\n".join(agent.name for agent in agents),
-            "iteration": iteration,
-            "global_step": global_step,
-            "minibatch": minibatch,
-            "steps_taken": steps_taken,
-            "loss_scale": loss_scale.scale,
-            "loss_scale_good": loss_scale.good,
-            "encoder_steps": encoder_steps,
-            **under("encoder", encoder),
-            **under("encoder_first", encoder_first),
-            **under("encoder_second", encoder_second),
-            **under("heads", heads),
-            **under("first", first),
-            **under("second", second),
-            **under("observation", scale_observation.state_dict()),
-            **under("reward", scale_reward.state_dict()),
-            **under("env", env.state_dict()),
-        }
-
-    if state is None:
-        iteration, global_step, minibatch = 0, 0, args.batch_size
-        step = env.reset(
-            torch.stack([torch.rand(num_envs, generator=a.generator) for a in agents], 1).flatten().to(device)
-        )
-        run.save_checkpoint("init", trainer_state())
-    else:
-        iteration, global_step, minibatch = state["iteration"], state["global_step"], state["minibatch"]
-        steps_taken, loss_scale.scale, loss_scale.good = (
-            state["steps_taken"],
-            state["loss_scale"],
-            state["loss_scale_good"],
-        )
-        encoder, encoder_first, encoder_second, encoder_steps = (
-            *(part(name, state) for name in ("encoder", "encoder_first", "encoder_second")),
-            state["encoder_steps"],
-        )
-        heads, first, second = part("heads", state), part("first", state), part("second", state)
-        scale_observation.load_state_dict(part("observation", state))
-        scale_reward.load_state_dict(part("reward", state))
-        step = env.load_state_dict(part("env", state))
-    index, account, mask = step.index, step.account, step.mask
-
-    while True:
-        # 1. Who goes on, what is in force, and every random number of this iteration.
-        running = [agent for agent in agents if agent.state == "running" and not agent.finished(global_step)]
-        if not running or (len(running) <= count // 2 and can_shrink):
-            return trainer_state()
-        iteration += 1
-        in_force = [agent.args_at(global_step) for agent in agents]
+    for global_step, in_force in run.iterations():
+        # 1. Knobs in force, and every random number of this iteration.
+        # Copied from trainers/ppo_stacked.py::train section 1
         knobs, target_kl = stack_knobs(in_force, device), stack_setting(in_force, "target_kl", device)
-        encoder_moves = torch.tensor(not run.encoder_is_frozen, device=device)
         gamma, gae_lambda = (stack_setting(in_force, name, device) for name in ("gamma", "gae_lambda"))
-        left = agents[0].total_timesteps - global_step
+        left = args.total_timesteps - global_step
         steps = min(args.n_steps, math.ceil(left / num_envs))
         rows = steps * num_envs
-        draws = []
-        for agent, own_args in zip(agents, in_force, strict=True):
-            own_generator = agent.generator if agent.state == "running" else None
-            own_masks = partial(dropout_masks, own_args)
-            size = (steps, num_envs, env.num_actions)
-            draws.append(draw(own_generator, size, args.n_epochs, gumbel_noise, own_masks))
-        noise, starts, orders, dropout = stack_draws(draws, device)
+        noise, starts, orders, dropout = run.draws((steps, num_envs, env.num_actions), gumbel_noise, dropout_masks)
+        # differs: an intervention may freeze the encoder, and surgery has an order (0 lines)
+        encoder_moves = torch.tensor(not run.encoder_is_frozen, device=device)
         surgery_orders = None
         if args.surgery == "pcgrad":
-            meeting = torch.Generator().manual_seed(seed_of("surgery", seed, iteration))
-            surgery_orders = torch.stack([torch.randperm(count, generator=meeting) for _ in agents]).to(device)
+            meeting = torch.Generator().manual_seed(seed_of("surgery", run.seed, run.iteration))
+            surgery_orders = torch.stack([torch.randperm(count, generator=meeting) for _ in range(count)]).to(device)
+        # end
 
         # 2. Rollout: act, step, remember where each observation came from.
-        clock = time.perf_counter()
-        records = []
+        # Copied from trainers/ppo_stacked.py::train section 2
+        transitions = []
         with torch.no_grad():
             for t in range(steps):
-                observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
-                action, log_prob, value = fast_decide(
-                    encoder, heads, observation, by_agent(mask, count), noise[t], dropout, *words
-                )
-                action, log_prob, value = (table.t().flatten() for table in (action, log_prob, value))
+                observation = run.observe(by_agent(index, count), by_agent(account, count))
+                # differs: encoder and heads (1 line)
+                decided = fast_decide(encoder, heads, observation, by_agent(mask, count), noise[t], dropout, *words)
+                # end
+                action, log_prob, value = (table.t().flatten() for table in decided)  # (K, N) → (N·K,)
                 step = env.step(action, starts[t].flatten())
-                decided = (index, account, mask, action, log_prob, value)
-                records.append((*decided, *(getattr(step, name) for name in Buffer._fields[len(decided) :])))
+                transitions.append(
+                    Buffer(
+                        *(index, account, mask, action, log_prob, value),
+                        *(step.components, step.terminated, step.truncated, step.final_index, step.final_account),
+                        *(step.equity, step.closed_profit, step.valid),
+                    )
+                )
                 index, account, mask = step.index, step.account, step.mask
-                if t % 256 == 0:
-                    run.heartbeat()
-            observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
-            _, _, last_value = fast_decide(
-                encoder, heads, observation, by_agent(mask, count), noise[0], dropout, *words
-            )
-        for row, fault in env.faults().items():
-            if agents[row % count] in running:
-                agents[row % count].fail(fault)
-                running.remove(agents[row % count])
-        buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*records, strict=True)))
-        del records
-        rollout_s = time.perf_counter() - clock
+            observation = run.observe(by_agent(index, count), by_agent(account, count))
+            # differs: encoder and heads (1 line)
+            allowed = by_agent(mask, count)
+            *_, last_value = fast_decide(encoder, heads, observation, allowed, noise[0], dropout, *words)
+            # end
+        buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*transitions, strict=True)))  # (T, N, K)
 
-        # 3. Rewards: weights in force, then scaling and clipping. Shapes are (T, N, K) here.
-        clock = time.perf_counter()
-        weights = torch.stack([agent.reward_weights_at(global_step) for agent in agents])
-        bonus = torch.tensor([a.value_at("reward.action_bonus", global_step) for a in agents], device=device)
-        bonus = bonus * (buffer.action != 0)
-        weighted = buffer.components.double() * weights
+        # 3. Rewards: components times the weights in force, then scaled and clipped.
+        # Copied from trainers/ppo_stacked.py::train section 3
         done = buffer.terminated | buffer.truncated
-        reward, reward_clipped, reward_scale = scale_reward(weighted.sum(-1) + bonus, done, gamma)
+        reward, reward_parts = run.scale_reward(buffer.components, buffer.action, done, gamma)  # (T, N, K)
 
         # 4. Advantages: the value of the state that followed, before any restart.
-        next_value = torch.cat([buffer.value[1:], last_value.t().unsqueeze(0)])
+        # Copied from trainers/ppo_stacked.py::train section 4
+        next_value = torch.cat([buffer.value[1:], last_value.t().unsqueeze(0)])  # (T, N, K)
         if most := int(done.sum((0, 1)).max()):  # each agent's ended rows first, filled up to the same number of rows
             ended = to_rows(done)
             first_rows = ended.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
             final_index, final_account = to_rows(buffer.final_index), to_rows(buffer.final_account)
-            with torch.no_grad():
-                final = env.observe(gather_rows(final_index, first_rows), gather_rows(final_account, first_rows))
-                with run.autocast():
-                    dropout_final = masks_of_rows(dropout, first_rows % num_envs)
-                    _, final_value, *_ = forward_all(
-                        encoder, heads, scale_observation(final), shape, args, dropout_final
-                    )
-            rows_next = to_rows(next_value)
-            is_end = ended.gather(1, first_rows)
+            final = run.observe(gather_rows(final_index, first_rows), gather_rows(final_account, first_rows))
+            masks = masks_of_rows(dropout, first_rows % num_envs)
+            with torch.no_grad(), run.autocast():
+                # differs: encoder and heads (1 line)
+                _, final_value, *_ = forward_all(encoder, heads, final, shape, args, masks)
+                # end
+            rows_next, is_end = to_rows(next_value), ended.gather(1, first_rows)
             rows_next.scatter_(1, first_rows, torch.where(is_end, final_value, rows_next.gather(1, first_rows)))
             next_value = from_rows(rows_next, num_envs)
         advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, gamma, gae_lambda)
         returns = advantage + buffer.value
 
         # 5. Update: epochs over shuffled minibatches, each agent until its policy has moved far enough.
-        flat_index, flat_account = to_rows(buffer.index), to_rows(buffer.account)
-        flat = Minibatch(
-            to_rows(buffer.action),
-            to_rows(buffer.log_prob),
-            to_rows(advantage),
-            to_rows(returns),
-            to_rows(buffer.value),
-            to_rows(buffer.mask),
-        )
-        before = flatten_weights(encoder, 0), flatten_weights(heads)
-        interference: list[Tensor] = []
-        live = torch.tensor([agent in running for agent in agents], device=device)
-        update: list[Tensor] = []
-        epochs_done = torch.zeros(count, device=device)
-        ratio_error = torch.zeros(count, device=device)
+        # Copied from trainers/ppo_stacked.py::train section 5
+        flat_index, flat_account = to_rows(buffer.index), to_rows(buffer.account)  # (K, R), (K, R, F)
+        tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
+        flat = Minibatch(*(to_rows(table) for table in tables))  # (K, R), the mask (K, R, A)
+        live, epochs = run.live(), torch.zeros(count, device=device)
         learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
+        update: list[Tensor] = []  # (K, M), one number per STEP_METRICS for each gradient step
+        # differs: what the agents do to each other (0 lines)
+        interference: list[Tensor] = []  # (K, 3), INTERFERENCE_METRICS of each gradient step
+        # end
         for epoch in range(args.n_epochs):
-            order = orders[:, epoch]
+            order, first_of_epoch = orders[:, epoch], len(update)
             if learnt < rows:
                 order = order[order < learnt].view(count, learnt)
-            batches = split_batches(
-                (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
-                args.batch_size * args.accumulation_steps,
-            )
-            first_of_epoch = len(update)
-            for batch_index, batch_account, *columns, envs in batches:
-                batch = Minibatch(*columns)
+            columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs)
+            batches = split_batches(columns, args.batch_size * args.accumulation_steps)
+            for batch_index, batch_account, *chosen, envs in batches:
+                batch, size = Minibatch(*chosen), envs.shape[1]
+                gradient: Weights = {}
+                losses = stats = torch.zeros((), device=device)
+                # differs: gradients on the heads, and advantages of the whole batch (0 lines)
+                head_gradient: Weights = {}
                 batch = batch._replace(advantage=normalise(batch.advantage))
-                size = envs.shape[1]
-                fits = False
-                while not fits:  # into memory: else the same batch again, in smaller pieces
-                    gradients: Weights = {}
-                    head_gradients: Weights = {}
-                    losses = stats = away = torch.zeros((), device=device)
-                    try:
-                        for begin in range(0, size, minibatch):  # accumulated where there is more than one
-                            piece = slice(begin, begin + minibatch)
-                            piece_envs = envs[:, piece]
-                            # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                            find = fast_find if size == minibatch else find_gradients
-                            of_piece = find(
-                                encoder,
-                                heads,
-                                scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
-                                Minibatch(*(column[:, piece] for column in batch)),
-                                masks_of_rows(dropout, piece_envs),
-                                knobs,
-                                loss_scale.scale,
-                                *words,
-                            )
-                            share = piece_envs.shape[1] / size
-                            gradients = add_weighted(gradients, of_piece[0], share)
-                            head_gradients = add_weighted(head_gradients, of_piece[1], share)
-                            losses, stats, away = (
-                                total + one * share
-                                for total, one in zip((losses, stats, away), of_piece[2:], strict=True)
-                            )
-                        fits = True
-                    except RuntimeError as error:
-                        minibatch = run.smaller_minibatch(minibatch, error)
-                whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradients.items()} | head_gradients
-                factors, steps_taken, step_metrics = fast_plan(
-                    whole, losses, loss_scale.scale, steps_taken, live, knobs
+                # end
+                for piece, share, attempt in run.pieces(size):
+                    with attempt:  # out of memory: the same batch again in smaller pieces
+                        observation = run.observe(batch_index[:, piece], batch_account[:, piece])
+                        given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
+                        # differs: gradients on the encoder are each agent's own until the step (19 lines)
+                        # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                        find = fast_find if size == run.minibatch else find_gradients
+                        rows_of = Minibatch(*(column[:, piece] for column in batch))
+                        found = find(encoder, heads, observation, rows_of, *given, *words)
+                        gradient = add_weighted(gradient if piece.start else {}, found[0], share)
+                        head_gradient = add_weighted(head_gradient if piece.start else {}, found[1], share)
+                        losses = found[2] * share + (losses if piece.start else 0)
+                        stats = found[3] * share + (stats if piece.start else 0)
+                whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradient.items()} | head_gradient
+                factors, counted, planned = fast_plan(whole, losses, loss_scale.scale, optimizer.steps, live, knobs)
+                together = fast_share(
+                    *(gradient, factors, encoder_optimizer.steps, knobs, args.encoder_rate),
+                    *(surgery_orders, encoder_moves),
                 )
-                shared = fast_share(
-                    gradients, factors, encoder_steps, knobs, args.encoder_rate, surgery_orders, encoder_moves
-                )
-                encoder_steps = shared.steps
-                fast_step(encoder, encoder_first, encoder_second, shared.gradient, shared.factors)
-                fast_step(heads, first, second, head_gradients, factors)
-                interference.append(shared.interference)
-                step_metrics = torch.cat([stats, stats[:, KL : KL + 1], step_metrics], -1)
-                loss_scale.update(step_metrics[:, NORM], live)
-                if not update:
-                    ratio_error = away
-                update.append(step_metrics)
-            run.heartbeat()
-            epochs_done += live
+                encoder_optimizer.step(together.gradient, together.factors, together.steps)
+                optimizer.step(head_gradient, factors, counted)
+                interference.append(together.interference)
+                metrics = torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
+                # end
+                loss_scale.update(metrics[:, NORM], live)
+                update.append(metrics)
+            epochs += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
             live = live & ~(epoch_kl > target_kl)
-            if not live.any():  # one look per epoch
+            if not live.any():  # the device is waited for once per epoch
                 break
 
-        # 6. Evidence for the diagnosis, on a sample of the rows.
-        steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
-        gradient_steps = [int(epochs) * steps_per_epoch for epochs in epochs_done.tolist()]
-        with torch.no_grad():
-            sample = sample_rows(rows, device)
-            raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])
-            observation = scale_observation(raw_observation)
-            dropout_sample = masks_of_rows(dropout, (sample % num_envs).expand(count, -1))
-            logits, _, hidden, token = forward_all(encoder, heads, observation, shape, args, dropout_sample)
-            if dropout is not None:
-                # The net as it is, nothing dropped. The encoder is dear: a quarter of the sample tells as much.
-                _, _, hidden, token = forward_all(encoder, heads, observation[:, ::4], shape, args)
-            log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
-            log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
-            after = flatten_weights(encoder, 0), flatten_weights(heads)
-            pulled = torch.stack(interference).nanmean(0)
-            earlier = sample_rows(rows - num_envs, device)
-            shown = env.observe(flat_index[:, earlier + num_envs], flat_account[:, earlier + num_envs])
-            earned, flat_done = to_rows(buffer.components[..., 0]), to_rows(done)
-            evidence = []
-            for k in range(count):
-                obs_max_abs, obs_clipped_share = env.observation_stats(flat_index[k, sample], flat_account[k, sample])
-                of_agent = {
-                    "value/explained_variance": explained_variance(buffer.value[..., k], returns[..., k]),
-                    "value/value_mean": buffer.value[..., k].mean(),
-                    "value/return_mean": returns[..., k].mean(),
-                    "value/return_std": returns[..., k].std(),
-                    "diag/ev_reference": ridge_explained_variance(observation[k], flat.returns[k, sample]),
-                    "diag/update_ratio": update_ratio(
-                        *(torch.cat([shared_part, own[k]]) for shared_part, own in (before, after)), gradient_steps[k]
-                    ),
-                    "diag/advantage_std": advantage[..., k].std(),
-                    "diag/gae_error": gae_error(
-                        reward[..., k],
-                        buffer.value[..., k],
-                        next_value[..., k],
-                        buffer.terminated[..., k],
-                        done[..., k],
-                        returns[..., k],
-                        gamma[k],
-                        gae_lambda[k],
-                    ),
-                    "diag/wrong_bootstraps": wrong_bootstraps(
-                        buffer.value[..., k], next_value[..., k], buffer.truncated[..., k]
-                    ),
-                    "diag/advantage_signal": correlation(
-                        flat.advantage[k, sample], log_prob_after[k] - flat.log_prob[k, sample]
-                    ),
-                    "diag/obs_max_abs": obs_max_abs,
-                    "diag/obs_clipped_share": obs_clipped_share,
-                    "diag/mask_violations": (~flat.mask[k].gather(-1, flat.action[k].unsqueeze(-1))).sum(),
-                    "policy/ratio_error": ratio_error[k],
-                    "policy/epochs_done": epochs_done[k],
-                    "reward/scale": reward_scale[k],
-                }
-                of_agent["diag/dormant_share"] = dormant_share([layer[k] for layer in hidden])
-                of_agent["diag/feature_rank"] = feature_rank(token[k])
-                if count > 1:  # one agent alone pulls against nobody
-                    of_agent |= {name: pulled[k, i] for i, name in enumerate(INTERFERENCE_METRICS)}
-                if steps > 1:  # what a step earned, what is seen then
-                    exposure = flat_account[k, earlier, EXPOSURE]
-                    of_agent["diag/obs_agreement"] = obs_agreement(
-                        shown[k, :, agents[k].newest_return_column],
-                        earned[k, earlier],
-                        exposure,
-                        (flat.action[k, earlier] == 0) & ~flat_done[k, earlier],
-                    )
-                if loss_scale.enabled:
-                    of_agent["diag/amp_scale"] = loss_scale.scale[k]
-                evidence.append(of_agent)
-            scale_observation.update(raw_observation)
-        update_s = time.perf_counter() - clock
+        # 6. Metrics and evidence for the diagnosis; then evaluation, interventions and checkpoints where they are due.
+        # Copied from trainers/ppo_stacked.py::train section 6
+        # differs: what the agents did to each other (0 lines)
+        interfered = torch.stack(interference).nanmean(0)
+        # end
+        run.record(
+            *(buffer, reward_parts, next_value, advantage, returns, STEP_METRICS, torch.stack(update)),
+            epochs=epochs,
+            # differs: gradients on the encoder and on the heads (1 line)
+            gradient=torch.cat([flatten_weights(gradient), flatten_weights(head_gradient)], 1),
+            # end
+            dropout=dropout,
+            # differs: one agent alone interferes with none (1 line)
+            extra=({"diag/amp_scale": loss_scale.scale} if loss_scale.enabled else {})
+            | (dict(zip(INTERFERENCE_METRICS, interfered.unbind(1), strict=True)) if count > 1 else {}),
+            # end
+        )
 
-        # 7. The record of the iteration: one transfer from the device.
-        values = torch.stack([torch.stack([v.double() for v in of_agent.values()]) for of_agent in evidence]).cpu()
-        updates = torch.stack(update).cpu().numpy()  # (G, K, M)
-        last_gradient = torch.cat([flatten_weights(gradients), flatten_weights(head_gradients)], 1).cpu()
-        tables = {
-            "reward": reward,
-            "clipped": reward_clipped,
-            "weighted": weighted,
-            "raw": buffer.components,
-            "bonus": bonus,
-            "action": buffer.action,
-            "valid_actions": buffer.mask.sum(-1),
-            "done": done,
-            "equity": buffer.equity,
-            "closed": ~buffer.closed_profit.isnan(),
-            "reset_step": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
-        }
-        arrays = {name: table.cpu().numpy() for name, table in tables.items()}
-        start_step, global_step = global_step, global_step + learnt
-        rollouts: dict[int, Rollout] = {}
-        for k, agent in enumerate(agents):
-            if agent not in running:
-                continue
-            rollout = Rollout(**{name: array[:, :, k] for name, array in arrays.items()})
-            rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
-            agent.record(
-                iteration,
-                start_step,
-                global_step,
-                rollouts[k],
-                {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
-                dict(zip(evidence[k], values[k].tolist(), strict=True))
-                | {
-                    "reward/scale_steps": scale_reward.steps,
-                    "perf/rollout_s": rollout_s,
-                    "perf/update_s": update_s,
-                },
-            )
 
-        # 8. Evaluation, of all whose turn it is together.
-        due = [
-            k
-            for k, agent in enumerate(agents)
-            if agent in running and agent.state == "running" and agent.due(agent.spec.evaluation.every, start_step)
-        ]
-        if due:
-            run.evaluate([agents[k] for k in due], iteration, greedy(due), policy_state)
-            for k in due:
-                agents[k].write_histograms(env, rollouts[k], flat_account[k], flat.value[k], last_gradient[k])
-
-        # 9. What an intervention takes back or draws anew, checkpoints.
-        back = dict(run.rolled_back(agents))
-        for k, earlier in back.items():
-            then = earlier["agents"].split("\n").index(agents[k].name)
-            for name, table in (("heads", heads), ("first", first), ("second", second)):
-                for key, weights in part(name, earlier).items():
-                    table[key][k] = weights[then]
-            steps_taken[k] = earlier["steps_taken"][then]
-            loss_scale.scale[k], loss_scale.good[k] = earlier["loss_scale"][then], earlier["loss_scale_good"][then]
-            scale_observation.go_back(part("observation", earlier), k, then)
-            scale_reward.go_back(part("reward", earlier), k, then)
-        if back and all(agents.index(agent) in back for agent in running if agent.state == "running"):
-            oldest = min(back.values(), key=lambda earlier: int(earlier["global_step"]))
-            encoder, encoder_first, encoder_second = (  # it is everybody's: it goes back when everybody does
-                part(name, oldest) for name in ("encoder", "encoder_first", "encoder_second")
-            )
-            encoder_steps = oldest["encoder_steps"]
-        for k, what, generator in run.reinitialised(agents):
-            fresh = stack_weights([make_heads(shape, env.num_actions, args, generator)], device)
-            with torch.no_grad():
-                _, _, hidden, _ = forward_all(encoder, heads, scale_observation(raw_observation), shape, args)
-            reinit(heads, fresh, (first, second), what, hidden, k)
-        if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
-            run.save_checkpoint("last", trainer_state())
+# Copied from trainers/ppo_stacked.py::main
+def main() -> None:
+    with StackRun(Args, load_policy, __file__) as run:
+        for stack in run.stacks():
+            train(stack)
 
 
 if __name__ == "__main__":

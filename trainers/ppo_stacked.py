@@ -17,11 +17,11 @@ observation values, F fields of the account, A actions, C reward components, H h
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,42 +29,24 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from p3kit.runtime import Agent, Flat, Rollout, Run, StackPolicy, open_run, part, under
-from p3kit.runtime.evidence import (
-    EXPOSURE,
-    correlation,
-    dead_share,
-    dormant_share,
-    explained_variance,
-    feature_rank,
-    gae_error,
-    obs_agreement,
-    ridge_explained_variance,
-    sample_rows,
-    update_ratio,
-    wrong_bootstraps,
-)
-from p3kit.runtime.reinit import reinit_dormant, reinit_head
+from p3kit.runtime import Stack, StackRun, under
 from p3kit.runtime.stacking import (
+    AdamW,
+    DropoutMasks,
     Knobs,
     LossScale,
-    ObservationScalers,
     StepFactors,
     Weights,
     adamw_step,
     add_weighted,
     by_agent,
     by_env,
-    draw,
     flatten_weights,
     from_rows,
     gather_rows,
-    layers_of_agent,
     masks_of_rows,
     plan_step,
-    select_agents,
     split_batches,
-    stack_draws,
     stack_knobs,
     stack_networks,
     stack_setting,
@@ -124,9 +106,6 @@ class Args:
 
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-DropoutMasks = Keep = list[Tensor]
-"""Dropout multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
 # Copied from trainers/ppo.py::Body
@@ -189,7 +168,7 @@ def linear(stack: Weights, layer: str, x: Tensor) -> Tensor:
 
 
 def hidden_layers(
-    stack: Weights, observation: Tensor, activation: str, keep: Keep | None = None
+    stack: Weights, observation: Tensor, activation: str, dropout: DropoutMasks | None = None
 ) -> list[tuple[Tensor, Tensor]]:
     """Activations of the policy's and the value's hidden layers, (K, B, H) each; empty for a linear policy."""
     if "first.weight" not in stack:
@@ -198,8 +177,8 @@ def hidden_layers(
     policy, value = act(linear(stack, "first", observation)).chunk(2, -1)
     layers = []
     for layer in range(1, sum(name.startswith("policy") for name in stack) // 2 + 1):
-        if keep is not None:
-            policy, value = policy * keep[layer - 1], value * keep[layer - 1]
+        if dropout is not None:
+            policy, value = policy * dropout[layer - 1], value * dropout[layer - 1]
         layers.append((policy, value))
         if f"policy.{layer + 1}.weight" in stack:
             policy, value = act(linear(stack, f"policy.{layer}", policy)), act(linear(stack, f"value.{layer}", value))
@@ -207,10 +186,10 @@ def hidden_layers(
 
 
 def forward_stack(
-    stack: Weights, observation: Tensor, activation: str, keep: Keep | None = None
+    stack: Weights, observation: Tensor, activation: str, dropout: DropoutMasks | None = None
 ) -> tuple[Tensor, Tensor]:
     """(K, B, D) → logits (K, B, A) and value (K, B), both float32; what `ActorCritic` gives each agent alone."""
-    layers = hidden_layers(stack, observation, activation, keep)
+    layers = hidden_layers(stack, observation, activation, dropout)
     policy, value = layers[-1] if layers else (observation, observation)
     logits, values = linear(stack, f"policy.{len(layers)}", policy), linear(stack, f"value.{len(layers)}", value)
     return logits.float(), values.squeeze(-1).float()
@@ -229,6 +208,66 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Drop
         return None
     draws = [torch.rand(num_envs, width, generator=generator) for width in args.hidden]
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
+
+
+class Networks:
+    """The networks of K agents as one stack; `p3kit.runtime.stack_run.Networks` describes each method."""
+
+    output_layers = 1
+
+    def __init__(
+        self,
+        make: Callable[[torch.Generator], ActorCritic],
+        generators: Sequence[torch.Generator],
+        activation: str,
+        device: torch.device,
+    ) -> None:
+        self.make, self.activation, self.device = make, activation, device
+        self.weights = self.initial_weights(*generators)
+
+    def initial_weights(self, *generators: torch.Generator) -> Weights:
+        return stack_networks([self.make(generator) for generator in generators], self.device)
+
+    def flat(self) -> Tensor:
+        return flatten_weights(self.weights)
+
+    def act(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+        own = {name: weights[agents] for name, weights in self.weights.items()}
+        logits, _ = forward_stack(own, observation, self.activation)
+        return masked_log_softmax(logits, mask).argmax(-1)
+
+    def inspect(
+        self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], dict[str, Tensor]]:
+        logits, _ = forward_stack(self.weights, observation, self.activation, dropout)
+        layers = hidden_layers(self.weights, observation, self.activation)
+        return masked_log_softmax(logits, mask), [policy for policy, _ in layers], [value for _, value in layers], {}
+
+    def of_agent(self, agent: int) -> dict[str, Tensor]:
+        return under("net", unstack_network(self.weights, agent))
+
+
+def load_policy(
+    args: Args,
+    weights: dict[str, Any],
+    device: torch.device,
+    observation_size: int,
+    num_actions: int,
+    agent: str = "",
+    **_: Any,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The policy of an agent of a checkpoint: (observation (B, D), mask (B, A)) → masked log-probabilities (B, A),
+    value (B,)."""
+    net, own = ActorCritic(observation_size, num_actions, args, torch.Generator()).to(device), weights["net"]
+    if "agents" in weights:  # the checkpoint of a whole stack
+        own = unstack_network(own, weights["agents"].split("\n").index(agent))
+    net.load_state_dict(own)
+
+    def policy(observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        logits, value = net(observation)
+        return masked_log_softmax(logits, mask), value
+
+    return policy
 
 
 # ── rollout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -304,6 +343,7 @@ def normalise(advantage: Tensor) -> Tensor:
 
 # ── loss ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+# Copied from trainers/ppo.py::LOSS_METRICS
 LOSS_METRICS = (
     "policy/policy_loss",
     "value/value_loss",
@@ -311,20 +351,22 @@ LOSS_METRICS = (
     "policy/entropy_norm",
     "policy/kl_divergence",
     "policy/clip_fraction",
+    "policy/ratio_error",
 )
-UPDATE_METRICS = (
-    *LOSS_METRICS,
-    "policy/kl_max",
-    "grad/grad_norm",
-    "grad/grad_norm_max",
-    "grad/grad_clipped_pct",
-    "diag/nonfinite",
-)
-KL, NORM = UPDATE_METRICS.index("policy/kl_divergence"), UPDATE_METRICS.index("grad/grad_norm")
+# Copied from trainers/ppo.py::STEP_METRICS
+STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
+                "diag/nonfinite")  # fmt: skip
+# Copied from trainers/ppo.py::KL
+KL = LOSS_METRICS.index("policy/kl_divergence")
+NORM = STEP_METRICS.index("grad/grad_norm")
 
 
+# Copied from trainers/ppo.py::Minibatch
 class Minibatch(NamedTuple):
+    # differs: rows of each agent (1 line)
     """What the loss needs of B rows of each agent, all (K, B) but for the mask (K, B, A)."""
+
+    # end
 
     action: Tensor
     log_prob: Tensor
@@ -334,15 +376,12 @@ class Minibatch(NamedTuple):
     mask: Tensor
 
 
-def ppo_loss(
-    logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, value_loss: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """trainers/ppo.py's loss of each agent: the clipped surrogate with value and entropy terms (Schulman et al. 2017,
-    equations 7 and 9), to be minimised.
+def ppo_loss(logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, value_loss: str) -> tuple[Tensor, Tensor]:
+    """The loss of trainers/ppo.py for each agent: the clipped surrogate with value and entropy terms (Schulman et al.
+    2017, equations 7 and 9), to be minimised.
 
-    logits (K, B, A), value (K, B). Returns losses (K,) and, detached, one number per LOSS_METRICS and the KL again
-    (K, 7), and the mean |ratio − 1| (K,). The KL divergence, step_metrics twice to be averaged and maximised, is the k3
-    estimate E[(ratio − 1) − ln ratio] (J. Schulman 2020).
+    logits (K, B, A), value (K, B). Returns losses (K,) and, detached, one number per LOSS_METRICS (K, 7). The KL
+    divergence is the k3 estimate E[(ratio − 1) − ln ratio] (J. Schulman, "Approximating KL divergence", 2020).
     """
     all_log_prob = masked_log_softmax(logits, batch.mask)
     log_ratio = all_log_prob.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - batch.log_prob
@@ -367,53 +406,43 @@ def ppo_loss(
     share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
     entropy_norm = share_of_most.sum(-1) / open_states.sum(-1).clamp_min(1)
     away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean(-1)
-    stats = torch.stack(
-        [
-            policy_term,
-            value_term,
-            entropy.mean(-1),
-            entropy_norm,
-            kl,
-            (away > knobs.clip_range).float().mean(-1),
-            kl,
-        ],
-        dim=-1,
-    )
-    return loss, stats.detach(), away.mean(-1).detach()
+    clip_fraction = (away > knobs.clip_range).float().mean(-1)
+    stats = [policy_term, value_term, entropy.mean(-1), entropy_norm, kl, clip_fraction, away.mean(-1)]
+    return loss, torch.stack(stats, dim=-1).detach()
 
 
 def find_gradient(
     stack: Weights,
     observation: Tensor,
     batch: Minibatch,
-    keep: Keep | None,
+    dropout: DropoutMasks | None,
     knobs: Knobs,
     loss_scale: Tensor,
     activation: str,
     value_loss: str,
     precision: torch.dtype,
-) -> tuple[Weights, Tensor, Tensor, Tensor]:
+) -> tuple[Weights, Tensor, Tensor]:
     """Each agent's gradient of `loss_scale` (K,) times its loss, from observations (K, B, D).
 
     The gradient of the sum over agents is each agent's own, since their losses have no weight in common. Returns it
-    with the losses (K,), `ppo_loss`'s statistics (K, 7) and the mean |ratio − 1| (K,).
+    with the losses (K,) and one number per LOSS_METRICS (K, 7).
     """
 
-    def total(weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def total(weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
-            logits, value = forward_stack(weights, observation, activation, keep)
-        losses, stats, ratio_error = ppo_loss(logits, value, batch, knobs, value_loss)
-        return (losses * loss_scale).sum(), (losses.detach(), stats, ratio_error)
+            logits, value = forward_stack(weights, observation, activation, dropout)
+        losses, stats = ppo_loss(logits, value, batch, knobs, value_loss)
+        return (losses * loss_scale).sum(), (losses.detach(), stats)
 
-    gradient, (_, (losses, stats, ratio_error)) = grad_and_value(total, has_aux=True)(stack)
-    return gradient, losses, stats, ratio_error
+    gradient, (_, (losses, stats)) = grad_and_value(total, has_aux=True)(stack)
+    return gradient, losses, stats
 
 
 def find_step(
     stack: Weights,
     observation: Tensor,
     batch: Minibatch,
-    keep: Keep | None,
+    dropout: DropoutMasks | None,
     knobs: Knobs,
     loss_scale: Tensor,
     steps: Tensor,
@@ -421,18 +450,17 @@ def find_step(
     activation: str,
     value_loss: str,
     precision: torch.dtype,
-) -> tuple[Weights, StepFactors, Tensor, Tensor, Tensor]:
+) -> tuple[Weights, StepFactors, Tensor, Tensor]:
     """`normalise`, `find_gradient` and `plan_step` of a whole batch, as one function to compile.
 
-    Returns the gradient, the factors of its step, the steps then taken, one number per UPDATE_METRICS (K, M) and the
-    mean |ratio − 1| (K,).
+    Returns the gradient, the factors of its step, the steps then taken, and one number per STEP_METRICS (K, M).
     """
     batch = batch._replace(advantage=normalise(batch.advantage))
-    gradient, losses, stats, ratio_error = find_gradient(
-        stack, observation, batch, keep, knobs, loss_scale, activation, value_loss, precision
+    gradient, losses, stats = find_gradient(
+        stack, observation, batch, dropout, knobs, loss_scale, activation, value_loss, precision
     )
-    factors, steps, step_metrics = plan_step(gradient, losses, loss_scale, steps, live, knobs)
-    return gradient, factors, steps, torch.cat([stats, step_metrics], -1), ratio_error
+    factors, steps, planned = plan_step(gradient, losses, loss_scale, steps, live, knobs)
+    return gradient, factors, steps, torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
 
 
 def decide(
@@ -440,13 +468,13 @@ def decide(
     observation: Tensor,
     mask: Tensor,
     noise: Tensor,
-    keep: Keep | None,
+    dropout: DropoutMasks | None,
     activation: str,
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
     with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
-        logits, value = forward_stack(stack, observation, activation, keep)
+        logits, value = forward_stack(stack, observation, activation, dropout)
     action, log_prob = sample_action(masked_log_softmax(logits, mask), noise)
     return action, log_prob, value
 
@@ -460,435 +488,142 @@ def compiling_pays_from(weights: int) -> float:
     return 300_000 * min(1.0, 75_000 / weights)
 
 
-def reinit(
-    stack: Weights,
-    fresh: Weights,
-    moments: tuple[Weights, Weights],
-    what: str,
-    hidden: list[tuple[Tensor, Tensor]],
-    k: int,
-) -> None:
-    """Draw a part of agent k's net anew, as trainers/ppo.py does: "policy_head" and "value_head" are the last layers,
-    "dormant" the hidden units that hardly answer, by their activations `hidden`. `fresh` is a net as it would begin."""
-    whole, new = layers_of_agent(stack, k), layers_of_agent(fresh, 0)
-    moved = [layers_of_agent(moment, k) for moment in moments]
-    if what == "dormant":
-        activations = {"policy": [policy[k] for policy, _ in hidden], "value": [value[k] for _, value in hidden]}
-        reinit_dormant(whole, new, moved, activations)
-    else:
-        reinit_head(whole, new, moved, what.removesuffix("_head"))
-
-
-def main() -> None:
-    with open_run(Args, __file__) as run:
-        if run.backtest is not None:  # p3kit evaluate: the policy of a checkpoint, and nothing trained
-            backtest(run)
-            return
-        state = run.resumed
-        by_name = {agent.name: agent for agent in run.agents}
-        agents = run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
-        while agents:
-            state = train(run, agents, state)
-            kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
-            agents, state = [agents[k] for k in kept], select_agents(state, kept)
-        for agent in run.agents:
-            agent.conclude()
-
-
-def backtest(run: Run[Args]) -> None:
-    """Show the policy of `run.backtest`: the weights of one agent, or one agent's part of a whole checkpoint."""
-    agent, state = run.agent, run.backtest.weights
-    weights, moments = part("net", state), part("observation", state)
-    if "agents" in state:
-        k = state["agents"].split("\n").index(agent.name)
-        weights, moments = unstack_network(weights, k), {name: value[k] for name, value in moments.items()}
-    env = run.make_env([agent])
-    net = ActorCritic(env.observation_size, env.num_actions, agent.args_at(0), agent.new_generator("net")).to(
-        run.device
-    )
-    net.load_state_dict(weights)
-    scale_observation = agent.observation_scaler(env.observation_size)
-    scale_observation.load_state_dict(moments)
-
-    def greedy(observation: Tensor, mask: Tensor) -> Tensor:
-        with run.autocast():
-            logits, _ = net(scale_observation(observation))
-        return masked_log_softmax(logits, mask).argmax(-1)
-
-    agent.report_backtest(greedy)
-
-
-def train(run: Run[Args], agents: list[Agent[Args]], state: Flat | None) -> Flat:
-    """Train a stack until all its agents have ended, or half of them: then the rest is better off in a smaller one.
-
-    `state` is where the stack stands, None at the beginning; returns where it stands then.
-    """
-    device, precision, count = run.device, run.precision, len(agents)
-    args = agents[0].args_at(0)  # sizes and words are the same in all agents of a stack
-    env = run.make_env(agents)  # row n·K + k is env n of agent k
+def train(run: Stack[Args]) -> None:
+    """Train a stack until all its agents have ended, or half of them: the rest then goes on in a smaller one."""
+    # 0. Environment, networks, optimiser, and what checkpoints keep.
+    device, count, args = run.device, run.count, run.args
+    env = run.make_env()  # row n·K + k is env n of agent k
     num_envs = env.num_envs // count
     make_net = partial(ActorCritic, env.observation_size, env.num_actions, args)
-    stack = stack_networks([make_net(agent.new_generator("net")) for agent in agents], device)
-    first, second = ({name: torch.zeros_like(weights) for name, weights in stack.items()} for _ in range(2))
-    steps_taken = torch.zeros(count, device=device)
-    loss_scale = LossScale(count, device, enabled=precision == torch.float16)
-    scale_observation = ObservationScalers([agent.observation_scaler(env.observation_size) for agent in agents])
-    scale_reward = agents[0].reward_scaler(num_envs, agents)
-    compiled = partial(run.compiled, pays_from=compiling_pays_from(sum(w[0].numel() for w in stack.values())))
-    fast_decide, fast_find, fast_step = compiled(decide), compiled(find_step), compiled(adamw_step)
-    can_shrink = agents[0].spec.env.backend == "batched"  # the plain reference keeps its books in lists, not in rows
-    words = (args.activation, args.value_loss, precision)
+    networks = Networks(make_net, run.generators("net"), args.activation, device)
+    net = networks.weights
+    acting, learning = (args.activation, run.precision), (args.activation, args.value_loss, run.precision)
+    pays_from = compiling_pays_from(sum(weights[0].numel() for weights in net.values()))
+    fast_decide, fast_find = run.compiled(decide, pays_from), run.compiled(find_step, pays_from)
+    optimizer = AdamW(net, (count,), device, run.compiled(adamw_step, pays_from))
+    loss_scale = LossScale(count, device, enabled=run.precision == torch.float16)
+    step = run.resume(networks, optimizer, {"net": net, "loss_scale": loss_scale})
+    index, account, mask = step.index, step.account, step.mask  # (N·K,), (N·K, F), (N·K, A): where each env acts next
 
-    def greedy(of: list[int]) -> StackPolicy:
-        """The policies of agents `of` (numbers in this stack)."""
-        own = {name: weights[of] for name, weights in stack.items()}
-
-        def policy(observation: Tensor, mask: Tensor) -> Tensor:
-            observation = scale_observation(observation, of)
-            with run.autocast():
-                logits, _ = forward_stack(own, observation, args.activation)
-            return masked_log_softmax(logits, mask).argmax(-1)
-
-        return policy
-
-    def policy_state(agent: Agent[Args]) -> Flat:
-        k = agents.index(agent)
-        return under("net", unstack_network(stack, k)) | under("observation", scale_observation.of_agent(k))
-
-    def trainer_state() -> Flat:
-        return {
-            "agents": "\n".join(agent.name for agent in agents),
-            "iteration": iteration,
-            "global_step": global_step,
-            "minibatch": minibatch,
-            "steps_taken": steps_taken,
-            "loss_scale": loss_scale.scale,
-            "loss_scale_good": loss_scale.good,
-            **under("net", stack),
-            **under("first", first),
-            **under("second", second),
-            **under("observation", scale_observation.state_dict()),
-            **under("reward", scale_reward.state_dict()),
-            **under("env", env.state_dict()),
-        }
-
-    if state is None:
-        iteration, global_step, minibatch = 0, 0, args.batch_size
-        step = env.reset(
-            torch.stack([torch.rand(num_envs, generator=a.generator) for a in agents], 1).flatten().to(device)
-        )
-        run.save_checkpoint("init", trainer_state())
-    else:
-        iteration, global_step, minibatch = state["iteration"], state["global_step"], state["minibatch"]
-        steps_taken, loss_scale.scale, loss_scale.good = (
-            state["steps_taken"],
-            state["loss_scale"],
-            state["loss_scale_good"],
-        )
-        stack, first, second = part("net", state), part("first", state), part("second", state)
-        scale_observation.load_state_dict(part("observation", state))
-        scale_reward.load_state_dict(part("reward", state))
-        step = env.load_state_dict(part("env", state))
-    index, account, mask = step.index, step.account, step.mask
-
-    while True:
-        # 1. Who goes on, what is in force, and every random number of this iteration.
-        running = [agent for agent in agents if agent.state == "running" and not agent.finished(global_step)]
-        if not running or (len(running) <= count // 2 and can_shrink):
-            return trainer_state()
-        iteration += 1
-        in_force = [agent.args_at(global_step) for agent in agents]
+    for global_step, in_force in run.iterations():
+        # 1. Knobs in force, and every random number of this iteration.
         knobs, target_kl = stack_knobs(in_force, device), stack_setting(in_force, "target_kl", device)
         gamma, gae_lambda = (stack_setting(in_force, name, device) for name in ("gamma", "gae_lambda"))
-        left = agents[0].total_timesteps - global_step
+        left = args.total_timesteps - global_step
         steps = min(args.n_steps, math.ceil(left / num_envs))
         rows = steps * num_envs
-        draws = []
-        for agent, own_args in zip(agents, in_force, strict=True):
-            own_generator = agent.generator if agent.state == "running" else None
-            own_masks = partial(dropout_masks, own_args)
-            shape = (steps, num_envs, env.num_actions)
-            draws.append(draw(own_generator, shape, args.n_epochs, gumbel_noise, own_masks))
-        noise, starts, orders, dropout = stack_draws(draws, device)
+        noise, starts, orders, dropout = run.draws((steps, num_envs, env.num_actions), gumbel_noise, dropout_masks)
 
         # 2. Rollout: act, step, remember where each observation came from.
-        clock = time.perf_counter()
-        records = []
+        # Copied from trainers/ppo.py::train section 2
+        transitions = []
         with torch.no_grad():
             for t in range(steps):
-                observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
-                action, log_prob, value = fast_decide(
-                    stack, observation, by_agent(mask, count), noise[t], dropout, args.activation, precision
-                )
-                action, log_prob, value = (table.t().flatten() for table in (action, log_prob, value))
+                # differs: the environment has rows n·K + k, the networks (K, N) (3 lines)
+                observation = run.observe(by_agent(index, count), by_agent(account, count))
+                decided = fast_decide(net, observation, by_agent(mask, count), noise[t], dropout, *acting)
+                action, log_prob, value = (table.t().flatten() for table in decided)  # (K, N) → (N·K,)
                 step = env.step(action, starts[t].flatten())
-                decided = (index, account, mask, action, log_prob, value)
-                records.append((*decided, *(getattr(step, name) for name in Buffer._fields[len(decided) :])))
+                # end
+                transitions.append(
+                    Buffer(
+                        *(index, account, mask, action, log_prob, value),
+                        *(step.components, step.terminated, step.truncated, step.final_index, step.final_account),
+                        *(step.equity, step.closed_profit, step.valid),
+                    )
+                )
                 index, account, mask = step.index, step.account, step.mask
-                if t % 256 == 0:
-                    run.heartbeat()
-            observation = scale_observation(env.observe(by_agent(index, count), by_agent(account, count)))
-            _, _, last_value = fast_decide(
-                stack, observation, by_agent(mask, count), noise[0], dropout, args.activation, precision
-            )
-        for row, fault in env.faults().items():
-            if agents[row % count] in running:
-                agents[row % count].fail(fault)
-                running.remove(agents[row % count])
-        buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*records, strict=True)))
-        del records
-        rollout_s = time.perf_counter() - clock
+            # differs: the same (2 lines)
+            observation = run.observe(by_agent(index, count), by_agent(account, count))
+            *_, last_value = fast_decide(net, observation, by_agent(mask, count), noise[0], dropout, *acting)
+        buffer = Buffer(*(by_env(torch.stack(column), count) for column in zip(*transitions, strict=True)))  # (T, N, K)
+        # end
 
-        # 3. Rewards: weights in force, then scaling and clipping. Shapes are (T, N, K) here.
-        clock = time.perf_counter()
-        weights = torch.stack([agent.reward_weights_at(global_step) for agent in agents])
-        bonus = torch.tensor([a.value_at("reward.action_bonus", global_step) for a in agents], device=device)
-        bonus = bonus * (buffer.action != 0)
-        weighted = buffer.components.double() * weights
+        # 3. Rewards: components times the weights in force, then scaled and clipped.
+        # Copied from trainers/ppo.py::train section 3
         done = buffer.terminated | buffer.truncated
-        reward, reward_clipped, reward_scale = scale_reward(weighted.sum(-1) + bonus, done, gamma)
+        # differs: each agent has a discount of its own (1 line)
+        reward, reward_parts = run.scale_reward(buffer.components, buffer.action, done, gamma)  # (T, N, K)
+        # end
 
         # 4. Advantages: the value of the state that followed, before any restart.
-        next_value = torch.cat([buffer.value[1:], last_value.t().unsqueeze(0)])
+        next_value = torch.cat([buffer.value[1:], last_value.t().unsqueeze(0)])  # (T, N, K)
         if most := int(done.sum((0, 1)).max()):  # each agent's ended rows first, filled up to the same number of rows
             ended = to_rows(done)
             first_rows = ended.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
             final_index, final_account = to_rows(buffer.final_index), to_rows(buffer.final_account)
-            with torch.no_grad():
-                final = env.observe(gather_rows(final_index, first_rows), gather_rows(final_account, first_rows))
-                with run.autocast():
-                    _, final_value = forward_stack(
-                        stack, scale_observation(final), args.activation, masks_of_rows(dropout, first_rows % num_envs)
-                    )
-            rows_next = to_rows(next_value)
-            is_end = ended.gather(1, first_rows)
+            final = run.observe(gather_rows(final_index, first_rows), gather_rows(final_account, first_rows))
+            masks = masks_of_rows(dropout, first_rows % num_envs)
+            with torch.no_grad(), run.autocast():
+                _, final_value = forward_stack(net, final, args.activation, masks)
+            rows_next, is_end = to_rows(next_value), ended.gather(1, first_rows)
             rows_next.scatter_(1, first_rows, torch.where(is_end, final_value, rows_next.gather(1, first_rows)))
             next_value = from_rows(rows_next, num_envs)
         advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, gamma, gae_lambda)
         returns = advantage + buffer.value
 
         # 5. Update: epochs over shuffled minibatches, each agent until its policy has moved far enough.
-        flat_index, flat_account = to_rows(buffer.index), to_rows(buffer.account)
-        flat = Minibatch(
-            to_rows(buffer.action),
-            to_rows(buffer.log_prob),
-            to_rows(advantage),
-            to_rows(returns),
-            to_rows(buffer.value),
-            to_rows(buffer.mask),
-        )
-        before = flatten_weights(stack)
-        live = torch.tensor([agent in running for agent in agents], device=device)
-        update: list[Tensor] = []
-        epochs_done = torch.zeros(count, device=device)
-        ratio_error = torch.zeros(count, device=device)
+        flat_index, flat_account = to_rows(buffer.index), to_rows(buffer.account)  # (K, R), (K, R, F)
+        tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
+        flat = Minibatch(*(to_rows(table) for table in tables))  # (K, R), the mask (K, R, A)
+        live, epochs = run.live(), torch.zeros(count, device=device)
         learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
+        update: list[Tensor] = []  # (K, M), one number per STEP_METRICS for each gradient step
         for epoch in range(args.n_epochs):
-            order = orders[:, epoch]
+            order, first_of_epoch = orders[:, epoch], len(update)
             if learnt < rows:
                 order = order[order < learnt].view(count, learnt)
-            batches = split_batches(
-                (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs),
-                args.batch_size * args.accumulation_steps,
-            )
-            first_of_epoch = len(update)
-            for batch_index, batch_account, *columns, envs in batches:
-                batch = Minibatch(*columns)
-                size = envs.shape[1]
-                fits = False
-                while not fits:  # into memory: else the same batch again, in smaller pieces
-                    try:
-                        if size <= minibatch:
+            columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs)
+            batches = split_batches(columns, args.batch_size * args.accumulation_steps)
+            for batch_index, batch_account, *chosen, envs in batches:
+                batch, size = Minibatch(*chosen), envs.shape[1]
+                gradient: Weights = {}
+                losses = stats = torch.zeros((), device=device)
+                for piece, share, attempt in run.pieces(size):
+                    with attempt:  # out of memory: the same batch again in smaller pieces
+                        observation = run.observe(batch_index[:, piece], batch_account[:, piece])
+                        given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
+                        if share == 1:
                             # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                            find = fast_find if size == minibatch else find_step
-                            gradient, factors, counted, step_metrics, away = find(
-                                stack,
-                                scale_observation(env.observe(batch_index, batch_account)),
-                                batch,
-                                masks_of_rows(dropout, envs),
-                                knobs,
-                                loss_scale.scale,
-                                steps_taken,
-                                live,
-                                *words,
+                            find = fast_find if size == run.minibatch else find_step
+                            gradient, factors, counted, metrics = find(
+                                net, observation, batch, *given, optimizer.steps, live, *learning
                             )
-                        else:  # accumulated over minibatches: their gradients add up to that of the batch
-                            gradient, losses, stats, away = {}, 0, 0, 0
+                        else:  # gradients of pieces add up to that of the batch
                             whole = batch._replace(advantage=normalise(batch.advantage))
-                            for begin in range(0, size, minibatch):
-                                piece = slice(begin, begin + minibatch)
-                                of_piece = find_gradient(
-                                    stack,
-                                    scale_observation(env.observe(batch_index[:, piece], batch_account[:, piece])),
-                                    Minibatch(*(column[:, piece] for column in whole)),
-                                    masks_of_rows(dropout, envs[:, piece]),
-                                    knobs,
-                                    loss_scale.scale,
-                                    *words,
-                                )
-                                share = envs[:, piece].shape[1] / size
-                                gradient = add_weighted(gradient, of_piece[0], share)
-                                losses, stats, away = (
-                                    total + one * share
-                                    for total, one in zip((losses, stats, away), of_piece[1:], strict=True)
-                                )
-                            factors, counted, step_metrics = plan_step(
-                                gradient, losses, loss_scale.scale, steps_taken, live, knobs
-                            )
-                            step_metrics = torch.cat([stats, step_metrics], -1)
-                        fits = True
-                    except RuntimeError as error:
-                        minibatch = run.smaller_minibatch(minibatch, error)
-                steps_taken = counted
-                fast_step(stack, first, second, gradient, factors)
-                loss_scale.update(step_metrics[:, NORM], live)
-                if not update:
-                    ratio_error = away
-                update.append(step_metrics)
-            run.heartbeat()
-            epochs_done += live
+                            rows_of = Minibatch(*(column[:, piece] for column in whole))
+                            found = find_gradient(net, observation, rows_of, *given, *learning)
+                            gradient = add_weighted(gradient if piece.start else {}, found[0], share)
+                            losses = found[1] * share + (losses if piece.start else 0)
+                            stats = found[2] * share + (stats if piece.start else 0)
+                if share < 1:
+                    factors, counted, planned = plan_step(
+                        gradient, losses, loss_scale.scale, optimizer.steps, live, knobs
+                    )
+                    metrics = torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
+                optimizer.step(gradient, factors, counted)
+                loss_scale.update(metrics[:, NORM], live)
+                update.append(metrics)
+            epochs += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
             live = live & ~(epoch_kl > target_kl)
-            if not live.any():  # one look per epoch
+            if not live.any():  # the device is waited for once per epoch
                 break
 
-        # 6. Evidence for the diagnosis, on a sample of the rows.
-        steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
-        gradient_steps = [int(epochs) * steps_per_epoch for epochs in epochs_done.tolist()]
-        with torch.no_grad():
-            sample = sample_rows(rows, device)
-            raw_observation = env.observe(flat_index[:, sample], flat_account[:, sample])
-            observation = scale_observation(raw_observation)
-            logits, _ = forward_stack(
-                stack, observation, args.activation, masks_of_rows(dropout, (sample % num_envs).expand(count, -1))
-            )
-            log_prob_after = masked_log_softmax(logits, flat.mask[:, sample])
-            log_prob_after = log_prob_after.gather(-1, flat.action[:, sample].unsqueeze(-1)).squeeze(-1)
-            hidden = hidden_layers(stack, observation, args.activation)
-            after = flatten_weights(stack)
-            earlier = sample_rows(rows - num_envs, device)
-            shown = env.observe(flat_index[:, earlier + num_envs], flat_account[:, earlier + num_envs])
-            earned, flat_done = to_rows(buffer.components[..., 0]), to_rows(done)
-            evidence = []
-            for k in range(count):
-                obs_max_abs, obs_clipped_share = env.observation_stats(flat_index[k, sample], flat_account[k, sample])
-                of_agent = {
-                    "value/explained_variance": explained_variance(buffer.value[..., k], returns[..., k]),
-                    "value/value_mean": buffer.value[..., k].mean(),
-                    "value/return_mean": returns[..., k].mean(),
-                    "value/return_std": returns[..., k].std(),
-                    "diag/ev_reference": ridge_explained_variance(observation[k], flat.returns[k, sample]),
-                    "diag/update_ratio": update_ratio(before[k], after[k], gradient_steps[k]),
-                    "diag/advantage_std": advantage[..., k].std(),
-                    "diag/gae_error": gae_error(
-                        reward[..., k],
-                        buffer.value[..., k],
-                        next_value[..., k],
-                        buffer.terminated[..., k],
-                        done[..., k],
-                        returns[..., k],
-                        gamma[k],
-                        gae_lambda[k],
-                    ),
-                    "diag/wrong_bootstraps": wrong_bootstraps(
-                        buffer.value[..., k], next_value[..., k], buffer.truncated[..., k]
-                    ),
-                    "diag/advantage_signal": correlation(
-                        flat.advantage[k, sample], log_prob_after[k] - flat.log_prob[k, sample]
-                    ),
-                    "diag/obs_max_abs": obs_max_abs,
-                    "diag/obs_clipped_share": obs_clipped_share,
-                    "diag/mask_violations": (~flat.mask[k].gather(-1, flat.action[k].unsqueeze(-1))).sum(),
-                    "policy/ratio_error": ratio_error[k],
-                    "policy/epochs_done": epochs_done[k],
-                    "reward/scale": reward_scale[k],
-                }
-                if hidden:  # hidden = [] is a linear policy
-                    layers = [policy[k] for policy, _ in hidden] + [value[k] for _, value in hidden]
-                    of_agent["diag/dormant_share"] = dormant_share(layers)
-                    of_agent["diag/feature_rank"] = feature_rank(hidden[-1][0][k])
-                    if args.activation == "relu":
-                        of_agent["diag/dead_share"] = dead_share(layers)
-                if steps > 1:  # what a step earned, what is seen then
-                    exposure = flat_account[k, earlier, EXPOSURE]
-                    of_agent["diag/obs_agreement"] = obs_agreement(
-                        shown[k, :, agents[k].newest_return_column],
-                        earned[k, earlier],
-                        exposure,
-                        (flat.action[k, earlier] == 0) & ~flat_done[k, earlier],
-                    )
-                if loss_scale.enabled:
-                    of_agent["diag/amp_scale"] = loss_scale.scale[k]
-                evidence.append(of_agent)
-            scale_observation.update(raw_observation)
-        update_s = time.perf_counter() - clock
+        # 6. Metrics and evidence for the diagnosis; then evaluation, interventions and checkpoints where they are due.
+        run.record(
+            *(buffer, reward_parts, next_value, advantage, returns, STEP_METRICS, torch.stack(update)),
+            epochs=epochs,
+            gradient=flatten_weights(gradient),
+            dropout=dropout,
+            extra={"diag/amp_scale": loss_scale.scale} if loss_scale.enabled else {},
+        )
 
-        # 7. The record of the iteration: one transfer from the device.
-        values = torch.stack([torch.stack([v.double() for v in of_agent.values()]) for of_agent in evidence]).cpu()
-        updates = torch.stack(update).cpu().numpy()  # (G, K, M)
-        last_gradient = flatten_weights(gradient).cpu()
-        tables = {
-            "reward": reward,
-            "clipped": reward_clipped,
-            "weighted": weighted,
-            "raw": buffer.components,
-            "bonus": bonus,
-            "action": buffer.action,
-            "valid_actions": buffer.mask.sum(-1),
-            "done": done,
-            "equity": buffer.equity,
-            "closed": ~buffer.closed_profit.isnan(),
-            "reset_step": torch.zeros_like(done),  # our env begins an episode in the step that ends the last
-        }
-        arrays = {name: table.cpu().numpy() for name, table in tables.items()}
-        start_step, global_step = global_step, global_step + learnt
-        rollouts: dict[int, Rollout] = {}
-        for k, agent in enumerate(agents):
-            if agent not in running:
-                continue
-            rollout = Rollout(**{name: array[:, :, k] for name, array in arrays.items()})
-            rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
-            agent.record(
-                iteration,
-                start_step,
-                global_step,
-                rollouts[k],
-                {name: updates[: gradient_steps[k], k, i] for i, name in enumerate(UPDATE_METRICS)},
-                dict(zip(evidence[k], values[k].tolist(), strict=True))
-                | {
-                    "reward/scale_steps": scale_reward.steps,
-                    "perf/rollout_s": rollout_s,
-                    "perf/update_s": update_s,
-                },
-            )
 
-        # 8. Evaluation, of all whose turn it is together.
-        due = [
-            k
-            for k, agent in enumerate(agents)
-            if agent in running and agent.state == "running" and agent.due(agent.spec.evaluation.every, start_step)
-        ]
-        if due:
-            run.evaluate([agents[k] for k in due], iteration, greedy(due), policy_state)
-            for k in due:
-                agents[k].write_histograms(env, rollouts[k], flat_account[k], flat.value[k], last_gradient[k])
-
-        # 9. What an intervention takes back or draws anew, checkpoints.
-        for k, earlier in run.rolled_back(agents):
-            then = earlier["agents"].split("\n").index(agents[k].name)
-            for name, table in (("net", stack), ("first", first), ("second", second)):
-                for key, weights in part(name, earlier).items():
-                    table[key][k] = weights[then]
-            steps_taken[k] = earlier["steps_taken"][then]
-            loss_scale.scale[k], loss_scale.good[k] = earlier["loss_scale"][then], earlier["loss_scale_good"][then]
-            scale_observation.go_back(part("observation", earlier), k, then)
-            scale_reward.go_back(part("reward", earlier), k, then)
-        for k, what, generator in run.reinitialised(agents):
-            fresh = stack_networks([make_net(generator)], device)
-            hidden = hidden_layers(stack, scale_observation(raw_observation), args.activation)
-            reinit(stack, fresh, (first, second), what, hidden, k)
-        if any(a.due(a.spec.checkpoints.every, start_step) for a in running) or run.stop_requested:
-            run.save_checkpoint("last", trainer_state())
+def main() -> None:
+    with StackRun(Args, load_policy, __file__) as run:
+        for stack in run.stacks():
+            train(stack)
 
 
 if __name__ == "__main__":

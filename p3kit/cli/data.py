@@ -70,8 +70,9 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
     from p3kit.market import load_market
     from p3kit.market.facts import facts_of
     from p3kit.spec import load_spec
+    from p3kit.spec.loading import is_spec
 
-    if spec.suffix != ".toml" and spec.exists() and not spec.is_dir():
+    if not is_spec(spec):
         if overrides or picture is not None:
             raise click.UsageError(f"--set and --picture need a spec; {spec} is no .toml file")
         _describe_file(spec, as_json)

@@ -181,12 +181,27 @@ def _sheet(layout: Layout, symbol: str, shared: bool) -> tuple[Sheet, list[str]]
     if "symbol" in columns:
         chosen, notes = _rows_of_symbol(layout, every[columns["symbol"]], symbol)
         every, rows = every[chosen], rows[chosen]
+    elif len(layout.tickers) > 1:
+        own = [at for role, at in columns.items() if role not in ("timestamp", "time")]
+        chosen = ~_blank(every[own])
+        every, rows = every[chosen], rows[chosen]
+        if not chosen.all():
+            notes = [f"{int((~chosen).sum()):,} rows hold bars of other symbols only"]
     elif shared and not layout.tickers:
         hint = 'write path = "data/{symbol}.csv" for one file per symbol, or columns = { symbol = "NAME" }'
         raise DataError(str(table.path), "has no column of symbols, and the spec has several symbols", hint)
     frame = pd.DataFrame({role: every[at] for role, at in columns.items() if role != "symbol"}).reset_index(drop=True)
     unused = {table.names[at]: every[at] for at in every.columns if at not in columns.values()}
     return Sheet(table.path, frame, rows, unused), notes
+
+
+def _blank(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """True for rows without a single value: in a wide file, other symbols traded then."""
+    blank = [
+        column.isna() if pd.api.types.is_numeric_dtype(column.dtype) else text_of(column).str.lower().isin(_NO_NUMBER)
+        for _, column in frame.items()
+    ]
+    return np.asarray(np.logical_and.reduce([np.asarray(one, dtype=bool) for one in blank]))
 
 
 def _rows_of_symbol(layout: Layout, column: pd.Series, symbol: str) -> tuple[NDArray[np.bool_], list[str]]:
@@ -298,7 +313,10 @@ def _check_ranges(sheet: Sheet, numbers: dict[str, Floats]) -> list[Fault]:
                 rows = np.flatnonzero(sign * (price / bound - 1.0) > _SLACK)
             if len(rows):
                 what = f"{name} {price[rows[0]]:g} is {side} {bound[rows[0]]:g}"
-                hint = "adjust all prices of a bar for splits and dividends alike, or leave open, high and low out"
+                hint = (
+                    'adjust all prices of a bar for splits and dividends alike (adjust = "adj_close" does, by a column '
+                    "Adj Close), or leave open, high and low out"
+                )
                 faults.append(sheet.fault(rows, what, hint))
     return faults
 

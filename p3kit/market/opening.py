@@ -122,7 +122,18 @@ def _encoding(path: Path) -> str:
         begin = _guarded(path, lambda: file.read(4))
     if begin[:4] == b"PAR1":
         raise DataError(str(path), "is a Parquet file", 'write source = "parquet" under [data]')
+    for magic, kind, hint in _NO_TEXT:
+        if begin.startswith(magic):
+            raise DataError(str(path), f"is {kind}", hint)
     return "utf-16" if begin[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+_NO_TEXT = (
+    (b"PK\3\4", "a spreadsheet or a zip archive", "save it as CSV, or end its name in .zip"),
+    (b"\x1f\x8b", "compressed with gzip", "end its name in .gz"),
+    (b"BZh", "compressed with bzip2", "end its name in .bz2"),
+    (b"\xfd7zX", "compressed with xz", "end its name in .xz"),
+)
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -186,8 +197,15 @@ def _width(lines: Sequence[str], separator: str) -> int:
 
 def _lines_above(grid: Sequence[Sequence[str]]) -> int:
     """Lines above the header: blank, or a single cell above a table of several, such as a link or `sep=;`."""
-    wide = next((i for i, row in enumerate(grid) if sum(bool(cell.strip()) for cell in row) > 1), 0)
+    wide = next((i for i in range(len(grid)) if not _is_above(grid, i)), 0)
     return wide if wide < MAX_HEADER and wide + 1 < len(grid) else 0
+
+
+def _is_above(grid: Sequence[Sequence[str]], i: int) -> bool:
+    """True for a line of at most one cell, and for a comment that is no header: no bar follows it."""
+    if grid[i][0].lstrip().startswith("#"):
+        return i + 1 < len(grid) and not looks_like_a_bar(grid[i + 1])
+    return sum(bool(cell.strip()) for cell in grid[i]) <= 1
 
 
 def looks_like_a_bar(row: Sequence[str]) -> bool:

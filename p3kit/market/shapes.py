@@ -18,6 +18,8 @@ from p3kit.market.opening import Table, looks_like_a_bar
 PRICES = ("open", "high", "low", "close")
 FIELDS = (*PRICES, "volume")
 ROLES = ("timestamp", "time", "symbol", *FIELDS, "adj_close")
+MOST_NAMES = 400
+"""Letters of the names of columns that a message shows."""
 OFF = "off"
 """In `data.columns`: the column is not there for p3kit."""
 
@@ -42,7 +44,7 @@ SHORT_NAMES = {"t": "timestamp", "o": "open", "h": "high", "l": "low", "c": "clo
 
 _TUPLE = re.compile(r"""\(\s*['"]([^'"]*)['"]\s*,\s*['"]([^'"]*)['"]\s*,?\s*\)""")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?|\d{1,6}")
-_DAY = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{8}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+_DAY = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{8}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]00:00(:00)?)?")
 _EPOCH = re.compile(r"\d{9,10}(\.0+)?|\d{12,13}|\d{15,16}|\d{18,19}")
 _DASHLESS = re.compile(r"(19|20)\d{2}([/.]?)\d{1,2}\2\d{1,2}([T ].*)?")
 
@@ -202,7 +204,10 @@ def _position(table: Table, wanted: str | int) -> int | None:
 
 
 def _listed(table: Table) -> str:
-    return ", ".join(table.names) if table.has_header else f"1 to {len(table.labels)}, without names"
+    if not table.has_header:
+        return f"1 to {len(table.labels)}, without names"
+    text = ", ".join(table.names)
+    return text if len(text) <= MOST_NAMES else text[:MOST_NAMES] + " …"
 
 
 def line(columns: Mapping[str, str | int]) -> str:
@@ -237,9 +242,19 @@ def _named_columns(
             faults.append(Fault(str(table.path), f"has {len(at)} columns {role}", remedy))
         elif at:
             found[role] = at[0]
+        elif role == "timestamp" and _is_index(table, own):
+            found[role] = own[0]
     if faults:
         raise DataError.collected(faults)
     return found
+
+
+def _is_index(table: Table, own: Sequence[int]) -> bool:
+    """True where the first column has no name and holds dates, as a row index that pandas wrote."""
+    if not own or plain(table.labels[own[0]][0]) not in ("", "unnamed0", "index"):
+        return False
+    cells = [row[own[0]] for row in table.head if own[0] < len(row) and row[own[0]].strip()]
+    return bool(cells) and all(looks_like_a_bar([cell, "1"]) for cell in cells)
 
 
 def _date_and_time(
@@ -299,8 +314,11 @@ def in_doubt(layout: Layout) -> DataError:
 
 
 def _require(table: Table, found: Mapping[str, int], own: Sequence[int]) -> None:
-    faults = []
     names = [table.names[at] for at in own]
+    if len(table.labels) == 1:
+        what = "has one column: its cells are separated by no comma, tab, semicolon or |"
+        raise DataError(str(table.path), what, "save it as CSV, with a column of timestamps and one of closes")
+    faults = []
     if "timestamp" not in found:
         wanted = line({"timestamp": _first_dated(table, own) or "NAME"})
         hint = f"write {wanted} under [data]; the columns are {_listed(table)}"
@@ -317,9 +335,11 @@ def _require(table: Table, found: Mapping[str, int], own: Sequence[int]) -> None
         raise DataError.collected(faults)
 
 
-def _first_dated(table: Table, own: Sequence[int]) -> str | None:
+def _first_dated(table: Table, own: Sequence[int]) -> str | int | None:
+    """The first column with a date: its name, or its number where it has none."""
     row = table.head[0] if table.head else ()
-    return next((table.names[at] for at in own if at < len(row) and looks_like_a_bar([row[at], "1"])), None)
+    at = next((at for at in own if at < len(row) and looks_like_a_bar([row[at], "1"])), None)
+    return at if at is None else table.names[at] if plain(table.labels[at][0]) else at + 1
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -357,7 +377,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape(
         "lines above the header", "CryptoDataDownload, spreadsheets (`sep=;`)",
         lambda o: bool(o.table.above),
-        "lines of one cell, or blank ones, above a table of several columns",
+        "lines of one cell, comments, or blank lines above a table of several columns",
         "from the header on; a note shows the lines",
     ),
     Shape(
@@ -380,6 +400,11 @@ SHAPES: tuple[Shape, ...] = (
         lambda o: "symbol" in o.columns,
         "a column `symbol`, `ticker`, `tic`, `Name` or `code`",
         "the rows of each symbol, so `path` needs no `{symbol}`; a file without the symbol is an error",
+    ),
+    Shape(
+        "index without a name", "pandas",
+        lambda o: plain(o.table.labels[o.columns["timestamp"]][0]) in ("", "unnamed0", "index") and o.table.has_header,
+        "a first column of dates, without a name", "as the timestamp",
     ),
     Shape(
         "index of several levels", "Alpaca in pandas",

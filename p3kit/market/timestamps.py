@@ -6,7 +6,7 @@ would become the day before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,7 +103,7 @@ def _joined(day: pd.Series, clock: pd.Series) -> pd.Series:
     wide = max((len(text) for text in found if text.isdigit()), default=0) > 4
     clocks = [_clock(text, wide) for text in found]
     times = pd.Series(np.asarray(clocks, dtype=object)[codes] if len(found) else [], index=day.index, dtype="str")
-    return text_of(day) + "T" + times
+    return text_of(day).str.replace(r"[T ]00:00(?::00)?$", "", regex=True) + "T" + times
 
 
 def _clock(text: str, wide: bool) -> str:
@@ -192,7 +192,7 @@ def _unread_fault(sheet: Sheet, rows: NDArray[np.intp], value: str) -> Fault:
     if value in ("", "T"):
         return sheet.fault(rows, "timestamp is missing", _REMOVE)
     hint = _WRITE_ISO
-    if "/" in value or "." in value.split(" ")[0]:
+    if re.search(r"[/.]", value.split(" ")[0]):
         hint += "; which of day and month comes first is not guessed"
     return sheet.fault(rows, f'"{value[:40]}" is no timestamp', hint)
 
@@ -224,8 +224,3 @@ def _in_zone(local: pd.Series, utc: pd.Series, zone: str) -> Parsed:
         return Parsed(local, notes=[note])
     note = f"timestamps carry a time zone ({zone}); they are kept in UTC, and so are the days of data.split"
     return Parsed(utc, notes=[note])
-
-
-def is_text(values: Sequence[object]) -> bool:
-    """True where no value is a number."""
-    return not pd.to_numeric(pd.Series([str(value) for value in values]), errors="coerce").notna().any()

@@ -16,21 +16,11 @@ stop            present when someone asked the run to end
 Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.
 """
 
-from p3kit.rundir.chosen import find_checkpoint
-from p3kit.rundir.directory import (
-    Histogram,
-    RunDir,
-    Series,
-    choice_rank,
-    chosen_evaluation,
-    find_run,
-    folder_of_runs,
-    intact_runs,
-    list_runs,
-    mark_crashed,
-    take_number,
-)
-from p3kit.rundir.file_names import file_name
+from p3kit.rundir.chosen import choice_rank, chosen_evaluation, find_checkpoint
+from p3kit.rundir.directory import RunDir
+from p3kit.rundir.file_names import file_name, take_number
+from p3kit.rundir.lookup import find_run, folder_of_runs, intact_runs, list_runs, mark_crashed
+from p3kit.rundir.records import Histogram, Series
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
 
 __all__ = [

@@ -1,9 +1,31 @@
-"""The checkpoint of an agent by the words that commands take: `best`, `last`, or the name of a file."""
+"""The checkpoint of an agent: chosen by validation, or named as commands take it (`best`, `last`, a file)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
 from p3kit.errors import InputError
-from p3kit.rundir.directory import RunDir, chosen_evaluation
+from p3kit.rundir.directory import RunDir
+
+Event = TypeVar("Event", bound=Mapping[str, Any])
+
+
+def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tuple[bool, float]:
+    """What an agent's weights are chosen by, the largest first: whether they had the share of training that
+    `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
+    share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
+    return global_step >= share * plan.get("total_timesteps", 0), sharpe
+
+
+def chosen_evaluation(plan: Mapping[str, Any], evaluations: Iterable[Event]) -> Event | None:
+    """The evaluation whose weights are chosen by `choice_rank`; None where no policy traded in any."""
+    traded = [event for event in evaluations if event["metrics"].get("eval/sharpe_ratio") is not None]
+
+    def rank(event: Event) -> tuple[bool, float]:
+        return choice_rank(plan, event["global_step"], float(event["metrics"]["eval/sharpe_ratio"]))
+
+    return max(traded, key=rank, default=None)
 
 
 def find_checkpoint(run: RunDir, agent: str, wanted: str) -> str:

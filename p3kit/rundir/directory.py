@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p3kit.errors import P3kitError, RunNotFound
-from p3kit.metrics import METRICS, is_metric
 from p3kit.rundir import processes, rows, validation
-from p3kit.rundir.file_names import file_name
+from p3kit.rundir.file_names import file_name, take_number
 from p3kit.rundir.locks import take_lock
 from p3kit.rundir.provenance import provenance
-
-Event = TypeVar("Event", bound=Mapping[str, Any])
+from p3kit.rundir.records import DiskUsage, Histogram, Series
 
 SCHEMA_VERSION = 1
 """Of run.json and the files beside it. A reader refuses directories of a newer version."""
@@ -38,51 +34,8 @@ ACTIVE_STATES = ("queued", "running")
 _AT_ONCE = "at once"
 """What the file `stop` says where a checkpoint is not to be waited for."""
 
-_RUN_NAME = re.compile(r"run-(\d+)")
+RUN_NAME = re.compile(r"run-(\d+)")
 _HISTOGRAM_NAME = re.compile(r"(?P<kind>[a-z_]+)-(?P<agent>.+)-(?P<step>\d{9,})\.json")
-
-
-@dataclass(frozen=True)
-class Series:
-    """One metric of one agent, in the order it was recorded. Shapes: all (n,). Values may be nan or inf."""
-
-    steps: NDArray[np.int64]
-    values: NDArray[np.float64]
-    iterations: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """One drawing's numbers. `kind`: reward, actions, gradients, value_map or equity; `global_step` of the agent."""
-
-    kind: str
-    agent: str
-    global_step: int
-    path: Path
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The numbers, read from disk. Raises P3kitError when the file is damaged."""
-        document = rows.read_json(self.path)
-        if wrong := validation.wrong_histogram(document):
-            raise P3kitError(str(self.path), wrong, "delete the file")
-        data: dict[str, Any] = document["data"]
-        return data
-
-
-@dataclass(frozen=True)
-class DiskUsage:
-    """Bytes that a run takes on its disk, in whole blocks. `growing`: metrics, events, histograms; they grow with the
-    steps taken. `rest`: what a run has once."""
-
-    growing: int
-    best_checkpoints: int
-    best_checkpoint_count: int
-    rest: int
-
-    @property
-    def total(self) -> int:
-        return self.growing + self.best_checkpoints + self.rest
 
 
 @dataclass(frozen=True)
@@ -137,7 +90,7 @@ class RunDir:
     @property
     def number(self) -> int | None:
         """42 of `run-42`; None for a directory that was renamed."""
-        match = _RUN_NAME.fullmatch(self.name)
+        match = RUN_NAME.fullmatch(self.name)
         return int(match[1]) if match else None
 
     def delete(self) -> None:
@@ -265,7 +218,7 @@ class RunDir:
         out: an absent name is the one form of "no value". Raises P3kitError for a name that is not in the glossary and
         for a value that is no number; then nothing is written.
         """
-        prepared = [_checked_row(row) for row in metric_rows]
+        prepared = [validation.checked_row(row) for row in metric_rows]
         if prepared:
             self._say_torn("metrics.jsonl", rows.append_rows(self._metrics_file, prepared))
 
@@ -517,158 +470,3 @@ class RunDir:
                 found.append(Histogram(match["kind"], owner, int(match["step"]), path))
         chosen = [h for h in found if (kind is None or h.kind == kind) and (agent is None or h.agent == agent)]
         return sorted(chosen, key=lambda h: (h.kind, h.agent, h.global_step))
-
-
-def folder_of_runs(runs_root: str | Path | None) -> Path:
-    """Return the folder of the run directories: as given, else the environment variable `P3KIT_RUNS`, else `runs`."""
-    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
-
-
-def list_runs(runs_root: Path | str) -> list[RunDir]:
-    """The runs in `runs_root`, oldest number first; a root that does not exist holds none."""
-    root = Path(runs_root)
-    if not root.is_dir():
-        return []
-    named = [(int(match[1]), path) for path in root.iterdir() if (match := _RUN_NAME.fullmatch(path.name))]
-    return [RunDir(path) for _, path in sorted(named) if (path / "run.json").is_file()]
-
-
-def intact_runs(runs_root: Path | str, *, of_metrics: bool = True) -> tuple[list[RunDir], list[P3kitError]]:
-    """The runs whose files can be read, and what is wrong with each of the others.
-
-    One damaged directory must not hide the others: whoever speaks of all runs takes these and says the faults. Without
-    `of_metrics`, for readers that take no metrics, those are not looked at: a file of them may be long.
-    """
-    intact, faults = [], []
-    for run in list_runs(runs_root):
-        try:
-            run.verify(of_metrics=of_metrics)
-        except P3kitError as error:
-            faults.append(error)
-        else:
-            intact.append(run)
-    return intact, faults
-
-
-def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]:
-    """The run that `reference` names, and the agent if it names one.
-
-    `run-42` · `42` · `latest` · a path to a run directory; each may be followed by `/AGENT`. Raises RunNotFound with
-    the nearest name.
-    """
-    root = Path(runs_root)
-    whole = reference.rstrip("/")
-    if (Path(whole) / "run.json").is_file():
-        return RunDir(Path(whole)), None
-    if "/" in whole and (run_path := _run_above(Path(whole))) is not None:
-        run, agent = RunDir(run_path), str(Path(whole).relative_to(run_path))
-    else:
-        name, _, agent = whole.partition("/")
-        run = _named_run(root, name, reference)
-    return (run, _checked_agent(run, agent)) if agent else (run, None)
-
-
-def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
-    """Marks the runs whose process is gone as crashed, and returns them; with them, what could not be marked, and why
-    (a read-only folder, a full disk): nobody is kept from reading by that."""
-    marked, faults = [], []
-    for run in list_runs(runs_root):
-        try:
-            if run.mark_crashed():
-                marked.append(run)
-        except (OSError, P3kitError) as error:
-            faults.append(f"{run.name}: its process is gone, which cannot be written down: {error}")
-    return marked, faults
-
-
-def take_number(root: Path, word: str) -> Path:
-    """Makes the folder `WORD-N` in `root` with the next free number; two processes never get the same."""
-    root.mkdir(parents=True, exist_ok=True)
-    taken = re.compile(rf"{re.escape(word)}-(\d+)")
-    number = max((int(match[1]) for path in root.iterdir() if (match := taken.fullmatch(path.name))), default=0)
-    while True:
-        number += 1
-        path = root / f"{word}-{number}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
-
-
-def _run_above(path: Path) -> Path | None:
-    for parent in path.parents:
-        if (parent / "run.json").is_file():
-            return parent
-    return None
-
-
-def _named_run(root: Path, name: str, reference: str) -> RunDir:
-    runs = list_runs(root)
-    if not runs:
-        raise RunNotFound(repr(reference), f"there are no runs in {root}", "start one with: p3kit run specs/smoke.toml")
-    if name == "latest":
-        return runs[-1]
-    wanted = f"run-{name}" if name.isdigit() else name
-    for run in runs:
-        if run.name == wanted:
-            return run
-    raise RunNotFound(
-        repr(reference),
-        f"no run of that name in {root}",
-        f'did you mean "{_nearest(wanted, runs)}"? p3kit runs lists all',
-    )
-
-
-def _nearest(wanted: str, runs: Sequence[RunDir]) -> str:
-    if match := _RUN_NAME.fullmatch(wanted):
-        return min(runs, key=lambda run: abs((run.number or 0) - int(match[1]))).name
-    return next(iter(difflib.get_close_matches(wanted, [run.name for run in runs], n=1)), runs[-1].name)
-
-
-def _checked_agent(run: RunDir, agent: str) -> str:
-    names = run.agent_names()
-    if agent in names:
-        return agent
-    near = difflib.get_close_matches(agent, names, n=1, cutoff=0.4)
-    hint = f'did you mean "{near[0]}"?' if near else f"its agents: {', '.join(names)}"
-    raise RunNotFound(f"{run.name}/{agent}", f"{run.name} has no agent of that name", hint)
-
-
-def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    if missing := [key for key in ("agent", "iteration", "global_step", "time", "metrics") if key not in row]:
-        raise P3kitError("metrics row", f"lacks {', '.join(missing)}")
-    metrics = {}
-    for name, value in row["metrics"].items():
-        if not is_metric(name):
-            near = difflib.get_close_matches(name, METRICS, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else "every recorded metric is listed in p3kit/metrics.py"
-            raise P3kitError(f"metric {name!r}", "is not in the glossary", hint)
-        if value is None:
-            continue
-        number = rows.encode(value)
-        if isinstance(number, bool | list | dict) or (isinstance(value, str)):
-            raise P3kitError(f"metric {name!r}", f"is {value!r}, which is no number")
-        metrics[name] = number
-    return {
-        "agent": str(row["agent"]),
-        "iteration": int(row["iteration"]),
-        "global_step": int(row["global_step"]),
-        "time": float(row["time"]),
-        "metrics": metrics,
-    }
-
-
-def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tuple[bool, float]:
-    """What an agent's weights are chosen by, the largest first: whether they had the share of training that
-    `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
-    share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
-    return global_step >= share * plan.get("total_timesteps", 0), sharpe
-
-
-def chosen_evaluation(plan: Mapping[str, Any], evaluations: Iterable[Event]) -> Event | None:
-    """The evaluation whose weights are chosen by `choice_rank`; None where no policy traded in any."""
-    traded = [event for event in evaluations if event["metrics"].get("eval/sharpe_ratio") is not None]
-
-    def rank(event: Event) -> tuple[bool, float]:
-        return choice_rank(plan, event["global_step"], float(event["metrics"]["eval/sharpe_ratio"]))
-
-    return max(traded, key=rank, default=None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+from pathlib import Path
 
 LONGEST_NAME = 80
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")
@@ -21,3 +23,16 @@ def file_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{safe[: LONGEST_NAME - len(digest) - 1]}-{digest}"
+
+
+def take_number(root: Path, word: str) -> Path:
+    """Makes the folder `WORD-N` in `root` with the next free number; two processes never get the same."""
+    root.mkdir(parents=True, exist_ok=True)
+    taken = re.compile(rf"{re.escape(word)}-(\d+)")
+    number = max((int(match[1]) for path in root.iterdir() if (match := taken.fullmatch(path.name))), default=0)
+    while True:
+        number += 1
+        path = root / f"{word}-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path

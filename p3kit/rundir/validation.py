@@ -6,10 +6,14 @@ asks for itself.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from p3kit.rundir.rows import EVENT_KINDS, RowKind
+from p3kit.errors import P3kitError
+from p3kit.metrics import METRICS as GLOSSARY
+from p3kit.metrics import is_metric
+from p3kit.rundir.rows import EVENT_KINDS, RowKind, encode
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
@@ -97,3 +101,28 @@ def _wrong(value: Any, must_have: Kinds, may_have: Kinds | None = None) -> str:
 
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of metrics as it is written. Raises P3kitError for unknown metrics and for text."""
+    if missing := [key for key in ("agent", "iteration", "global_step", "time", "metrics") if key not in row]:
+        raise P3kitError("metrics row", f"lacks {', '.join(missing)}")
+    metrics = {}
+    for name, value in row["metrics"].items():
+        if not is_metric(name):
+            near = difflib.get_close_matches(name, GLOSSARY, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else "every recorded metric is listed in p3kit/metrics.py"
+            raise P3kitError(f"metric {name!r}", "is not in the glossary", hint)
+        if value is None:
+            continue
+        number = encode(value)
+        if isinstance(number, bool | list | dict) or (isinstance(value, str)):
+            raise P3kitError(f"metric {name!r}", f"is {value!r}, which is no number")
+        metrics[name] = number
+    return {
+        "agent": str(row["agent"]),
+        "iteration": int(row["iteration"]),
+        "global_step": int(row["global_step"]),
+        "time": float(row["time"]),
+        "metrics": metrics,
+    }

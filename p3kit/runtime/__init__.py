@@ -8,6 +8,7 @@ from p3kit.runtime.evaluation import StackPolicy, seed_of
 from p3kit.runtime.recording import Rollout
 from p3kit.runtime.reinit import Bodies
 from p3kit.runtime.run import Run
+from p3kit.runtime.stack_run import Stack, StackRun
 
 __all__ = [
     "Agent",
@@ -16,7 +17,9 @@ __all__ = [
     "Flat",
     "Rollout",
     "Run",
+    "Stack",
     "StackPolicy",
+    "StackRun",
     "load_checkpoint",
     "load_optimizer_state",
     "open_run",

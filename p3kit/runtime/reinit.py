@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from p3kit.runtime.evidence import dormant_units
+from p3kit.runtime.stacking import Weights, layers_of_agent
 
 UNDECIDED_GAIN = 0.01
 """Largest singular value of a policy's last layer when it is drawn anew (Andrychowicz et al. 2021, section 3.2)."""
@@ -83,6 +84,27 @@ def reinit_part(
     with torch.no_grad():
         activations = {name: child.hidden(observation) for name, child in children.items()}
     reinit_dormant(own, new, moments, activations)
+
+
+def reinit_agent(
+    stack: Weights,
+    fresh: Weights,
+    moments: Sequence[Weights],
+    part: str,
+    activations: Mapping[str, Sequence[Tensor]],
+    agent: int,
+    layers: int,
+) -> None:
+    """`reinit_part` for one agent of a stack: `fresh` has its new weights, (1, …), and `activations` its hidden layers.
+
+    "policy_head" and "value_head" are the last `layers` layers.
+    """
+    own, new = layers_of_agent(stack, agent), layers_of_agent(fresh, 0)
+    moved = [layers_of_agent(moment, agent) for moment in moments]
+    if part == "dormant":
+        reinit_dormant(own, new, moved, activations)
+    else:
+        reinit_head(own, new, moved, part.removesuffix("_head"), layers)
 
 
 def _linears(net: nn.Module) -> dict[str, list[nn.Linear]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from p3kit.runtime.checkpoints import Flat
+from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.scaling import ObservationScaler
 
 Weights = dict[str, Tensor]
@@ -319,6 +319,42 @@ def adamw_step(weights: Weights, first: Weights, second: Weights, gradient: Weig
         second[name].copy_(new_second)
 
 
+class AdamW:
+    """AdamW for K agents in one step, with moments and step counts of each agent's own.
+
+    `step` may be a compiled `adamw_step`. `shape` is (K,), or () for weights that all agents share.
+    """
+
+    def __init__(
+        self, weights: Weights, shape: tuple[int, ...], device: torch.device, step: Callable[..., Any] = adamw_step
+    ) -> None:
+        self.weights = weights
+        self.moments = tuple({name: torch.zeros_like(own) for name, own in weights.items()} for _ in range(2))
+        self.steps = torch.zeros(shape, device=device)
+        self._step = step
+
+    def step(self, gradient: Weights, factors: StepFactors, steps: Tensor) -> None:
+        """Move the weights in place. `factors` and the new number of `steps` come from `plan_step`."""
+        self._step(self.weights, *self.moments, gradient, factors)
+        self.steps = steps
+
+    def state_dict(self) -> Flat:
+        first, second = self.moments
+        return under("first", first) | under("second", second) | {"steps": self.steps}
+
+    def load_state_dict(self, state: Flat) -> None:
+        for name, moment in zip(("first", "second"), self.moments, strict=True):
+            moment.update(part(name, state))
+        self.steps = state["steps"]
+
+    def go_back(self, state: Flat, place: int, from_place: int) -> None:
+        """Restore agent `place`, who was `from_place` when `state` was taken."""
+        for name, moment in zip(("first", "second"), self.moments, strict=True):
+            for key, earlier in part(name, state).items():
+                moment[key][place] = earlier[from_place]
+        self.steps[place] = state["steps"][from_place]
+
+
 class LossScale:
     """`torch.amp.GradScaler`'s rule with a scale of each agent's own: halved by a gradient that is not finite, doubled
     after 2,000 that were. Always 1 where gradients are not fp16."""
@@ -341,12 +377,22 @@ class LossScale:
         self.scale = torch.where(live, scale, self.scale)
         self.good = torch.where(live, torch.where(grown, 0.0, good), self.good)
 
+    def state_dict(self) -> Flat:
+        return {"scale": self.scale, "good": self.good}
+
+    def load_state_dict(self, state: Flat) -> None:
+        self.scale, self.good = state["scale"], state["good"]
+
+    def go_back(self, state: Flat, place: int, from_place: int) -> None:
+        """Restore agent `place`, who was `from_place` when `state` was taken."""
+        self.scale[place], self.good[place] = state["scale"][from_place], state["good"][from_place]
+
 
 # ── checkpoints ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def select_agents(state: Mapping[str, Any], kept: Sequence[int], shared: str = "") -> Flat:
-    """The state of a run of K agents without those that are not `kept`. Entries that start with `shared` belong to all.
+def select_agents(state: Mapping[str, Any], kept: Sequence[int], shared: Sequence[str] = ()) -> Flat:
+    """The state of a run of K agents without those that are not `kept`. Parts that are `shared` belong to all agents.
 
     Rows of the environment are n·K + k, and the discounted sums of rewards (N, K).
     """
@@ -355,7 +401,7 @@ def select_agents(state: Mapping[str, Any], kept: Sequence[int], shared: str = "
     def own(name: str, value: Any) -> Any:
         if name == "agents":
             return "\n".join(names[k] for k in kept)
-        if not isinstance(value, Tensor) or (shared and name.startswith(shared)):
+        if not isinstance(value, Tensor) or name.split("/")[0] in shared:
             return value
         if name == "reward/discounted":
             return value[:, kept]

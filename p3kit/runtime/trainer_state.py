@@ -61,9 +61,9 @@ class Registry:
             state |= under(name, _state_of(self._parts[name]))
         return state
 
-    def load_state_dict(self, state: Flat) -> dict[str, Any]:
-        """Restore every part in place; returns what each part's `load_state_dict` returned."""
-        return {name: _load(own, part(name, state)) for name, own in self._parts.items()}
+    def load_state_dict(self, state: Flat, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Restore every part, or those in `names`, in place; returns what each part's `load_state_dict` returned."""
+        return {name: _load(self._parts[name], part(name, state)) for name in (self._parts if names is None else names)}
 
     def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None:
         """Take the parts back to an earlier state; of a stack only agent `place`, who was `from_place` then."""

@@ -112,6 +112,19 @@ def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def is_spec(path: Path) -> bool:
+    """False for a file that is there, has another ending than .toml, and is no TOML."""
+    if path.suffix == ".toml" or path.is_dir() or not path.exists():
+        return True
+    if not is_file(path) or path.stat().st_size > MAX_BYTES:
+        return False
+    try:
+        tables = tomli.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomli.TOMLDecodeError, UnicodeError, OSError, RecursionError):
+        return False
+    return bool({"name", "symbols", "extends"} & set(tables))
+
+
 def _data_files(spec: Spec) -> list[Path]:
     """The files that `data.path` names, each once."""
     if spec.data.path is None or spec.data.source not in ("csv", "parquet"):

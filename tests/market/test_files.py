@@ -88,7 +88,7 @@ REFUSED = {
     "close above high": (
         cell("close", 9, "1000"),
         "X.csv: row 11 (2015-01-14): close 1000 is above high 52.0344; adjust all prices of a bar for splits and "
-        "dividends alike, or leave open, high and low out",
+        'dividends alike (adjust = "adj_close" does, by a column Adj Close), or leave open, high and low out',
     ),
     "missing timestamp": (
         cell("timestamp", 9, ""),

@@ -80,6 +80,9 @@ FILES: dict[str, tuple[str, Bars, str | bytes]] = {
     "UTF-16": ("UTF-16", DAILY, csv(table()).encode("utf-16")),
     "CryptoDataDownload": ("lines above the header", DAILY, "https://www.example.com\n" + csv(table())),
     "a spreadsheet's separator": ("lines above the header", DAILY, "sep=;\n\n" + csv(table(), sep=";")),
+    "pandas, unnamed index": ("index without a name", DAILY, table().set_index("Date").rename_axis(None).to_csv()),
+    "pandas, saved again": ("index without a name", DAILY, csv(table().rename(columns={"Date": "Unnamed: 0"}))),
+    "comments": ("lines above the header", DAILY, "# a, b, c\n# of d, e\n" + csv(table())),
     "yfinance, three lines": ("several header lines", DAILY, levels(("Price", "Ticker")).to_csv()),
     "yfinance, by ticker": (
         "several header lines", DAILY, levels(("Price", "Ticker")).swaplevel(axis=1).to_csv()
@@ -119,6 +122,9 @@ FILES: dict[str, tuple[str, Bars, str | bytes]] = {
                                                                frame=table(HOURLY, "%Y-%m-%dT%H:%M:%SZ")))),
     "Stooq": ("date and time in two columns", HOURLY, csv(split_time("%Y-%m-%d", "%H:%M:%S"))),
     "Stooq, digits": ("date and time in two columns", HOURLY, csv(split_time("%Y%m%d", "%H%M%S"))),
+    "midnights and times": (
+        "date and time in two columns", HOURLY, csv(split_time("%Y-%m-%d 00:00:00", "%H:%M"))
+    ),
     "TradingView": ("time since 1970", HOURLY, csv(epoch("s").rename(columns={"Date": "time"}))),
     "Binance, header": ("time since 1970", HOURLY, csv(BINANCE.rename(columns={"Date": "open_time"}))),
     "Binance, 2025": ("time since 1970", HOURLY, csv(epoch("us"))),
@@ -255,6 +261,27 @@ def test_spellings_of_a_symbol() -> None:
         assert same_symbol(one, other)
     for one, other in (("BRK.A", "BRK.B"), ("TD.TO", "TD"), ("AAPL", "AAP"), ("AAPL", "MSFT")):
         assert not same_symbol(one, other)
+
+
+def test_rows_of_other_symbols_in_a_wide_file_are_no_bars(tmp_path: Path) -> None:
+    wide = levels(("Price", "Ticker"), ("OTHER", "X"))
+    wide.loc[wide.index[:20], wide.columns.get_level_values(1) == "X"] = np.nan
+    path = written(tmp_path, wide.to_csv())
+    read = read_bars("csv", str(path), "X", Reading(several=True))
+    np.testing.assert_array_equal(read.close, DAILY.close[20:])
+    assert read.notes == ("20 rows hold bars of other symbols only",)
+    wide.loc[wide.index[40], ("Close", "X")] = np.nan
+    with pytest.raises(DataError, match=r"row 44 .*close is missing"):
+        read_bars("csv", str(written(tmp_path, wide.to_csv())), "X")
+
+
+@pytest.mark.parametrize(
+    ("magic", "message"), [(b"PK\3\4", "is a spreadsheet"), (b"\x1f\x8b\x08", "end its name in .gz")]
+)
+def test_what_only_looks_like_csv_is_named(magic: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "X.csv").write_bytes(magic + bytes(40))
+    with pytest.raises(DataError, match=message):
+        read_bars("csv", str(tmp_path / "X.csv"), "X")
 
 
 # --- in doubt ---------------------------------------------------------------------------------------------------------

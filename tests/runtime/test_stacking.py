@@ -289,7 +289,7 @@ def test_agents_that_stay_keep_everything_that_is_theirs() -> None:
         "env/row": numbered(ENVS * AGENTS),
         "env/account": numbered(6, ENVS * AGENTS),
     }
-    found = stacking.select_agents(state, kept, shared="encoder")
+    found = stacking.select_agents(state, kept, shared=["encoder"])
     assert found["agents"] == "C\nA"
     assert found["global_step"] == 300
     assert torch.equal(found["encoder/w"], state["encoder/w"])
@@ -299,3 +299,38 @@ def test_agents_that_stay_keep_everything_that_is_theirs() -> None:
         for place, agent in enumerate(kept):
             assert found["env/row"][env * 2 + place] == state["env/row"][env * AGENTS + agent]
             assert torch.equal(found["env/account"][:, env * 2 + place], state["env/account"][:, env * AGENTS + agent])
+
+
+def test_one_agent_of_the_optimiser_goes_back_alone() -> None:
+    torch.manual_seed(5)
+    weights = {"w": torch.randn(AGENTS, 2, 2)}
+    optimizer, scale = stacking.AdamW(weights, (AGENTS,), CPU), stacking.LossScale(AGENTS, CPU, enabled=True)
+    knobs, live = (
+        stacking.Knobs(*(torch.full((AGENTS, 1), 0.1) for _ in range(6))),
+        torch.ones(AGENTS, dtype=torch.bool),
+    )
+
+    def step() -> None:
+        gradient = {"w": torch.randn(AGENTS, 2, 2)}
+        factors, steps, metrics = stacking.plan_step(
+            gradient, torch.zeros(AGENTS), torch.ones(AGENTS), optimizer.steps, live, knobs
+        )
+        optimizer.step(gradient, factors, steps)
+        scale.update(metrics[:, 0], live)
+
+    step()
+    kept = {
+        name: {key: value.clone() for key, value in one.state_dict().items()}
+        for name, one in (("optimizer", optimizer), ("scale", scale))
+    }
+    step()
+    now = {key: value.clone() for key, value in optimizer.state_dict().items()}
+    optimizer.go_back(kept["optimizer"], 0, 2)
+    scale.go_back(kept["scale"], 0, 2)
+    for key, value in optimizer.state_dict().items():
+        assert torch.equal(value[0], kept["optimizer"][key][2]), key
+        assert torch.equal(value[1:], now[key][1:]), key
+    assert scale.good.tolist() == [1, 2, 2]
+    again = stacking.AdamW({"w": torch.zeros(AGENTS, 2, 2)}, (AGENTS,), CPU)
+    again.load_state_dict(optimizer.state_dict())
+    assert all(torch.equal(value, optimizer.state_dict()[key]) for key, value in again.state_dict().items())

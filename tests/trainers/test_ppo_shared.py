@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from p3kit.rundir import RunDir
+from p3kit.runtime import Run
 from p3kit.runtime.stacking import BETA1, Knobs, adamw_step, add_weighted, plan_step
 from p3kit.spec.knobs import read_knobs
 
@@ -388,9 +389,7 @@ def test_agents_that_stop_early_leave_and_the_others_go_on(
     rule = {"min_progress": 0.3, "stretch_sharpe": "off", "min_delta": 1e6, "plateau_steps": 1}
     impatient = {name: {"early_stop": rule | {"patience": n}} for name, n in (("AAA", 2), ("CCC", 3))}
     sizes, train_together = [], shared.train
-    monkeypatch.setattr(
-        shared, "train", lambda run, agents, state: sizes.append(len(agents)) or train_together(run, agents, state)
-    )
+    monkeypatch.setattr(shared, "train", lambda stack: sizes.append(stack.count) or train_together(stack))
     made = run(shared, tmp_path, {"ppo.total_timesteps": 1_500, "agents": impatient})
     assert {event["agent"]: event["global_step"] for event in made.read_events("early_stop")} == {
         "AAA": 900,
@@ -411,7 +410,7 @@ def test_a_run_resumes_to_the_same_bits(
         pass
 
     saves: list[str] = []
-    save = shared.Run.save_checkpoint
+    save = Run.save_checkpoint
 
     def save_and_die(self: Any, name: str, state: Any) -> None:
         save(self, name, state)
@@ -419,8 +418,8 @@ def test_a_run_resumes_to_the_same_bits(
         if saves.count("last") == 2:
             raise Killed
 
-    monkeypatch.setattr(shared.Run, "save_checkpoint", save_and_die)
-    monkeypatch.setattr(shared.Run, "__exit__", lambda *_: None)
+    monkeypatch.setattr(Run, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(Run, "__exit__", lambda *_: None)
     with pytest.raises(Killed):
         run(shared, tmp_path / "killed", changes)
     monkeypatch.undo()

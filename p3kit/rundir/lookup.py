@@ -1,0 +1,112 @@
+"""Runs of a folder, and the run that a reference names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from p3kit.errors import P3kitError, RunNotFound
+from p3kit.rundir.directory import RUN_NAME, RunDir
+
+
+def folder_of_runs(runs_root: str | Path | None) -> Path:
+    """Return the folder of the run directories: as given, else the environment variable `P3KIT_RUNS`, else `runs`."""
+    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
+
+
+def list_runs(runs_root: Path | str) -> list[RunDir]:
+    """The runs in `runs_root`, oldest number first; a root that does not exist holds none."""
+    root = Path(runs_root)
+    if not root.is_dir():
+        return []
+    named = [(int(match[1]), path) for path in root.iterdir() if (match := RUN_NAME.fullmatch(path.name))]
+    return [RunDir(path) for _, path in sorted(named) if (path / "run.json").is_file()]
+
+
+def intact_runs(runs_root: Path | str, *, of_metrics: bool = True) -> tuple[list[RunDir], list[P3kitError]]:
+    """The runs whose files can be read, and what is wrong with each of the others.
+
+    One damaged directory must not hide the others: whoever speaks of all runs takes these and says the faults. Without
+    `of_metrics`, for readers that take no metrics, those are not looked at: a file of them may be long.
+    """
+    intact, faults = [], []
+    for run in list_runs(runs_root):
+        try:
+            run.verify(of_metrics=of_metrics)
+        except P3kitError as error:
+            faults.append(error)
+        else:
+            intact.append(run)
+    return intact, faults
+
+
+def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]:
+    """The run that `reference` names, and the agent if it names one.
+
+    `run-42` · `42` · `latest` · a path to a run directory; each may be followed by `/AGENT`. Raises RunNotFound with
+    the nearest name.
+    """
+    root = Path(runs_root)
+    whole = reference.rstrip("/")
+    if (Path(whole) / "run.json").is_file():
+        return RunDir(Path(whole)), None
+    if "/" in whole and (run_path := _run_above(Path(whole))) is not None:
+        run, agent = RunDir(run_path), str(Path(whole).relative_to(run_path))
+    else:
+        name, _, agent = whole.partition("/")
+        run = _named_run(root, name, reference)
+    return (run, _checked_agent(run, agent)) if agent else (run, None)
+
+
+def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
+    """Marks the runs whose process is gone as crashed, and returns them; with them, what could not be marked, and why
+    (a read-only folder, a full disk): nobody is kept from reading by that."""
+    marked, faults = [], []
+    for run in list_runs(runs_root):
+        try:
+            if run.mark_crashed():
+                marked.append(run)
+        except (OSError, P3kitError) as error:
+            faults.append(f"{run.name}: its process is gone, which cannot be written down: {error}")
+    return marked, faults
+
+
+def _run_above(path: Path) -> Path | None:
+    for parent in path.parents:
+        if (parent / "run.json").is_file():
+            return parent
+    return None
+
+
+def _named_run(root: Path, name: str, reference: str) -> RunDir:
+    runs = list_runs(root)
+    if not runs:
+        raise RunNotFound(repr(reference), f"there are no runs in {root}", "start one with: p3kit run specs/smoke.toml")
+    if name == "latest":
+        return runs[-1]
+    wanted = f"run-{name}" if name.isdigit() else name
+    for run in runs:
+        if run.name == wanted:
+            return run
+    raise RunNotFound(
+        repr(reference),
+        f"no run of that name in {root}",
+        f'did you mean "{_nearest(wanted, runs)}"? p3kit runs lists all',
+    )
+
+
+def _nearest(wanted: str, runs: Sequence[RunDir]) -> str:
+    if match := RUN_NAME.fullmatch(wanted):
+        return min(runs, key=lambda run: abs((run.number or 0) - int(match[1]))).name
+    return next(iter(difflib.get_close_matches(wanted, [run.name for run in runs], n=1)), runs[-1].name)
+
+
+def _checked_agent(run: RunDir, agent: str) -> str:
+    names = run.agent_names()
+    if agent in names:
+        return agent
+    near = difflib.get_close_matches(agent, names, n=1, cutoff=0.4)
+    hint = f'did you mean "{near[0]}"?' if near else f"its agents: {', '.join(names)}"
+    raise RunNotFound(f"{run.name}/{agent}", f"{run.name} has no agent of that name", hint)

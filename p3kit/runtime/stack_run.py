@@ -1,0 +1,460 @@
+"""A run of K agents as one tensor program, as its trainer sees it: one call per concern.
+
+    with StackRun(Args, load_policy, __file__) as run:
+        for stack in run.stacks():                        # one stack, and smaller ones as agents end
+            env = stack.make_env()                        # row n·K + k is env n of agent k
+            networks, optimizer = Networks(...), AdamW(...)
+            step = stack.resume(networks, {"optimizer": optimizer, ...})
+            for global_step, in_force in stack.iterations():  # schedules and interventions applied
+                ...                                       # rollout, advantages, loss: the trainer's own
+                stack.record(...)                         # metrics, evaluation, interventions, checkpoints
+
+It does for every agent what `AgentRun` does for one.
+
+Notation for shapes: K agents, T steps, N envs of an agent, R = T·N rows, B sampled rows, D observation values, A
+actions, C reward components, G gradient steps, M metrics, P weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from p3kit.env import Timestep, TradingEnv
+from p3kit.errors import P3kitError
+from p3kit.runtime.agent import Agent
+from p3kit.runtime.checkpoints import Flat, under
+from p3kit.runtime.entry import open_run
+from p3kit.runtime.evaluation import StackPolicy
+from p3kit.runtime.evidence import sample_rows, update_ratio
+from p3kit.runtime.iteration import Iteration, Sample, evidence_of, rollout_tables
+from p3kit.runtime.pieces import Attempt, Pieces
+from p3kit.runtime.policy import LoadPolicy
+from p3kit.runtime.recording import Rollout
+from p3kit.runtime.reinit import reinit_agent
+from p3kit.runtime.run import Run
+from p3kit.runtime.scaling import Rewards, RewardScaler
+from p3kit.runtime.stacking import (
+    AdamW,
+    Draws,
+    DropoutMasks,
+    ObservationScalers,
+    Weights,
+    draw,
+    masks_of_rows,
+    select_agents,
+    stack_draws,
+    stack_setting,
+    to_rows,
+)
+from p3kit.runtime.trainer_state import Part, Registry
+from p3kit.runtime.transfer import to_host
+
+A = TypeVar("A")
+RATIO_ERROR = "policy/ratio_error"
+"""A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
+
+
+class Networks(Protocol):
+    """The networks of K agents. A trainer defines them; a stack calls them when an update is over."""
+
+    weights: Weights
+    """The weights that each agent has of its own, (K, …); `policy` and `value` layers, see `layers_of_agent`."""
+    output_layers: int
+    """Layers of a head that `reinit` of that head draws anew."""
+
+    def initial_weights(self, generator: torch.Generator) -> Weights:
+        """New initial weights of one agent, (1, …)."""
+
+    def flat(self) -> Tensor:
+        """All weights that an agent acts by, (K, P)."""
+
+    def act(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+        """The most probable actions (k, B) of some agents; observations (k, B, D), masks (k, B, A)."""
+
+    def inspect(
+        self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor], Mapping[str, Tensor]]:
+        """Of observations (K, B, D): log-probabilities (K, B, A) under the rollout's dropout; activations (K, B, width)
+        of each hidden layer without it, of the policies and of the values; further metrics (K,)."""
+
+    def of_agent(self, agent: int) -> Flat:
+        """The weights of one agent's policy, as `load_policy` takes them."""
+
+
+class StackRun(Generic[A]):
+    """One trainer process, its run directory and its agents. Use as a context manager: it reports how the run ended.
+
+    A trainer that is started for a backtest ends in the constructor, with the result printed.
+    """
+
+    def __init__(self, args_type: type[A], load_policy: LoadPolicy, trainer_file: str) -> None:
+        self._run = open_run(args_type, trainer_file, load_policy)
+
+    def __enter__(self) -> StackRun[A]:
+        self._run.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.__exit__(kind, error, trace)
+
+    def stacks(self) -> Iterator[Stack[A]]:
+        """The agents that train, as one stack; a smaller one of the rest each time that half of them have ended."""
+        state = self._run.resumed
+        by_name = {agent.name: agent for agent in self._run.agents}
+        agents = self._run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
+        while agents:
+            stack = Stack(self._run, agents, state)
+            yield stack
+            kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
+            agents, state = [agents[k] for k in kept], stack.state_of(kept)
+        for agent in self._run.agents:
+            agent.conclude()
+
+
+class Stack(Generic[A]):
+    """K agents of equal shapes that train together."""
+
+    def __init__(self, run: Run[A], agents: Sequence[Agent[A]], state: Flat | None) -> None:
+        """`state` is where the stack stands, None at the beginning of a run."""
+        self._run, self._agents, self._resumed = run, list(agents), state
+        self.device, self.precision, self.count = run.device, run.precision, len(agents)
+        self.args: A = agents[0].args_at(0)
+        """The arguments at the start of training. Sizes and words are the same in all agents of a stack."""
+        self.seed: int = agents[0].seed
+        self._registry = Registry()
+        self._pieces = Pieces(agents[0].spec.ppo.batch_size, run.smaller_minibatch)
+        self._iteration, self._global_step = 0, 0
+        # The scalar environment keeps its books in lists, which cannot be split by agent.
+        self._can_shrink = agents[0].spec.env.backend == "batched"
+
+    # ── before training ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def make_env(self) -> TradingEnv:
+        """One training environment for all agents, on the run's device: row n·K + k is env n of agent k."""
+        self._env = self._run.make_env(self._agents)
+        self._num_envs = self._env.num_envs // self.count
+        self._scale_observation = ObservationScalers(
+            [agent.observation_scaler(self._env.observation_size) for agent in self._agents]
+        )
+        self._scale_reward: RewardScaler = self._agents[0].reward_scaler(self._num_envs, self._agents)
+        return self._env
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """A generator on the CPU for each agent, seeded by (purpose, seed, symbol)."""
+        return [agent.new_generator(purpose) for agent in self._agents]
+
+    def compiled(self, function: Callable[..., Any], pays_from: float) -> Callable[..., Any]:
+        """`function` under `compute.compile`; on a CPU where the run takes at least `pays_from` env steps."""
+        compiled: Callable[..., Any] = self._run.compiled(function, pays_from=pays_from)
+        return compiled
+
+    def resume(
+        self, networks: Networks, optimizer: AdamW, parts: Mapping[str, Part], shared: Mapping[str, Part] | None = None
+    ) -> Timestep:
+        """Register what checkpoints keep, and return the timestep at which the environment stands: its first one, or
+        where the run was interrupted.
+
+        `parts` have a first dimension that counts the agents; `shared` belong to all of them, and go back when every
+        agent does. Scalers, environment and `optimizer` are kept beside them.
+        """
+        self._networks, self._optimizer, self._shared = networks, optimizer, list(shared or ())
+        self._registry.add({**parts, "optimizer": optimizer})
+        self._registry.add({"observation": self._scale_observation, "reward": self._scale_reward})
+        self._registry.add({**(shared or {}), "env": self._env}, rolls_back=False)
+        state = self._resumed
+        if state is None:
+            starts = [torch.rand(self._num_envs, generator=agent.generator) for agent in self._agents]
+            return self._env.reset(torch.stack(starts, 1).flatten().to(self.device))
+        self._iteration, self._global_step = state["iteration"], state["global_step"]
+        self._pieces.size = state["minibatch"]
+        step: Timestep = self._registry.load_state_dict(state)["env"]
+        return step
+
+    # ── while training ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def iterations(self) -> Iterator[tuple[int, list[A]]]:
+        """(env steps taken, each agent's arguments in force) at the start of each iteration, until all agents have
+        ended, or half of them. Every iteration ends with `record`."""
+        if self._resumed is None:
+            self._run.save_checkpoint("init", self._state())
+        while True:
+            start = self._global_step
+            self._running = [a for a in self._agents if a.state == "running" and not a.finished(start)]
+            if not self._running or (len(self._running) <= self.count // 2 and self._can_shrink):
+                return
+            self._iteration += 1
+            self._in_force = [agent.args_at(start) for agent in self._agents]
+            self._before = self._networks.flat()
+            self._clocks = [time.perf_counter()]
+            yield start, self._in_force
+            if self._global_step == start:
+                raise P3kitError(self._run.directory.name, "an iteration ended without record", "call it once")
+
+    def live(self) -> Tensor:
+        """(K,) bool: agents that still train. The others keep their place and stand still."""
+        return torch.tensor([agent in self._running for agent in self._agents], device=self.device)
+
+    def draws(
+        self,
+        shape: tuple[int, int, int],
+        noise: Callable[[tuple[int, ...], torch.Generator], Tensor],
+        dropout: Callable[[A, int, torch.Generator], DropoutMasks | None],
+    ) -> Draws:
+        """Every random number of an iteration of `shape` (T, N, A), each agent's from its own generator."""
+        args: Any = self.args
+        drawn = []
+        for agent, own in zip(self._agents, self._in_force, strict=True):
+            generator = agent.generator if agent.state == "running" else None
+            drawn.append(draw(generator, shape, args.n_epochs, noise, partial(dropout, own)))
+        return stack_draws(drawn, self.device)
+
+    def observe(self, index: Tensor, account: Tensor) -> Tensor:
+        """Observations (K, B, D) as the networks get them: gathered, clipped, and normalised as the spec says."""
+        self._run.heartbeat()
+        return self._scale_observation(self._env.observe(index, account))
+
+    def scale_reward(
+        self, components: Tensor, action: Tensor, done: Tensor, gamma: Tensor, extra: Tensor | None = None
+    ) -> tuple[Tensor, Rewards]:
+        """Rewards (T, N, K) of a rollout, and their parts for the record.
+
+        components (T, N, K, C) times the weights in force, plus `reward.action_bonus` and `extra` (T, N, K), then
+        `reward.scaling` and `reward.clip`. An agent whose environment met a number that is not finite has failed.
+        """
+        for row, fault in self._env.faults().items():
+            agent = self._agents[row % self.count]
+            if agent in self._running:
+                agent.fail(fault)
+                self._running.remove(agent)
+        self._clocks.append(time.perf_counter())
+        weights = torch.stack([agent.reward_weights_at(self._global_step) for agent in self._agents])
+        rates = [agent.value_at("reward.action_bonus", self._global_step) for agent in self._agents]
+        bonus = torch.tensor(rates, device=self.device) * (action != 0)
+        bonus = bonus if extra is None else bonus + extra
+        weighted = components.double() * weights
+        scaled, clipped, scale = self._scale_reward(weighted.sum(-1) + bonus, done, gamma)
+        return scaled, Rewards(scaled, clipped, scale, weighted, bonus)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The number format of forward passes, `compute.precision`."""
+        return self._run.autocast()
+
+    @property
+    def iteration(self) -> int:
+        """Number of this iteration, from 1."""
+        return self._iteration
+
+    @property
+    def minibatch(self) -> int:
+        """Rows of a whole piece: `batch_size`, or less after memory ran out."""
+        return self._pieces.size
+
+    def pieces(self, rows: int) -> Iterator[tuple[slice, float, Attempt]]:
+        """A batch of `rows` in pieces of at most `batch_size` that fit into memory: see `p3kit.runtime.pieces`."""
+        return self._pieces(rows)
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """An intervention keeps a shared encoder as it is."""
+        return self._run.encoder_is_frozen
+
+    def record(
+        self,
+        buffer: Any,
+        rewards: Rewards,
+        next_value: Tensor,
+        advantage: Tensor,
+        returns: Tensor,
+        names: Sequence[str],
+        update: Tensor,
+        *,
+        epochs: Tensor,
+        gradient: Tensor,
+        dropout: DropoutMasks | None,
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write each agent's metrics of an iteration and its evidence for the diagnosis. Then do what is due: evaluate,
+        let interventions act, save a checkpoint.
+
+        Tables of the rollout are (T, N, K, …). `update` is (G, K, M) with the metrics `names`, `epochs` (K,) counts the
+        epochs of each agent, and `gradient` (K, P) is the last one. `dropout` are masks (K, N, width) of layers, and
+        `extra` are further metrics (K,).
+        """
+        args: Any = self.args
+        start, rows = self._global_step, advantage.shape[0] * self._num_envs
+        learnt = min(rows, self._agents[0].total_timesteps - start)
+        steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
+        gradient_steps = [int(count) * steps_per_epoch for count in epochs.tolist()]
+        gamma, gae_lambda = (stack_setting(self._in_force, name, self.device) for name in ("gamma", "gae_lambda"))
+        iterations = [
+            Iteration(
+                type(buffer)(*(column[:, :, k] for column in buffer)),
+                Rewards(*(column[..., k, :] if column.dim() == 4 else column[..., k] for column in rewards)),
+                next_value[..., k],
+                advantage[..., k],
+                returns[..., k],
+                gamma[k],
+                gae_lambda[k],
+                same_step=True,
+            )
+            for k in range(self.count)
+        ]
+        first = dict(zip(names, update[0].unbind(-1), strict=True))
+        with torch.no_grad():
+            observation, evidence = self._evidence(
+                buffer, iterations, dropout, gradient_steps, first[RATIO_ERROR], extra or {}
+            )
+            self._scale_observation.update(observation)
+        self._clocks.append(time.perf_counter())
+        rollouts = self._write(iterations, evidence, names, update, gradient_steps, epochs, start + learnt)
+        self._evaluate(start, rollouts, iterations, gradient)
+        self._act(observation)
+        if any(a.due(a.spec.checkpoints.every, start) for a in self._running) or self._run.stop_requested:
+            self._run.save_checkpoint("last", self._state())
+
+    def state_of(self, agents: Sequence[int]) -> Flat:
+        """Where the stack stands, of some agents alone."""
+        return select_agents(self._state(), agents, self._shared)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _state(self) -> Flat:
+        return {
+            "agents": "\n".join(agent.name for agent in self._agents),
+            "iteration": self._iteration,
+            "global_step": self._global_step,
+            "minibatch": self._pieces.size,
+            **self._registry.state_dict(),
+        }
+
+    def _evidence(
+        self,
+        buffer: Any,
+        iterations: Sequence[Iteration],
+        dropout: DropoutMasks | None,
+        gradient_steps: Sequence[int],
+        ratio_error: Tensor,
+        extra: Mapping[str, Tensor],
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Sampled observations (K, B, D) as the environment returns them, and each agent's metrics."""
+        index, account, mask = (to_rows(table) for table in (buffer.index, buffer.account, buffer.mask))
+        rows = sample_rows(iterations[0].rows, self.device)
+        raw = self._env.observe(index[:, rows], account[:, rows])
+        observation = self._scale_observation(raw)
+        masks = masks_of_rows(dropout, (rows % self._num_envs).expand(self.count, -1))
+        log_probs, policy, value, more = self._networks.inspect(observation, mask[:, rows], masks)
+        log_prob = log_probs.gather(-1, to_rows(buffer.action)[:, rows].unsqueeze(-1)).squeeze(-1)
+        following = iterations[0].earlier_rows() + self._num_envs
+        shown = self._env.observe(index[:, following], account[:, following])
+        after = self._networks.flat()
+        found = []
+        for k, iteration in enumerate(iterations):
+            column = self._agents[k].newest_return_column
+            sample = Sample(
+                rows,
+                observation[k],
+                log_prob[k],
+                [layer[k] for layer in policy],
+                [layer[k] for layer in value],
+                self._env.observation_stats(index[k, rows], account[k, rows]),
+                None if column is None else shown[k, :, column],
+                relu=getattr(self._in_force[k], "activation", "") == "relu",
+            )
+            moved = update_ratio(self._before[k], after[k], gradient_steps[k])
+            own = evidence_of(iteration, sample, moved, ratio_error[k])
+            found.append(own | {name: values[k] for name, values in {**more, **extra}.items()})
+        return raw, found
+
+    def _write(
+        self,
+        iterations: Sequence[Iteration],
+        evidence: Sequence[Mapping[str, Tensor]],
+        names: Sequence[str],
+        update: Tensor,
+        gradient_steps: Sequence[int],
+        epochs: Tensor,
+        end_step: int,
+    ) -> dict[int, Rollout]:
+        """Record every agent that still trains, after one transfer from the device; returns their rollouts."""
+        began, rewarded, ended = self._clocks
+        start, self._global_step = self._global_step, end_step
+        values = torch.stack([torch.stack([value.double() for value in own.values()]) for own in evidence])
+        tables = [rollout_tables(each.buffer, each.rewards, 1.0) for each in iterations]
+        told, arrays, steps, epochs_done = to_host((values, tables, update, epochs))
+        rollouts = {}
+        for k, agent in enumerate(self._agents):
+            if agent not in self._running:
+                continue
+            rollout = Rollout(**arrays[k])
+            rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
+            own = {name: steps[: gradient_steps[k], k, i] for i, name in enumerate(names) if name != RATIO_ERROR}
+            whole = dict(zip(evidence[k], told[k].tolist(), strict=True)) | {
+                "policy/epochs_done": float(epochs_done[k]),
+                "reward/scale_steps": self._scale_reward.steps,
+                "perf/rollout_s": rewarded - began,
+                "perf/update_s": ended - rewarded,
+            }
+            agent.record(self._iteration, start, end_step, rollouts[k], own, whole)
+        return rollouts
+
+    def _evaluate(
+        self, start: int, rollouts: Mapping[int, Rollout], iterations: Sequence[Iteration], gradient: Tensor
+    ) -> None:
+        """Backtest together all agents whose turn it is, and write the distributions of their last rollouts."""
+        due = [
+            k
+            for k, agent in enumerate(self._agents)
+            if agent in self._running and agent.state == "running" and agent.due(agent.spec.evaluation.every, start)
+        ]
+        if not due:
+            return
+        self._run.evaluate([self._agents[k] for k in due], self._iteration, self._policy(due), self._policy_state)
+        for k in due:
+            buffer = iterations[k].buffer
+            account, value = buffer.account.flatten(0, 1), buffer.value.flatten()
+            self._agents[k].write_histograms(self._env, rollouts[k], account, value, gradient[k])
+
+    def _policy(self, agents: Sequence[int]) -> StackPolicy:
+        def policy(observation: Tensor, mask: Tensor) -> Tensor:
+            with self._run.autocast():
+                return self._networks.act(agents, self._scale_observation(observation, agents), mask)
+
+        return policy
+
+    def _policy_state(self, agent: Agent[A]) -> Flat:
+        k = self._agents.index(agent)
+        return self._networks.of_agent(k) | under("observation", self._scale_observation.of_agent(k))
+
+    def _act(self, observation: Tensor) -> None:
+        """Roll back and draw anew where an intervention asked for it; observations (K, B, D) of the last rollout."""
+        back = dict(self._run.rolled_back(self._agents))
+        for k, earlier in back.items():
+            self._registry.go_back(earlier, k, earlier["agents"].split("\n").index(self._agents[k].name))
+        going = [agent for agent in self._running if agent.state == "running"]
+        if back and all(self._agents.index(agent) in back for agent in going):
+            oldest = min(back.values(), key=lambda earlier: int(earlier["global_step"]))
+            self._registry.load_state_dict(oldest, self._shared)
+        for k, name, generator in self._run.reinitialised(self._agents):
+            fresh, networks = self._networks.initial_weights(generator), self._networks
+            with torch.no_grad():
+                seen = self._scale_observation(observation)
+                _, policy, value, _ = networks.inspect(seen, _open(seen, self._env.num_actions), None)
+            activations = {"policy": [layer[k] for layer in policy], "value": [layer[k] for layer in value]}
+            reinit_agent(networks.weights, fresh, self._optimizer.moments, name, activations, k, networks.output_layers)
+
+
+def _open(observation: Tensor, num_actions: int) -> Tensor:
+    """Masks (K, B, A) under which every action is valid."""
+    return torch.ones(*observation.shape[:2], num_actions, dtype=torch.bool, device=observation.device)
