@@ -179,5 +179,6 @@ def reads_the_clock(trigger: Any) -> bool:
     return False
 
 
-for _model in (All, AnyOf, Not):
-    _model.model_rebuild()
+All.model_rebuild()
+AnyOf.model_rebuild()
+Not.model_rebuild()
