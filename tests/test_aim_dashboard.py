@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler as Handler
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +70,8 @@ def links(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         yield found
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-    left = subprocess.run(["pgrep", "-f", f"port.{url.rpartition(':')[2]}"], capture_output=True, text=True)
+    port = url.partition("/?")[0].rpartition(":")[2]
+    left = subprocess.run(["pgrep", "-f", f"port.{port}"], capture_output=True, text=True)
     assert left.stdout == "", "a child of p3kit ui is still running"
 
 
@@ -142,8 +147,46 @@ def test_distributions(browser: Browser, links: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("keep")
 def test_bookmarks_page(browser: Browser, links: dict[str, str]) -> None:
-    browser.open(links["runs"].split("/runs")[0] + "/bookmarks")
+    browser.open(links["runs"].split("/runs")[0] + "/bookmarks")  # the cookie is known by now
     browser.wait_for("return document.body.innerText.includes('Best model')", 60)
     for title in links:
         if title.startswith("bookmark: "):
             assert title.removeprefix("bookmark: ") in text(browser)
+
+
+ATTACK = """
+const base = '%(base)s', found = {};
+const tries = {
+  read: () => fetch(base + '/api/projects/', {credentials: 'include'}).then(r => 'read ' + r.status),
+  deleted: () => fetch(base + '/api/runs/%(run)s/', {method: 'DELETE', credentials: 'include'}).then(r => r.status),
+  posted: () => fetch(base + '/api/runs/search/run/', {method: 'POST', mode: 'no-cors', credentials: 'include',
+                body: 'x'}).then(r => r.type),
+};
+window.found = found;
+for (const [name, attempt] of Object.entries(tries))
+  attempt().then(told => found[name] = String(told), error => found[name] = 'blocked');
+const frame = document.createElement('iframe'); frame.src = base + '/'; document.body.appendChild(frame);
+"""
+
+
+def test_another_page_reads_and_changes_nothing(browser: Browser, links: dict[str, str], tmp_path: Path) -> None:
+    """A page of another server, opened in the browser that has the cookie."""
+    browser.open(links["runs"])  # now the browser has the cookie
+    base = links["runs"].split("/runs")[0]
+    [distributions, *_] = [address for title, address in links.items() if title.startswith("distributions of")]
+    run = distributions.split("/runs/")[1].split("/")[0]
+    (tmp_path / "index.html").write_text("<html><body>evil</body></html>")
+    with socketserver.TCPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        try:
+            browser.open(f"http://127.0.0.1:{other.server_address[1]}/index.html")
+            browser.run(ATTACK % {"base": base, "run": run})
+            browser.wait_for("return Object.keys(window.found).length === 3", 30)
+            found = browser.run("return window.found")
+            assert (found["read"], found["deleted"]) == ("blocked", "blocked"), found
+        finally:
+            other.shutdown()
+    browser.open(links["runs"])
+    browser.wait_for("return document.body.innerText.includes('run-2')", 60)
+    browser.open(distributions)
+    browser.wait_for("return document.body.innerText.includes('actions')", 120)

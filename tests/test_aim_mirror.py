@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import http.client
 import json
 import math
 import os
@@ -502,7 +503,9 @@ class Served(NamedTuple):
     """`p3kit ui`, running on a run that is not finished."""
 
     url: str
+    token: str
     links: dict[str, str]
+    """Without the token."""
     mirror: Mirror
     run: RunDir
 
@@ -516,8 +519,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--runs", str(root / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        yield Served(url, printed_links(process.stdout), Mirror(root / "runs"), run)
+        url, token = split_token(process.stdout.readline().strip())
+        printed = {title: split_token(link) for title, link in printed_links(process.stdout).items()}
+        assert {given for _, given in printed.values()} == {token}
+        yield Served(url, token, {title: link for title, (link, _) in printed.items()}, Mirror(root / "runs"), run)
         process.terminate()
         assert process.wait(30) == 0
     assert not is_listening(url), "aim up outlived p3kit ui"
@@ -533,6 +538,12 @@ def printed_links(lines: IO[str]) -> dict[str, str]:
     return links
 
 
+def split_token(link: str) -> tuple[str, str]:
+    """The address without its token, and the token."""
+    address, _, token = link.rpartition("token=")
+    return address.rstrip("?&").removesuffix("/"), token
+
+
 def is_listening(url: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
@@ -540,7 +551,7 @@ def is_listening(url: str) -> bool:
 
 def ask(served: Served, path: str, body: Any = None, method: str | None = None) -> Any:
     """The answer of Aim's HTTP API."""
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {served.token}"}
     request = urllib.request.Request(f"{served.url}/api/{path}", headers=headers, method=method)
     if body is not None:
         request.data = json.dumps(body).encode()
@@ -592,8 +603,62 @@ def test_ui_prints_links_that_the_server_serves(served: Served) -> None:
     assert list(served.links.items())[-len(comparisons) :] == comparisons
     assert served.links["distributions of run-1"] == f"{served.url}/runs/{key(served.run)}/distributions"
     for link in served.links.values():
-        with urllib.request.urlopen(link, timeout=10) as response:
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(f"{link}{'&' if '?' in link else '?'}token={served.token}", timeout=10) as response:
             assert b"<html" in response.read()
+            assert response.url == link
+
+
+def status(served: Served, path: str, method: str = "GET", **headers: str) -> int:
+    """The status of one request with exactly these headers besides Host."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(served.url.rpartition(":")[2]), timeout=10)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_forged_requests_do_not_reach_aim(served: Served) -> None:
+    port, token = served.url.rpartition(":")[2], {"Authorization": f"Bearer {served.token}"}
+    runs, run = "/api/projects/", f"/api/runs/{key(served.run)}/"
+    assert status(served, runs, **token) == 200
+    assert status(served, runs, Cookie=f"p3kit-ui-{port}={served.token}") == 200
+    assert status(served, runs, **token, Origin=served.url, Sec_Fetch_Site="same-origin") == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", "127.0.0.1:1", f"127.0.0.1.nip.io:{port}", ""):
+        assert status(served, runs, **token, Host=host) == 403, host
+    for origin in ("http://evil.example", "null", f"https://127.0.0.1:{port}", "http://127.0.0.1:1", f"{served.url}.x"):
+        assert status(served, runs, **token, Origin=origin) == 403, origin
+        assert status(served, run, "DELETE", **token, Origin=origin) == 403, origin
+        assert status(served, run, "OPTIONS", **token, Origin=origin, Access_Control_Request_Method="DELETE") == 403
+    for site in ("cross-site", "same-site"):
+        assert status(served, runs, **token, Sec_Fetch_Site=site) == 403
+        framed = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
+        assert status(served, "/", **token, **framed) == 403
+    for path in ("/", runs, run, "/docs", "/api/docs", "/api/openapi.json", "/static-files/x", "//evil.example"):
+        assert status(served, path) == 403, path
+        assert status(served, path, Authorization="Bearer wrong", Cookie=f"p3kit-ui-{port}=wrong") == 403
+        assert status(served, f"{path}?token=wrong") == 403
+    assert status(served, run, "DELETE", Cookie=f"p3kit-ui-{port}=\xff") == 403
+    assert status(served, f"{run}?token={served.token}", "DELETE") == 403
+    assert ask(served, f"runs/{key(served.run)}/info/"), "the run is still there"
+
+
+def test_the_token_does_not_stay_in_the_address(served: Served) -> None:
+    for path in ("/", "/runs?select=O-abc", "//evil.example/x?a=1"):
+        connection = http.client.HTTPConnection("127.0.0.1", int(served.url.rpartition(":")[2]), timeout=10)
+        connection.request("GET", f"{path}{'&' if '?' in path else '?'}token={served.token}")
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Location"]) == (303, "/" + path.lstrip("/"))
+        cookie = answer.headers["Set-Cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert answer.headers["Access-Control-Allow-Origin"] is None
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        connection.close()
 
 
 def test_ui_makes_the_guides_dashboard(served: Served) -> None:
@@ -610,21 +675,21 @@ def test_ui_makes_the_guides_dashboard(served: Served) -> None:
 def test_bookmarks_are_written_once_and_the_users_changes_stay(served: Served, tmp_path: Path) -> None:
     memory = tmp_path / "bookmarks.json"
     first = Bookmark("ours", "a test", "metrics", {"select": {"options": [], "query": ""}})
-    [link] = write_bookmarks(served.url, [first], memory)
-    assert write_bookmarks(served.url, [first], memory) == [link]
+    [link] = write_bookmarks(served.url, [first], memory, served.token)
+    assert write_bookmarks(served.url, [first], memory, served.token) == [link]
     newer = dataclasses.replace(first, state={"select": {"options": [], "query": "run.active"}})
-    assert write_bookmarks(served.url, [newer], memory) == [link]
+    assert write_bookmarks(served.url, [newer], memory, served.token) == [link]
     app = link.url.rpartition("/")[2]
     assert ask(served, f"apps/{app}/")["state"] == newer.state, "ours is renewed"
     assert [board["name"] for board in ask(served, "dashboards/")].count("ours") == 1
 
     ask(served, f"apps/{app}/", {"type": "metrics", "state": {"select": {"options": [], "query": "mine"}}}, "PUT")
-    assert write_bookmarks(served.url, [first], memory) == [link]
+    assert write_bookmarks(served.url, [first], memory, served.token) == [link]
     assert ask(served, f"apps/{app}/")["state"]["select"]["query"] == "mine", "the user's change stays"
 
     [board] = [board["id"] for board in ask(served, "dashboards/") if board["name"] == "ours"]
     ask(served, f"dashboards/{board}/", method="DELETE")
-    assert write_bookmarks(served.url, [first], memory) == []
+    assert write_bookmarks(served.url, [first], memory, served.token) == []
     assert "ours" not in [board["name"] for board in ask(served, "dashboards/")], "what was deleted stays deleted"
 
 

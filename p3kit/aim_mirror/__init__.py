@@ -3,6 +3,7 @@
     store.py      the only importer of aim: a repository, and one run of it opened for writing
     mirror.py     what is new in the run directories, and how it looks in Aim
     server.py     `aim up` on this machine only, started and stopped whole
+    gate.py       the check of Host, Origin and token in front of Aim's pages
     links.py      addresses that open Aim's explorers on a comparison
     bookmarks.py  the guide's dashboard, as bookmarks
 

@@ -9,8 +9,7 @@
 | best model | a bookmark of the run with the best validation Sharpe ratio |
 | distributions | links: a run's own page is the only place where Aim shows them |
 
-| hyperparameters | a bookmark of parallel coordinates, from the knobs that differ to the Sharpe ratio |
-was written is remembered in a file beside the mirror: a bookmark that a user changed, renamed or deleted is left alone.
+A file beside the mirror remembers what was written: a bookmark that a user changed, renamed or deleted is left alone.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from p3kit.aim_mirror.links import metric_option
+from p3kit.aim_mirror.server import bearer
 from p3kit.errors import P3kitError
 from p3kit.rundir.rows import write_json
 from p3kit.spec.keypath import leaves, written_path
@@ -165,25 +166,25 @@ def _sharpe(verdict: Mapping[str, Any]) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def write_bookmarks(url: str, bookmarks: Sequence[Bookmark], memory: Path) -> list[BookmarkLink]:
+def write_bookmarks(url: str, bookmarks: Sequence[Bookmark], memory: Path, token: str = "") -> list[BookmarkLink]:
     """Create or renew `bookmarks` in the Aim that answers at `url`, and return those that are there.
 
     `memory` is the file that remembers what was written. Raises P3kitError when Aim does not answer as it should.
     """
-    remembered = _read(memory)
-    boards = {board["id"]: board for board in _ask(url, "dashboards/")}
-    apps = {app["id"]: app for app in _ask(url, "apps/")}
+    remembered, ask = _read(memory), partial(_ask, url, token)
+    boards = {board["id"]: board for board in ask("dashboards/")}
+    apps = {app["id"]: app for app in ask("apps/")}
     links = []
     for bookmark in bookmarks:
         known = remembered.get(bookmark.name)
         if known is None:
-            app = _ask(url, "apps/", {"type": bookmark.explorer, "state": bookmark.state})
+            app = ask("apps/", {"type": bookmark.explorer, "state": bookmark.state})
             board = {"name": bookmark.name, "description": bookmark.description, "app_id": app["id"]}
-            known = {"dashboard": _ask(url, "dashboards/", board)["id"], "app": app["id"]}
+            known = {"dashboard": ask("dashboards/", board)["id"], "app": app["id"]}
         elif known["dashboard"] not in boards or known["app"] not in apps:
             continue  # the user deleted it
         elif apps[known["app"]]["state"] == known["state"] != bookmark.state:
-            _ask(url, f"apps/{known['app']}/", {"type": bookmark.explorer, "state": bookmark.state}, "PUT")
+            ask(f"apps/{known['app']}/", {"type": bookmark.explorer, "state": bookmark.state}, "PUT")
         elif apps[known["app"]]["state"] != known["state"]:
             links.append(_link(url, bookmark, known["app"]))
             continue  # the user changed it
@@ -220,11 +221,11 @@ def param_option(path: str) -> dict[str, Any]:
     return {"label": path, "key": path, "group": "Params", "type": "params", "color": "#83899E"}
 
 
-def _ask(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
+def _ask(url: str, token: str, path: str, body: Any = None, method: str | None = None) -> Any:
     """The answer of Aim's HTTP API. Its addresses end in a slash: without, it answers with another page."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(  # noqa: S310  (our own server on loopback)
-        f"{url}/api/{path}", data=data, method=method, headers={"Content-Type": "application/json"}
+        f"{url}/api/{path}", data=data, method=method, headers={"Content-Type": "application/json", **bearer(token)}
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

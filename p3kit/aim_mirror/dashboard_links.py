@@ -8,28 +8,31 @@ from typing import Any
 from p3kit.aim_mirror.bookmarks import best_run, dashboard, write_bookmarks
 from p3kit.aim_mirror.links import deep_links, distributions_link
 from p3kit.aim_mirror.mirror import Mirror
+from p3kit.aim_mirror.server import AimServer
 from p3kit.errors import P3kitError
 
 MOST_DISTRIBUTIONS = 5
 """The newest runs whose distributions get a link."""
 
 
-def links_of(url: str, mirror: Mirror, chosen: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
-    """Write the bookmarks of the server at `url`, and return (title, address) of each link.
+def links_of(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
+    """Write the bookmarks of `server`, and return (title, address with the token) of each link.
 
     `chosen`: hashes of the runs to compare, or none for all. The second value is the reason why there are no
     bookmarks, or empty.
     """
+    url = server.url
     infos = {key: run.info() for key, run in mirror.runs().items()}
     best = best_run(_verdicts(mirror))
     links, problem = [], ""
     try:
-        for bookmark in write_bookmarks(url, dashboard(infos, best), mirror.bookmarks):
+        for bookmark in write_bookmarks(url, dashboard(infos, best), mirror.bookmarks, server.token):
             links.append((f"bookmark: {bookmark.name}", bookmark.url))
     except P3kitError as error:  # the rest of Aim works without them
         problem = str(error)
     links += _distributions(url, infos, best, chosen)
-    return links + list(deep_links(url, {info["name"] for info in infos.values()}, chosen)), problem
+    links += deep_links(url, {info["name"] for info in infos.values()}, chosen)
+    return [(title, server.link(address)) for title, address in links], problem
 
 
 def _verdicts(mirror: Mirror) -> list[tuple[str, Any]]:

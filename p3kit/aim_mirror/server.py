@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import ipaddress
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -12,20 +14,29 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 
+import p3kit
 from p3kit.errors import InputError, P3kitError
 
 DEFAULT_PORT = 43800
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 # aim has no `python -m aim`, and its console script may not be on PATH
-_AIM = "from aim.cli.cli import cli_entry_point; cli_entry_point()"
+_AIM = """
+import aim.cli.up.commands as up
+from aim.cli.cli import cli_entry_point
+command = up.build_uvicorn_command
+up.build_uvicorn_command = lambda app, **options: command("p3kit.aim_mirror.gate:app", **options)
+cli_entry_point()
+"""
+"""`aim up`, with the gate in front of its application."""
 
 
 class AimServer:
-    """A context manager around one `aim up`. The data have no password, so only loopback addresses are taken.
+    """A context manager around one `aim up` behind the gate of `gate.py`. Only loopback addresses are taken.
 
     Raises InputError for a host that is not loopback and for a port that is taken. Port 0 takes a free one.
     """
@@ -34,12 +45,17 @@ class AimServer:
         self.repo = repo
         self.host = checked_loopback(host)
         self.port = checked_port(self.host, port)
+        self.token = secrets.token_urlsafe(24)
         self.log = repo / ".aim" / "p3kit" / "ui.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def link(self, url: str) -> str:
+        """Return `url` with the token that the gate asks for."""
+        return f"{url}{'&' if '?' in url else '/?' if url == self.url else '?'}token={self.token}"
 
     def __enter__(self) -> AimServer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +77,7 @@ class AimServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=self._environment(),
                 start_new_session=True,  # aim starts uvicorn, which starts workers: one group ends them all
             )
         try:
@@ -89,10 +106,25 @@ class AimServer:
                 break
         self._process = None
 
+    def _environment(self) -> dict[str, str]:
+        """The environment of `aim up`: the token, and this p3kit even where it is not installed."""
+        name = self.url.removeprefix("http://").rpartition(":")[0]
+        hosts = ",".join(f"{host}:{self.port}" for host in dict.fromkeys((name, "127.0.0.1", "localhost")))
+        paths = [str(Path(p3kit.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        own = {"P3KIT_UI_TOKEN": self.token, "P3KIT_UI_HOSTS": hosts}
+        return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+    def _check_gate(self) -> None:
+        """Raise P3kitError where Aim answers a request without the token: then the gate is not in front of it."""
+        if (status := answer_of(f"{self.url}/api/projects/")) != HTTPStatus.FORBIDDEN:
+            what = f"answers requests without the token (status {status}), so other web pages could read it"
+            raise P3kitError("aim up", what, "install the version that p3kit is made for: pip install 'p3kit[aim]'")
+
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.is_running():
-            if answers(f"{self.url}/api/projects/"):
+            if answer_of(f"{self.url}/api/projects/", self.token) == HTTPStatus.OK:
+                self._check_gate()
                 return
             time.sleep(0.2)
         said = self.log.read_text(errors="replace").strip().splitlines()[-5:]
@@ -121,7 +153,7 @@ def checked_loopback(host: str) -> str:
     except ValueError:
         is_loopback = False
     if not is_loopback:
-        what = "is not a loopback address; Aim has no password, so it would be open to everyone"
+        what = "is not a loopback address; the pages would go over the network unencrypted"
         raise InputError(f"--host {host}", what, "use 127.0.0.1; from elsewhere: ssh -L 43800:127.0.0.1:43800 HOST")
     return address
 
@@ -138,11 +170,19 @@ def checked_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(url: str) -> bool:
-    """Whether a GET of `url` succeeds. Proxies from the environment are not asked: this is our own machine."""
+def answer_of(url: str, token: str = "") -> int | None:
+    """Return the status of a GET of `url`, None without an answer. No proxy is used: this is our own machine."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, headers=bearer(token))  # noqa: S310  (our own server on loopback)
     try:
-        with opener.open(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+        with opener.open(request, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the headers of a request by p3kit itself."""
+    return {"Authorization": f"Bearer {token}"} if token else {}

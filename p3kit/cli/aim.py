@@ -84,13 +84,14 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
     stop = _stop_on_signals()
     say("starting aim …")
     with server:
-        links, problem = links_of(server.url, mirror, chosen)
+        links, problem = links_of(server, mirror, chosen)
         if problem:
             click.echo(f"no bookmarks: {problem}", err=True)
         if as_json:
-            print_json({"url": server.url, "links": [{"title": title, "url": url} for title, url in links]})
+            told = [{"title": title, "url": url} for title, url in links]
+            print_json({"url": server.link(server.url), "links": told})
         else:
-            click.echo(server.url)
+            click.echo(server.link(server.url))
             for title, url in links:
                 click.echo(f"  {title}\n    {url}")
         say("Ctrl-C ends it")

@@ -126,9 +126,9 @@ def calibrate(
                 return None
             warm = [_first_again(run, old) for run, old in zip(again, beginnings, strict=True)]
     return Cost(
-        seconds=_whole_seconds(plans, warm, jobs),
+        seconds=whole_seconds(plans, warm, jobs),
         memory_bytes=statistics.mean(one.memory_bytes for one in beginnings) * len(begun) + _own_memory(),
-        disk_bytes=sum(_run_bytes(plan, beginnings) for plan in plans),
+        disk_bytes=sum(run_bytes(plan, beginnings) for plan in plans),
         measured_s=measured_s,
         iterations=iterations,
     )
@@ -260,7 +260,7 @@ def _run_seconds(plan: RunPlan, beginnings: Sequence[Beginning]) -> float:
     return statistics.mean(whole)
 
 
-def _whole_seconds(plans: Sequence[RunPlan], beginnings: Sequence[Beginning], jobs: int) -> float:
+def whole_seconds(plans: Sequence[RunPlan], beginnings: Sequence[Beginning], jobs: int) -> float:
     """Each slot takes the next plan when it is free."""
     slots = [0.0] * min(jobs, len(plans))
     for plan in plans:
@@ -268,7 +268,7 @@ def _whole_seconds(plans: Sequence[RunPlan], beginnings: Sequence[Beginning], jo
     return max(slots)
 
 
-def _run_bytes(plan: RunPlan, beginnings: Sequence[Beginning]) -> float:
+def run_bytes(plan: RunPlan, beginnings: Sequence[Beginning]) -> float:
     best = sum(min(int(agent.spec.checkpoints.keep_best), _evaluations(agent)) for agent in plan.agents)
     whole = [
         one.fixed_bytes + one.growing_bytes_per_step * _env_steps(plan) + one.best_checkpoint_bytes * best

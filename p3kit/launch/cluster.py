@@ -152,7 +152,7 @@ class Cluster:
         """What begins one run of `packing`; `tell` hears of attempts that were lost."""
         import ray
 
-        task = ray.remote(num_cpus=packing.cpu_share, num_gpus=packing.gpu_share, max_retries=0)(_train)
+        task = ray.remote(num_cpus=packing.cpu_share, num_gpus=packing.gpu_share, max_retries=0)(train_on_node)
         return lambda run: RayTrainer(run, lambda retry: task.remote(str(run.path.resolve()), retry), tell)
 
 
@@ -329,7 +329,7 @@ def _last_line(text: str) -> str:
 _WORKER_POLL_S = 0.25
 
 
-def _train(path: str, retry: bool) -> tuple[str, str, bool]:
+def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
     """The Ray task. Returns the state the run ended in, its message, and whether a signal ended the trainer unasked: a
     node that goes down, or a system short of memory.
 

@@ -113,7 +113,7 @@ class LiveTable:
         self._console, self._title = console, title
         self._agents: Sequence[AgentView] = ()
         self._start = time.monotonic()
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=False)
+        self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
@@ -128,7 +128,7 @@ class LiveTable:
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
-    def _draw(self) -> Group:
+    def __rich__(self) -> Group:
         room = max(3, self._console.size.height - 8)
         shown = _most_urgent(self._agents, room)
         table = FittingTable(optional=_OPTIONAL, padding=(0, 1, 0, 0))

@@ -37,9 +37,9 @@ def walk_windows(spec: Spec, market: Mapping[str, SymbolData]) -> list[Split]:
     last = max(_day(bars.timestamps[-1]) for bars in market.values())
     windows: list[Split] = []
     while True:
-        begin = _later(first, walk.step, len(windows))
-        judged = _later(begin, walk.train)
-        end = _later(judged, walk.validation)
+        begin = add_span(first, walk.step, len(windows))
+        judged = add_span(begin, walk.train)
+        end = add_span(judged, walk.validation)
         if end > test:
             break
         day = timedelta(days=1)
@@ -54,7 +54,7 @@ def walk_windows(spec: Spec, market: Mapping[str, SymbolData]) -> list[Split]:
     return windows
 
 
-def _later(day: date, span: str, times: int = 1) -> date:
+def add_span(day: date, span: str, times: int = 1) -> date:
     """`day` moved on by a span, `times` over; the 31st becomes the last day of a shorter month."""
     from p3kit.spec.models import parse_span
 

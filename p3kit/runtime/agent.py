@@ -468,6 +468,10 @@ class Agent(Generic[A]):
                 found[name] = float(later[0])
         return found
 
+    def latest(self, metric: str) -> float | None:
+        """The newest recorded value of a metric; None before there is one."""
+        return self._latest.get(metric)
+
     def status(self) -> dict[str, Any]:
         """The agent's part of `status.json`."""
         latest = {key: self._latest.get(name) for key, name in _STATUS.items()}

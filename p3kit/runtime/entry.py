@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+import tomli
+from pydantic import TypeAdapter, ValidationError
 
 from p3kit.errors import InputError, P3kitError
 from p3kit.market import load_market
@@ -19,10 +20,12 @@ from p3kit.rundir import RunDir
 from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
 from p3kit.runtime.run import Run
-from p3kit.spec import load_spec
+from p3kit.runtime.standalone import TerminalProgress
+from p3kit.spec.keypath import KeyPath
 from p3kit.spec.knobs import Knob, read_knobs
+from p3kit.spec.loading import spec_from_flags
 from p3kit.spec.trainer_file import read_trainer
-from p3kit.spec.writing import toml_text, toml_value
+from p3kit.spec.writing import to_toml, toml_text
 from p3kit.terminal import guard_output
 
 A = TypeVar("A")
@@ -59,8 +62,9 @@ def open_run(args_type: type[A], trainer_file: str, load_policy: LoadPolicy | No
                     _report_backtest(run, load_policy)
                 return run
             return _planned(directory, args_type, flags["resume"])
-        given = {knob.name: flags[knob.name] for knob in knobs if flags[knob.name] is not None}
-        return Run(_scratch(flags, given, Path(trainer_file)), args_type, resume=False)
+        run = Run(_scratch(flags, knobs, Path(trainer_file)), args_type, resume=False)
+        run.on_status = TerminalProgress()
+        return run
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -114,27 +118,45 @@ def _report_backtest(run: Run[A], load_policy: LoadPolicy) -> NoReturn:
     sys.exit(0)
 
 
-def _scratch(flags: dict[str, Any], knobs: dict[str, str], trainer_file: Path) -> RunDir:
+def _scratch(flags: dict[str, Any], knobs: list[Knob], trainer_file: Path) -> RunDir:
     """A run directory of one agent from flags: the same path through spec, plan and run directory as `p3kit run`."""
-    overrides = [f"ppo.{name}={toml_text(value)}" for name, value in knobs.items()]
-    text = f'name = "scratch"\ntrainer = {toml_value(str(trainer_file.resolve()))}\n'
-    if flags["env_id"]:  # a foreign task brings its own scales, and no bars: its agent goes by the task's name
-        symbol, source = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:], "synthetic"
-        scales = '[observation]\nnormalize = "none"\n[reward]\nscaling = "none"\nclip = "off"\n'
-    else:
-        symbol, source, scales = flags["symbol"], flags["source"], ""
-    text += f"symbols = [{toml_value(symbol)}]\nseeds = [{flags['seed']}]\n"
-    text += f'[data]\nsource = "{source}"\n{scales}'
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scratch.toml"
-        path.write_text(text, encoding="utf-8")
-        spec = load_spec(path, [*overrides, *flags["set"]]).spec
-        (plan,) = plan_runs(spec, read_trainer(spec.trainer))
+    tables, places = _tables_of(flags, knobs, trainer_file)
+    spec = spec_from_flags(tables, places, flags["set"])
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     market = {} if flags["env_id"] else load_market(spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
-    directory = RunDir.create(Path(flags["runs"]), info, text, trainer_file)
+    directory = RunDir.create(Path(flags["runs"]), info, to_toml(tables), trainer_file)
     click.echo(f"scratch run in {directory.path}", err=True)
     return directory
+
+
+def _tables_of(
+    flags: dict[str, Any], knobs: list[Knob], trainer_file: Path
+) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """The tables of a spec, and the flag that each key came from."""
+    given = {knob.name: knob_value(knob, flags[knob.name]) for knob in knobs if flags[knob.name] is not None}
+    places: dict[KeyPath, str] = {("ppo", knob.name): f"{_flag(knob)} {flags[knob.name]}" for knob in knobs}
+    tables: dict[str, Any] = {"name": "scratch", "trainer": str(trainer_file.resolve())}
+    if flags["env_id"] is None:
+        tables |= {"symbols": [flags["symbol"]], "data": {"source": flags["source"]}}
+        places |= {("symbols",): f"--symbol {flags['symbol']}", ("symbols", 0): f"--symbol {flags['symbol']}"}
+    else:  # a task brings its own scales, and no bars: its agent goes by the task's name
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:]
+        if not name:
+            raise InputError("--env-id", "is empty", "name a task, such as CartPole-v1")
+        tables |= {"symbols": [name], "data": {"source": "synthetic"}}
+        tables |= {"observation": {"normalize": "none"}, "reward": {"scaling": "none", "clip": "off"}}
+        places |= {("symbols",): f"--env-id {flags['env_id']}", ("symbols", 0): f"--env-id {flags['env_id']}"}
+    places |= {("seeds",): f"--seed {flags['seed']}", ("seeds", 0): f"--seed {flags['seed']}"}
+    return tables | {"seeds": [flags["seed"]], "ppo": given}, places
+
+
+def knob_value(knob: Knob, text: str) -> Any:
+    """The value of a flag: its text where the knob takes text, and what TOML reads in it otherwise."""
+    try:
+        return TypeAdapter(knob.annotation).validate_python(text, strict=True)
+    except ValidationError:
+        return tomli.loads(f"value = {toml_text(text)}")["value"]
 
 
 def _options(knobs: list[Knob]) -> list[click.Parameter]:

@@ -1,15 +1,6 @@
-"""What a trainer sees of p3kit: a run, its agents, and a handful of calls.
+"""A trainer process and its run directory: files, clocks, schedules, evaluation and interventions of its agents.
 
-    with open_run(Args, __file__) as run:
-        agent = run.agent
-        while not agent.finished(global_step):
-            args = agent.args_at(global_step)      # schedules applied
-            ...                                    # rollout, advantages, loss: the trainer's own
-            agent.record(...)                      # metrics, one transfer from the device
-            agent.evaluate(...)                    # when due
-            run.save_checkpoint(...)               # when due
-
-The trainer owns the algorithm; the run owns files, clocks, schedules and evaluation.
+Trainers use it through `AgentRun` (one agent) or `StackRun` (several). The trainer owns the algorithm.
 """
 
 from __future__ import annotations
@@ -41,7 +32,7 @@ from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
 from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.run_process import A, Process
 
-_STATUS_SECONDS = 1.0
+STATUS_SECONDS = 1.0
 ENV_PAYS_FROM = 300_000
 """Env steps of a run from which compiling its environment repays."""
 
@@ -67,6 +58,7 @@ class Run(Process[A]):
         self._identity = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()
         self._state = "running"
         self._message = ""
+        self.on_status: Callable[[Run[A], str], None] | None = None  # called with the state whenever it is written
         self.resumed: Flat | None = self._restore() if resume else None
 
     @property
@@ -158,7 +150,7 @@ class Run(Process[A]):
 
     def heartbeat(self) -> None:
         """Say that the run is alive; writes `status.json` at most once a second."""
-        if time.monotonic() - self._written >= _STATUS_SECONDS:
+        if time.monotonic() - self._written >= STATUS_SECONDS:
             self._write_status()
 
     def save_checkpoint(self, name: str, trainer_state: Flat) -> None:
@@ -257,3 +249,5 @@ class Run(Process[A]):
                 "agents": {agent.name: agent.status() for agent in self.agents},
             }
         )
+        if self.on_status is not None:
+            self.on_status(self, self._state)

@@ -167,6 +167,15 @@ def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path
     return _build(Written(dict(tables)), where, trainer_file)[0]
 
 
+def spec_from_flags(tables: Mapping[str, Any], places: Mapping[KeyPath, str], overrides: Sequence[str] = ()) -> Spec:
+    """Check tables that a command made of its flags. Raises SpecError; `places` has the flag of each key as the user
+    wrote it, and every fault names it. `overrides` are those of `--set`."""
+    written = Written(dict(tables), dict(places))
+    for override in overrides:
+        written = written.under(_read_override(override))
+    return _build(written, "command line", trainer_file=None)[0]
+
+
 def stored_origins(
     tables: Mapping[str, Any],
     trainer_file: str | Path,

@@ -51,12 +51,18 @@ PER_AGENT = (
 def _symbol(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._^=-]{1,32}", text) or not re.search(r"[A-Za-z0-9]", text):
         raise ValueError("expected a symbol of at most 32 letters, digits and . - _ ^ = (it becomes a file name)")
-    return text
+    return _no_number(text)
 
 
 def _experiment_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", text):
         raise ValueError("expected at most 64 letters, digits, spaces and . - _, with a letter or digit first")
+    return _no_number(text)
+
+
+def _no_number(text: str) -> str:
+    if text in ("nan", "inf", "-inf"):
+        raise ValueError("expected another name: the files of a run write numbers that are not finite so")
     return text
 
 

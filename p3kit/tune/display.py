@@ -52,7 +52,7 @@ class LiveTrials:
         self._console, self._title, self._before, self._wanted, self._views = console, title, before, wanted, views
         self._trials: Sequence[TrialView] = ()
         self._start = time.monotonic()
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=False)
+        self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> LiveTrials:
         self._live.__enter__()
@@ -70,7 +70,7 @@ class LiveTrials:
     def note(self, text: str) -> None:
         """The table tells."""
 
-    def _draw(self) -> Group:
+    def __rich__(self) -> Group:
         done = [trial for trial in self._trials if trial.state == "complete" and trial.value is not None]
         best = max(done, key=lambda trial: trial.value or 0.0, default=None)
         table = FittingTable(padding=(0, 1, 0, 0))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p3kit.check import Probe, probe_environment, probe_reward
-from p3kit.check.reward_exploits import _Market
+from p3kit.check.reward_exploits import ProbeMarket
 from p3kit.cli import main
 from p3kit.market import SymbolData, load_market
 from p3kit.spec import Spec, load_spec
@@ -84,7 +84,7 @@ def test_a_reward_for_losing_is_caught(bars: SymbolData) -> None:
 def test_the_driftless_market_is_a_martingale_and_the_other_is_not() -> None:
     spec = spec_with()
     for edge in (0.0, 0.4):
-        market = _Market(spec, 0.02, 252.0, edge)
+        market = ProbeMarket(spec, 0.02, 252.0, edge)
         made, signals = market.make(200_000, seed=3)
         growth = made.close[1:] / made.close[:-1] - 1
         error = growth.std() / np.sqrt(len(growth))

@@ -156,17 +156,17 @@ def test_slots_take_the_next_plan_when_they_are_free(plans):
     """Three runs of 10 s, of which 1 s is paid once each, on two slots: 20 s."""
     beginning = calibration.Beginning(0.5, 0.25, 0.009, 0.25, 0.0, 0.0, 0.0, 0.0)
     three = plans(3, total=1_000)
-    assert calibration._whole_seconds(three, [beginning], jobs=2) == pytest.approx(20.0)
-    assert calibration._whole_seconds(three, [beginning], jobs=4) == pytest.approx(10.0)
+    assert calibration.whole_seconds(three, [beginning], jobs=2) == pytest.approx(20.0)
+    assert calibration.whole_seconds(three, [beginning], jobs=4) == pytest.approx(10.0)
 
 
 def test_only_the_best_checkpoints_are_kept(plans):
     """1,000 steps are 10 evaluations, but three checkpoints; the rest grows with the steps or is there once."""
     beginning = calibration.Beginning(0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 1_000.0, 500.0)
     (plan,) = plans(1, total=1_000)
-    assert calibration._run_bytes(plan, [beginning]) == 500 + 2 * 1_000 + 3 * 1_000
+    assert calibration.run_bytes(plan, [beginning]) == 500 + 2 * 1_000 + 3 * 1_000
     (short,) = plans(1, total=200)
-    assert calibration._run_bytes(short, [beginning]) == 500 + 2 * 200 + 2 * 1_000
+    assert calibration.run_bytes(short, [beginning]) == 500 + 2 * 200 + 2 * 1_000
 
 
 def test_memory_counts_every_trainer_that_runs_at_a_time(plans, quick):

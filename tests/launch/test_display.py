@@ -26,8 +26,8 @@ def agent(name="run-1/AAPL", state="running", step=45_000, **more):
 
 
 def drawn(display):
-    console = terminal(display._console.width, display._console.height)
-    console.print(display._draw())
+    console = terminal(height=1_000)
+    console.print(display)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 

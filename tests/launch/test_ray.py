@@ -188,7 +188,7 @@ def test_a_node_that_does_not_see_the_runs_says_so(tmp_path, monkeypatch):
     from p3kit.launch import cluster
 
     monkeypatch.setattr(cluster, "SHOWS_WITHIN_S", 0.0)
-    state, message, lost = cluster._train(str(tmp_path / "run-99"), False)
+    state, message, lost = cluster.train_on_node(str(tmp_path / "run-99"), False)
     assert (state, lost) == ("failed", False)
     assert "--runs must lie on a file system that all nodes share" in message
 

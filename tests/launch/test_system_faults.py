@@ -103,7 +103,7 @@ def test_a_heartbeat_goes_on_when_the_clock_is_set_back(tmp_path: Path, monkeypa
         ours._written = runtime.time.monotonic()
 
     ours._write_status = write
-    monkeypatch.setattr(runtime, "_STATUS_SECONDS", 0.0)
+    monkeypatch.setattr(runtime, "STATUS_SECONDS", 0.0)
     for of_day in (2e9, 1e9, 0.0):
         monkeypatch.setattr(runtime.time, "time", lambda of_day=of_day: of_day)
         runtime.Run.heartbeat(ours)  # type: ignore[arg-type]

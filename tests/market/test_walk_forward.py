@@ -63,13 +63,13 @@ def test_windows_follow_one_another_and_leave_the_test_split_alone(walk: dict[st
 
 
 def test_months_end_where_they_end() -> None:
-    from p3kit.market.walk_forward import _later
+    from p3kit.market.walk_forward import add_span
 
-    assert _later(date(2020, 1, 31), "1m") == date(2020, 2, 29)
-    assert _later(date(2020, 1, 31), "1m", 2) == date(2020, 3, 31)
-    assert _later(date(2020, 2, 29), "1y") == date(2021, 2, 28)
-    assert _later(date(2020, 11, 30), "3m") == date(2021, 2, 28)
-    assert _later(date(2020, 1, 31), "10d", 3) == date(2020, 3, 1)
+    assert add_span(date(2020, 1, 31), "1m") == date(2020, 2, 29)
+    assert add_span(date(2020, 1, 31), "1m", 2) == date(2020, 3, 31)
+    assert add_span(date(2020, 2, 29), "1y") == date(2021, 2, 28)
+    assert add_span(date(2020, 11, 30), "3m") == date(2021, 2, 28)
+    assert add_span(date(2020, 1, 31), "10d", 3) == date(2020, 3, 1)
 
 
 @pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
