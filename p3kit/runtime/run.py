@@ -1,6 +1,9 @@
-"""What a trainer sees of p3kit: a run, its agents, and a handful of calls.
+"""A trainer's process with its run directory: files, clocks, schedules, evaluation and the agents.
 
-    with open_run(Args, __file__) as run:
+Trainers use it through `AgentRun` (one agent) or `StackRun` (several as one tensor program). A trainer that needs more
+control opens it itself:
+
+    with open_run(Args, __file__, load_policy) as run:
         agent = run.agent
         while not agent.finished(global_step):
             args = agent.args_at(global_step)      # schedules applied
@@ -8,8 +11,6 @@
             agent.record(...)                      # metrics, one transfer from the device
             agent.evaluate(...)                    # when due
             run.save_checkpoint(...)               # when due
-
-The trainer owns the algorithm; the run owns files, clocks, schedules and evaluation.
 """
 
 from __future__ import annotations
