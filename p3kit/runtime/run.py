@@ -1,16 +1,6 @@
-"""A trainer's process with its run directory: files, clocks, schedules, evaluation and the agents.
+"""A trainer process and its run directory: files, clocks, schedules, evaluation and interventions of its agents.
 
-Trainers use it through `AgentRun` (one agent) or `StackRun` (several as one tensor program). A trainer that needs more
-control opens it itself:
-
-    with open_run(Args, __file__, load_policy) as run:
-        agent = run.agent
-        while not agent.finished(global_step):
-            args = agent.args_at(global_step)      # schedules applied
-            ...                                    # rollout, advantages, loss: the trainer's own
-            agent.record(...)                      # metrics, one transfer from the device
-            agent.evaluate(...)                    # when due
-            run.save_checkpoint(...)               # when due
+Trainers use it through `AgentRun` (one agent) or `StackRun` (several). The trainer owns the algorithm.
 """
 
 from __future__ import annotations
