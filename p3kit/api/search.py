@@ -85,7 +85,7 @@ def _search(sweep: Sweep, launch: Launch, remarks: Sequence[str]) -> Result:
     with launch.engine([sweep.loaded.spec.compute.model_dump()]) as engine:
         _, start = engine.room_for(engine.slots)
         with launch.background() as background, _display(sweep, launch) as display:
-            sweep.teller = display
+            sweep.messages = display
             outcome = train([], jobs=engine.slots, display=display, on_end=background.draw, feed=sweep, start=start)
             sweep.close()
     return _checked(conclude(sweep), outcome)

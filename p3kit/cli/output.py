@@ -73,8 +73,8 @@ def volume_options() -> list[click.Option]:
     ]
 
 
-def tell_versions(began: float) -> None:
-    """What a report of a fault needs, under --verbose. `began` is from time.perf_counter()."""
+def print_versions(began: float) -> None:
+    """Print versions and the time taken, under --verbose. `began` is from time.perf_counter()."""
     if volume() < VERBOSE:
         return
     from importlib import metadata
@@ -88,8 +88,8 @@ def tell_versions(began: float) -> None:
     click.echo(f"{', '.join(parts)}; {time.perf_counter() - began:.1f} s", err=True)
 
 
-def tell_origin(error: Exception) -> None:
-    """Where in p3kit an error was raised, under --verbose."""
+def print_origin(error: Exception) -> None:
+    """Print the traceback of an error, under --verbose."""
     if volume() >= VERBOSE:
         click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
 
