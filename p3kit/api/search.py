@@ -60,7 +60,7 @@ def resume_sweep(
     progress: Progress = True,
     options: TuneOptions = TuneOptions(),
 ) -> Result:
-    """Go on with a sweep: `tune-1`, `1` or `latest`. It knows its own spec. For the rest see `tune_spec`."""
+    """Go on with a sweep: `tune-1`, `1` or `latest`. The sweep keeps its own spec. For the rest see `tune_spec`."""
     from p3kit.tune import go_on
 
     require_tune()

@@ -1,4 +1,4 @@
-"""How commands speak: results as tables or JSON on stdout, notes and progress on stderr, each in one way for all.
+"""Output of commands: results as tables or JSON on stdout, notes and progress on stderr.
 
 `--quiet` leaves results, warnings and errors; `--verbose` adds what belongs into a report of a fault.
 """
@@ -36,14 +36,14 @@ def print_lines(lines: Iterable[RenderableType]) -> None:
         stdout.print(line)
 
 
-def say(text: str) -> None:
-    """A note, a hint or a step of progress, on stderr; nothing under --quiet."""
+def print_note(text: str) -> None:
+    """Print a note, a hint or a step of progress on stderr, or nothing under --quiet."""
     if volume() > QUIET:
         click.echo(text, err=True)
 
 
 def progress_console() -> Console:
-    """Where live tables, lines of progress and hints go: stderr, or nowhere under --quiet."""
+    """Return the console for live tables, progress and hints: stderr, or nothing under --quiet."""
     from p3kit.console import Console
 
     return Console(stderr=True, quiet=volume() <= QUIET)
