@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -44,6 +44,8 @@ def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
     limits = {type(mark): getattr(mark, BOUNDS[type(mark)][0]) for mark in marks if type(mark) in BOUNDS}
     if get_origin(core) is Literal:
         return st.sampled_from(get_args(core))
+    if core is str and any(isinstance(mark, MinLen) for mark in marks):
+        return st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
     if core is bool:
         return st.booleans()
     if core is int:

@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit import __version__
-from p3kit.cli.output import add_volume, tell_origin, tell_versions, volume_options
+from p3kit.cli.output import add_volume, print_origin, print_versions, volume_options
 from p3kit.errors import InputError, P3kitError
 from p3kit.terminal import guarded_output
 
@@ -101,7 +101,7 @@ class LazyCommands(click.Group):
         try:
             return super().invoke(ctx)
         except P3kitError as error:
-            tell_origin(error)
+            print_origin(error)
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:  # the reader of our output has left; click ends in silence
@@ -119,7 +119,7 @@ class LazyCommands(click.Group):
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
         finally:
-            tell_versions(began)
+            print_versions(began)
 
 
 @click.group(

@@ -15,7 +15,7 @@ import click
 from p3kit.aim_mirror import AimServer, Mirror, SyncResult, links_of, run_hash
 from p3kit.aim_mirror.server import DEFAULT_PORT
 from p3kit.cli.options import Whole, complete_run, json_option, runs_option
-from p3kit.cli.output import print_json, say
+from p3kit.cli.output import print_json, print_note
 from p3kit.errors import InputError, P3kitError
 
 repo_option = click.option(
@@ -44,7 +44,7 @@ def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json
     result = mirror.rebuild() if rebuild else mirror.sync()
     _say(result, mirror, as_json)
     if watch:
-        say("watching; Ctrl-C ends it")
+        print_note("watching; Ctrl-C ends it")
         for result in mirror.follow(_stop_on_signals()):
             if result.changed or result.problems:
                 _say(result, mirror, as_json)
@@ -82,7 +82,7 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
     draw_missing(runs_root)
     _warn(mirror.sync())
     stop = _stop_on_signals()
-    say("starting aim …")
+    print_note("starting aim …")
     with server:
         links, problem = links_of(server, mirror, chosen)
         if problem:
@@ -94,7 +94,7 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
             click.echo(server.link(server.url))
             for title, url in links:
                 click.echo(f"  {title}\n    {url}")
-        say("Ctrl-C ends it")
+        print_note("Ctrl-C ends it")
         for result in mirror.follow(stop):
             _warn(result)
             if not server.is_running() and not stop.is_set():

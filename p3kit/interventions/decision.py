@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from p3kit.spec.actions import Add, Rollback, Scale, Set, Stop
 from p3kit.spec.base_model import Table
-from p3kit.spec.interventions import Add, Intervention, Rollback, Scale, Set, Stop
+from p3kit.spec.interventions import Intervention
 
 Check = Literal["update", "eval"]
 Verdict = Literal["fired", "suppressed", "blocked", "released", "verified", "failed"]

@@ -23,7 +23,7 @@ from p3kit.interventions.decision import STRICT, Check, Decision, SymptomChange
 from p3kit.interventions.member import Journal, Member
 from p3kit.interventions.replaying import replay
 from p3kit.interventions.rule import ActiveRule, Members, RuleCheck
-from p3kit.spec.interventions import Stop
+from p3kit.spec.actions import Stop
 
 Judge = Callable[[Evidence], Iterable[Finding]]
 Claimed = dict[str, set[str]]

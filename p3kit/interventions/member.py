@@ -18,25 +18,9 @@ from p3kit.interventions.triggers import Snapshot
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import concerns
 from p3kit.spec import Spec
-from p3kit.spec.interventions import (
-    ACTIONS,
-    COMPONENT,
-    HARMLESS,
-    PROGRESS,
-    UPDATES_LEFT,
-    Add,
-    Condition,
-    Controller,
-    Dump,
-    Intervention,
-    Normalize,
-    Note,
-    Rollback,
-    Scale,
-    Set,
-    Span,
-    Stop,
-)
+from p3kit.spec.actions import HARMLESS, Add, Dump, Normalize, Note, Rollback, Scale, Set, Stop
+from p3kit.spec.conditions import ACTIONS, PROGRESS, UPDATES_LEFT, Condition, Span
+from p3kit.spec.interventions import COMPONENT, Controller, Intervention
 
 Journal = Sequence[Mapping[str, Any]]
 

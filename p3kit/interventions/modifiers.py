@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from p3kit.spec.actions import Add, Scale, Set
+from p3kit.spec.conditions import MinimumData, Span
 from p3kit.spec.expansion import full_path
-from p3kit.spec.interventions import COMPONENT, Add, Controller, Intervention, MinimumData, Scale, Set, Span
+from p3kit.spec.interventions import COMPONENT, Controller, Intervention
 
 UNITS = ("updates", "gradient_steps", "env_steps", "episodes", "evals", "progress")
 

@@ -11,7 +11,8 @@ from p3kit.interventions.decision import STRICT, Check, Decision, failure_action
 from p3kit.interventions.member import Journal, stop_instead
 from p3kit.interventions.modifiers import Modifier
 from p3kit.interventions.rule import ActiveRule, Members, RuleCheck
-from p3kit.spec.interventions import Controller, Intervention, Rollback, Stop
+from p3kit.spec.actions import Rollback, Stop
+from p3kit.spec.interventions import Controller, Intervention
 
 Event = Mapping[str, Any]
 

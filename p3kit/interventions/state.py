@@ -9,7 +9,8 @@ from typing import Any
 from p3kit.interventions.decision import Check, Decision, Objection, failure_actions
 from p3kit.interventions.modifiers import Clock, amount, in_words
 from p3kit.interventions.triggers import COMPARE
-from p3kit.spec.interventions import Condition, Intervention, Span, Verify, listed_symptoms
+from p3kit.spec.conditions import Condition, Span
+from p3kit.spec.interventions import Intervention, Verify, listed_symptoms
 
 
 @dataclass

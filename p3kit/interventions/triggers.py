@@ -14,7 +14,7 @@ import numpy as np
 
 from p3kit.diagnose import Finding
 from p3kit.interventions.record import Record
-from p3kit.spec.interventions import All, AnyOf, Condition, Not
+from p3kit.spec.conditions import All, AnyOf, Condition, Not
 from p3kit.symptoms import SYMPTOMS
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

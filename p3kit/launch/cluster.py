@@ -262,7 +262,7 @@ class RayTrainer:
             self._finish("failed", message)
         return True
 
-    def ask_to_end(self) -> None:
+    def request_end(self) -> None:
         """Through the file `stop`, which task and trainer look for: Ray's own cancel does not reach a task that runs,
         but takes one back that waits for room."""
         import ray
@@ -352,7 +352,7 @@ def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
         if run.stop_at_once():
             trainer.kill()
         elif run.stop_requested():
-            trainer.ask_to_end()
+            trainer.request_end()
         time.sleep(_WORKER_POLL_S)
     state = trainer.settle()
     ended_from_outside = state == "stopped" or (state == "crashed" and (trainer.exit_code or 0) < 0)

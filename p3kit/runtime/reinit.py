@@ -1,9 +1,9 @@
-"""New initial weights for a part of a net, in place: what the verb `reinit` asks for.
+"""New initial weights for a part of a net, in place: the intervention `reinit`.
 
-A net is told as its bodies (policy, value), each a list of layers from the observation to the output. A layer is views
-of its weight (out, in) and bias (out,), whatever the trainer's own tensors look like; writing to them changes the net.
-The optimiser's moments are told in the same shape and begin at 0 again; its count of steps stays, as in ReDo (Sokar et
-al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", algorithm 1).
+A net is given as layers by network (policy, value), from the observation to the output. A layer is a pair of views: its
+weight (out, in) and bias (out,), however the trainer stores them. Writing to them changes the net. The optimiser's
+moments have the same form and become 0. Its count of steps stays, as in ReDo (Sokar et al. 2023, "The Dormant Neuron
+Phenomenon in Deep Reinforcement Learning", algorithm 1).
 """
 
 from __future__ import annotations
@@ -22,46 +22,48 @@ UNDECIDED_GAIN = 0.01
 """Largest singular value of a policy's last layer when it is drawn anew (Andrychowicz et al. 2021, section 3.2)."""
 Layer = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,)."""
-Bodies = Mapping[str, Sequence[Layer]]
-"""Layers by body, from the first to the output."""
+NamedLayers = Mapping[str, Sequence[Layer]]
+"""Layers by network (policy, value), from the first to the output."""
 
 
 @torch.no_grad()
-def reinit_head(net: Bodies, fresh: Bodies, moments: Sequence[Bodies], body: str, layers: int = 1) -> None:
-    """Give the last `layers` layers of a body the weights that `fresh` has there. A policy's outputs begin small,
+def reinit_head(
+    net: NamedLayers, fresh: NamedLayers, moments: Sequence[NamedLayers], network: str, layers: int = 1
+) -> None:
+    """Give the last `layers` layers of a network the weights that `fresh` has there. A policy's outputs begin small,
     whatever the trainer's own gain was: a head as large as before would have decided before it has learnt."""
-    if body == "policy":
-        weight = fresh[body][-1][0]
+    if network == "policy":
+        weight = fresh[network][-1][0]
         weight.mul_((UNDECIDED_GAIN / torch.linalg.matrix_norm(weight, 2)).clamp(max=1.0))
     for number in range(-layers, 0):
-        for own, new in zip(net[body][number], fresh[body][number], strict=True):
+        for own, new in zip(net[network][number], fresh[network][number], strict=True):
             own.copy_(new)
         for moment in moments:
-            for own in moment[body][number]:
+            for own in moment[network][number]:
                 own.zero_()
 
 
 @torch.no_grad()
 def reinit_dormant(
-    net: Bodies, fresh: Bodies, moments: Sequence[Bodies], activations: Mapping[str, Sequence[Tensor]]
+    net: NamedLayers, fresh: NamedLayers, moments: Sequence[NamedLayers], activations: Mapping[str, Sequence[Tensor]]
 ) -> int:
     """Give every dormant hidden unit the incoming weights that `fresh` has there, no bias, and outgoing weights of 0,
-    so that what the net says stays nearly the same and the unit can learn. Returns how many there were.
+    so that the outputs stay nearly the same and the unit can learn. Returns how many there were.
 
-    `activations` are (B, H) per hidden layer of each body: the first ones of its layers, as many as are given.
+    `activations` are (B, H) per hidden layer of each network: the first ones of its layers, as many as are given.
     """
     found = 0
-    for body, hidden in activations.items():
+    for network, hidden in activations.items():
         for number, activation in enumerate(hidden):
             dormant = dormant_units(activation)
             found += int(dormant.sum())
-            (weight, bias), (new, _) = net[body][number], fresh[body][number]
+            (weight, bias), (new, _) = net[network][number], fresh[network][number]
             weight[dormant], bias[dormant] = new[dormant], 0.0
-            net[body][number + 1][0][:, dormant] = 0
+            net[network][number + 1][0][:, dormant] = 0
             for moment in moments:
-                for own in moment[body][number]:
+                for own in moment[network][number]:
                     own[dormant] = 0
-                moment[body][number + 1][0][:, dormant] = 0
+                moment[network][number + 1][0][:, dormant] = 0
     return found
 
 
@@ -114,11 +116,11 @@ def _linears(net: nn.Module) -> dict[str, list[nn.Linear]]:
     }
 
 
-def _layers(net: nn.Module) -> Bodies:
+def _layers(net: nn.Module) -> NamedLayers:
     return {name: [(layer.weight, layer.bias) for layer in layers] for name, layers in _linears(net).items()}
 
 
-def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[Bodies]:
+def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[NamedLayers]:
     """Adam's two moments by layer; none before the first step."""
     state = optimizer.state
     if not state:

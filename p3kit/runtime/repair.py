@@ -18,8 +18,8 @@ from p3kit.rundir import concerns
 from p3kit.runtime.checkpoints import Flat
 from p3kit.runtime.recording import GRADIENT_STEPS, Rollout
 from p3kit.spec import Spec
+from p3kit.spec.actions import Dump, Freeze, Normalize, Reinit, Rollback
 from p3kit.spec.base_model import Table
-from p3kit.spec.interventions import Dump, Freeze, Normalize, Reinit, Rollback
 
 MOST_ACTS = 6
 """Number of its newest acts in an agent's status: more than happen between two updates of the board."""

@@ -16,7 +16,8 @@ from p3kit.interventions import STRICT, Check, Decision, Engine, good_name
 from p3kit.rundir import RunDir, file_name
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
-from p3kit.spec.interventions import Dump, Intervention, Note, Scale, Stop
+from p3kit.spec.actions import Dump, Note, Scale, Stop
+from p3kit.spec.interventions import Intervention
 
 
 class RuleRunner:

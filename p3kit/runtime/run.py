@@ -1,15 +1,6 @@
-"""What a trainer sees of p3kit: a run, its agents, and a handful of calls.
+"""A trainer process and its run directory: files, clocks, schedules, evaluation and interventions of its agents.
 
-    with open_run(Args, __file__) as run:
-        agent = run.agent
-        while not agent.finished(global_step):
-            args = agent.args_at(global_step)      # schedules applied
-            ...                                    # rollout, advantages, loss: the trainer's own
-            agent.record(...)                      # metrics, one transfer from the device
-            agent.evaluate(...)                    # when due
-            run.save_checkpoint(...)               # when due
-
-The trainer owns the algorithm; the run owns files, clocks, schedules and evaluation.
+Trainers use it through `AgentRun` (one agent) or `StackRun` (several). The trainer owns the algorithm.
 """
 
 from __future__ import annotations

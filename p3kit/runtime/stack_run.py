@@ -392,7 +392,7 @@ class Stack(Generic[A]):
         start, self._global_step = self._global_step, end_step
         values = torch.stack([torch.stack([value.double() for value in own.values()]) for own in evidence])
         tables = [rollout_tables(each.buffer, each.rewards, 1.0) for each in iterations]
-        told, arrays, steps, epochs_done = to_host((values, tables, update, epochs))
+        numbers, arrays, steps, epochs_done = to_host((values, tables, update, epochs))
         rollouts = {}
         for k, agent in enumerate(self._agents):
             if agent not in self._running:
@@ -400,7 +400,7 @@ class Stack(Generic[A]):
             rollout = Rollout(**arrays[k])
             rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
             own = {name: steps[: gradient_steps[k], k, i] for i, name in enumerate(names) if name != RATIO_ERROR}
-            whole = dict(zip(evidence[k], told[k].tolist(), strict=True)) | {
+            whole = dict(zip(evidence[k], numbers[k].tolist(), strict=True)) | {
                 "policy/epochs_done": float(epochs_done[k]),
                 "reward/scale_steps": self._scale_reward.steps,
                 "perf/rollout_s": rewarded - began,

@@ -65,3 +65,9 @@ CountOrNone = Annotated[int, Ge(0)]
 
 Auto = Literal["auto"]
 Off = Literal["off"]
+
+
+def set_fields(table: Table) -> list[str]:
+    """Fields of a model that are set, by the name a user writes."""
+    fields = type(table).model_fields
+    return [field.alias or name for name, field in fields.items() if getattr(table, name) is not None]

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from p3kit.metrics import COMPONENTS
 from p3kit.spec import field_types
+from p3kit.spec.actions import Add, Freeze, Scale, Set
 from p3kit.spec.agents import agent_tables
 from p3kit.spec.error_messages import Problem, problems_of
 from p3kit.spec.expansion import full_path
-from p3kit.spec.interventions import COMPONENT, Add, Controller, Freeze, Intervention, Scale, Set
+from p3kit.spec.interventions import COMPONENT, Controller, Intervention
 from p3kit.spec.keypath import KeyPath, is_written, merge, split_path, with_value, written_path
 from p3kit.spec.models import PER_AGENT, SAMPLE_SYMBOLS, SearchRange, Spec
 from p3kit.spec.nearest import did_you_mean

@@ -1,20 +1,31 @@
 """`[[intervention]]`: when a symptom shows, what to do about it.
 
 Only the form is here, and the checks that one intervention can fail by itself; those that need the rest of the spec (is
-the key live, do two interventions set it) stand in `crosschecks.py`. No code in specs: these verbs are all there is.
+the key live, do two interventions set it) are in `crosschecks.py`. Triggers: `conditions.py`. Verbs: `actions.py`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from p3kit.metrics import METRICS, is_metric
-from p3kit.spec.base_model import Count, Items, Positive, PositiveShare, Table
+from p3kit.spec.actions import HARMLESS, Action, Rollback, Scale, changes_something, written_keys
+from p3kit.spec.base_model import Count, Items, PositiveShare, Table
+from p3kit.spec.conditions import (
+    Comparison,
+    Condition,
+    Metric,
+    MinimumData,
+    Span,
+    Symptom,
+    Trigger,
+    named_symptoms,
+    reads_the_clock,
+)
 from p3kit.spec.nearest import did_you_mean
 
 QUORUM = 0.3
@@ -25,319 +36,6 @@ COMPONENT = "{component}"
 
 OUT_OF_MEMORY = "run.oom"
 """The symptom of a refused allocation."""
-
-# --- what may be watched ----------------------------------------------------------------------------------------------
-
-PROGRESS = "progress"
-"""May be compared like a metric: the share of training done."""
-
-ACTIONS = "actions"
-"""May be compared like a metric: how often rules have changed the agent's training, as budget.actions counts."""
-
-UPDATES_LEFT = "updates_left"
-"""May be compared like a metric: how many updates are to come at the pace so far. One of less than a tick (4,096 env
-steps) counts by its share of it."""
-
-ENGINES_OWN = (PROGRESS, ACTIONS, UPDATES_LEFT)
-
-
-def _metric(name: str) -> str:
-    if name not in ENGINES_OWN and not is_metric(name):
-        known = [*METRICS, *ENGINES_OWN]
-        raise ValueError(f"unknown metric{did_you_mean(name, known, '; see p3kit/metrics.py')}")
-    return name
-
-
-def _symptom(name: str) -> str:
-    """A symptom of the catalogue, or one of its causes: `num.nan`, `num.nan:observation`."""
-    from p3kit.symptoms import SYMPTOMS
-
-    known, colon, cause = name.partition(":")
-    if known not in SYMPTOMS:
-        raise ValueError(f"unknown symptom{did_you_mean(known, SYMPTOMS, '; see docs/diagnosis.md')}")
-    causes = [one.id for one in SYMPTOMS[known].causes]
-    if colon and cause not in causes:
-        raise ValueError(f"{known} has no such cause; expected one of {', '.join(causes) or 'none'}")
-    return name
-
-
-Metric = Annotated[str, AfterValidator(_metric)]
-Symptom = Annotated[str, AfterValidator(_symptom)]
-Comparison = Literal["<", "<=", ">", ">="]
-
-
-class Span(Table):
-    """A stretch of training, in exactly one unit."""
-
-    updates: Count | None = None
-    """Updates of the agent."""
-    gradient_steps: Count | None = None
-    """Optimiser steps."""
-    env_steps: Count | None = None
-    """Env steps of the agent."""
-    episodes: Count | None = None
-    """Finished episodes."""
-    evals: Count | None = None
-    """Evaluations."""
-    progress: PositiveShare | None = None
-    """Share of the whole training, so that it suits runs of any length."""
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Span:
-        if len(_written(self)) != 1:
-            raise ValueError("expected exactly one of updates, gradient_steps, env_steps, episodes, evals, progress")
-        return self
-
-
-class MinimumData(Table):
-    """What must have been seen before a trigger is believed; all that is named must hold."""
-
-    updates: Count | None = None
-    """Updates of the agent."""
-    gradient_steps: Count | None = None
-    """Optimiser steps."""
-    env_steps: Count | None = None
-    """Env steps of the agent."""
-    episodes: Count | None = None
-    """Finished episodes."""
-    evals: Count | None = None
-    """Evaluations."""
-    progress: PositiveShare | None = None
-    """Share of the whole training."""
-
-
-class Condition(Table):
-    """A metric compared with a number."""
-
-    metric: Metric
-    """A metric of the glossary, progress (share of training done), actions (how often rules have changed the agent's
-    training), or updates_left (how many are to come at the pace so far; one of less than 4,096 env steps counts by its
-    share of them)."""
-    op: Comparison
-    """How it is compared."""
-    value: float
-    """What it is compared with."""
-    agg: Literal["last", "mean", "median", "min", "max", "ewma"] = "last"
-    """How several values become one."""
-    span: Count = 1
-    """Over how many values."""
-    patience: Count = 1
-    """Consecutive checks for which it must hold."""
-
-
-class All(Table):
-    """Every part holds."""
-
-    all: Annotated[Items[Trigger], MinLen(1)]
-    """The parts."""
-
-
-class AnyOf(Table):
-    """At least one part holds."""
-
-    any: Annotated[Items[Trigger], MinLen(1)]
-    """The parts."""
-
-
-class Not(Table):
-    """The part does not hold."""
-
-    model_config = ConfigDict(validate_by_alias=True)
-
-    part: Trigger = Field(alias="not")
-    """The part."""
-
-
-def _kind_of_trigger(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "symptom"
-    keys = value if isinstance(value, dict) else _written(value) if isinstance(value, Table) else ()
-    return next((key for key in ("metric", "all", "any", "not") if key in keys), None)
-
-
-Trigger = Annotated[
-    Annotated[Symptom, Tag("symptom")]
-    | Annotated[Condition, Tag("metric")]
-    | Annotated[All, Tag("all")]
-    | Annotated[AnyOf, Tag("any")]
-    | Annotated[Not, Tag("not")],
-    Discriminator(
-        _kind_of_trigger,
-        custom_error_type="unknown_form",
-        custom_error_message="expected a symptom, or { metric, op, value }, { all = […] }, { any = […] }, { not = … }",
-    ),
-]
-
-# --- what may be done -------------------------------------------------------------------------------------------------
-
-Permanent = Literal["permanent"]
-UntilRelease = Literal["release"]
-Duration = Permanent | UntilRelease | Span
-
-
-class Set(Table):
-    """Give a key a value; a schedule on it is masked meanwhile and keeps its own clock."""
-
-    set: str
-    """A spec path; a bare name means ppo.NAME."""
-    to: float
-    """The value."""
-    until: Duration = "permanent"
-    """permanent, release, or a span such as { env_steps = 10_000 }."""
-    ramp: Span | None = None
-    """Get there gradually over this span."""
-
-
-class Scale(Table):
-    """Multiply the effective value of a key; schedules go on beneath."""
-
-    scale: str
-    """A spec path; a bare name means ppo.NAME."""
-    by: Positive
-    """The factor."""
-    max: float | None = None
-    """Never above this; needed when the factor is above 1."""
-    min: float | None = None
-    """Never below this; needed when the factor is below 1."""
-    until: Duration = "permanent"
-    """permanent, release, or a span such as { env_steps = 10_000 }."""
-    ramp: Span | None = None
-    """Get there gradually over this span."""
-
-    @model_validator(mode="after")
-    def _is_bounded(self) -> Scale:
-        if self.by == 1:
-            raise ValueError("by = 1 changes nothing")
-        return _check_bound(self, self.by, upwards=self.by > 1)
-
-
-class Add(Table):
-    """Add to the effective value of a key; schedules go on beneath."""
-
-    add: str
-    """A spec path; a bare name means ppo.NAME."""
-    by: float
-    """What is added; may be negative."""
-    max: float | None = None
-    """Never above this; needed when `by` is above 0."""
-    min: float | None = None
-    """Never below this; needed when `by` is below 0."""
-    until: Duration = "permanent"
-    """permanent, release, or a span such as { env_steps = 10_000 }."""
-    ramp: Span | None = None
-    """Get there gradually over this span."""
-
-    @model_validator(mode="after")
-    def _is_bounded(self) -> Add:
-        if self.by == 0:
-            raise ValueError("by = 0 changes nothing")
-        return _check_bound(self, self.by, upwards=self.by > 0)
-
-
-Modifier = TypeVar("Modifier", bound=Table)
-
-
-def _check_bound(modifier: Modifier, by: float, upwards: bool) -> Modifier:
-    side = "max" if upwards else "min"
-    if getattr(modifier, side) is None:
-        raise ValueError(f"by = {by:g} needs a {side}, so that repeating it cannot run away")
-    return modifier
-
-
-class Rollback(Table):
-    """Return to earlier weights, optimiser and normalisers. Needs a change beside it, or the same failure replays."""
-
-    rollback: Literal["last_good", "init"]
-    """The newest checkpoint without an open symptom, or the initial weights."""
-    otherwise: Literal["init", "stop"] = Field("init", alias="else")
-    """What to do when there is none."""
-
-
-class Reinit(Table):
-    """Draw new initial weights for a part of the network, at the end of the update; its moments begin at 0 again."""
-
-    reinit: Literal["dormant", "policy_head", "value_head"]
-    """Which part: hidden units that hardly answer to anything, or a head; a policy's head begins small."""
-
-
-class Freeze(Table):
-    """Stop a part from changing, for the rest of the run."""
-
-    freeze: Literal["encoder", "normalizer"]
-    """Which part: the encoder that all agents share (scope = "run"), or the statistics of observations."""
-
-
-class Normalize(Table):
-    """Let running statistics begin where the spec has none, for the rest of the run."""
-
-    normalize: Literal["rewards", "observations"]
-    """What is divided by its own spread from now on: rewards as reward.scaling = "running" does, of observations the
-    values whose root mean square is above 5."""
-
-
-class Dump(Table):
-    """Write evidence into the run directory."""
-
-    dump: Literal["episode_replay", "minibatch"]
-    """What to write."""
-    episodes: Count = 2
-    """Episodes to replay."""
-
-
-class Stop(Table):
-    """End the agent's training."""
-
-    stop: Literal["fail", "done"]
-    """With which result."""
-
-
-class Note(Table):
-    """Journal a sentence."""
-
-    note: Annotated[str, MinLen(1)]
-    """The sentence."""
-
-
-VERBS: dict[str, type[Table]] = {
-    "set": Set,
-    "scale": Scale,
-    "add": Add,
-    "rollback": Rollback,
-    "reinit": Reinit,
-    "freeze": Freeze,
-    "normalize": Normalize,
-    "dump": Dump,
-    "stop": Stop,
-    "note": Note,
-}
-"""Every verb an intervention may use."""
-
-HARMLESS = (Dump, Note)
-"""Verbs that leave the training alone."""
-
-
-def _verb(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else _written(value) if isinstance(value, Table) else ()
-    return next((verb for verb in VERBS if verb in keys), None)
-
-
-Action = Annotated[
-    Annotated[Set, Tag("set")]
-    | Annotated[Scale, Tag("scale")]
-    | Annotated[Add, Tag("add")]
-    | Annotated[Rollback, Tag("rollback")]
-    | Annotated[Reinit, Tag("reinit")]
-    | Annotated[Freeze, Tag("freeze")]
-    | Annotated[Normalize, Tag("normalize")]
-    | Annotated[Dump, Tag("dump")]
-    | Annotated[Stop, Tag("stop")]
-    | Annotated[Note, Tag("note")],
-    Discriminator(
-        _verb,
-        custom_error_type="unknown_form",
-        custom_error_message=f"expected a table with one of the verbs {', '.join(VERBS)}",
-    ),
-]
 
 
 class Controller(Table):
@@ -484,33 +182,15 @@ class Intervention(Table):
         )
 
 
-def written_keys(action: Table) -> Iterator[str]:
-    """The key that an action moves, as it is written; nothing for other verbs."""
-    match action:
-        case Set(set=key) | Scale(scale=key) | Add(add=key):
-            yield key
-
-
 def symptoms_of(rule: Intervention) -> set[str]:
     """Every symptom that a rule looks at, in whatever part of its trigger."""
-    named = {name for trigger in rule.on or () for name in _named(trigger)}
+    named = {name for trigger in rule.on or () for name in named_symptoms(trigger)}
     return named | {name.partition(":")[0] for name in rule.unless or ()}
 
 
 def listed_symptoms(rule: Intervention) -> set[str]:
     """The symptoms that trigger a rule each by itself: rules that have one in common are rungs of a ladder."""
     return {trigger.partition(":")[0] for trigger in rule.on or () if isinstance(trigger, str)}
-
-
-def _named(trigger: Any) -> Iterator[str]:
-    match trigger:
-        case str():
-            yield trigger.partition(":")[0]
-        case All(all=parts) | AnyOf(any=parts):
-            for part in parts:
-                yield from _named(part)
-        case Not(part=part):
-            yield from _named(part)
 
 
 def _shortcomings(rule: Intervention) -> Iterator[str]:
@@ -522,7 +202,7 @@ def _shortcomings(rule: Intervention) -> Iterator[str]:
     if rule.on is None or rule.do is None:
         yield f'needs "{"do" if rule.on else "on"}" (or a controller)'
     actions = rule.actions()
-    if any(isinstance(action, Rollback) for action in actions) and not any(map(_changes_something, actions)):
+    if any(isinstance(action, Rollback) for action in actions) and not any(map(changes_something, actions)):
         yield "a rollback that changes nothing would replay the same failure; add a set, scale, add or reinit"
     if rule.release is None and any(getattr(action, "until", None) == "release" for action in actions):
         yield 'until = "release" needs a release condition'
@@ -536,7 +216,7 @@ def _shortcomings(rule: Intervention) -> Iterator[str]:
     if rule.scope == "agent" and any(getattr(action, "freeze", None) == "encoder" for action in actions):
         yield 'freeze = "encoder" needs scope = "run": all agents see through the one encoder'
     only_looks = all(isinstance(action, HARMLESS) for action in actions)
-    if any(map(_reads_the_clock, rule.on or ())) and not only_looks:
+    if any(map(reads_the_clock, rule.on or ())) and not only_looks:
         yield "speed depends on the machine, so it may drive only dump and note: runs would not replay"
 
 
@@ -565,31 +245,3 @@ def _no_component(rule: Intervention) -> Iterator[str]:
         yield f"{COMPONENT} is what a symptom's evidence names; on may then list only {', '.join(can)}"
     if rule.scope != "agent":
         yield f'{COMPONENT} is named for each agent by itself: it needs scope = "agent"'
-
-
-def _changes_something(action: Table) -> bool:
-    return isinstance(action, Set | Scale | Add | Reinit | Freeze | Normalize)
-
-
-def _reads_the_clock(trigger: Any) -> bool:
-    """Whether a trigger depends on wall-clock time."""
-    match trigger:
-        case str():
-            return trigger == "run.slow"
-        case Condition(metric=metric):
-            return metric.startswith("perf/")
-        case All(all=parts) | AnyOf(any=parts):
-            return any(map(_reads_the_clock, parts))
-        case Not(part=part):
-            return _reads_the_clock(part)
-    return False
-
-
-def _written(table: Table) -> list[str]:
-    """Fields of a model that are set, by the name a user writes."""
-    fields = type(table).model_fields
-    return [field.alias or name for name, field in fields.items() if getattr(table, name) is not None]
-
-
-for _model in (All, AnyOf, Not):
-    _model.model_rebuild()

@@ -105,11 +105,14 @@ def _knob_table(knobs: list[Knob]) -> str:
 
 
 def _parts_of_interventions() -> list[type[BaseModel]]:
-    """Every table that can stand inside an intervention, each once, in the order of its module."""
-    from p3kit.spec import interventions
+    """Tables that can stand inside an intervention, each once, in the order of their modules."""
+    from p3kit.spec import actions, conditions, interventions
 
-    found = [one for one in vars(interventions).values() if isinstance(one, type) and issubclass(one, BaseModel)]
-    return [one for one in found if one.__module__ == interventions.__name__ and one is not Intervention]
+    found = []
+    for module in (conditions, actions, interventions):
+        models = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, BaseModel)]
+        found += [one for one in models if one.__module__ == module.__name__ and one is not Intervention]
+    return found
 
 
 def _variant(model: Any) -> str:

@@ -100,8 +100,9 @@ def test_the_cells_of_the_notebook_run_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_in_jupyter(tmp_path: Path) -> None:
+def test_the_notebook_runs_in_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a real kernel: progress as plain lines, the DataFrame and the figure as outputs."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel then draws into the notebook
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

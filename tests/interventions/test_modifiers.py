@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3kit.interventions import Clock, Modifier, effective
-from p3kit.spec.interventions import Add, Controller, Scale, Set
+from p3kit.spec.actions import Add, Scale, Set
+from p3kit.spec.interventions import Controller
 
 START = Clock()
 

@@ -82,12 +82,8 @@ def test_the_policy_decides_as_the_backtest_does(runs_root: Path) -> None:
     assert same_decisions(runs_root) == 2
 
 
-def _has_load_policy(trainer: str) -> bool:
-    return "\ndef load_policy(" in shipped_trainers()[trainer].read_text(encoding="utf-8")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", [name for name in shipped_trainers() if name != "ppo" and _has_load_policy(name)])
+@pytest.mark.parametrize("trainer", [name for name in shipped_trainers() if name != "ppo"])
 def test_the_policy_of_every_shipped_trainer_decides_as_its_backtest(trainer: str, tmp_path: Path) -> None:
     assert same_decisions(train(tmp_path, trainer)) == 2
 

@@ -7,22 +7,22 @@ from itertools import pairwise
 import pytest
 import torch
 
-from p3kit.runtime.reinit import UNDECIDED_GAIN, Bodies, reinit_dormant, reinit_head
+from p3kit.runtime.reinit import UNDECIDED_GAIN, NamedLayers, reinit_dormant, reinit_head
 
 DRAW = torch.Generator().manual_seed(1)
 
 
-def net() -> Bodies:
+def net() -> NamedLayers:
     """4 values, 6 and 5 hidden units, 3 outputs."""
     sizes = (4, 6, 5, 3)
     return {"policy": [(torch.randn(o, i, generator=DRAW), torch.randn(o, generator=DRAW)) for i, o in pairwise(sizes)]}
 
 
-def copy(of: Bodies) -> Bodies:
+def copy(of: NamedLayers) -> NamedLayers:
     return {body: [(weight.clone(), bias.clone()) for weight, bias in layers] for body, layers in of.items()}
 
 
-def run(of: Bodies, x: torch.Tensor) -> list[torch.Tensor]:
+def run(of: NamedLayers, x: torch.Tensor) -> list[torch.Tensor]:
     """Hidden activations, then the output."""
     found = []
     for weight, bias in of["policy"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p3kit.errors import SpecError
-from p3kit.spec import load_spec
+from p3kit.spec import agent_spec, load_spec
 
 HEAD = 'name = "x"\nsymbols = ["AAPL", "BRK.B", "RDS.A.L"]\n[data]\nsource = "csv"\npath = "{symbol}.csv"\n'
 WRONG = {
@@ -33,7 +33,7 @@ def test_the_hint_works(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text(HEAD + '[agents."BRK.B"]\nppo.gamma = 0.9\n[baselines.supervised]\n"BRK.B" = 0.1\n')
     spec = load_spec(file, ['agents."RDS.A.L".ppo.gamma=0.8']).spec
-    assert spec.for_agent("BRK.B", {}).ppo.gamma == 0.9
-    assert spec.for_agent("RDS.A.L", {}).ppo.gamma == 0.8
+    assert agent_spec(spec, "BRK.B").ppo.gamma == 0.9
+    assert agent_spec(spec, "RDS.A.L").ppo.gamma == 0.8
     with pytest.raises(SpecError, match=r'in quotes: agents\."BRK\.B"'):
         load_spec(file, ["agents.BRK.B.ppo.gamma=0.8"])

@@ -24,8 +24,9 @@ from p3kit.spec import (
     shipped_specs,
     shipped_trainers,
 )
+from p3kit.spec.actions import VERBS
 from p3kit.spec.expansion import PACKS, read_pack
-from p3kit.spec.interventions import VERBS, symptoms_of
+from p3kit.spec.interventions import symptoms_of
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import SAMPLE_SYMBOLS, Weights, parse_range
 from p3kit.spec.notes import notes

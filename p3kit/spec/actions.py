@@ -1,0 +1,193 @@
+"""Actions of an `[[intervention]]`: these verbs are all there is, and no code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import MinLen
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from p3kit.spec.base_model import Count, Positive, Table, set_fields
+from p3kit.spec.conditions import Span
+
+Permanent = Literal["permanent"]
+UntilRelease = Literal["release"]
+Duration = Permanent | UntilRelease | Span
+
+
+class Set(Table):
+    """Give a key a value; a schedule on it is masked meanwhile and keeps its own clock."""
+
+    set: str
+    """A spec path; a bare name means ppo.NAME."""
+    to: float
+    """The value."""
+    until: Duration = "permanent"
+    """permanent, release, or a span such as { env_steps = 10_000 }."""
+    ramp: Span | None = None
+    """Get there gradually over this span."""
+
+
+class Scale(Table):
+    """Multiply the effective value of a key; schedules go on beneath."""
+
+    scale: str
+    """A spec path; a bare name means ppo.NAME."""
+    by: Positive
+    """The factor."""
+    max: float | None = None
+    """Never above this; needed when the factor is above 1."""
+    min: float | None = None
+    """Never below this; needed when the factor is below 1."""
+    until: Duration = "permanent"
+    """permanent, release, or a span such as { env_steps = 10_000 }."""
+    ramp: Span | None = None
+    """Get there gradually over this span."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Scale:
+        if self.by == 1:
+            raise ValueError("by = 1 changes nothing")
+        return _check_bound(self, self.by, upwards=self.by > 1)
+
+
+class Add(Table):
+    """Add to the effective value of a key; schedules go on beneath."""
+
+    add: str
+    """A spec path; a bare name means ppo.NAME."""
+    by: float
+    """What is added; may be negative."""
+    max: float | None = None
+    """Never above this; needed when `by` is above 0."""
+    min: float | None = None
+    """Never below this; needed when `by` is below 0."""
+    until: Duration = "permanent"
+    """permanent, release, or a span such as { env_steps = 10_000 }."""
+    ramp: Span | None = None
+    """Get there gradually over this span."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Add:
+        if self.by == 0:
+            raise ValueError("by = 0 changes nothing")
+        return _check_bound(self, self.by, upwards=self.by > 0)
+
+
+Modifier = TypeVar("Modifier", bound=Table)
+
+
+def _check_bound(modifier: Modifier, by: float, upwards: bool) -> Modifier:
+    side = "max" if upwards else "min"
+    if getattr(modifier, side) is None:
+        raise ValueError(f"by = {by:g} needs a {side}, so that repeating it cannot run away")
+    return modifier
+
+
+class Rollback(Table):
+    """Return to earlier weights, optimiser and normalisers. Needs a change beside it, or the same failure replays."""
+
+    rollback: Literal["last_good", "init"]
+    """The newest checkpoint without an open symptom, or the initial weights."""
+    otherwise: Literal["init", "stop"] = Field("init", alias="else")
+    """What to do when there is none."""
+
+
+class Reinit(Table):
+    """Draw new initial weights for a part of the network, at the end of the update; its moments begin at 0 again."""
+
+    reinit: Literal["dormant", "policy_head", "value_head"]
+    """Which part: hidden units that hardly answer to anything, or a head; a policy's head begins small."""
+
+
+class Freeze(Table):
+    """Stop a part from changing, for the rest of the run."""
+
+    freeze: Literal["encoder", "normalizer"]
+    """Which part: the encoder that all agents share (scope = "run"), or the statistics of observations."""
+
+
+class Normalize(Table):
+    """Let running statistics begin where the spec has none, for the rest of the run."""
+
+    normalize: Literal["rewards", "observations"]
+    """What is divided by its own spread from now on: rewards as reward.scaling = "running" does, of observations the
+    values whose root mean square is above 5."""
+
+
+class Dump(Table):
+    """Write evidence into the run directory."""
+
+    dump: Literal["episode_replay", "minibatch"]
+    """What to write."""
+    episodes: Count = 2
+    """Episodes to replay."""
+
+
+class Stop(Table):
+    """End the agent's training."""
+
+    stop: Literal["fail", "done"]
+    """With which result."""
+
+
+class Note(Table):
+    """Journal a sentence."""
+
+    note: Annotated[str, MinLen(1)]
+    """The sentence."""
+
+
+VERBS: dict[str, type[Table]] = {
+    "set": Set,
+    "scale": Scale,
+    "add": Add,
+    "rollback": Rollback,
+    "reinit": Reinit,
+    "freeze": Freeze,
+    "normalize": Normalize,
+    "dump": Dump,
+    "stop": Stop,
+    "note": Note,
+}
+"""Every verb an intervention may use."""
+
+HARMLESS = (Dump, Note)
+"""Verbs that leave the training alone."""
+
+
+def _verb(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else set_fields(value) if isinstance(value, Table) else ()
+    return next((verb for verb in VERBS if verb in keys), None)
+
+
+Action = Annotated[
+    Annotated[Set, Tag("set")]
+    | Annotated[Scale, Tag("scale")]
+    | Annotated[Add, Tag("add")]
+    | Annotated[Rollback, Tag("rollback")]
+    | Annotated[Reinit, Tag("reinit")]
+    | Annotated[Freeze, Tag("freeze")]
+    | Annotated[Normalize, Tag("normalize")]
+    | Annotated[Dump, Tag("dump")]
+    | Annotated[Stop, Tag("stop")]
+    | Annotated[Note, Tag("note")],
+    Discriminator(
+        _verb,
+        custom_error_type="unknown_form",
+        custom_error_message=f"expected a table with one of the verbs {', '.join(VERBS)}",
+    ),
+]
+
+
+def written_keys(action: Table) -> Iterator[str]:
+    """The key that an action moves, as it is written; nothing for other verbs."""
+    match action:
+        case Set(set=key) | Scale(scale=key) | Add(add=key):
+            yield key
+
+
+def changes_something(action: Table) -> bool:
+    """Return True if an action changes what happens next in training."""
+    return isinstance(action, Set | Scale | Add | Reinit | Freeze | Normalize)
