@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import time
 from typing import Any
@@ -93,8 +94,9 @@ class LazyCommands(click.Group):
                 if output.lost:
                     click.echo(f"stdout: {output.lost}; what was printed is not complete", err=True)
                 if output.lost and not end.code and self.chosen not in TRAINING:
-                    raise SystemExit(P3kitError.exit_code) from None
-                raise
+                    end = SystemExit(P3kitError.exit_code)
+                _leave_hanging_threads(end)
+                raise end from None
 
     def invoke(self, ctx: click.Context) -> Any:
         began = time.perf_counter()
@@ -120,6 +122,15 @@ class LazyCommands(click.Group):
             sys.exit(INTERRUPTED)
         finally:
             print_versions(began)
+
+
+def _leave_hanging_threads(end: SystemExit) -> None:
+    """End the process at once where a thread hangs in other people's code: the interpreter would wait for it."""
+    deadlines = sys.modules.get("p3kit.launch.deadlines")
+    if deadlines is not None and deadlines.abandoned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(bool(end.code)))
 
 
 @click.group(

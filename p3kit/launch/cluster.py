@@ -16,12 +16,14 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p3kit.errors import InputError, MissingExtra, P3kitError
+from p3kit.errors import InputError, MissingExtra, P3kitError, P3kitWarning
+from p3kit.launch.deadlines import ends_within
 from p3kit.launch.process import Start, TrainerProcess
 from p3kit.rundir import RunDir
 from p3kit.rundir.processes import host
@@ -34,6 +36,8 @@ FORMER_ENDS_WITHIN_S = 300.0
 file system takes its time, too, to give up the lock of a node that is gone."""
 
 ANSWERS_WITHIN_S = 5.0
+RESULT_WITHIN_S = 60.0
+SHUTDOWN_WITHIN_S = 60.0
 """How long the head of a cluster may take to accept a connection."""
 
 SHOWS_WITHIN_S = 10.0
@@ -190,7 +194,9 @@ def ray_cluster(cores: int) -> Iterator[Cluster]:
             nodes = len([node for node in ray.nodes() if node["Alive"]])
             yield Cluster(found.get("CPU", 0.0), int(found.get("GPU", 0)), nodes)
         finally:
-            ray.shutdown()
+            if not ends_within(SHUTDOWN_WITHIN_S, "ray", ray.shutdown):
+                what = f"Ray did not shut down within {SHUTDOWN_WITHIN_S:.0f} s and was left alone; all runs are saved"
+                warnings.warn(f"{what}. `ray stop` ends what is left of it", P3kitWarning, stacklevel=3)
 
 
 def _refuse_silent(address: str | None) -> None:
@@ -247,7 +253,7 @@ class RayTrainer:
         if not ray.wait([self._task], timeout=0)[0]:
             return False
         try:
-            self._state, message, lost = ray.get(self._task)
+            self._state, message, lost = ray.get(self._task, timeout=RESULT_WITHIN_S)
         except ray.exceptions.TaskCancelledError:  # it still waited for room
             self._finish("stopped", "while it waited for its turn")
             return True

@@ -160,16 +160,29 @@ class TrainerProcess:
             os.killpg(self._process.pid, number)
 
 
+CHILD_WITHIN_S = 2 * 3600.0
+"""Seconds for a trainer that evaluates or probes; a training is watched by its heartbeat instead."""
+
+
 def run_trainer(run: RunDir, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints."""
-    return subprocess.run(
-        [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags],
-        capture_output=True,
-        text=True,
-        env=environment_of(run),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints.
+
+    A trainer that does not end in time is killed, and the result says so.
+    """
+    command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags]
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment_of(run),
+            stdin=subprocess.DEVNULL,
+            check=False,
+            timeout=CHILD_WITHIN_S,
+        )
+    except subprocess.TimeoutExpired:
+        message = f"{run.trainer_file}: did not end within {CHILD_WITHIN_S / 3600:.0f} hours and was killed"
+        return subprocess.CompletedProcess(command, -signal.SIGKILL, "", message)
 
 
 def describe_exit(code: int) -> str:
