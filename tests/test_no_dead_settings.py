@@ -409,7 +409,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
         patch.setattr(sys, "argv", sys.argv)
         patch.setattr(torch, "compile", compile_nothing)
         patch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug here
-        patch.setattr("p3kit.plan.provenance", dict)
+        patch.setattr("p3kit.rundir.directory.provenance", dict)
         yield made
     for name, handler in handlers.items():
         signal.signal(name, handler)

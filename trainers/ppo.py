@@ -306,6 +306,7 @@ def ppo_loss(
 
 
 def train(run: AgentRun[Args]) -> None:
+    """Roll out, estimate advantages, update and record, until the run has taken its steps."""
     device, generator = run.device, run.generator("agent")  # random numbers are drawn from here as whole tensors
     env = run.make_env()
     num_envs = env.num_envs

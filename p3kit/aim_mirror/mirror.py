@@ -28,6 +28,8 @@ from p3kit.rundir.locks import take_lock
 
 LOCK_WAIT_S = 30.0
 FOLLOW_INTERVAL_S = 10.0
+SILENT_S = 60.0
+"""Seconds for one run after which Aim is taken to hang. On a full disk its database waits without end for room."""
 FOLLOW_SHARE = 0.05
 
 
@@ -81,6 +83,12 @@ class Mirror:
         self._cursors = self.repo / ".aim" / "p3kit"
         self.bookmarks = self.repo / ".aim" / "p3kit.bookmarks.json"
         self._store: AimStore | None = None
+        self._busy_since: float | None = None
+
+    @property
+    def hangs(self) -> bool:
+        """Aim has been at work on one run for too long. The thread that called it cannot be ended."""
+        return self._busy_since is not None and time.monotonic() - self._busy_since > SILENT_S
 
     def sync(self) -> SyncResult:
         """Sends what is new. Without news it opens nothing and costs a directory listing per run.
@@ -88,7 +96,7 @@ class Mirror:
         A run that cannot be mirrored is named in the result and does not stop the others. Raises P3kitError when the
         repository as a whole cannot be used. Run directories are only read.
         """
-        with self._turn():
+        with self._turn(), self._busy():
             return self._sync()
 
     def rebuild(self) -> SyncResult:
@@ -97,7 +105,7 @@ class Mirror:
         The user's notes on runs that still exist stay, as do other runs in the repository. A repository that cannot be
         opened any more is renamed to `.aim.broken-N`, never deleted.
         """
-        with self._turn():
+        with self._turn(), self._busy():
             try:
                 self._forget_all()
             except IndexBusyError:
@@ -144,9 +152,19 @@ class Mirror:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Time the work on Aim, for `hangs`."""
+        self._busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_since = None
+
     def _sync(self) -> SyncResult:
         result = SyncResult()
         for run in list_runs(self.runs_root):
+            self._busy_since = time.monotonic()
             result = result.plus(runs=1)
             try:
                 result = self._sync_run(run, result)
@@ -188,6 +206,7 @@ class Mirror:
         root = str(self.runs_root.absolute())
         mirrored = {path.stem for path in self._cursors.glob("*.json") if Cursor.load(path).runs_root == root}
         for key in sorted(mirrored | existing.keys()):
+            self._busy_since = time.monotonic()
             if key in existing:
                 store.clear(key)
             else:

@@ -203,8 +203,8 @@ def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-MOST_TOLD = 200
-"""Interventions told in a run's params; all of them are among its texts."""
+MAX_INTERVENTIONS = 200
+"""Interventions in the parameters of a run; all of them are among its texts."""
 
 
 def interventions(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -220,7 +220,7 @@ def interventions(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "changed": in_short(event),
             "reason": event.get("reason") or "",
         }
-        for event in done[:MOST_TOLD]
+        for event in done[:MAX_INTERVENTIONS]
     ]
 
 

@@ -18,7 +18,6 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 
-import p3kit
 from p3kit.errors import InputError, P3kitError
 
 DEFAULT_PORT = 43800
@@ -110,7 +109,7 @@ class AimServer:
         """The environment of `aim up`: the token, and this p3kit even where it is not installed."""
         name = self.url.removeprefix("http://").rpartition(":")[0]
         hosts = ",".join(f"{host}:{self.port}" for host in dict.fromkeys((name, "127.0.0.1", "localhost")))
-        paths = [str(Path(p3kit.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         own = {"P3KIT_UI_TOKEN": self.token, "P3KIT_UI_HOSTS": hosts}
         return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 

@@ -10,16 +10,29 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from p3kit.console import Console as OwnConsole
+from p3kit.launch.deadlines import abandoned
 from p3kit.rundir import RunDir, intact_runs
 from p3kit.rundir.directory import ACTIVE_STATES
 
+if TYPE_CHECKING:
+    from p3kit.aim_mirror import Mirror
+
+
+PICTURES_WITHIN_S = 600.0
+"""Seconds for the pictures of one run, after the training."""
+_POLL_S = 0.2
+
 
 class Background:
-    """A context around a launch. It exits when the last pictures are drawn and the mirror is up to date."""
+    """A context around a launch. It exits when the last pictures are drawn and the mirror is up to date.
+
+    Neither is waited for without end: one that hangs is left alone, with a warning.
+    """
 
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
         self._runs_root, self._aim_repo = runs_root, aim_repo
@@ -28,6 +41,7 @@ class Background:
         self._pictures: list[tuple[RunDir, Future[None]]] = []
         self._stop_mirror = threading.Event()
         self._mirror = threading.Thread(target=self._follow, name="aim mirror", daemon=True) if mirror else None
+        self._followed: Mirror | None = None
 
     def __enter__(self) -> Background:
         if self._mirror is not None:
@@ -38,16 +52,45 @@ class Background:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for run, picture in self._pictures:
-                if (failure := picture.exception()) is not None:
-                    self._warn(f"no pictures of {run.name} ({_in_short(failure)})")
-            self._stop_mirror.set()
-            if self._mirror is not None:
-                self._mirror.join()
+            self._wait_for_pictures()
+            self._wait_for_mirror()
         except KeyboardInterrupt:
             self._warn("pictures and the Aim mirror are not up to date; p3kit sync brings the mirror there")
+            self._abandon()
         finally:
             self._artist.shutdown(wait=False, cancel_futures=True)
+
+    def _wait_for_pictures(self) -> None:
+        for run, picture in self._pictures:
+            try:
+                failure = picture.exception(timeout=PICTURES_WITHIN_S)
+            except TimeoutError:
+                self._warn(
+                    f"no pictures of {run.name}: not drawn within {PICTURES_WITHIN_S:.0f} s; p3kit ui draws them"
+                )
+                return self._abandon()
+            if failure is not None:
+                self._warn(f"no pictures of {run.name} ({_in_short(failure)})")
+        return None
+
+    def _wait_for_mirror(self) -> None:
+        self._stop_mirror.set()
+        while self._mirror is not None and self._mirror.is_alive():
+            self._mirror.join(_POLL_S)
+            if self._followed is not None and self._followed.hangs:
+                self._warn(
+                    "the Aim mirror hangs, as it does on a full disk; it was left alone, and all runs are saved. "
+                    "Free some space, then: p3kit sync"
+                )
+                return self._abandon()
+        return None
+
+    def _abandon(self) -> None:
+        """Note the threads that are still at work."""
+        if self._mirror is not None and self._mirror.is_alive():
+            abandoned.append(self._mirror.name)
+        if any(picture.running() for _, picture in self._pictures):
+            abandoned.append("pictures")
 
     def draw(self, run: RunDir) -> None:
         """Draw the pictures of a run that ended, in the background."""
@@ -58,7 +101,8 @@ class Background:
         try:
             from p3kit.aim_mirror import Mirror
 
-            for result in Mirror(self._runs_root, self._aim_repo).follow(self._stop_mirror):
+            self._followed = Mirror(self._runs_root, self._aim_repo)
+            for result in self._followed.follow(self._stop_mirror):
                 for problem in result.problems:
                     if problem not in reported:
                         self._warn(f"not mirrored into Aim: {problem}")

@@ -45,7 +45,7 @@ class Backtest:
 
     @property
     def synthetic(self) -> bool:
-        """True for synthetic data, whose results say nothing about a real market."""
+        """True for synthetic data, whose results do not hold for a real market."""
         return bool(self.result["synthetic"])
 
     @property

@@ -60,7 +60,7 @@ def resume_sweep(
     progress: Progress = True,
     options: TuneOptions = TuneOptions(),
 ) -> Result:
-    """Go on with a sweep: `tune-1`, `1` or `latest`. It knows its own spec. For the rest see `tune_spec`."""
+    """Go on with a sweep: `tune-1`, `1` or `latest`. The sweep keeps its own spec. For the rest see `tune_spec`."""
     from p3kit.tune import go_on
 
     require_tune()
@@ -85,7 +85,7 @@ def _search(sweep: Sweep, launch: Launch, remarks: Sequence[str]) -> Result:
     with launch.engine([sweep.loaded.spec.compute.model_dump()]) as engine:
         _, start = engine.room_for(engine.slots)
         with launch.background() as background, _display(sweep, launch) as display:
-            sweep.teller = display
+            sweep.messages = display
             outcome = train([], jobs=engine.slots, display=display, on_end=background.draw, feed=sweep, start=start)
             sweep.close()
     return _checked(conclude(sweep), outcome)

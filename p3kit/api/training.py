@@ -173,7 +173,7 @@ def give_memory_back() -> None:
 
 @dataclass(frozen=True)
 class Launch:
-    """Where and how the runs of one call train."""
+    """Settings of one call: jobs, folder of the runs, progress, options."""
 
     jobs: int | None
     root: Path

@@ -60,7 +60,7 @@ LEAK_ROWS = 2_048
 LEAK_SHARE = 0.8
 LEAK_SHARE_OWN = 0.1
 """What a spec's own knobs must find at the least; a trainer that learns nothing earns less than staying flat does."""
-_NOT_WEIGHTS = ("optimizer", "grad_scaler", "observation", "reward", "env", "first", "second")
+_NOT_WEIGHTS = ("optimizer", "grad_scaler", "loss_scale", "observation", "reward", "env", "first", "second")
 """Parts of a trainer's checkpoint that are no weights, like `encoder_first` and `encoder_second`; what stands under no
 part (a step count, a loss scale) is bookkeeping."""
 

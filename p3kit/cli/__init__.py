@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit import __version__
-from p3kit.cli.output import add_volume, tell_origin, tell_versions, volume_options
+from p3kit.cli.output import add_volume, print_origin, print_versions, volume_options
 from p3kit.errors import InputError, P3kitError
 from p3kit.terminal import guarded_output
 
@@ -93,15 +94,16 @@ class LazyCommands(click.Group):
                 if output.lost:
                     click.echo(f"stdout: {output.lost}; what was printed is not complete", err=True)
                 if output.lost and not end.code and self.chosen not in TRAINING:
-                    raise SystemExit(P3kitError.exit_code) from None
-                raise
+                    end = SystemExit(P3kitError.exit_code)
+                _leave_hanging_threads(end)
+                raise end from None
 
     def invoke(self, ctx: click.Context) -> Any:
         began = time.perf_counter()
         try:
             return super().invoke(ctx)
         except P3kitError as error:
-            tell_origin(error)
+            print_origin(error)
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:  # the reader of our output has left; click ends in silence
@@ -119,7 +121,16 @@ class LazyCommands(click.Group):
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
         finally:
-            tell_versions(began)
+            print_versions(began)
+
+
+def _leave_hanging_threads(end: SystemExit) -> None:
+    """End the process at once where a thread hangs in other people's code: the interpreter would wait for it."""
+    deadlines = sys.modules.get("p3kit.launch.deadlines")
+    if deadlines is not None and deadlines.abandoned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(bool(end.code)))
 
 
 @click.group(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -15,7 +17,7 @@ import click
 from p3kit.aim_mirror import AimServer, Mirror, SyncResult, links_of, run_hash
 from p3kit.aim_mirror.server import DEFAULT_PORT
 from p3kit.cli.options import Whole, complete_run, json_option, runs_option
-from p3kit.cli.output import print_json, say
+from p3kit.cli.output import print_json, print_note
 from p3kit.errors import InputError, P3kitError
 
 repo_option = click.option(
@@ -41,10 +43,11 @@ Examples:
 def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json: bool) -> None:
     """Mirror the run directories into Aim. What is there already is not sent again."""
     mirror = Mirror(runs_root, repo)
+    _end_when_aim_hangs(mirror)
     result = mirror.rebuild() if rebuild else mirror.sync()
     _say(result, mirror, as_json)
     if watch:
-        say("watching; Ctrl-C ends it")
+        print_note("watching; Ctrl-C ends it")
         for result in mirror.follow(_stop_on_signals()):
             if result.changed or result.problems:
                 _say(result, mirror, as_json)
@@ -80,9 +83,10 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
         raise InputError(away[0], f"is no run of {runs_root}, which is what is mirrored", "give its folder by --runs")
     server = AimServer(mirror.repo, host, port)
     draw_missing(runs_root)
+    _end_when_aim_hangs(mirror, server)
     _warn(mirror.sync())
     stop = _stop_on_signals()
-    say("starting aim …")
+    print_note("starting aim …")
     with server:
         links, problem = links_of(server, mirror, chosen)
         if problem:
@@ -94,7 +98,7 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
             click.echo(server.link(server.url))
             for title, url in links:
                 click.echo(f"  {title}\n    {url}")
-        say("Ctrl-C ends it")
+        print_note("Ctrl-C ends it")
         for result in mirror.follow(stop):
             _warn(result)
             if not server.is_running() and not stop.is_set():
@@ -112,6 +116,22 @@ def _say(result: SyncResult, mirror: Mirror, as_json: bool) -> None:
 def _warn(result: SyncResult) -> None:
     for problem in result.problems:
         click.echo(f"not mirrored: {problem}", err=True)
+
+
+def _end_when_aim_hangs(mirror: Mirror, server: AimServer | None = None) -> None:
+    """Watch the mirror from a thread of its own. Nothing else can end a process that hangs inside Aim."""
+
+    def watch() -> None:
+        while not mirror.hangs:
+            time.sleep(1.0)
+        click.echo(
+            f"{mirror.repo / '.aim'}: Aim hangs, as it does on a full disk; free some space and try again", err=True
+        )
+        if server is not None:
+            server.stop()
+        os._exit(P3kitError.exit_code)
+
+    threading.Thread(target=watch, name="aim watch", daemon=True).start()
 
 
 def _stop_on_signals() -> threading.Event:

@@ -10,7 +10,7 @@ from p3kit.cli.output import print_json
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_P3KIT_COMPLETE"
-"""What the script sets when it asks p3kit for words."""
+"""Environment variable of the script when it requests words from p3kit."""
 
 
 @click.command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from p3kit.cli.options import force_option, json_option, set_option, spec_argument
-from p3kit.cli.output import print_json, say
+from p3kit.cli.output import print_json, print_note
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
@@ -88,7 +88,7 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
         from p3kit.report.market_picture import draw_data
 
         draw_data(market, loaded.name, picture)
-        say(f"picture: {picture}")
+        print_note(f"picture: {picture}")
 
 
 @data.command(
@@ -164,7 +164,7 @@ def fetch(
     if not fetched:
         click.echo(f"nothing came; {NETWORK}", err=True)
     else:
-        say(f"next:  p3kit init mine.toml --bars {output}")
+        print_note(f"next:  p3kit init mine.toml --bars {output}")
     if missed:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""How commands speak: results as tables or JSON on stdout, notes and progress on stderr, each in one way for all.
+"""Output of commands: results as tables or JSON on stdout, notes and progress on stderr.
 
 `--quiet` leaves results, warnings and errors; `--verbose` adds what belongs into a report of a fault.
 """
@@ -36,14 +36,14 @@ def print_lines(lines: Iterable[RenderableType]) -> None:
         stdout.print(line)
 
 
-def say(text: str) -> None:
-    """A note, a hint or a step of progress, on stderr; nothing under --quiet."""
+def print_note(text: str) -> None:
+    """Print a note, a hint or a step of progress on stderr, or nothing under --quiet."""
     if volume() > QUIET:
         click.echo(text, err=True)
 
 
 def progress_console() -> Console:
-    """Where live tables, lines of progress and hints go: stderr, or nowhere under --quiet."""
+    """Return the console for live tables, progress and hints: stderr, or nothing under --quiet."""
     from p3kit.console import Console
 
     return Console(stderr=True, quiet=volume() <= QUIET)
@@ -73,8 +73,8 @@ def volume_options() -> list[click.Option]:
     ]
 
 
-def tell_versions(began: float) -> None:
-    """What a report of a fault needs, under --verbose. `began` is from time.perf_counter()."""
+def print_versions(began: float) -> None:
+    """Print versions and the time taken, under --verbose. `began` is from time.perf_counter()."""
     if volume() < VERBOSE:
         return
     from importlib import metadata
@@ -88,8 +88,8 @@ def tell_versions(began: float) -> None:
     click.echo(f"{', '.join(parts)}; {time.perf_counter() - began:.1f} s", err=True)
 
 
-def tell_origin(error: Exception) -> None:
-    """Where in p3kit an error was raised, under --verbose."""
+def print_origin(error: Exception) -> None:
+    """Print the traceback of an error, under --verbose."""
     if volume() >= VERBOSE:
         click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
 

@@ -20,7 +20,7 @@ from p3kit.cli.options import (
     runs_option,
     several_runs_argument,
 )
-from p3kit.cli.output import print_json, progress_console, say
+from p3kit.cli.output import print_json, print_note, progress_console
 from p3kit.cli.run import finish, options_of
 from p3kit.errors import Interrupted, P3kitWarning
 
@@ -80,9 +80,9 @@ def runs(
     elif lines:
         _print_table(lines)
     elif found.total:
-        say(f"none of {found.total} runs in {runs_root} fits; p3kit runs lists all")
+        print_note(f"none of {found.total} runs in {runs_root} fits; p3kit runs lists all")
     elif not found.damaged:
-        say(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml")
+        print_note(f"there are no runs in {runs_root}; start one with: p3kit run specs/smoke.toml")
     for fault in found.damaged:
         click.echo(f"not listed: {fault}", err=True)
     if found.damaged:

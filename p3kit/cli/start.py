@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit.cli.options import force_option, json_option
-from p3kit.cli.output import print_json, say
+from p3kit.cli.output import print_json, print_note
 
 
 def complete_trainer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -71,9 +71,9 @@ def init(place: Path, bars: Path | None, trainer: str | None, shipped: str | Non
     for path in started.written:
         click.echo(f"wrote {path}")
     for path in started.kept:
-        say(f"kept {path}, which was there; --force renews it")
+        print_note(f"kept {path}, which was there; --force renews it")
     first = "data" if started.has_own_bars else "validate"
-    say(f"next:  p3kit {first} {started.spec}   p3kit run {started.spec}")
+    print_note(f"next:  p3kit {first} {started.spec}   p3kit run {started.spec}")
 
 
 @click.command(
@@ -99,4 +99,4 @@ def eject(trainer: str, place: Path | None, force: bool, as_json: bool) -> None:
         print_json({"trainer": trainer, "file": str(file)})
         return
     click.echo(f"wrote {file}")
-    say(f'next:  p3kit init mine.toml --trainer {file}   or  trainer = "{file}" in a spec')
+    print_note(f'next:  p3kit init mine.toml --trainer {file}   or  trainer = "{file}" in a spec')

@@ -12,7 +12,7 @@ from p3kit.metrics import deflated_choice
 from p3kit.rundir import BACKTEST_RESULT, RunDir, find_checkpoint, list_runs
 
 Result = dict[str, Any]
-"""What `Agent.report_backtest` prints: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
+"""Output of `Agent.report_backtest`: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
 
 
 def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool) -> Result:
@@ -35,7 +35,7 @@ def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: in
 
 
 def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
-    """What the run's own trainer prints of one checkpoint."""
+    """Output of the run's own trainer for one checkpoint."""
     name = find_checkpoint(run, agent, checkpoint)
     result = run_trainer(run, ["--evaluate", name, "--agent", agent, "--split", split, *more])
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
@@ -69,7 +69,7 @@ def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, f
 
 
 def count_final_looks(runs_root: Path, run: RunDir, agent: str) -> tuple[int, int]:
-    """How often the test split was looked at so far: by this agent, and by all runs of its experiment in the folder."""
+    """Number of looks at the test split so far: by this agent, and by all runs of its experiment in the folder."""
     everyone = [event for _, events in _journals(runs_root, run.info()["name"]) for event in events]
     return _looks(run.read_events(agent=agent)), _looks(everyone)
 

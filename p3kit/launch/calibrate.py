@@ -112,7 +112,7 @@ def calibrate(
     """
     begun = plans[:jobs]
     with tempfile.TemporaryDirectory(prefix="p3kit-calibration-") as folder:
-        runs = _train_beginnings(begun, loaded, market, Path(folder), display, _has_told_its_pace, on_end)
+        runs = _train_beginnings(begun, loaded, market, Path(folder), display, _has_pace, on_end)
         if runs is None:
             return None
         beginnings = [_measure(run, plan) for run, plan in zip(runs, begun, strict=True)]
@@ -172,7 +172,7 @@ def _has_begun(run: RunDir) -> bool:
     return bool(_iterations(run))
 
 
-def _has_told_its_pace(run: RunDir) -> bool:
+def _has_pace(run: RunDir) -> bool:
     """Whether evaluations and checkpoints have come as often as they usually do, and the span is long enough."""
     found = _iterations(run)
     if len(found) < LEAST_ITERATIONS:

@@ -16,12 +16,14 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p3kit.errors import InputError, MissingExtra, P3kitError
+from p3kit.errors import InputError, MissingExtra, P3kitError, P3kitWarning
+from p3kit.launch.deadlines import ends_within
 from p3kit.launch.process import Start, TrainerProcess
 from p3kit.rundir import RunDir
 from p3kit.rundir.processes import host
@@ -34,6 +36,8 @@ FORMER_ENDS_WITHIN_S = 300.0
 file system takes its time, too, to give up the lock of a node that is gone."""
 
 ANSWERS_WITHIN_S = 5.0
+RESULT_WITHIN_S = 60.0
+SHUTDOWN_WITHIN_S = 60.0
 """How long the head of a cluster may take to accept a connection."""
 
 SHOWS_WITHIN_S = 10.0
@@ -190,7 +194,9 @@ def ray_cluster(cores: int) -> Iterator[Cluster]:
             nodes = len([node for node in ray.nodes() if node["Alive"]])
             yield Cluster(found.get("CPU", 0.0), int(found.get("GPU", 0)), nodes)
         finally:
-            ray.shutdown()
+            if not ends_within(SHUTDOWN_WITHIN_S, "ray", ray.shutdown):
+                what = f"Ray did not shut down within {SHUTDOWN_WITHIN_S:.0f} s and was left alone; all runs are saved"
+                warnings.warn(f"{what}. `ray stop` ends what is left of it", P3kitWarning, stacklevel=3)
 
 
 def _refuse_silent(address: str | None) -> None:
@@ -247,7 +253,7 @@ class RayTrainer:
         if not ray.wait([self._task], timeout=0)[0]:
             return False
         try:
-            self._state, message, lost = ray.get(self._task)
+            self._state, message, lost = ray.get(self._task, timeout=RESULT_WITHIN_S)
         except ray.exceptions.TaskCancelledError:  # it still waited for room
             self._finish("stopped", "while it waited for its turn")
             return True
@@ -262,7 +268,7 @@ class RayTrainer:
             self._finish("failed", message)
         return True
 
-    def ask_to_end(self) -> None:
+    def request_end(self) -> None:
         """Through the file `stop`, which task and trainer look for: Ray's own cancel does not reach a task that runs,
         but takes one back that waits for room."""
         import ray
@@ -352,7 +358,7 @@ def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
         if run.stop_at_once():
             trainer.kill()
         elif run.stop_requested():
-            trainer.ask_to_end()
+            trainer.request_end()
         time.sleep(_WORKER_POLL_S)
     state = trainer.settle()
     ended_from_outside = state == "stopped" or (state == "crashed" and (trainer.exit_code or 0) < 0)

@@ -97,7 +97,7 @@ class Display(Protocol):
     def show(self, agents: Sequence[AgentView]) -> None:
         """All agents as they stand."""
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """One message, kept."""
 
 
@@ -125,7 +125,7 @@ class LiveTable:
     def show(self, agents: Sequence[AgentView]) -> None:
         self._agents = agents
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
     def __rich__(self) -> Group:
@@ -192,14 +192,14 @@ class PlainLines:
         for agent in agents:
             now = (agent.state, int(agent.progress * parts) if agent.state == "running" else 0, agent.is_silent)
             if self._said.get(agent.label, ("queued", 0, False)) != now:
-                self.say(_line(agent))
+                self.print(_line(agent))
             self._said[agent.label] = now
             for number, did in agent.acts:
                 if number > self._acted.get(agent.label, 0):
-                    self.say(f"{agent.label} {did}")
+                    self.print(f"{agent.label} {did}")
                     self._acted[agent.label] = number
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         stamp = duration(time.monotonic() - self._start)
         self._console.print(f"[{stamp}] {text}", markup=False, highlight=False, soft_wrap=True)
 

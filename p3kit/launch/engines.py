@@ -1,4 +1,4 @@
-"""Where runs train: slots of this machine, or a Ray cluster that is up while a launch lasts."""
+"""Engines: slots of this machine, or a Ray cluster that is up while a launch lasts."""
 
 from __future__ import annotations
 

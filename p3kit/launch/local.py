@@ -274,16 +274,16 @@ class _Slots:
         if self._pulses.setdefault(trainer.run, Pulse()).silent_s(status) > HUNG_AFTER_S:
             trainer.kill(f"it gave no sign of life for {HUNG_AFTER_S / 60:.0f} min, so it was ended")
 
-    def ask_all_to_end(self) -> None:
+    def request_end_of_all(self) -> None:
         for trainer in self.active:
-            trainer.ask_to_end()
+            trainer.request_end()
 
     def abandon(self) -> None:
         """Stop every run: trainers end with a checkpoint, queued runs do not begin. Returns when all have ended."""
         self.feed, interrupts = None, self.interrupts.count
         while self.waiting:
             self._leave_out(self.waiting.popleft())
-        self.ask_all_to_end()
+        self.request_end_of_all()
         while self.active:
             if self.interrupts.count > interrupts:
                 for trainer in self.active:
@@ -301,7 +301,7 @@ class _Slots:
             self.active.append(self.start(run))
         except P3kitError as error:  # one run that cannot start does not stop the others
             if run.is_locked():  # another process trains it and speaks for it
-                self.display.say(str(error))
+                self.display.print(str(error))
                 self._note_end(run, "failed")
                 return
             run.update_status(state="failed", message=str(error))
@@ -313,7 +313,7 @@ class _Slots:
             lines = [f"{run.name} {state}: {self._statuses[run]['message']}"]
             tail = run.log_tail(LOG_LINES)
             lines += [f"  the last lines of {run.log_file}:", *(f"  | {line}" for line in tail)] if tail else []
-            self.display.say("\n".join(lines))
+            self.display.print("\n".join(lines))
         if self.on_end is not None:
             self.on_end(run)
 
@@ -331,11 +331,11 @@ class _Slots:
         while self.waiting:
             self._leave_out(self.waiting.popleft())
         if count == 1:
-            self.ask_all_to_end()
+            self.request_end_of_all()
             if self.active:
                 names = [trainer.run.name for trainer in self.active]
                 shown = ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
-                self.display.say(
+                self.display.print(
                     f"stopping {shown}: each finishes its update and writes a checkpoint (again: kill at once)"
                 )
         else:

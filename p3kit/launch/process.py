@@ -33,8 +33,8 @@ class Trainer(Protocol):
     def ended(self) -> bool:
         """Whether it is over for good."""
 
-    def ask_to_end(self) -> None:
-        """It shall finish its update, write a checkpoint and end. Asking twice is asking once."""
+    def request_end(self) -> None:
+        """Request the end: the trainer finishes its update and writes a checkpoint. Idempotent."""
 
     def kill(self, why: str = "") -> None:
         """It shall end at once; what came after the last checkpoint is lost. `why` becomes its message."""
@@ -72,7 +72,7 @@ class TrainerProcess:
     def __init__(self, run: RunDir, process: subprocess.Popen[bytes]) -> None:
         self.run = run
         self._process = process
-        self._asked_to_end = False
+        self._end_requested = False
         self._why_killed = ""
 
     @classmethod
@@ -125,10 +125,10 @@ class TrainerProcess:
         self._signal_group(signal.SIGKILL)
         return True
 
-    def ask_to_end(self) -> None:
-        """SIGTERM to the trainer: it finishes its update, writes a checkpoint and ends. Asking twice is asking once."""
-        if not self._asked_to_end:
-            self._asked_to_end = True
+    def request_end(self) -> None:
+        """Send SIGTERM: the trainer finishes its update, writes a checkpoint and ends. Idempotent."""
+        if not self._end_requested:
+            self._end_requested = True
             self._process.terminate()
 
     def kill(self, why: str = "") -> None:
@@ -147,7 +147,7 @@ class TrainerProcess:
             return str(status["state"])
         begun = status["state"] == "running"
         code = self._process.returncode
-        if self._asked_to_end and not begun and code == -signal.SIGTERM:
+        if self._end_requested and not begun and code == -signal.SIGTERM:
             self.run.update_status(state="stopped", message="before its first step")
             return "stopped"
         message = self._why_killed or describe_exit(code) + ("" if begun else " before its first step")
@@ -160,16 +160,29 @@ class TrainerProcess:
             os.killpg(self._process.pid, number)
 
 
+CHILD_WITHIN_S = 2 * 3600.0
+"""Seconds for a trainer that evaluates or probes; a training is watched by its heartbeat instead."""
+
+
 def run_trainer(run: RunDir, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints."""
-    return subprocess.run(
-        [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags],
-        capture_output=True,
-        text=True,
-        env=environment_of(run),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints.
+
+    A trainer that does not end in time is killed, and the result says so.
+    """
+    command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags]
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment_of(run),
+            stdin=subprocess.DEVNULL,
+            check=False,
+            timeout=CHILD_WITHIN_S,
+        )
+    except subprocess.TimeoutExpired:
+        message = f"{run.trainer_file}: did not end within {CHILD_WITHIN_S / 3600:.0f} hours and was killed"
+        return subprocess.CompletedProcess(command, -signal.SIGKILL, "", message)
 
 
 def describe_exit(code: int) -> str:

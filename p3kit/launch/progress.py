@@ -54,7 +54,7 @@ class CallbackDisplay:
     def show(self, agents: Sequence[AgentView]) -> None:
         self._callback(agents)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         warnings.warn(text, P3kitWarning, stacklevel=2)
 
 

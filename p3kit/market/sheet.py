@@ -46,6 +46,6 @@ class Sheet:
 
 def as_text(value: object) -> str:
     """A cell as text; whole timestamps from Parquet object columns come out in ISO 8601."""
-    if value is None or value is pd.NaT or value is pd.NA:
+    if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and value != value):
         return ""
     return value.isoformat() if hasattr(value, "isoformat") else str(value).strip()

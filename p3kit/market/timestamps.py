@@ -91,7 +91,7 @@ def _parse(sheet: Sheet) -> Parsed:
 def text_of(column: pd.Series) -> pd.Series:
     """A column as text without blanks around it."""
     if isinstance(column.dtype, pd.StringDtype):
-        return column.str.strip()
+        return column.str.strip().fillna("")
     return column.map(as_text).astype("str")
 
 

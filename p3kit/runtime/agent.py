@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
@@ -24,16 +23,17 @@ from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import (
     BACKTEST_RESULT,
-    choice_rank,
     chosen_evaluation,
     encode,
     judge_evaluations,
     planned_over_made,
     read_candidates,
 )
-from p3kit.runtime.checkpoints import Flat, part, save_checkpoint, under
+from p3kit.runtime.backtest_request import forward_pass
+from p3kit.runtime.best_checkpoints import BestCheckpoints
+from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
-from p3kit.runtime.grading import EarlyStop, verdict
+from p3kit.runtime.grading import EarlyStop, explained_after, verdict
 from p3kit.runtime.machine import peak_memory_mb
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
 from p3kit.runtime.repair import Repair
@@ -98,12 +98,13 @@ class Agent(Generic[A]):
         self._early_stop = EarlyStop()
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
         self._observation_scaler: ObservationScaler | None = None
-        self._best: dict[int, float] = {}  # global_step → validation Sharpe of the checkpoints kept
         self._nonfinite = 0.0
         self._ended_early = ""  # why, if by its own rules
         self._latest: dict[str, float] = {}
         self._verdict: dict[str, Any] | None = None
         self.is_alone = alone
+        number = self.spec.checkpoints.keep_best
+        self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number)
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
         record = Record(self.name, plan["spec"], self.total_timesteps, str(process.device))
         group = json.dumps([self.seed, plan.get("point") or {}], sort_keys=True)
@@ -325,7 +326,8 @@ class Agent(Generic[A]):
         self.process.directory.append_metrics([row])
         event = evaluation.summary()
         event["metrics"] = metrics | {name: self._latest[name] for name in _CARRIED if name in self._latest}
-        event["new_best"] = self._keep_if_best(metrics.get("eval/sharpe_ratio"), weights)
+        sharpe, compress = metrics.get("eval/sharpe_ratio"), self.spec.checkpoints.compress
+        event["new_best"] = self._best.keep(self.global_step, sharpe, weights, compress=compress)
         step = self.global_step
         self.process.directory.write_histogram("returns", self.name, step, evaluation.candidate(step).to_json())
         self.journal("evaluation", **event)
@@ -349,7 +351,7 @@ class Agent(Generic[A]):
         told = {"agent": self.name, "global_step": backtest.global_step, "checkpoint": backtest.checkpoint}
         told["synthetic"] = self.market[self.symbol].synthetic
         if backtest.forward:
-            print(BACKTEST_RESULT + json.dumps({**told, **self.forward_pass(policy, backtest.forward)}), flush=True)
+            print(BACKTEST_RESULT + json.dumps({**told, **self._forward_pass(policy, backtest.forward)}), flush=True)
             return
         if backtest.episodes:
             found = self.episodes(policy, backtest.split, backtest.episodes, backtest.global_step or 0)
@@ -384,25 +386,10 @@ class Agent(Generic[A]):
         others = [one for one in others if one.global_step != global_step]
         return judge([own, *others], 0, planned_over_made(self._plan, events))
 
-    @torch.no_grad()
-    def forward_pass(self, policy: Policy, rows: int) -> dict[str, int]:
-        """Ask the policy about `rows` observations of a random walk, together and one by one.
-
-        {rows, forbidden: actions that the mask closes, apart: actions that differ when asked alone}.
-        """
-        device = self.process.device
-        env = make_trading_env(self.market, self.spec, symbols=[self.symbol], num_envs=rows, device=device)
-        generator = self.new_generator("forward pass")
-        step = env.reset(torch.rand(rows, generator=generator).to(device))
-        for _ in range(20):
-            noise = torch.rand(step.mask.shape, generator=generator).to(device)
-            action = noise.masked_fill(~step.mask, -1).argmax(1)
-            step = env.step(action, torch.rand(rows, generator=generator).to(device))
-        observation = env.observe(step.index, step.account)
-        together = policy(observation, step.mask)
-        alone = torch.cat([policy(observation[i : i + 1], step.mask[i : i + 1]) for i in range(rows)])
-        allowed = step.mask.gather(1, together.unsqueeze(1)).squeeze(1)
-        return {"rows": rows, "forbidden": int((~allowed).sum()), "apart": int((together != alone).sum())}
+    def _forward_pass(self, policy: Policy, rows: int) -> dict[str, int]:
+        symbols, device = [self.symbol], self.process.device
+        env = make_trading_env(self.market, self.spec, symbols=symbols, num_envs=rows, device=device)
+        return forward_pass(policy, env, rows, self.new_generator("forward pass"))
 
     def episodes(self, policy: Policy, split: Split, count: int, global_step: int) -> list[dict[str, Any]]:
         """`count` windows of a split bar by bar, from the best paid to the worst paid; see `p3kit.runtime.replay`."""
@@ -439,7 +426,7 @@ class Agent(Generic[A]):
         if self.state in ("stopped", "failed") or not events:
             return
         chosen = chosen_evaluation(self._plan, events) or events[-1]
-        metrics = chosen["metrics"] | self._value_of(chosen["global_step"])
+        metrics = chosen["metrics"] | explained_after(self.process.directory.series(self.name), chosen["global_step"])
         judged = judge_evaluations(self.process.directory, self._plan, events, chosen)
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics}, judged)
         self._verdict["ended_early"] = self._ended_early
@@ -447,26 +434,7 @@ class Agent(Generic[A]):
             self._verdict["labels"].append("intervened")
         told = self.process.directory.read_events("verdict", self.name)
         if not any(event["global_step"] == self.global_step for event in told):  # killed after it, before the end
-            self.process.directory.append_event(
-                "verdict", agent=self.name, global_step=self.global_step, **self._verdict
-            )
-
-    def _value_of(self, chosen_step: int) -> dict[str, float]:
-        """How well the chosen weights' value function explained returns.
-
-        It is measured on the rollout that those weights made, which is the one after they were chosen; the rollout they
-        were trained on had its values from the weights before. The last weights made none and keep the older number. A
-        trainer of the user's may record neither.
-        """
-        series = self.process.directory.series(self.name)
-        found: dict[str, float] = {}
-        for name in ("value/explained_variance", "diag/ev_reference"):
-            if name not in series:
-                continue
-            later = series[name].values[series[name].steps > chosen_step]
-            if len(later):
-                found[name] = float(later[0])
-        return found
+            self.journal("verdict", **self._verdict)
 
     def latest(self, metric: str) -> float | None:
         """The newest recorded value of a metric; None before there is one."""
@@ -493,7 +461,7 @@ class Agent(Generic[A]):
         state["ended_early"], state["fault"] = self._ended_early, str(self.fault or "")
         state["generator"] = self.generator.get_state()
         state |= under("early_stop", self._early_stop.state_dict())
-        state |= under("best", {str(step): sharpe for step, sharpe in self._best.items()})
+        state |= under("best", self._best.state_dict())
         state |= under("latest", self._latest)
         state |= under("repair", self.repair.state_dict())
         state |= under("ledger", {name: torch.as_tensor(value) for name, value in self._ledger.state_dict().items()})
@@ -508,7 +476,7 @@ class Agent(Generic[A]):
             self.state, self.fault = "failed", P3kitError(self.name, state["fault"])
         self.generator.set_state(state["generator"].cpu())
         self._early_stop.load_state_dict(part("early_stop", state))
-        self._best = {int(step): float(sharpe) for step, sharpe in part("best", state).items()}
+        self._best.load_state_dict(part("best", state))
         self._latest = dict(part("latest", state))
         self.repair.load_state_dict(part("repair", state))
         self._ledger.load_state_dict({name: value.cpu().numpy() for name, value in part("ledger", state).items()})
@@ -520,13 +488,8 @@ class Agent(Generic[A]):
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _row(self, iteration: int, step: int, now: float, metrics: Mapping[str, float]) -> dict[str, Any]:
-        return {
-            "agent": self.name,
-            "iteration": iteration,
-            "global_step": step,
-            "time": now,
-            "metrics": dict(metrics),
-        }
+        row = {"agent": self.name, "iteration": iteration, "global_step": step, "time": now}
+        return row | {"metrics": dict(metrics)}
 
     def _refuse_to_be_ignored(self) -> None:
         """A trainer of the user's own may not carry out every action of a rule."""
@@ -560,23 +523,3 @@ class Agent(Generic[A]):
             f"none of the {len(nonfinite)} gradient steps of this update was finite",
             f"p3kit diagnose {self.process.directory.name} names the first tensor that went wrong",
         )
-
-    def _keep_if_best(self, sharpe: float | None, weights: Flat) -> bool:
-        """Keep `best-<step>.pt` while it is among the `keep_best` by validation Sharpe; whether it is the best."""
-        if sharpe is None:
-            return False
-        is_best = all(self._rank(self.global_step, sharpe) > self._rank(*other) for other in self._best.items())
-        self._best[self.global_step] = sharpe
-        compress = self.spec.checkpoints.compress
-        save_checkpoint(self._best_path(self.global_step), weights, compress=compress)
-        while len(self._best) > self.spec.checkpoints.keep_best:
-            worst = min(self._best, key=lambda step: self._rank(step, self._best[step]))
-            del self._best[worst]
-            self._best_path(worst).unlink(missing_ok=True)
-        return is_best
-
-    def _rank(self, step: int, sharpe: float) -> tuple[bool, float]:
-        return choice_rank(self._plan, step, sharpe)
-
-    def _best_path(self, step: int) -> Path:
-        return self.process.directory.checkpoint(f"best-{step:09d}", agent=None if self.is_alone else self.name)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from p3kit.env import TradingEnv
 from p3kit.rundir import RunDir
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
-from p3kit.runtime.evaluation import Split
+from p3kit.runtime.evaluation import Policy, Split
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,22 @@ class Backtest:
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
         return cls(path.name, agent, step, trainer or state, split, final, episodes, forward)
+
+
+@torch.no_grad()
+def forward_pass(policy: Policy, env: TradingEnv, rows: int, generator: torch.Generator) -> dict[str, int]:
+    """Pass `rows` observations of a random walk through a policy, together and one by one.
+
+    {rows, forbidden: actions that the mask closes, apart: actions that differ one by one}.
+    """
+    device = env.device
+    step = env.reset(torch.rand(rows, generator=generator).to(device))
+    for _ in range(20):
+        noise = torch.rand(step.mask.shape, generator=generator).to(device)
+        action = noise.masked_fill(~step.mask, -1).argmax(1)
+        step = env.step(action, torch.rand(rows, generator=generator).to(device))
+    observation = env.observe(step.index, step.account)
+    together = policy(observation, step.mask)
+    alone = torch.cat([policy(observation[i : i + 1], step.mask[i : i + 1]) for i in range(rows)])
+    allowed = step.mask.gather(1, together.unsqueeze(1)).squeeze(1)
+    return {"rows": rows, "forbidden": int((~allowed).sum()), "apart": int((together != alone).sum())}

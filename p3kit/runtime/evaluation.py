@@ -222,7 +222,7 @@ def play_fixed_rules(evaluators: Sequence[Evaluator]) -> list[FixedRules]:
     own_split = [one.windows(split) for one in evaluators]
     told = _follow(evaluators, chosen, split, own_split)
     fixed = [
-        np.stack([np.zeros(len(close), bool), np.ones(len(close), bool), _moving_average_signal(close)])
+        np.stack([np.zeros(len(close), bool), np.ones(len(close), bool), moving_average_signal(close)])
         for close in (one.bars.close for one in evaluators)
     ]
     paths = _follow(evaluators, fixed, split, own_split, random_paths=RANDOM_PATHS)
@@ -611,7 +611,7 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _moving_average_signal(close: Array) -> Array:
+def moving_average_signal(close: Array) -> Array:
     """(T,) long while the fast average of closes up to the bar is above the slow one; flat before both exist."""
     fast, slow = (np.convolve(close, np.ones(n) / n)[: len(close)] for n in MOVING_AVERAGES)
     signal: Array = fast > slow

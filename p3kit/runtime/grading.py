@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from p3kit.edge import label
+from p3kit.rundir import Series
 from p3kit.runtime.recording import TICK_STEPS
 from p3kit.spec import Spec
 
@@ -161,3 +162,20 @@ def _above(criterion: str, value: float | None, threshold: float) -> dict[str, A
 
 def _reason(criterion: str, value: float | None, threshold: str, met: bool) -> dict[str, Any]:
     return {"criterion": criterion, "value": value, "threshold": threshold, "met": met}
+
+
+def explained_after(series: Mapping[str, Series], chosen_step: int) -> dict[str, float]:
+    """Explained variance of the value function of the chosen weights, and of its reference.
+
+    It is measured on the rollout that those weights made, which is the one after they were chosen; the rollout they
+    were trained on had its values from the weights before. The last weights made none and keep the older number. A
+    trainer of the user's may record neither.
+    """
+    found: dict[str, float] = {}
+    for name in ("value/explained_variance", "diag/ev_reference"):
+        if name not in series:
+            continue
+        later = series[name].values[series[name].steps > chosen_step]
+        if len(later):
+            found[name] = float(later[0])
+    return found

@@ -153,7 +153,7 @@ def _of_units(sample: Sample) -> dict[str, Tensor]:
 
 
 def rollout_tables(buffer: RolloutBuffer, rewards: Rewards, initial_capital: float) -> Mapping[str, Tensor]:
-    """The fields of `p3kit.runtime.Rollout`, on the device."""
+    """The fields of `p3kit.runtime.recording.Rollout`, on the device."""
     return {
         "reward": rewards.scaled,
         "clipped": rewards.clipped,

@@ -64,7 +64,7 @@ class LiveTrials:
     def show(self, agents: Sequence[AgentView]) -> None:
         self._trials = self._views(agents)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
     def note(self, text: str) -> None:
@@ -119,7 +119,7 @@ class TrialLines:
     def __init__(self, console: Console, title: str, before: int, wanted: int) -> None:
         self._console = console
         self._start = time.monotonic()
-        self.say(f"{title}: {before} of {wanted} trials" if before else f"{title}: {wanted} trials")
+        self.print(f"{title}: {before} of {wanted} trials" if before else f"{title}: {wanted} trials")
 
     def __enter__(self) -> TrialLines:
         return self
@@ -130,9 +130,9 @@ class TrialLines:
     def show(self, agents: Sequence[AgentView]) -> None:
         """Progress within a trial is for a terminal."""
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         stamp = duration(time.monotonic() - self._start)
         self._console.print(f"[{stamp}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        self.say(text)
+        self.print(text)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from p3kit.market import SymbolData
 
 
-class Teller(Protocol):
-    """Who is told what happens: the display."""
+class Messages(Protocol):
+    """Receiver of messages: the display."""
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Something that must not be missed."""
 
     def note(self, text: str) -> None:
@@ -52,7 +52,7 @@ class Sweep:
         self.overrides = [one for one in overrides if not one.startswith("tune.")]
         self.notes: list[str] = []
         """What its user should know before it begins."""
-        self.teller: Teller | None = None
+        self.messages: Messages | None = None
         self.trials: list[ActiveTrial] = []
         self._rung = int(loaded.spec.evaluation.every)
         self._total = int(loaded.spec.ppo.total_timesteps)
@@ -65,13 +65,13 @@ class Sweep:
     def running(self) -> list[ActiveTrial]:
         return [trial for trial in self.trials if trial.state == "running"]
 
-    def _say(self, text: str) -> None:
-        if self.teller is not None:
-            self.teller.say(text)
+    def _print(self, text: str) -> None:
+        if self.messages is not None:
+            self.messages.print(text)
 
     def _note(self, text: str) -> None:
-        if self.teller is not None:
-            self.teller.note(text)
+        if self.messages is not None:
+            self.messages.note(text)
 
     # ------------------------------------------------------------------ the feed
 
@@ -83,7 +83,7 @@ class Sweep:
                 runs = self._adopt(asked) or self._make(asked, values)
             except InputError as error:
                 self.study.failed(asked, str(error))
-                self._say(f"trial {asked.number} failed: {error}")
+                self._print(f"trial {asked.number} failed: {error}")
                 continue
             trial = ActiveTrial(asked, values, runs, SeedMean(runs))
             self.trials.append(trial)
@@ -195,7 +195,7 @@ class Sweep:
         if trial.failed:
             trial.state = "failed"
             self.study.failed(trial.asked, trial.failed)
-            self._say(f"trial {trial.number} failed: {trial.failed}")
+            self._print(f"trial {trial.number} failed: {trial.failed}")
         elif unfinished:
             trial.state = "pruned"
             self.study.pruned(trial.asked, trial.pruned)

@@ -30,8 +30,8 @@ def exists(name: str) -> bool:
         return True
     if name in TOOLS:
         return shutil.which(name) is not None
-    owners = (runtime, runtime.AgentRun, runtime.Run, runtime.Agent)
-    return any(hasattr(owner, name) for owner in owners) or is_of_a_trainer(name)
+    owners = (runtime.AgentRun, runtime.StackRun, runtime.Run)
+    return name in runtime.__all__ or any(hasattr(owner, name) for owner in owners) or is_of_a_trainer(name)
 
 
 def is_command(words: list[str]) -> bool:

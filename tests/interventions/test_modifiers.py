@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p3kit.interventions.modifiers import Clock, Modifier, effective
+from p3kit.interventions import Clock, Modifier, effective
 from p3kit.spec.actions import Add, Scale, Set
 from p3kit.spec.interventions import Controller
 

@@ -71,7 +71,7 @@ def test_the_live_table_really_draws_on_a_terminal():
     with make_display(console, "phase3") as display:
         assert isinstance(display, LiveTable)
         display.show([agent(**FULL)])
-        display.say("run-9 crashed: [red]not markup[/red]")
+        display.print("run-9 crashed: [red]not markup[/red]")
         time.sleep(0.3)
     text = console.file.getvalue()
     assert "run-1/AAPL" in text

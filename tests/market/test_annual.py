@@ -13,6 +13,7 @@ from pandas.tseries.offsets import CustomBusinessDay
 from p3kit.market import SymbolData, load_market
 from p3kit.market.annual import bars_per_year
 from p3kit.market.gaps import find_gaps, span_text, usual_spacings
+from p3kit.plan import data_notes, describe_data
 from tests.market.made import frame_of, market_spec, random_bars, write_csv
 
 NEW_YORK = "America/New_York"
@@ -178,3 +179,18 @@ def test_a_running_bar_and_pasted_exports_are_noted(tmp_path: Path) -> None:
         "15 h after the one before" in note and "1 d is usual" in note for note in loaded(tmp_path, pasted).notes
     )
     assert not any("after the one before" in note for note in loaded(tmp_path, days).notes)
+
+
+def test_horizons_and_the_description_of_a_run_follow_each_symbol(tmp_path: Path) -> None:
+    days = pd.bdate_range("2015-01-01", periods=800)
+    hours = sessions(pd.bdate_range("2021-01-04", periods=400), "09:30", "16:00", "1h", "UTC")
+    for symbol, times in (("DAYS", days), ("HOURS", hours)):
+        write_csv(frame_of(random_bars(len(times), ohlcv=False)).assign(timestamp=times), tmp_path, symbol)
+    data = {"source": "csv", "path": str(tmp_path / "{symbol}.csv")}
+    spec = market_spec(["DAYS", "HOURS"], data=data, env={"episode_bars": 60})
+    market = load_market(spec, ["DAYS", "HOURS"])
+    notes = [note for note in data_notes(spec, market) if "horizon" in note]
+    assert [note.split(":")[0] for note in notes] == ["DAYS", "HOURS"]
+    described = describe_data(market["HOURS"])
+    assert described["bars_per_year"] == described["split_bars_per_year"]["train"] == pytest.approx(7 * 261, rel=0.01)
+    assert described["split_bars_per_year"]["validation"] == 7 * 252

@@ -197,6 +197,15 @@ def test_numbers_since_1970_in_parquet(unit: str, tmp_path: Path) -> None:
     same(read_bars("parquet", str(tmp_path / "X.parquet"), "X"), HOURLY)
 
 
+def test_a_missing_text_in_parquet_is_missing(tmp_path: Path) -> None:
+    for role, message in (("Date", "row 8: timestamp is missing"), ("close", r"row 8 .*close is missing")):
+        frame = table()
+        frame.loc[7, role] = None
+        frame.to_parquet(tmp_path / "X.parquet")
+        with pytest.raises(DataError, match=message):
+            read_bars("parquet", str(tmp_path / "X.parquet"), "X")
+
+
 # --- several symbols --------------------------------------------------------------------------------------------------
 
 

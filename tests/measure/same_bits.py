@@ -1,9 +1,10 @@
 """`python -m tests.measure.same_bits BASE`: does the working tree train to the same bits as the commit BASE?
 
 Both sides train the same specs with the same seeds, each with its own code, in a process of its own: the shipped smoke
-spec, a stacked, a shared and an intervention run. Compared are the tensors of every checkpoint, every metric row and
-every evaluation and intervention event. Times, processor figures and the names of tensors are left out. Prints one line
-per workload and the first differences; exits with 1 when anything differs.
+spec, a stacked and a shared run, and runs with interventions of every trainer, group rules among them. Compared are the
+tensors of every checkpoint, every metric row and every evaluation and intervention event. Times, processor figures and
+the names of tensors are left out. Prints one line per workload and the first differences; exits with 1 when anything
+differs.
 
 Metrics that exist on one side only are listed. They count as a difference unless `--allow-new` is given.
 """
@@ -64,12 +65,27 @@ min_data = { env_steps = 768 }
 max_times = 1
 do = [{ rollback = "last_good" }, { reinit = "value_head" }, { scale = "ppo.learning_rate", by = 0.5, min = 1e-5 }]
 """
+GROUP_RULES = """
+[[intervention]]
+id = "all"
+scope = "run"
+on = { metric = "policy/entropy", op = ">", value = 0.2 }
+min_data = { updates = 2 }
+do = [{ scale = "ppo.clip_range", by = 0.5, min = 0.01, until = { updates = 1 } }]
+[[intervention]]
+id = "back"
+scope = "group"
+on = { metric = "progress", op = ">=", value = 0.6 }
+do = [{ rollback = "last_good" }, { scale = "ppo.vf_coef", by = 0.5, min = 0.01 }]
+"""
 SHARED_NET = "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"
 WORKLOADS = {
     "smoke": None,  # the shipped spec
     "stacked": {"trainer": "ppo_stacked", "symbols": '["AAA", "BBB", "CCC"]', "net": "", "rules": ""},
     "shared": {"trainer": "ppo_shared", "symbols": '["AAA", "BBB", "CCC"]', "net": SHARED_NET, "rules": ""},
     "interventions": {"trainer": "ppo", "symbols": '["AAA"]', "net": "", "rules": RULES},
+    "stacked_rules": {"trainer": "ppo_stacked", "symbols": '["AAA", "BBB"]', "net": "", "rules": RULES},
+    "group_rules": {"trainer": "ppo_shared", "symbols": '["AAA", "BBB"]', "net": SHARED_NET, "rules": GROUP_RULES},
 }
 DIGEST = """
 import hashlib, json, sys

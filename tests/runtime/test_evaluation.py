@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p3kit.market import SymbolData, load_market
-from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, _moving_average_signal, play_fixed_rules, windows
+from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, moving_average_signal, play_fixed_rules, windows
 from p3kit.spec import Spec, resolve_spec
 
 CPU = torch.device("cpu")
@@ -78,18 +78,18 @@ def test_baselines_do_not_depend_on_the_policy_and_repeat(spec: Spec, bars: Symb
 @given(closes=st.lists(st.floats(1.0, 1000.0), min_size=60, max_size=120), data=st.data())
 def test_the_moving_average_rule_is_the_two_means_up_to_the_bar(closes: list[float], data: st.DataObject) -> None:
     close = np.array(closes)
-    signal = _moving_average_signal(close)
+    signal = moving_average_signal(close)
     assert not signal[:49].any()
     bar = data.draw(st.integers(49, len(close) - 1))
     fast, slow = close[bar - 9 : bar + 1].mean(), close[bar - 49 : bar + 1].mean()
     assert signal[bar] == (fast > slow) or fast == pytest.approx(slow)
     close[bar + 1 :] *= np.linspace(1.5, 3, len(close) - bar - 1)
-    assert (_moving_average_signal(close)[: bar + 1] == signal[: bar + 1]).all()
+    assert (moving_average_signal(close)[: bar + 1] == signal[: bar + 1]).all()
 
 
 def test_the_moving_average_rule_trades_on_its_signal(spec: Spec, bars: SymbolData) -> None:
     walk = Evaluator(spec, bars, "AAPL", 1, CPU).rules["moving_average"][0]
-    signal = _moving_average_signal(bars.close)[walk.bar]
+    signal = moving_average_signal(bars.close)[walk.bar]
     held = walk.exposure > 0
     same_window = np.diff(walk.bar, prepend=walk.bar[0]) == 1
     ends_here = np.isin(walk.bar, [b - 1 for _, b in windows(*bars.splits["validation"], spec.env.episode_bars)])

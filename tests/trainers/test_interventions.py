@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from p3kit.cli import main
+from p3kit.diagnose import DETECTORS
 from p3kit.errors import InputError
 from p3kit.launch import compare_weights, plan_replay
 from p3kit.launch.journal_replay import weights_hash
@@ -62,6 +64,20 @@ BEGIN = {
 }
 RAW = {"reward.scaling": "none", "reward.clip": "off", "observation.normalize": "none"}
 ROOMY = {"diagnose.mode": "act", "diagnose.budget": {"actions": 20, "lost_steps_pct": 100}}
+
+
+class Spied:
+    """A detector that reports its evidence before it judges."""
+
+    def __init__(self, detector: Any, report: Callable[[Any], None]) -> None:
+        self.detector, self.report = detector, report
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.detector, name)
+
+    def __call__(self, evidence: Any) -> Any:
+        self.report(evidence)
+        return self.detector(evidence)
 
 
 def run(trainer: str, folder: Path, changes: dict[str, Any]) -> RunDir:
@@ -380,16 +396,12 @@ def test_a_rule_for_the_run_changes_every_agent(trainer: str, tmp_path: Path) ->
 
 
 def test_agents_are_judged_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from p3kit.interventions import engine
-
     seen: list[tuple[str, int, list[tuple[str, int]]]] = []
-    whole = engine.judge
 
-    def spy(evidence: Any) -> Any:
+    def spy(evidence: Any) -> None:
         seen.append((evidence.agent, evidence.last_step, [(peer.agent, peer.last_step) for peer in evidence.peers]))
-        return whole(evidence)
 
-    monkeypatch.setattr(engine, "judge", spy)
+    monkeypatch.setitem(DETECTORS, "policy.hold", Spied(DETECTORS["policy.hold"], spy))
     run("ppo_stacked", tmp_path, {"ppo.total_timesteps": 600, "evaluation.every": 600})
     assert seen[:4] == [
         ("AAA", 300, [("BBB", 300)]),
@@ -453,10 +465,11 @@ def test_the_journal_alone_gives_the_same_weights(
     assert {event["id"] for event in fired(original)} >= {rule["id"] for rule in rules if rule is not FOR_ALL}
     assert "for-all" in {event["id"] for event in original.read_events("intervention")}
 
-    def judges_nothing(_: Any) -> Any:
+    def judges_nothing(_: Any) -> None:
         raise AssertionError("a replay judged")
 
-    monkeypatch.setattr("p3kit.interventions.engine.judge", judges_nothing)
+    for symptom, detector in list(DETECTORS.items()):
+        monkeypatch.setitem(DETECTORS, symptom, Spied(detector, judges_nothing))
     again = replayed(original, trainer)
     same, told = compare_weights(original, again)
     assert same, told
