@@ -576,8 +576,8 @@ def share_gradient(
     orders: Tensor | None,
     encoder_moves: Tensor,
 ) -> Shared:
-    """The mean of the agents' gradients on the encoder, over the agents that take a step. Each gradient is first clipped
-    by its own factor; surgery follows, along `orders` if any.
+    """The mean of the agents' gradients on the encoder, over the agents that take a step. Each gradient is first
+    clipped by its own factor; surgery follows, along `orders` if any.
 
     The learning rate is the agents' mean times `encoder_rate`. The encoder takes no step where `encoder_moves` () bool
     is False, because an intervention has frozen it.
