@@ -1,15 +1,15 @@
-"""PPO for K agents that look through one encoder: a patch transformer shared by all, a policy and a value head each.
+"""PPO for K agents with one encoder: a patch transformer shared by all, a policy head and a value head each.
 
-Every market window goes through the same encoder. An agent's heads, which see the newest bar and the account beside
-what the encoder makes of the window, its returns' scale, schedules, `target_kl` and verdict are its own. In each
-gradient step every agent's whole gradient is first clipped to its own norm, so that none can shout the others down;
-the encoder then follows the mean, at a slower rate than the heads, and without the values' part. How far the agents
-pull it apart is measured in every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` takes the
-conflicting part of each gradient away (Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1). An
-agent whose update was ended by `target_kl` no longer pulls, but still sees through an encoder that the others move.
+Every market window goes through the same encoder. Each agent has its own heads, scale of returns, schedules,
+`target_kl` and verdict. A head gets the encoder's token, the newest bar and the account. In each gradient step every
+agent's whole gradient is first clipped to its own norm, so that no agent dominates. The encoder then follows the mean,
+at a slower rate than the heads, and without the gradient of the values. The interference between agents is measured in
+every step (`diag/grad_share`, `diag/grad_cosine`); `surgery = "pcgrad"` removes the conflicting part of each gradient
+(Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1). An agent whose update was ended by
+`target_kl` contributes no gradient any more; the encoder that it uses still moves.
 
 The encoder follows PatchTST (Nie et al. 2023) in cutting a window into patches of bars, one token each. Only the last
-token feeds the heads, so the last layer asks for that token alone.
+token feeds the heads, so the last layer computes that token alone.
 
 p3kit starts it with a run directory that holds all agents of a seed; alone it trains one:
 
@@ -211,7 +211,7 @@ def encode(
     for i in range(args.layers):
         normed = layer_norm(encoder, f"{i}.attention_norm", x)
         if i == args.layers - 1:
-            x = x[:, -1:]  # nobody asks what the other tokens become
+            x = x[:, -1:]  # the other tokens are not used
         query = affine(encoder, f"{i}.query", normed[:, -x.shape[1] :])
         key, value = affine(encoder, f"{i}.key_value", normed).chunk(2, -1)
         query, key, value = (t.reshape(*t.shape[:-1], args.heads, -1).transpose(1, 2) for t in (query, key, value))
@@ -234,7 +234,7 @@ def hidden_units(
     """
     token = args.token_weight * token
     for_value = args.value_reach * token + (1 - args.value_reach) * token.detach()
-    own = observation[..., -shape.values - shape.account :]  # the newest bar and the account: heads' own eyes
+    own = observation[..., -shape.values - shape.account :]  # the newest bar and the account
     seen = {"policy": torch.cat((token, own), -1), "value": torch.cat((for_value, own), -1)}
     hidden = [torch.tanh(affine(heads, f"{body}.0", x)) for body, x in seen.items()]
     return hidden if dropout is None else [layer * dropout[-1] for layer in hidden]
@@ -559,7 +559,7 @@ def surgery_coefficients(gram: Tensor, orders: Tensor) -> Tensor:
 
 
 class Shared(NamedTuple):
-    """What a gradient step does to the encoder."""
+    """The gradient step of the encoder."""
 
     gradient: Weights  # the mean over agents
     factors: StepFactors  # without dimensions
@@ -576,9 +576,12 @@ def share_gradient(
     orders: Tensor | None,
     encoder_moves: Tensor,
 ) -> Shared:
-    """The agents' gradients on the encoder, each clipped by its own move, put together: their mean over the agents that
-    move at all, after surgery along `orders` if any. The step follows their mean learning rate × `encoder_rate`; there
-    is none where an intervention has frozen the encoder: `encoder_moves` () bool."""
+    """The mean of the agents' gradients on the encoder, over the agents that take a step. Each gradient is first
+    clipped by its own factor; surgery follows, along `orders` if any.
+
+    The learning rate is the agents' mean times `encoder_rate`. The encoder takes no step where `encoder_moves` () bool
+    is False, because an intervention has frozen it.
+    """
     taken = factors.active.flatten()
 
     def clip(gradient: Tensor) -> Tensor:

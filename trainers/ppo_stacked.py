@@ -1,10 +1,9 @@
-"""PPO for K independent agents as one tensor program: what trainers/ppo.py does for one, done for a stack at once.
+"""PPO for K independent agents as one tensor program: trainers/ppo.py for a stack of agents.
 
 Parameters, optimiser moments, rollouts and minibatches have a leading agent axis; one batched step serves all agents.
-Nothing crosses that axis: each agent has its own generator, schedules, gradient clipping, `target_kl`, guard against
-steps that are not finite, early stop and verdict, and ends with the weights (to float rounding) that trainers/ppo.py
-gives it alone. A small net leaves most of a core waiting when it is trained alone; that is all there is to gain, and
-on a GPU it is nearly everything.
+No agent affects another: each has its own generator, schedules, gradient clipping, `target_kl`, guard against steps
+that are not finite, early stop and verdict. It ends with the weights (to float rounding) that trainers/ppo.py gives it
+alone. A small net leaves most of a core idle when it is trained alone, and nearly all of a GPU; a stack uses them.
 
 p3kit starts it with a run directory that holds a group of agents of equal shapes; alone it trains one:
 

@@ -1,4 +1,4 @@
-"""The journal of interventions, told: what was done to a run while it trained, what was not, and why.
+"""The journal of interventions in words: what was done to a run in training, what was not, and why.
 
 Entries of a rule for several agents have no agent of their own but the names of `agents`.
 """
@@ -18,7 +18,7 @@ from p3kit.diagnose.findings import format_number, format_steps
 from p3kit.rundir import RunDir, concerns
 
 DONE = ("fired", "released", "verified", "failed")
-"""Decisions that changed something, or told whether a change had helped; the others say why nothing was done."""
+"""Decisions that changed something, or checked whether a change had helped; the others say why nothing was done."""
 
 _STYLES = {"fired": "bold", "released": "", "verified": "green", "failed": "yellow"}
 
@@ -88,7 +88,7 @@ _DID = {
     "stop": "training ended ({})",
     "note": "{}",
 }
-"""What verbs did, in words; moved keys and rollbacks are told by the entry itself."""
+"""What verbs did, in words; moved keys and rollbacks are in the entry itself."""
 
 
 def time_of(entry: Entry) -> str:
@@ -106,7 +106,7 @@ def whom(entry: Entry) -> str:
 
 
 def print_journal(entries: Sequence[Entry], console: Console) -> None:
-    """A line per decision; nothing where there was none. Decisions not to act are told after those to act."""
+    """A line per decision; nothing where there was none. Decisions not to act follow those to act."""
     if not entries:
         return
     acted = [entry for entry in entries if entry["decision"] in DONE]

@@ -1,6 +1,6 @@
 """The trading environment: N accounts, one symbol each, moved together by tensors.
 
-**One step, told once.** Everything in this package, the batched engine and the plain reference alike, means this:
+**One step.** Everything in this package, the batched engine and the plain reference alike, means this:
 
 1. *Decide.* The agent stands at the close of bar t. Its observation holds the `window` bars up to and including t and
    the account at that close. E is equity there: cash + shares × close(t).

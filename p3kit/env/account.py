@@ -1,6 +1,6 @@
 """N accounts as tensors, and the pure functions that move them from one bar to the next.
 
-The order of events inside a step is told in `p3kit.env`. Every tensor here is (N,) float64 unless noted; flags are
+The order of events inside a step is described in `p3kit.env`. Every tensor here is (N,) float64 unless noted; flags are
 (N,) bool. Nothing here branches on data, so nothing waits for a device. At a handful of accounts a step costs what its
 operations cost to call; constants beside tensors are floats, since an int costs a conversion each time.
 """

@@ -34,7 +34,7 @@ except ImportError:
 
 Array = NDArray[Any]
 State = dict[str, Array]
-"""What some rows are told, (n, …) by state key."""
+"""Output of some rows, (n, …) by state key."""
 ArraySpec = tuple[Any, list[int], tuple[Any, Any], tuple[list[float], list[float]], bool]
 INT32 = (-(2**31), 2**31 - 1)
 FLOAT32 = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))

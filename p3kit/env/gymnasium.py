@@ -5,7 +5,7 @@
     TradingVectorEnv("specs/phase3.toml")                       # from a spec to an environment in one call
 
 **Observation**: float32 within ± observation.clip, as `TradingEnv.observe` gives it. **Action**: one of the seven of
-`metrics.ACTIONS`; a masked one is executed as HOLD, told in `info["invalid_action"]` and counted in `masked_actions`
+`metrics.ACTIONS`; a masked one is executed as HOLD, marked in `info["invalid_action"]` and counted in `masked_actions`
 (or raises at the next step, with `invalid_action="error"`). **Reward**: the components weighted by reward.weights, plus
 reward.action_bonus where an action other than HOLD was executed; not scaled and not clipped, since that belongs to the
 learner. **Episode**: starts at random in the split; `terminated` is ruin, `truncated` the end of the window.

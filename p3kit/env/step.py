@@ -1,7 +1,7 @@
 """One step of N rows as pure functions of tensors: all that happens between two bars, with nothing remembered here.
 
 `TradingEnv` keeps the rows and calls these; torch.compile can turn each into one kernel. Nothing branches on data and
-nothing waits for the device. What a step means is told in `p3kit.env`.
+nothing waits for the device. `p3kit.env` describes a step.
 
 Notation for shapes: N rows, K account fields, A actions, C reward components, R rows of the bar table.
 """

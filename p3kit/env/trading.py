@@ -40,7 +40,7 @@ class TradingEnv:
 
     Notation for shapes: N accounts, K account fields, W bars in a window, F features.
 
-    What happens inside a step is told in `p3kit.env`. `step` draws no random numbers and never waits for the device:
+    `p3kit.env` describes what happens inside a step. `step` draws no random numbers and never waits for the device:
     the caller brings a uniform number per row that says where a row restarts, and asks `raise_if_faulty` now and then.
     Same inputs, same bits; an account's numbers depend on no other account.
     """

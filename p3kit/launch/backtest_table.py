@@ -98,9 +98,9 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     if result["intervened"]:
         lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
     if looks := result.get("final_looks"):
-        told = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
+        line = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
         warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
-        lines.append(told + warn)
+        lines.append(line + warn)
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What an experiment costs here, told by its own beginning.
+"""Cost of an experiment on this machine, measured on its own beginning.
 
 As many runs as will train at a time begin as they would, in a folder that is thrown away, and are stopped after a few
 iterations. So the pace is that of this machine with every slot busy, of the very sizes, with evaluations, checkpoints

@@ -339,7 +339,7 @@ def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
     """The Ray task. Returns the state the run ended in, its message, and whether a signal ended the trainer unasked: a
     node that goes down, or a system short of memory.
 
-    Faults are told, not raised: Ray would have to pickle them.
+    Faults are returned, not raised: Ray would have to pickle them.
     """
     run = RunDir(Path(path))
     try:

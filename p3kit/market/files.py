@@ -67,7 +67,7 @@ def read_bars(kind: Kind, template: str | None, symbol: str, reading: Reading | 
         faults.append(Fault(str(path), f"{len(sheet.frame)} bars", "give one bar per row"))
     if faults:
         raise DataError.collected(faults)
-    prices, told = _adjusted(layout, sheet, numbers, reading.adjust, timestamps)
+    prices, adjusted = _adjusted(layout, sheet, numbers, reading.adjust, timestamps)
     return Bars(
         symbol=symbol,
         timestamps=timestamps,
@@ -77,7 +77,7 @@ def read_bars(kind: Kind, template: str | None, symbol: str, reading: Reading | 
         low=prices.get("low"),
         volume=prices.get("volume"),
         source=f"{kind} {path}",
-        notes=(*notes, *more, *told, *_notes_of(layout)),
+        notes=(*notes, *more, *adjusted, *_notes_of(layout)),
     )
 
 

@@ -312,7 +312,7 @@ class RunDir:
             with rows.locked(path) as handle:
                 torn = rows.cut_torn_row(handle)
                 newer = sum(map(is_newer, self.read_events())) if path == self._events_file else 0
-                if newer:  # told before they go, by a row without a step, which stays: numbers never come twice
+                if newer:  # recorded before they go, by a row without a step, which stays: numbers never come twice
                     note = {"time": time.time(), "kind": "note", "agent": None, "global_step": None}
                     text = f"{newer} events newer than the checkpoint were cut off"
                     last = {"seq": rows.last_seq(handle, path) + 1, **note, "text": text}

@@ -42,7 +42,7 @@ LONGEST_VALUE = 60
 
 
 MOST_PROBLEMS = 50
-"""More are counted, not told: nobody mends fifty slips one by one, and looking for the right words takes time."""
+"""More are counted, not printed: nobody mends fifty slips one by one, and looking for the right words takes time."""
 
 
 @dataclass(frozen=True)

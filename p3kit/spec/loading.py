@@ -27,7 +27,7 @@ VALIDATED = "validated"
 """A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
 
 MOST_FAULTS = 60
-"""As many are told of one spec; more are often one and the same slip."""
+"""Printed of one spec at most; more are often one and the same slip."""
 
 MAX_BYTES = 1_000_000
 """A spec is written by hand; anything larger is another file by mistake."""

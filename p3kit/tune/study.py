@@ -109,20 +109,20 @@ class Study:
         return [self._record(trial, trial.number in retried) for trial in trials]
 
     def _record(self, trial: FrozenTrial, retried: bool) -> TrialRecord:
-        told = trial.user_attrs
+        attributes = trial.user_attrs
         state = {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
         begun, ended = trial.datetime_start, trial.datetime_complete
-        superseded = retried or "same_as" in told
-        message = str(told.get("message", ""))
+        superseded = retried or "same_as" in attributes
+        message = str(attributes.get("message", ""))
         if state == "failed" and not (message or superseded):
-            message = f"its process was killed {int(told.get('retries', 0)) + 1} times while it trained"
+            message = f"its process was killed {int(attributes.get('retries', 0)) + 1} times while it trained"
         return TrialRecord(
             number=trial.number,
             state=state,
             value=trial.value if state in ("complete", "pruned") else None,
             values=self.space.to_spec(trial.params or trial.system_attrs.get("fixed_params", {})),
-            runs=tuple(told.get("runs", ())),
-            agents=told.get("agents", {}),
+            runs=tuple(attributes.get("runs", ())),
+            agents=attributes.get("agents", {}),
             message=message,
             seconds=(ended - begun).total_seconds() if begun and ended else None,
             superseded=superseded,
@@ -165,8 +165,8 @@ class Study:
         """The next trial, those queued again first; None when there are as many as wanted, or nothing new to try.
 
         What is drawn follows from the seed, the trial's place in the sweep and the trials before it alone, so that an
-        interrupted sweep goes on as it would have. A draw that repeats an earlier setting is told as failed, and the
-        next one is left to chance.
+        interrupted sweep goes on as it would have. A draw that repeats an earlier setting is recorded as failed, and
+        the next one is left to chance.
         """
         import optuna
 
@@ -245,10 +245,10 @@ class Study:
         retried = {trial.user_attrs.get("retry_of") for trial in trials}
         running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
         for trial in running:
-            told = trial.user_attrs
-            retries = int(told.get("retries", 0)) + 1
+            earlier = trial.user_attrs
+            retries = int(earlier.get("retries", 0)) + 1
             if trial.number not in retried and retries <= MOST_RETRIES:
-                attributes = {"retry_of": trial.number, "retries": retries, "runs": told.get("runs", [])}
+                attributes = {"retry_of": trial.number, "retries": retries, "runs": earlier.get("runs", [])}
                 self._study.enqueue_trial(dict(trial.params), user_attrs=attributes)
             self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return [self._record(trial, retried=True) for trial in running]

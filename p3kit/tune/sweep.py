@@ -92,7 +92,7 @@ class Sweep:
             trial.ended = {run.name: "done" for run in runs if run not in todo}
             if todo:
                 return todo
-            self._settle(trial)  # its trainers outlived the process that would have told
+            self._settle(trial)  # its trainers outlived the process that would have reported it
         return ()
 
     def look(self) -> None:
@@ -148,9 +148,9 @@ class Sweep:
         if any(path.startswith("env.") for path in values):  # a longer window needs more bars to warm up
             market = load_market(loaded.spec, loaded.spec.symbols)
         command = ["p3kit", "run", str(self.loaded.path), *(word for one in own for word in ("--set", one))]
-        told = {"sweep": self.folder.name, "trial": asked.number, "values": dict(values)}
+        about = {"sweep": self.folder.name, "trial": asked.number, "values": dict(values)}
         plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), windows=walk_windows(loaded.spec, market))
-        runs = make_runs(plans, loaded, market, self.runs_root, command=command, extra={"tune": told})
+        runs = make_runs(plans, loaded, market, self.runs_root, command=command, extra={"tune": about})
         asked.set_user_attr("runs", [run.name for run in runs])
         return runs
 
@@ -159,14 +159,14 @@ class Sweep:
     def _report(self, trial: ActiveTrial) -> bool:
         """Tells the study of every rung passed since. A rung is a multiple of `evaluation.every`; what counts there is
         what was known by then, so that trials whose evaluations fall on other steps can be compared."""
-        told = False
+        reported = False
         while (step := (trial.reported + 1) * self._rung) <= min(trial.mean.reached, self._total):
             trial.reported += 1
             value = trial.mean.at(step)
             if value is not None:
                 trial.asked.report(value, step)
-                trial.value, told = value, True
-        return told
+                trial.value, reported = value, True
+        return reported
 
     def _prune(self, trial: ActiveTrial) -> None:
         step = trial.reported * self._rung

@@ -49,8 +49,8 @@ class SeedMean:
                     sharpe = row["metrics"].get("eval/sharpe_ratio", -math.inf)
                     self._evaluations.setdefault(key, []).append((row["global_step"], sharpe))
             status = run.status()
-            for agent, told in status["agents"].items():
-                if "done" in (status["state"], told.get("state")) and (run.name, agent) in self._steps:
+            for agent, state in status["agents"].items():
+                if "done" in (status["state"], state.get("state")) and (run.name, agent) in self._steps:
                     self._steps[run.name, agent] = math.inf  # ended early by its rules: it keeps what it has
 
     @property
@@ -81,7 +81,7 @@ class ActiveTrial:
     ended: dict[str, str] = field(default_factory=dict)
     """Run → how it ended."""
     reported: int = 0
-    """Rungs that the study was told of."""
+    """Rungs that were reported to the study."""
     pruned: str = ""
     failed: str = ""
     """Why it will have no value."""

@@ -14,7 +14,7 @@ from p3kit.diagnose.registry import Row, detector, early_share, indices, passed,
 
 @detector("policy.loss", "policy/policy_loss")
 def policy_loss(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.1 asks for it; it is told and never judged."""
+    """Guide 6.1 asks for it; it is shown and never judged."""
     loss = evidence.ticks("policy/policy_loss")
     low, high = format_number(float(np.min(loss.values))), format_number(float(np.max(loss.values)))
     return passed(

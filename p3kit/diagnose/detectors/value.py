@@ -33,7 +33,7 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     constant and does not mend. A policy
     that goes flat leaves returns that hardly vary within a rollout: a value head that follows their level has not
     failed, and one has little to say where nearly all is HOLD. Explained variance cannot see targets that are the
-    head's own guesses: that is told by what would anchor them, a discount or an end."""
+    head's own guesses: so what would anchor them is checked, a discount or an end."""
     explained = evidence.ticks("value/explained_variance")
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     width = explained.rows_for(5)
@@ -98,7 +98,7 @@ def _unanchored(evidence: Evidence, row: Row, explained: Ticks) -> Finding | Non
 
 def _explained_with_levels(evidence: Evidence, explained: Ticks, width: int) -> Floats:
     """Explained variance over the last `width` rows taken together, so that the levels of the rollouts count too: one
-    minus (mean squared error) / (variance within and between rollouts). (rows,); NaN where it cannot be told."""
+    minus (mean squared error) / (variance within and between rollouts). (rows,); NaN where it is not known."""
     mean = evidence.ticks("value/return_mean").at(explained.steps)
     bias = evidence.ticks("value/value_mean").at(explained.steps) - mean
     within_rollout = np.square(evidence.ticks("value/return_std").at(explained.steps))
