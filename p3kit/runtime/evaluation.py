@@ -211,7 +211,7 @@ def play_fixed_rules(evaluators: Sequence[Evaluator]) -> list[FixedRules]:
     held = _follow(evaluators, always, "train", [one.windows("train") for one in evaluators])
     named = [_signals(one.bars) for one in evaluators]
     simple = [
-        np.stack([_moving_average_signal(one.bars.close), np.ones(len(one.bars.close), bool)]) for one in evaluators
+        np.stack([moving_average_signal(one.bars.close), np.ones(len(one.bars.close), bool)]) for one in evaluators
     ]
     recent = [one.windows("train")[-_RECENT_WINDOWS:] for one in evaluators]
     tried = [np.concatenate([long, own]) for (_, long), own in zip(named, simple, strict=True)]
