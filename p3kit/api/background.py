@@ -40,6 +40,7 @@ class Background:
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
         self._pictures: list[tuple[RunDir, Future[None]]] = []
         self._stop_mirror = threading.Event()
+        self._mirror_ended = threading.Event()  # Ctrl-C during Thread.join makes is_alive() False (CPython 3.11)
         self._mirror = threading.Thread(target=self._follow, name="aim mirror", daemon=True) if mirror else None
         self._followed: Mirror | None = None
 
@@ -75,8 +76,7 @@ class Background:
 
     def _wait_for_mirror(self) -> None:
         self._stop_mirror.set()
-        while self._mirror is not None and self._mirror.is_alive():
-            self._mirror.join(_POLL_S)
+        while self._mirror is not None and not self._mirror_ended.wait(_POLL_S):
             if self._followed is not None and self._followed.hangs:
                 self._warn(
                     "the Aim mirror hangs, as it does on a full disk; it was left alone, and all runs are saved. "
@@ -87,7 +87,7 @@ class Background:
 
     def _abandon(self) -> None:
         """Note the threads that are still at work."""
-        if self._mirror is not None and self._mirror.is_alive():
+        if self._mirror is not None and not self._mirror_ended.is_set():
             abandoned.append(self._mirror.name)
         if any(picture.running() for _, picture in self._pictures):
             abandoned.append("pictures")
@@ -109,6 +109,8 @@ class Background:
                     reported.add(problem)
         except Exception as error:  # noqa: BLE001  Aim is another's program: whatever it raises, training goes on
             self._warn(f"the Aim mirror ended, training goes on ({_in_short(error)}); p3kit sync tries again")
+        finally:
+            self._mirror_ended.set()
 
     def _warn(self, text: str) -> None:
         wrap = not self._console.is_terminal  # a log gets whole lines

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from p3kit.console import FittingTable
+from p3kit.escape import one_line
 from p3kit.rundir import RunDir
 
 SILENT_AFTER_S = 120.0
@@ -81,7 +82,7 @@ def agent_views(run: RunDir, info: Mapping[str, Any], status: Mapping[str, Any],
                 hold_share=agent.get("hold_share"),
                 silent_s=silent,
                 interventions=int(agent.get("interventions") or 0),
-                acts=tuple((int(number), str(did)) for number, did in agent.get("acts") or ()),
+                acts=tuple((int(number), one_line(str(did))) for number, did in agent.get("acts") or ()),
             )
         )
     return views

@@ -52,14 +52,22 @@ def test_a_mirror_that_hangs_is_left_alone(folder: Path) -> None:
 
 @pytest.mark.aim
 def test_ctrl_c_ends_the_wait_for_a_mirror(folder: Path) -> None:
-    with subprocess.Popen(command(1e6, HANG, "run", "hill.toml"), stderr=subprocess.PIPE, text=True) as process:
+    def heed_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+
+    with subprocess.Popen(
+        command(1e6, HANG, "run", "hill.toml"), stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    ) as process:
         deadline = time.monotonic() + 120
         while not (folder / "runs" / "run-1" / "status.json").exists() or state(folder) != "done":
             assert time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(3.0)  # the launcher waits for the mirror now
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
         assert process.stderr is not None
         assert "pictures and the Aim mirror are not up to date" in process.stderr.read()
 
