@@ -43,5 +43,5 @@ def test_any_of_ten_agents() -> None:
 @pytest.mark.parametrize("kind", ["iid", "ar0.3", "garch", "50 % exposure"])
 def test_intervals_cover_what_they_claim(kind: str) -> None:
     found = coverage(kind, 500, 1_000, seed=3_300)
-    assert found["given"] == 1.0
+    assert found["given"] > 0.99, "a policy that happens to be out for nearly all bars has none"
     assert 0.94 - 3 * found["error"] <= found["coverage"] <= 0.96 + 3 * found["error"]
