@@ -77,8 +77,8 @@ EVENTS = RowKind(b'{"seq": ', wrong_event)
 
 
 def wrong_histogram(document: Any) -> str:
-    """What is wrong with a histogram's file."""
-    return _wrong(document, {"data": dict})
+    """Describe what is wrong with a histogram's file, a file of another kind included; "" if nothing is."""
+    return _wrong(document, {"kind": str, "agent": str, "global_step": int, "data": dict})
 
 
 def _is_number(value: Any) -> bool:

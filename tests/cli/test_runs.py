@@ -79,7 +79,9 @@ def test_run_prints_verdicts_on_stdout_and_progress_on_stderr(p3kit, spec, runs_
     result = p3kit("run", spec(), "--no-aim", "--jobs", 2)
     assert result.code == 0, result.stderr
     assert result.stdout.startswith("trial: verdicts on the validation split\n")
-    assert "run-2/AMD   PASS       0.41 [-0.31, 1.20]  +0.05 not shown     0.250      42" in result.stdout
+    sentence = "Sharpe 0.41, no evidence of an edge over buy-and-hold (+0.05, 95 % CI -0.80 to 0.90)"
+    assert f"run-2/AMD   PASS   {sentence}" in result.stdout
+    assert "run-2/AMD       0.41 [-0.31, 1.20]     0.250      42" in result.stdout
     assert "run-1/AAPL    +0.123    +0.000      +0.110  -0.200    +0.020      -0.880" in result.stdout
     assert "2 agents: 2 PASS; 0 shown to beat buy-and-hold" in result.stdout
     assert "note: 2 agents: 2 symbols × 1 seed" in result.stderr

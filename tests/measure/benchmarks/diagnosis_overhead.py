@@ -5,12 +5,10 @@
     python tests/measure/benchmarks/diagnosis_overhead.py --render          the table again, nothing measured
 
 Every workload is trained in three ways from one seed: *on* as it comes; *unwatched*, with `diagnose.mode = "off"`,
-where evidence is recorded and nobody judges it; *bare*, where the trainer's section "Evidence for the diagnosis" and
-the shape of the reward are cut out as well. That all three learn the same is checked. A run is a process forked from
-one that has imported everything, and what counts is its processor time from the first line of `main` to the last,
-evaluations and checkpoints included: on a machine that others use at the same time the clock says little. The load
-before each run is kept with it. Told are medians over rounds of the ratio within a round, with the smallest and the
-largest.
+where evidence is recorded and nobody judges it; *bare*, where neither evidence nor the shape of the reward is measured.
+All three must learn the same. A run is a process forked from one that has imported everything. Its processor time from
+the first line of `main` to the last counts, evaluations and checkpoints included. The table has medians over rounds of
+the ratio within a round, with the smallest and the largest. The load before each run is recorded.
 """
 
 from __future__ import annotations
@@ -21,25 +19,31 @@ import json
 import multiprocessing
 import os
 import platform
-import re
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 import torch
+from torch import Tensor
 
-import p3kit.runtime.agent as runtime
+import p3kit.runtime.agent as agent_module
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.rundir.provenance import provenance
+from p3kit.runtime.agent_run import AgentRun
+from p3kit.runtime.evidence import sample_rows
+from p3kit.runtime.iteration import Iteration
+from p3kit.runtime.stack_run import Stack
+from p3kit.runtime.stacking import to_rows
 from p3kit.spec import resolve_spec
 from p3kit.spec.trainer_file import read_trainer
 from tests.measure.suite.suite_runs import import_what_all_need, load
@@ -86,27 +90,29 @@ _ALWAYS: Tables = {
     "early_stop": {"patience": "off", "stretch_sharpe": "off"},
 }
 
-# What is left of the trainers' section 6 when nothing is recorded for the diagnosis: what the record cannot do without.
-_SECTION = re.compile(r"^ *# 6\. Evidence for the diagnosis.*?(?=^ *update_s = )", re.DOTALL | re.MULTILINE)
-_BARE = {
-    "ppo": '            evidence = {"reward/scale": reward_scale}\n',
-    "several": """\
-        gradient_steps = [
-            int(epochs) * math.ceil(learnt / (args.batch_size * args.accumulation_steps))
-            for epochs in epochs_done.tolist()
-        ]
-        evidence = [{"policy/epochs_done": epochs_done[k], "reward/scale": reward_scale[k]} for k in range(count)]
-""",
-}
 
+@contextlib.contextmanager
+def no_evidence() -> Iterator[None]:
+    """Train without evidence for the diagnosis: what p3kit.runtime measures beside the metrics of PPO is left out."""
 
-def bare_trainer(code: str, trainer: str) -> str:
-    """A trainer without its evidence. ValueError if it has no such section any more."""
-    left = _BARE["ppo" if trainer == "ppo" else "several"]
-    bare, count = _SECTION.subn(lambda _: left, code)
-    if count != 1:
-        raise ValueError(f"trainers/{trainer}.py: {count} sections 'Evidence for the diagnosis', expected one")
-    return bare
+    def of_agent(run: Any, iteration: Iteration, *_: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        buffer: Any = iteration.buffer
+        rows = sample_rows(iteration.rows, run.device)
+        index, account = (table.flatten(0, 1)[rows] for table in (buffer.index, buffer.account))
+        return run._env.observe(index, account), {"reward/scale": iteration.rewards.scale}
+
+    def of_stack(stack: Any, buffer: Any, iterations: Sequence[Iteration], *_: Any) -> tuple[Tensor, list[Any]]:
+        rows = sample_rows(iterations[0].rows, stack.device)
+        index, account = (to_rows(table)[:, rows] for table in (buffer.index, buffer.account))
+        return stack._env.observe(index, account), [{"reward/scale": one.rewards.scale} for one in iterations]
+
+    with (
+        mock.patch.object(AgentRun, "_evidence", of_agent),
+        mock.patch.object(Stack, "_evidence", of_stack),
+        mock.patch.object(agent_module, "reward_shape", return_value={}),
+        mock.patch.object(agent_module, "episode_correlations", return_value={}),
+    ):
+        yield
 
 
 def measure(workload: str, variant: Variant) -> Measured:
@@ -132,17 +138,13 @@ def _train(workload: str, variant: Variant, told: Path) -> None:
     directory = RunDir.create(
         told.parent, plan.run_json(load_market(spec, spec.symbols), ["overhead"]), "", plan.trainer
     )
-    if variant == "bare":
-        directory.trainer_file.write_text(bare_trainer(directory.trainer_file.read_text(), plan.trainer.stem))
-        runtime.reward_shape = lambda *_: {}
-        runtime.episode_correlations = lambda *_: {}
     module = load(directory.trainer_file)
     with directory.log_file.open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.argv = [str(directory.trainer_file), "--run-dir", str(directory.path)]
     before, clock = _cpu_seconds(), time.perf_counter()
-    with contextlib.suppress(SystemExit):
+    with contextlib.suppress(SystemExit), no_evidence() if variant == "bare" else contextlib.nullcontext():
         module.main()
     spent: Measured = {"cpu_s": _cpu_seconds() - before, "wall_s": time.perf_counter() - clock}
     if directory.status()["state"] == "done":

@@ -115,7 +115,7 @@ PROMISES = (
             "test_aim_mirror.py::test_a_repository_that_was_deleted_is_made_anew",
             "test_aim_mirror.py::test_a_repository_that_another_program_holds_is_named",
             "test_aim_mirror.py::test_a_missing_aim_names_the_extra",
-            "cli/test_runs.py::test_a_failing_mirror_is_said_once_and_stops_nothing",
+            "api/test_background.py::test_a_failing_mirror_is_said_once_and_stops_nothing",
         ],
     ),
     Promise(

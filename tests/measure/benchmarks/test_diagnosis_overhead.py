@@ -1,25 +1,33 @@
 """The benchmark of the diagnosis cuts out what it says, pairs within rounds, and the page tells what was measured."""
 
-import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .diagnosis_overhead import BEGIN, END, NOT_MEASURED, PAGE, RESULTS, ROOT, bare_trainer, ratios, render, rotated
+from tests.trainers.conftest import load_trainer
+from tests.trainers.tiny_runs import metrics_of, train
+
+from .diagnosis_overhead import BEGIN, END, NOT_MEASURED, PAGE, RESULTS, no_evidence, ratios, render, rotated
 
 
 @pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
-def test_a_bare_trainer_records_no_evidence_and_is_sound(trainer: str) -> None:
-    code = (ROOT / "trainers" / f"{trainer}.py").read_text(encoding="utf-8")
-    bare = bare_trainer(code, trainer)
-    ast.parse(bare)
-    assert "feature_rank(" in code.split("def main")[1]
-    assert "feature_rank(" not in bare.split("def main")[1]
-    assert "# 6. Evidence" in code
-    assert "# 6. Evidence" not in bare
-    with pytest.raises(ValueError, match="0 sections"):
-        bare_trainer(bare, trainer)
+def test_a_run_without_evidence_learns_the_same(trainer: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"trainer": trainer, "ppo.total_timesteps": 300, "diagnose.mode": "off"}
+    changes |= {"symbols": ["AAA"]} if trainer == "ppo" else {}
+    without: tuple[str, ...] = ()
+    if trainer == "ppo_shared":
+        changes |= {"ppo.patch": 4, "ppo.d_model": 8, "ppo.layers": 1, "ppo.heads": 1, "ppo.head_width": 8}
+        without = ("ppo.hidden",)
+    (usual,) = train(load_trainer(trainer), tmp_path / "usual", trainer, changes, without)
+    with no_evidence():
+        (bare,) = train(load_trainer(trainer), tmp_path / "bare", trainer, changes, without)
+    one, two = (metrics_of(run, "AAA") for run in (usual, bare))
+    assert "value/explained_variance" in {name for _, name in one}
+    assert "value/explained_variance" not in {name for _, name in two}
+    assert len(two) > 20
+    assert {key: one[key] for key in two} == pytest.approx(two, nan_ok=True, rel=0)
 
 
 def run(number: int, variant: str, cpu_s: float) -> dict[str, Any]:

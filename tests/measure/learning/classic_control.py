@@ -145,7 +145,7 @@ def train_ours(task: str, seed: int, steps: int, folder: Path) -> Greedy:
     from p3kit.rundir import list_runs
     from p3kit.runtime.checkpoints import load_checkpoint, part
 
-    from .scoring import trainer_module
+    from .learning_scores import trainer_module
 
     knobs = TASKS[task].knobs
     flags = {name: value for name, value in asdict(knobs).items() if name not in NOT_FLAGS}

@@ -20,7 +20,7 @@ from p3kit.market import load_market
 from p3kit.rundir import list_runs
 from p3kit.spec import agent_spec, load_spec
 
-from .scoring import Score, score, scores
+from .learning_scores import Score, score, scores
 
 pytestmark = pytest.mark.slow
 

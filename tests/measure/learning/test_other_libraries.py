@@ -20,7 +20,7 @@ import p3kit.env  # noqa: F401  registers the environment
 from p3kit.runtime.evaluation import Policy
 from p3kit.spec import Spec, load_spec
 
-from .scoring import score
+from .learning_scores import score
 
 pytestmark = pytest.mark.slow
 
