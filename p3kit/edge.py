@@ -36,7 +36,7 @@ YARDSTICKS = {
     "equal_exposure": "buy-and-hold at equal exposure",
     "fixed_rule": "the best fixed rule",
 }
-"""What a policy is compared with, and its name in a sentence."""
+"""Yardsticks of a policy, and their names in a sentence."""
 SERIES = ("policy", "timing", "buy_and_hold", "fixed_rule")
 """Returns of an evaluation. `timing` is the policy minus buy-and-hold at the same average exposure."""
 LEAST_TRADES = 10
@@ -173,7 +173,7 @@ class Member:
 
     name: str
     judged: Mapping[str, Any] | None
-    """What `judge` returned; None for an agent of an older p3kit."""
+    """Result of `judge`; None for an agent of an older p3kit."""
     read: Callable[[], Sequence[Candidate]] = tuple
     """Reads its candidates."""
     chosen_step: int | None = None
@@ -296,7 +296,7 @@ def sentence(grade: str, sharpe: float | None, judged: Mapping[str, Any] | None)
 
 
 def evidence(grade: str, judged: Mapping[str, Any] | None) -> str:
-    """What the returns show about an agent with this grade; see `sentence`."""
+    """Describe what the returns show about an agent with this grade; see `sentence`."""
     if not judged:
         return "not judged: the run keeps no returns to judge by"
     if judged["why_not"]:
