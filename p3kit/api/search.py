@@ -65,8 +65,8 @@ def resume_sweep(
 
     require_tune()
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
-    with go_on(launch.root, sweep, options.trials) as begun:
-        return _search(begun, launch, begun.notes)
+    with go_on(launch.root, sweep, options.trials) as opened:
+        return _search(opened, launch, opened.notes)
 
 
 def require_tune() -> None:

@@ -115,7 +115,7 @@ class LazyCommands(click.Group):
                 click.echo(f"{error.filename}: {error.strerror}; name a file that is there", err=True)
                 sys.exit(InputError.exit_code)
             where = error.filename or "a file or folder (the system does not say which)"
-            click.echo(f"{where}: {error.strerror}; free some space or mend the folder's permissions", err=True)
+            click.echo(f"{where}: {error.strerror}; free some space or fix the folder's permissions", err=True)
             sys.exit(P3kitError.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

@@ -170,7 +170,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     for cause in explanation.causes:
         if cause.rank:
             console.print(Text(f"{cause.rank}. {cause.meaning} ({cause.evidence})"))
-            console.print(Text(_indented(cause.patch) if cause.patch else "   no spec value mends this", "green"))
+            console.print(Text(_indented(cause.patch) if cause.patch else "   no spec value fixes this", "green"))
     if finding.raised and (against := [cause.meaning for cause in explanation.causes if not cause.rank]):
         console.print(Text("Nothing speaks for: " + "; ".join(against) + ".", "dim"))
 

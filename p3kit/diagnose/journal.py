@@ -88,7 +88,7 @@ _DID = {
     "stop": "training ended ({})",
     "note": "{}",
 }
-"""What verbs did, in words; moved keys and rollbacks are in the entry itself."""
+"""Words for actions that were done; moved keys and rollbacks are in the entry itself."""
 
 
 def time_of(entry: Entry) -> str:

@@ -116,7 +116,7 @@ def _causes(finding: Finding) -> Text:
     for change in finding.changes:
         text.append(f"→ {change}\n", "green")
     if finding.causes and not finding.changes:
-        text.append("→ no spec value mends this\n", "dim")
+        text.append("→ no spec value fixes this\n", "dim")
     text.rstrip()
     return text
 

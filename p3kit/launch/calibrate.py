@@ -110,24 +110,24 @@ def calibrate(
 
     Raises P3kitError where one of them fails.
     """
-    begun = plans[:jobs]
+    started = plans[:jobs]
     with tempfile.TemporaryDirectory(prefix="p3kit-calibration-") as folder:
-        runs = _train_beginnings(begun, loaded, market, Path(folder), display, _has_pace, on_end)
+        runs = _train_beginnings(started, loaded, market, Path(folder), display, _has_pace, on_end)
         if runs is None:
             return None
-        beginnings = [_measure(run, plan) for run, plan in zip(runs, begun, strict=True)]
-        usual = statistics.mean(_run_seconds(plan, beginnings) for plan in begun)
+        beginnings = [_measure(run, plan) for run, plan in zip(runs, started, strict=True)]
+        usual = statistics.mean(_run_seconds(plan, beginnings) for plan in started)
         measured_s = sum(max(row["time"] for row in run.read_metrics()) - run.info()["created"] for run in runs)
         iterations = min(max(row["iteration"] for row in run.read_metrics()) for run in runs)
         warm = beginnings
         if max(one.first_extra_s for one in beginnings) > COMPILING_SHOWS_FROM * usual:
-            again = _train_beginnings(begun, loaded, market, Path(folder) / "warm", display, _has_begun, None)
+            again = _train_beginnings(started, loaded, market, Path(folder) / "warm", display, _has_started, None)
             if again is None:
                 return None
             warm = [_first_again(run, old) for run, old in zip(again, beginnings, strict=True)]
     return Cost(
         seconds=whole_seconds(plans, warm, jobs),
-        memory_bytes=statistics.mean(one.memory_bytes for one in beginnings) * len(begun) + _own_memory(),
+        memory_bytes=statistics.mean(one.memory_bytes for one in beginnings) * len(started) + _own_memory(),
         disk_bytes=sum(run_bytes(plan, beginnings) for plan in plans),
         measured_s=measured_s,
         iterations=iterations,
@@ -168,7 +168,7 @@ def _iterations(run: RunDir) -> dict[int, list[dict[str, Any]]]:
     return {number: rows for number, rows in found.items() if len(rows) == len(run.agent_names())}
 
 
-def _has_begun(run: RunDir) -> bool:
+def _has_started(run: RunDir) -> bool:
     return bool(_iterations(run))
 
 

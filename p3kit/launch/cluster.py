@@ -240,7 +240,7 @@ class RayTrainer:
         self._lost = 0  # attempts in a row that got no further
         self._reached = -1
 
-    def begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether a worker took it: the status names that worker then."""
         if not self._begun:
             status = self.run.status()
@@ -276,7 +276,7 @@ class RayTrainer:
         if not self._asked:
             self._asked = True
             self.run.request_stop()
-            if not self.begun():
+            if not self.has_started():
                 ray.cancel(self._task, force=False)
 
     def kill(self, why: str = "") -> None:

@@ -164,7 +164,7 @@ def requeue(runs: Sequence[RunDir]) -> None:
 
 
 def leave_out(runs: Iterable[RunDir]) -> None:
-    """Mark the runs that are still queued as stopped: the launch that would have begun them has ended."""
+    """Mark the runs that are still queued as stopped: the launch that queued them has ended."""
     for run in runs:
         if run.status()["state"] == "queued" and not run.is_locked():
             run.update_status(state="stopped", message="while it waited for its turn")
@@ -260,7 +260,7 @@ class _Slots:
         for trainer in self.active:
             status = trainer.run.status()
             self._watch(trainer, status)
-            silent = status["state"] == "queued" and trainer.begun()
+            silent = status["state"] == "queued" and trainer.has_started()
             self._statuses[trainer.run] = {**status, "state": "starting"} if silent else status
         now = time.time()
         views = [agent_views(run, info, self._statuses[run], now) for run, info in self._infos.items()]
@@ -269,7 +269,7 @@ class _Slots:
     def _watch(self, trainer: Trainer, status: Mapping[str, Any]) -> None:
         """One sick trainer must not keep its slot for good, nor fill the disk with words."""
         trainer.run.trim_log()
-        if not trainer.begun():  # it waits for room on the cluster
+        if not trainer.has_started():  # it waits for room on the cluster
             return
         if self._pulses.setdefault(trainer.run, Pulse()).silent_s(status) > HUNG_AFTER_S:
             trainer.kill(f"it gave no sign of life for {HUNG_AFTER_S / 60:.0f} min, so it was ended")

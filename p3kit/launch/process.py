@@ -27,7 +27,7 @@ class Trainer(Protocol):
     @property
     def run(self) -> RunDir: ...
 
-    def begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether its process was started; it may wait for room on a cluster first."""
 
     def ended(self) -> bool:
@@ -114,7 +114,7 @@ class TrainerProcess:
         """Of the process, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    def begun(self) -> bool:
+    def has_started(self) -> bool:
         """It was, or there would be no such object."""
         return True
 
@@ -145,12 +145,12 @@ class TrainerProcess:
         status = self.run.status()
         if status["state"] in _FINAL_STATES:
             return str(status["state"])
-        begun = status["state"] == "running"
+        has_started = status["state"] == "running"
         code = self._process.returncode
-        if self._end_requested and not begun and code == -signal.SIGTERM:
+        if self._end_requested and not has_started and code == -signal.SIGTERM:
             self.run.update_status(state="stopped", message="before its first step")
             return "stopped"
-        message = self._why_killed or describe_exit(code) + ("" if begun else " before its first step")
+        message = self._why_killed or describe_exit(code) + ("" if has_started else " before its first step")
         self.run.update_status(state="crashed", message=message)
         self.run.append_event("crash", message=message, exit_code=code)
         return "crashed"

@@ -296,7 +296,7 @@ def _issue(agent: AgentSummary, finding: Finding) -> str:
     if finding.changes:
         changes = ", ".join(f"{change}" for change in finding.changes)
         return f"{line} → nothing changed yet{held}; proposed: {changes}"
-    return f"{line} → no spec value mends this{held}"
+    return f"{line} → no spec value fixes this{held}"
 
 
 def _symptom_title(symptom: str) -> str:
@@ -401,7 +401,7 @@ def _repair_steps(experiment: Experiment) -> list[str]:
             steps.append(f"Look into {safe(agent.name)}: interventions did not end {titles}")
     if helpless := [agent for agent in agents if agent.unrepaired and not agent.patch]:
         rows = dict.fromkeys(finding.symptom for agent in helpless for finding in agent.unrepaired)
-        steps.append(f"Look into {_names(helpless)}: no spec value mends {', '.join(rows)}")
+        steps.append(f"Look into {_names(helpless)}: no spec value fixes {', '.join(rows)}")
     return steps
 
 

@@ -375,7 +375,7 @@ def _disk_error(path: Path, error: OSError) -> P3kitError:
     return P3kitError(
         str(path),
         f"cannot be written ({error.strerror or error})",
-        "free some space or mend the folder, then p3kit resume",
+        "free some space or fix the folder, then p3kit resume",
     )
 
 

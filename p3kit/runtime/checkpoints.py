@@ -46,7 +46,7 @@ def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        remedy = "free some space or mend the folder, then p3kit resume"
+        remedy = "free some space or fix the folder, then p3kit resume"
         raise CheckpointError(str(path), f"cannot be written ({error.strerror or error})", remedy) from error
     finally:
         with contextlib.suppress(OSError):  # on a read-only disk it cannot be removed, and the first error says why

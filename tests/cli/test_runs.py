@@ -263,7 +263,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path):
     make_run(tmp_path / "runs")
     result = CliRunner().invoke(main, ["report", "--lessons", "--output", "/proc/x", "--runs", str(tmp_path / "runs")])
     assert result.exit_code == 1
-    one_line = r"/proc/x[^\n]*: [A-Z][^\n]*; free some space or mend the folder's permissions\n"
+    one_line = r"/proc/x[^\n]*: [A-Z][^\n]*; free some space or fix the folder's permissions\n"
     assert re.fullmatch(one_line, result.stderr)
 
 

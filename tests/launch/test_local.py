@@ -66,7 +66,7 @@ def test_no_more_trainers_run_at_a_time_than_jobs(start, plan, tmp_path):
     assert most == 2
 
 
-def test_one_sick_run_never_stops_the_others(start, plan, console):
+def test_one_degraded_run_never_stops_the_others(start, plan, console):
     outcome = start(
         plan("A", end="raise", at=300), plan("B", end="exit", at=300), plan("C", end="kill", at=300), plan("D")
     )

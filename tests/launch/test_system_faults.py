@@ -68,7 +68,7 @@ def test_a_trainer_that_eats_all_memory_fails_by_name(start, plan, console) -> N
     assert resume(outcome.runs[:1], jobs=1, console=console).states == {"run-1": "done"}
 
 
-def test_one_sick_run_among_ten(start, plan, console) -> None:
+def test_one_degraded_run_among_ten(start, plan, console) -> None:
     plans = [plan(f"A{number}", **({"end": "kill", "at": 500} if number == 4 else {})) for number in range(10)]
     outcome = start(*plans)
     assert [name for name, state in outcome.states.items() if state != "done"] == ["run-5"]

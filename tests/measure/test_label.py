@@ -1,6 +1,6 @@
 """The label on simulated markets: false "shown" in at most 3 of 100, power, and coverage of intervals.
 
-About three minutes on two cores (`tox -e label`). `python -m tests.measure.label` makes the tables of docs/evaluation.md.
+About three minutes on two cores (`tox -e label`). `python -m tests.measure.label` makes the tables of the docs.
 """
 
 from __future__ import annotations

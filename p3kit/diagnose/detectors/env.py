@@ -64,4 +64,4 @@ def observations_are_not_of_their_row(evidence: Evidence, row: Row) -> Finding:
 
 
 _AGREED = 0.8
-"""What agreement looks like; healthy runs begin at 0.98."""
+"""Smallest correlation that counts as agreement; healthy runs start at 0.98."""

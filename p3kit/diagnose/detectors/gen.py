@@ -14,7 +14,7 @@ from p3kit.diagnose.registry import Row, detector, raised, silent, step_of, with
 )
 def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
     """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row after 30% of
-    training: a policy that has just begun to earn does so unevenly. Where the evaluation carries a confidence interval,
+    training: a policy earns unevenly when it starts to earn. Where the evaluation carries a confidence interval,
     the gap must be more than three standard errors: a short validation split is noisy by itself. And what the market
     itself did worse there is no fault of the policy: over buy-and-hold the gap must be as wide."""
     validation = evidence.evaluations("eval/sharpe_ratio")

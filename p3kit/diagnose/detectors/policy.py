@@ -24,7 +24,7 @@ def policy_loss(evidence: Evidence, row: Row) -> Finding:
 
 @detector("policy.hold", "policy/hold_share", "policy/entropy_norm", warn=0.95, minimum=3, patience=3)
 def all_hold(evidence: Evidence, row: Row) -> Finding:
-    """Guide 3.2 and 5.1: all HOLD. The guide's 99% and 0.1 nats come too late to mend anything; we ask 95% and 0.15
+    """Guide 3.2 and 5.1: all HOLD. The guide's 99% and 0.1 nats come too late for a repair; we use 95% and 0.15
     of the largest entropy. Where no fixed rule earned its costs on validation, HOLD is right and this row stays
     silent."""
     hold, entropy = evidence.ticks("policy/hold_share"), evidence.ticks("policy/entropy_norm")

@@ -75,11 +75,11 @@ PROMISES = (
         ],
     ),
     Promise(
-        "One sick run never stops the others",
+        "One degraded run never stops the others",
         [
-            "launch/test_system_faults.py::test_one_sick_run_among_ten",
+            "launch/test_system_faults.py::test_one_degraded_run_among_ten",
             "launch/test_system_faults.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
-            "launch/test_local.py::test_one_sick_run_never_stops_the_others",
+            "launch/test_local.py::test_one_degraded_run_never_stops_the_others",
         ],
     ),
     Promise(
@@ -128,7 +128,7 @@ PROMISES = (
 FAULTS = (
     Fault(
         "the disk is full",
-        "runs/run-1/metrics.jsonl: cannot be written (No space left on device); free some space or mend the folder, "
+        "runs/run-1/metrics.jsonl: cannot be written (No space left on device); free some space or fix the folder, "
         "then p3kit resume",
         "launch/test_system_faults.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
     ),
