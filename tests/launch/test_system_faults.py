@@ -239,7 +239,7 @@ def test_every_writer_of_a_run_keeps_what_was_there_when_a_write_fails(
         Path, "open", lambda path, mode="r", *r, **n: Full(path, "w") if mode == "wb" else opened(path, mode, *r, **n)
     )
     monkeypatch.setattr(rows.os, "fdopen", lambda number, *r, **n: Full(number, "r+"))
-    with pytest.raises(P3kitError, match=r"cannot be written \(No space left on device\); free some space or mend"):
+    with pytest.raises(P3kitError, match=r"cannot be written \(No space left on device\); free some space or fix"):
         WRITERS[name](run)
     monkeypatch.undo()
     after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"}

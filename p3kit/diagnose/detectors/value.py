@@ -31,9 +31,10 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
     """Guide 3.2: explained variance below 0. Its ceiling is set by the noise of the market, so it is judged beside a
     ridge regression on the same batch; below -0.5 for three ticks after the first, the value head is worse than a
     constant and does not recover.
-    A policy that goes flat leaves returns that hardly vary within a rollout: a value head that follows their level has not
-    failed, and one has little to say where nearly all is HOLD. Explained variance cannot see targets that are the
-    head's own guesses: so what would anchor them is checked, a discount or an end."""
+
+    The returns of a flat policy hardly vary within a rollout. There a value head that follows their level has not
+    failed. Explained variance cannot see targets that are the head's own guesses. So the anchor of the targets is
+    checked: a discount or an end."""
     explained = evidence.ticks("value/explained_variance")
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     width = explained.rows_for(5)
