@@ -110,12 +110,20 @@ class Episodes:
         split: str,
         device: str | torch.device,
         invalid_action: Literal["error", "hold"],
+        continuous: bool = False,
     ) -> None:
         if invalid_action not in ("error", "hold"):
             raise InputError("invalid_action", f"is {invalid_action!r}", 'expected "error" or "hold"')
         market = load_market(spec, tuple(dict.fromkeys(symbols)))
         self.env: TradingEnv = make_trading_env(
-            market, spec, symbols=symbols, split=split, num_envs=num_envs, device=device, invalid_action=invalid_action
+            market,
+            spec,
+            symbols=symbols,
+            split=split,
+            num_envs=num_envs,
+            device=device,
+            invalid_action=invalid_action,
+            continuous=continuous,
         )
         clip = float(spec.observation.clip)
         self.observation_space = gymnasium.spaces.Box(-clip, clip, (self.env.observation_size,), np.float32)
@@ -199,13 +207,21 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         device: str | torch.device = "cpu",
         invalid_action: Literal["error", "hold"] = "hold",
         overrides: Mapping[str, Any] | None = None,
+        continuous: bool = False,
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol); `spec`, `symbols` and `overrides` as `read_spec`
-        takes them, so that without any of them the accounts trade the ten symbols of the sample. Raises P3kitError
+        takes them, so that without any of them the accounts trade the ten symbols of the sample. With `continuous`, an
+        account lives from the first bar of the split to its last, without episodes (see `p3kit.env`). Raises P3kitError
         (SpecError, DataError, InputError) with what is wrong and the remedy."""
         checked, chosen = read_spec(spec, one_or_many(symbol, symbols), overrides)
         self._episodes = Episodes(
-            checked, chosen, num_envs=num_envs, split=split, device=device, invalid_action=invalid_action
+            checked,
+            chosen,
+            num_envs=num_envs,
+            split=split,
+            device=device,
+            invalid_action=invalid_action,
+            continuous=continuous,
         )
         self.trading = self._episodes.env
         self.num_envs = self.trading.num_envs
@@ -288,6 +304,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         device: str | torch.device = "cpu",
         invalid_action: Literal["error", "hold"] = "hold",
         overrides: Mapping[str, Any] | None = None,
+        continuous: bool = False,
     ) -> None:
         """As `TradingVectorEnv`, but one account has room for one symbol: several are refused, and where neither a spec
         nor a symbol is given it is the sample's first."""
@@ -299,7 +316,13 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
             hint = f'say symbol="{chosen[0]}", or gymnasium.make_vec for several'
             raise InputError("symbol", f"one account cannot trade {', '.join(chosen)}", hint)
         self._episodes = Episodes(
-            checked, chosen, num_envs=1, split=split, device=device, invalid_action=invalid_action
+            checked,
+            chosen,
+            num_envs=1,
+            split=split,
+            device=device,
+            invalid_action=invalid_action,
+            continuous=continuous,
         )
         self.trading = self._episodes.env
         self.observation_space = self._episodes.observation_space
