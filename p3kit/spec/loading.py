@@ -20,6 +20,7 @@ from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.paths import beside, file_of, special_file, straight
 from p3kit.spec.positions import Lines, scan
+from p3kit.spec.reading import read_toml
 from p3kit.spec.shipped import is_file, looks_like_a_file
 from p3kit.spec.validation import check, spec_model
 
@@ -119,7 +120,7 @@ def is_spec(path: Path) -> bool:
     if not is_file(path) or path.stat().st_size > MAX_BYTES:
         return False
     try:
-        tables = tomli.loads(path.read_text(encoding="utf-8-sig"))
+        tables = read_toml(path.read_text(encoding="utf-8-sig"))
     except (tomli.TOMLDecodeError, UnicodeError, OSError, RecursionError):
         return False
     return bool({"name", "symbols", "extends"} & set(tables))
@@ -388,7 +389,7 @@ def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        return tomli.loads(text)
+        return read_toml(text)
     except tomli.TOMLDecodeError as error:
         raise SpecError([_syntax_fault(error, text, where)]) from None
     except RecursionError as error:
@@ -465,6 +466,6 @@ def _read_override(override: str) -> Written:
 
 def _try_toml(text: str) -> dict[str, Any] | None:
     try:
-        return tomli.loads(text)
+        return read_toml(text)
     except (tomli.TOMLDecodeError, RecursionError):
         return None
