@@ -109,8 +109,8 @@ def to_safetensors(state: Flat) -> bytes:
     """Return `state` as the bytes of a safetensors file, with plain values and a checksum in its metadata."""
     tensors = {key: _detached(value) for key, value in state.items() if isinstance(value, Tensor)}
     values = {key: _plain(key, value) for key, value in state.items() if key not in tensors}
-    # one key, since safetensors writes several in a random order
-    metadata = {"p3kit": json.dumps({"sha256": _NO_CHECKSUM, "format": 2, "values": values})}
+    own = {"sha256": _NO_CHECKSUM, "format": FORMAT, "keys": list(state), "values": values}
+    metadata = {"p3kit": json.dumps(own)}  # one key, since safetensors writes several in a random order
     content = safetensors.torch.save(tensors, metadata)
     place = content.index(_NO_CHECKSUM.encode())
     return b"".join((content[:place], _checksum(content, place), content[place + 64 :]))
@@ -121,13 +121,14 @@ def from_safetensors(content: bytes) -> Flat:
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = json.loads(header["__metadata__"]["p3kit"])
-        checksum, values = str(metadata["sha256"]).encode(), dict(metadata["values"])
+        checksum, keys, values = str(metadata["sha256"]).encode(), metadata["keys"], dict(metadata["values"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _Refused("is not a p3kit checkpoint of this version") from error
     if len(checksum) != 64 or _checksum(content, content.index(checksum)) != checksum:
         raise _Refused("is torn or altered: its checksum does not fit its content")
     try:
-        return values | safetensors.torch.load(content)
+        found = values | safetensors.torch.load(content)
+        return {key: found[key] for key in keys}  # safetensors reads in a random order
     except Exception as error:
         raise _Refused(f"holds something else than tensors and plain values ({type(error).__name__})") from error
 
