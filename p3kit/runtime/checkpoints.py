@@ -1,7 +1,8 @@
 """Checkpoints: flat dicts of tensors and plain values, written whole or not at all, and read without running code.
 
 A file is one header line and a payload. The header names the format, the compression and the SHA-256 of the payload,
-so a torn or altered file is refused by name instead of half loaded.
+so a torn or altered file is refused by name instead of half loaded. Format 2 holds the card of each agent, format 1
+does not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch
 from p3kit.errors import CheckpointError
 from p3kit.rundir.rows import sync_folder
 
-_MAGIC = "p3kit-checkpoint-1"
+_MAGIC = "p3kit-checkpoint-"
+FORMAT = 2
+"""Version of the files that are written. Files of version 1 are read as well."""
 
 Flat = dict[str, Any]
 """Key → tensor, int, float, str, bool or None. Keys are paths: `net/policy.0.weight`, `optimizer/3/exp_avg`."""
@@ -35,7 +38,7 @@ def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
     payload = buffer.getvalue()
     if compress:
         payload = zlib.compress(payload, level=1)  # weights hardly shrink; level 1 takes what is cheap to take
-    header = f"{_MAGIC} {'zlib' if compress else 'raw'} {hashlib.sha256(payload).hexdigest()}\n"
+    header = f"{_MAGIC}{FORMAT} {'zlib' if compress else 'raw'} {hashlib.sha256(payload).hexdigest()}\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -64,8 +67,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Flat:
         raise CheckpointError(str(path), f"cannot be read ({error.strerror})", remedy) from error
     header, _, payload = raw.partition(b"\n")
     words = header.decode("ascii", errors="replace").split(" ")
-    if len(words) != 3 or words[0] != _MAGIC or words[1] not in ("zlib", "raw"):
-        raise CheckpointError(str(path), "is not a p3kit checkpoint of this version", remedy)
+    version = words[0].removeprefix(_MAGIC)
+    if len(words) != 3 or not words[0].startswith(_MAGIC) or words[1] not in ("zlib", "raw") or not version.isdigit():
+        raise CheckpointError(str(path), "is not a p3kit checkpoint", remedy)
+    if not 1 <= int(version) <= FORMAT:
+        what = f"has format {version}; this p3kit reads formats up to {FORMAT}"
+        raise CheckpointError(str(path), what, "pip install -U p3kit")
     if hashlib.sha256(payload).hexdigest() != words[2]:
         raise CheckpointError(str(path), "is torn or altered: its checksum does not fit its content", remedy)
     try:

@@ -12,6 +12,7 @@ import torch
 
 from p3kit.errors import CheckpointError
 from p3kit.runtime.checkpoints import (
+    FORMAT,
     load_checkpoint,
     load_optimizer_state,
     optimizer_state,
@@ -75,10 +76,24 @@ def test_what_is_harmful_is_refused_under_a_right_checksum_too(tmp_path: Path, h
         torch.save({"step": Harm()}, whole)
     payload = {"pickle": pickle.dumps(Harm()), "torch.save": whole.getvalue(), "noise": b"PK" + b"x" * 500}[how]
     path = tmp_path / "last.pt"
-    path.write_bytes(f"p3kit-checkpoint-1 raw {hashlib.sha256(payload).hexdigest()}\n".encode() + payload)
+    path.write_bytes(f"p3kit-checkpoint-{FORMAT} raw {hashlib.sha256(payload).hexdigest()}\n".encode() + payload)
     with pytest.raises(CheckpointError, match=r"holds something else than tensors .*; delete it: p3kit resume"):
         load_checkpoint(path)
     assert not (tmp_path / "harm").exists()
+
+
+def test_format_1_is_read_and_a_newer_one_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, STATE, compress=True)
+    written = path.read_bytes()
+    assert written.startswith(f"p3kit-checkpoint-{FORMAT} ".encode())
+    path.write_bytes(written.replace(f"checkpoint-{FORMAT}".encode(), b"checkpoint-1", 1))
+    assert load_checkpoint(path).keys() == STATE.keys()
+    path.write_bytes(written.replace(f"checkpoint-{FORMAT}".encode(), b"checkpoint-99", 1))
+    with pytest.raises(
+        CheckpointError, match=f"has format 99; this p3kit reads formats up to {FORMAT}; pip install -U"
+    ):
+        load_checkpoint(path)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
