@@ -23,170 +23,64 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 
 from p3kit.env.account import HOLD
-from p3kit.env.backends import make_trading_env
-from p3kit.env.reward import combine
+from p3kit.env.episodes import ENV_ID, Array, Episodes, Info, one_or_many, read_spec
+from p3kit.env.render import FRAMES_PER_SECOND, RENDER_MODES, Episode, EpisodePicture, check_render_mode
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
-from p3kit.market import load_market, sample
-from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
-from p3kit.spec.shipped import find_spec
-from p3kit.spec.writing import toml_value
-
-ENV_ID = "p3kit/Trading-v1"
-Array = NDArray[Any]
-Info = dict[str, Any]
+from p3kit.market import SymbolData, sample
+from p3kit.metrics import ACTIONS
+from p3kit.spec import Spec
 
 
-def read_spec(
-    spec: Spec | str | Path | None, symbols: Sequence[str] | None, overrides: Mapping[str, Any] | None
-) -> tuple[Spec, tuple[str, ...]]:
-    """A checked spec and the symbols to trade (default: the spec's; without a spec, all of the shipped sample).
+class _Rendered:
+    """The pictures of both adapters: the bars of each row's episode, kept only where `render_mode` is given."""
 
-    `spec` is a Spec, the path of a spec file, the name of a shipped one (`specs/phase3.toml`), or None for the defaults
-    on the shipped sample. `overrides` maps spec paths to values (`{"env.stop": 0.02}`), as `--set` does; a Spec takes
-    none. Raises SpecError or InputError, naming what is wrong.
-    """
-    if symbols is not None and not symbols:
-        raise InputError("symbols", "is empty", 'say symbols=["AAPL"], or leave it out')
-    changes = {**(overrides or {})}
-    if symbols is not None and "symbols" in changes:
-        raise InputError("overrides", "has symbols, and symbols were given beside it", "say one of them")
-    if isinstance(spec, Spec):
-        if changes:
-            raise InputError("overrides", "were given beside a Spec", "change the Spec, or give the path of its file")
-        loaded = spec
-    elif spec is not None:
-        path = find_spec(Path(spec))
-        loaded = load_spec(path, [f"{key}={toml_value(value)}" for key, value in changes.items()]).spec
-    else:
-        names = list(dict.fromkeys(symbols or sample.SYMBOLS))
-        tables: dict[str, Any] = {"name": "gymnasium", "symbols": names}
-        for key, value in changes.items():
-            table = tables
-            *above, last = key.split(".")
-            for name in above:
-                table = table.setdefault(name, {})
-            table[last] = value
-        loaded = resolve_spec(tables, "overrides")
-    chosen = tuple(symbols or loaded.symbols)
-    return _own_rules(loaded, chosen), chosen
+    def __init__(self, env: TradingEnv, market: Mapping[str, SymbolData], mode: str | None) -> None:
+        check_render_mode(mode)
+        self._episodes = [Episode(market[env.symbols[row % len(env.symbols)]]) for row in range(env.num_envs)]
+        self._picture = EpisodePicture(mode) if mode else None
+        self.is_window = mode == "human"
 
+    def record(self, bar: Array, equity: Array, exposure: Array) -> None:
+        """Add what each row shows now, (N,) each; show the first row where there is a window."""
+        if self._picture is None:
+            return
+        for episode, *values in zip(self._episodes, bar.tolist(), equity.tolist(), exposure.tolist(), strict=True):
+            episode.record(*values)
+        if self.is_window:
+            self._picture.draw(self._episodes[0])
 
-def _own_rules(spec: Spec, symbols: Sequence[str]) -> Spec:
-    """The spec with the tables of `[agents.X]` applied, which have to give all accounts of one env the same rules."""
-    specs = [agent_spec(spec, symbol) for symbol in dict.fromkeys(symbols)]
-    for symbol, other in zip(symbols, specs, strict=False):
-        if (other.env, other.reward, other.observation) != (specs[0].env, specs[0].reward, specs[0].observation):
-            raise InputError(
-                f"[agents.{symbol}]", "has env, reward or observation rules of its own", "make an env for it alone"
-            )
-    return specs[0]
+    def frames(self) -> list[Array] | None:
+        """A picture (480, 800, 3) uint8 per row; None for a window, and where no render_mode was given."""
+        if self._picture is None or self.is_window:
+            return None
+        return [self._picture.draw(episode) for episode in self._episodes]  # type: ignore[misc]  # no window here
 
-
-def one_or_many(symbol: str | None, symbols: Sequence[str] | None) -> Sequence[str] | None:
-    """`symbol` as a list of one, or `symbols`. Raises InputError where both are given, or `symbols` is a word."""
-    if symbol is not None and symbols is not None:
-        raise InputError("symbol", "was given beside symbols", "say one of them")
-    if isinstance(symbols, str):
-        raise InputError("symbols", f"{symbols!r} is one word", f'say symbols=["{symbols}"] or symbol="{symbols}"')
-    return [symbol] if symbol is not None else symbols
-
-
-class Episodes:
-    """Common base of both adapters: a `TradingEnv`, its spaces, its reward, and its facts as arrays."""
-
-    def __init__(
-        self,
-        spec: Spec,
-        symbols: Sequence[str],
-        *,
-        num_envs: int | None,
-        split: str,
-        device: str | torch.device,
-        invalid_action: Literal["error", "hold"],
-    ) -> None:
-        if invalid_action not in ("error", "hold"):
-            raise InputError("invalid_action", f"is {invalid_action!r}", 'expected "error" or "hold"')
-        market = load_market(spec, tuple(dict.fromkeys(symbols)))
-        self.env: TradingEnv = make_trading_env(
-            market, spec, symbols=symbols, split=split, num_envs=num_envs, device=device, invalid_action=invalid_action
-        )
-        clip = float(spec.observation.clip)
-        self.observation_space = gymnasium.spaces.Box(-clip, clip, (self.env.observation_size,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(self.env.num_actions)
-        weights = [float(getattr(spec.reward.weights, name)) for name in COMPONENTS]
-        self._weights = torch.tensor(weights, dtype=torch.float64, device=self.env.device)
-        self._bonus = float(spec.reward.action_bonus)
-        self._strict = invalid_action == "error"
-
-    def restart(self, random: np.random.Generator) -> Timestep:
-        """New episodes in all rows."""
-        return self.env.reset(self._tensor(random.random(self.env.num_envs)))
-
-    def play(self, action: Any, random: np.random.Generator) -> Timestep:
-        """One step of all rows; `action` (N,) whole numbers of 0 … 6. Raises ValueError for others."""
-        chosen = self._checked(action, self.env.num_envs)
-        step = self.env.step(chosen, self._tensor(random.random(self.env.num_envs)))
-        if self._strict:
-            self.env.raise_if_faulty()
-        return step
-
-    def restart_some(self, rows: Array, start: Array) -> None:
-        """New episodes in `rows` (n,), at `start` (n,) in [0, 1)."""
-        self.env.restart_some(self._tensor(rows), self._tensor(start))
-
-    def play_some(self, rows: Array, action: Any, start: Array) -> Timestep:
-        """One step of `rows` (n,) alone; a row that ends stands at `start` (n,) in [0, 1)."""
-        step = self.env.step_some(self._tensor(rows), self._checked(action, len(rows)), self._tensor(start))
-        if self._strict:
-            self.env.raise_if_faulty()
-        return step
-
-    def reward(self, step: Timestep) -> Array:
-        """(N,) float64."""
-        reward: Array = (combine(step.components, self._weights) + self._bonus * (step.action != HOLD)).cpu().numpy()
-        return reward
-
-    def observe(self, index: torch.Tensor, account: torch.Tensor) -> Array:
-        """(N, D) float32."""
-        seen: Array = self.env.observe(index, account).cpu().numpy()
-        return seen
-
-    def facts(self, step: Timestep, asked: Any) -> Info:
-        """What `info` says of the step each row has just made; `asked` (N,) the actions asked for."""
-        columns = {name: getattr(step, name) for name in ("equity", "exposure", "cost_paid", "bar", "components")}
-        facts = {
-            name: values.cpu().numpy().copy() for name, values in columns.items()
-        }  # copies: users may write on them
-        return facts | {"invalid_action": step.action.cpu().numpy() != np.asarray(asked)}
-
-    def _checked(self, action: Any, rows: int) -> torch.Tensor:
-        chosen = np.asarray(action)
-        if chosen.shape != (rows,) or not np.issubdtype(chosen.dtype, np.integer):
-            raise ValueError(f"expected {rows} whole numbers as actions, got {action!r}")
-        if ((chosen < 0) | (chosen >= self.env.num_actions)).any():
-            raise ValueError(f"expected actions of 0 … {self.env.num_actions - 1}, got {action!r}")
-        return self._tensor(chosen.astype(np.int64))
-
-    def _tensor(self, values: Array) -> torch.Tensor:
-        return torch.as_tensor(values, device=self.env.device)
+    def close(self) -> None:
+        if self._picture is not None:
+            self._picture.close()
 
 
 class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
     """N accounts behind gymnasium's vector interface; account i trades `symbols[i % len(symbols)]`.
 
-    A row whose episode ends stands at a new start in the same step (`AutoresetMode.SAME_STEP`): `info["final_obs"]` and
-    `info["final_info"]` keep where it arrived. `unwrapped.trading` is the `TradingEnv` underneath, for those who want
+    `autoreset_mode` is gymnasium's, the default `SAME_STEP`: a row whose episode ends stands at a new start in the same
+    step, and `info["final_obs"]` and `info["final_info"]` keep where it arrived. In `NEXT_STEP` the next step of that
+    row only resets it (its action is ignored, its reward is 0). In `DISABLED` it has to be reset before the next step:
+    `reset(options={"reset_mask": ended})`. `unwrapped.trading` is the `TradingEnv` underneath, for those who want
     tensors.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  as gymnasium declares it
+    metadata = {  # noqa: RUF012  as gymnasium declares it
+        "render_modes": [*RENDER_MODES],
+        "render_fps": FRAMES_PER_SECOND,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
     def __init__(
         self,
@@ -199,10 +93,14 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         device: str | torch.device = "cpu",
         invalid_action: Literal["error", "hold"] = "hold",
         overrides: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol); `spec`, `symbols` and `overrides` as `read_spec`
         takes them, so that without any of them the accounts trade the ten symbols of the sample. Raises P3kitError
         (SpecError, DataError, InputError) with what is wrong and the remedy."""
+        self._mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
         checked, chosen = read_spec(spec, one_or_many(symbol, symbols), overrides)
         self._episodes = Episodes(
             checked, chosen, num_envs=num_envs, split=split, device=device, invalid_action=invalid_action
@@ -213,7 +111,10 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         self.single_action_space = self._episodes.action_space
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
-        self.render_mode = None
+        self.render_mode = render_mode
+        self._rendered = _Rendered(self.trading, self._episodes.market, render_mode)
+        self._masks: Array | None = None  # None before the first reset
+        self._ended = np.zeros(self.num_envs, dtype=bool)  # rows that wait for a reset
 
     @property
     def masked_actions(self) -> Array:
@@ -222,29 +123,89 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         return counts
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
-        """New episodes in all rows; `seed` decides where they start and all that follows. Options are refused."""
+        """New episodes in all rows, or in those of `options["reset_mask"]`, (N,) bool; `seed` decides where they start
+        and all that follows. Other options are refused. Raises ClosedEnvironmentError after `close`."""
+        _refuse_closed(self.closed)
+        mask = _reset_mask(options, self.num_envs)
         super().reset(seed=seed)
-        _refuse_options(options)
-        step = self._episodes.restart(self.np_random)
-        self._step = step
-        facts = self._episodes.facts(step, step.action.cpu().numpy())
-        return self._episodes.observe(step.index, step.account), _present(facts | {"action_mask": self.action_masks()})
+        if mask is None or self._masks is None:
+            self._episodes.restart(self.np_random)
+            mask = np.ones(self.num_envs, dtype=bool)
+        else:
+            self._episodes.restart_some(np.flatnonzero(mask), self.np_random.random(self.num_envs)[mask])
+        self._ended &= ~mask
+        observation, facts = self._standing()
+        self._note(facts)
+        return observation, _present(facts)
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
-        """One bar for every account."""
-        step = self._step = self._episodes.play(actions, self.np_random)
+        """One bar for every account. Raises ResetNeeded before the first reset and for rows that ended where autoreset
+        is disabled, ClosedEnvironmentError after `close`, ValueError for actions that are none."""
+        _refuse_closed(self.closed)
+        if self._masks is None:
+            raise ResetNeeded("step before the first reset: call reset() first")
+        if self._mode != AutoresetMode.SAME_STEP:
+            return self._step_without_restart(actions)
+        step = self._episodes.play(actions, self.np_random)
         observation = self._episodes.observe(step.index, step.account)
         terminated, truncated = step.terminated.cpu().numpy(), step.truncated.cpu().numpy()
-        facts = self._episodes.facts(step, actions) | {"action_mask": self.action_masks()}
+        facts = self._episodes.facts(step, actions) | {"action_mask": step.mask.cpu().numpy().copy()}
         ended = terminated | truncated
         info = _present(facts)
         if ended.any():
             info |= self._final(step, facts, ended)
+        self._note(facts)
         return observation, self._episodes.reward(step), terminated, truncated, info
 
     def action_masks(self) -> Array:
         """(N, 7) bool: what each account may do next (as sb3-contrib's MaskablePPO asks for it)."""
-        return self._step.mask.cpu().numpy().copy()
+        if self._masks is None:
+            raise ResetNeeded("action_masks before the first reset: call reset() first")
+        return self._masks.copy()
+
+    def render(self) -> tuple[Array, ...] | None:
+        """A picture of each row's episode, (480, 800, 3) uint8; None in mode "human", whose window shows row 0."""
+        _refuse_closed(self.closed)
+        frames = self._rendered.frames() if self._masks is not None else None
+        return None if frames is None else tuple(frames)
+
+    def close_extras(self, **_: Any) -> None:
+        """Close the window."""
+        self._rendered.close()
+
+    def _note(self, facts: Info) -> None:
+        """Keep what the next call needs of the facts of all rows."""
+        self._masks = facts["action_mask"].copy()
+        self._rendered.record(facts["bar"], facts["equity"], facts["exposure"])
+
+    def _standing(self) -> tuple[Array, Info]:
+        """Observations and facts of all rows as they stand, none of which has just moved."""
+        step = self.trading.standing()
+        facts = self._episodes.facts(step, step.action.cpu().numpy())
+        return self._episodes.observe(step.index, step.account), facts | {"action_mask": step.mask.cpu().numpy().copy()}
+
+    def _step_without_restart(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
+        """One bar for the rows whose episode goes on. A row that ended last time begins its next one instead."""
+        if self._ended.any() and self._mode == AutoresetMode.DISABLED:
+            raise ResetNeeded('some episodes have ended: call reset(options={"reset_mask": terminated | truncated})')
+        self._episodes.checked(actions, self.num_envs)
+        moving, start = np.flatnonzero(~self._ended), self.np_random.random(self.num_envs)
+        observation, facts = self._standing()
+        reward = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
+        if len(moving):
+            chosen = np.asarray(actions)[moving]
+            step = self._episodes.play_some(moving, chosen, start[moving])
+            observation[moving] = self._episodes.observe(step.final_index, step.final_account)
+            reward[moving] = self._episodes.reward(step)
+            terminated[moving], truncated[moving] = step.terminated.cpu().numpy(), step.truncated.cpu().numpy()
+            for name, values in self._episodes.facts(step, chosen).items():
+                facts[name][moving] = values
+            facts["action_mask"][moving] = step.mask.cpu().numpy()
+        self._ended = terminated | truncated
+        facts["action_mask"][self._ended] = _ONLY_HOLD
+        self._note(facts)
+        return observation, reward, terminated, truncated, _present(facts)
 
     def _final(self, step: Timestep, facts: Info, ended: Array) -> Info:
         """Where the rows that ended arrived, in gymnasium's form; in `facts` they become accounts just begun."""
@@ -259,13 +220,13 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
             of_row = ended.reshape(-1, *[1] * (values.ndim - 1))
             final_info |= {name: np.where(of_row, values, np.zeros_like(values)), f"_{name}": ended.copy()}
             values[ended] = begun[ended]
-        final_info["action_mask"][ended] = np.eye(len(ACTIONS), dtype=bool)[0]  # nothing is left to do there
+        final_info["action_mask"][ended] = _ONLY_HOLD
         return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
 
     def _begun(self, name: str, values: Array) -> Array:
         """What `facts` says of accounts that have just begun."""
         if name == "action_mask":
-            return self.action_masks()
+            return values.copy()
         if name == "equity":
             return np.full_like(values, self.trading.rules.initial_capital)
         if name == "bar":
@@ -276,7 +237,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
 class TradingGymEnv(gymnasium.Env[Array, int]):
     """One account of one symbol behind gymnasium's plain interface."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012  as gymnasium declares it
+    metadata = {"render_modes": [*RENDER_MODES], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012  as gymnasium declares it
 
     def __init__(
         self,
@@ -288,6 +249,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         device: str | torch.device = "cpu",
         invalid_action: Literal["error", "hold"] = "hold",
         overrides: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
     ) -> None:
         """As `TradingVectorEnv`, but one account has room for one symbol: several are refused, and where neither a spec
         nor a symbol is given it is the sample's first."""
@@ -304,38 +266,94 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         self.trading = self._episodes.env
         self.observation_space = self._episodes.observation_space
         self.action_space = self._episodes.action_space  # type: ignore[assignment]  # its numbers are numpy's
-        self.render_mode = None
+        self.render_mode = render_mode
+        self._rendered = _Rendered(self.trading, self._episodes.market, render_mode)
+        self._mask: Array | None = None  # None before the first reset
+        self._ended = self._closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Info]:
-        """A new episode; `seed` decides where it starts and all that follow it. Options are refused."""
-        super().reset(seed=seed)
+        """A new episode; `seed` decides where it starts and all that follow it. Options are refused. Raises
+        ClosedEnvironmentError after `close`."""
+        _refuse_closed(self._closed)
         _refuse_options(options)
+        super().reset(seed=seed)
         step = self._episodes.restart(self.np_random)
+        self._ended = False
         self._mask = step.mask[0].cpu().numpy().copy()
         return self._episodes.observe(step.index, step.account)[0], self._info(step, [0])
 
     def step(self, action: int) -> tuple[Array, float, bool, bool, Info]:
-        """One bar. After an end, `reset` comes before the next step."""
+        """One bar. Raises ResetNeeded before the first reset and after an end, ClosedEnvironmentError after `close`,
+        ValueError for an action that is none."""
+        _refuse_closed(self._closed)
+        if self._mask is None or self._ended:
+            raise ResetNeeded(f"step {'after the end of an episode' if self._ended else 'before reset'}: call reset()")
         step = self._episodes.play([action], self.np_random)
         terminated, truncated = bool(step.terminated), bool(step.truncated)
-        self._mask = step.mask[0].cpu().numpy().copy()
-        if terminated or truncated:
-            self._mask = np.eye(len(ACTIONS), dtype=bool)[0]  # nothing is left to do there
+        self._ended = terminated or truncated
+        self._mask = _ONLY_HOLD if self._ended else step.mask[0].cpu().numpy().copy()
         observation = self._episodes.observe(step.final_index, step.final_account)[0]
         return observation, float(self._episodes.reward(step)[0]), terminated, truncated, self._info(step, [action])
 
     def action_masks(self) -> Array:
         """(7,) bool: what the account may do next (as sb3-contrib's MaskablePPO asks for it)."""
-        return self._mask
+        if self._mask is None:
+            raise ResetNeeded("action_masks before reset: call reset() first")
+        return self._mask.copy()
+
+    def render(self) -> Array | None:
+        """A picture of the episode so far, (480, 800, 3) uint8; None in mode "human", which has a window."""
+        _refuse_closed(self._closed)
+        frames = self._rendered.frames() if self._mask is not None else None
+        return frames[0] if frames else None
+
+    def close(self) -> None:
+        """Close the window. The environment cannot be used any more."""
+        self._closed = True
+        self._rendered.close()
 
     def _info(self, step: Timestep, asked: Sequence[int]) -> Info:
-        facts = {name: values[0] for name, values in self._episodes.facts(step, asked).items()}
-        return facts | {"action_mask": self._mask}
+        facts = self._episodes.facts(step, asked)
+        self._rendered.record(facts["bar"], facts["equity"], facts["exposure"])
+        return {name: values[0] for name, values in facts.items()} | {"action_mask": self.action_masks()}
+
+
+_ONLY_HOLD = np.eye(len(ACTIONS), dtype=bool)[HOLD]
+"""The mask of an account whose episode has ended."""
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """Gymnasium's mode, also by its name or value. Raises InputError for another."""
+    names = {name.lower(): known for known in AutoresetMode for name in (known.name, known.value)}
+    known = mode if isinstance(mode, AutoresetMode) else names.get(str(mode).lower())
+    if known is None:
+        expected = ", ".join(one.name for one in AutoresetMode)
+        raise InputError("autoreset_mode", f"is {mode!r}", f"expected one of {expected}")
+    return known
+
+
+def _reset_mask(options: dict[str, Any] | None, rows: int) -> Array | None:
+    """`options["reset_mask"]`, (N,) bool with at least one True; None without one. Raises InputError for others."""
+    others = dict(options or {})
+    mask = others.pop("reset_mask", None)
+    _refuse_options(others)
+    if mask is None:
+        return None
+    mask = np.asarray(mask)
+    if mask.shape != (rows,) or mask.dtype != np.bool_ or not mask.any():
+        what = f"has shape {mask.shape} and dtype {mask.dtype}"
+        raise InputError('options["reset_mask"]', what, f"give {rows} booleans, at least one True")
+    return mask
+
+
+def _refuse_closed(closed: bool) -> None:
+    if closed:
+        raise ClosedEnvironmentError("the environment was closed: make another one")
 
 
 def _refuse_options(options: Mapping[str, Any] | None) -> None:
     if options:
-        known = "reset takes none; choose bars with split=…, and starts with seed=…"
+        known = "choose bars with split=…, and starts with seed=…"
         raise InputError("options", f"{', '.join(map(str, options))}: unknown", known)
 
 

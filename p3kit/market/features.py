@@ -79,7 +79,7 @@ def _sum(windows: Floats, weights: Floats | None = None) -> Floats:
 
 
 def _mean(windows: Floats) -> Floats:
-    return _sum(windows) / windows.shape[1]
+    return np.asarray(_sum(windows) / windows.shape[1])
 
 
 def _std(windows: Floats) -> Floats:

@@ -63,7 +63,7 @@ class FeatureRecipe:
         if stored["formulas"] > FORMULAS:
             what = f"features have formulas {stored['formulas']}; this p3kit has {FORMULAS}"
             raise InputError("feature recipe", what, "pip install -U p3kit")
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
         return cls(**values)
 
 

@@ -9,7 +9,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
@@ -20,6 +22,8 @@ from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.spec import resolve_spec
 
 SHORT = {"env.episode_bars": 9, "env.window": 4}
+RUINOUS = {"env.commission_bps": 100, "env.ruin": 0.97, "env.window": 4}
+LEFT = TradingEnv.account_fields.index("episode_left") - len(TradingEnv.account_fields)
 HOLD_ONLY = [True] + [False] * 6
 
 
@@ -32,7 +36,8 @@ def random_actions(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def no_warnings() -> Any:
+def no_warnings(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MPLBACKEND", "agg")  # the checkers open every render mode
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -98,9 +103,8 @@ def test_an_episode_that_ends_leaves_its_last_observation_and_facts() -> None:
         observation, _, _, truncated, info = env.step(np.zeros(3, int))
     assert truncated.all()
     assert info["_final_obs"].all()
-    left = TradingEnv.account_fields.index("episode_left") - len(TradingEnv.account_fields)
-    assert [row[left] for row in info["final_obs"]] == [0, 0, 0]  # where it arrived
-    assert observation[:, left].tolist() == [1, 1, 1]  # where it goes on
+    assert [row[LEFT] for row in info["final_obs"]] == [0, 0, 0]  # where it arrived
+    assert observation[:, LEFT].tolist() == [1, 1, 1]  # where it goes on
     assert info["final_info"]["_equity"].all()
     assert info["final_info"]["action_mask"].tolist() == [HOLD_ONLY] * 3
     assert info["equity"].tolist() == [100_000.0] * 3
@@ -109,8 +113,7 @@ def test_an_episode_that_ends_leaves_its_last_observation_and_facts() -> None:
 
 def test_a_row_that_ends_alone_leaves_the_others_alone() -> None:
     """Ruin at 97 % under heavy costs ends rows one by one."""
-    overrides = {"env.commission_bps": 100, "env.ruin": 0.97, "env.window": 4}
-    env = make_vec(6, symbol="AMD", overrides=overrides)
+    env = make_vec(6, symbol="AMD", overrides=RUINOUS)
     _, info = env.reset(seed=3)
     rng = np.random.default_rng(1)
     seen = 0
@@ -260,7 +263,128 @@ def test_wrong_actions_and_options_are_refused() -> None:
     env = make_vec(2, symbol="AAPL", overrides=SHORT)
     with pytest.raises(InputError, match="start"):
         env.reset(options={"start": 3})
+    for mask in (np.ones(3, bool), np.ones(2, int), np.zeros(2, bool)):
+        with pytest.raises(InputError, match="at least one True"):
+            env.reset(options={"reset_mask": mask})
     env.reset(seed=0)
     for wrong in ([0, 7], [0, -1], [0.0, 1.0], [0]):
         with pytest.raises(ValueError, match="expected"):
             env.step(np.array(wrong))
+
+
+def test_the_next_step_resets_a_row_that_ended() -> None:
+    env = make_vec(4, symbol="AMD", overrides=RUINOUS, autoreset_mode=AutoresetMode.NEXT_STEP)
+    assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    _, info = env.reset(seed=3)
+    rng, ended, resets = np.random.default_rng(1), np.zeros(4, bool), 0
+    for _ in range(80):
+        before = ended
+        seen, reward, terminated, truncated, info = env.step(random_actions(rng, info["action_mask"]))
+        ended = terminated | truncated
+        assert not (before & ended).any()
+        assert (reward[before] == 0).all()
+        assert (info["equity"][before] == 100_000.0).all()
+        assert info["action_mask"][ended].tolist() == [HOLD_ONLY] * ended.sum()
+        assert (seen[before, LEFT] == 1).all()
+        resets += before.sum() if before.sum() < 4 else 0
+    assert resets
+
+
+def test_without_autoreset_a_row_that_ended_waits_for_its_reset() -> None:
+    env = make_vec(4, symbol="AMD", overrides=RUINOUS, autoreset_mode="disabled")
+    _, info = env.reset(seed=3)
+    rng, ended = np.random.default_rng(1), np.zeros(4, bool)
+    while not ended.any():
+        before, _, terminated, truncated, info = env.step(random_actions(rng, info["action_mask"]))
+        ended = terminated | truncated
+    with pytest.raises(ResetNeeded, match="reset_mask"):
+        env.step(np.zeros(4, int))
+    seen, info = env.reset(options={"reset_mask": ended})
+    np.testing.assert_array_equal(seen[~ended], before[~ended])
+    assert (info["equity"][ended] == 100_000.0).all()
+    env.step(np.zeros(4, int))
+
+
+def test_all_reset_modes_play_the_same_episode() -> None:
+    envs = [make_vec(3, symbol="AAPL", overrides=SHORT, autoreset_mode=mode) for mode in AutoresetMode]
+    infos = [env.reset(seed=2)[1] for env in envs]
+    rng = np.random.default_rng(0)
+    for _ in range(9):
+        actions = random_actions(rng, infos[0]["action_mask"])
+        steps = [env.step(actions) for env in envs]
+        infos = [step[-1] for step in steps]
+        for step in steps[1:]:
+            for place in (1, 2, 3):
+                np.testing.assert_array_equal(step[place], steps[0][place])
+    last = {mode: step[0] for mode, step in zip(AutoresetMode, steps, strict=True)}
+    np.testing.assert_array_equal(last[AutoresetMode.NEXT_STEP], np.stack(infos[1]["final_obs"]))
+
+
+def test_gymnasium_plays_alike_in_its_own_vector_env() -> None:
+    """Our NEXT_STEP and gymnasium's around single accounts: the same kinds of steps in the same order."""
+    ours = make_vec(2, symbol="AAPL", overrides=SHORT, autoreset_mode=AutoresetMode.NEXT_STEP)
+    theirs = make_vec(2, vectorization_mode="sync", symbol="AAPL", overrides=SHORT)
+    ours.reset(seed=0), theirs.reset(seed=0)
+    for _ in range(21):
+        mine, other = (env.step(np.zeros(2, int)) for env in (ours, theirs))
+        assert mine[3].tolist() == other[3].tolist()
+        assert (mine[0][:, LEFT] == other[0][:, LEFT]).all()
+
+
+def test_a_step_before_reset_after_an_end_and_after_close_is_refused() -> None:
+    alone, many = TradingGymEnv(symbol="AAPL", overrides=SHORT), TradingVectorEnv(symbol="AAPL", overrides=SHORT)
+    for env, action in ((alone, 0), (many, np.zeros(many.num_envs, int))):
+        for call in (lambda env=env, action=action: env.step(action), env.action_masks):
+            with pytest.raises(ResetNeeded, match="reset"):
+                call()
+        assert env.reset(seed=0)
+        env.step(action)
+    for _ in range(8):
+        alone.step(0)
+    with pytest.raises(ResetNeeded, match="after the end"):
+        alone.step(0)
+    for env, action in ((alone, 0), (many, np.zeros(many.num_envs, int))):
+        env.close()
+        env.close()
+        for call in (lambda env=env, action=action: env.step(action), env.reset, env.render):
+            with pytest.raises(ClosedEnvironmentError, match="closed"):
+                call()
+
+
+def test_a_picture_shows_each_rows_episode() -> None:
+    many = make_vec(2, symbols=["AAPL", "AMD"], overrides=SHORT, render_mode="rgb_array")
+    many.reset(seed=0)
+    first = many.render()
+    assert [frame.shape for frame in first] == [(480, 800, 3)] * 2
+    for action in (3, 0, 5):
+        many.step(np.array([action, 0]))
+    later = many.render()
+    assert all((now != then).any() for now, then in zip(later, first, strict=True))
+    assert (_green(later[0]), _green(later[1])) == (True, False)  # only the first account was invested
+    alone = gymnasium.make("p3kit/Trading-v1", symbol="AAPL", overrides=SHORT, render_mode="rgb_array_list")
+    alone.reset(seed=0)
+    alone.step(0)
+    assert [frame.shape for frame in alone.render()] == [(480, 800, 3)] * 2
+
+
+def _green(frame: np.ndarray) -> bool:
+    """Whether the colour of an entry is in the upper half of a picture."""
+    return bool((np.abs(frame[60:280, 100:].astype(int) - (0, 158, 115)) < 8).all(-1).any())
+
+
+def test_human_without_a_display_warns_and_plays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    with pytest.warns(UserWarning, match="no display"):
+        env = TradingGymEnv(symbol="AAPL", overrides=SHORT, render_mode="human")
+    env.reset(seed=0)
+    env.step(0)
+    assert env.render() is None
+    env.close()
+
+
+def test_unknown_modes_are_refused() -> None:
+    with pytest.raises(InputError, match=r'render_mode: is .ansi.; expected None, "human"'):
+        TradingGymEnv(symbol="AAPL", render_mode="ansi")
+    with pytest.raises(InputError, match=r"autoreset_mode: is .later.; expected one of NEXT_STEP"):
+        TradingVectorEnv(symbol="AAPL", autoreset_mode="later")

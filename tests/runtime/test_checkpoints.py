@@ -90,9 +90,7 @@ def test_format_1_is_read_and_a_newer_one_is_refused_by_its_number(tmp_path: Pat
     path.write_bytes(written.replace(f"checkpoint-{FORMAT}".encode(), b"checkpoint-1", 1))
     assert load_checkpoint(path).keys() == STATE.keys()
     path.write_bytes(written.replace(f"checkpoint-{FORMAT}".encode(), b"checkpoint-99", 1))
-    with pytest.raises(
-        CheckpointError, match=f"has format 99; this p3kit reads formats up to {FORMAT}; pip install -U"
-    ):
+    with pytest.raises(CheckpointError, match=f"has format 99; this p3kit reads formats up to {FORMAT}; pip"):
         load_checkpoint(path)
 
 
