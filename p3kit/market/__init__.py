@@ -9,6 +9,7 @@ from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars, SymbolData
 from p3kit.market.features import LOOKBACK
 from p3kit.market.fingerprint import fingerprint
 from p3kit.market.load import check_symbols, load_market, synthetic_market
+from p3kit.market.recipe import FeatureRecipe
 from p3kit.market.walk_forward import walk_windows
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "REGIMES",
     "SIDEWAYS",
     "Bars",
+    "FeatureRecipe",
     "SymbolData",
     "check_symbols",
     "fingerprint",

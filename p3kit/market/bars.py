@@ -6,12 +6,15 @@ Notation for shapes: T bars of one symbol, F features.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.market.annual import bars_per_year
+
+if TYPE_CHECKING:
+    from p3kit.market.recipe import FeatureRecipe
 
 Floats = NDArray[np.float64]
 
@@ -85,6 +88,8 @@ class SymbolData:
     notes: list[str] = field(default_factory=list)
     split_bars_per_year: dict[Literal["train", "validation", "test"], float] = field(default_factory=dict)
     """Split → bars per year, by which the metrics of that split are annualised."""
+    recipe: FeatureRecipe | None = None
+    """How the features were made; None for bars that were made up."""
 
     def __len__(self) -> int:
         return len(self.close)

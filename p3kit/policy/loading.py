@@ -16,7 +16,8 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.market import SymbolData, load_market
 from p3kit.policy.trained_agent import Policy
 from p3kit.rundir import RunDir, find_checkpoint, find_run, folder_of_runs
-from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
+from p3kit.runtime.card import weights_of
+from p3kit.runtime.checkpoints import Flat, load_checkpoint
 from p3kit.runtime.machine import precision_of
 from p3kit.runtime.policy import import_trainer, load_policy_of, load_weights, sizes_on_bars
 from p3kit.spec import Spec, resolve_spec
@@ -117,8 +118,7 @@ def _function(trainer: Path, spec: Spec, state: Flat, device: torch.device, **si
     if not hasattr(module, "Args"):
         raise P3kitError(str(trainer), "has no class Args", "see docs/own.md")
     args = module.Args(**spec.ppo.model_dump())
-    weights = part("trainer", state) or state
-    return load_weights(load_policy_of(module), args, spec, weights, device, _autocast(spec, device), **sizes)
+    return load_weights(load_policy_of(module), args, spec, weights_of(state), device, _autocast(spec, device), **sizes)
 
 
 def _autocast(spec: Spec, device: torch.device) -> Any:

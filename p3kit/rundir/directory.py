@@ -22,8 +22,10 @@ from p3kit.rundir.locks import take_lock
 from p3kit.rundir.provenance import provenance
 from p3kit.rundir.records import DiskUsage, Histogram, Series
 
-SCHEMA_VERSION = 1
-"""Of run.json and the files beside it. A reader refuses directories of a newer version."""
+SCHEMA_VERSION = 2
+"""Of run.json and the files beside it. A reader refuses directories of a newer version, and reads older ones.
+
+1: until the feature recipe. 2: run.json and checkpoints hold the recipe of each symbol and the days of its splits."""
 
 STATES = ("queued", "running", "done", "failed", "crashed", "stopped")
 """queued: not begun. done: to the end, or ended early by its own rules. failed: the trainer said why. crashed: it could

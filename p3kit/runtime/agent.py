@@ -31,6 +31,7 @@ from p3kit.rundir import (
 )
 from p3kit.runtime.backtest_request import forward_pass
 from p3kit.runtime.best_checkpoints import BestCheckpoints
+from p3kit.runtime.card import make_card
 from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
 from p3kit.runtime.grading import EarlyStop, explained_after, verdict
@@ -104,7 +105,9 @@ class Agent(Generic[A]):
         self._verdict: dict[str, Any] | None = None
         self.is_alone = alone
         number = self.spec.checkpoints.keep_best
-        self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number)
+        self.card = make_card(process.directory.info(), plan)
+        """What a decision needs beside the weights."""
+        self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number, self.card)
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
         task = process.env_id or ""
         record = Record(self.name, plan["spec"], self.total_timesteps, str(process.device), task)

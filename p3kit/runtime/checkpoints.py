@@ -3,6 +3,8 @@
 A file is in the safetensors format, which every reader of that format opens: tensors under their keys, plain values as
 one JSON text in `__metadata__`, and the SHA-256 of the file beside it. A torn or altered file is refused by name. With
 compression, one header line with the SHA-256 of what follows stands before the same bytes compressed by zlib.
+
+Format 3 is that. Format 2 was written with `torch.save`, and format 1 as well, without the card of each agent.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from torch import Tensor
 from p3kit.errors import CheckpointError
 from p3kit.rundir.rows import sync_folder
 
-_COMPRESSED = b"p3kit-checkpoint-2 zlib"
-_OLDER = b"p3kit-checkpoint-1"
-"""Begins the header line of format 1: `torch.save`, compressed or not."""
+_MAGIC = "p3kit-checkpoint-"
+FORMAT = 3
+"""Version of the files that are written. Files of version 1 and 2 are read as well."""
 
 _NO_CHECKSUM = "0" * 64
 """Stands in the place of the SHA-256 while it is computed."""
@@ -42,7 +44,7 @@ def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
     payload, header = to_safetensors(state), b""
     if compress:
         payload = zlib.compress(payload, level=1)  # weights hardly shrink; level 1 takes what is cheap to take
-        header = b"%s %s\n" % (_COMPRESSED, hashlib.sha256(payload).hexdigest().encode())
+        header = f"{_MAGIC}{FORMAT} zlib {hashlib.sha256(payload).hexdigest()}\n".encode()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -70,32 +72,44 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Flat:
     except OSError as error:
         raise CheckpointError(str(path), f"cannot be read ({error.strerror})", remedy) from error
     except _Refused as refused:
-        raise CheckpointError(str(path), str(refused), remedy) from refused
+        raise CheckpointError(str(path), str(refused), refused.remedy or remedy) from refused
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
 class _Refused(Exception):
-    """The bytes are not a checkpoint; the text completes "FILE ..."."""
+    """The bytes are not a checkpoint of this version; the text completes "FILE ..."."""
+
+    remedy = ""
+
+
+class _Newer(_Refused):
+    remedy = "pip install -U p3kit"
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"has format {version}; this p3kit reads formats up to {FORMAT}")
 
 
 def _read(raw: bytes) -> Flat:
-    if not raw.startswith(b"p3kit-checkpoint-"):
+    if not raw.startswith(_MAGIC.encode()):
         return from_safetensors(raw)
     header, _, payload = raw.partition(b"\n")
-    name, _, checksum = header.rpartition(b" ")
-    if name not in (_COMPRESSED, _OLDER + b" zlib", _OLDER + b" raw"):
-        raise _Refused("is not a p3kit checkpoint of this version")
-    if hashlib.sha256(payload).hexdigest().encode() != checksum:
+    words = header.decode("ascii", errors="replace").split(" ")
+    version = words[0].removeprefix(_MAGIC)
+    if len(words) != 3 or words[1] not in ("zlib", "raw") or not version.isdigit() or version == "0":
+        raise _Refused("is not a p3kit checkpoint")
+    if int(version) > FORMAT:
+        raise _Newer(int(version))
+    if hashlib.sha256(payload).hexdigest() != words[2]:
         raise _Refused("is torn or altered: its checksum does not fit its content")
     try:
-        payload = zlib.decompress(payload) if name.endswith(b"zlib") else payload
+        payload = zlib.decompress(payload) if words[1] == "zlib" else payload
     except zlib.error as error:
         raise _Refused(f"cannot be decompressed ({error})") from error
-    return from_safetensors(payload) if name == _COMPRESSED else _read_older(payload)
+    return from_safetensors(payload) if int(version) == FORMAT else _read_older(payload)
 
 
 def _read_older(payload: bytes) -> Flat:
-    """Read the content of format 1, which was written with `torch.save`."""
+    """Read the content of formats 1 and 2, which was written with `torch.save`."""
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -120,10 +134,12 @@ def from_safetensors(content: bytes) -> Flat:
     """Return what `to_safetensors` wrote."""
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = json.loads(header["__metadata__"]["p3kit"])
-        checksum, keys, values = str(metadata["sha256"]).encode(), metadata["keys"], dict(metadata["values"])
+        own = json.loads(header["__metadata__"]["p3kit"])
+        version, checksum, keys, values = int(own["format"]), str(own["sha256"]).encode(), own["keys"], own["values"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _Refused("is not a p3kit checkpoint of this version") from error
+        raise _Refused("is not a p3kit checkpoint") from error
+    if version > FORMAT:
+        raise _Newer(version)
     if len(checksum) != 64 or _checksum(content, content.index(checksum)) != checksum:
         raise _Refused("is torn or altered: its checksum does not fit its content")
     try:

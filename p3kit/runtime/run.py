@@ -26,6 +26,7 @@ from p3kit.interventions import Check
 from p3kit.market import SymbolData, load_market
 from p3kit.rundir import RunDir
 from p3kit.runtime.agent import Agent
+from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
@@ -160,6 +161,8 @@ class Run(Process[A]):
             "run/group_rules": self._rules.state(),
             "run/identity": self._identity,
         }
+        for agent in self.agents:
+            state |= card_entry(agent.card)
         if name == "last":
             self._keep_good(state)
         for agent in self.agents:

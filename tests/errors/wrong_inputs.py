@@ -45,7 +45,7 @@ def a_newer_run(folder: Path) -> None:
     """A run directory that a later p3kit has written."""
     two_runs(folder)
     path = folder / "runs" / "run-2" / "run.json"
-    text = path.read_text().replace('"schema_version": 1', '"schema_version": 99')
+    text = path.read_text().replace('"schema_version": 2', '"schema_version": 99')
     path.write_text(re.sub(r',\s+"crc": "[0-9a-f]{8}"', "", text))  # it would have a checksum of its own
 
 

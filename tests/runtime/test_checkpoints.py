@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from p3kit.errors import CheckpointError
 from p3kit.runtime.checkpoints import (
+    FORMAT,
     load_checkpoint,
     load_optimizer_state,
     optimizer_state,
@@ -115,12 +116,13 @@ def test_equal_states_make_equal_files(tmp_path: Path, compress: bool) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
+@pytest.mark.parametrize("version", range(1, FORMAT))
 @pytest.mark.parametrize("compress", [True, False])
-def test_an_older_checkpoint_can_be_read(tmp_path: Path, compress: bool) -> None:
+def test_an_older_checkpoint_can_be_read(tmp_path: Path, compress: bool, version: int) -> None:
     whole = io.BytesIO()
     torch.save(STATE, whole)
     payload = zlib.compress(whole.getvalue()) if compress else whole.getvalue()
-    header = f"p3kit-checkpoint-1 {'zlib' if compress else 'raw'} {hashlib.sha256(payload).hexdigest()}\n"
+    header = f"p3kit-checkpoint-{version} {'zlib' if compress else 'raw'} {hashlib.sha256(payload).hexdigest()}\n"
     (tmp_path / "last.pt").write_bytes(header.encode() + payload)
     state = load_checkpoint(tmp_path / "last.pt")
     assert torch.equal(state["net/weight"], STATE["net/weight"])
@@ -129,7 +131,7 @@ def test_an_older_checkpoint_can_be_read(tmp_path: Path, compress: bool) -> None
 
 
 @pytest.mark.parametrize("compress", [True, False])
-def test_any_altered_byte_and_any_torn_file_is_refused(tmp_path: Path, compress: bool) -> None:
+def test_a_flipped_byte_is_refused(tmp_path: Path, compress: bool) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"net/weight": torch.arange(3.0), "step": 7}, compress=compress)
     whole = path.read_bytes()
@@ -167,7 +169,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 )
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "last.pt").write_bytes(struct.pack("<Q", len(text)) + text.encode())
-    with pytest.raises(CheckpointError, match="not a p3kit checkpoint of this version"):
+    with pytest.raises(CheckpointError, match="not a p3kit checkpoint"):
         load_checkpoint(tmp_path / "last.pt")
 
 
@@ -182,10 +184,27 @@ def test_what_is_harmful_is_refused_under_a_right_checksum_too(tmp_path: Path, h
         torch.save({"step": Harm()}, whole)
     payload = {"pickle": pickle.dumps(Harm()), "torch.save": whole.getvalue(), "noise": b"PK" + b"x" * 500}[how]
     path = tmp_path / "last.pt"
-    path.write_bytes(f"p3kit-checkpoint-1 raw {hashlib.sha256(payload).hexdigest()}\n".encode() + payload)
-    with pytest.raises(CheckpointError, match=r"holds something else than tensors .*; delete it: p3kit resume"):
-        load_checkpoint(path)
+    for version, fault in (
+        (1, "holds something else than tensors .*"),
+        (2, "holds something.*"),
+        (FORMAT, "is not a.*"),
+    ):
+        path.write_bytes(f"p3kit-checkpoint-{version} raw {hashlib.sha256(payload).hexdigest()}\n".encode() + payload)
+        with pytest.raises(CheckpointError, match=rf"last\.pt: {fault}; delete it: p3kit resume"):
+            load_checkpoint(path)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_newer_format_is_refused_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool
+) -> None:
+    path = tmp_path / "last.pt"
+    with monkeypatch.context() as newer:
+        newer.setattr("p3kit.runtime.checkpoints.FORMAT", 99)
+        save_checkpoint(path, STATE, compress=compress)
+    with pytest.raises(CheckpointError, match=f"has format 99; this p3kit reads formats up to {FORMAT}; pip"):
+        load_checkpoint(path)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
