@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import Fault, SpecError
+from p3kit.market.novelty import distribution_of
 from p3kit.spec import Spec, agent_spec
 from p3kit.spec.models import Split
 
@@ -89,9 +90,18 @@ class RunPlan:
             "spec": self.spec.model_dump(mode="json"),
             "agents": [agent.to_json() for agent in self.agents],
             "env_id": None,
-            "data": {agent.symbol: describe_data(market[agent.symbol]) for agent in self.agents if market},
+            "data": self._data(market),
             "command": list(command),
             **({"windows": list(self.windows)} if self.windows else {}),
+        }
+
+    def _data(self, market: Mapping[str, SymbolData]) -> dict[str, Any]:
+        """Facts about the bars of each symbol, with the training distribution that novelty is measured against."""
+        specs = {agent.symbol: agent.spec for agent in self.agents if market}
+        return {
+            symbol: describe_data(market[symbol])
+            | {"distribution": distribution_of(market[symbol], spec.env.window).to_json()}
+            for symbol, spec in specs.items()
         }
 
 

@@ -49,9 +49,8 @@ def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
     if core is bool:
         return st.booleans()
     if core is int:
-        return st.integers(
-            limits.get(Ge, limits.get(Gt, -1) + 1), min(limits.get(Le, limits.get(Lt, 10**6) - 1), 10**6)
-        )
+        low, high = limits.get(Ge, limits.get(Gt, 0) + 1), limits.get(Le, limits.get(Lt, 0) - 1)
+        return st.sampled_from([low, high]) | st.integers(low, high)
     if core is float:
         return _floats(limits)
     if get_origin(core) is tuple and get_args(core)[-1] is ...:
@@ -62,7 +61,7 @@ def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
 
 
 def _floats(limits: dict[type, float]) -> st.SearchStrategy[float]:
-    low, high = limits.get(Ge, limits.get(Gt, -1e6)), limits.get(Le, limits.get(Lt, 1e6))
+    low, high = limits.get(Ge, limits.get(Gt)), limits.get(Le, limits.get(Lt))
     return st.floats(
         low, high, exclude_min=Gt in limits, exclude_max=Lt in limits and Le not in limits, allow_subnormal=False
     )

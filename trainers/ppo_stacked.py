@@ -64,15 +64,15 @@ AGENTS = "stack"
 class Args:
     """The knobs of `[ppo]`. p3kit reads this class from the source; "size" marks what fixes the shape of tensors."""
 
-    total_timesteps: Annotated[int, Ge(1), "size"] = 100_000
+    total_timesteps: Annotated[int, Ge(1), Le(10_000_000_000), "size"] = 100_000
     """Env steps to train for, per agent; exactly so many are taken."""
     learning_rate: Annotated[float, Gt(0), Le(1)] = 3e-4
     """Step size of Adam; raising it learns faster and breaks sooner."""
-    n_steps: Annotated[int, Ge(1), "size"] = 2048
+    n_steps: Annotated[int, Ge(1), Le(1_000_000), "size"] = 2048
     """Rollout length per env and iteration; raising it gives better advantages and fewer updates."""
-    batch_size: Annotated[int, Ge(2), "size"] = 64
+    batch_size: Annotated[int, Ge(2), Le(100_000_000), "size"] = 64
     """Rows of a minibatch; raising it gives steadier gradients and fewer of them."""
-    n_epochs: Annotated[int, Ge(1), "size"] = 10
+    n_epochs: Annotated[int, Ge(1), Le(1_000), "size"] = 10
     """Passes over each rollout; raising it uses samples better and moves the policy further from them."""
     gamma: Annotated[float, Ge(0), Le(1)] = 0.99
     """Discount per bar; the horizon is 1/(1 − gamma) bars."""
@@ -80,27 +80,27 @@ class Args:
     """Mix of one-step and whole-episode advantages; raising it trades bias for variance."""
     clip_range: Annotated[float, Gt(0), Lt(1)] = 0.2
     """How far the probability ratio may leave 1 before its gradient is cut."""
-    ent_coef: Annotated[float, Ge(0)] = 0.01
+    ent_coef: Annotated[float, Ge(0), Le(1_000)] = 0.01
     """Weight of the entropy bonus in nats; raising it keeps the policy exploring."""
-    vf_coef: Annotated[float, Ge(0)] = 0.5
+    vf_coef: Annotated[float, Ge(0), Le(1_000)] = 0.5
     """Weight of the value loss."""
-    max_grad_norm: Annotated[float, Gt(0)] = 0.5
+    max_grad_norm: Annotated[float, Gt(0), Le(1_000_000_000)] = 0.5
     """Gradients longer than this are shortened to it."""
-    target_kl: Annotated[float | Literal["off"], Gt(0)] = 0.015
+    target_kl: Annotated[float | Literal["off"], Gt(0), Le(1_000)] = 0.015
     """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
-    accumulation_steps: Annotated[int, Ge(1), "size"] = 1
+    accumulation_steps: Annotated[int, Ge(1), Le(1_000_000), "size"] = 1
     """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
-    hidden: Annotated[tuple[int, ...], "size"] = (64, 64)
+    hidden: Annotated[tuple[int, ...], Ge(1), Le(16_384), "size"] = (64, 64)
     """Widths of the hidden layers, of the policy and of the value net alike."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation of the hidden layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0), Le(100)] = 0.0
     """Decoupled weight decay (AdamW); raising it keeps weights small."""
     value_loss: Literal["mse", "huber", "clipped"] = "mse"
     """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
-    init_gain: Annotated[float, Gt(0), "size"] = 0.01
+    init_gain: Annotated[float, Gt(0), Le(100), "size"] = 0.01
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
 
 

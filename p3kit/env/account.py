@@ -37,7 +37,7 @@ ACCOUNT_FIELDS = (
     "add_size",  # what an ADD would buy now, as a share of equity; 0 where it is masked
     *(f"last_action.{name}" for name in ACTIONS),  # one-hot
 )
-"""The account's part of the observation, in order; unit-free."""
+"""The account's part of the observation, in order; unit-free. `p3kit.env` defines them for a continuous account."""
 
 
 class Account(NamedTuple):
@@ -51,7 +51,7 @@ class Account(NamedTuple):
     return_mean: Tensor  # running moments of the bar returns, as the Sharpe component keeps them
     return_square: Tensor
     steps: Tensor  # bars since the episode began
-    length: Tensor  # bars the episode lasts
+    length: Tensor  # bars the episode lasts; inf for a continuous account
     add_spend: Tensor  # money an ADD would spend now; 0 where it is masked
     # The open trade
     shares: Tensor
@@ -89,8 +89,13 @@ class Flows(NamedTuple):
 
 
 def fresh_account(length: Tensor, rules: Rules) -> Account:
-    """Flat accounts with the initial capital, at the start of episodes of `length` bars (N,)."""
+    """Flat accounts with the initial capital, at the start of episodes of `length` bars (N,).
+
+    Under continuous rules the length is infinite, whatever was given.
+    """
     zero = torch.zeros_like(length)
+    if rules.continuous:
+        length = torch.full_like(length, torch.inf)
     capital = torch.full_like(length, rules.initial_capital)
     blank = Account(*(zero for _ in Account._fields))
     return blank._replace(cash=capital, equity=capital, peak=capital, length=length)
@@ -277,12 +282,23 @@ def _settle(account: Account, is_long: Tensor, rules: Rules) -> Account:
     """
     trade = torch.stack(account[_TRADE:]) * is_long
     account = Account(*account[:_TRADE], *trade.unbind(0))
+    if rules.continuous:
+        account = _begin_anew(account, is_long)
     value = account.market_value
     room = torch.minimum(account.entry_size * account.equity, rules.max_position * account.equity - value)
     spend = torch.minimum(room, account.cash)
     least = (0.5 * rules.smallest_size * (1.0 - ROUNDING)) * account.equity
     allowed = (spend >= least) & (account.adds < rules.max_adds) & (value >= account.paid * (1.0 - ROUNDING)) & is_long
     return account._replace(add_spend=spend * allowed)
+
+
+def _begin_anew(account: Account, is_long: Tensor) -> Account:
+    """Restart the peak, the largest drawdown and the bar count of a continuous account where it is flat."""
+    return account._replace(
+        peak=torch.where(is_long, account.peak, account.equity),
+        max_drawdown=account.max_drawdown * is_long,
+        steps=account.steps * is_long,
+    )
 
 
 def action_mask(account: Account, masks: Tensor) -> Tensor:
@@ -293,18 +309,24 @@ def action_mask(account: Account, masks: Tensor) -> Tensor:
 def observe_account(account: Account, last_action: Tensor, one_hot: Tensor, rules: Rules) -> Tensor:
     """`ACCOUNT_FIELDS` of each account, (N, K) float32; `one_hot` is (7, 7) float64, the identity."""
     equity, value, paid = account.equity, account.market_value, account.paid
-    is_long = (account.shares > 0.0).to(torch.float64)
+    long = account.shares > 0.0
+    is_long = long.to(torch.float64)
+    if rules.continuous:
+        anchor: Tensor | float = torch.where(long, account.entry_cash, account.cash)
+        left = (1.0 - account.bars_held / rules.episode_bars).clamp(min=0.0)
+    else:
+        anchor, left = rules.initial_capital, 1.0 - account.steps / account.length
     columns = (
         is_long,
         value / equity,
         (value - paid) / torch.where(paid > 0.0, paid, 1.0),
         (account.bars_held / rules.episode_bars).clamp(max=1.0),
         account.cash / equity,
-        equity / rules.initial_capital - 1.0,
+        equity / anchor - 1.0,
         1.0 - equity / account.peak,
         account.max_drawdown,
-        (account.cash + paid) / rules.initial_capital - 1.0,
-        1.0 - account.steps / account.length,
+        (account.cash + paid) / anchor - 1.0,
+        left,
         account.adds / max(rules.max_adds, 1),
         account.add_spend / equity,
     )

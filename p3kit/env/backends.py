@@ -26,9 +26,17 @@ def make_trading_env(
     num_envs: int | None = None,
     device: str | torch.device = "cpu",
     invalid_action: Literal["error", "hold"] = "error",
+    continuous: bool = False,
 ) -> TradingEnv:
     """The environment that `spec.env.backend` names; arguments and errors are those of `TradingEnv`."""
     backend = BACKENDS[spec.env.backend]
     return backend(
-        market, spec, symbols=symbols, split=split, num_envs=num_envs, device=device, invalid_action=invalid_action
+        market,
+        spec,
+        symbols=symbols,
+        split=split,
+        num_envs=num_envs,
+        device=device,
+        invalid_action=invalid_action,
+        continuous=continuous,
     )

@@ -95,6 +95,7 @@ class Episodes:
         split: str,
         device: str | torch.device,
         invalid_action: Literal["error", "hold"],
+        continuous: bool = False,
     ) -> None:
         if invalid_action not in ("error", "hold"):
             raise InputError("invalid_action", f"is {invalid_action!r}", 'expected "error" or "hold"')
@@ -107,6 +108,7 @@ class Episodes:
             num_envs=num_envs,
             device=device,
             invalid_action=invalid_action,
+            continuous=continuous,
         )
         clip = float(spec.observation.clip)
         self.observation_space = gymnasium.spaces.Box(-clip, clip, (self.env.observation_size,), np.float32)

@@ -95,15 +95,23 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         overrides: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        continuous: bool = False,
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol); `spec`, `symbols` and `overrides` as `read_spec`
-        takes them, so that without any of them the accounts trade the ten symbols of the sample. Raises P3kitError
+        takes them, so that without any of them the accounts trade the ten symbols of the sample. With `continuous`, an
+        account lives from the first bar of the split to its last, without episodes (see `p3kit.env`). Raises P3kitError
         (SpecError, DataError, InputError) with what is wrong and the remedy."""
         self._mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
         checked, chosen = read_spec(spec, one_or_many(symbol, symbols), overrides)
         self._episodes = Episodes(
-            checked, chosen, num_envs=num_envs, split=split, device=device, invalid_action=invalid_action
+            checked,
+            chosen,
+            num_envs=num_envs,
+            split=split,
+            device=device,
+            invalid_action=invalid_action,
+            continuous=continuous,
         )
         self.trading = self._episodes.env
         self.num_envs = self.trading.num_envs
@@ -250,6 +258,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         invalid_action: Literal["error", "hold"] = "hold",
         overrides: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
+        continuous: bool = False,
     ) -> None:
         """As `TradingVectorEnv`, but one account has room for one symbol: several are refused, and where neither a spec
         nor a symbol is given it is the sample's first."""
@@ -261,7 +270,13 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
             hint = f'say symbol="{chosen[0]}", or gymnasium.make_vec for several'
             raise InputError("symbol", f"one account cannot trade {', '.join(chosen)}", hint)
         self._episodes = Episodes(
-            checked, chosen, num_envs=1, split=split, device=device, invalid_action=invalid_action
+            checked,
+            chosen,
+            num_envs=1,
+            split=split,
+            device=device,
+            invalid_action=invalid_action,
+            continuous=continuous,
         )
         self.trading = self._episodes.env
         self.observation_space = self._episodes.observation_space

@@ -13,6 +13,7 @@ however small; its Sharpe term reaches ±10³ on flat returns and compares a per
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from p3kit.env.account import Account, Flows
@@ -29,6 +30,7 @@ from p3kit.env.rules import (
     UNIT,
     Rules,
 )
+from p3kit.metrics import COMPONENTS
 
 
 def combine(components: Tensor, weights: Tensor) -> Tensor:
@@ -44,6 +46,8 @@ def reward_components(
 ) -> tuple[Tensor, Account]:
     """All components of one step, (N, 7) float64 in the order of `metrics.COMPONENTS`, and the account with the moments
     of its bar returns moved on. `volatility` (N,) is annualised and belongs to the bar of the decision."""
+    if rules.continuous:
+        return _change_alone(before, after, rules), after
     bar_return = after.equity / before.equity - 1.0
     sizing = sizing_component(flows.opened, flows.filled_exposure, volatility, rules)
     hold = hold_component(flows.rested, before.bars_held, rules.patience)
@@ -74,6 +78,13 @@ def reward_components(
             hold,
         )
     return torch.stack(columns, dim=1), after._replace(return_mean=mean, return_square=square)
+
+
+def _change_alone(before: Account, after: Account, rules: Rules) -> Tensor:
+    """Components of a continuous account, (N, 7): pnl as in episodes, and 0 for the others."""
+    unit = UNIT if rules.formulas == "sound" else 1.0
+    change = (after.equity - before.equity) / (unit * rules.initial_capital)
+    return F.pad(change.unsqueeze(1), (0, len(COMPONENTS) - 1))
 
 
 # ---- sound ----------------------------------------------------------------------------------------------------------

@@ -71,9 +71,11 @@ class Rules:
     formulas: Literal["sound", "guide"]
     target_volatility: float
     target_sharpe: float
+    continuous: bool = False
+    """One account that lives on from trade to trade, in place of episodes; see `p3kit.env`."""
 
     @classmethod
-    def from_spec(cls, spec: Spec) -> Rules:
+    def from_spec(cls, spec: Spec, *, continuous: bool = False) -> Rules:
         """The rules of `spec`. Raises InputError where fewer or more than three sizes are given."""
         env, reward = spec.env, spec.reward
         if len(env.sizes) != 3:
@@ -95,6 +97,7 @@ class Rules:
             formulas=reward.formulas,
             target_volatility=float(reward.target_volatility),
             target_sharpe=float(reward.target_sharpe),
+            continuous=continuous,
         )
 
     @property

@@ -71,7 +71,7 @@ class ScalarAccount:
         self.cash = rules.initial_capital
         self.lots: list[Lot] = []
         self.equities = [rules.initial_capital]  # at every close of the episode so far
-        self.profits: list[float] = []  # of every sale of the episode
+        self.profits: list[float] = []  # of every sale of the episode; see `_begin_anew`
         self.last_action = "HOLD"
         self.bars_held = 0
         self.entry_size = 0.0
@@ -122,22 +122,28 @@ class ScalarAccount:
 
     def fields(self) -> list[float]:
         """The account's part of the observation, in the order of `ACCOUNT_FIELDS`."""
-        rules, equity, peak = self.rules, self.equity, max(self.equities)
+        rules, equity, peak, anchor = self.rules, self.equity, max(self.equities), self.equities[0]
         return [
             1.0 if self.lots else 0.0,
             self.market_value / equity,
             self.market_value / self.paid - 1 if self.lots else 0.0,
             min(self.bars_held / rules.episode_bars, 1.0) if self.lots else 0.0,
             self.cash / equity,
-            equity / rules.initial_capital - 1,
+            equity / anchor - 1,
             (peak - equity) / peak,
             largest_drawdown(self.equities),
-            sum(self.profits) / rules.initial_capital,
-            (self.last - self.bar) / (self.last - self.first),
+            sum(self.profits) / anchor,
+            self._episode_left(),
             self.adds / max(rules.max_adds, 1) if self.lots else 0.0,
             self.add_budget() / equity if "ADD" in self.allowed() else 0.0,
             *(1.0 if name == self.last_action else 0.0 for name in ACTIONS),
         ]
+
+    def _episode_left(self) -> float:
+        """Share of the episode still to come."""
+        if self.rules.continuous:
+            return max(0.0, 1 - self.bars_held / self.rules.episode_bars)
+        return (self.last - self.bar) / (self.last - self.first)
 
     # ---- one bar ----------------------------------------------------------------------------------------------------
 
@@ -170,9 +176,9 @@ class ScalarAccount:
         self.bar = then
         terminated = self.equity < self.rules.ruin * self.rules.initial_capital * (1 - r.ROUNDING)
         truncated = then == self.last and not terminated
-        if terminated or truncated:
+        if terminated or (truncated and not self.rules.continuous):
             self._sell(1.0, self.close[then], self.bars_held)
-            self.ended = True
+        self.ended = terminated or truncated
         self.equities.append(self.equity)
 
         went_flat = not self.lots and (was_long or self._filled_exposure is not None)
@@ -180,6 +186,7 @@ class ScalarAccount:
         components = self._components(action, was_long, held_before, exposure_before, closed_profit)
         if not self.lots:
             self.bars_held, self.adds, self.entry_size = 0, 0, 0.0
+            self._begin_anew()
         return Outcome(
             components=components,
             equity=self.equity,
@@ -191,6 +198,11 @@ class ScalarAccount:
             terminated=terminated,
             truncated=truncated,
         )
+
+    def _begin_anew(self) -> None:
+        """Forget the past of a continuous account that is flat: its next trade is an episode of its own."""
+        if self.rules.continuous:
+            self.equities, self.profits = [self.equity], []
 
     def _carry_out(self, action: str, fill: float, bars_held: int) -> None:
         """Fill the agent's order at the price `fill`; budgets are those of the close it was decided at."""
@@ -282,6 +294,8 @@ class ScalarAccount:
         rules, capital = self.rules, self.rules.initial_capital
         patience = rules.max_hold or r.DEFAULT_PATIENCE
         gain = self.equities[-1] - self.equities[-2]
+        if rules.continuous:
+            return [gain / capital / (r.UNIT if rules.formulas == "sound" else 1.0), *[0.0] * 6]
         returns = [b / a - 1 for a, b in zip(self.equities, self.equities[1:], strict=False)]
         sizing = self._sizing()
         hold = 0.0

@@ -262,8 +262,8 @@ def _books_row(book: ScalarAccount) -> list[float]:
         largest_drawdown(book.equities),
         torch.nan,
         torch.nan,
-        book.bar - book.first,
-        book.last - book.first,
+        len(book.equities) - 1,
+        torch.inf if book.rules.continuous else book.last - book.first,
         book.add_budget() if "ADD" in book.allowed() else 0.0,
         *(trade if is_long else [0.0] * len(trade)),
     ]

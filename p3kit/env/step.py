@@ -53,12 +53,13 @@ class Course(NamedTuple):
     symbol_offset: Tensor  # (N,) int64, first row of the symbol in the bar table
     first_start: Tensor  # (N,) int64, row of the earliest start of a training episode
     num_starts: Tensor  # (N,) int64, how many rows an episode may start on
+    last: Tensor  # (N,) int64, row on which a continuous account stops
     fresh: Tensor  # (account numbers, N) float64, a flat account
     fresh_fields: Tensor  # (N, K) float32, what the agent sees of it
 
     def take(self, rows: Tensor) -> Course:
         """The course of these rows (n,) alone, in this order."""
-        by_row = (self.symbol_offset[rows], self.first_start[rows], self.num_starts[rows])
+        by_row = (self.symbol_offset[rows], self.first_start[rows], self.num_starts[rows], self.last[rows])
         return Course(*by_row, self.fresh[:, rows], self.fresh_fields[rows])
 
 
@@ -150,13 +151,14 @@ def _play_bar(
     after, flows = advance(rows.account, action, bar, tables.orders, rules, any_late)
     components, after = reward_components(rows.account, after, flows, bar.volatility, rules)
     fields = observe_account(after, action, tables.one_hot, rules)
+    truncated = (index >= course.last) & ~flows.terminated if rules.continuous else flows.truncated
     arrived = Timestep(
         index=index,
         account=fields,
         mask=rows.mask,
         components=components,
         terminated=flows.terminated,
-        truncated=flows.truncated,
+        truncated=truncated,
         final_index=index,
         final_account=fields,
         equity=after.equity,

@@ -62,15 +62,17 @@ class TradingEnv:
         num_envs: int | None = None,
         device: str | torch.device = "cpu",
         invalid_action: Literal["error", "hold"] = "error",
+        continuous: bool = False,
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol). A masked action is executed as HOLD and counted;
-        with `invalid_action="error"`, `raise_if_faulty` then raises. Raises DataError where a split has too few bars.
+        with `invalid_action="error"`, `raise_if_faulty` then raises. With `continuous`, an account begins on the first
+        bar of the split and lives to its last. Raises DataError where a split has too few bars.
         """
         self.device = torch.device(device)
         self.symbols = tuple(symbols)
         self.split = split
         self.invalid_action = invalid_action
-        self.rules = Rules.from_spec(spec)
+        self.rules = Rules.from_spec(spec, continuous=continuous)
         unique = tuple(dict.fromkeys(self.symbols))
         self._data = tuple(market[name] for name in unique)  # (S,)
         self.bars = Bars(market, unique, self.rules.fill, spec.env.window, self.device)
@@ -93,7 +95,9 @@ class TradingEnv:
         rows = spec.env.num_envs * len(self.symbols) if num_envs is None else num_envs
         self._training_symbol = self._symbol_rows.repeat(-(-rows // len(self.symbols)))[:rows]  # (N,)
         first, end = self._ranges[self._training_symbol].unbind(1)
-        length = (end - first - 1).clamp(max=self.rules.episode_bars)
+        length = end - first - 1
+        if not continuous:
+            length = length.clamp(max=self.rules.episode_bars)
         self._first_start = first + self._offsets[self._training_symbol]  # (N,) row of the earliest start
         self._num_starts = end - first - length  # (N,)
         self._training_length = length.to(torch.float64)  # (N,)
@@ -112,7 +116,7 @@ class TradingEnv:
 
     def update(self, spec: Spec) -> None:
         """Take numbers that moved (costs, limits, reward settings) from `spec`. Windows, fills and rows stay."""
-        self.rules = Rules.from_spec(spec)
+        self.rules = Rules.from_spec(spec, continuous=self.rules.continuous)
         self._tables = self._tables._replace(orders=order_table(self.rules, self.device))
 
     def compile(self, compiled: Callable[[Any], Any] = FIXED_SHAPES) -> None:
@@ -144,9 +148,10 @@ class TradingEnv:
     def reset_windows(self, symbol_index: Tensor, first_bar: Tensor, last_bar: Tensor) -> Timestep:
         """Let each row play its own window once: flat at `first_bar`, forced out at the close of `last_bar`.
 
-        All (N,) int64; `symbol_index` counts in `symbols`, and N need not be what it was. A row whose window ended
-        stays where it is, `alive` and `valid` False, whatever action it is given. Raises ValueError for a window that
-        leaves the split or has fewer than two bars.
+        A continuous account keeps its position there; it is marked at that close. All (N,) int64; `symbol_index` counts
+        in `symbols`, and N need not be what it was. A row whose window ended stays where it is, `alive` and `valid`
+        False, whatever action it is given. Raises ValueError for a window that leaves the split or has fewer than two
+        bars.
         """
         symbol_index, first_bar, last_bar = (t.to(self.device) for t in (symbol_index, first_bar, last_bar))
         symbol = self._symbol_rows[symbol_index]
@@ -214,6 +219,7 @@ class TradingEnv:
             symbol_offset=self._offsets[symbol],
             first_start=self._first_start,
             num_starts=self._num_starts,
+            last=index + length.long() if replay else self._first_start + self._training_length.long(),
             fresh=torch.stack(account),
             fresh_fields=fields,
         )

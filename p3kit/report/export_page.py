@@ -20,6 +20,7 @@ from p3kit.report.markdown import count_of
 from p3kit.rundir import find_run
 from p3kit.spec.keypath import split_path, with_value, written_path
 from p3kit.spec.loading import VALIDATED, overrides_of, stored_origins
+from p3kit.spec.models import derived_name
 from p3kit.spec.shipped import looks_like_a_file
 from p3kit.spec.writing import to_toml, toml_value
 
@@ -32,7 +33,7 @@ def spec_tables(export: Export, folder: Path) -> dict[str, Any]:
     tables = {key: value for key, value in first.info["spec"].items() if key not in ("matrix", "tune", "start_date")}
     for path, value in export.point.items():
         tables = with_value(tables, split_path(path), value)
-    tables |= {"name": f"{export.name}-production", "symbols": export.symbols, "seeds": export.seeds}
+    tables |= {"name": derived_name(export.name, "-production"), "symbols": export.symbols, "seeds": export.seeds}
     if overrides := tables.get("agents"):
         tables["agents"] = {symbol: own for symbol, own in overrides.items() if symbol in export.symbols}
     paths_from = (export.runs_root / str(first.info.get("paths_from", ".."))).resolve()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-import tomli
 from pydantic import TypeAdapter, ValidationError
 
 from p3kit.errors import InputError, P3kitError
@@ -24,6 +23,7 @@ from p3kit.runtime.standalone import TerminalProgress
 from p3kit.spec.keypath import KeyPath
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.loading import spec_from_flags
+from p3kit.spec.reading import read_toml
 from p3kit.spec.trainer_file import read_trainer
 from p3kit.spec.writing import to_toml, toml_text
 from p3kit.terminal import guard_output
@@ -156,7 +156,7 @@ def knob_value(knob: Knob, text: str) -> Any:
     try:
         return TypeAdapter(knob.annotation).validate_python(text, strict=True)
     except ValidationError:
-        return tomli.loads(f"value = {toml_text(text)}")["value"]
+        return read_toml(f"value = {toml_text(text)}")["value"]
 
 
 def _options(knobs: list[Knob]) -> list[click.Parameter]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import MinLen
+from annotated_types import Ge, Le, MinLen
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from p3kit.spec.base_model import Count, Positive, Table, set_fields
+from p3kit.spec.base_model import Number, Positive, Table, set_fields
 from p3kit.spec.conditions import Span
 
 Permanent = Literal["permanent"]
@@ -21,7 +21,7 @@ class Set(Table):
 
     set: str
     """A spec path; a bare name means ppo.NAME."""
-    to: float
+    to: Number
     """The value."""
     until: Duration = "permanent"
     """permanent, release, or a span such as { env_steps = 10_000 }."""
@@ -36,9 +36,9 @@ class Scale(Table):
     """A spec path; a bare name means ppo.NAME."""
     by: Positive
     """The factor."""
-    max: float | None = None
+    max: Number | None = None
     """Never above this; needed when the factor is above 1."""
-    min: float | None = None
+    min: Number | None = None
     """Never below this; needed when the factor is below 1."""
     until: Duration = "permanent"
     """permanent, release, or a span such as { env_steps = 10_000 }."""
@@ -57,11 +57,11 @@ class Add(Table):
 
     add: str
     """A spec path; a bare name means ppo.NAME."""
-    by: float
+    by: Number
     """What is added; may be negative."""
-    max: float | None = None
+    max: Number | None = None
     """Never above this; needed when `by` is above 0."""
-    min: float | None = None
+    min: Number | None = None
     """Never below this; needed when `by` is below 0."""
     until: Duration = "permanent"
     """permanent, release, or a span such as { env_steps = 10_000 }."""
@@ -121,7 +121,7 @@ class Dump(Table):
 
     dump: Literal["episode_replay", "minibatch"]
     """What to write."""
-    episodes: Count = 2
+    episodes: Annotated[int, Ge(1), Le(1_000)] = 2
     """Episodes to replay."""
 
 

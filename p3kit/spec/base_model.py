@@ -52,16 +52,23 @@ Item = TypeVar("Item")
 Items = Annotated[tuple[Item, ...], Strict(False)]
 """A TOML array, kept as a tuple. The items themselves stay strict."""
 
-Pair = Annotated[tuple[float, float], Strict(False)]
+MOST_COUNT = 1_000_000_000
+"""Limit of whole numbers without a closer one: more never happens in a run, and torch's integers hold it."""
+MOST = 1_000_000_000_000
+"""Limit of other numbers without a closer one: their products stay finite in float32."""
+
+Whole = Annotated[int, Ge(-MOST), Le(MOST)]
+Number = Annotated[float, Ge(-MOST), Le(MOST)]
+Pair = Annotated[tuple[Number, Number], Strict(False)]
 """A TOML array of two numbers: low, high."""
 
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0), Le(MOST)]
+NotNegative = Annotated[float, Ge(0), Le(MOST)]
 Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
 OpenShare = Annotated[float, Gt(0), Lt(1)]
-Count = Annotated[int, Ge(1)]
-CountOrNone = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(1), Le(MOST_COUNT)]
+CountOrNone = Annotated[int, Ge(0), Le(MOST_COUNT)]
 
 Auto = Literal["auto"]
 Off = Literal["off"]

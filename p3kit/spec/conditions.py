@@ -9,7 +9,7 @@ from annotated_types import MinLen
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from p3kit.metrics import METRICS, is_metric
-from p3kit.spec.base_model import Count, Items, PositiveShare, Table, set_fields
+from p3kit.spec.base_model import Count, Items, Number, PositiveShare, Table, set_fields
 from p3kit.spec.nearest import did_you_mean
 
 PROGRESS = "progress"
@@ -99,7 +99,7 @@ class Condition(Table):
     share of them)."""
     op: Comparison
     """How it is compared."""
-    value: float
+    value: Number
     """What it is compared with."""
     agg: Literal["last", "mean", "median", "min", "max", "ewma"] = "last"
     """How several values become one."""

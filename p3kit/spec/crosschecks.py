@@ -23,6 +23,9 @@ from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.schedules import extremes
 from p3kit.spec.writing import toml_value
 
+MAX_ROLLOUT = 2**28
+"""Rows of a rollout: more need tens of gigabytes, and are a slip."""
+
 MAX_POINTS = 10_000
 """More combinations than anybody trains are a slip."""
 
@@ -54,6 +57,7 @@ def _base_checks(spec: Spec) -> Iterator[Found]:
     """What is wrong without looking at single agents."""
     yield from _sample_symbols(spec)
     yield from _data_files(spec)
+    yield from _rollout_fits(spec)
     yield from _minibatch_fits(spec)
     yield from _schedules(spec)
     yield from _interventions(spec)
@@ -89,13 +93,27 @@ def _data_files(spec: Spec) -> Iterator[Found]:
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
+def _rollout_fits(spec: Spec) -> Iterator[Found]:
+    steps, envs = getattr(spec.ppo, "n_steps", None), spec.env.num_envs
+    if isinstance(steps, int) and steps * envs > MAX_ROLLOUT:
+        what = f"ppo.n_steps = {steps}: n_steps × num_envs is {steps * envs:,}; expected at most {MAX_ROLLOUT:,}"
+        place = _first_written(spec, ("ppo", "n_steps"), ("env", "num_envs"))
+        yield Found(Problem(place, what, "lower one of the two"), (("ppo", "n_steps"), ("env", "num_envs")))
+
+
 def _minibatch_fits(spec: Spec) -> Iterator[Found]:
     batch, steps, envs = getattr(spec.ppo, "batch_size", None), getattr(spec.ppo, "n_steps", None), spec.env.num_envs
     if isinstance(batch, int) and isinstance(steps, int) and batch > steps * envs:
         rollout = f"n_steps × num_envs = {steps} × {envs} = {steps * envs}"
         what = f"ppo.batch_size = {batch}: larger than the rollout of {rollout}"
         hint = "lower it, or raise ppo.n_steps"
-        yield Found(Problem(("ppo", "batch_size"), what, hint), (("ppo", "n_steps"), ("env", "num_envs")))
+        keys = (("ppo", "batch_size"), ("ppo", "n_steps"), ("env", "num_envs"))
+        yield Found(Problem(_first_written(spec, *keys), what, hint), keys)
+
+
+def _first_written(spec: Spec, *keys: tuple[str, str]) -> KeyPath:
+    """The first of the keys that the spec sets itself, so that a message about several names a line of it."""
+    return next((key for key in keys if key[1] in getattr(spec, key[0]).model_fields_set), keys[0])
 
 
 # --- paths named in a spec --------------------------------------------------------------------------------------------

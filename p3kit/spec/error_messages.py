@@ -139,7 +139,7 @@ def _shown(value: Any) -> str:
     """` = 3`; a value too long to help is left out."""
     try:
         text = toml_value(value)
-    except TypeError:
+    except (TypeError, ValueError):  # a list of None, a number of thousands of digits
         return ""
     if len(text) <= LONGEST_VALUE:
         return f" = {text}"

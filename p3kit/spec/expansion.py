@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli
-
 from p3kit.spec.error_messages import Problem
 from p3kit.spec.keypath import KeyPath, is_written, value_at_path, with_value
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.reading import read_toml
 from p3kit.spec.writing import toml_value
 
 OWN_KEYS = {"kind", "start", "end", "points", "low", "high"}
@@ -111,5 +110,5 @@ def _add_pack(expansion: Expansion) -> None:
 def read_pack(name: str) -> list[dict[str, Any]]:
     """The interventions of a named pack, as plain tables."""
     text = (Path(__file__).parent / "packs" / f"{name}.toml").read_text(encoding="utf-8")
-    pack: list[dict[str, Any]] = tomli.loads(text)["intervention"]
+    pack: list[dict[str, Any]] = read_toml(text)["intervention"]
     return pack

@@ -162,4 +162,8 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
 
 
 def _number(value: float) -> str:
+    """`1,000`; `1e9` and larger powers of ten in short."""
+    power = len(str(abs(value))) - 1
+    if isinstance(value, int) and power >= 9 and abs(value) == 10**power:
+        return f"{'-' if value < 0 else ''}1e{power}"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"

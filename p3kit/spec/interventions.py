@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from p3kit.spec.actions import HARMLESS, Action, Rollback, Scale, changes_something, written_keys
-from p3kit.spec.base_model import Count, Items, PositiveShare, Table
+from p3kit.spec.base_model import MOST, Count, Items, Number, PositiveShare, Table
 from p3kit.spec.conditions import (
     Comparison,
     Condition,
@@ -45,15 +45,15 @@ class Controller(Table):
     """The spec path that is moved."""
     metric: Metric
     """What is held near the target."""
-    target: float
+    target: Number
     """The target."""
-    band: Annotated[float, Gt(1)] = 2.0
+    band: Annotated[float, Gt(1), Le(MOST)] = 2.0
     """Act when the metric is above target × band or below target / band."""
-    factor: Annotated[float, Gt(1)] = 1.5
+    factor: Annotated[float, Gt(1), Le(MOST)] = 1.5
     """Divide the key by this when the metric is too high, multiply when it is too low."""
-    min: float
+    min: Number
     """Never below this."""
-    max: float
+    max: Number
     """Never above this."""
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class Verify(Table):
     """What is looked at."""
     op: Comparison
     """How it is compared."""
-    than: Literal["before"] | float
+    than: Literal["before"] | Number
     """With its value before the intervention, or with a number."""
     within: Span
     """When it is judged."""

@@ -9,7 +9,8 @@ A knob is defined once, in the trainer:
 
 The type is `float`, `int`, `bool`, `str`, `tuple[int, ...]`, `Literal[...]`, a union of those, or `Annotated[...]`
 around any of these with bounds (`Gt`, `Ge`, `Lt`, `Le`) and markers: `"size"` fixes tensor shapes, `"fixed"` is read
-once, at the start; neither can be scheduled. Defaults are literals, and a sentence stands under each field.
+once, at the start; neither can be scheduled. Bounds of a tuple are those of its items. A number without bounds lies
+within ± 10¹². Defaults are literals, and a sentence stands under each field.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from pydantic import Field, Strict, TypeAdapter, ValidationError, create_model
 
 from p3kit.errors import Fault, SpecError
-from p3kit.spec.base_model import LIVE
+from p3kit.spec import field_types
+from p3kit.spec.base_model import LIVE, MOST
 from p3kit.spec.models import Knobs
 
 SCALARS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
@@ -199,7 +201,7 @@ class _Kind:
                 _name(value) == "tuple" and end is ...
             ):
                 items = cls.of(item)
-                return cls((_tuple_of(items.annotation()),), items.bounds, items.markers)
+                return cls((_tuple_of(reduce(operator.or_, items.alternatives)),), items.bounds, items.markers)
             case _ if (name := _name(node)) in SCALARS:
                 return cls((SCALARS[name],))
         raise _NotAKnobError(f"{ast.unparse(node)} is not a type a knob may have")
@@ -216,21 +218,35 @@ class _Kind:
         return cls(bounded, kind.bounds + bounds, kind.markers + markers)
 
     def annotation(self) -> Any:
-        """A type for pydantic; floats that may move are marked LIVE."""
-        marked = [
-            Annotated[kind, LIVE] if self.is_live and _core(kind) is float else kind for kind in self.alternatives
-        ]
+        """A type for pydantic: every number has limits; floats that may move are marked LIVE."""
+        limited = map(_limited, self.alternatives)
+        marked = [Annotated[kind, LIVE] if self.is_live and _core(kind) is float else kind for kind in limited]
         return reduce(operator.or_, marked)
 
 
 def _bounded(kind: Any, bounds: tuple[BaseMetadata, ...]) -> Any:
     """Bounds apply to the numbers of a type: to a number itself, or to the items of a tuple; words have none."""
-    for bound in bounds:
-        if _core(kind) in (int, float):
-            kind = Annotated[kind, bound]
-        elif getattr(_core(kind), "__origin__", None) is tuple:
-            kind = _tuple_of(_bounded(_core(kind).__args__[0], (bound,)))
-    return kind
+    if getattr(_core(kind), "__origin__", None) is tuple:
+        return _of_items(kind, lambda item: _bounded(item, bounds))
+    if _core(kind) not in (int, float):
+        return kind
+    return reduce(lambda bounded, bound: Annotated[bounded, bound], bounds, kind)
+
+
+def _limited(kind: Any) -> Any:
+    """Limits for the sides on which an author states none: a number of any size may hang a trainer."""
+    if getattr(_core(kind), "__origin__", None) is tuple:
+        return _of_items(kind, _limited)
+    stated = {type(mark) for mark in getattr(kind, "__metadata__", ())}
+    lowest = () if {Gt, Ge} & stated else (Ge(-MOST),)
+    highest = () if {Lt, Le} & stated else (Le(MOST),)
+    return _bounded(kind, (*lowest, *highest))
+
+
+def _of_items(kind: Any, change: Callable[[Any], Any]) -> Any:
+    """A tuple whose types of items are changed one by one."""
+    (items, _) = _core(kind).__args__
+    return _tuple_of(reduce(operator.or_, map(change, field_types.alternatives(items))))
 
 
 def _tuple_of(item: Any) -> Any:

@@ -19,11 +19,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_valid
 
 from p3kit.spec.base_model import (
     LIVE,
+    MOST,
+    MOST_COUNT,
     Auto,
     Count,
     CountOrNone,
     Items,
     NotNegative,
+    Number,
     Off,
     OpenShare,
     Pair,
@@ -31,6 +34,7 @@ from p3kit.spec.base_model import (
     PositiveShare,
     Share,
     Table,
+    Whole,
     Words,
 )
 from p3kit.spec.interventions import Intervention
@@ -48,20 +52,36 @@ PER_AGENT = (
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
+_NUMBERS = ("nan", "inf", "-inf")
+
+
 def _symbol(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._^=-]{1,32}", text) or not re.search(r"[A-Za-z0-9]", text):
         raise ValueError("expected a symbol of at most 32 letters, digits and . - _ ^ = (it becomes a file name)")
     return _no_number(text)
 
 
+LONGEST_NAME = 64
+"""Characters of an experiment's name."""
+
+
 def _experiment_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", text):
-        raise ValueError("expected at most 64 letters, digits, spaces and . - _, with a letter or digit first")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]*", text) or len(text) > LONGEST_NAME:
+        raise ValueError(
+            f"expected at most {LONGEST_NAME} letters, digits, spaces and . - _, with a letter or digit first"
+        )
     return _no_number(text)
 
 
+def derived_name(text: str, suffix: str = "") -> str:
+    """An experiment's name made of another name or a file name; it obeys the rules of names."""
+    plain = re.sub(r"[^A-Za-z0-9 ._-]+", "-", text).lstrip(" ._-")
+    name = f"{plain[: LONGEST_NAME - len(suffix)]}{suffix}".lstrip("-") or "experiment"
+    return f"{name}-1" if name in _NUMBERS else name
+
+
 def _no_number(text: str) -> str:
-    if text in ("nan", "inf", "-inf"):
+    if text in _NUMBERS:
         raise ValueError("expected another name: the files of a run write numbers that are not finite so")
     return text
 
@@ -172,7 +192,7 @@ class Synthetic(Table):
 
     bars: Annotated[int, Ge(2_000), Le(450_000)] = 60_000
     """Bars per symbol; more bars make validation less noisy."""
-    edge: NotNegative = 0.18
+    edge: Annotated[float, Ge(0), Le(10)] = 0.18
     """Next return = edge × volatility × signal + noise; 0 makes HOLD the right answer, 0.18 is a clear edge."""
     volatility: Annotated[float, Gt(0), Lt(0.2)] = 0.0055
     """Standard deviation of a bar's return, as a fraction."""
@@ -272,7 +292,7 @@ class Env(Table):
     """Forced exit when the price rises this share above the entry price."""
     max_hold: Count | Off = "off"
     """Forced exit after this many bars in a position."""
-    episode_bars: Annotated[int, Ge(2)] = 252
+    episode_bars: Annotated[int, Ge(2), Le(MOST_COUNT)] = 252
     """Bars of an episode; its end is a truncation, after which the value function still counts the future."""
     ruin: Annotated[float, Ge(0), Lt(1)] = 0.5
     """The episode ends for good when equity falls below this share of the initial capital."""
@@ -289,7 +309,7 @@ class Env(Table):
         return self
 
 
-Weight = Annotated[float, Ge(0), LIVE]
+Weight = Annotated[float, Ge(0), Le(MOST), LIVE]
 
 
 class Weights(Table):
@@ -324,13 +344,13 @@ class Reward(Table):
     """The guide's intent without its defects, or its formulas to the letter (`p3kit validate` names the defects)."""
     scaling: Literal["running", "tanh", "none"] = "running"
     """Divide by the running standard deviation of the discounted return, squash by tanh, or leave as it is."""
-    clip: Annotated[float, Gt(0), LIVE] | Off = 10.0
+    clip: Annotated[float, Gt(0), Le(MOST), LIVE] | Off = 10.0
     """The scaled reward is cut to ± this; how often is counted."""
     target_volatility: Annotated[float, Gt(0), Le(10)] = 0.25
     """Volatility a year that the sizing component aims at, as a fraction."""
-    target_sharpe: float = 1.0
+    target_sharpe: Number = 1.0
     """Annual Sharpe ratio that the guide's Sharpe component subtracts (`formulas = "guide"` only)."""
-    action_bonus: Annotated[float, Ge(0), LIVE] = 0.0
+    action_bonus: Annotated[float, Ge(0), Le(MOST), LIVE] = 0.0
     """Paid for every action but HOLD; above 0 it pays for churn, so use it for a while only."""
     weights: Weights = Weights()
     """Weights of the seven components."""
@@ -357,9 +377,9 @@ class Compute(Table):
     """auto is bf16 on CUDA that has it, fp16 on other CUDA, fp32 on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles where it repays."""
-    threads: Count | Auto = "auto"
+    threads: Annotated[int, Ge(1), Le(1_024)] | Auto = "auto"
     """Torch threads per trainer process; auto is 1, since processes already fill the cores."""
-    group: Count | Auto = "auto"
+    group: Annotated[int, Ge(1), Le(10_000)] | Auto = "auto"
     """Agents per process in a stacked trainer."""
 
 
@@ -398,7 +418,7 @@ class EarlyStop(Table):
     """How much better the Sharpe ratio must be to count as better."""
     plateau_steps: CountOrNone = 10_000
     """A plateau also lasts at least this many env steps."""
-    stretch_sharpe: float | Off = 0.8
+    stretch_sharpe: Number | Off = 0.8
     """Stop and save when validation beats this Sharpe ratio and buy-and-hold's."""
 
 
@@ -411,9 +431,9 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 class MinimumCriteria(Table):
     """What makes an agent PASS, judged on the validation split (guide 3.3, minimum success)."""
 
-    validation_sharpe: float | Off = 0.3
+    validation_sharpe: Number | Off = 0.3
     """Sharpe ratio must be above this."""
-    explained_variance: Annotated[float, Le(1)] | Literal["reference"] | Off = "reference"
+    explained_variance: Annotated[float, Ge(-MOST), Le(1)] | Literal["reference"] | Off = "reference"
     """Explained variance of the value function; reference: ≥ 0.5, or ≥ a ridge regression on the same batch."""
     entropy: Annotated[Pair, AfterValidator(_rising)] | Off = (0.5, 1.5)
     """Policy entropy in nats must lie between these two."""
@@ -422,9 +442,9 @@ class MinimumCriteria(Table):
 class StrongCriteria(Table):
     """What makes an agent STRONG, judged on the validation split (guide 3.3, strong success)."""
 
-    validation_sharpe: float | Off = 0.5
+    validation_sharpe: Number | Off = 0.5
     """Sharpe ratio must be above this."""
-    beats_supervised: float | Off = 0.20
+    beats_supervised: Number | Off = 0.20
     """Total return must be at least the supervised baseline's plus this (0.20 is 20 points)."""
     max_drawdown: PositiveShare | Off = 0.20
     """Deepest fall from a peak must be below this share."""
@@ -444,7 +464,7 @@ class Grades(Table):
 class Baselines(Table):
     """Results from before, to stand beside the agents'."""
 
-    supervised: dict[str, float | Off] = Field(default_factory=dict)
+    supervised: dict[str, Number | Off] = Field(default_factory=dict)
     """Total return of your earlier models: by symbol, and `default` for the rest (-0.88: a loss of 88 %), or "off"."""
 
     def supervised_return(self, symbol: str) -> float | None:
@@ -470,9 +490,9 @@ class Budget(Table):
 class RowOverride(Table):
     """Changes to one row of the symptom catalogue; what is absent stays as the catalogue has it."""
 
-    warn: float | None = None
+    warn: Number | None = None
     """Value from which the row warns."""
-    critical: float | None = None
+    critical: Number | None = None
     """Value from which the row is critical."""
     patience: Count | None = None
     """Checks in a row before it is raised."""
@@ -496,9 +516,9 @@ class Diagnose(Table):
 class SearchRange(Table):
     """A range to search in. Two whole numbers make a search over whole numbers."""
 
-    low: int | float
+    low: Whole | Number
     """Lowest value tried."""
-    high: int | float
+    high: Whole | Number
     """Highest value tried."""
     log: bool = False
     """Search orders of magnitude evenly."""
@@ -512,7 +532,7 @@ class SearchRange(Table):
         return self
 
 
-Scalar = bool | int | float | str
+Scalar = bool | Whole | Number | str
 Setting = Scalar | Items[Scalar]
 
 
@@ -520,10 +540,13 @@ Range = Annotated[SearchRange, Words("a range { low = 0.9, high = 0.99 }")]
 Choices = Annotated[Items[Setting], MinLen(1), Words("a list of choices")]
 
 
+Values = Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct), Words("a list of values")]
+
+
 class Tune(Table):
     """What `p3kit tune` searches, and how. A trial is one setting, trained for every symbol and seed."""
 
-    trials: Count = 24
+    trials: Annotated[int, Ge(1), Le(100_000)] = 24
     """Settings to try; the first is the spec as it stands."""
     space: Annotated[dict[str, Range | Choices], MinLen(1)]
     """By spec path: a range { low, high, log } or a list of choices."""
@@ -593,7 +616,7 @@ class Spec(Table):
     """Watching for symptoms."""
     intervention: Items[Intervention] = ()
     """What to do when a symptom shows."""
-    matrix: dict[str, Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct)]] = Field(default_factory=dict)
+    matrix: dict[str, Values] = Field(default_factory=dict)
     """By spec path, the values to try: one agent per combination."""
     tune: Tune | None = None
     """What `p3kit tune` searches."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import tomli
 
 from p3kit.spec.keypath import KeyPath
+from p3kit.spec.reading import read_toml
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
@@ -196,6 +197,6 @@ class _Scanner:
 
 def _unquoted(key: str) -> str:
     try:
-        return str(tomli.loads(f"key = {key}")["key"])
+        return str(read_toml(f"key = {key}")["key"])
     except tomli.TOMLDecodeError:  # an escape that there is not
         raise _UnreadableError from None

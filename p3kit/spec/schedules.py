@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field
 
-from p3kit.spec.base_model import Items, Pair, Positive, Table
+from p3kit.spec.base_model import Items, Number, Pair, Positive, Table
 
 
 class Constant(Table):
@@ -17,7 +17,7 @@ class Constant(Table):
 
     kind: Literal["constant"]
     """constant"""
-    value: float
+    value: Number
     """The value."""
 
 
@@ -26,9 +26,9 @@ class Linear(Table):
 
     kind: Literal["linear"]
     """linear"""
-    start: float
+    start: Number
     """Value at the start."""
-    end: float
+    end: Number
     """Value at the end."""
 
 
@@ -37,9 +37,9 @@ class Cosine(Table):
 
     kind: Literal["cosine"]
     """cosine"""
-    start: float
+    start: Number
     """Value at the start."""
-    end: float
+    end: Number
     """Value at the end."""
 
 

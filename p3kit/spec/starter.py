@@ -13,11 +13,11 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-import tomli
-
 from p3kit.errors import Fault, InputError, SpecError
 from p3kit.spec.loading import resolve_spec
+from p3kit.spec.models import derived_name
 from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.reading import read_toml
 from p3kit.spec.schema import schema_text
 from p3kit.spec.shipped import find_trainer, looks_like_a_file, shipped_specs, shipped_trainers
 from p3kit.spec.writing import toml_value
@@ -118,7 +118,7 @@ def _starter(file: Path, schema: str, bars: OwnBars | None, trainer: str) -> str
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         schema=schema,
         file=file.name,
-        name=file.stem,
+        name=derived_name(file.stem),
         trainer=trainer,
         symbols=toml_value(list(symbols)),
         data=data,
@@ -128,14 +128,14 @@ def _starter(file: Path, schema: str, bars: OwnBars | None, trainer: str) -> str
 def _check(text: str, file: Path, trainer: str) -> None:
     """A symbol or a name that the language does not allow is found before anything is written."""
     try:
-        resolve_spec({**tomli.loads(text), "trainer": trainer}, str(file))
+        resolve_spec({**read_toml(text), "trainer": trainer}, str(file))
     except SpecError as error:
         raise SpecError(Fault(str(file), fault.what, fault.hint) for fault in error.faults) from None
 
 
 def _with_bases(spec: Path) -> list[Path]:
     """A shipped spec and, below it, those it extends."""
-    bases = tomli.loads(spec.read_text(encoding="utf-8")).get("extends", [])
+    bases = read_toml(spec.read_text(encoding="utf-8")).get("extends", [])
     names = [bases] if isinstance(bases, str) else bases
     return [spec, *(file for name in names for file in _with_bases(spec.parent / name))]
 

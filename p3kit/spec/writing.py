@@ -13,6 +13,7 @@ from typing import Any
 import tomli
 
 from p3kit.spec.keypath import KeyPath, leaves, quoted, with_value, written_path
+from p3kit.spec.reading import read_toml
 
 COMMENT_COLUMN = 54
 """Where comments begin (after two blanks), when the line is short enough."""
@@ -42,7 +43,7 @@ def toml_value(value: Any) -> str:
 def toml_text(text: str) -> str:
     """Text of a flag as a TOML value: as it is where TOML reads it as a value, in quotes otherwise."""
     try:
-        return text if "\n" not in text and list(tomli.loads(f"value = {text}")) == ["value"] else quoted(text)
+        return text if "\n" not in text and list(read_toml(f"value = {text}")) == ["value"] else quoted(text)
     except (tomli.TOMLDecodeError, RecursionError):
         return quoted(text)
 
@@ -65,7 +66,7 @@ def patch_toml(values: Mapping[str, Any], agent_symbol: str | None = None) -> st
     above = () if agent_symbol is None else ("agents", agent_symbol)
     tables: dict[str, Any] = {}
     for dotted, value in values.items():
-        path = next(path for path, _ in leaves(tomli.loads(f"{dotted} = 0")))  # schedules."ppo.learning_rate".start
+        path = next(path for path, _ in leaves(read_toml(f"{dotted} = 0")))  # schedules."ppo.learning_rate".start
         tables = with_value(tables, (*above, *path), value)
     return to_toml(tables).rstrip()
 

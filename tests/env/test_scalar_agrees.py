@@ -23,7 +23,7 @@ REACHED: Counter[str] = Counter()
 """What the slow test has seen so far."""
 
 
-def check_same(data: SymbolData, spec: Spec, seed: int, rows: int = ROWS) -> Counter[str]:
+def check_same(data: SymbolData, spec: Spec, seed: int, rows: int = ROWS, *, continuous: bool = False) -> Counter[str]:
     """Play `rows` random windows in both engines; returns how often each action and rarer event took place.
 
     Each row has a taste of its own among the allowed actions, so that some build positions up and others churn.
@@ -32,7 +32,7 @@ def check_same(data: SymbolData, spec: Spec, seed: int, rows: int = ROWS) -> Cou
     low, end = data.splits["train"]
     first = rng.integers(low, end - 2, rows)
     last = rng.integers(first + 1, end)
-    env = TradingEnv({"A": data}, spec, symbols=["A"], num_envs=1)
+    env = TradingEnv({"A": data}, spec, symbols=["A"], num_envs=1, continuous=continuous)
     step = play_windows(env, first.tolist(), last.tolist())
     accounts = [ScalarAccount(data, env.rules, int(a), int(b)) for a, b in zip(first, last, strict=True)]
     taste = torch.as_tensor(rng.exponential(size=(rows, len(ACTIONS))) ** 2)
@@ -127,6 +127,12 @@ def test_batched_equals_scalar(data: SymbolData, spec: Spec, seed: int) -> None:
     check_same(data, spec, seed)
 
 
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=markets(), spec=specs(), seed=st.integers(0, 2**32 - 1))
+def test_continuous_accounts_agree_too(data: SymbolData, spec: Spec, seed: int) -> None:
+    check_same(data, spec, seed, continuous=True)
+
+
 @pytest.mark.slow
 @settings(max_examples=1_300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=markets(), spec=specs(), seed=st.integers(0, 2**32 - 1))
@@ -156,8 +162,9 @@ def test_the_ten_thousand_sequences_reached_every_corner(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("formulas", ["sound", "guide"])
 @pytest.mark.parametrize("columns", ["", "ohl"])
-def test_long_episodes_agree_and_reach_every_action(formulas: str, columns: str) -> None:
+@pytest.mark.parametrize("continuous", [False, True])
+def test_long_episodes_agree_and_reach_every_action(formulas: str, columns: str, continuous: bool) -> None:
     data = random_symbol(5, WINDOW + 160, scale=0.01, level=50.0, columns=columns)
     spec = make_spec({"formulas": formulas}, stop=0.08, target=0.1, max_hold=30)
-    seen = check_same(data, spec, seed=3, rows=16)
+    seen = check_same(data, spec, seed=3, rows=16, continuous=continuous)
     assert set(ACTIONS) <= set(seen), seen

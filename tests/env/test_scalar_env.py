@@ -26,10 +26,12 @@ def ruinous(formulas: str) -> Spec:
     return make_spec({"formulas": formulas}, stop=0.06, target=0.09, max_hold=20, ruin=0.93, episode_bars=45)
 
 
-def both(spec: Spec, num_envs: int = ROWS) -> tuple[TradingEnv, TradingEnv]:
+def both(spec: Spec, num_envs: int = ROWS, *, continuous: bool = False) -> tuple[TradingEnv, TradingEnv]:
     """The same environment in both backends; account i trades A, B, A, …"""
     plain = spec.model_copy(update={"env": spec.env.model_copy(update={"backend": "scalar"})})
-    batched, scalar = (make_trading_env(MARKET, s, symbols=["A", "B"], num_envs=num_envs) for s in (spec, plain))
+    batched, scalar = (
+        make_trading_env(MARKET, s, symbols=["A", "B"], num_envs=num_envs, continuous=continuous) for s in (spec, plain)
+    )
     return batched, scalar
 
 
@@ -51,9 +53,10 @@ def assert_same_step(batched: Timestep, plain: Timestep, capital: float) -> None
 
 
 @pytest.mark.parametrize("formulas", ["sound", "guide"])
-def test_training_steps_are_the_same_over_many_episodes(formulas: str) -> None:
+@pytest.mark.parametrize("continuous", [False, True])
+def test_training_steps_are_the_same_over_many_episodes(formulas: str, continuous: bool) -> None:
     spec = ruinous(formulas)
-    batched, scalar = both(spec)
+    batched, scalar = both(spec, continuous=continuous)
     assert (type(batched), type(scalar)) == (TradingEnv, ScalarTradingEnv)
     generator = torch.Generator().manual_seed(2)
     start = torch.rand(ROWS, generator=generator)
@@ -112,10 +115,11 @@ def test_some_rows_moved_alone_are_the_same(formulas: str) -> None:
 
 
 @pytest.mark.parametrize("formulas", ["sound", "guide"])
-def test_windows_are_the_same_and_rows_that_ended_stay(formulas: str) -> None:
+@pytest.mark.parametrize("continuous", [False, True])
+def test_windows_are_the_same_and_rows_that_ended_stay(formulas: str, continuous: bool) -> None:
     spec = ruinous(formulas)
     first, last = [WINDOW, 30, 10, 60], [WINDOW + 40, 31, 80, 62]
-    batched, scalar = both(spec)
+    batched, scalar = both(spec, continuous=continuous)
     here, there = (play_windows(env, first, last, [0, 1, 1, 0]) for env in (batched, scalar))
     generator = torch.Generator().manual_seed(4)
     for _ in range(75):
@@ -125,9 +129,10 @@ def test_windows_are_the_same_and_rows_that_ended_stay(formulas: str) -> None:
     assert not there.alive.any()
 
 
-def test_a_resumed_env_goes_on_with_the_same_bits() -> None:
-    _, env = both(ruinous("sound"))
-    _, other = both(ruinous("sound"))
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_resumed_env_goes_on_with_the_same_bits(continuous: bool) -> None:
+    _, env = both(ruinous("sound"), continuous=continuous)
+    _, other = both(ruinous("sound"), continuous=continuous)
     generator = torch.Generator().manual_seed(1)
     step = env.reset(torch.rand(ROWS, generator=generator))
     for _ in range(50):

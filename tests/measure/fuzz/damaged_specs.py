@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
@@ -18,10 +19,12 @@ import tomli
 from p3kit.spec.shipped import shipped_specs
 from p3kit.spec.writing import to_toml
 from tests.measure.fuzz.commands import Finding, call
+from tests.spec.test_bounds import numbers
 from tests.spec.test_wrong_specs import WRONG
-from tests.strategies import spec_tables
+from tests.strategies import MODEL, spec_tables
 
 STRANGE: tuple[Any, ...] = (
+    10**20, [0], [64, 0], [10**20], [-1],
     0, -1, 1, 2, 64, 10**6, 10**12, 2**63 - 1, -(2**63), 10**30, 0.0, -0.0, 0.5, 1.5, 1e-320, 1e308, -1e308,
     float("nan"), float("inf"), float("-inf"), True, False, "", " ", "off", "auto", "on", "../../etc", "/", ".", "~",
     "/dev/zero", "a" * 5_000, "\u202e", "\x00", "\n", "é", "🙂", "{symbol}", "{symbol.__class__}", "%s", "{", "*",
@@ -88,8 +91,27 @@ def nudge(tables: Tables, rng: random.Random) -> None:
         node[key] = node[key] * rng.choice([-1, 0, 2, 10, 1_000, 0.1]) + rng.choice([0, 0, 1, -1])
 
 
+def go_to_a_bound(tables: Tables, rng: random.Random) -> None:
+    """A number of the language, as it stands at one of its bounds, or just beyond it."""
+    path, core, limits = rng.choice(NUMBERS)
+    step = 1 if core is int else 1e-6
+    value = core(rng.choice(limits)) + rng.choice([0, 0, -step, step])
+    *above, key = path.removesuffix("[]").split(".")
+    node = tables
+    for part in above:
+        node = node[part] if isinstance(node.get(part), dict) else node.setdefault(part, {})
+        if not isinstance(node, dict):
+            return
+    node[key] = rng.choice([[value], [64, value], [value] * 3]) if path.endswith("[]") else value
+
+
+NUMBERS = [(path, kind, list(limits.values())) for path, kind, limits in numbers(MODEL, "") if path.count("[]") < 2]
+"""Path, type and bounds of every number of a spec."""
+
+
 GRAMMAR: list[Callable[[Tables, random.Random], None]] = [
     put_something_strange, put_something_strange, drop, rename, exchange, repeat, add_a_table, nudge, nudge,
+    go_to_a_bound, go_to_a_bound,
 ]  # fmt: skip
 
 
@@ -132,11 +154,20 @@ def shuffle_lines(content: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
+def lengthen(content: bytes, rng: random.Random) -> bytes:
+    """A number of 21 digits, or of more than Python converts."""
+    digits = list(re.finditer(rb"\d+", content))
+    if not digits:
+        return content
+    found = rng.choice(digits)
+    return content[: found.start()] + b"9" * rng.choice([21, 400, 4_300, 4_301, 9_000]) + content[found.end() :]
+
+
 def recode(content: bytes, rng: random.Random) -> bytes:
     return content.decode("utf-8", "replace").encode(rng.choice(["utf-16", "utf-8-sig", "utf-32", "utf-16-le"]))
 
 
-BYTES: list[Callable[[bytes, random.Random], bytes]] = [flip, tear, insert, cut_out, shuffle_lines, recode]
+BYTES: list[Callable[[bytes, random.Random], bytes]] = [flip, tear, insert, cut_out, shuffle_lines, recode, lengthen]
 
 
 # --- one after another ------------------------------------------------------------------------------------------------
