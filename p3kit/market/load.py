@@ -12,13 +12,14 @@ import numpy as np
 
 from p3kit.errors import DataError, Fault
 from p3kit.market.annual import interruptions, yearly_notes, yearly_of_splits
-from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats, SymbolData
+from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
 from p3kit.market.features import LOOKBACK, compute_features
 from p3kit.market.fingerprint import fingerprint
 from p3kit.market.gaps import span_text
 from p3kit.market.recipe import FORMULAS, FeatureRecipe, scaled, standard_scale
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
+from p3kit.market.symbol_data import SymbolData
 from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_market
 from p3kit.spec.paths import beside
 
