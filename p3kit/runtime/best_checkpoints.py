@@ -28,7 +28,7 @@ class BestCheckpoints:
         self._kept[step] = sharpe
         save_checkpoint(self._path(step), weights | self._card, compress=compress)
         while len(self._kept) > self._number:
-            worst = min(self._kept, key=lambda one: self._rank(one, self._kept[one]))
+            worst = min(self._kept, key=lambda one: (self._rank(one, self._kept[one]), -one))  # of equals the later one
             del self._kept[worst]
             self._path(worst).unlink(missing_ok=True)
         return is_best

@@ -24,7 +24,7 @@ from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
 from p3kit.market import SymbolData, load_market
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
@@ -55,7 +55,8 @@ class Run(Process[A]):
         ]
         self._rules = RuleRunner(self.agents, directory, journal)
         self._written = -math.inf  # when, by a clock that never jumps
-        plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in info["agents"]]
+        first = [first_plan(agent) for agent in info["agents"]]
+        plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in first]
         self._identity = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()
         self._state = "running"
         self._message = ""
