@@ -73,6 +73,7 @@ def assert_equal_runs(run: RunDir, expected: RunDir) -> None:
         assert all(
             torch.equal(value, states[1][key]) if isinstance(value, torch.Tensor) else value == states[1][key]
             for key, value in states[0].items()
+            if not key.endswith("/card")  # names the number of steps at that moment
         )
 
 
@@ -167,7 +168,7 @@ def test_an_extension_that_is_interrupted_goes_on_to_the_same_bits(
 def test_an_extension_is_refused_before_anything_changes(trainers: Callable[[str], ModuleType], tmp_path: Path) -> None:
     run = begin(trainers, tmp_path, "ppo", {})
     before = (run.info(), run.status())
-    with pytest.raises(InputError, match=r"has taken 1,000 env steps already.*\n.*more than 1000"):
+    with pytest.raises(InputError, match="has taken 1,000 env steps already; give more than 1000"):
         extend([run], 1_000, "keep")
     run.update_status(state="queued", heartbeat=9e12)
     with pytest.raises(InputError, match="p3kit stop"):
