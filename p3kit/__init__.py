@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from p3kit.errors import Interrupted as Interrupted
     from p3kit.errors import P3kitError as P3kitError
     from p3kit.errors import P3kitWarning as P3kitWarning
-    from p3kit.policy.account import Account as Account
     from p3kit.policy.decision import Decision as Decision
+    from p3kit.policy.live_account import Account as Account
     from p3kit.policy.loading import load_policy as load_policy
     from p3kit.policy.trained_agent import Policy as Policy
 
@@ -56,7 +56,7 @@ _MODULES = {
     "Interrupted": "errors",
     "P3kitError": "errors",
     "P3kitWarning": "errors",
-    "Account": "policy.account",
+    "Account": "policy.live_account",
     "Decision": "policy.decision",
     "load_policy": "policy.loading",
     "Policy": "policy.trained_agent",
