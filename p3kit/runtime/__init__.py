@@ -5,7 +5,7 @@ from typing import NoReturn
 from p3kit.runtime.agent_run import AgentRun
 from p3kit.runtime.checkpoints import load_checkpoint, part, under
 from p3kit.runtime.entry import open_run
-from p3kit.runtime.evaluation import seed_of
+from p3kit.runtime.fixed_rules import seed_of
 from p3kit.runtime.run import Run
 from p3kit.runtime.stack_run import Stack, StackRun
 

@@ -32,7 +32,8 @@ from p3kit.rundir import (
 from p3kit.runtime.backtest_request import forward_pass
 from p3kit.runtime.best_checkpoints import BestCheckpoints
 from p3kit.runtime.checkpoints import Flat, part, under
-from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
+from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy
+from p3kit.runtime.fixed_rules import seed_of
 from p3kit.runtime.grading import EarlyStop, explained_after, verdict
 from p3kit.runtime.machine import peak_memory_mb
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
@@ -47,6 +48,7 @@ from p3kit.runtime.reward_shape import (
 )
 from p3kit.runtime.run_process import A, Process
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
+from p3kit.runtime.walks import Split
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
 

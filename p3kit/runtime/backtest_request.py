@@ -10,7 +10,8 @@ import torch
 from p3kit.env import TradingEnv
 from p3kit.rundir import RunDir
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
-from p3kit.runtime.evaluation import Policy, Split
+from p3kit.runtime.evaluation import Policy
+from p3kit.runtime.walks import Split
 
 
 @dataclass(frozen=True)
