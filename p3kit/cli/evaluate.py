@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, progress_console
 from p3kit.errors import InputError
+
+if TYPE_CHECKING:
+    from p3kit.api.saved_run import SavedRun
 
 
 @click.command(
@@ -20,6 +23,9 @@ Examples:
   p3kit evaluate run-42 --final"""
 )
 @run_argument
+@click.option(
+    "--episodes", type=click.IntRange(1, 100_000), help="Episodes of a task that is no market.  [default: 100]"
+)
 @click.option("--final", is_flag=True, help="Look at the test split. Every look is journalled and counted.")
 @click.option("--split", type=click.Choice(["validation", "train"]), help="The split to walk.  [default: validation]")
 @click.option(
@@ -39,6 +45,7 @@ Examples:
 @runs_option
 def evaluate(
     run: str,
+    episodes: int | None,
     final: bool,
     split: Literal["validation", "train"] | None,
     checkpoint: str,
@@ -49,7 +56,8 @@ def evaluate(
     """Backtest RUN: metrics beside all-HOLD, buy-and-hold, random and a moving average, with a picture.
 
     RUN is run-42, 42, latest or run-42/AAPL. The policy walks the whole split once, deterministic, at the fees and
-    under the reward that the spec states, in windows of env.episode_bars that each start flat.
+    under the reward that the spec states, in windows of env.episode_bars that each start flat. A run on a Gymnasium or
+    EnvPool task plays whole episodes and prints their returns.
     """
     from p3kit.api.judging import evaluate_run
     from p3kit.api.saved_run import open_run
@@ -61,6 +69,13 @@ def evaluate(
             f"--split {split}", "was given beside --final", "--final walks the test split; say one of them"
         )
     found = open_run(run, runs_root)
+    if found.info["env_id"]:
+        if final or split is not None or output is not None:
+            raise InputError(run, f"plays {found.info['env_id']}, which has no splits and no picture", "--episodes N")
+        _print_returns(found, "last" if checkpoint == "best" else checkpoint, episodes or 100, as_json)
+        return
+    if episodes is not None:
+        raise InputError("--episodes", f"{found.name} trades bars", "p3kit replay plays single episodes")
     if output is not None and len(found.agents) > 1:
         raise InputError("--output", f"{found.name} has {len(found.agents)} agents", "name one: RUN/AGENT")
     wanted = "test" if final else split or "validation"
@@ -72,3 +87,19 @@ def evaluate(
         return
     for result in results:
         print_backtest(result, found.info["name"], Console())
+
+
+def _print_returns(run: SavedRun, checkpoint: str, episodes: int, as_json: bool) -> None:
+    """Play episodes of a task that is no market; print their returns."""
+    from p3kit.api.task_returns import evaluate_task
+
+    with progress_console().status(f"{run.name}: playing {episodes} episodes of {run.info['env_id']}"):
+        result = evaluate_task(run, checkpoint, episodes)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    step = "" if result.global_step is None else f" after {result.global_step:,} env steps"
+    click.echo(f"{run.name} {result.task}, {result.checkpoint}{step}: {len(result.returns)} episodes, greedy")
+    click.echo(f"mean return {result.mean:,.1f}, standard error {result.standard_error:,.1f}")
+    click.echo(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
+    click.echo(f"mean length {sum(result.lengths) / len(result.lengths):,.1f} steps")

@@ -14,6 +14,7 @@ from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.evidence import TICK, Evidence, Recorded
 from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
 from p3kit.diagnose.journal import for_agent, intervened
+from p3kit.diagnose.registry import about_trading
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, concerns, list_runs
 from p3kit.spec.writing import patch_toml
@@ -105,6 +106,8 @@ SHOWN_RANGES = (
 )
 """The ranges that a clean bill of health and the weekly report show."""
 
+
+_OF_TRADING = ("policy/hold_share", "reward/episode_share.pnl", "eval/sharpe_ratio", "eval/max_drawdown")
 
 Rules = Mapping[str, Mapping[str, Any]]
 """Thresholds by symptom: {"policy.hold": {"warn": 0.9, "patience": 5}}, over those of the spec and of the catalogue."""
@@ -198,6 +201,7 @@ def gather_evidence(
         total_timesteps=int(plan["total_timesteps"]),
         events=[for_agent(event, name) for event in events if concerns(event, name)],
         device=str(info.get("device") or "cpu"),
+        task=str(info.get("env_id") or ""),
         failure=str(status.get("message") or "") if ended_badly(status) else "",
     )
 
@@ -208,8 +212,10 @@ def ended_badly(status: Mapping[str, Any]) -> bool:
 
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
-    """Every row of the catalogue that has a detector: raised rows first, the worst and earliest on top."""
-    findings = {symptom: row(evidence) for symptom, row in DETECTORS.items()}
+    """Every row of the catalogue that has a detector: raised rows first, the worst and earliest on top. Rows about
+    trading are left out for a task that is no market."""
+    rows = {symptom: row for symptom, row in DETECTORS.items() if not (evidence.task and about_trading(symptom))}
+    findings = {symptom: row(evidence) for symptom, row in rows.items()}
     raised = {symptom: finding for symptom, finding in findings.items() if finding.raised}
     judged = [
         _with_patch(replace(finding, follows=_explanation(finding, raised)), evidence) if finding.raised else finding
@@ -317,6 +323,8 @@ def _scaled_schedule(path: str, schedule: Mapping[str, Any], factor: float) -> l
 def ranges(evidence: Evidence) -> Iterable[Range]:
     """What the shown metrics did over the whole record."""
     for metric in SHOWN_RANGES:
+        if evidence.task and metric in _OF_TRADING:
+            continue
         ticks = evidence.evaluations(metric) if metric.startswith("eval/") else evidence.ticks(metric)
         if len(ticks):
             yield Range(metric, float(np.min(ticks.values)), float(np.max(ticks.values)), float(ticks.values[-1]))

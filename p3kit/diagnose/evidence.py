@@ -77,7 +77,7 @@ class Ticks:
 _NONE = Ticks(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
 
-def to_ticks(series: Recorded, reduce: Literal["mean", "max", "sum"] = "mean") -> Ticks:
+def to_ticks(series: Recorded, reduce: Literal["mean", "max", "min", "sum"] = "mean") -> Ticks:
     """Pool the finite values of a recorded series by tick. An infinite or missing value is num.nan's business."""
     steps, values = np.asarray(series.steps, np.int64), np.asarray(series.values, np.float64)
     iterations = np.asarray(series.iterations, np.int64)
@@ -91,7 +91,7 @@ def to_ticks(series: Recorded, reduce: Literal["mean", "max", "sum"] = "mean") -
         return Ticks(steps, values, iterations)
     last = np.flatnonzero(np.append(new, True))
     first = np.concatenate([[0], last[:-1] + 1])
-    pooled = {"mean": np.add, "sum": np.add, "max": np.maximum}[reduce].reduceat(values, first)
+    pooled = {"mean": np.add, "sum": np.add, "max": np.maximum, "min": np.minimum}[reduce].reduceat(values, first)
     if reduce == "mean":
         pooled = pooled / (last - first + 1)
     return Ticks(steps[last], pooled, iterations[last])
@@ -108,6 +108,8 @@ class Evidence:
     total_timesteps: int
     events: Sequence[Mapping[str, Any]] = ()
     device: str = "cpu"
+    task: str = ""
+    """The Gymnasium or EnvPool task it trains on; "" for bars."""
     failure: str = ""
     """What a failed or crashed run said last."""
     peers: Sequence[Evidence] = ()
@@ -124,7 +126,7 @@ class Evidence:
     def has(self, *metrics: str) -> bool:
         return all(len(self.ticks(metric)) for metric in metrics)
 
-    def ticks(self, metric: str, reduce: Literal["mean", "max", "sum"] = "mean") -> Ticks:
+    def ticks(self, metric: str, reduce: Literal["mean", "max", "min", "sum"] = "mean") -> Ticks:
         """The metric by tick; empty where the run did not record it."""
         if metric not in self.series:
             return _NONE

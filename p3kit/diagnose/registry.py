@@ -93,6 +93,31 @@ def _may_come(metric: str, evidence: Evidence) -> bool:
     return evidence.last_step == 0
 
 
+_TRADING_PREFIXES = ("data", "gen", "perf", "phase", "trade")
+_TRADING_ROWS = (
+    "env.duplicate",
+    "env.stale_obs",
+    "mask.tight",
+    "policy.correct_inaction",
+    "policy.hold",
+    "reward.bimodal",
+    "reward.corr",
+    "reward.dead",
+    "reward.hack",
+    "reward.one_sign",
+    "reward.share",
+    "reward.tail",
+)
+
+
+def about_trading(symptom: str) -> bool:
+    """True for a row that judges trades, bars, the reward's seven components or the guide's course of a trading run.
+
+    The reward of another task is part of that task: one sign and rare large values are no faults there.
+    """
+    return symptom.partition(".")[0] in _TRADING_PREFIXES or symptom in _TRADING_ROWS
+
+
 REGISTERED: dict[str, Row] = {}
 """Detectors by symptom id, as `detector` registered them."""
 

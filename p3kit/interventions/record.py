@@ -20,8 +20,12 @@ Stretch = tuple[int, int]
 class Record:
     """Columns of metrics and the events, as `p3kit diagnose` reads them from the files."""
 
-    def __init__(self, agent: str, spec: Mapping[str, Any], total_timesteps: int, device: str = "cpu") -> None:
+    def __init__(
+        self, agent: str, spec: Mapping[str, Any], total_timesteps: int, device: str = "cpu", task: str = ""
+    ) -> None:
+        """`task` is the Gymnasium or EnvPool task that the agent trains on; "" for bars."""
         self.agent, self.spec, self.total_timesteps, self.device = agent, spec, total_timesteps, device
+        self.task = task
         self._columns: dict[str, tuple[list[int], list[float], list[int]]] = {}
         self._events: list[Mapping[str, Any]] = []
 
@@ -66,4 +70,5 @@ class Record:
             total_timesteps=self.total_timesteps,
             events=[event for event in self._events if is_kept(int(event.get("global_step") or 0))],
             device=self.device,
+            task=self.task,
         )

@@ -108,7 +108,8 @@ class Agent(Generic[A]):
         number = self.spec.checkpoints.keep_best
         self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number)
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
-        record = Record(self.name, plan["spec"], self.total_timesteps, str(process.device))
+        task = process.env_id or ""
+        record = Record(self.name, plan["spec"], self.total_timesteps, str(process.device), task)
         group = json.dumps([self.seed, plan.get("point") or {}], sort_keys=True)
         self.repair = Repair(record, self.spec, self.scheduled_now, group=group, journal=journal)
 

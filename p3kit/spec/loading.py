@@ -18,11 +18,12 @@ from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, written_path
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
+from p3kit.spec.overrides import override_place, read_override
 from p3kit.spec.paths import beside, file_of, special_file, straight
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.reading import read_toml
 from p3kit.spec.shipped import is_file, looks_like_a_file
-from p3kit.spec.validation import check, spec_model
+from p3kit.spec.validation import check, model_of, spec_model
 
 VALIDATED = "validated"
 """A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
@@ -82,8 +83,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     `overrides` are `ppo.ent_coef=0.05`, as given to `--set`; later ones win.
     """
     written = _read_with_bases(Path(path), ())
-    for override in overrides:
-        written = written.under(_read_override(override))
+    written = _with_overrides(written, overrides)
     spec, written = _build(written, f"{path}:1:1", trainer_file=None)
     loaded = LoadedSpec(spec, _origins(spec, written), _read_text(Path(path)), Path(path), tuple(overrides))
     _refuse_special_files(loaded)
@@ -171,9 +171,7 @@ def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path
 def spec_from_flags(tables: Mapping[str, Any], places: Mapping[KeyPath, str], overrides: Sequence[str] = ()) -> Spec:
     """Check tables that a command made of its flags. Raises SpecError; `places` has the flag of each key as the user
     wrote it, and every fault names it. `overrides` are those of `--set`."""
-    written = Written(dict(tables), dict(places))
-    for override in overrides:
-        written = written.under(_read_override(override))
+    written = _with_overrides(Written(dict(tables), dict(places)), overrides)
     return _build(written, "command line", trainer_file=None)[0]
 
 
@@ -191,9 +189,7 @@ def stored_origins(
     file`, whose text is not kept. `trainer_file` is the run's own, which knows the defaults of its knobs; `symbol` the
     agent whose tables these are. The tables are not checked: a run of an older version has origins too.
     """
-    written = _read_source(source_text)
-    for override in overrides:
-        written = written.under(_read_override(override))
+    written = _with_overrides(_read_source(source_text), overrides, trainer_file)
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
     model = spec_model(knobs_model(read_knobs(trainer_file)))
@@ -447,25 +443,11 @@ def _syntax_hint(message: str, text: str, position: int) -> str:
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
-def _read_override(override: str) -> Written:
-    """`ppo.ent_coef=0.05`: the value is TOML; a bare word is text, since shells eat quotes."""
-    where = f"--set {override}"
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip() or "\n" in override:
-        raise SpecError([Fault(where, "expected KEY=VALUE", "for example --set ppo.ent_coef=0.05")])
-    tables = _try_toml(f"{key} = {value}")
-    if tables is None and re.fullmatch(r"\s*[A-Za-z_./~][\w./{}~-]*\s*", value):
-        tables = _try_toml(f'{key} = "{value.strip()}"')
-    if tables is None:
-        raise SpecError([Fault(where, "not TOML", "text stands in quotes: --set 'name=\"my test\"'")])
-    if "extends" in tables:
-        raise SpecError([Fault(where, "extends can only stand in a file", "write it at the top of a spec")])
-    places = {path[:depth]: where for path, _ in leaves(tables) for depth in range(1, len(path) + 1)}
-    return Written(tables, places)
-
-
-def _try_toml(text: str) -> dict[str, Any] | None:
-    try:
-        return read_toml(text)
-    except (tomli.TOMLDecodeError, RecursionError):
-        return None
+def _with_overrides(written: Written, overrides: Sequence[str], trainer_file: str | Path | None = None) -> Written:
+    """`--set KEY=VALUE` on top of what was written, in order."""
+    for override in overrides:
+        tables = read_override(override, model_of(written.tables, trainer_file)[0])
+        place = override_place(override)
+        places = {path[:depth]: place for path, _ in leaves(tables) for depth in range(1, len(path) + 1)}
+        written = written.under(Written(tables, places))
+    return written

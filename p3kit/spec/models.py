@@ -540,6 +540,9 @@ Range = Annotated[SearchRange, Words("a range { low = 0.9, high = 0.99 }")]
 Choices = Annotated[Items[Setting], MinLen(1), Words("a list of choices")]
 
 
+Values = Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct), Words("a list of values")]
+
+
 class Tune(Table):
     """What `p3kit tune` searches, and how. A trial is one setting, trained for every symbol and seed."""
 
@@ -613,7 +616,7 @@ class Spec(Table):
     """Watching for symptoms."""
     intervention: Items[Intervention] = ()
     """What to do when a symptom shows."""
-    matrix: dict[str, Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct)]] = Field(default_factory=dict)
+    matrix: dict[str, Values] = Field(default_factory=dict)
     """By spec path, the values to try: one agent per combination."""
     tune: Tune | None = None
     """What `p3kit tune` searches."""

@@ -32,12 +32,8 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
     problems = symbols_in_parts(tables)
     for problem in problems:
         tables = without(tables, problem.path[:-1])
-    model, shares = spec_model(AnyKnobs), True
-    try:
-        file = Path(trainer_file) if trainer_file else find_trainer(_trainer_name(tables))
-        model, shares = spec_model(knobs_model(read_knobs(file))), read_agents(file) == "all"
-    except SpecError as error:
-        problems += [_trainer_problem(fault.where, fault.what, fault.hint) for fault in error.faults]
+    model, shares, faults = model_of(tables, trainer_file)
+    problems += faults
     spec, refused = _validate(model, tables)
     problems += refused
     sound = spec or _sound_part(model, tables, refused)
@@ -46,6 +42,19 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
         problems += [found.problem for found in crosschecks(sound) if not found.depends_on(faulty)]
         problems += [] if shares else nothing_to_freeze(sound)
     return spec, problems
+
+
+def model_of(tables: Mapping[str, Any], trainer_file: str | Path | None) -> tuple[type[Spec], bool, list[Problem]]:
+    """The model of a spec with the knobs of its trainer, whether its agents share something, and the trainer's faults.
+
+    A faulty trainer has any knobs.
+    """
+    try:
+        file = Path(trainer_file) if trainer_file else find_trainer(_trainer_name(tables))
+        return spec_model(knobs_model(read_knobs(file))), read_agents(file) == "all", []
+    except SpecError as error:
+        faults = [_trainer_problem(fault.where, fault.what, fault.hint) for fault in error.faults]
+        return spec_model(AnyKnobs), True, faults
 
 
 _BY_SYMBOL: tuple[KeyPath, ...] = (("agents",), ("baselines", "supervised"))

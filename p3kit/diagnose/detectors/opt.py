@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, extended, median_before, robust_jump, sustained
+from p3kit.diagnose.evidence import Evidence, Ticks, extended, median_before, robust_jump, sustained
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import REGISTERED, Row, detector, raised, silent, within
+from p3kit.diagnose.registry import REGISTERED, Row, detector, raised, silent, with_values, within
 from p3kit.symptoms import Severity
 
 
 @detector("opt.grad", "grad/grad_norm", warn=10.0, critical=100.0, minimum=1, patience=1)
 def gradient_explodes(evidence: Evidence, row: Row) -> Finding:
     """Guide 6.1: norm below 1, clipped below 20%. Neither holds in healthy runs with max_grad_norm 0.5; an explosion
-    is a norm above 100, or a jump of ten robust deviations that is also five times its past."""
-    norm = evidence.ticks("grad/grad_norm")
-    largest = evidence.ticks("grad/grad_norm_max", "max") if evidence.has("grad/grad_norm_max") else norm
+    is a norm above 100, or a jump of ten robust deviations that is also five times its past.
+
+    The gradient of the squared value error grows with the error, and so with the spread of the returns. Other tasks
+    than bars do not scale their returns, so there the norm is divided by that spread."""
+    norm = _per_return(evidence, evidence.ticks("grad/grad_norm"))
+    largest = norm
+    if evidence.has("grad/grad_norm_max"):
+        largest = _per_return(evidence, evidence.ticks("grad/grad_norm_max", "max"))
     huge = sustained(largest.values > row.critical, 1)
     past = median_before(norm.values, 10)
     jump = robust_jump(norm.values, 0.02 * np.abs(norm.values))
@@ -30,6 +35,13 @@ def gradient_explodes(evidence: Evidence, row: Row) -> Finding:
     cause = [(1.0, "explosion", f"learning rate {format_number(evidence.effective('ppo.learning_rate'))}")]
     severity: Severity = "critical" if huge is not None else "warning"
     return raised(evidence, row, clock, span, value, text, row.critical if huge else None, severity, cause)
+
+
+def _per_return(evidence: Evidence, norm: Ticks) -> Ticks:
+    """Gradient norms over the largest spread of the returns so far, where that is above 1."""
+    spread = evidence.ticks("value/return_std").at(norm.steps)
+    largest = np.maximum.accumulate(np.nan_to_num(spread, nan=1.0)) if evidence.task else np.ones(len(norm))
+    return with_values(norm, norm.values / np.maximum(largest, 1.0))
 
 
 @detector("opt.step_too_big", "diag/update_ratio", warn=0.03)

@@ -32,6 +32,9 @@ def advantages_equal(evidence: Evidence, row: Row) -> Finding:
     span = sustained(spread.values < row.warn, row.patience)
     reward, mean = evidence.ticks("reward/std"), evidence.ticks("reward/mean")
     alike = (reward.values < 1e-9) & (np.abs(mean.at(reward.steps)) > 1e-9)  # 0 everywhere is an account at rest
+    if evidence.task:  # a task may pay every step alike, and teach by when an episode ends
+        lengths = evidence.ticks("episode/episode_length_mean")
+        alike &= bool(len(lengths) > 1 and np.ptp(lengths.values) < 1e-9)
     constant = sustained(alike, row.patience)
     if span is None and constant is None:
         return silent(evidence, row, spread, "smallest spread")

@@ -15,6 +15,8 @@ def value_mean_off(evidence: Evidence, row: Row) -> Finding:
     value = evidence.ticks("value/value_mean")
     target = evidence.ticks("value/return_mean").at(value.steps)
     std = evidence.ticks("value/return_std").at(value.steps)
+    if evidence.task:  # a solved task has one return; its level, and how far it has moved, set the scale
+        std = np.maximum(np.maximum.accumulate(np.nan_to_num(std)), 0.01 * np.abs(target))
     bias = np.divide(np.abs(value.values - target), std, out=np.zeros(len(std)), where=std > 0)
     bias[: value.rows_for(row.minimum) - value.rows_for(row.patience) + 1] = 0.0  # the head starts at 0
     span = sustained(bias > row.warn, value.rows_for(row.patience), value.iterations)
@@ -134,7 +136,7 @@ def bootstraps_wrongly(evidence: Evidence, row: Row) -> Finding:
     """Exact, twice: returns against their own recursion, and what truncated episodes bootstrap from."""
     error, wrong = evidence.ticks("diag/gae_error", "max"), evidence.ticks("diag/wrong_bootstraps")
     limit = max(row.warn, 2e-2) if evidence.reduced_precision else row.warn
-    span = sustained(error.values > limit, row.patience)
+    span = sustained(error.values > np.fmax(limit, _rounding(evidence, error)), row.patience)
     if span is not None:
         value = float(np.max(within(error, span)))
         text = f"returns miss r + γ((1 − λ) V′ + λ R′) by up to {format_number(value)} of their standard deviation"
@@ -147,6 +149,15 @@ def bootstraps_wrongly(evidence: Evidence, row: Row) -> Finding:
     text = f"{value:.0%} of the truncated steps bootstrap nothing, or the value of the episode that came after"
     cause = [(1.0, "truncation", "a window that ends is no ruin: the value of its final observation follows")]
     return raised(evidence, row, wrong, span, value, text, threshold=_WRONG_BOOTSTRAPS, causes=cause)
+
+
+def _rounding(evidence: Evidence, error: Ticks) -> Floats:
+    """The error (ticks,) that float32 alone makes: four roundings at the level of the returns, in standard deviations
+    of the returns. It counts where returns hardly differ, as on a solved task."""
+    level = np.abs(evidence.ticks("value/return_mean").at(error.steps))
+    std = evidence.ticks("value/return_std", "min").at(error.steps)
+    rounding: Floats = np.divide(4 * np.finfo(np.float32).eps * level, std, out=np.zeros(len(std)), where=std > 0)
+    return rounding
 
 
 _WRONG_BOOTSTRAPS = 0.1
