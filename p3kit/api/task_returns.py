@@ -71,7 +71,7 @@ def evaluate_task(
     """
     from p3kit.env import VectorTask
     from p3kit.runtime.checkpoints import load_checkpoint, part
-    from p3kit.runtime.evaluation import seed_of
+    from p3kit.runtime.fixed_rules import seed_of
     from p3kit.runtime.policy import import_trainer, load_policy_of, load_weights
     from p3kit.spec import resolve_spec
 

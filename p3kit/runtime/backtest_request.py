@@ -11,7 +11,7 @@ from p3kit.env import TradingEnv
 from p3kit.rundir import RunDir
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
 from p3kit.runtime.evaluation import Policy
-from p3kit.runtime.walks import Split
+from p3kit.runtime.walks import Mode, Split
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Backtest:
     """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
     split: Split
     final: bool
+    mode: Mode | None = None
+    """None is the mode of the run."""
     episodes: int = 0
     """Windows to hand out bar by bar, in place of the metrics of the whole split."""
     forward: int = 0
@@ -40,6 +42,7 @@ class Backtest:
         split: Split,
         final: bool,
         device: torch.device,
+        mode: Mode | None = None,
         episodes: int = 0,
         forward: int = 0,
     ) -> Backtest:
@@ -50,7 +53,7 @@ class Backtest:
         step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, agent, step, trainer or state, split, final, episodes, forward)
+        return cls(path.name, agent, step, trainer or state, split, final, mode, episodes, forward)
 
 
 @torch.no_grad()
