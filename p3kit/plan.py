@@ -251,4 +251,9 @@ def describe_data(bars: SymbolData) -> dict[str, Any]:
         "bars_per_year": bars.bars_per_year,
         "split_bars_per_year": dict(bars.split_bars_per_year),
         "splits": {name: list(span) for name, span in bars.splits.items()},
+        "split_days": {
+            name: [str(bars.timestamps[first])[:19], str(bars.timestamps[last - 1])[:19]]
+            for name, (first, last) in bars.splits.items()
+        },
+        **({"adjust": bars.recipe.adjust, "recipe": bars.recipe.to_json()} if bars.recipe else {}),
     }

@@ -230,7 +230,7 @@ CHANGES: dict[str, Change] = {
     "checkpoints.every": change(128, shows_in="events"),
     "checkpoints.keep_best": change(1, given=OFTEN, shows_in="checkpoints"),
     "checkpoints.best_from": change(0.9, given=OFTEN | {"checkpoints.keep_best": 1}, shows_in="checkpoints"),
-    "checkpoints.compress": change(False, shows_in="checkpoints"),
+    "checkpoints.compress": change(True, shows_in="checkpoints"),
     "early_stop.min_progress": change(0.9, given=PLATEAU),
     "early_stop.patience": change(2, "off", given=PLATEAU),
     "early_stop.min_delta": change(

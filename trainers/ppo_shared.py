@@ -207,7 +207,7 @@ def encode(
     """(B, D) → (B, d_model): the last token after a pre-norm transformer over patches of the window."""
     window = observation[:, : shape.window * shape.values].reshape(-1, shape.window, shape.values)
     window = F.pad(window, (0, 0, -shape.window % args.patch, 0))  # the oldest patch may be short of bars
-    x = affine(encoder, "embed", window.reshape(len(window), -1, args.patch * shape.values)) + encoder["position"]
+    x = affine(encoder, "embed", window.reshape(window.shape[0], -1, args.patch * shape.values)) + encoder["position"]
     for i in range(args.layers):
         normed = layer_norm(encoder, f"{i}.attention_norm", x)
         if i == args.layers - 1:

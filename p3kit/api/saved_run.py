@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import InputError, P3kitError, P3kitWarning, RunNotFound
 from p3kit.launch import AgentResult, RunLine, agent_results, run_lines
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import RunDir, find_run, folder_of_runs, intact_runs, mark_crashed
+from p3kit.rundir import RunDir, extended_origins, find_run, folder_of_runs, intact_runs, mark_crashed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,8 @@ class SavedRun:
 
         run, plan = self.directory, self._plan
         given = overrides_of(self.info.get("command") or [])
-        return stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
+        origins = stored_origins(plan["spec"], run.trainer_file, run.spec_text(), given, plan["symbol"])
+        return origins | extended_origins([plan] if self.agent is not None else self.info["agents"])
 
     @property
     def _plan(self) -> dict[str, Any]:

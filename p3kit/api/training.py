@@ -14,12 +14,12 @@ from p3kit.api.background import Background
 from p3kit.api.saved_run import RunLike, SavedRun, open_run, open_whole_runs
 from p3kit.api.specs import SpecLike, load_spec
 from p3kit.errors import InputError, Interrupted, MissingExtra
-from p3kit.launch import Outcome, compare_weights, make_runs, plan_replay, requeue, train
+from p3kit.launch import Outcome, compare_weights, extend, make_runs, plan_replay, requeue, train
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.process import Start
 from p3kit.launch.progress import Progress, open_display, progress_console
-from p3kit.rundir import folder_of_runs
+from p3kit.rundir import ScheduleChoice, folder_of_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,14 +129,37 @@ def resume_runs(
     runs_root: str | Path | None = None,
     progress: Progress = True,
     options: RunOptions = RunOptions(),
+    *,
+    total_timesteps: int | None = None,
+    schedule: ScheduleChoice = "keep",
 ) -> TrainedRuns:
-    """Continue stopped, crashed or failed runs from their last checkpoints.
+    """Continue stopped, crashed or failed runs from their last checkpoints, or extend runs to more env steps.
 
-    On a CPU the result is the same, bit for bit, as if the run had never ended. Arguments, result and errors are those
-    of `run_spec`; InputError for a run that is done or still trains.
+    On a CPU the result is the same, bit for bit, as if the run had never ended.
+
+    Args:
+        runs: A run, or several: `run-42`, `latest`, a path, or what `open_run` returned.
+        jobs, runs_root, progress, options: See `run_spec`.
+        total_timesteps: Extend the runs to so many env steps per agent, counted from their beginning. Runs that are
+            done can be extended too. An agent that stopped early goes on, and the patience of early stopping starts
+            again. An agent that ended before the others of its stack stays as it is.
+        schedule: With `total_timesteps`: "keep" leaves schedules as they were planned, so that they stay at their end
+            value. "stretch" runs them over the new number of steps, so that they go back at the beginning of the
+            extension.
+
+    Returns:
+        The runs, as `run_spec` does.
+
+    Raises:
+        InputError: A run is done and `total_timesteps` is not given, still trains, or has taken as many steps.
+        Interrupted: See `run_spec`.
     """
     chosen = [run.directory for run in open_whole_runs(runs, runs_root)]
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
+    if total_timesteps is not None:
+        require_torch()
+        for note in extend(chosen, total_timesteps, schedule):
+            launch.print(f"note: {note}")
     with launch.engine([run.info()["spec"]["compute"] for run in chosen]) as engine:
         at_a_time, start = engine.room_for(len(chosen))
         requeue(chosen)
@@ -221,7 +244,7 @@ def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -
         extra = None
         if original is not None:
             replay = plan_replay(plans, original)
-            plans, extra = [replay.plan], {"replay": replay.to_json()}
+            plans, extra = [replay.plan], {"replay": replay.to_json(), **replay.plan_json()}
         at_a_time, start = engine.room_for(len(plans))
         with launch.background() as background:
             command = launch.options.command or command_of("run", loaded)

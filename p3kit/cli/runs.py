@@ -94,9 +94,21 @@ def runs(
 Examples:
   p3kit resume run-42
   p3kit resume latest
-  p3kit resume run-3 run-4 run-5 --jobs 2"""
+  p3kit resume run-3 run-4 run-5 --jobs 2
+  p3kit resume run-42 --total-timesteps 200000   more steps than planned"""
 )
 @several_runs_argument
+@click.option(
+    "--total-timesteps",
+    type=Whole(min=1),
+    metavar="N",
+    help="Extend the runs to N env steps per agent, also runs that are done.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(("keep", "stretch")),
+    help="With --total-timesteps: schedules keep their end value (default), or run over the new number of steps.",
+)
 @jobs_option
 @engine_option
 @runs_option
@@ -107,6 +119,8 @@ Examples:
 def resume(
     ctx: click.Context,
     references: tuple[str, ...],
+    total_timesteps: int | None,
+    schedule: Literal["keep", "stretch"] | None,
     jobs: int | None,
     engine: Literal["local", "ray"],
     runs_root: Path,
@@ -114,15 +128,21 @@ def resume(
     repo: Path | None,
     as_json: bool,
 ) -> None:
-    """Continue stopped, crashed or failed runs from their last checkpoints.
+    """Continue stopped, crashed or failed runs from their last checkpoints, or extend runs to more env steps.
 
     On a CPU the result is the same, bit for bit, as if the run had never ended.
     """
     from p3kit.api.training import resume_runs
 
+    if schedule is not None and total_timesteps is None:
+        raise click.UsageError("--schedule belongs to an extension: add --total-timesteps N")
     options = options_of(engine, no_aim, repo)
     try:
-        outcome = resume_runs(references, jobs, runs_root, progress_console(), options).outcome
+        outcome = resume_runs(
+            *(references, jobs, runs_root, progress_console(), options),
+            total_timesteps=total_timesteps,
+            schedule=schedule or "keep",
+        ).outcome
     except Interrupted as stopped:
         outcome = stopped.runs.outcome
     finish(ctx, outcome, mirrored=options.mirror, as_json=as_json)

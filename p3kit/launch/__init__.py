@@ -1,6 +1,7 @@
 """Start and watch trainer processes: one process per run, a few at a time, each in a session of its own."""
 
 from p3kit.launch.estimate import Pace, measured_pace, total_seconds
+from p3kit.launch.extension import extend
 from p3kit.launch.journal_replay import Replay, compare_weights, plan_replay
 from p3kit.launch.listing import RunLine, run_lines
 from p3kit.launch.local import Feed, Outcome, launch, make_runs, requeue, resume, train
@@ -16,6 +17,7 @@ __all__ = [
     "RunLine",
     "agent_results",
     "compare_weights",
+    "extend",
     "launch",
     "make_runs",
     "measured_pace",

@@ -10,7 +10,7 @@ from typing import Any
 
 from p3kit.errors import InputError
 from p3kit.plan import RunPlan
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, first_plan, is_extended
 from p3kit.spec.interventions import NOTHING_INSIDE_AN_UPDATE
 
 
@@ -25,6 +25,11 @@ class Replay:
     def to_json(self) -> dict[str, Any]:
         """As the new run's run.json has it."""
         return {"run": self.original.name, "journal": list(self.journal)}
+
+    def plan_json(self) -> dict[str, Any]:
+        """The fields of run.json that hold the plan, with the extensions of the original."""
+        info = self.original.info()
+        return {"spec": info["spec"], "agents": info["agents"]} if is_extended(info) else {}
 
 
 def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
@@ -46,7 +51,7 @@ def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
         has = "; ".join(", ".join(agent.name for agent in plan.agents) for plan in plans[:3])
         what = f"trained {', '.join(names[:3])}{' …' if len(names) > 3 else ''}, which is no run of this spec"
         raise InputError(f"--replay {original.name}", what, f"its runs train {has}")
-    for then, now in zip(info["agents"], plan.agents, strict=True):
+    for then, now in zip(map(first_plan, info["agents"]), plan.agents, strict=True):
         if differences := list(_differences(then["spec"], now.spec.model_dump(mode="json"))):
             what = f"had another spec: {', '.join(differences[:3])}{' …' if len(differences) > 3 else ''}"
             raise InputError(f"--replay {original.name}", what, f"{original.path / 'spec.toml'} is the spec it had")

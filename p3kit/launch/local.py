@@ -151,16 +151,23 @@ def requeue(runs: Sequence[RunDir]) -> None:
 
     Raises InputError, before any is touched, for a run that is done or still being trained.
     """
+    refuse_active(runs)
     for run in runs:
-        run.mark_crashed()
-        state = run.status()["state"]
-        if state == "done":
-            raise InputError(run.name, "is done", "there is nothing to resume")
-        if state in ("queued", "running"):
-            raise InputError(run.name, f"is {state}", f"p3kit stop {run.name} ends it first")
+        if run.status()["state"] == "done":
+            remedy = f"p3kit resume {run.name} --total-timesteps N extends it to N env steps"
+            raise InputError(run.name, "is done", f"there is nothing to resume; {remedy}")
     for run in runs:
         run.clear_stop()
         run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
+
+
+def refuse_active(runs: Iterable[RunDir]) -> None:
+    """Raise InputError for a run that is queued or being trained."""
+    for run in runs:
+        run.mark_crashed()
+        state = run.status()["state"]
+        if state in ("queued", "running"):
+            raise InputError(run.name, f"is {state}", f"p3kit stop {run.name} ends it first")
 
 
 def leave_out(runs: Iterable[RunDir]) -> None:

@@ -5,10 +5,12 @@ trusted, and hands back one `SymbolData` per symbol. Importing this package cost
 are read.
 """
 
-from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars, SymbolData
+from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars
 from p3kit.market.features import LOOKBACK
 from p3kit.market.fingerprint import fingerprint
 from p3kit.market.load import check_symbols, load_market, synthetic_market
+from p3kit.market.recipe import FeatureRecipe
+from p3kit.market.symbol_data import SymbolData
 from p3kit.market.walk_forward import walk_windows
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "REGIMES",
     "SIDEWAYS",
     "Bars",
+    "FeatureRecipe",
     "SymbolData",
     "check_symbols",
     "fingerprint",

@@ -1,12 +1,8 @@
-"""What passes between the parts of the market: the bars of one symbol, and the bars made ready for an environment.
-
-Notation for shapes: T bars of one symbol, F features.
-"""
+"""The bars of one symbol as they were parsed. T bars."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +41,11 @@ class Bars:
     def __len__(self) -> int:
         return len(self.close)
 
+    def part(self, first: int, last: int) -> Bars:
+        """The bars first … last − 1."""
+        names = ("timestamps", "close", *self.columns)
+        return replace(self, **{name: getattr(self, name)[first:last] for name in names})
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The optional columns these bars have, in the order of `OPTIONAL_COLUMNS`."""
@@ -54,47 +55,3 @@ class Bars:
     def bars_per_year(self) -> float:
         """Bars per year over all bars: 252 for daily bars, about 1,638 for hourly ones in regular sessions."""
         return bars_per_year(self.timestamps).bars
-
-
-@dataclass(frozen=True, eq=False)
-class SymbolData:
-    """All an environment needs to know of one symbol.
-
-    Rows of `features` before the longest look-back are NaN and `regime` is −1 there; no split reaches them: for every
-    split (first, last) the rows first − window … last − 1 are finite.
-    """
-
-    symbol: str
-    timestamps: NDArray[np.datetime64]  # (T,) datetime64[ns]
-    close: Floats  # (T,)
-    open: Floats | None  # (T,) or None where the source has none
-    high: Floats | None
-    low: Floats | None
-    features: NDArray[np.float32]  # (T, F), standardised with training statistics if observation.normalize = "train"
-    feature_names: tuple[str, ...]  # F names
-    feature_mean: Floats  # (F,) what was subtracted; 0 where a feature is left as it is
-    feature_scale: Floats  # (F,) what was divided by; 1 where a feature is left as it is
-    volatility: Floats  # (T,) of the last 20 bars, annualised; NaN in the first 20
-    regime: NDArray[np.int8]  # (T,) 0 bear, 1 sideways, 2 bull; −1 before the look-back
-    bars_per_year: float  # of the training split: features are annualised by it
-    fingerprint: str  # SHA-256 (hex) of the parsed table
-    splits: dict[Literal["train", "validation", "test"], tuple[int, int]]
-    """Split → (first, last exclusive) bar an account may act on; embargo and warm-up already taken out."""
-    source: str  # "sample", "csv data/AAPL.csv", "synthetic (not real)"
-    synthetic: bool
-    notes: list[str] = field(default_factory=list)
-    split_bars_per_year: dict[Literal["train", "validation", "test"], float] = field(default_factory=dict)
-    """Split → bars per year, by which the metrics of that split are annualised."""
-
-    def __len__(self) -> int:
-        return len(self.close)
-
-    def bars_per_year_of(self, split: Literal["train", "validation", "test"]) -> float:
-        """Bars per year of a split."""
-        return self.split_bars_per_year.get(split, self.bars_per_year)
-
-    def regime_shares(self, split: Literal["train", "validation", "test"]) -> dict[str, float]:
-        """Share of the split's bars in each regime; zeros for an empty split."""
-        first, last = self.splits[split]
-        counts = np.bincount(self.regime[first:last], minlength=len(REGIMES))
-        return {name: float(n) / max(last - first, 1) for name, n in zip(REGIMES, counts, strict=True)}

@@ -11,8 +11,9 @@ import numpy as np
 from p3kit.errors import DataError, Fault
 from p3kit.market import sample
 from p3kit.market.annual import bars_per_year
-from p3kit.market.bars import Bars, SymbolData
+from p3kit.market.bars import Bars
 from p3kit.market.gaps import find_gaps, span_text, usual_spacings
+from p3kit.market.symbol_data import SymbolData
 
 MOST_SYMBOLS = 12
 """So many symbols of one file are read; the others are named."""

@@ -54,7 +54,8 @@ def rolling(series: Floats, bars: int, reduce: Callable[[Floats], Floats], chunk
     """`reduce` over the last `bars` values at each row. series: (T,) -> (T,), NaN in the first bars − 1 rows.
 
     Every row is reduced from its own window alone, so no rounding error travels along the series, as it would with
-    running sums. `chunk` rows at a time, to bound memory.
+    running sums. `reduce` has to give a row the same bits whatever rows stand beside it. `chunk` rows at a time, to
+    bound memory.
     """
     out = np.full(len(series), np.nan)
     if len(series) < bars:
@@ -66,12 +67,26 @@ def rolling(series: Floats, bars: int, reduce: Callable[[Floats], Floats], chunk
     return out
 
 
+def _sum(windows: Floats, weights: Floats | None = None) -> Floats:
+    """Sums of the rows, (R, W) -> (R,), added from the oldest value on.
+
+    `windows.sum(axis=-1)` and `windows @ weights` add in an order that depends on the number of rows.
+    """
+    total = np.zeros(len(windows))
+    for age in range(windows.shape[1]):
+        total += windows[:, age] if weights is None else windows[:, age] * weights[age]
+    return total
+
+
 def _mean(windows: Floats) -> Floats:
-    return np.asarray(windows.mean(axis=-1))
+    return np.asarray(_sum(windows) / windows.shape[1])
 
 
 def _std(windows: Floats) -> Floats:
-    return np.asarray(windows.std(axis=-1, ddof=1))
+    mean, total = _mean(windows), np.zeros(len(windows))
+    for age in range(windows.shape[1]):
+        total += np.square(windows[:, age] - mean)
+    return np.asarray(np.sqrt(total / (windows.shape[1] - 1)))
 
 
 def _max(windows: Floats) -> Floats:
@@ -80,10 +95,6 @@ def _max(windows: Floats) -> Floats:
 
 def _min(windows: Floats) -> Floats:
     return np.asarray(windows.min(axis=-1))
-
-
-def _sum(windows: Floats) -> Floats:
-    return np.asarray(windows.sum(axis=-1))
 
 
 def ewma_weights(span: int, bars: int = LOOKBACK) -> Floats:
@@ -152,7 +163,7 @@ def compute_features(
 
     for span in MOMENTUM_SPANS:
         weights = ewma_weights(span)
-        mean = rolling(returns, LOOKBACK, lambda windows, w=weights: windows @ w)  # type: ignore[misc]
+        mean = rolling(returns, LOOKBACK, lambda windows, w=weights: _sum(windows, w))  # type: ignore[misc]
         # an EWMA of independent returns of standard deviation σ has standard deviation σ √Σw²
         table[f"momentum_{span}"] = in_sigmas(mean, float(np.sum(weights**2)))
 
@@ -224,22 +235,3 @@ def _balance(returns: Floats, bars: int) -> Floats:
     net, total = rolling(returns, bars, _sum), rolling(np.abs(returns), bars, _sum)
     moved = total > 0
     return np.clip(np.where(moved, net / np.where(moved, total, 1.0), 0.0), -1.0, 1.0)
-
-
-def standardise(features: Features, first: int, last: int) -> tuple[NDArray[np.float32], Floats, Floats, list[str]]:
-    """Features minus their mean and divided by their standard deviation over rows first … last − 1, the training split.
-
-    Regimes stay 0 or 1. A feature that is constant in the training split is only shifted, never divided by (almost)
-    zero. Returns (values (T, F), mean (F,), scale (F,), names of the constant features).
-    """
-    train = features.values[first:last]
-    mean, scale = train.mean(axis=0), train.std(axis=0)
-    constant = scale < 1e-9
-    as_it_is = np.array([name.startswith("regime_") for name in features.names])
-    mean = np.where(as_it_is, 0.0, mean)
-    scale = np.where(as_it_is | constant, 1.0, scale)
-    names = [n for n, c, r in zip(features.names, constant, as_it_is, strict=True) if c and not r]
-    values = np.empty(features.values.shape, dtype=np.float32)
-    for i, column in enumerate(features.values.T):  # one at a time, to bound memory
-        values[:, i] = (column - mean[i]) / scale[i]
-    return values, mean, scale, names

@@ -12,12 +12,14 @@ import numpy as np
 
 from p3kit.errors import DataError, Fault
 from p3kit.market.annual import interruptions, yearly_notes, yearly_of_splits
-from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats, SymbolData
-from p3kit.market.features import LOOKBACK, compute_features, standardise
+from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
+from p3kit.market.features import LOOKBACK, compute_features
 from p3kit.market.fingerprint import fingerprint
 from p3kit.market.gaps import span_text
+from p3kit.market.recipe import FORMULAS, FeatureRecipe, scaled, standard_scale
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
+from p3kit.market.symbol_data import SymbolData
 from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_market
 from p3kit.spec.paths import beside
 
@@ -190,11 +192,10 @@ def _prepare(
             "validation and test see bars that training acted on"
         )
     if spec.observation.normalize == "train":
-        values, mean, scale, constant = standardise(features, *splits["train"])
+        mean, scale, constant = standard_scale(features, *splits["train"])
         if constant:
             notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")
     else:
-        values = features.values.astype(np.float32)
         mean, scale = np.zeros(len(features.names)), np.ones(len(features.names))
 
     return SymbolData(
@@ -204,7 +205,7 @@ def _prepare(
         open=bars.open,
         high=bars.high,
         low=bars.low,
-        features=values,
+        features=scaled(features.values, mean, scale),
         feature_names=features.names,
         feature_mean=mean,
         feature_scale=scale,
@@ -217,6 +218,16 @@ def _prepare(
         source=bars.source,
         synthetic=bars.synthetic,
         notes=notes,
+        recipe=FeatureRecipe(
+            formulas=FORMULAS,
+            names=features.names,
+            columns=columns,
+            own=(),
+            bars_per_year=year,
+            mean=tuple(mean.tolist()),
+            scale=tuple(scale.tolist()),
+            adjust=spec.data.adjust,
+        ),
     )
 
 

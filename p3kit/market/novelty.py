@@ -23,8 +23,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from p3kit.market.bars import Floats, SymbolData
+from p3kit.market.bars import Floats
 from p3kit.market.features import LOOKBACK
+from p3kit.market.symbol_data import SymbolData
 from p3kit.significance import LONGEST, block_counts
 
 FALSE_ALARMS = 0.01

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from p3kit.errors import DataError
-from p3kit.market.bars import SymbolData
+from p3kit.market.symbol_data import SymbolData
 
 if TYPE_CHECKING:
     from p3kit.spec import Spec

@@ -224,10 +224,10 @@ def summarise_agent(history: RunHistory, plan: Mapping[str, Any], retrained_in: 
     diagnosis = AgentDiagnosis(
         history.run.name, name, plan["symbol"], several, evidence.last_step, evidence.total_timesteps, findings, seen
     )
-    verdicts = history.of(name, "verdict")
+    verdicts = history.since_extension(name, "verdict")
     verdict = verdicts[-1] if verdicts else {}
     scores = _chosen_scores(plan, history.of(name, "evaluation"), verdict.get("chosen_step"))
-    early = history.of(name, "early_stop")
+    early = history.since_extension(name, "early_stop")
     journal = [for_agent(event, name) for event in history.of(name, "intervention")]
     return AgentSummary(
         name=name,

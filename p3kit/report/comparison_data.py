@@ -21,7 +21,7 @@ from p3kit.errors import InputError
 from p3kit.metrics import mean_interval
 from p3kit.report.agent_data import AgentSummary, summarise_agent
 from p3kit.report.run_history import RunHistory
-from p3kit.rundir import RunDir, find_run
+from p3kit.rundir import RunDir, extended_origins, find_run
 from p3kit.significance import excess_interval
 from p3kit.spec.expansion import full_path
 from p3kit.spec.keypath import is_written, leaves, split_path, value_at_path, written_path
@@ -253,7 +253,7 @@ def _members(run: RunDir, only: str | None) -> list[Member]:
         members.append(
             Member(
                 agent=summarise_agent(history, plan),
-                origins={**origins, **from_matrix},
+                origins={**origins, **from_matrix, **extended_origins([plan])},
                 trainer=str(info["trainer"]),
                 code=code,
                 commit=str(info.get("git_commit") or ""),

@@ -68,6 +68,12 @@ class RunHistory:
             found[plan["name"]] = gather_evidence(self.series(plan["name"]), plan, self.info, status, self.events)
         return found
 
+    def since_extension(self, agent: str, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind that concern an agent, from its last extension on."""
+        events = [event for event in self.events if concerns(event, agent)]
+        begin = max((number for number, event in enumerate(events) if event["kind"] == "extension"), default=0)
+        return [event for event in events[begin:] if event["kind"] == kind]
+
     def of(self, agent: str, kind: str) -> list[dict[str, Any]]:
         """The events of one kind that concern an agent."""
         return [event for event in self.events if event["kind"] == kind and concerns(event, agent)]

@@ -209,7 +209,7 @@ def _agents(histories: Sequence[RunHistory]) -> list[AgentSummary]:
         if not tries:
             agents.append(AgentSummary(name, planned[name]))
             continue
-        graded = [attempt for attempt in tries if attempt[0].of(name, "verdict")]
+        graded = [attempt for attempt in tries if attempt[0].since_extension(name, "verdict")]
         history, plan = graded[-1] if graded else tries[-1]
         newer = tries[-1][0].run.name if tries[-1][0] is not history else None
         summary = summarise_agent(history, plan, newer)

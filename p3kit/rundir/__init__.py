@@ -19,6 +19,15 @@ Rows and JSON documents end with their own checksum, `"crc"`: what was changed o
 from p3kit.rundir.candidates import judge_evaluations, planned_over_made, read_candidates
 from p3kit.rundir.chosen import choice_rank, chosen_evaluation, find_checkpoint
 from p3kit.rundir.directory import RunDir
+from p3kit.rundir.extensions import (
+    ScheduleChoice,
+    Segments,
+    extend_info,
+    extended_origins,
+    extension_label,
+    first_plan,
+    is_extended,
+)
 from p3kit.rundir.file_names import file_name, take_number
 from p3kit.rundir.lookup import find_run, folder_of_runs, intact_runs, list_runs, mark_crashed
 from p3kit.rundir.records import Histogram, Series
@@ -29,16 +38,23 @@ __all__ = [
     "EVENT_KINDS",
     "Histogram",
     "RunDir",
+    "ScheduleChoice",
+    "Segments",
     "Series",
     "choice_rank",
     "chosen_evaluation",
     "concerns",
     "encode",
+    "extend_info",
+    "extended_origins",
+    "extension_label",
     "file_name",
     "find_checkpoint",
     "find_run",
+    "first_plan",
     "folder_of_runs",
     "intact_runs",
+    "is_extended",
     "judge_evaluations",
     "list_runs",
     "mark_crashed",

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from p3kit.errors import InputError
 from p3kit.rundir.directory import RunDir
+from p3kit.rundir.extensions import total_at
 
 Event = TypeVar("Event", bound=Mapping[str, Any])
 
@@ -15,7 +16,7 @@ def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tup
     """What an agent's weights are chosen by, the largest first: whether they had the share of training that
     `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
     share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
-    return global_step >= share * plan.get("total_timesteps", 0), sharpe
+    return global_step >= share * total_at(plan, global_step), sharpe
 
 
 def chosen_evaluation(plan: Mapping[str, Any], evaluations: Iterable[Event]) -> Event | None:

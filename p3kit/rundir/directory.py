@@ -22,8 +22,10 @@ from p3kit.rundir.locks import take_lock
 from p3kit.rundir.provenance import provenance
 from p3kit.rundir.records import DiskUsage, Histogram, Series
 
-SCHEMA_VERSION = 1
-"""Of run.json and the files beside it. A reader refuses directories of a newer version."""
+SCHEMA_VERSION = 2
+"""Of run.json and the files beside it. A reader refuses directories of a newer version, and reads older ones.
+
+1: until the feature recipe. 2: run.json and checkpoints hold the recipe of each symbol and the days of its splits."""
 
 STATES = ("queued", "running", "done", "failed", "crashed", "stopped")
 """queued: not begun. done: to the end, or ended early by its own rules. failed: the trainer said why. crashed: it could
@@ -185,6 +187,19 @@ class RunDir:
             newer = wrong.startswith("has a schema")
             raise P3kitError(str(path), wrong, "pip install -U p3kit" if newer else "restore the file")
         return info
+
+    @property
+    def is_older(self) -> bool:
+        """True for a run of an earlier format than this p3kit writes."""
+        return int(self.info().get("schema_version", 1)) < SCHEMA_VERSION
+
+    def made_by(self) -> str:
+        """The p3kit that made the run, for messages: `p3kit 0.1.0 at commit 7df7799 (format 1)`."""
+        info = self.info()
+        version = (info.get("versions") or {}).get("p3kit", "of unknown version")
+        commit = f" at commit {str(info['git_commit'])[:7]}" if info.get("git_commit") else ""
+        day = time.strftime("%Y-%m-%d", time.gmtime(info["created"])) if "created" in info else "an unknown day"
+        return f"p3kit {version}{commit} on {day} (format {info.get('schema_version', 1)})"
 
     def paths_from(self) -> Path:
         """The folder that relative paths of `run.json` start from: where p3kit stood when it planned the run."""

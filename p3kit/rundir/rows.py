@@ -29,6 +29,7 @@ EVENT_KINDS = {
     "resume": "training went on from a checkpoint",
     "checkpoint": "a checkpoint was written",
     "evaluation": "the policy walked a split",
+    "extension": "training goes on to a larger number of steps than was planned",
     "early_stop": "training ended before its last step, and why",
     "symptom": "a symptom was raised or went away",
     "intervention": "an intervention fired, was suppressed or released",

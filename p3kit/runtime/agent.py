@@ -23,14 +23,17 @@ from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import (
     BACKTEST_RESULT,
+    Segments,
     chosen_evaluation,
     encode,
+    extension_label,
     judge_evaluations,
     planned_over_made,
     read_candidates,
 )
 from p3kit.runtime.backtest_request import forward_pass
 from p3kit.runtime.best_checkpoints import BestCheckpoints
+from p3kit.runtime.card import make_card
 from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy
 from p3kit.runtime.fixed_rules import seed_of
@@ -92,6 +95,7 @@ class Agent(Generic[A]):
         where = f"{process.directory.path / 'run.json'}: {self.name}"
         self.spec: Spec = resolve_spec(plan["spec"], where, process.directory.trainer_file)
         self.total_timesteps: int = plan["total_timesteps"]
+        self.segments = Segments.of(plan)
         self.generator = self.new_generator("agent")
         self.global_step = 0
         self.state = "running"
@@ -106,7 +110,9 @@ class Agent(Generic[A]):
         self._verdict: dict[str, Any] | None = None
         self.is_alone = alone
         number = self.spec.checkpoints.keep_best
-        self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number)
+        self.card = make_card(process.directory.info(), plan)
+        """What a decision needs beside the weights."""
+        self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number, self.card)
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
         task = process.env_id or ""
         record = Record(self.name, plan["spec"], self.total_timesteps, str(process.device), task)
@@ -145,7 +151,8 @@ class Agent(Generic[A]):
             for path in moved
             if path.startswith("ppo.")
         }
-        return self.process.args_type(**(self.spec.ppo.model_dump() | knobs))
+        total = {"total_timesteps": self.segments.starting(global_step).total_timesteps}
+        return self.process.args_type(**(self.spec.ppo.model_dump() | total | knobs))
 
     def value_at(self, path: str, global_step: int) -> float:
         """A spec value in force at `global_step`: what is scheduled, as live interventions change it."""
@@ -154,15 +161,18 @@ class Agent(Generic[A]):
     def scheduled_at(self, path: str, global_step: int) -> float | str:
         """A spec value without interventions: its schedule at the share of training done, else the value itself, which
         may be a word such as "off"."""
-        schedule = self.spec.schedules.get(path)
-        if schedule is not None:
-            return value_at(schedule, global_step / self.total_timesteps)
-        value = get_path(self.spec, path)
-        return value if isinstance(value, str) else float(value)
+        return self._scheduled(path, global_step, self.segments.starting(global_step).schedule_steps)
 
     def scheduled_now(self, path: str) -> float | str:
         """A spec value without interventions, at the agent's own step."""
-        return self.scheduled_at(path, self.global_step)
+        return self._scheduled(path, self.global_step, self.segments.reaching(self.global_step).schedule_steps)
+
+    def _scheduled(self, path: str, global_step: int, schedule_steps: int) -> float | str:
+        schedule = self.spec.schedules.get(path)
+        if schedule is not None:
+            return value_at(schedule, global_step / schedule_steps)
+        value = get_path(self.spec, path)
+        return value if isinstance(value, str) else float(value)
 
     def reward_weights_at(self, global_step: int) -> Tensor:
         """(7,) float64, the weights of the components in force."""
@@ -231,11 +241,25 @@ class Agent(Generic[A]):
         self.global_step = global_step
         if self.state != "running":
             return True
+        if self.segments.extended_at(global_step):
+            self._begin_extension()
         if global_step >= self.total_timesteps:
             self.state = "done"
         elif self.process.stop_requested:
             self.state = "stopped"
         return self.state != "running"
+
+    def _begin_extension(self) -> None:
+        """Count by the new number of steps from here on, and journal that once. The patience of early stopping starts
+        again."""
+        segment, step = self.segments.starting(self.global_step), self.global_step
+        self.repair.record.total_timesteps = segment.total_timesteps
+        self._early_stop.begin_again(step)
+        fields = {"total_timesteps": segment.total_timesteps, "schedule_steps": segment.schedule_steps}
+        told = self.process.directory.read_events("extension", self.name)
+        if not any(event["global_step"] == step and event.items() >= fields.items() for event in told):
+            before = self.segments.reaching(step).total_timesteps
+            self.process.directory.append_event("extension", self.name, step, from_total=before, **fields)
 
     def fail(self, fault: P3kitError) -> None:
         """End this agent for good; the others of its run go on, and the run ends as failed."""
@@ -257,7 +281,8 @@ class Agent(Generic[A]):
 
     def due(self, every: int, before: int) -> bool:
         """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
-        return self.global_step // every > before // every or self.global_step >= self.total_timesteps
+        total = self.segments.starting(before).total_timesteps
+        return self.global_step // every > before // every or self.global_step >= total
 
     def record(
         self,
@@ -335,9 +360,9 @@ class Agent(Generic[A]):
         self.process.directory.write_histogram("returns", self.name, step, evaluation.candidate(step).to_json())
         self.journal("evaluation", **event)
         self.process.directory.write_histogram("equity", self.name, step, evaluation.equity_curves())
-        progress = self.global_step / self.total_timesteps
+        progress = self.global_step / self.segments.reaching(self.global_step).total_timesteps
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
-        if reason and progress < 1:
+        if reason and progress < 1 and not self.segments.extended_at(self.global_step):
             self.end_early(reason)
         self.repair.evaluated(row)
 
@@ -449,6 +474,8 @@ class Agent(Generic[A]):
         self._verdict["ended_early"] = self._ended_early
         if self.repair.fired:
             self._verdict["labels"].append("intervened")
+        if label := extension_label(self._plan):
+            self._verdict["labels"].append(label)
         told = self.process.directory.read_events("verdict", self.name)
         if not any(event["global_step"] == self.global_step for event in told):  # killed after it, before the end
             self.journal("verdict", **self._verdict)
@@ -487,8 +514,9 @@ class Agent(Generic[A]):
     def load_state_dict(self, state: Flat) -> None:
         """Restore what `state_dict` gave; the environment's state is the trainer's to load."""
         self.global_step, self._nonfinite = int(state["global_step"]), float(state["nonfinite"])
-        self._ended_early = state["ended_early"]
+        self._ended_early = "" if self.segments.extended_at(self.global_step) else state["ended_early"]
         self.state = "done" if self._ended_early else "running"
+        self.repair.record.total_timesteps = self.segments.reaching(self.global_step).total_timesteps
         if state["fault"]:
             self.state, self.fault = "failed", P3kitError(self.name, state["fault"])
         self.generator.set_state(state["generator"].cpu())

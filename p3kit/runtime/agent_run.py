@@ -208,12 +208,13 @@ class AgentRun(Generic[A]):
         }
         if self._grad_scaler.is_enabled():
             whole["diag/amp_scale"] = self._grad_scaler.get_scale()
-        end_step = min(self._start_step + iteration.rows, self._agent.total_timesteps)
+        end_step = min(self._start_step + iteration.rows, args.total_timesteps)
         self._agent.record(self._iteration, self._start_step, end_step, rollout, steps, whole)
         if self._agent.due(self._agent.spec.evaluation.every, self._start_step):
             self._evaluate(rollout, buffer)
         self._act(observation)
-        if self._agent.due(self._agent.spec.checkpoints.every, self._start_step) or self._run.stop_requested:
+        due = self._agent.due(self._agent.spec.checkpoints.every, self._start_step)
+        if due or self._agent.state != "running" or self._run.stop_requested:
             self._run.save_checkpoint("last", self._state())
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,8 @@ import torch
 
 from p3kit.env import TradingEnv
 from p3kit.rundir import RunDir
-from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
+from p3kit.runtime.card import weights_of
+from p3kit.runtime.checkpoints import Flat, load_checkpoint
 from p3kit.runtime.evaluation import Policy
 from p3kit.runtime.walks import Mode, Split
 
@@ -49,11 +50,10 @@ class Backtest:
         """Load `checkpoint`. Raises CheckpointError where it is missing, torn, or not of this version."""
         path = directory.checkpoint(checkpoint)
         state = load_checkpoint(path, device)
-        trainer = part("trainer", state)
         step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, agent, step, trainer or state, split, final, mode, episodes, forward)
+        return cls(path.name, agent, step, weights_of(state), split, final, mode, episodes, forward)
 
 
 @torch.no_grad()

@@ -46,6 +46,10 @@ class EarlyStop:
             return f"no gain of {rule.min_delta:g} in validation Sharpe for {self.waited} evaluations, {still:,} steps"
         return None
 
+    def begin_again(self, global_step: int) -> None:
+        """Count the patience from here on, as an extension does. The best Sharpe ratio stays the one to beat."""
+        self.best_step, self.waited = global_step, 0
+
     def state_dict(self) -> dict[str, float]:
         return asdict(self)
 

@@ -24,8 +24,9 @@ from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
 from p3kit.market import SymbolData, load_market
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.agent import Agent
+from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
@@ -54,7 +55,8 @@ class Run(Process[A]):
         ]
         self._rules = RuleRunner(self.agents, directory, journal)
         self._written = -math.inf  # when, by a clock that never jumps
-        plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in info["agents"]]
+        first = [first_plan(agent) for agent in info["agents"]]
+        plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in first]
         self._identity = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()
         self._state = "running"
         self._message = ""
@@ -160,6 +162,8 @@ class Run(Process[A]):
             "run/group_rules": self._rules.state(),
             "run/identity": self._identity,
         }
+        for agent in self.agents:
+            state |= card_entry(agent.card)
         if name == "last":
             self._keep_good(state)
         for agent in self.agents:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from p3kit.errors import P3kitError
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.machine import device_of, precision_of
 from p3kit.runtime.walks import Mode
@@ -33,8 +33,8 @@ class Process(Generic[A]):
         self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"), directory.trainer_file)
         self.device = device_of(self.spec)
         self.precision = precision_of(self.spec, self.device)
-        self.total_timesteps = sum(agent["total_timesteps"] for agent in info["agents"])
-        """Env steps of all agents."""
+        self.planned_timesteps = sum(first_plan(agent)["total_timesteps"] for agent in info["agents"])
+        """Env steps of all agents, without extensions: an extended run computes as it began."""
         self.backtest: Backtest | None = None  # set by p3kit evaluate before the trainer begins
         self._stop_signal = False
         self._said_not_compiled = False
@@ -62,7 +62,7 @@ class Process(Generic[A]):
         goes on with `function` as it is and says so once.
         """
         wanted = self.spec.compute.compile
-        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and self.total_timesteps < pays_from):
+        if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and self.planned_timesteps < pays_from):
             return function
         from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
 

@@ -110,14 +110,15 @@ class StackRun(Generic[A]):
         self._run.__exit__(kind, error, trace)
 
     def stacks(self) -> Iterator[Stack[A]]:
-        """The agents that train, as one stack; a smaller one of the rest each time that half of them have ended."""
+        """The agents that train, as one stack; a smaller one of the rest each time that half of them have ended, and
+        one with the arguments of an extension where that begins."""
         state = self._run.resumed
         by_name = {agent.name: agent for agent in self._run.agents}
         agents = self._run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
         while agents:
             stack = Stack(self._run, agents, state)
             yield stack
-            kept = [k for k, agent in enumerate(agents) if agent.state == "running"]
+            kept = [k for k, agent in enumerate(agents) if stack.is_extended or agent.state == "running"]
             agents, state = [agents[k] for k in kept], stack.state_of(kept)
         for agent in self._run.agents:
             agent.conclude()
@@ -130,8 +131,13 @@ class Stack(Generic[A]):
         """`state` is where the stack stands, None at the beginning of a run."""
         self._run, self._agents, self._resumed = run, list(agents), state
         self.device, self.precision, self.count = run.device, run.precision, len(agents)
-        self.args: A = agents[0].args_at(0)
-        """The arguments at the start of training. Sizes and words are the same in all agents of a stack."""
+        begin = 0 if state is None else int(state["global_step"])
+        first = next((agent for agent in agents if agent.state == "running"), agents[0])
+        self.args: A = first.args_at(begin)
+        """The arguments as the stack begins. Sizes and words are the same in all agents of a stack."""
+        self._segment = first.segments.starting(begin)
+        self.is_extended = False
+        """True once an extension begins, for which a new stack of the same agents is made."""
         self.seed: int = agents[0].seed
         self._registry = Registry()
         self._pieces = Pieces(agents[0].spec.ppo.batch_size, run.smaller_minibatch)
@@ -186,13 +192,16 @@ class Stack(Generic[A]):
 
     def iterations(self) -> Iterator[tuple[int, list[A]]]:
         """(env steps taken, each agent's arguments in force) at the start of each iteration, until all agents have
-        ended, or half of them. Every iteration ends with `record`."""
+        ended, or half of them, or an extension begins. Every iteration ends with `record`."""
         if self._resumed is None:
             self._run.save_checkpoint("init", self._state())
         while True:
             start = self._global_step
             self._running = [a for a in self._agents if a.state == "running" and not a.finished(start)]
             if not self._running or (len(self._running) <= self.count // 2 and self._can_shrink):
+                return
+            if self._running[0].segments.starting(start) != self._segment:
+                self.is_extended = True
                 return
             self._iteration += 1
             self._in_force = [agent.args_at(start) for agent in self._agents]
@@ -294,7 +303,7 @@ class Stack(Generic[A]):
         """
         args: Any = self.args
         start, rows = self._global_step, advantage.shape[0] * self._num_envs
-        learnt = min(rows, self._agents[0].total_timesteps - start)
+        learnt = min(rows, args.total_timesteps - start)
         steps_per_epoch = math.ceil(learnt / (args.batch_size * args.accumulation_steps))
         gradient_steps = [int(count) * steps_per_epoch for count in epochs.tolist()]
         gamma, gae_lambda = (stack_setting(self._in_force, name, self.device) for name in ("gamma", "gae_lambda"))
@@ -321,11 +330,14 @@ class Stack(Generic[A]):
         rollouts = self._write(iterations, evidence, names, update, gradient_steps, epochs, start + learnt)
         self._evaluate(start, rollouts, iterations, gradient)
         self._act(observation)
-        if any(a.due(a.spec.checkpoints.every, start) for a in self._running) or self._run.stop_requested:
+        due = any(a.state != "running" or a.due(a.spec.checkpoints.every, start) for a in self._running)
+        if due or self._run.stop_requested:
             self._run.save_checkpoint("last", self._state())
 
     def state_of(self, agents: Sequence[int]) -> Flat:
         """Where the stack stands, of some agents alone."""
+        if len(agents) == self.count:
+            return self._state()
         return select_agents(self._state(), agents, self._shared)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -186,7 +186,7 @@ def test_ctrl_c_then_resume(p3kit, spec, runs_root):
 
     again = p3kit("resume", "run-1", "--no-aim")
     assert again.code == 2
-    assert again.stderr == "run-1: is done; there is nothing to resume\n"
+    assert again.stderr.startswith("run-1: is done; there is nothing to resume; p3kit resume run-1 --total-timesteps N")
 
 
 def test_stop_from_another_terminal(p3kit, spec, runs_root):

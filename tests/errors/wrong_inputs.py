@@ -45,7 +45,7 @@ def a_newer_run(folder: Path) -> None:
     """A run directory that a later p3kit has written."""
     two_runs(folder)
     path = folder / "runs" / "run-2" / "run.json"
-    text = path.read_text().replace('"schema_version": 1', '"schema_version": 99')
+    text = path.read_text().replace('"schema_version": 2', '"schema_version": 99')
     path.write_text(re.sub(r',\s+"crc": "[0-9a-f]{8}"', "", text))  # it would have a checksum of its own
 
 
@@ -104,6 +104,7 @@ RUN_NAMES = [
     Wrong("a way out of the folder", "diagnose ../../etc", prepare=two_runs),
     Wrong("half a run", "resume run-1/AMD", prepare=two_runs),
     Wrong("a run that is done, to resume", "resume run-1 --no-aim", prepare=two_runs),
+    Wrong("a schedule without an extension", "resume run-1 --schedule stretch --no-aim", prepare=two_runs),
     Wrong("a run that is done, to stop", "stop run-1", prepare=two_runs),
     Wrong("an experiment that is not there", "report --week 1 --name phase4", prepare=two_runs),
     Wrong("one run, to compare", "compare run-2", prepare=two_runs),

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p3kit.market import BEAR, BULL, LOOKBACK, SIDEWAYS, Bars, load_market
-from p3kit.market.features import compute_features, compute_regimes, rolling, standardise
+from p3kit.market.features import compute_features, compute_regimes, rolling
+from p3kit.market.recipe import scaled, standard_scale
 from tests.market.made import frame_of, market_spec, random_bars, write_csv
 
 COLUMNS = ("open", "high", "low", "close", "volume")
@@ -129,7 +130,8 @@ def test_a_price_that_stands_still_gives_finite_features() -> None:
     features = compute_features(still)
     assert np.isfinite(features.values[LOOKBACK:]).all()
     assert (features.regime[LOOKBACK:] == SIDEWAYS).all()
-    values, _, scale, constant = standardise(features, LOOKBACK, 300)
+    mean, scale, constant = standard_scale(features, LOOKBACK, 300)
+    values = scaled(features.values, mean, scale)
     assert np.isfinite(values[LOOKBACK:]).all()
     assert (scale > 0).all()
     assert "return_1" in constant
@@ -160,7 +162,8 @@ def test_regimes_follow_trends() -> None:
 
 def test_standardised_by_the_training_split_alone() -> None:
     features = compute_features(random_bars(600, 7))
-    values, mean, scale, constant = standardise(features, 100, 400)
+    mean, scale, constant = standard_scale(features, 100, 400)
+    values = scaled(features.values, mean, scale)
     plain = [i for i, name in enumerate(features.names) if not name.startswith("regime_")]
     np.testing.assert_allclose(values[100:400, plain].mean(axis=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(values[100:400, plain].std(axis=0), 1.0, atol=1e-5)

@@ -55,7 +55,7 @@ def test_a_new_run_holds_what_it_was_made_from(make_run):
     run = make_run(("AAPL", "BRK/B"))
     assert (run.name, run.number) == ("run-1", 1)
     assert run.info()["run"] == "run-1"
-    assert run.info()["schema_version"] == 1
+    assert run.info()["schema_version"] == 2
     assert run.agent_names() == ["AAPL", "BRK/B"]
     assert run.spec_text() == "name = 'test'\n"
     assert run.trainer_file.read_text() == "print('hello')\n"

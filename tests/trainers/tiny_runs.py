@@ -49,15 +49,21 @@ def train(
     runs = []
     for plan in plan_runs(spec, read_trainer(spec.trainer)):
         run = RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), "", plan.trainer)
-        argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(run.path)]
-        try:
-            module.main()
-        except SystemExit as end:
-            assert end.code == 1  # noqa: PT017 - a failed run ends its process
-        finally:
-            sys.argv = argv
+        go_on(module, run)
         runs.append(run)
     return runs
+
+
+def go_on(module: ModuleType, run: RunDir, *flags: str) -> RunDir:
+    """Train a run in this process, to its end."""
+    argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(run.path), *flags]
+    try:
+        module.main()
+    except SystemExit as end:
+        assert end.code == 1  # noqa: PT017 - a failed run ends its process
+    finally:
+        sys.argv = argv
+    return run
 
 
 def final_weights(run: RunDir, agent: str, of: str = "net") -> dict[str, torch.Tensor]:

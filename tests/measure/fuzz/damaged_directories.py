@@ -7,12 +7,12 @@ import hashlib
 import io
 import json
 import random
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import traceback
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -101,14 +101,14 @@ def zero_a_block(content: bytes, rng: random.Random) -> bytes:
 
 def reseal(content: bytes, rng: random.Random) -> bytes:
     """A checkpoint whose content is damaged and whose checksum is right."""
-    header, _, payload = content.partition(b"\n")
-    words = header.split(b" ")
-    if len(words) != 3:
+    size = 8 + int.from_bytes(content[:8], "little")
+    checksum = re.search(rb"[0-9a-f]{64}", content[:size])
+    if checksum is None:
         return content[1:]
-    with contextlib.suppress(zlib.error):
-        payload = zlib.decompress(payload)
-    payload = rng.choice([flip, tear, zero_a_block])(payload, rng)
-    return b" ".join([words[0], b"raw", hashlib.sha256(payload).hexdigest().encode()]) + b"\n" + payload
+    zeroed = content.replace(checksum[0], b"0" * 64, 1)
+    start = rng.choice([8, checksum.end(), size])  # in the header or in the tensors
+    damaged = zeroed[:start] + rng.choice([flip, tear, zero_a_block])(zeroed[start:], rng)
+    return damaged.replace(b"0" * 64, hashlib.sha256(damaged).hexdigest().encode(), 1)
 
 
 BYTES: list[Callable[[bytes, random.Random], bytes]] = [flip, tear, insert, cut_out, shuffle_lines, empty, zero_a_block]

@@ -1,8 +1,9 @@
 """`python -m tests.measure.kills`: kill runs at random, resume them, compare with an undisturbed run.
 
-What is compared: every recorded row (times aside), every kept checkpoint bit for bit, evaluations, interventions and
-verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are written after
-every kill, and a second call with the same `--output` goes on where the first one ended.
+Kills hit the trainings of the three trainers and, as often, their extensions: a run that was done goes on to half as
+many steps more. What is compared: every recorded row (times aside), every kept checkpoint bit for bit, evaluations,
+interventions and verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are
+written after every kill, and a second call with the same `--output` goes on where the first one ended.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import click
 import torch
 
+from p3kit.launch import extend, requeue
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
@@ -37,6 +39,9 @@ from p3kit.spec import load_spec
 from p3kit.spec.trainer_file import read_trainer
 
 TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
+EXTENDED = " extended"
+CASES = (*TRAINERS, *(trainer + EXTENDED for trainer in TRAINERS))
+"""A run of a trainer, and the extension of one that is done."""
 SPEC = """
 name = "kills"
 trainer = "{trainer}"
@@ -74,6 +79,7 @@ do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
 """
 NETS = {"ppo_shared": "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"}
 SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8}
+EXTENDED_STEPS = 2_304
 PATIENCE_S = 900  # of a machine that has other things to do
 
 
@@ -93,7 +99,18 @@ class Kill:
 # ── one run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make_run(folder: Path, trainer: str) -> RunDir:
+def make_run(folder: Path, case: str, done: Mapping[str, RunDir]) -> RunDir:
+    """A queued run, or the extension of a copy of one of `done`, which are done."""
+    trainer = case.removesuffix(EXTENDED)
+    if case == trainer:
+        return make_new_run(folder, trainer)
+    run = RunDir(Path(shutil.copytree(done[trainer].path, folder / "runs" / done[trainer].name)))
+    extend([run], EXTENDED_STEPS, "stretch")
+    requeue([run])
+    return run
+
+
+def make_new_run(folder: Path, trainer: str) -> RunDir:
     symbols = '["AAA"]' if trainer == "ppo" else '["AAA", "BBB"]'
     text = SPEC.format(trainer=trainer, symbols=symbols, net=NETS.get(trainer, "hidden = [16, 16]"))
     folder.mkdir(parents=True)
@@ -115,13 +132,14 @@ def launcher(run: RunDir) -> subprocess.Popen[str]:
     return start(run, "-m", "p3kit", "resume", run.name, "--runs", str(run.path.parent), "--no-aim", "--jobs", "1")
 
 
-def trained_in_one_go(folder: Path, trainer: str) -> tuple[RunDir, dict[str, int], float]:
+def trained_in_one_go(folder: Path, case: str, done: dict[str, RunDir]) -> tuple[RunDir, dict[str, int], float]:
     """A run that nobody touches, how often it got to each place, and its seconds."""
-    run, begin = make_run(folder, trainer), time.monotonic()
+    run, begin = make_run(folder, case, done), time.monotonic()
     process = start(run, "-m", "tests.measure.kills.die", "count", "0", str(run.path))
     printed, _ = process.communicate(timeout=PATIENCE_S)
     if process.returncode != 0:
-        raise SystemExit(f"the undisturbed run of {trainer} failed:\n{(run.path / 'log.txt').read_text()[-2000:]}")
+        raise SystemExit(f"the undisturbed run of {case} failed:\n{(run.path / 'log.txt').read_text()[-2000:]}")
+    done[case] = run
     return run, json.loads(printed.splitlines()[-1]), time.monotonic() - begin
 
 
@@ -197,14 +215,14 @@ def equal(a: Any, b: Any) -> bool:
 # ── the ways to die ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def kill_once(folder: Path, trainer: str, way: str, place: str, nth: int, share: float, seconds: float) -> RunDir:
-    """A run that was killed one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time."""
-    run = make_run(folder, trainer)
+def kill_once(run: RunDir, way: str, place: str, nth: int, share: float, seconds: float) -> RunDir:
+    """Kill a run one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time."""
     if way in ("place", "clock", "SIGTERM"):
         if way == "place":
             start(run, "-m", "tests.measure.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
         else:
-            process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path))
+            resume = ["--resume"] if run.checkpoint("last").exists() else []
+            process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path), *resume)
             time.sleep(share * seconds)
             end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
         if run.status()["state"] == "queued":  # killed before its first word: whoever queued it, we, lives on
@@ -221,14 +239,14 @@ def kill_once(folder: Path, trainer: str, way: str, place: str, nth: int, share:
 def draw(number: int, seed: int, visits: dict[str, dict[str, int]]) -> tuple[str, str, str, int, float]:
     """Trainer, way, place, visit and instant of a kill; places are drawn evenly, however often they are visited."""
     chance = random.Random(seed * 100_000 + number)
-    trainer = TRAINERS[number % len(TRAINERS)]
+    trainer = CASES[number % len(CASES)]
     way = chance.choices(list(SHARE_OF_WAYS), list(SHARE_OF_WAYS.values()))[0]
     place = chance.choice(sorted(visits[trainer]))
     return trainer, way, place if way == "place" else "", chance.randint(1, visits[trainer][place]), chance.random()
 
 
 @click.command(help=__doc__)
-@click.option("--kills", default=100, show_default=True, help="How many, over the three trainers in turn.")
+@click.option("--kills", default=100, show_default=True, help="Number, over the cases in turn.")
 @click.option("--seed", default=1, show_default=True, help="What places and instants are drawn from.")
 @click.option("--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Runs at a time.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the folders of runs that came out different here.")
@@ -236,7 +254,8 @@ def draw(number: int, seed: int, visits: dict[str, dict[str, int]]) -> tuple[str
 def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="p3kit-kills-") as name:
         folder = Path(name)
-        whole = {trainer: trained_in_one_go(folder / trainer, trainer) for trainer in TRAINERS}
+        first: dict[str, RunDir] = {}
+        whole = {case: trained_in_one_go(folder / case, case, first) for case in CASES}
         visits = {trainer: counted for trainer, (_, counted, _) in whole.items()}
         done = earlier(output, seed)
         for trainer, (run, counted, seconds) in whole.items():
@@ -248,7 +267,7 @@ def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | Non
             trainer, way, place, nth, share = draw(number, seed, visits)
             undisturbed, _, seconds = whole[trainer]
             own = folder / f"kill-{number}"
-            run = kill_once(own, trainer, way, place, nth, share, seconds)
+            run = kill_once(make_run(own, trainer, first), way, place, nth, share, seconds)
             rows = run.read_metrics()
             at_step = int(rows[-1]["global_step"]) if rows else None
             try:
@@ -261,7 +280,7 @@ def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | Non
             shutil.rmtree(own)
             done.append(Kill(number, trainer, way, place, at_step, not found, found))
             where = f"{place} (visit {nth})" if place else f"at {share:.0%} of its time"
-            print(f"{number + 1:4} {trainer:12} {way:9} {where:50} {found or 'same'}", flush=True)
+            print(f"{number + 1:4} {trainer:20} {way:9} {where:50} {found or 'same'}", flush=True)
             if output:
                 write_json(output, document(sorted(done, key=lambda kill: kill.number), seed))
 

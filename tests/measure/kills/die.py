@@ -107,6 +107,8 @@ def main() -> None:
     arm()
     trainer = str(pathlib.Path(folder) / "trainer.py")
     sys.argv = [trainer, "--run-dir", folder]
+    if (pathlib.Path(folder) / "checkpoints" / "last.pt").exists():
+        sys.argv.append("--resume")
     runpy.run_path(trainer, run_name="__main__")
     if chosen == "count":
         print(json.dumps(visits))

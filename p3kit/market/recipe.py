@@ -1,0 +1,91 @@
+"""`FeatureRecipe`: everything that turns the bars of one symbol into the features that an agent was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p3kit.errors import DataError, InputError
+from p3kit.market.bars import Bars, Floats
+from p3kit.market.features import LOOKBACK, Features, compute_features
+
+FORMULAS = 2
+"""Version of the feature formulas. 1 summed in an order that depended on the number of bars; 2 sums bar by bar."""
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """The features of one symbol: formulas, columns and the statistics of the training split.
+
+    Row t of `features` depends on the bars t − `look_back` … t alone: it has the same bits however many bars come
+    before or after. JSON holds every number exactly.
+    """
+
+    formulas: int
+    """Version of the feature formulas, `FORMULAS`."""
+    names: tuple[str, ...]
+    """Features of a bar, in the order of the observation."""
+    columns: tuple[str, ...]
+    """Optional price columns that the formulas use."""
+    own: tuple[str, ...]
+    """Columns of the user's files that are features themselves."""
+    bars_per_year: float
+    mean: tuple[float, ...]
+    """Subtracted from each feature; 0 where a feature is left as it is."""
+    scale: tuple[float, ...]
+    """Divisor of each feature; 1 where a feature is left as it is."""
+    adjust: str
+    """`data.adjust`: adjustment of the prices."""
+    look_back: int = LOOKBACK
+    """Bars before a bar that its features depend on."""
+
+    def features(self, bars: Bars) -> NDArray[np.float32]:
+        """Features (T, F) of `bars`; NaN in the first `look_back` rows. Raises DataError where a column is missing."""
+        if missing := [name for name in self.columns if name not in bars.columns]:
+            what = f"has no column {', '.join(missing)}; the agent was trained with it"
+            raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
+        table = compute_features(bars, self.columns, self.bars_per_year)
+        order = [table.names.index(name) for name in self.names]
+        values = table.values if order == list(range(len(table.names))) else table.values[:, order]
+        return scaled(values, np.array(self.mean), np.array(self.scale))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> FeatureRecipe:
+        """Read what `to_json` returned. Raises InputError for formulas of a newer p3kit."""
+        if stored["formulas"] > FORMULAS:
+            what = f"features have formulas {stored['formulas']}; this p3kit has {FORMULAS}"
+            raise InputError("feature recipe", what, "pip install -U p3kit")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+        return cls(**values)
+
+
+def scaled(values: Floats, mean: Floats, scale: Floats) -> NDArray[np.float32]:
+    """(values − mean) / scale by column: (T, F) float64 → (T, F) float32."""
+    out = np.empty(values.shape, dtype=np.float32)
+    for i, column in enumerate(values.T):  # one at a time, to bound memory
+        out[:, i] = (column - mean[i]) / scale[i]
+    return out
+
+
+def standard_scale(features: Features, first: int, last: int) -> tuple[Floats, Floats, list[str]]:
+    """Mean (F,) and standard deviation (F,) over rows first … last − 1, the training split.
+
+    Regimes stay 0 or 1. A feature that is constant in the training split is only shifted, never divided by (almost)
+    zero. The third value names the constant features.
+    """
+    train = features.values[first:last]
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    constant = scale < 1e-9
+    as_it_is = np.array([name.startswith("regime_") for name in features.names])
+    mean = np.where(as_it_is, 0.0, mean)
+    scale = np.where(as_it_is | constant, 1.0, scale)
+    names = [n for n, c, r in zip(features.names, constant, as_it_is, strict=True) if c and not r]
+    return mean, scale, names
