@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ Result = dict[str, Any]
 """Output of `Agent.report_backtest`: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
 
 
-def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool, mode: str) -> Result:
+def backtest(
+    run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool, mode: str, outside: Sequence[str] = ()
+) -> Result:
     """Walk one split with the policy of one checkpoint, in a process of its own.
 
+    `outside` are the trainer's options `--bars`, `--from-day` and `--to-day` for the split `outside`.
     `mode` is "continuous" or "windows". `checkpoint` is "best" (the weights that validation chose), "last", or the name
     of a file below checkpoints/. Raises InputError where there is no such checkpoint, P3kitError with the message of
     the trainer where it cannot load its policy.
     """
-    return _shown(run, agent, checkpoint, split, ["--mode", mode, *(["--final"] if final else [])])
+    return _shown(run, agent, checkpoint, split, ["--mode", mode, *(["--final"] if final else []), *outside])
 
 
 def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: int = 2) -> list[Result]:
@@ -55,7 +59,7 @@ def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, f
     Tries are all evaluations of the symbol that the experiment's runs in the folder have journalled on that split.
     """
     sharpe, shape = result["metrics"].get("eval/sharpe_ratio"), result["returns"]
-    if sharpe is None or shape is None or result["split"] == "train":
+    if sharpe is None or shape is None or result["split"] in ("train", "outside"):
         return None
     kind = "final_evaluation" if result["split"] == "test" else "evaluation"
     symbol = _symbols(run.info())[result["agent"]]

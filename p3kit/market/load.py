@@ -17,6 +17,7 @@ from p3kit.market.features import LOOKBACK, compute_features
 from p3kit.market.fingerprint import fingerprint
 from p3kit.market.gaps import span_text
 from p3kit.market.recipe import FORMULAS, FeatureRecipe, scaled, standard_scale
+from p3kit.market.run_bars import RunBars
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
 from p3kit.market.symbol_data import SymbolData
@@ -41,25 +42,33 @@ _PARTS = 10
 
 
 def load_market(
-    spec: Spec, symbols: Sequence[str], folder: Path | None = None, stored: Mapping[str, float] | None = None
+    spec: Spec,
+    symbols: Sequence[str],
+    folder: Path | None = None,
+    stored: Mapping[str, float] | None = None,
+    of_run: Mapping[str, RunBars] | None = None,
+    *,
+    exact: bool = True,
 ) -> dict[str, SymbolData]:
     """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
 
     A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it). `stored` holds
-    the bars per year that an agent was trained with, by symbol: its features keep them.
+    the bars per year that an agent was trained with, by symbol: its features keep them. `of_run` holds the bars of a
+    run by symbol: those that were appended since are left out. Unless `exact`, prices may have been rescaled since.
 
     Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
     bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
     """
     _check_names(spec, symbols)
-    if folder is not None and spec.data.path is not None:
-        path = beside(folder, spec.data.path)
-        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+    spec = with_path_from(spec, folder)
+    of_run = of_run or {}
     bars: dict[str, Bars] = {}
     faults: list[Fault] = []
     for symbol in symbols:
         try:
-            bars[symbol] = _bars_of(spec, symbol)
+            bars[symbol] = bars_of(spec, symbol)
+            if symbol in of_run:
+                bars[symbol] = of_run[symbol].select(bars[symbol], exact=exact)
         except DataError as error:
             faults.extend(error.faults)
     columns: tuple[str, ...] = ()
@@ -70,7 +79,8 @@ def load_market(
     market: dict[str, SymbolData] = {}
     for symbol, table in bars.items():
         try:
-            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol))
+            recipe = of_run[symbol].recipe if symbol in of_run and not exact else None
+            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol), recipe)
         except DataError as error:
             faults.extend(error.faults)
     if faults:
@@ -116,7 +126,16 @@ def _faults_of_names(symbols: Sequence[str]) -> list[Fault]:
     return [Fault("symbols", f"{name!r} is no symbol", hint) for name in symbols if not _SYMBOL.fullmatch(name)]
 
 
-def _bars_of(spec: Spec, symbol: str) -> Bars:
+def with_path_from(spec: Spec, folder: Path | None) -> Spec:
+    """The spec with a relative `data.path` beside `folder`."""
+    if folder is None or spec.data.path is None:
+        return spec
+    path = beside(folder, spec.data.path)
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+
+
+def bars_of(spec: Spec, symbol: str) -> Bars:
+    """The bars of one symbol from the source that the spec names."""
     source = spec.data.source
     if source == "sample":
         return sample_bars(symbol)
@@ -157,9 +176,14 @@ def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...],
 
 
 def _prepare(
-    spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[str, ...], stored: float | None
+    spec: Spec,
+    bars: Bars,
+    columns: tuple[str, ...],
+    dropped: tuple[str, ...],
+    stored: float | None,
+    recipe: FeatureRecipe | None,
 ) -> SymbolData:
-    """Features, splits and notes of one symbol."""
+    """Features, splits and notes of one symbol. The statistics of a `recipe` take the place of those of the bars."""
     behind, episode = look_back(spec), spec.env.episode_bars
     place = bars.source if spec.data.source in ("csv", "parquet") else f"{bars.source} {bars.symbol}"
     if len(bars) < behind + episode + 1:
@@ -197,6 +221,8 @@ def _prepare(
             notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")
     else:
         mean, scale = np.zeros(len(features.names)), np.ones(len(features.names))
+    if recipe is not None:
+        mean, scale = np.array(recipe.mean), np.array(recipe.scale)
 
     return SymbolData(
         symbol=bars.symbol,
@@ -205,6 +231,7 @@ def _prepare(
         open=bars.open,
         high=bars.high,
         low=bars.low,
+        volume=bars.volume,
         features=scaled(features.values, mean, scale),
         feature_names=features.names,
         feature_mean=mean,
@@ -214,7 +241,7 @@ def _prepare(
         bars_per_year=year,
         split_bars_per_year={name: one.bars for name, one in yearly.items()},
         fingerprint=fingerprint(bars),
-        splits=splits,
+        splits=dict(splits.items()),
         source=bars.source,
         synthetic=bars.synthetic,
         notes=notes,

@@ -23,7 +23,7 @@ import torch
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
-from p3kit.market import SymbolData, load_market
+from p3kit.market import SymbolData
 from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
@@ -31,6 +31,7 @@ from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoi
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
 from p3kit.runtime.rule_runner import RuleRunner
+from p3kit.runtime.run_market import OutsideRequest, backtest_market, outside_market, training_market
 from p3kit.runtime.run_process import A, Process
 
 STATUS_SECONDS = 1.0
@@ -41,13 +42,19 @@ ENV_PAYS_FROM = 300_000
 class Run(Process[A]):
     """One trainer process and its run directory. Use as a context manager: it reports how the run ended."""
 
-    def __init__(self, directory: RunDir, args_type: type[A], *, resume: bool) -> None:
+    def __init__(
+        self,
+        directory: RunDir,
+        args_type: type[A],
+        *,
+        resume: bool,
+        of_agent: str | None = None,
+        outside: OutsideRequest | None = None,
+    ) -> None:
+        """`of_agent` is the only agent of a backtest, `outside` asks for bars outside the splits."""
         super().__init__(directory, args_type)
         info = directory.info()
-        symbols = [agent["symbol"] for agent in info["agents"]]
-        stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
-        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
-        self._refuse_changed_data(info, market)
+        market = self._market(info, of_agent, outside)
         journal = (info.get("replay") or {}).get("journal")
         alone = len(info["agents"]) == 1
         self.agents = [
@@ -233,14 +240,20 @@ class Run(Process[A]):
             agent.reload(rows, events)
         return part("trainer", state)
 
-    def _refuse_changed_data(self, info: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
-        for symbol, bars in market.items():
-            if bars.fingerprint != info["data"][symbol]["fingerprint"]:
-                raise P3kitError(
-                    f"{self.directory.name}: data of {symbol}",
-                    "have changed since the run was planned (their fingerprint differs)",
-                    "restore the data, or start a new run",
-                )
+    def _market(
+        self, info: Mapping[str, Any], of_agent: str | None, outside: OutsideRequest | None
+    ) -> Mapping[str, SymbolData]:
+        """The bars by symbol; none for a task that brings none."""
+        if self.env_id:
+            return {}
+        if of_agent is None:
+            return training_market(self.directory, info, self.spec)
+        symbol = next(agent["symbol"] for agent in info["agents"] if agent["name"] == of_agent)
+        if outside is None:
+            return backtest_market(self.directory, info, self.spec, symbol)
+        found = outside_market(self.directory, info, self.spec, symbol, outside)
+        self.overlaps = found.overlaps
+        return {symbol: found.data}
 
     def _write_status(self) -> None:
         self._written = time.monotonic()
