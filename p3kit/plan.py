@@ -79,6 +79,11 @@ class RunPlan:
     windows: tuple[str, ...] = ()
     """Every window of a walk-forward, of which this run has one."""
 
+    @property
+    def market_spec(self) -> Spec:
+        """The spec by which the bars of the run are loaded: its agents have the [observation] in common."""
+        return self.spec.model_copy(update={"observation": self.agents[0].spec.observation})
+
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
         """Return the plan as `run.json` stores it. `RunDir.create` adds the time, the versions and the commit.
 
@@ -207,8 +212,13 @@ def agent_name(
     if several_seeds or point:
         parts.append(f"s{seed}")
     parts += [f"w{window}"] if window is not None else []
-    parts += [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in point.items()]
+    parts += [f"{path.rsplit('.', 1)[-1]}={_in_name(value)}" for path, value in point.items()]
     return ".".join(parts)
+
+
+def _in_name(value: Any) -> str:
+    """A value as part of a name: lists as a+b, an empty one as none."""
+    return ("+".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
 
 
 def data_notes(spec: Spec, market: Mapping[str, SymbolData], windows: Sequence[Split] = ()) -> list[str]:
@@ -242,6 +252,7 @@ def describe_data(bars: SymbolData) -> dict[str, Any]:
     """The identity of a symbol's bars, as stored with a run and compared on resume."""
     return {
         "fingerprint": bars.fingerprint,
+        **({"price_fingerprint": bars.price_fingerprint} if bars.own_features else {}),
         "source": bars.source,
         "synthetic": bars.synthetic,
         "bars": len(bars.close),

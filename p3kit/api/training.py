@@ -264,7 +264,7 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     windows = walk_windows(loaded.spec, market)
     plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
-        load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
+        load_market(window.market_spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
         launch.print(f"note: {note}")
     return plans

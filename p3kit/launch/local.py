@@ -112,7 +112,7 @@ def make_runs(
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            info = plan.run_json(_market_of(plan, market), command) | dict(extra or {})
+            info = plan.run_json(_market_of(plan, loaded, market), command) | dict(extra or {})
             runs.append(RunDir.create(runs_root, info, loaded.source_text, plan.trainer))
     except BaseException:
         for run in runs:
@@ -121,13 +121,14 @@ def make_runs(
     return runs
 
 
-def _market_of(plan: RunPlan, market: Mapping[str, SymbolData]) -> Mapping[str, SymbolData]:
-    """Return the bars of a run: a window of a walk-forward has bars of its own."""
-    if not plan.windows:
+def _market_of(plan: RunPlan, loaded: LoadedSpec, market: Mapping[str, SymbolData]) -> Mapping[str, SymbolData]:
+    """Return the bars of a run: a window of a walk-forward and features of its own make others than `market`."""
+    spec = plan.market_spec
+    if not plan.windows and spec.observation == loaded.spec.observation:
         return market
     from p3kit.market import load_market
 
-    return load_market(plan.spec, list(dict.fromkeys(agent.symbol for agent in plan.agents)))
+    return load_market(spec, list(dict.fromkeys(agent.symbol for agent in plan.agents)))
 
 
 def resume(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class Bars:
     source: str = ""
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    own: Mapping[str, Floats] = field(default_factory=dict)
+    """Columns of the user's that are features themselves, (T,) each; NaN where the first ones are missing."""
 
     def __len__(self) -> int:
         return len(self.close)

@@ -135,10 +135,11 @@ class Agent(Generic[A]):
 
     @cached_property
     def newest_return_column(self) -> int | None:
-        """The observation value that holds the return of the newest bar; None for a task without bars."""
-        if not self.market:
+        """The observation value that holds the return of the newest bar; None for a task without bars, and for an agent
+        that does not see it."""
+        names = self.market[self.symbol].feature_names if self.market else ()
+        if NEWEST_RETURN not in names:
             return None
-        names = self.market[self.symbol].feature_names
         return (self.spec.env.window - 1) * len(names) + names.index(NEWEST_RETURN)
 
     def args_at(self, global_step: int) -> A:

@@ -26,6 +26,7 @@ from p3kit import metrics as formulas
 from p3kit.edge import Candidate
 from p3kit.env import Rules, Timestep, TradingEnv, make_trading_env
 from p3kit.market import SymbolData
+from p3kit.market.foresight import feature_foresight
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.significance import excess_interval, sharpe_interval
 from p3kit.spec import Spec
@@ -37,7 +38,6 @@ MOVING_AVERAGES = (10, 50)
 _EQUITY_POINTS = 1_500
 LEAST_TRIPS = 20
 """Winners, and losers, below which a median holding time is chance."""
-FORESIGHT_BARS = 3
 _RECENT_WINDOWS = 8
 _AGENTS_AT_ONCE = 8
 """Whose fixed rules are played side by side: more would only take memory."""
@@ -252,7 +252,8 @@ def _best_rule(rules: Mapping[str, tuple[Walk, Walk]]) -> tuple[str, Walk]:
 def _signals(bars: SymbolData) -> tuple[list[str], Array]:
     """Every feature above and below its mean: names, and (rules, T) where it is so; NaN before the look-back is
     neither."""
-    moves = [i for i, name in enumerate(bars.feature_names) if not name.startswith("regime_")]
+    regimes = [f"regime_{name}" for name in REGIMES]
+    moves = [i for i, name in enumerate(bars.feature_names) if name not in regimes]
     table = bars.features.T[moves]
     names = [f"{bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
     return names, np.concatenate([table > 0, table < 0])
@@ -582,24 +583,6 @@ def holding_times(walks: Sequence[Walk], limit: int) -> dict[str, float]:
         "eval/holding_losers": float(np.median(losers)),
         "eval/losers_held": float(np.quantile(losers, 0.9)) / limit,
     }
-
-
-def feature_foresight(bars: SymbolData) -> tuple[str, float]:
-    """The feature with the largest |correlation| with the log return of one of the next three bars, over the training
-    split, and that correlation; ("", 0.0) where nothing varies. An honest feature knows a little of the next bar."""
-    first, last = bars.splits["train"]
-    move = np.diff(np.log(bars.close))  # (T − 1,), move[t] leads from bar t to t + 1
-    best = ("", 0.0)
-    for ahead in range(FORESIGHT_BARS):
-        rows = np.arange(first, min(last, len(move) - ahead))
-        table = bars.features[rows].astype(np.float64)
-        table -= table.mean(0)
-        target = move[rows + ahead] - move[rows + ahead].mean()
-        scale = np.sqrt((table**2).sum(0) * (target**2).sum())
-        known = np.divide(np.abs(table.T @ target), scale, out=np.zeros(len(scale)), where=scale > 0)
-        if known.max(initial=0.0) > best[1]:
-            best = (bars.feature_names[int(known.argmax())], float(known.max()))
-    return best
 
 
 def _join(walks: list[Walk]) -> Walk:

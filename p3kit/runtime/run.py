@@ -32,6 +32,7 @@ from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
 from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.run_process import A, Process
+from p3kit.spec import Spec, resolve_spec
 
 STATUS_SECONDS = 1.0
 ENV_PAYS_FROM = 300_000
@@ -46,7 +47,7 @@ class Run(Process[A]):
         info = directory.info()
         symbols = [agent["symbol"] for agent in info["agents"]]
         stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
-        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
+        market = {} if self.env_id else load_market(self._market_spec(info), symbols, directory.paths_from(), stored)
         self._refuse_changed_data(info, market)
         journal = (info.get("replay") or {}).get("journal")
         alone = len(info["agents"]) == 1
@@ -62,6 +63,11 @@ class Run(Process[A]):
         self._message = ""
         self.on_status: Callable[[Run[A], str], None] | None = None  # called with the state whenever it is written
         self.resumed: Flat | None = self._restore() if resume else None
+
+    def _market_spec(self, info: Mapping[str, Any]) -> Spec:
+        """See `RunPlan.market_spec`."""
+        first = resolve_spec(info["agents"][0]["spec"], str(self.directory.path), self.directory.trainer_file)
+        return self.spec.model_copy(update={"observation": first.observation})
 
     @property
     def agent(self) -> Agent[A]:

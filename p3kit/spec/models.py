@@ -37,7 +37,9 @@ from p3kit.spec.base_model import (
     Whole,
     Words,
 )
+from p3kit.spec.feature_names import BUILT_IN, PRICE_COLUMNS, Feature
 from p3kit.spec.interventions import Intervention
+from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.schedules import Schedule
 
 SAMPLE_SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
@@ -226,6 +228,8 @@ class Columns(Table):
     """What was traded in a bar."""
     adj_close: Column | None = None
     """The close adjusted for splits and dividends, for `data.adjust`."""
+    own: dict[str, Column] = Field(default_factory=dict)
+    """Columns of `observation.columns` that have other names in your files: { sentiment = "News Score" }."""
 
 
 class Data(Table):
@@ -251,13 +255,49 @@ class Data(Table):
     """Settings of `source = "synthetic"`."""
 
 
-class Observation(Table):
-    """How observations are normalised before the network sees them."""
+def _own_column(name: str) -> str:
+    if not re.fullmatch(r"[\w%#](?:[\w .:%#&/()+-]{0,62}[\w.%#)+-])?", name):
+        hint = "give it a plain name, and map it by [data.columns] own"
+        raise ValueError(f"expected at most 64 letters, digits, spaces and _ . : % # & / ( ) + -; {hint}")
+    if name.lower() in BUILT_IN:
+        raise ValueError("is the name of a built-in feature; write another one, and map it by [data.columns] own")
+    if name.lower() in PRICE_COLUMNS:
+        raise ValueError("is a column that p3kit reads itself; its features are built in")
+    return _no_number(name)
 
+
+def _built_in(value: Any) -> Any:
+    """A list of features without unknown names. Raises ValueError with the nearest right one."""
+    if isinstance(value, list | tuple):
+        for name in value:
+            if isinstance(name, str) and name not in BUILT_IN:
+                near = did_you_mean(name, BUILT_IN, f"; expected {', '.join(BUILT_IN)}")
+                raise ValueError(f'"{name}" is no built-in feature{near} (columns of your files go into columns)')
+        return _distinct(tuple(value))
+    return value
+
+
+_BuiltIn = Annotated[Feature, Words('a built-in feature such as "return_1"')]
+OwnColumn = Annotated[str, AfterValidator(_own_column), Words('the name of a column such as "sentiment"')]
+
+
+class Observation(Table):
+    """Features of a bar, and how observations are normalised before the network sees them."""
+
+    features: Annotated[Literal["all"] | Items[_BuiltIn], BeforeValidator(_built_in)] = "all"
+    """Built-in features by name; all: those that the columns of your files allow."""
+    columns: Annotated[Items[OwnColumn], AfterValidator(_distinct)] = ()
+    """Columns of your files as further features: the value of a bar must be known at its close."""
     normalize: Literal["train", "running", "none"] = "train"
     """By statistics of the training split (they never move), by running statistics, or not at all."""
     clip: Positive = 10.0
     """Normalised values are cut to ± this; a lower value hides more outliers."""
+
+    @model_validator(mode="after")
+    def _something_is_seen(self) -> Observation:
+        if not self.features and not self.columns:
+            raise ValueError("features = [] without columns shows nothing of the market; expected at least one feature")
+        return self
 
 
 # --- environment and reward -------------------------------------------------------------------------------------------
@@ -589,7 +629,7 @@ class Spec(Table):
     data: Data = Data()
     """Which bars, and how they are cut into training, validation and test."""
     observation: Observation = Observation()
-    """How observations are normalised."""
+    """Features, and how observations are normalised."""
     env: Env = Env()
     """The trading account."""
     reward: Reward = Reward()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from p3kit.market import SymbolData, load_market
+from p3kit.market.foresight import feature_foresight
 from p3kit.metrics import ACTIONS
-from p3kit.runtime.evaluation import Evaluator, Walk, feature_foresight, holding_times, round_trips
+from p3kit.runtime.evaluation import Evaluator, Walk, holding_times, round_trips
 from p3kit.runtime.replay import replay_episodes
 from p3kit.spec import Spec, resolve_spec
 
