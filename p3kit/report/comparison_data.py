@@ -428,7 +428,9 @@ def _other_bars(agents: Sequence[AgentSummary]) -> bool:
     """True where prices differ, or the columns of agents that see the same ones."""
     columns: dict[str, list[str]] = {}
     for agent in agents:
-        columns.setdefault(str(agent.spec.get("observation", {}).get("columns")), []).append(str(agent.data.get("fingerprint")))
+        columns.setdefault(str(agent.spec.get("observation", {}).get("columns")), []).append(
+            str(agent.data.get("fingerprint"))
+        )
     prices = [agent.data.get("price_fingerprint") or agent.data.get("fingerprint") for agent in agents]
     return _distinct(prices) or any(map(_distinct, columns.values()))
 
