@@ -96,6 +96,7 @@ class RunPlan:
             "agents": [agent.to_json() for agent in self.agents],
             "env_id": None,
             "data": self._data(market),
+            "evaluation_mode": "continuous",
             "command": list(command),
             **({"windows": list(self.windows)} if self.windows else {}),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,12 @@ class Bars:
 
     def __len__(self) -> int:
         return len(self.close)
+
+    def part(self, first: int, last: int) -> Bars:
+        """The bars first … last − 1."""
+        names = ("timestamps", "close", *self.columns)
+        own = {name: values[first:last] for name, values in self.own.items()}
+        return replace(self, own=own, **{name: getattr(self, name)[first:last] for name in names})
 
     @property
     def columns(self) -> tuple[str, ...]:

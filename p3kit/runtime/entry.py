@@ -96,6 +96,7 @@ def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -
         flags["split"],
         flags["final"],
         run.device,
+        flags["mode"],
         flags["episodes"],
         flags["forward"],
     )
@@ -166,6 +167,7 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--evaluate"], help="Backtest this checkpoint of that run, and print the result as JSON."),
         click.Option(["--agent"], help="Whose backtest, where a run has several agents."),
         click.Option(["--split"], default="validation", help="The split to backtest on."),
+        click.Option(["--mode"], type=click.Choice(["continuous", "windows"]), help="Of the backtest."),
         click.Option(["--episodes"], default=0, type=int, help="With --evaluate: so many windows bar by bar instead."),
         click.Option(["--forward"], default=0, type=int, help="With --evaluate: so many observations, one by one too."),
         click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),
