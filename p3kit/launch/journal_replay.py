@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +74,9 @@ def _differences(then: Any, now: Any, place: str = "") -> list[str]:
 
 def weights_hash(checkpoint: Path) -> str:
     """SHA-256 of all that a trainer keeps in a checkpoint: weights, optimiser, normalisers, environment."""
-    import torch
+    from p3kit.runtime.checkpoints import load_checkpoint, part, state_hash
 
-    from p3kit.runtime.checkpoints import load_checkpoint, part
-
-    found = hashlib.sha256()
-    for name, value in sorted(part("trainer", load_checkpoint(checkpoint)).items()):
-        found.update(name.encode())
-        found.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
-    return found.hexdigest()
+    return state_hash(part("trainer", load_checkpoint(checkpoint)))
 
 
 def compare_weights(original: RunDir, again: RunDir) -> tuple[bool, str]:

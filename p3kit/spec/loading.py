@@ -380,7 +380,19 @@ def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
         moved["trainer"] = beside(folder, trainer)
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         moved["data"] = {**data, "path": beside(folder, data["path"])}
+    init = moved.get("init")
+    if isinstance(init, dict) and "from" in init:
+        moved["init"] = {**init, "from": _references(init["from"], folder)}
     return moved
+
+
+def _references(named: Any, folder: Path) -> Any:
+    """Runs as they are named. What is no name of a run, such as `run-42/AAPL`, is a path relative to the file."""
+    if isinstance(named, list):
+        return [_references(one, folder) for one in named]
+    if not isinstance(named, str) or not named or re.match(r"(run-\d+|\d+|latest)(/|$)", named):
+        return named
+    return beside(folder, named)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
