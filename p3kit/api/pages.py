@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,9 @@ from typing import Any, Literal
 from p3kit.api.saved_run import RunLike
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir import file_name, folder_of_runs, intact_runs, mark_crashed
+
+PAGES = (".md", ".html")
+"""Endings of a page that is named as a file."""
 
 FORMATS = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 """Formats of an export by the ending of its file."""
@@ -46,24 +50,27 @@ def write_week_report(
     runs_root: str | Path | None = None,
     name: str | None = None,
     templates: Path | None = None,
+    *,
+    html: bool = False,
 ) -> WrittenPage:
-    """Write the weekly status report and its pictures into the folder `output`.
+    """Write the weekly status report and its pictures.
 
-    `week` counts from 1, `name` limits the report to one experiment, `templates` is a folder of page templates. The
-    report of a past week shows what was known at its end.
+    `output` is a folder, or a file that ends in `.md` or `.html`. One HTML file has the pictures inside. In a folder,
+    `html` writes it beside the markdown page. `week` counts from 1, `name` limits the report to one experiment,
+    `templates` is a folder of page templates. The report of a past week shows what was known at its end.
     """
     from p3kit.report.week_data import summarise_week
     from p3kit.report.week_page import week_json, write_week
 
-    root, folder = folder_of_runs(runs_root), Path(output)
-    if folder.is_file():
-        raise InputError(str(folder), "is a file", "a week's report and its pictures need a folder")
+    root, place = folder_of_runs(runs_root), Path(output)
+    is_file = _names_a_file(place, html)
     _, not_marked = mark_crashed(root)
     intact, damaged = intact_runs(root)
     several = len({run.info()["name"] for run in intact}) > 1
     stem = f"week-{week:02d}-{file_name(name)}" if name is not None and several else None
     experiments = summarise_week(root, week, time.time(), name)
-    path = write_week(experiments, folder, week, stem, templates)
+    folder, stem = (place.parent, place.stem) if is_file else (place, stem)
+    path = _written(lambda to: write_week(experiments, to, week, stem, templates), folder, place, html)
     return WrittenPage(path, week_json(experiments, path), damaged, not_marked)
 
 
@@ -72,17 +79,21 @@ def write_lessons_report(
     runs_root: str | Path | None = None,
     name: str | None = None,
     templates: Path | None = None,
+    *,
+    html: bool = False,
 ) -> WrittenPage:
-    """Write the lessons learned from all runs. `output` is a folder, or a file that ends in `.md`."""
+    """Write the lessons learned from all runs. `output` is a folder, or a file that ends in `.md` or `.html`. In a
+    folder, `html` writes an HTML file beside the markdown page."""
     from p3kit.report.lessons_data import gather_attempts
     from p3kit.report.lessons_page import lessons_json, write_lessons
 
     root, place = folder_of_runs(runs_root), Path(output)
+    is_file = _names_a_file(place, html)
     _, not_marked = mark_crashed(root)
     _, damaged = intact_runs(root)
     history = gather_attempts(root, name)
-    path = place if place.suffix == ".md" else place / "lessons-learned.md"
-    write_lessons(history, path, root, templates)
+    folder, stem = (place.parent, place.stem) if is_file else (place, "lessons-learned")
+    path = _written(lambda to: write_lessons(history, to / f"{stem}.md", root, templates), folder, place, html)
     return WrittenPage(path, lessons_json(history, path), damaged, not_marked)
 
 
@@ -113,6 +124,28 @@ def export_run(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return Exported(text, file, {"file": file and file.as_posix(), **export_json(found, folder)})
+
+
+def _names_a_file(place: Path, html: bool) -> bool:
+    """True for the name of a page, False for a folder. Raises InputError for another ending."""
+    if place.is_dir() or (not place.suffix and not place.is_file()):
+        return False
+    if place.suffix not in PAGES:
+        raise InputError(f"--output {place}", "what to write is not known", "name a folder, or end it in .md or .html")
+    if html and place.suffix == ".md":
+        raise InputError("--html", f"does not go with --output {place}", "end it in .html, or name a folder")
+    return True
+
+
+def _written(write: Callable[[Path], Path], folder: Path, place: Path, html: bool) -> Path:
+    """The page that `write` makes in `folder`, as HTML where `place` or `html` asks for it."""
+    from p3kit.report.html_page import write_html
+
+    if place.suffix == ".html" and not place.is_dir():
+        with tempfile.TemporaryDirectory() as scratch:
+            return write_html(write(Path(scratch)), place)
+    page = write(folder)
+    return write_html(page, page.with_suffix(".html")) if html else page
 
 
 def _format(file: Path | None, kind: str | None) -> str:

@@ -17,7 +17,8 @@ Examples:
   p3kit report --week 1
   p3kit report --week 1 --name phase3 --output reports
   p3kit report --lessons
-  p3kit report --lessons --output reports/phase3-lessons.md"""
+  p3kit report --week 1 --html
+  p3kit report --lessons --output reports/phase3-lessons.html"""
 )
 @click.option("--week", type=Whole(min=1), help="Week of the experiment, counted from 1.")
 @click.option("--lessons", is_flag=True, help="What all runs have taught, in place of a week.")
@@ -27,8 +28,9 @@ Examples:
     type=click.Path(path_type=Path),
     default=Path("reports"),
     show_default=True,
-    help="Folder for the page and its pictures; for --lessons also a file.",
+    help="Folder for the page and its pictures, or a file that ends in .md or .html.",
 )
+@click.option("--html", is_flag=True, help="One HTML file to send: pictures inside, tables that sort, printable.")
 @templates_option
 @json_option
 @runs_option
@@ -37,6 +39,7 @@ def report(
     lessons: bool,
     name: str | None,
     output: Path,
+    html: bool,
     templates: Path | None,
     as_json: bool,
     runs_root: Path,
@@ -51,12 +54,10 @@ def report(
 
     if lessons == (week is not None):
         raise click.UsageError("which report? --week 1 (the first; 2 is the second) or --lessons")
-    if week is not None and output.is_file():
-        raise click.UsageError(f"--output {output} is a file; a week's report and its pictures need a folder")
     if week is not None:
-        page = write_week_report(week, output, runs_root, name, templates)
+        page = write_week_report(week, output, runs_root, name, templates, html=html)
     else:
-        page = write_lessons_report(output, runs_root, name, templates)
+        page = write_lessons_report(output, runs_root, name, templates, html=html)
     if as_json:
         print_json(page.data)
     else:
