@@ -192,12 +192,30 @@ def _ancestry(
     from p3kit.launch.ancestors import Ancestry
     from p3kit.market import load_market
 
-    ancestry = Ancestry.find([agent for plan in plans for agent in plan.agents], runs_root)
+    agents = [agent for plan in plans for agent in plan.agents]
+    ancestry = Ancestry.find(agents, runs_root, loaded.origins.get("init.from", "init.from"))
     if ancestry.recipes:
         market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
     if importlib.util.find_spec("torch") is not None:
         ancestry.check(plans, market)
     return ancestry
+
+
+def check_init(loaded: LoadedSpec, runs_root: str | Path | None = None) -> list[str]:
+    """Check that the runs of `[init]` are there and that their settings fit; return notes. Bars are not read.
+
+    Raises SpecError with all faults.
+    """
+    from p3kit.launch.ancestors import Ancestry
+    from p3kit.plan import plan_runs as make_plans
+    from p3kit.spec import read_trainer
+
+    if loaded.spec.init is None:
+        return []
+    data = loaded.spec.data.model_copy(update={"walk_forward": None})  # its windows need bars, and change no setting
+    plans = make_plans(loaded.spec.model_copy(update={"data": data}), read_trainer(loaded.spec.trainer))
+    agents = [agent for plan in plans for agent in plan.agents]
+    return Ancestry.find(agents, folder_of_runs(runs_root), loaded.origins.get("init.from", "init.from")).notes()
 
 
 def _check_options(options: PlanOptions) -> None:

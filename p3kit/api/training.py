@@ -242,7 +242,8 @@ def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -
     market = load_market(loaded.spec, loaded.spec.symbols)
     with launch.engine([loaded.spec.compute.model_dump()]) as engine:
         plans = _plan(loaded, market, engine.slots, launch)
-        ancestry = Ancestry.find([agent for plan in plans for agent in plan.agents], launch.root)
+        agents = [agent for plan in plans for agent in plan.agents]
+        ancestry = Ancestry.find(agents, launch.root, loaded.origins.get("init.from", "init.from"))
         if ancestry.recipes:
             market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
         ancestry.check(plans, market)
@@ -251,6 +252,7 @@ def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -
         extra = None
         if original is not None:
             replay = plan_replay(plans, original)
+            replay.check_start(ancestry)
             plans, extra = [replay.plan], {"replay": replay.to_json(), **replay.plan_json()}
         at_a_time, start = engine.room_for(len(plans))
         with launch.background() as background:

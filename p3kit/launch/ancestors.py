@@ -5,6 +5,7 @@ What does not fit is an error before the first run directory is made, and names 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import Fault, InputError, P3kitError, RunNotFound, SpecError
 from p3kit.market import FeatureRecipe
 from p3kit.rundir import RunDir, find_checkpoint, find_run
+from p3kit.spec import read_trainer
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
     from p3kit.plan import AgentPlan, RunPlan
     from p3kit.spec import Spec
+    from p3kit.spec.models import Init
 
 FROM = "init.from"
 FIXED = (
@@ -65,16 +68,14 @@ class Ancestor:
         return FeatureRecipe.from_json(stored)
 
     def entry(self, spec: Spec, file: str, sha256: str, checkpoint: str) -> dict[str, Any]:
-        """What the entry of the new agent in run.json has of it."""
-        assert spec.init is not None
+        """The part of the new agent's entry in run.json that names this one."""
         return {
             "from": self.label,
             "agent": self.name,
-            "path": str(self.run.path.resolve()),
             "checkpoint": checkpoint,
             "file": file,
             "sha256": sha256,
-            "optimizer": spec.init.optimizer,
+            "optimizer": init_of(spec).optimizer,
             "reward_scale": self.has_reward_of(spec),
             "lineage": [self.label, *(self.plan.get("init") or {}).get("lineage", ())],
         }
@@ -94,9 +95,20 @@ class Ancestry:
         """By symbol, the recipe by which its features are made: that of the ancestor that traded it."""
 
     @classmethod
-    def find(cls, agents: Sequence[AgentPlan], runs_root: Path) -> Ancestry:
+    def find(cls, agents: Sequence[AgentPlan], runs_root: Path, place: str = FROM) -> Ancestry:
         """The ancestor of each agent: the one of its name, else the only one of its symbol, else the one agent that
-        `init.from` names. Raises SpecError with all faults at once, settings that do not fit included."""
+        `init.from` names. Raises SpecError with all faults at once, settings that do not fit included; `place` is where
+        `init.from` was written."""
+        try:
+            return cls._find(agents, runs_root)
+        except SpecError as error:
+            if place == FROM:
+                raise
+            faults = [Fault(place, f"{fault.where}: {fault.what}", fault.hint) for fault in error.faults]
+            raise SpecError(faults) from error
+
+    @classmethod
+    def _find(cls, agents: Sequence[AgentPlan], runs_root: Path) -> Ancestry:
         init = agents[0].spec.init if agents else None
         if init is None:
             return cls({}, agents)
@@ -124,9 +136,30 @@ class Ancestry:
     def check(self, plans: Sequence[RunPlan], market: Mapping[str, SymbolData]) -> None:
         """Raise InputError where the network of a trainer cannot take the weights, by its own `load_policy`."""
         for plan in plans:
+            self._check_shared(plan)
             for agent in plan.agents:
                 if agent.name in self._ancestors:
                     _check_weights(plan, agent, self._ancestors[agent.name], market[agent.symbol])
+
+    def _check_shared(self, plan: RunPlan) -> None:
+        """Agents that share an encoder start from one: from one checkpoint, or from checkpoints of one step."""
+        mine = [agent for agent in plan.agents if agent.name in self._ancestors]
+        paths = {checkpoint_of(agent.spec, self._ancestors[agent.name]) for agent in mine}
+        if read_trainer(plan.trainer).agents in ("one", "stack") or len(paths) < 2:
+            return
+        steps = {(path.parent, re.match(r"best-\d+|", path.stem)[0]) for path in paths}  # type: ignore[index]
+        if len(steps) > 1:
+            files = ", ".join(sorted(path.stem for path in paths))
+            what = f"the agents share an encoder, which is not the same in {files}"
+            raise SpecError([Fault("init.checkpoint", what, 'take checkpoint = "last" of one run')])
+
+    def hash_of(self, agent: AgentPlan) -> str | None:
+        """SHA-256 of the weights that an agent starts from; None for new ones."""
+        from p3kit.runtime.card import weights_of
+        from p3kit.runtime.checkpoints import load_checkpoint, state_hash
+
+        one = self._ancestors.get(agent.name)
+        return None if one is None else state_hash(weights_of(load_checkpoint(checkpoint_of(agent.spec, one))))
 
     def copy_to(self, run: RunDir, plan: RunPlan) -> None:
         """Copy the weights that the agents of a run start from into its directory, and name them in its run.json."""
@@ -148,14 +181,21 @@ class Ancestry:
             run.update_info(agents=[_with_init(own, entries.get(own["name"])) for own in run.info()["agents"]])
 
 
+def init_of(spec: Spec) -> Init:
+    """The table `[init]` of a spec that has one."""
+    if spec.init is None:
+        raise SpecError([Fault("init", "missing", 'for example [init] with from = "run-42"')])
+    return spec.init
+
+
 def checkpoint_of(spec: Spec, ancestor: Ancestor) -> Path:
     """The file of the weights that `init.checkpoint` names. Raises InputError where there is none."""
-    assert spec.init is not None
+    wanted = init_of(spec).checkpoint
     try:
-        return ancestor.run.checkpoint(find_checkpoint(ancestor.run, ancestor.name, spec.init.checkpoint))
+        return ancestor.run.checkpoint(find_checkpoint(ancestor.run, ancestor.name, wanted))
     except InputError as error:
         have = ", ".join(path.stem for path in ancestor.run.checkpoints()) or "none"
-        what = f'"{spec.init.checkpoint}": {ancestor.label} has no such checkpoint'
+        what = f'"{wanted}": {ancestor.label} has no such checkpoint'
         raise InputError("init.checkpoint", what, f"it has {have}") from error
 
 
@@ -168,7 +208,8 @@ def _open(reference: str, runs_root: Path) -> list[Ancestor]:
         run, agent = find_run(runs_root, reference)
         info = run.info()
     except RunNotFound as error:
-        raise SpecError([Fault(FROM, f'"{reference}": {error.what}', error.hint)]) from error
+        (fault,) = error.faults
+        raise SpecError([Fault(FROM, f'"{reference}": {fault.what}', fault.hint)]) from error
     if info.get("env_id"):
         what = f'"{reference}": {run.name} trains on {info["env_id"]}, not on bars'
         raise SpecError([Fault(FROM, what, "name a run on bars")])
@@ -254,8 +295,7 @@ def _check_weights(plan: RunPlan, agent: AgentPlan, ancestor: Ancestor, bars: Sy
     except P3kitError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        what = f"{agent.name} cannot take the weights of {ancestor.label} ({reason[-1].strip() if reason else error!r})"
-        raise InputError(
-            FROM, what, f"{plan.trainer.name} needs the network and features of the earlier one"
-        ) from error
+        lines = str(error).strip().splitlines() or [repr(error)]
+        what = f"{agent.name} cannot take the weights of {ancestor.label} ({lines[-1].strip()})"
+        remedy = f"{plan.trainer.name} needs the network and the features of the earlier training"
+        raise InputError(FROM, what, remedy) from error

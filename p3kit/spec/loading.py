@@ -175,6 +175,10 @@ def spec_from_flags(tables: Mapping[str, Any], places: Mapping[KeyPath, str], ov
     return _build(written, "command line", trainer_file=None)[0]
 
 
+_BARE = {"name": "bare", "symbols": ["AAPL"], "init": {"from": "run-1"}, "tune": {"space": {"ppo.gamma": [0.9]}}}
+"""A spec with every table that has defaults of its own."""
+
+
 def stored_origins(
     tables: Mapping[str, Any],
     trainer_file: str | Path,
@@ -193,7 +197,7 @@ def stored_origins(
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
     model = spec_model(knobs_model(read_knobs(trainer_file)))
-    bare = model.model_validate({"name": "bare", "symbols": ["AAPL"]})  # a foreign run may have a name that is refused
+    bare = model.model_validate(_BARE)  # a foreign run may have a name that is refused
     defaults = dict(leaves(bare.model_dump(mode="json")))
     own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
     origins = {}
