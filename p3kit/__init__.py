@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from p3kit.api.specs import plan_runs as plan_runs
     from p3kit.api.training import RunOptions as RunOptions
     from p3kit.api.training import run_spec as run_spec
+    from p3kit.errors import BarsError as BarsError
     from p3kit.errors import InputError as InputError
     from p3kit.errors import Interrupted as Interrupted
     from p3kit.errors import P3kitError as P3kitError
     from p3kit.errors import P3kitWarning as P3kitWarning
+    from p3kit.policy.decision import Decision as Decision
+    from p3kit.policy.live_account import Account as Account
     from p3kit.policy.loading import load_policy as load_policy
     from p3kit.policy.trained_agent import Policy as Policy
 
@@ -48,10 +51,13 @@ _MODULES = {
     "plan_runs": "api.specs",
     "RunOptions": "api.training",
     "run_spec": "api.training",
+    "BarsError": "errors",
     "InputError": "errors",
     "Interrupted": "errors",
     "P3kitError": "errors",
     "P3kitWarning": "errors",
+    "Account": "policy.live_account",
+    "Decision": "policy.decision",
     "load_policy": "policy.loading",
     "Policy": "policy.trained_agent",
 }

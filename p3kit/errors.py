@@ -68,6 +68,12 @@ class DataError(InputError):
         return error
 
 
+class BarsError(InputError):
+    """Too few bars for a decision, or bars that are too old."""
+
+    exit_code = 3
+
+
 class RunNotFound(InputError):
     """No run directory goes by that name."""
 

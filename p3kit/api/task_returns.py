@@ -70,9 +70,11 @@ def evaluate_task(
         MissingExtra: The task needs EnvPool, which is not installed.
     """
     from p3kit.env import VectorTask
-    from p3kit.runtime.checkpoints import load_checkpoint, part
+    from p3kit.runtime.card import weights_of
+    from p3kit.runtime.checkpoints import load_checkpoint
     from p3kit.runtime.evaluation import seed_of
-    from p3kit.runtime.policy import import_trainer, load_policy_of, load_weights
+    from p3kit.runtime.policy import load_policy_of, load_weights
+    from p3kit.runtime.trainer_import import import_trainer
     from p3kit.spec import resolve_spec
 
     saved = open_run(run, runs_root)
@@ -90,7 +92,7 @@ def evaluate_task(
     env = VectorTask(task, rows, seed_of("evaluation", plan["seed"]) % 2**31)
     module = import_trainer(directory.trainer_file)
     policy = load_weights(
-        load_policy_of(module), module.Args(**spec.ppo.model_dump()), spec, part("trainer", state) or state, env.device,
+        load_policy_of(module), module.Args(**spec.ppo.model_dump()), spec, weights_of(state), env.device,
         agent=plan["name"], observation_size=env.observation_size, num_actions=env.num_actions,
     )  # fmt: skip
     try:

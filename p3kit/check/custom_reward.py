@@ -21,7 +21,7 @@ from torch import Tensor
 
 from p3kit.env.timestep import Timestep
 from p3kit.errors import InputError
-from p3kit.runtime.policy import import_trainer
+from p3kit.runtime.trainer_import import import_trainer
 
 NAME = "extra_reward"
 Term = Callable[[Timestep], Tensor]

@@ -45,6 +45,43 @@ COMMANDS = {
 }
 
 
+SECTIONS = {
+    "Start": ("init", "validate", "show", "data", "check", "plan"),
+    "Train": ("run", "tune", "resume", "stop", "retrain"),
+    "Judge": ("runs", "diagnose", "evaluate", "compare"),
+    "Report": ("report", "ui", "sync"),
+    "Use": ("predict", "paper", "export"),
+}
+"""Commands in `p3kit --help` by purpose, in the order of the work. The others stand below "More"."""
+
+OTHER_WORDS = {
+    "backtest": "evaluate", "dashboard": "ui", "fit": "run", "history": "runs", "lint": "validate", "list": "runs",
+    "ls": "runs", "new": "init", "optimize": "tune", "serve": "ui", "start": "run", "sweep": "tune", "test": "evaluate",
+    "train": "run",
+}  # fmt: skip
+"""Words of other tools → the command."""
+
+OTHER_OPTIONS = {
+    "--device": "--set compute.device=cuda",
+    "--dry-run": "p3kit plan SPEC",
+    "--epochs": "--set ppo.n_epochs=10",
+    "--gamma": "--set ppo.gamma=0.99",
+    "--gpu": "--set compute.device=cuda",
+    "--learning-rate": "--set ppo.learning_rate=3e-4",
+    "--lr": "--set ppo.learning_rate=3e-4",
+    "--seed": "--set 'seeds=[1]'",
+    "--seeds": "--set 'seeds=[1, 2, 3]'",
+    "--steps": "--set ppo.total_timesteps=100_000",
+    "--symbol": """--set 'symbols=["AAPL"]'""",
+    "--symbols": """--set 'symbols=["AAPL", "AMD"]'""",
+    "--timesteps": "--set ppo.total_timesteps=100_000",
+    "--total-timesteps": "--set ppo.total_timesteps=100_000",
+    "--trainer": "--set trainer=ppo_stacked",
+}
+"""Options of other tools → what does that here, for commands that take a spec."""
+
+TAKE_A_SPEC = ("check", "plan", "run", "tune", "validate")
+
 TRAINING = ("run", "resume", "tune")
 """Commands whose exit code stays the outcome of their runs when output is lost."""
 
@@ -70,8 +107,12 @@ class LazyCommands(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        listed = [name for names in SECTIONS.values() for name in names]
+        rest = tuple(name for name in COMMANDS if name not in listed)
+        for title, names in {**SECTIONS, "More": rest}.items():
+            with formatter.section(title):
+                rows = [(f"{name:11}", COMMANDS[name][1]) for name in names if name in COMMANDS]
+                formatter.write_dl(rows, col_spacing=1)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,7 +120,9 @@ class LazyCommands(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            near = (
+                [OTHER_WORDS[args[0]]] if args[0] in OTHER_WORDS else difflib.get_close_matches(args[0], COMMANDS, n=1)
+            )
             hint = f'did you mean "{near[0]}"?' if near else "see p3kit --help"
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         self.chosen = args[0] if args else ""
@@ -102,6 +145,11 @@ class LazyCommands(click.Group):
         began = time.perf_counter()
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name not in OTHER_OPTIONS or self.chosen not in TAKE_A_SPEC:
+                raise
+            what = f"no option {error.option_name}; here it is {OTHER_OPTIONS[error.option_name]}"
+            raise click.UsageError(what, error.ctx) from None
         except P3kitError as error:
             print_origin(error)
             click.echo(str(error), err=True)
@@ -135,12 +183,12 @@ def _leave_hanging_threads(end: SystemExit) -> None:
 
 @click.group(
     cls=LazyCommands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit init  for a spec of your own.",
 )
 @click.version_option(__version__, prog_name="p3kit")
 def main() -> None:
-    """Train PPO trading agents from declarative TOML specs, and be told honestly how they did."""
+    """Train PPO trading agents from TOML specs, and judge them against buy-and-hold."""
 
 
 main.params += volume_options()

@@ -37,7 +37,7 @@ class SpecOrCommand(click.Group):
 Examples:
   p3kit data specs/phase3.toml
   p3kit data specs/phase3.toml --picture bars.png
-  p3kit data data/AAPL.csv                 a file without a spec: its shape, and the [data] table to copy
+  p3kit data data/AAPL.csv         a file: its shape and its [data] table
   p3kit data describe --help
   p3kit data fetch AAPL MSFT --interval 1h --output data""",
 )

@@ -30,7 +30,7 @@ UNKNOWN_TIME = "unknown until a run of this trainer and these sizes has finished
     epilog="""\b
 Examples:
   p3kit plan specs/phase3.toml
-  p3kit plan specs/phase4.toml --calibrate         time, memory and disk from its first minutes
+  p3kit plan specs/phase4.toml --calibrate      measures time, memory and disk
   p3kit plan specs/phase4.toml --set 'trainer="ppo"' --engine ray --gpus 8
   p3kit plan specs/phase3.toml --set env.num_envs=16 --json"""
 )

@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  p3kit run specs/smoke.toml                       one symbol, about a minute
-  p3kit run specs/phase3.toml --jobs 2             ten symbols, two at a time
-  RAY_ADDRESS=head:6379 p3kit run specs/phase4.toml --engine ray --runs /shared/runs
+  p3kit run specs/smoke.toml                   one symbol, about a minute
+  p3kit run specs/phase3.toml --jobs 2         ten symbols, two at a time
+  RAY_ADDRESS=head:6379 p3kit run specs/phase4.toml --engine ray
   p3kit run specs/smoke.toml --set ppo.ent_coef=0.05 --set 'symbols=["AMD"]'
-  p3kit run specs/smoke.toml --replay run-42       its interventions again, as its journal has them
+  p3kit run specs/smoke.toml --replay run-42   apply its interventions again
 
 \b
 Ctrl-C writes a checkpoint of every run; p3kit resume goes on from there.
-Exit codes: 0 fine, 1 a run failed or was not repeated, 2 the spec or the data are at fault, 130 interrupted."""
+Exit codes: 0 fine; 1 a run failed or was not repeated; 2 the spec or the data
+are at fault; 130 interrupted."""
 )
 @spec_argument
 @set_option

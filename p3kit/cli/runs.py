@@ -95,7 +95,7 @@ Examples:
   p3kit resume run-42
   p3kit resume latest
   p3kit resume run-3 run-4 run-5 --jobs 2
-  p3kit resume run-42 --total-timesteps 200000     more steps than were planned"""
+  p3kit resume run-42 --total-timesteps 200000   more steps than planned"""
 )
 @several_runs_argument
 @click.option(

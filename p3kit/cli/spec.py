@@ -50,7 +50,13 @@ def validate(spec: Path, overrides: tuple[str, ...], runs_root: Path, as_json: b
         click.echo(f"  note: {remark}")
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  p3kit show specs/smoke.toml
+  p3kit show specs/phase3.toml --set ppo.gamma=0.95
+  p3kit show run-42/AAPL"""
+)
 @click.argument("spec_or_run", metavar="SPEC|RUN", shell_complete=complete_spec_or_run)
 @set_option
 @runs_option

@@ -28,10 +28,10 @@ def complete_shipped(ctx: click.Context, param: click.Parameter, incomplete: str
 @click.command(
     epilog="""\b
 Examples:
-  p3kit init                              experiment.toml, on the shipped sample
-  p3kit init hourly.toml --bars data      on your own files: data/SPY.csv, data/AAPL.csv …
+  p3kit init                             experiment.toml, on the sample
+  p3kit init hourly.toml --bars data     on your files: data/SPY.csv, …
   p3kit init mine.toml --trainer my_ppo.py
-  p3kit init specs --from phase3_hourly   a shipped spec and those it extends, to change"""
+  p3kit init specs --from phase3_hourly  a shipped spec and those it extends"""
 )
 @click.argument("place", metavar="[DIR|FILE.toml]", type=click.Path(path_type=Path), default=Path())
 @click.option(

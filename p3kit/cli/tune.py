@@ -43,15 +43,17 @@ def complete_sweep(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @click.command(
     epilog="""\b
 Examples:
-  p3kit tune specs/tune.toml                       the training guide's grid, 24 trials
+  p3kit tune specs/tune.toml                  the guide's grid, 24 trials
   p3kit tune specs/tune.toml --trials 8 --jobs 2 --set 'symbols=["AMD"]'
-  p3kit tune --resume latest                       go on after Ctrl-C, a kill or a power cut
-  p3kit tune --resume tune-1 --trials 48           search on where a finished sweep ended
+  p3kit tune --resume latest                  go on after Ctrl-C or a kill
+  p3kit tune --resume tune-1 --trials 48      more trials of a finished sweep
 
 \b
 Ctrl-C writes a checkpoint in every trainer and queues its trial again.
-The journal is Optuna's:  pip install optuna-dashboard && optuna-dashboard runs/tune-1/journal.log
-Exit codes: 0 fine, 1 no trial is complete, 2 the spec or the data are at fault, 130 interrupted."""
+The journal is Optuna's:
+  pip install optuna-dashboard && optuna-dashboard runs/tune-1/journal.log
+Exit codes: 0 fine; 1 no trial is complete; 2 the spec or the data are at
+fault; 130 interrupted."""
 )
 @click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path), required=False)
 @set_option

@@ -45,21 +45,37 @@ smallest size × E, fewer than `max_adds` ADDs were made, and the position is no
 hit, an ADD as allowed, an account as not ruined; a profit within 10⁻⁹ × initial of 0 is not a win.
 """
 
-from p3kit.env.backends import make_trading_env
-from p3kit.env.gymnasium import TradingGymEnv, TradingVectorEnv
-from p3kit.env.rules import Rules
-from p3kit.env.scalar_env import ScalarTradingEnv
-from p3kit.env.task import VectorTask
-from p3kit.env.timestep import Timestep
-from p3kit.env.trading import TradingEnv
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Rules",
-    "ScalarTradingEnv",
-    "Timestep",
-    "TradingEnv",
-    "TradingGymEnv",
-    "TradingVectorEnv",
-    "VectorTask",
-    "make_trading_env",
-]
+if TYPE_CHECKING:
+    from p3kit.env.backends import make_trading_env as make_trading_env
+    from p3kit.env.gymnasium import TradingGymEnv as TradingGymEnv
+    from p3kit.env.gymnasium import TradingVectorEnv as TradingVectorEnv
+    from p3kit.env.rules import Rules as Rules
+    from p3kit.env.scalar_env import ScalarTradingEnv as ScalarTradingEnv
+    from p3kit.env.task import VectorTask as VectorTask
+    from p3kit.env.timestep import Timestep as Timestep
+    from p3kit.env.trading import TradingEnv as TradingEnv
+
+_MODULES = {
+    "Rules": "rules",
+    "ScalarTradingEnv": "scalar_env",
+    "Timestep": "timestep",
+    "TradingEnv": "trading",
+    "TradingGymEnv": "gymnasium",
+    "TradingVectorEnv": "gymnasium",
+    "VectorTask": "task",
+    "make_trading_env": "backends",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"p3kit.env.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

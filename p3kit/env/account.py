@@ -152,7 +152,7 @@ def advance(
     new, closing, exit_value, exit_cost, terminated, truncated = _mark(filled, forced, exit_price, bar.close, rules)
     was_long, is_long = filled.shares + account.shares > 0.0, new.shares > 0.0
     closed_profit = torch.where(was_long & ~is_long, new.cash - filled.entry_cash, torch.nan)
-    new = _settle(new, is_long, rules)
+    new = settle_account(new, is_long, rules)
     pieces = Pieces(
         profit=torch.stack((sale.profit, closing.profit)),
         entry_value=torch.stack((sale.entry_value, closing.entry_value)),
@@ -273,7 +273,7 @@ def _mark(
     return new, piece, exit_value, exit_value - proceeds, terminated, truncated
 
 
-def _settle(account: Account, is_long: Tensor, rules: Rules) -> Account:
+def settle_account(account: Account, is_long: Tensor, rules: Rules) -> Account:
     """Forget the trade where the account is flat, and price the next ADD where one is allowed.
 
     An ADD spends the least of the entry's size × equity, the room below max_position, and the cash. It is open when

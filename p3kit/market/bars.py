@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,11 @@ class Bars:
 
     def __len__(self) -> int:
         return len(self.close)
+
+    def part(self, first: int, last: int) -> Bars:
+        """The bars first … last − 1."""
+        names = ("timestamps", "close", *self.columns)
+        return replace(self, **{name: getattr(self, name)[first:last] for name in names})
 
     @property
     def columns(self) -> tuple[str, ...]:

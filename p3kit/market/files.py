@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from p3kit.errors import DataError, Fault
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
-from p3kit.market.opening import Kind, Table, open_table, read_rows, require_regular_file
+from p3kit.market.opening import Kind, Table, open_table, read_rows, require_regular_file, table_of
 from p3kit.market.shapes import FIELDS, PRICES, Layout, in_doubt, layout_of, line, same_symbol
 from p3kit.market.sheet import Sheet
 from p3kit.market.timestamps import parse_timestamps, text_of
@@ -55,7 +55,27 @@ def read_bars(kind: Kind, template: str | None, symbol: str, reading: Reading | 
     reading = reading or Reading()
     path = path_of(template, symbol)
     shared = reading.several and "{symbol}" not in str(template)
-    layout = layout_of(_opened(kind, path), symbol, reading.columns)
+    return _bars_of(_opened(kind, path), symbol, reading, shared, f"{kind} {path}")
+
+
+def read_frame(frame: pd.DataFrame, symbol: str, reading: Reading | None = None, name: str = "bars") -> Bars:
+    """The bars of `symbol` from a DataFrame, read as files are. Messages call it `name`.
+
+    Timestamps stand in a column or in the row index. Raises DataError with every fault of the frame.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(name, f"is {type(frame).__name__}", "give a pandas DataFrame of past bars")
+    if pd.api.types.is_integer_dtype(frame.index.dtype):  # row numbers that a filter has left
+        frame = frame.reset_index(drop=True)
+    if frame.empty:
+        raise DataError(name, "is empty", "give a DataFrame with a row per bar")
+    return _bars_of(table_of(frame, Path(name)), symbol, reading or Reading(), shared=False, source=name)
+
+
+def _bars_of(table: Table, symbol: str, reading: Reading, shared: bool, source: str) -> Bars:
+    """The bars of `symbol` from a table. DataError with every fault of it."""
+    path = table.path
+    layout = layout_of(table, symbol, reading.columns)
     sheet, notes = _sheet(layout, symbol, shared)
     timestamps, faults, more = parse_timestamps(sheet)
     numbers, wrong = _numbers_of(sheet)
@@ -76,7 +96,7 @@ def read_bars(kind: Kind, template: str | None, symbol: str, reading: Reading | 
         high=prices.get("high"),
         low=prices.get("low"),
         volume=prices.get("volume"),
-        source=f"{kind} {path}",
+        source=source,
         notes=(*notes, *more, *adjusted, *_notes_of(layout)),
     )
 

@@ -317,16 +317,19 @@ def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
 def _open_parquet(path: Path) -> Table:
     file = _parquet(path)
     try:
-        frame = file.read().to_pandas()
-        levels = 0 if isinstance(frame.index, pd.RangeIndex) else frame.index.nlevels
-        if levels:
-            frame = _index_as_columns(frame)
-        labels = tuple(tuple(map(str, name)) if isinstance(name, tuple) else (str(name),) for name in frame.columns)
-        frame.columns = range(len(labels))
-        head = tuple(tuple(map(str, row)) for row in frame.head(HEAD_LINES).itertuples(index=False))
+        return table_of(file.read().to_pandas(), path)
     except Exception as error:  # noqa: BLE001  damaged bytes end in whatever pyarrow and pandas trip over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(str(path), f"cannot be read: {reason}", "write it again") from None
+
+
+def table_of(frame: pd.DataFrame, path: Path) -> Table:
+    """A DataFrame as a table; messages name it by `path`. The levels of its row index become columns."""
+    levels = 0 if isinstance(frame.index, pd.RangeIndex) else frame.index.nlevels
+    frame = _index_as_columns(frame) if levels else frame.copy(deep=False)
+    labels = tuple(tuple(map(str, name)) if isinstance(name, tuple) else (str(name),) for name in frame.columns)
+    frame.columns = range(len(labels))
+    head = tuple(tuple(map(str, row)) for row in frame.head(HEAD_LINES).itertuples(index=False))
     return Table("parquet", path, labels, head, first_row=1, index_levels=levels, frame=frame)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +13,18 @@ from torch import Tensor
 
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import InputError
+from p3kit.market import Bars, FeatureRecipe
+from p3kit.market.novelty import Distribution
 from p3kit.metrics import ACTIONS
+from p3kit.policy.decision import Decision, order_of
+from p3kit.policy.live_account import Account
+from p3kit.policy.observing import bars_since, fill_of, observe, read_bars_of, time_of
+from p3kit.runtime.action_rule import GREEDY, choose_action
 from p3kit.runtime.policy import LoadedPolicy
 from p3kit.spec import Spec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,22 @@ class Policy:
     device: torch.device
     function: LoadedPolicy
     """The policy on tensors: (observation (B, D), mask (B, A)) → (logits (B, A), value (B,))."""
+    recipe: FeatureRecipe
+    """The features of a bar."""
+    trained_until: str
+    """Time of the last bar of the training split."""
+    distribution: Distribution
+    """The training distribution, for novelty."""
+    action_rule: str = GREEDY
+    """The rule that picks the action, for `act` and `predict`."""
 
     action_names: Sequence[str] = ACTIONS
     account_fields: Sequence[str] = ACCOUNT_FIELDS
+
+    @property
+    def bars_needed(self) -> int:
+        """Past bars that a decision needs: window and longest look-back of a feature."""
+        return self.window + self.recipe.look_back
 
     @property
     def window(self) -> int:
@@ -57,9 +79,34 @@ class Policy:
         """Values of an observation: window × features + account fields."""
         return self.window * len(self.feature_names) + len(self.account_fields)
 
+    def predict(self, bars: pd.DataFrame | Bars, account: Account | None = None) -> Decision:
+        """Decide at the close of the last bar, as the backtest of the continuous account does, bit for bit.
+
+        `bars` are past bars, the oldest first, with the columns of the user's files (open, high, low, close, volume)
+        and the timestamps as a column or as the row index. At least `bars_needed`; more change nothing. `account` is
+        the account at the close of the last bar. Default: flat, with the initial capital of the spec.
+
+        Raises BarsError for too few bars, DataError for bars that cannot be trusted, InputError for an account that
+        cannot be.
+        """
+        seen = observe(read_bars_of(bars, self.symbol, self.spec), account, self.spec, self.recipe)
+        logits, value = self.function(seen.observation.to(self.device), seen.mask.to(self.device))
+        action = int(choose_action(logits, self.action_rule)[0])
+        chances = torch.exp(logits[0]).tolist()
+        return Decision(
+            time=time_of(seen.bars),
+            action=self.action_names[action],
+            probabilities=dict(zip(self.action_names, chances, strict=True)),
+            value=float(value[0]),
+            valid=seen.valid,
+            order=order_of(action, seen.account, float(seen.bars.close[-1]), seen.rules, fill_of(seen)),
+            novelty=self.distribution.assess(seen.features),
+            weights_age_bars=bars_since(seen.bars, self.trained_until, self.recipe.bars_per_year),
+        )
+
     def act(self, observation: ArrayLike, mask: ArrayLike) -> NDArray[np.int64]:
-        """Return the most probable valid action: (B,), or an array of no dimension for one row."""
-        return np.asarray(self.logits(observation, mask).argmax(-1), dtype=np.int64)
+        """Return the action by the action rule: (B,), or an array of no dimension for one row."""
+        return np.asarray(choose_action(torch.from_numpy(self.logits(observation, mask)), self.action_rule).numpy())
 
     def logits(self, observation: ArrayLike, mask: ArrayLike) -> NDArray[np.float32]:
         """Return log-probabilities (B, A), float32. A masked action has the smallest number: its probability is 0."""

@@ -188,6 +188,19 @@ class RunDir:
             raise P3kitError(str(path), wrong, "pip install -U p3kit" if newer else "restore the file")
         return info
 
+    @property
+    def is_older(self) -> bool:
+        """True for a run of an earlier format than this p3kit writes."""
+        return int(self.info().get("schema_version", 1)) < SCHEMA_VERSION
+
+    def made_by(self) -> str:
+        """The p3kit that made the run, for messages: `p3kit 0.1.0 at commit 7df7799 (format 1)`."""
+        info = self.info()
+        version = (info.get("versions") or {}).get("p3kit", "of unknown version")
+        commit = f" at commit {str(info['git_commit'])[:7]}" if info.get("git_commit") else ""
+        day = time.strftime("%Y-%m-%d", time.gmtime(info["created"])) if "created" in info else "an unknown day"
+        return f"p3kit {version}{commit} on {day} (format {info.get('schema_version', 1)})"
+
     def paths_from(self) -> Path:
         """The folder that relative paths of `run.json` start from: where p3kit stood when it planned the run."""
         return self.path.resolve().parent / str(self.info().get("paths_from", ".."))

@@ -31,11 +31,8 @@ A trainer without `load_policy` is evaluated by running its script with `--evalu
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -46,6 +43,7 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.metrics import ACTIONS
+from p3kit.runtime.action_rule import choose_action
 from p3kit.runtime.checkpoints import Flat, part
 from p3kit.runtime.scaling import ObservationScaler
 from p3kit.spec import Spec
@@ -76,8 +74,8 @@ class LoadedPolicy:
             return self._function(self._normalise(observation), mask)
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """The most probable action (B,) of each row."""
-        return self(observation, mask)[0].argmax(-1)
+        """The action (B,) of each row by the action rule."""
+        return choose_action(self(observation, mask)[0])
 
 
 def load_weights(
@@ -113,7 +111,12 @@ def by_part(weights: Flat) -> dict[str, Any]:
 
 def sizes_on_bars(spec: Spec, bars: SymbolData) -> dict[str, int]:
     """The sizes of an agent's observation on these bars, and of its actions, as `load_policy` takes them."""
-    window, features, account = spec.env.window, len(bars.feature_names), len(ACCOUNT_FIELDS)
+    return sizes_of(spec, len(bars.feature_names))
+
+
+def sizes_of(spec: Spec, features: int) -> dict[str, int]:
+    """The sizes of an agent's observation with so many features per bar, and of its actions."""
+    window, account = spec.env.window, len(ACCOUNT_FIELDS)
     return {
         "observation_size": window * features + account,
         "num_actions": len(ACTIONS),
@@ -121,22 +124,6 @@ def sizes_on_bars(spec: Spec, bars: SymbolData) -> dict[str, int]:
         "num_features": features,
         "account_size": account,
     }
-
-
-def import_trainer(path: Path) -> ModuleType:
-    """Import a trainer's file. This runs its code. Raises InputError where that fails."""
-    name = f"p3kit_trainer_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(str(path), "cannot be imported", "a trainer is a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # a dataclass with postponed annotations looks itself up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        fault = f"cannot be imported: {type(error).__name__}: {error}"
-        raise InputError(str(path), fault, f"python {path} --help") from error
-    return module
 
 
 def load_policy_of(module: ModuleType) -> LoadPolicy:

@@ -126,6 +126,10 @@ Reference = Annotated[str, MinLen(1), Words('a name in quotes, such as "run-42"'
 # --- market data ------------------------------------------------------------------------------------------------------
 
 
+class ReversedRange(ValueError):
+    """A range of days that ends before it starts."""
+
+
 def parse_range(text: str) -> tuple[date, date]:
     """`"2010-01-01..2018-12-31"` as (first day, last day), both included. Raises ValueError."""
     first, dots, last = text.partition("..")
@@ -133,7 +137,7 @@ def parse_range(text: str) -> tuple[date, date]:
         raise ValueError(f"{text!r} is no range of days")
     days = date.fromisoformat(first.strip()), date.fromisoformat(last.strip())
     if days[0] > days[1]:
-        raise ValueError(f"{text!r} ends before it starts")
+        raise ReversedRange(f'ends before it starts; write "{days[1]}..{days[0]}"')
     return days
 
 

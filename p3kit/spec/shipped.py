@@ -7,6 +7,7 @@ from pathlib import Path
 
 from p3kit.errors import Fault, InputError, SpecError
 from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.not_offered import not_offered
 
 OTHER_ALGORITHMS = {
     "sac": "SAC is made for continuous actions; these are discrete",
@@ -72,6 +73,8 @@ def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
     if name_or_path.lower() in OTHER_ALGORITHMS:
         reason = OTHER_ALGORITHMS[name_or_path.lower()]
         raise SpecError([Fault("trainer", f'"{name_or_path}" is not offered', f'{reason}; use "ppo"')])
+    if wish := not_offered(name_or_path):
+        raise SpecError([Fault("trainer", f'"{name_or_path}"', wish)])
     known = f"; shipped are {', '.join(sorted(trainers)) or 'none'}, or give the path of your own .py file"
     raise SpecError([Fault("trainer", f'no trainer "{name_or_path}"{did_you_mean(name_or_path, trainers, known)}')])
 

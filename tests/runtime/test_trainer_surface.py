@@ -14,8 +14,9 @@ from p3kit.env import make_trading_env
 from p3kit.errors import InputError
 from p3kit.market import load_market
 from p3kit.runtime.pieces import Pieces
-from p3kit.runtime.policy import by_part, import_trainer, load_policy_of, load_weights, sizes_on_bars
+from p3kit.runtime.policy import by_part, load_policy_of, load_weights, sizes_on_bars
 from p3kit.runtime.scaling import RewardScaler
+from p3kit.runtime.trainer_import import import_trainer
 from p3kit.runtime.trainer_state import Registry
 from p3kit.runtime.transfer import to_host
 from p3kit.spec import resolve_spec

@@ -1,0 +1,56 @@
+"""Help as people read it: grouped, within 80 columns; words of other tools lead to ours."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from p3kit.cli import COMMANDS, OTHER_OPTIONS, OTHER_WORDS, SECTIONS, TAKE_A_SPEC, main
+from p3kit.spec import load_spec
+
+
+def p3kit(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_80_columns_and_has_examples(command: str) -> None:
+    code, text = p3kit(*([command] if command else []), "--help")
+    assert code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    assert "p3kit " in re.split("Examples:|Start here:|Once for each shell:", text)[1]
+
+
+def test_every_command_stands_once_in_a_group() -> None:
+    _, text = p3kit("--help")
+    listed = re.findall(r"^  ([a-z]+) +[A-Z]", text, re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+    assert [title for title in SECTIONS if f"\n{title}:\n" in text][:4] == ["Start", "Train", "Judge", "Report"]
+
+
+@pytest.mark.parametrize("word", OTHER_WORDS)
+def test_a_word_of_another_tool_leads_to_the_command(word: str) -> None:
+    code, text = p3kit(word)
+    assert code == 2
+    assert f'did you mean "{OTHER_WORDS[word]}"?' in text
+    assert OTHER_WORDS[word] in COMMANDS
+    assert word not in COMMANDS
+
+
+@pytest.mark.parametrize("option", OTHER_OPTIONS)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_an_option_of_another_tool_leads_to_a_word_that_works(command: str, option: str) -> None:
+    code, text = p3kit(command, "specs/smoke.toml", option, "3")
+    assert code == 2
+    assert f"here it is {OTHER_OPTIONS[option]}" in text
+    assert command in TAKE_A_SPEC
+    if found := re.fullmatch(r"--set '?([^']+)'?", OTHER_OPTIONS[option]):
+        load_spec("specs/smoke.toml", [found[1]])
+
+
+def test_other_unknown_options_are_answered_as_before() -> None:
+    assert "No such option" in p3kit("run", "specs/smoke.toml", "--sede", "3")[1]
+    assert "here it is" not in p3kit("runs", "--seed", "3")[1]
