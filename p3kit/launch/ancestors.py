@@ -145,7 +145,7 @@ class Ancestry:
         """Agents that share an encoder start from one: from one checkpoint, or from checkpoints of one step."""
         mine = [agent for agent in plan.agents if agent.name in self._ancestors]
         paths = {checkpoint_of(agent.spec, self._ancestors[agent.name]) for agent in mine}
-        if read_trainer(plan.trainer).agents in ("one", "stack") or len(paths) < 2:
+        if read_trainer(str(plan.trainer)).agents in ("one", "stack") or len(paths) < 2:
             return
         steps = {(path.parent, re.match(r"best-\d+|", path.stem)[0]) for path in paths}  # type: ignore[index]
         if len(steps) > 1:
@@ -279,7 +279,8 @@ def _check_weights(plan: RunPlan, agent: AgentPlan, ancestor: Ancestor, bars: Sy
 
     from p3kit.runtime.card import weights_of
     from p3kit.runtime.checkpoints import load_checkpoint
-    from p3kit.runtime.policy import import_trainer, load_policy_of, load_weights, sizes_on_bars
+    from p3kit.runtime.policy import load_policy_of, load_weights, sizes_on_bars
+    from p3kit.runtime.trainer_import import import_trainer
 
     module = import_trainer(plan.trainer)
     if not hasattr(module, "load_policy"):  # its own process compares the tensors

@@ -120,7 +120,7 @@ def _read_by(parse: Callable[[str], object], expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Reference = Annotated[str, MinLen(1), Words('a name in quotes, such as "run-42"')]
+Reference = Annotated[str, MinLen(1), Words('a run in quotes, such as "run-42"')]
 
 
 # --- market data ------------------------------------------------------------------------------------------------------
@@ -490,7 +490,7 @@ class Init(Table):
         Reference | Annotated[Items[Reference], MinLen(1)], Words('a run such as "run-42", or a list of runs')
     ] = Field(alias="from")
     """A run, an agent of it, or the path of a run directory: "run-42", "run-42/AAPL". A list names several runs."""
-    checkpoint: Reference = "best"
+    checkpoint: Annotated[str, MinLen(1), Words('"best", "last", or a file such as "best-000049152"')] = "best"
     """Weights to take: "best" (those that validation chose), "last", or the name of a file in checkpoints/."""
     optimizer: bool = False
     """Take the optimiser's state too, which checkpoint = "last" has; false begins with an optimiser of its own."""

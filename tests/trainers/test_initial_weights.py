@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+import p3kit
+import p3kit.env
 from p3kit.errors import CheckpointError, InputError, SpecError
 from p3kit.rundir import RunDir, find_checkpoint
 from p3kit.runtime import load_checkpoint, part
@@ -170,7 +172,7 @@ def test_a_shared_encoder_comes_from_one_checkpoint(trainers: Callable[[str], Mo
         agents[agent]["verdict"]["chosen_step"] = step
     old.update_status(agents=agents)
     given = own | SHORT | {"init": {"from": "run-1", "checkpoint": "best"}}
-    with pytest.raises(SpecError, match='best-000000300-AAA, best-000000600-BBB.*take checkpoint = "last"'):
+    with pytest.raises(SpecError, match=r'best-000000300-AAA, best-000000600-BBB.*take checkpoint = "last"'):
         train(trainers("ppo_shared"), tmp_path, "ppo_shared", given, without)
 
 
@@ -188,3 +190,19 @@ def test_other_weights_than_were_planned_are_refused(tmp_path: Path) -> None:
     save_checkpoint(run.checkpoint("start-1"), {"net/weight": torch.zeros(2)}, compress=False)
     with pytest.raises(CheckpointError, match="other weights than the run was planned with"):
         InitialWeights.read(run, plan, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_an_env_outside_p3kit_has_the_features_of_the_earlier_run(
+    trainers: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    own = NETS["ppo"][0] | SHORT | {"observation.normalize": "train"}
+    train(trainers("ppo"), tmp_path, "ppo", own)
+    moved = {"data.split": {"train": 0.5, "validation": 0.3, "test": 0.2}, "init": {"from": "run-1"}}
+    train(trainers("ppo"), tmp_path, "ppo", own | moved)
+    policy = p3kit.load_policy("run-2/AAA", runs_root=tmp_path / "runs")
+    with pytest.raises(InputError, match=r"give recipes=\{policy.symbol: policy.recipe\}"):
+        p3kit.env.TradingVectorEnv(policy.spec)
+    env = p3kit.env.TradingVectorEnv(policy.spec, recipes={policy.symbol: policy.recipe})
+    observation, info = env.reset(seed=1)
+    assert policy.act(observation, info["action_mask"]).shape == (4,)
