@@ -84,6 +84,11 @@ class RunPlan:
         """The spec by which the bars of the run are loaded: its agents have the [observation] in common."""
         return self.spec.model_copy(update={"observation": self.agents[0].spec.observation})
 
+    def without_init(self) -> RunPlan:
+        """The plan with new weights, which take as long to train."""
+        agents = tuple(replace(agent, spec=agent.spec.model_copy(update={"init": None})) for agent in self.agents)
+        return replace(self, spec=self.spec.model_copy(update={"init": None}), agents=agents)
+
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
         """Return the plan as `run.json` stores it. `RunDir.create` adds the time, the versions and the commit.
 
@@ -208,18 +213,18 @@ def _refuse_unequal(groups: Sequence[Sequence[AgentPlan]], fixed: Sequence[str])
 def agent_name(
     symbol: str, seed: int, point: Mapping[str, Any], *, several_seeds: bool, window: str | None = None
 ) -> str:
-    """`AAPL`, or `AAPL.s2`, `AAPL.s2.gae_lambda=0.9`, `AAPL.w2018-01-04` where a symbol has several agents."""
+    """`AAPL`, or `AAPL.s2`, `AAPL.s2.hidden=64x64`, `AAPL.w2018-01-04` where a symbol has several agents."""
     parts = [symbol]
     if several_seeds or point:
         parts.append(f"s{seed}")
     parts += [f"w{window}"] if window is not None else []
-    parts += [f"{path.rsplit('.', 1)[-1]}={_in_name(value)}" for path, value in point.items()]
+    parts += [f"{path.rsplit('.', 1)[-1]}={_in_a_name(value)}" for path, value in point.items()]
     return ".".join(parts)
 
 
-def _in_name(value: Any) -> str:
-    """A value as part of a name: lists as a+b, an empty one as none."""
-    return ("+".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
+def _in_a_name(value: Any) -> str:
+    """A list as `64x64`: a name without blanks and brackets needs no quotes in a shell."""
+    return "x".join(map(_in_a_name, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def data_notes(spec: Spec, market: Mapping[str, SymbolData], windows: Sequence[Split] = ()) -> list[str]:

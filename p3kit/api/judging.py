@@ -12,6 +12,7 @@ from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
 from p3kit.rundir import folder_of_runs
 from p3kit.rundir.rows import decode_numbers
+from p3kit.spec.paths import home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ class Backtest:
         from p3kit.report.run_pictures import draw_equity
         from p3kit.rundir import file_name
 
-        file = Path(path or self.plots / f"backtest-{self.result['split']}-{file_name(self.agent)}.png")
+        file = home(path or self.plots / f"backtest-{self.result['split']}-{file_name(self.agent)}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         label = "SYNTHETIC data, " if self.synthetic else ""
         draw_equity(self.result["curves"], f"{label}{self.run}/{self.agent}, {self.result['checkpoint']}", file)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, progress_console
 from p3kit.errors import InputError
 
@@ -43,7 +43,7 @@ Examples:
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False, path_type=Path),
     metavar="PNG",
     help="Where the picture goes.  [default: the run's plots/]",
 )

@@ -45,14 +45,24 @@ class FeatureRecipe:
 
     def features(self, bars: Bars) -> NDArray[np.float32]:
         """Features (T, F) of `bars`; NaN in the first `look_back` rows. Raises DataError where a column is missing."""
-        if missing := [name for name in self.columns if name not in bars.columns]:
-            what = f"has no column {', '.join(missing)}; the agent was trained with it"
-            raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
-        if absent := [name for name in self.own if name not in bars.own]:
-            what = f"has no column {', '.join(absent)}, which the agent was trained with (observation.columns)"
-            raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
+        self.check_columns(bars)
         table = compute_features(bars, self.columns, self.bars_per_year, self.own).chosen(self.names)
         return scaled(table.values, np.array(self.mean), np.array(self.scale))
+
+    def check_columns(self, bars: Bars) -> None:
+        """Raise DataError where a column is missing."""
+        missing = [name for name in self.columns if name not in bars.columns]
+        missing += [name for name in self.own if name not in bars.own]
+        if missing:
+            what = f"has no column {', '.join(missing)}; the agent was trained with it"
+            raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
+
+    def check_names(self, names: Sequence[str], place: str) -> None:
+        """Raise DataError where the features are others than those of the recipe."""
+        if tuple(names) != self.names:
+            other = sorted(set(names) ^ set(self.names)) or names
+            what = f"its features are not those of the training: {', '.join(other)}"
+            raise DataError(place, what, "use the columns and features that the agent was trained with")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -19,10 +19,10 @@ from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.overrides import override_place, read_override
-from p3kit.spec.paths import beside, file_of, special_file, straight
+from p3kit.spec.paths import beside, file_of, home, special_file, straight
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.reading import read_toml
-from p3kit.spec.shipped import is_file, looks_like_a_file
+from p3kit.spec.shipped import is_file, looks_like_a_file, shipped_spec
 from p3kit.spec.validation import check, model_of, spec_model
 
 VALIDATED = "validated"
@@ -175,6 +175,10 @@ def spec_from_flags(tables: Mapping[str, Any], places: Mapping[KeyPath, str], ov
     return _build(written, "command line", trainer_file=None)[0]
 
 
+_BARE = {"name": "bare", "symbols": ["AAPL"], "init": {"from": "run-1"}, "tune": {"space": {"ppo.gamma": [0.9]}}}
+"""A spec with every table that has defaults of its own."""
+
+
 def stored_origins(
     tables: Mapping[str, Any],
     trainer_file: str | Path,
@@ -193,7 +197,7 @@ def stored_origins(
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
     model = spec_model(knobs_model(read_knobs(trainer_file)))
-    bare = model.model_validate({"name": "bare", "symbols": ["AAPL"]})  # a foreign run may have a name that is refused
+    bare = model.model_validate(_BARE)  # a foreign run may have a name that is refused
     defaults = dict(leaves(bare.model_dump(mode="json")))
     own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
     origins = {}
@@ -311,8 +315,9 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
         raise SpecError([Fault(place, "extends: expected a file, or a list of files")])
     whole = Written()
     for name in bases:
-        base = straight(path.parent / name)
-        chain = (*below, path)
+        base, chain = straight(path.parent / home(name)), (*below, path)
+        if not is_file(base):
+            base = shipped_spec(name) or base
         if not is_file(base):  # first: not every text can be a path
             raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base, chain))])
         if any(_is_same(base, one) for one in chain):
@@ -346,6 +351,9 @@ def _read_file(path: Path) -> Written:
 
 def _read_text(path: Path) -> str:
     where = str(path)
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        what = "is no TOML; p3kit writes YAML and JSON for other programs, and does not read them"
+        raise SpecError([Fault(where, what, "export a spec as TOML: p3kit export RUN --output NAME.toml")])
     if path.is_dir():
         specs = sorted(file.name for file in path.glob("*.toml"))
         inside = f"in it: {', '.join(specs)}" if specs else ""
@@ -380,7 +388,19 @@ def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
         moved["trainer"] = beside(folder, trainer)
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         moved["data"] = {**data, "path": beside(folder, data["path"])}
+    init = moved.get("init")
+    if isinstance(init, dict) and "from" in init:
+        moved["init"] = {**init, "from": _references(init["from"], folder)}
     return moved
+
+
+def _references(named: Any, folder: Path) -> Any:
+    """Runs as they are named. What is no name of a run, such as `run-42/AAPL`, is a path relative to the file."""
+    if isinstance(named, list):
+        return [_references(one, folder) for one in named]
+    if not isinstance(named, str) or not named or re.match(r"(run-\d+|\d+|latest)(/|$)", named):
+        return named
+    return beside(folder, named)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_the_recipe_gives_the_same_bits_on_other_bars(tmp_path: Path, rows: slic
     columns = {name: getattr(made, name)[rows] for name in ("timestamps", "close", "open", "high", "low", "volume")}
     new = replace(made, **columns, own={"mood": noise()[rows]})
     np.testing.assert_array_equal(recipe.features(new)[LOOKBACK:], bars.features[rows][LOOKBACK:])
-    with pytest.raises(DataError, match="has no column mood, which the agent was trained with"):
+    with pytest.raises(DataError, match="has no column mood; the agent was trained with it"):
         recipe.features(replace(new, own={}))
 
 
