@@ -1,8 +1,8 @@
 """The site's pages that live elsewhere in the repository, and links between all of them.
 
 A page is written once, where its readers first look for it: a trainer's page beside the trainers, say. The README
-stays outside; links to it lead to the home page. Here such files become pages of the site, and relative links are led to pages where there is one; a link to
-code is left as its words.
+stays outside; links to it lead to the home page. Here such files become pages of the site. Relative links lead to pages
+where there is one; a link to code becomes its words.
 What `mkdocs.yml` names as `hooks`; mkdocs calls the functions by their names.
 """
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json
 
 
@@ -24,7 +24,7 @@ Examples:
     "--format", "kind", type=click.Choice(["toml", "yaml"]), help="[default: by the output's ending, or toml]"
 )
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="[default: standard output]"
+    "--output", type=UserPath(dir_okay=False, path_type=Path), metavar="FILE", help="[default: standard output]"
 )
 @json_option
 @runs_option
@@ -41,7 +41,7 @@ def export(
 
     RUN is run-42, 42, latest or run-42/AAPL; every agent of the folder with its settings stands behind the numbers.
     `best` is the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio. The TOML is a spec:
-    another one goes on from it with extends = "FILE".
+    another one goes on from it with extends = "FILE". The YAML is for other programs; p3kit does not read it.
     """
     from p3kit.api.pages import export_run
     from p3kit.report.markdown import relative_to_here
