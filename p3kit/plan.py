@@ -79,6 +79,11 @@ class RunPlan:
     windows: tuple[str, ...] = ()
     """Every window of a walk-forward, of which this run has one."""
 
+    def without_init(self) -> RunPlan:
+        """The plan with new weights, which take as long to train."""
+        agents = tuple(replace(agent, spec=agent.spec.model_copy(update={"init": None})) for agent in self.agents)
+        return replace(self, spec=self.spec.model_copy(update={"init": None}), agents=agents)
+
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
         """Return the plan as `run.json` stores it. `RunDir.create` adds the time, the versions and the commit.
 

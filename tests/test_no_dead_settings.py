@@ -44,6 +44,7 @@ EXCEPTIONS = {
     "data.columns": "names of columns in files of one's own (tests/market/test_shapes.py)",
     "data.adjust": "needs a file with an adjusted close (tests/market/test_shapes.py)",
     "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk_forward.py)",
+    "init": "needs an earlier run (tests/trainers/test_initial_weights.py)",
     "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }
 """Fields, or whole tables of them, that no run shows, and why."""

@@ -41,12 +41,17 @@ _PARTS = 10
 
 
 def load_market(
-    spec: Spec, symbols: Sequence[str], folder: Path | None = None, stored: Mapping[str, float] | None = None
+    spec: Spec,
+    symbols: Sequence[str],
+    folder: Path | None = None,
+    stored: Mapping[str, float] | None = None,
+    recipes: Mapping[str, FeatureRecipe] | None = None,
 ) -> dict[str, SymbolData]:
     """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
 
     A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it). `stored` holds
-    the bars per year that an agent was trained with, by symbol: its features keep them.
+    the bars per year that an agent was trained with, by symbol: its features keep them. `recipes` holds
+    recorded recipes by symbol: their statistics are used in place of those of the training split.
 
     Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
     bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
@@ -70,7 +75,8 @@ def load_market(
     market: dict[str, SymbolData] = {}
     for symbol, table in bars.items():
         try:
-            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol))
+            recipe = (recipes or {}).get(symbol)
+            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol), recipe)
         except DataError as error:
             faults.extend(error.faults)
     if faults:
@@ -157,7 +163,12 @@ def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...],
 
 
 def _prepare(
-    spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[str, ...], stored: float | None
+    spec: Spec,
+    bars: Bars,
+    columns: tuple[str, ...],
+    dropped: tuple[str, ...],
+    stored: float | None,
+    recipe: FeatureRecipe | None,
 ) -> SymbolData:
     """Features, splits and notes of one symbol."""
     behind, episode = look_back(spec), spec.env.episode_bars
@@ -178,6 +189,9 @@ def _prepare(
     stated = None if spec.data.bars_per_year == "auto" else spec.data.bars_per_year
     yearly = yearly_of_splits(bars.timestamps, splits, stated)
     year = yearly["train"].bars if stored is None else stored
+    if recipe is not None:
+        columns, year = recipe.columns, recipe.bars_per_year
+        recipe.check_columns(bars)
     features = compute_features(bars, columns, year)
     notes = [*bars.notes, *remarks(bars), *yearly_notes(yearly)]
     if spec.data.source == "synthetic":
@@ -191,7 +205,10 @@ def _prepare(
             f"data.embargo = {embargo} is shorter than window + look-back ({behind}): the first observations of "
             "validation and test see bars that training acted on"
         )
-    if spec.observation.normalize == "train":
+    if recipe is not None:
+        recipe.check_names(features.names, place)
+        mean, scale = np.array(recipe.mean), np.array(recipe.scale)
+    elif spec.observation.normalize == "train":
         mean, scale, constant = standard_scale(features, *splits["train"])
         if constant:
             notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,13 +45,24 @@ class FeatureRecipe:
 
     def features(self, bars: Bars) -> NDArray[np.float32]:
         """Features (T, F) of `bars`; NaN in the first `look_back` rows. Raises DataError where a column is missing."""
-        if missing := [name for name in self.columns if name not in bars.columns]:
-            what = f"has no column {', '.join(missing)}; the agent was trained with it"
-            raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
+        self.check_columns(bars)
         table = compute_features(bars, self.columns, self.bars_per_year)
         order = [table.names.index(name) for name in self.names]
         values = table.values if order == list(range(len(table.names))) else table.values[:, order]
         return scaled(values, np.array(self.mean), np.array(self.scale))
+
+    def check_columns(self, bars: Bars) -> None:
+        """Raise DataError where a column is missing."""
+        if missing := [name for name in self.columns if name not in bars.columns]:
+            what = f"has no column {', '.join(missing)}; the agent was trained with it"
+            raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
+
+    def check_names(self, names: Sequence[str], place: str) -> None:
+        """Raise DataError where the features are others than those of the recipe."""
+        if tuple(names) != self.names:
+            other = sorted(set(names) ^ set(self.names)) or names
+            what = f"its features are not those of the training: {', '.join(other)}"
+            raise DataError(place, what, "use the columns and features that the agent was trained with")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -474,6 +474,8 @@ class Agent(Generic[A]):
         self._verdict["ended_early"] = self._ended_early
         if self.repair.fired:
             self._verdict["labels"].append("intervened")
+        if init := self._plan.get("init"):
+            self._verdict["labels"].append(f"started from {init['from']}")
         if label := extension_label(self._plan):
             self._verdict["labels"].append(label)
         told = self.process.directory.read_events("verdict", self.name)

@@ -120,6 +120,9 @@ def _read_by(parse: Callable[[str], object], expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+Reference = Annotated[str, MinLen(1), Words('a run in quotes, such as "run-42"')]
+
+
 # --- market data ------------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +483,30 @@ class Baselines(Table):
 # --- diagnosis, sweeps ------------------------------------------------------------------------------------------------
 
 
+class Init(Table):
+    """Weights of an earlier training to start from. Without this table weights are drawn at random."""
+
+    source: Annotated[
+        Reference | Annotated[Items[Reference], MinLen(1)], Words('a run such as "run-42", or a list of runs')
+    ] = Field(alias="from")
+    """A run, an agent of it, or the path of a run directory: "run-42", "run-42/AAPL". A list names several runs."""
+    checkpoint: Annotated[str, MinLen(1), Words('"best", "last", or a file such as "best-000049152"')] = "best"
+    """Weights to take: "best" (those that validation chose), "last", or the name of a file in checkpoints/."""
+    optimizer: bool = False
+    """Take the optimiser's state too, which checkpoint = "last" has; false begins with an optimiser of its own."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The runs and agents that are named."""
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
+
+    @model_validator(mode="after")
+    def _optimizer_is_in_the_checkpoint(self) -> Init:
+        if self.optimizer and self.checkpoint.startswith("best"):
+            raise ValueError('optimizer = true: best checkpoints hold no optimiser state; expected checkpoint = "last"')
+        return self
+
+
 class Budget(Table):
     """How much automatic repair an agent may use up; then it is only watched."""
 
@@ -600,6 +627,8 @@ class Spec(Table):
     """What the agent is paid for."""
     ppo: Knobs = Knobs()
     """The trainer's own knobs."""
+    init: Init | None = None
+    """Weights of an earlier training to start from."""
     schedules: dict[str, Schedule] = Field(default_factory=dict)
     """Numbers that change while training, by spec path; a bare name means ppo.NAME."""
     compute: Compute = Compute()

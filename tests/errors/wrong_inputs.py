@@ -104,6 +104,9 @@ RUN_NAMES = [
     Wrong("a way out of the folder", "diagnose ../../etc", prepare=two_runs),
     Wrong("half a run", "resume run-1/AMD", prepare=two_runs),
     Wrong("a run that is done, to resume", "resume run-1 --no-aim", prepare=two_runs),
+    Wrong(
+        "old weights of a run that is not there", "validate specs/smoke.toml --set init.from=run-7", prepare=two_runs
+    ),
     Wrong("a schedule without an extension", "resume run-1 --schedule stretch --no-aim", prepare=two_runs),
     Wrong("a run that is done, to stop", "stop run-1", prepare=two_runs),
     Wrong("an experiment that is not there", "report --week 1 --name phase4", prepare=two_runs),
