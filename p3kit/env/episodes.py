@@ -23,7 +23,6 @@ from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
 
-ENV_ID = "p3kit/Trading-v1"
 Array = NDArray[Any]
 Info = dict[str, Any]
 

@@ -27,7 +27,8 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from p3kit.env.account import HOLD
-from p3kit.env.episodes import ENV_ID, Array, Episodes, Info, one_or_many, read_spec
+from p3kit.env.episodes import Array, Episodes, Info, one_or_many, read_spec
+from p3kit.env.registration import register
 from p3kit.env.render import FRAMES_PER_SECOND, RENDER_MODES, Episode, EpisodePicture, check_render_mode
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
@@ -383,7 +384,4 @@ def _present(facts: Info) -> Info:
     return facts | everywhere
 
 
-if ENV_ID not in gymnasium.registry:  # a module that is loaded again registers nothing twice
-    gymnasium.register(
-        ENV_ID, entry_point=f"{__name__}:TradingGymEnv", vector_entry_point=f"{__name__}:TradingVectorEnv"
-    )
+register()
