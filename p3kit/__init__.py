@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from p3kit.api.judging import compare_runs as compare_runs
     from p3kit.api.judging import diagnose_run as diagnose_run
     from p3kit.api.judging import evaluate_run as evaluate_run
+    from p3kit.api.paper_account import PaperAccount as PaperAccount
+    from p3kit.api.paper_account import paper_accounts as paper_accounts
+    from p3kit.api.paper_account import trade_on_paper as trade_on_paper
     from p3kit.api.saved_run import SavedRun as SavedRun
     from p3kit.api.saved_run import list_runs as list_runs
     from p3kit.api.saved_run import load_metrics as load_metrics
@@ -42,6 +45,9 @@ _MODULES = {
     "compare_runs": "api.judging",
     "diagnose_run": "api.judging",
     "evaluate_run": "api.judging",
+    "PaperAccount": "api.paper_account",
+    "paper_accounts": "api.paper_account",
+    "trade_on_paper": "api.paper_account",
     "SavedRun": "api.saved_run",
     "list_runs": "api.saved_run",
     "load_metrics": "api.saved_run",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p3kit.errors import DataError
+from p3kit.errors import BarsError, DataError
 from p3kit.market import Bars
 from p3kit.market.bars import Floats
 from p3kit.market.gaps import span_text
@@ -42,7 +42,7 @@ class Incoming:
 
 
 def compare_with_book(book: Book, bars: Bars, *, accept_gap: bool = False) -> Incoming:
-    """Compare a file with the book. Raises DataError for bars that the account must not take in, with the remedy."""
+    """Compare a file with the book. Raises DataError or BarsError for bars that the account must not take in."""
     _check_columns(book, bars)
     table = table_of(bars, book.opened["columns"], book.opened["own"])
     times = bars.timestamps.astype("datetime64[ns]")
@@ -65,7 +65,7 @@ def _check_span(book: Book, bars: Bars) -> None:
     first, last = (bars.timestamps[at].astype("datetime64[ns]") for at in (0, -1))
     if last < book.newest:
         what = f"ends at {time_text(last)}, and the account's newest bar is {time_text(book.newest)}: an older file"
-        raise DataError(_place(bars), what, "give the newest file")
+        raise BarsError(_place(bars), what, "give the newest file")
     if first > book.newest:
         what = f"begins at {time_text(first)}, after the account's newest bar {time_text(book.newest)}"
         hint = f"give a file with bars from {time_text(book.newest)} on, that bar included"
@@ -208,7 +208,7 @@ def _rescaling_notes(row: Row) -> list[str]:
 
 
 def opening_bars(bars: Bars, start: np.datetime64 | None, needed: int) -> int:
-    """The row of the first decision: the newest bar, or the first one from `start` on. Raises DataError where fewer
+    """The row of the first decision: the newest bar, or the first one from `start` on. Raises BarsError where fewer
     than `needed` bars lead to it, itself included."""
     row = len(bars) - 1 if start is None else int(np.searchsorted(bars.timestamps, start))
     if row >= len(bars):
@@ -216,7 +216,7 @@ def opening_bars(bars: Bars, start: np.datetime64 | None, needed: int) -> int:
         raise DataError(_place(bars), what, "give an earlier --from, or leave it out to begin at the newest bar")
     if row + 1 < needed:
         what = f"{row + 1} bars lead to the first decision at {time_text(bars.timestamps[row])}; {needed} are needed"
-        raise DataError(_place(bars), what, "give a file with more past bars, or a later --from")
+        raise BarsError(_place(bars), what, "give a file with more past bars, or a later --from")
     return row
 
 
