@@ -62,15 +62,24 @@ class PaperAccount:
         return path
 
 
+@dataclass(frozen=True)
+class PaperOptions:
+    """Settings of `trade_on_paper` that are rarely needed."""
+
+    checkpoint: str = "best"
+    """`best` (the weights that validation chose), `last`, or the name of a file in `checkpoints/`."""
+    start: str | None = None
+    """Day of the first decision, for an account that does not exist yet. None: the newest bar."""
+    accept_gap: bool = False
+    """Take bars after a longer pause than any before."""
+
+
 def trade_on_paper(
     run: RunLike,
     account: str | Path,
     bars: str | Path,
-    checkpoint: str = "best",
-    start: str | None = None,
+    options: PaperOptions = PaperOptions(),
     runs_root: str | Path | None = None,
-    *,
-    accept_gap: bool = False,
 ) -> list[PaperAccount]:
     """Take the new bars of a file into a paper account, decide on each, and fill at the spec's costs.
 
@@ -81,10 +90,8 @@ def trade_on_paper(
         run: A run, or one agent of it (`run-42/AAPL`).
         account: Folder of the account. It is made by the first call.
         bars: A file of bars, a folder with a file per symbol, or a path with `{symbol}`.
-        checkpoint: `best` (the weights that validation chose), `last`, or the name of a file in `checkpoints/`.
-        start: Day of the first decision, for an account that does not exist yet. Default: the newest bar.
+        options: Checkpoint, first day of a new account, and gaps.
         runs_root: Folder of the run directories. Default: the environment variable `P3KIT_RUNS`, else `runs`.
-        accept_gap: Take bars after a longer pause than any before.
 
     Returns:
         An account per agent: `status`, `sentences`, `notes`, `warnings`, `save_picture()`.
@@ -102,16 +109,16 @@ def trade_on_paper(
 
     saved, folder = open_run(run, runs_root), Path(account)
     check_agent(saved)
-    policies = {name: load_policy(f"{saved.path}/{name}", checkpoint) for name in saved.agents}
+    policies = {name: load_policy(f"{saved.path}/{name}", options.checkpoint) for name in saved.agents}
     files = {name: _read_bars(Path(bars), policy) for name, policy in policies.items()}
-    first = None if start is None else _day(start)
+    start = None if options.start is None else _day(options.start)
     accounts = []
     with held(folder):
         for name, policy in policies.items():
             journal = Journal(account_folder(folder, name))
             journal.folder.mkdir(exist_ok=True)
-            decider = _decider(saved, name, checkpoint, policy)
-            result = take_in(journal, decider, files[name], first, accept_gap=accept_gap)
+            decider = _decider(saved, name, options.checkpoint, policy)
+            result = take_in(journal, decider, files[name], start, accept_gap=options.accept_gap)
             accounts.append(_account(journal, result, [*result.notes, *_register(saved, name, journal)]))
     return accounts
 
@@ -119,7 +126,19 @@ def trade_on_paper(
 def paper_accounts(account: str | Path) -> list[PaperAccount]:
     """Read the paper accounts in a folder. Nothing is written.
 
-    Raises InputError where there is none, P3kitError naming the line of a damaged journal.
+    Args:
+        account: Folder of the account, as `trade_on_paper` takes it.
+
+    Returns:
+        An account per agent, as `trade_on_paper` returns them.
+
+    Raises:
+        InputError: There is no account.
+        P3kitError: A journal is damaged; the message names the line.
+
+    Example:
+        >>> [account.sentences[0] for account in p3kit.paper_accounts("paper")]
+        ['AAPL: +1.20% since 2024-01-02 (45 bars), buy-and-hold +0.80%']
     """
     found = [(journal, read_account(journal)) for journal in accounts_in(Path(account))]
     accounts = [PaperAccount(journal.folder, *state) for journal, state in found if state is not None]

@@ -100,9 +100,9 @@ def trade(
     by the next one. Corrected past bars are reported and not used. Give closed bars alone: the bar of a running day
     would be decided on before its close.
     """
-    from p3kit.api.paper_account import trade_on_paper
+    from p3kit.api.paper_account import PaperOptions, trade_on_paper
 
-    accounts = trade_on_paper(run, account, bars, checkpoint, start, runs_root, accept_gap=accept_gap)
+    accounts = trade_on_paper(run, account, bars, PaperOptions(checkpoint, start, accept_gap), runs_root)
     for one in accounts:
         for note in one.notes:
             click.echo(f"note: {one.status['agent']}: {note}", err=True)

@@ -149,7 +149,11 @@ def sentences(status: Mapping[str, Any]) -> list[str]:
         return [*found, f"{status['agent']}: no comparison with validation: {why}"]
     for name, title in (("sharpe_ratio", "Sharpe ratio"), ("sharpe_excess", "Sharpe ratio minus buy-and-hold's")):
         one = validation[name]
-        if one["interval"] is None or one["value"] is None:
+        if one["value"] is None or one["validation"] is None:
+            continue
+        if one["interval"] is None:
+            why = "has no interval: too few of its bars have a return"
+            found.append(f"{status['agent']}: {title} {one['value']:.2f}; validation, {one['validation']:.2f}, {why}")
             continue
         low, high = one["interval"]
         place = "inside" if one["inside"] else "OUTSIDE"
