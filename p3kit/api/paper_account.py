@@ -167,6 +167,7 @@ def _decider(saved: SavedRun, agent: str, checkpoint: str, policy: Policy) -> De
         "global_step": policy.global_step,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "validation": validation_of(chosen),
+        "chosen_until": ((data.get("split_days") or {}).get("validation") or [None, None])[1],
     }
     return Decider(
         agent, policy.symbol, rules, policy.bars_needed, weights, _Deciding(policy, rules.initial_capital),

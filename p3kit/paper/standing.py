@@ -40,6 +40,7 @@ def status_of(book: Book, agent: str) -> dict[str, Any]:
         "newest": time_text(newest.time),
         "made_later": book.opened.get("made_later"),
         "bars": len(own),
+        "bars_seen": _bars_seen(book),
         "capital": book.capital,
         "equity": newest.equity,
         "total_return": newest.equity / book.capital - 1.0,
@@ -142,6 +143,9 @@ def sentences(status: Mapping[str, Any]) -> list[str]:
     since, bars = status["opened"][:10], status["bars"]
     hold = status["buy_and_hold"]["total_return"]
     found = [f"{status['agent']}: {status['total_return']:+.2%} since {since} ({bars} bars), buy-and-hold {hold:+.2%}"]
+    if seen := status["bars_seen"]:
+        what = f"{seen} of {bars} bars lie before the end of the validation split: the weights were made for them"
+        found.append(f"{status['agent']}: {what}")
     validation = status["validation"]
     if validation is None:
         least = LEAST_RETURNS
@@ -162,6 +166,12 @@ def sentences(status: Mapping[str, Any]) -> list[str]:
             f"{low:.2f} to {high:.2f} (validation {one['validation']:.2f} over {validation['bars']} bars)"
         )
     return found
+
+
+def _bars_seen(book: Book) -> int:
+    """Bars of the account that the newest weights were trained or chosen on."""
+    last = book.weights.get("chosen_until")
+    return 0 if last is None else sum(bool(point.time <= np.datetime64(last)) for point in book.points[1:])
 
 
 def _position(book: Book) -> dict[str, Any] | None:

@@ -444,6 +444,9 @@ def _experiment_json(experiment: Experiment) -> dict[str, Any]:
         "families": [found.to_json() for found in experiment.families],
         "walk_forward": [asdict(window) for window in experiment.walk_forward],
         "portfolio": experiment.portfolio.to_json() if experiment.portfolio else None,
+        "paper": [
+            {"run": line.run, "folder": line.folder, "fault": line.fault, **line.status} for line in experiment.paper
+        ],
         "issues": issues(experiment),
         "next_steps": next_steps(experiment),
     }

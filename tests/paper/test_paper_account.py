@@ -121,6 +121,7 @@ def test_day_by_day_from_the_command_line(agent: Trained, tmp_path: Path) -> Non
     assert code == 0
     assert f"since {agent.start} (3 bars), buy-and-hold" in out
     assert "3 bars are fewer than 20" in out
+    assert "3 of 3 bars lie before the end of the validation split" in out
 
 
 def test_exit_codes_follow_predict(agent: Trained, tmp_path: Path) -> None:
