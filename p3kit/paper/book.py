@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from p3kit.market import Bars
 from p3kit.market.bars import Floats
-from p3kit.paper.journal import Row, time_text
+from p3kit.paper.account_journal import Row, time_text
 
 PRICES = ("open", "high", "low", "close")
 

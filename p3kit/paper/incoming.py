@@ -18,8 +18,8 @@ from p3kit.market import Bars
 from p3kit.market.bars import Floats
 from p3kit.market.gaps import span_text
 from p3kit.market.rescaling import TOLERANCE, PriceComparison, compare_prices
+from p3kit.paper.account_journal import Row, time_text
 from p3kit.paper.book import PRICES, Book, Numbers, line_of_bar, table_of
-from p3kit.paper.journal import Row, time_text
 
 LONGER = 1.5
 """A pause longer than the longest one of the book by this factor is a gap."""

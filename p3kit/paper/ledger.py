@@ -18,8 +18,8 @@ from p3kit.env.bar_tensors import Transition, transitions
 from p3kit.market import Bars
 from p3kit.market.bars import Floats
 from p3kit.metrics import ACTIONS
+from p3kit.paper.account_journal import ACCOUNT_NUMBERS, Row
 from p3kit.paper.book import Book, Numbers, line_of_bar
-from p3kit.paper.journal import ACCOUNT_NUMBERS, Row
 
 Decide = Callable[[Bars, Account, str], Mapping[str, Any]]
 """(bars up to now, account of one row, last action) → the decision as plain values, `action` among them."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from p3kit.market.bars import Floats
 from p3kit.metrics import max_drawdown, sharpe_ratio
+from p3kit.paper.account_journal import time_text
 from p3kit.paper.book import Book, Point
-from p3kit.paper.journal import time_text
 
 LEAST_RETURNS = 20
 """Bars since the opening below which nothing is said about a Sharpe ratio."""

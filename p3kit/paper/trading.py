@@ -12,9 +12,9 @@ import numpy as np
 from p3kit.env.rules import Rules
 from p3kit.errors import InputError
 from p3kit.market import Bars, check_symbols
+from p3kit.paper.account_journal import FORMAT, Journal, Row, time_text
 from p3kit.paper.book import Book, table_of
 from p3kit.paper.incoming import Incoming, compare_with_book, history_lines, opening_bars
-from p3kit.paper.journal import FORMAT, Journal, Row, time_text
 from p3kit.paper.ledger import Decide, next_row
 from p3kit.paper.standing import status_of
 from p3kit.rundir import file_name

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from p3kit.errors import P3kitError
+from p3kit.paper.account_journal import Journal
 from p3kit.paper.book import Book
-from p3kit.paper.journal import Journal
 from p3kit.paper.standing import sentences, status_of
 from p3kit.rundir import RunDir
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from p3kit.paper.journal import FILE
-from tests.paper.made import called, files_of, made_bars, start_of
+from p3kit.paper.account_journal import FILE
+from tests.paper.scripted import called, files_of, made_bars, start_of
 
 KILLS = 12
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def begun(folder: Path) -> subprocess.Popen[str]:
     """A process that has just begun to take bars in."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.paper.made", str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "tests.paper.scripted", str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begins\n"

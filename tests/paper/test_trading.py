@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from p3kit.errors import DataError, InputError, P3kitError
-from p3kit.paper.journal import ACCOUNT_NUMBERS, FILE, Journal, held
+from p3kit.paper.account_journal import ACCOUNT_NUMBERS, FILE, Journal, held
 from p3kit.paper.trading import read_account
 from p3kit.rundir.rows import line_of
-from tests.paper.made import FIRST, called, decide_by_time, decider, files_of, first_bars, made_bars, start_of
+from tests.paper.scripted import FIRST, called, decide_by_time, decider, files_of, first_bars, made_bars, start_of
 
 BARS = made_bars()
 START = start_of(BARS)
@@ -182,7 +182,7 @@ def test_other_weights_and_rules_are_an_event(tmp_path) -> None:
 
 
 def test_two_calls_at_once_do_not_mix(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("p3kit.paper.journal._WAIT_S", 0.05)
+    monkeypatch.setattr("p3kit.paper.account_journal._WAIT_S", 0.05)
     with held(tmp_path), pytest.raises(InputError, match="another p3kit paper works on this account"), held(tmp_path):
         pass
     with held(tmp_path):

@@ -1,6 +1,6 @@
 """Bars that grow, and a scripted agent, for the tests of paper accounts.
 
-`python -m tests.paper.made FOLDER` takes all bars into the account in FOLDER, and prints a line before it begins.
+`python -m tests.paper.scripted FOLDER` takes all bars into the account in FOLDER, and prints a line before it begins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from p3kit.env import Rules
 from p3kit.env.account import Account, action_mask, mask_table
 from p3kit.market import Bars
 from p3kit.metrics import ACTIONS
-from p3kit.paper.journal import Journal
+from p3kit.paper.account_journal import Journal
 from p3kit.paper.trading import Decider, Result, take_in
 from tests.market.made import market_spec, random_bars
 
