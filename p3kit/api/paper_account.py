@@ -15,7 +15,7 @@ from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError, P3kitError
 from p3kit.paper.account_journal import Journal, accounts_in, held
 from p3kit.paper.standing import sentences, validation_of
-from p3kit.paper.trading import Decider, Result, account_folder, read_account, take_in
+from p3kit.paper.taking_in import Decider, Result, account_folder, read_account, take_in
 from p3kit.rundir import find_checkpoint
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from p3kit.env.account import Account, action_mask, mask_table
 from p3kit.market import Bars
 from p3kit.metrics import ACTIONS
 from p3kit.paper.account_journal import Journal
-from p3kit.paper.trading import Decider, Result, take_in
+from p3kit.paper.taking_in import Decider, Result, take_in
 from tests.market.made import market_spec, random_bars
 
 NEEDED = 70

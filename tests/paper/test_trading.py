@@ -10,7 +10,7 @@ import pytest
 
 from p3kit.errors import DataError, InputError, P3kitError
 from p3kit.paper.account_journal import ACCOUNT_NUMBERS, FILE, Journal, held
-from p3kit.paper.trading import read_account
+from p3kit.paper.taking_in import read_account
 from p3kit.rundir.rows import line_of
 from tests.paper.scripted import FIRST, called, decide_by_time, decider, files_of, first_bars, made_bars, start_of
 
