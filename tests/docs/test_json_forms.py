@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("P3KIT_RUNS", "runs")
     assert CliRunner().invoke(main, ["init"]).exit_code == 0
     sample = sample_bars("AAPL")
-    pd.DataFrame({"close": sample.close}, index=sample.timestamps).to_csv("bars.csv")
+    pd.DataFrame({"close": sample.close}, index=sample.timestamps).to_csv("bars.csv", index_label="date")
     for seed in (1, 2):
         make_run(tmp_path / "runs", seed=seed, agent_name=f"AAPL.s{seed}", symbols=["AAPL"])
     return tmp_path
