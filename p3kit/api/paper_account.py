@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p3kit.api.predicting import read_past_bars
 from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError, P3kitError
 from p3kit.paper.account_journal import Journal, accounts_in, held
@@ -110,7 +111,7 @@ def trade_on_paper(
     saved, folder = open_run(run, runs_root), Path(account)
     check_agent(saved)
     policies = {name: load_policy(f"{saved.path}/{name}", options.checkpoint) for name in saved.agents}
-    files = {name: _read_bars(Path(bars), policy) for name, policy in policies.items()}
+    files = {name: read_past_bars(bars, policy) for name, policy in policies.items()}
     start = None if options.start is None else _day(options.start)
     accounts = []
     with held(folder):
@@ -188,27 +189,6 @@ class _Deciding:
 
         state = from_tensors(account, ACTIONS.index(last_action), self.capital)
         return self.policy.predict(bars, state).to_dict()
-
-
-def _read_bars(place: Path, policy: Policy) -> Bars:
-    """The bars of a policy's symbol in a file, in a folder, or at a path with `{symbol}`."""
-    from dataclasses import replace
-
-    from p3kit.market.files import read_bars
-    from p3kit.market.folder import find_bars, kind_of
-    from p3kit.market.load import reading_of
-    from p3kit.spec.paths import file_of, template_of
-
-    reading, symbol = reading_of(policy.spec), policy.symbol
-    if "{symbol}" in str(place):
-        return read_bars(kind_of(file_of(str(place), symbol)), str(place), symbol, reading)
-    if not place.exists():
-        raise InputError(f"--bars {place}", "no such file", "name a file of bars, or a folder with SYMBOL.csv")
-    files = find_bars(place)
-    if place.is_dir():
-        return read_bars(files.kind, files.template, symbol, reading)
-    reading = replace(reading, several=len(files.symbols) > 1)
-    return read_bars(files.kind, template_of(place), symbol, reading)
 
 
 def _day(text: str) -> np.datetime64:

@@ -10,14 +10,12 @@ import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, print_lines, print_note
+from p3kit.cli.predict import NOVEL
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from p3kit.api.paper_account import PaperAccount
-
-NOVEL = 4
-"""Exit code of `--strict` for inputs beyond the novelty threshold."""
 
 
 class RunOrStatus(click.Group):
