@@ -36,6 +36,7 @@ COMMANDS = {
     "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
     "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
+    "predict": ("p3kit.cli.predict:predict", "Decide on the newest bar with a trained agent."),
     "compare": ("p3kit.cli.compare:compare", "Set runs side by side: spec diff, results, parity."),
     "report": ("p3kit.cli.report:report", "Write the weekly status report, or the lessons learned."),
     "export": ("p3kit.cli.export:export", "Print validated values as a spec to go on from."),
