@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from p3kit import __version__
 from p3kit.cli.output import add_volume, print_origin, print_versions, volume_options
-from p3kit.errors import InputError, P3kitError
+from p3kit.errors import NO_POSIX, InputError, P3kitError
 from p3kit.terminal import guarded_output
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -132,6 +133,9 @@ class LazyCommands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command with guarded output. Output that is lost fails a command that prints, never a training."""
+        if importlib.util.find_spec("fcntl") is None:
+            click.echo(NO_POSIX, err=True)
+            raise SystemExit(P3kitError.exit_code)
         with guarded_output() as output:
             try:
                 return super().main(*args, **kwargs)
