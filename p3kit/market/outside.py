@@ -50,7 +50,7 @@ def outside_bars(bars: Bars, run: RunBars, spec: Spec, first_day: str | None, la
     stated = None if spec.data.bars_per_year == "auto" else spec.data.bars_per_year
     yearly = yearly_of_splits(bars.timestamps, {"validation": splits["outside"]}, stated)["validation"].bars
     recorded = run.facts["split_bars_per_year"]
-    table = compute_features(bars, recipe.columns, recipe.bars_per_year)
+    table = compute_features(bars, recipe.columns, recipe.bars_per_year, recipe.own)
     data = SymbolData(
         symbol=bars.symbol,
         timestamps=bars.timestamps,
@@ -67,6 +67,7 @@ def outside_bars(bars: Bars, run: RunBars, spec: Spec, first_day: str | None, la
         regime=table.regime,
         bars_per_year=recipe.bars_per_year,
         fingerprint=fingerprint(bars),
+        price_fingerprint=fingerprint(bars, own=False),
         splits=splits,
         source=bars.source,
         synthetic=bars.synthetic or bool(run.facts.get("synthetic")),

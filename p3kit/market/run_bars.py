@@ -18,15 +18,27 @@ from p3kit.market.symbol_data import SymbolData
 
 Columns = Mapping[str, NDArray[Any]]
 _PRICES = ("close", "open", "high", "low")
+_OWN = "own."
+_OWN_TOLERANCE = 1e-3
+"""Difference of equal values of a column of the user's, in standard deviations of the training split."""
 _VOLUME_TOLERANCE = 1e-3
 """Relative difference of equal volumes. Vendors round them anew at a split."""
 
 
-def prices_of(bars: SymbolData) -> dict[str, NDArray[Any]]:
+def prices_of(bars: SymbolData | Bars) -> dict[str, NDArray[Any]]:
     """Times and columns of bars, to be kept with a run: 32-bit floats are enough to find what has changed."""
     columns = {name: getattr(bars, name) for name in (*_PRICES, "volume")}
+    own = bars.own if isinstance(bars, Bars) else {name: _own_column(bars, name) for name in bars.own_features}
+    columns |= {f"{_OWN}{name}": values for name, values in own.items()}
     kept = {name: values.astype(np.float32) for name, values in columns.items() if values is not None}
     return {"time": bars.timestamps.astype("datetime64[ns]").astype(np.int64), **kept}
+
+
+def _own_column(bars: SymbolData, name: str) -> NDArray[np.float64]:
+    """A column of the user's, before it was scaled."""
+    at = bars.feature_names.index(name)
+    values: NDArray[np.float64] = bars.features[:, at].astype(np.float64) * bars.feature_scale[at]
+    return values + bars.feature_mean[at]
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class RunBars:
             raise self._changed(bars, f"the column {', '.join(missing)} is missing")
         new = np.stack([getattr(bars, name) for name in names], axis=1)
         found = compare_prices(np.stack([old[name] for name in names], axis=1), new)
-        changed = {*found.changed, *self._changed_volumes(bars, old, found)}
+        changed = {*found.changed, *self._changed_volumes(bars, old, found), *self._changed_own(bars, old)}
         if changed:
             raise self._changed(bars, f"the first bar that differs is that of {_day(now[min(changed)])}")
         return [_note(one.factor, now[one.first], now[one.last - 1]) for one in found.stretches if one.factor != 1.0]
@@ -98,6 +110,16 @@ class RunBars:
         same, split = (np.abs(bars.volume * f - old["volume"]) for f in (1.0, factor))
         slack = _VOLUME_TOLERANCE * np.abs(old["volume"]) + 1.0
         return np.flatnonzero((same > slack) & (split > slack)).tolist()
+
+    def _changed_own(self, bars: Bars, old: Columns) -> list[int]:
+        """Rows in which a column of the user's that is a feature has another value."""
+        recipe = self.recipe
+        rows: list[int] = []
+        for name in recipe.own if recipe else ():
+            slack = _OWN_TOLERANCE * recipe.scale[recipe.names.index(name)]  # type: ignore[union-attr]
+            same = np.isclose(bars.own[name], old[f"{_OWN}{name}"], rtol=1e-5, atol=slack, equal_nan=True)
+            rows += np.flatnonzero(~same & ~np.isnan(old[f"{_OWN}{name}"])).tolist()
+        return rows
 
     def _own_columns(self, bars: Bars) -> Bars:
         """The columns that the run had, of those that there are today."""

@@ -29,10 +29,12 @@ from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
+from p3kit.runtime.initial_weights import InitialWeights
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
 from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.run_market import OutsideRequest, backtest_market, outside_market, training_market
 from p3kit.runtime.run_process import A, Process
+from p3kit.spec import Spec, resolve_spec
 
 STATUS_SECONDS = 1.0
 ENV_PAYS_FROM = 300_000
@@ -54,6 +56,8 @@ class Run(Process[A]):
         """`of_agent` is the only agent of a backtest, `outside` asks for bars outside the splits."""
         super().__init__(directory, args_type)
         info = directory.info()
+        if any((agent["spec"].get("init") is not None) != ("init" in agent) for agent in info["agents"]):
+            raise InputError("init", "its weights were not copied into the run directory", "start it with p3kit run")
         market = self._market(info, of_agent, outside)
         journal = (info.get("replay") or {}).get("journal")
         alone = len(info["agents"]) == 1
@@ -69,6 +73,11 @@ class Run(Process[A]):
         self._message = ""
         self.on_status: Callable[[Run[A], str], None] | None = None  # called with the state whenever it is written
         self.resumed: Flat | None = self._restore() if resume else None
+
+    def _market_spec(self, info: Mapping[str, Any]) -> Spec:
+        """See `RunPlan.market_spec`."""
+        first = resolve_spec(info["agents"][0]["spec"], str(self.directory.path), self.directory.trainer_file)
+        return self.spec.model_copy(update={"observation": first.observation})
 
     @property
     def agent(self) -> Agent[A]:
@@ -214,6 +223,15 @@ class Run(Process[A]):
         """True if an intervention has frozen the encoder that the agents share."""
         return any(agent.encoder_is_frozen for agent in self.agents)
 
+    def initial_weights(self, agent: Agent[A]) -> InitialWeights | None:
+        """The weights that an agent starts from; None for new ones. Journalled once."""
+        plan = next(plan for plan in self.directory.info()["agents"] if plan["name"] == agent.name)
+        initial = InitialWeights.read(self.directory, plan, self.device)
+        if initial is not None:
+            text = f"starts from {initial.label}, {plan['init']['checkpoint']}, SHA-256 {plan['init']['sha256'][:16]}"
+            agent.journal("note", text=text)
+        return initial
+
     def _restore(self) -> Flat:
         """Load `last.pt` (or `init.pt`) into the agents, cut what is newer, and hand the trainer its own part."""
         last, first = self.directory.checkpoint("last"), self.directory.checkpoint("init")
@@ -246,12 +264,13 @@ class Run(Process[A]):
         """The bars by symbol; none for a task that brings none."""
         if self.env_id:
             return {}
+        spec = self._market_spec(info)
         if of_agent is None:
-            return training_market(self.directory, info, self.spec)
+            return training_market(self.directory, info, spec)
         symbol = next(agent["symbol"] for agent in info["agents"] if agent["name"] == of_agent)
         if outside is None:
-            return backtest_market(self.directory, info, self.spec, symbol)
-        found = outside_market(self.directory, info, self.spec, symbol, outside)
+            return backtest_market(self.directory, info, spec, symbol)
+        found = outside_market(self.directory, info, spec, symbol, outside)
         self.overlaps = found.overlaps
         return {symbol: found.data}
 

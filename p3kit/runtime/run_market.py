@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from p3kit.errors import InputError
 from p3kit.market import SymbolData, load_market
-from p3kit.market.files import Reading, read_bars
+from p3kit.market.files import read_bars
 from p3kit.market.folder import bars_in, kind_of
-from p3kit.market.load import bars_of, with_path_from
+from p3kit.market.load import bars_of, reading_of, with_path_from
 from p3kit.market.outside import OutsideBars, outside_bars
 from p3kit.market.run_bars import RunBars, prices_of
 from p3kit.rundir import RunDir
@@ -59,9 +59,7 @@ def outside_market(
         bars = bars_of(with_path_from(spec, directory.paths_from()), symbol)
     else:
         files = bars_in(request.file)
-        reading = Reading(
-            spec.data.columns.model_dump(exclude_none=True), spec.data.adjust, several=len(files.symbols) > 1
-        )
+        reading = replace(reading_of(spec), several=len(files.symbols) > 1)
         if reading.several and symbol not in files.symbols:
             raise InputError(str(request.file), f"has no bars of {symbol}", f"it has {', '.join(files.symbols)}")
         bars = read_bars(kind_of(request.file), template_of(request.file), symbol, reading)
@@ -73,4 +71,5 @@ def _market_of_run(
 ) -> dict[str, SymbolData]:
     of_run = {symbol: run_bars(directory, info, symbol) for symbol in symbols}
     stored = {symbol: run.facts["bars_per_year"] for symbol, run in of_run.items()}
-    return load_market(spec, symbols, directory.paths_from(), stored, of_run, exact=exact)
+    recipes = {symbol: run.recipe for symbol, run in of_run.items() if run.recipe is not None}
+    return load_market(spec, symbols, directory.paths_from(), stored, recipes, of_run, exact=exact)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from p3kit.errors import DataError
-from p3kit.market import Bars, fingerprint
+from p3kit.market import Bars, FeatureRecipe, fingerprint
+from p3kit.market.recipe import FORMULAS
 from p3kit.market.run_bars import RunBars, prices_of
 
 BARS, MORE = 400, 60
@@ -32,7 +33,7 @@ def recorded(bars: Bars = TODAY, *, prices: bool = True) -> RunBars:
     """What a run of the first 400 bars has recorded."""
     part = bars.part(0, BARS)
     facts = {"first": str(part.timestamps[0])[:19], "last": str(part.timestamps[-1])[:19], "bars": BARS}
-    return RunBars(facts | {"fingerprint": fingerprint(part)}, prices_of(part) if prices else None)  # type: ignore[arg-type]
+    return RunBars(facts | {"fingerprint": fingerprint(part)}, prices_of(part) if prices else None)
 
 
 def changed(column: str, rows: slice | list[int], factor: float, bars: Bars = TODAY) -> Bars:
@@ -134,3 +135,19 @@ def test_a_missing_column_is_named() -> None:
 def test_without_recorded_prices_a_change_is_refused_unnamed() -> None:
     with pytest.raises(DataError, match="fingerprint differs"):
         recorded(prices=False).select(rescaled(slice(0, 120), 0.97), exact=False)
+
+
+@pytest.mark.parametrize(("rows", "change"), [([5], 0.2), ([399], -1.0), ([40, 41], 0.01)])
+def test_a_changed_column_of_the_users_is_refused_with_its_day(rows: list[int], change: float) -> None:
+    rsi = np.random.default_rng(1).uniform(0, 100, len(TODAY))
+    rsi[:3] = np.nan
+    bars = replace(TODAY, own={"rsi": rsi})
+    run = recorded(bars)
+    recipe = FeatureRecipe(FORMULAS, ("rsi",), (), ("rsi",), 252.0, (50.0,), (2.0,), "off").to_json()
+    run = replace(run, facts={**run.facts, "recipe": recipe})
+    assert run.select(rescaled(slice(0, 50), 0.97, bars), exact=False).notes
+    other = rsi.copy()
+    other[rows] += change
+    day = str(TODAY.timestamps[rows[0]])[:10]
+    with pytest.raises(DataError, match=f"the first bar that differs is that of {day}"):
+        run.select(replace(bars, own={"rsi": other}), exact=False)
