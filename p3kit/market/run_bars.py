@@ -37,8 +37,10 @@ def prices_of(bars: SymbolData | Bars) -> dict[str, NDArray[Any]]:
 def _own_column(bars: SymbolData, name: str) -> NDArray[np.float64]:
     """A column of the user's, before it was scaled."""
     at = bars.feature_names.index(name)
-    values: NDArray[np.float64] = bars.features[:, at].astype(np.float64) * bars.feature_scale[at]
-    return values + bars.feature_mean[at]
+    values: NDArray[np.float64] = bars.features[:, at].astype(np.float64)
+    values *= bars.feature_scale[at]
+    values += bars.feature_mean[at]
+    return values
 
 
 @dataclass(frozen=True)

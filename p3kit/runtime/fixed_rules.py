@@ -138,13 +138,16 @@ def _signals(bars: SymbolData) -> tuple[list[str], Array]:
 
 
 def _means_of_own(bars: SymbolData) -> Array:
-    """Training means (F,) of columns of the user's that are not normalised. Built-in features lie about 0."""
-    first, last = bars.splits["train"]
+    """Training means (F,) of columns of the user's that are not normalised. Built-in features lie about 0.
+
+    Where the training bars are missing, the bars before the split take their place.
+    """
+    first, last = bars.splits["train"] if "train" in bars.splits else (0, bars.splits["outside"][0])
     raw = [
         name in bars.own_features and scale == 1
         for name, scale in zip(bars.feature_names, bars.feature_scale, strict=True)
     ]
-    return np.where(raw, bars.features[first:last].mean(0), np.float32(0))
+    return np.where(raw, np.nanmean(bars.features[first:last], 0), np.float32(0))
 
 
 def _follow(
