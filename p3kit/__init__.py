@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from p3kit.errors import P3kitError as P3kitError
     from p3kit.errors import P3kitWarning as P3kitWarning
     from p3kit.policy.decision import Decision as Decision
+    from p3kit.policy.exporting import export_policy as export_policy
     from p3kit.policy.live_account import Account as Account
     from p3kit.policy.loading import load_policy as load_policy
     from p3kit.policy.trained_agent import Policy as Policy
@@ -58,6 +59,7 @@ _MODULES = {
     "P3kitWarning": "errors",
     "Account": "policy.live_account",
     "Decision": "policy.decision",
+    "export_policy": "policy.exporting",
     "load_policy": "policy.loading",
     "Policy": "policy.trained_agent",
 }
