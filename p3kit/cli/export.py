@@ -63,7 +63,8 @@ def export(
         _refuse("--policy", {"--name": name, "--format": kind, "--output": output})
         _export_policy(run, folder, checkpoint or "best", runs_root, as_json)
         return
-    _refuse("a spec", {"--checkpoint": checkpoint})
+    if checkpoint is not None:
+        raise InputError("--checkpoint", "goes with --policy only", "add --policy FOLDER, or leave it out")
     from p3kit.api.pages import export_run
     from p3kit.report.markdown import relative_to_here
 

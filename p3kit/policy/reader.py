@@ -354,13 +354,20 @@ def read_account(path: str | None, close: float, rules: dict[str, Any]) -> Accou
     return account
 
 
+def lies_between(time: str, first: str | None, last: str | None) -> bool:
+    """True for a time from `first` to `last`, each a day or a time, both included."""
+    whole = time.replace(" ", "T") + ("T00:00:00" if len(time) == 10 else "")
+    low, high = ((limit or "").replace(" ", "T") for limit in (first, last))
+    return whole[: len(low)] >= low and (not high or whole[: len(high)] <= high)
+
+
 def main() -> None:
     """Read the command line, and print the decision or the steps as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bars", help="CSV file of bars, oldest first")
     parser.add_argument("account", nargs="?", help="JSON file of the account")
-    parser.add_argument("--from", dest="first", help="first day on which the account decides")
-    parser.add_argument("--to", dest="last", help="last day, on which it is only marked")
+    parser.add_argument("--from", dest="first", help="first day or time, on which a flat account begins")
+    parser.add_argument("--to", dest="last", help="last day or time, at which it is only marked")
     args = parser.parse_args()
     policy = Policy(Path(__file__).parent)
     bars = read_bars(args.bars, policy.card)
@@ -368,7 +375,7 @@ def main() -> None:
     if args.first is None and args.last is None:
         print(json.dumps(policy.decide(bars, features(bars, policy.card), len(bars["time"]) - 1, account), indent=2))
         return
-    days = [t for t, time in enumerate(bars["time"]) if (args.first or "") <= time[:10] <= (args.last or "9999")]
+    days = [t for t, time in enumerate(bars["time"]) if lies_between(time, args.first, args.last)]
     if len(days) < 2:
         raise SystemExit(f"{args.bars}: fewer than two bars lie between --from and --to")
     for day in policy.walk(bars, days[0], days[-1], account["cash"]):
