@@ -91,6 +91,7 @@ class RunPlan:
             "agents": [agent.to_json() for agent in self.agents],
             "env_id": None,
             "data": self._data(market),
+            "evaluation_mode": "continuous",
             "command": list(command),
             **({"windows": list(self.windows)} if self.windows else {}),
         }
@@ -202,13 +203,18 @@ def _refuse_unequal(groups: Sequence[Sequence[AgentPlan]], fixed: Sequence[str])
 def agent_name(
     symbol: str, seed: int, point: Mapping[str, Any], *, several_seeds: bool, window: str | None = None
 ) -> str:
-    """`AAPL`, or `AAPL.s2`, `AAPL.s2.gae_lambda=0.9`, `AAPL.w2018-01-04` where a symbol has several agents."""
+    """`AAPL`, or `AAPL.s2`, `AAPL.s2.hidden=64x64`, `AAPL.w2018-01-04` where a symbol has several agents."""
     parts = [symbol]
     if several_seeds or point:
         parts.append(f"s{seed}")
     parts += [f"w{window}"] if window is not None else []
-    parts += [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in point.items()]
+    parts += [f"{path.rsplit('.', 1)[-1]}={_in_a_name(value)}" for path, value in point.items()]
     return ".".join(parts)
+
+
+def _in_a_name(value: Any) -> str:
+    """A list as `64x64`: a name without blanks and brackets needs no quotes in a shell."""
+    return "x".join(map(_in_a_name, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def data_notes(spec: Spec, market: Mapping[str, SymbolData], windows: Sequence[Split] = ()) -> list[str]:

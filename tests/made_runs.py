@@ -303,13 +303,14 @@ def make_run(
     equity: Mapping[str, Any] | None = None,
     edge: float = 0.0,
     keeps_returns: bool = True,
+    mode: str | None = "continuous",
 ) -> RunDir:
     """One run of one agent, written as a trainer would have left it.
 
     `until` is the share of training that was recorded, `iteration_ticks` the ticks per iteration (4 at the guide's sizes:
     what is known once per iteration then stands in every fourth row), `started` the unix time at which it began. `point`
     is the agent's point of the matrix; its values are set in the agent's spec. `edge` is that of `made_candidate`; an older
-    p3kit kept no returns.
+    p3kit kept no returns and no `mode` of its evaluations.
     """
     spec = copy.deepcopy(dict(spec or SPEC))
     spec["name"], spec["symbols"] = name, list(symbols or [symbol])
@@ -387,7 +388,7 @@ def make_run(
         with clock_at(now):
             run.append_event(
                 "evaluation", agent=agent, global_step=step, split="validation", metrics=scores, baselines=baselines,
-                regimes=REGIMES, windows=2, constant=False, new_best=is_best, sharpe_interval=interval,
+                regimes=REGIMES, **({"mode": mode} if mode else {}), windows=1, constant=False, new_best=is_best, sharpe_interval=interval,
                 returns=None if sharpe is None else RETURNS,
                 excess_interval=None if sharpe is None else [-0.6, 1.1],
             )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 import p3kit.plan
 from p3kit.errors import SpecError
-from p3kit.plan import data_notes, plan_runs
+from p3kit.plan import agent_name, data_notes, plan_runs
 from p3kit.spec import resolve_spec
 from p3kit.spec.trainer_file import read_trainer
 
@@ -120,3 +120,11 @@ def test_planning_imports_no_module_of_files_processes_or_clocks() -> None:
 
 def modules_of(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [str(node.module)] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [([64, 64], "64x64"), ((0.1, 0.5, 1.0), "0.1x0.5x1.0"), ([], "none"), (0.9, "0.9")],
+)
+def test_a_list_in_a_name_needs_no_quotes_in_a_shell(value: object, name: str) -> None:
+    assert agent_name("AAPL", 1, {"ppo.hidden": value}, several_seeds=False) == f"AAPL.s1.hidden={name}"

@@ -25,6 +25,7 @@ from p3kit.aim_mirror.store import AimStore, IndexBusyError, move_aside, require
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, list_runs
 from p3kit.rundir.locks import take_lock
+from p3kit.spec.paths import home
 
 LOCK_WAIT_S = 30.0
 FOLLOW_INTERVAL_S = 10.0
@@ -77,7 +78,7 @@ class Mirror:
     def __init__(self, runs_root: str | Path, repo: str | Path | None = None) -> None:
         require_aim()
         self.runs_root = Path(runs_root)
-        self.repo = Path(repo).absolute() if repo is not None else default_repo(runs_root)
+        self.repo = home(repo).absolute() if repo is not None else default_repo(runs_root)
         if self.repo.name == ".aim":  # as aim's own commands, take the repository for the folder it is in
             self.repo = self.repo.parent
         self._cursors = self.repo / ".aim" / "p3kit"

@@ -12,6 +12,7 @@ from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
 from p3kit.rundir import folder_of_runs
 from p3kit.rundir.rows import decode_numbers
+from p3kit.spec.paths import home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from p3kit.report.comparison_data import Comparison
 
 Split = Literal["train", "validation", "test"]
+Mode = Literal["continuous", "windows"]
 Rules = str | Path | Mapping[str, Mapping[str, Any]]
 """A file with `[diagnose.rows."ID"]` tables, or `{"policy.hold": {"warn": 0.9}}`."""
 
@@ -82,7 +84,7 @@ class Backtest:
         from p3kit.report.run_pictures import draw_equity
         from p3kit.rundir import file_name
 
-        file = Path(path or self.plots / f"backtest-{self.result['split']}-{file_name(self.agent)}.png")
+        file = home(path or self.plots / f"backtest-{self.result['split']}-{file_name(self.agent)}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         label = "SYNTHETIC data, " if self.synthetic else ""
         draw_equity(self.result["curves"], f"{label}{self.run}/{self.agent}, {self.result['checkpoint']}", file)
@@ -100,11 +102,13 @@ def evaluate_run(
     runs_root: str | Path | None = None,
     *,
     final: bool = False,
+    mode: Mode = "continuous",
 ) -> list[Backtest]:
     """Backtest the agents of a run beside all-HOLD, buy-and-hold, random and a moving average.
 
-    The policy decides on every bar of the split once, deterministic, at the spec's fees, in windows of
-    `env.episode_bars` that each start flat. Each agent is backtested in a process of its own.
+    The policy decides on every bar of the split once, deterministic, at the spec's fees, with one account from the
+    first bar to the last. The training split is played in windows of `env.episode_bars` that each start flat, as in
+    training. Each agent is backtested in a process of its own.
 
     Args:
         run: A run, or one agent of it (`run-42/AAPL`).
@@ -112,6 +116,7 @@ def evaluate_run(
         checkpoint: `best` (the weights that validation chose), `last`, or the name of a file in `checkpoints/`.
         runs_root: Folder of the run directories. Default: the environment variable `P3KIT_RUNS`, else `runs`.
         final: Allow the test split. Every look at it is journalled and counted.
+        mode: `continuous`, or `windows` to play validation and test split in windows, too.
 
     Returns:
         A backtest per agent: `metrics`, `baselines`, `sharpe_interval`, `curves`.
@@ -130,7 +135,7 @@ def evaluate_run(
         raise InputError(f"split={split!r}", "every look at the test split is counted", hint)
     saved = open_run(run, runs_root)
     check_agent(saved)
-    return [_backtest(saved, agent, split, checkpoint) for agent in saved.agents]
+    return [_backtest(saved, agent, split, checkpoint, mode) for agent in saved.agents]
 
 
 def diagnose_run(run: RunLike, rules: Rules | None = None, runs_root: str | Path | None = None) -> list[AgentDiagnosis]:
@@ -225,12 +230,12 @@ def read_rules(rules: Rules | None) -> Mapping[str, Mapping[str, Any]] | None:
     return load_rules(rules) if isinstance(rules, str | Path) else rules
 
 
-def _backtest(saved: SavedRun, agent: str, split: Split, checkpoint: str) -> Backtest:
+def _backtest(saved: SavedRun, agent: str, split: Split, checkpoint: str, mode: Mode) -> Backtest:
     from p3kit.diagnose.journal import intervened, read_journal
     from p3kit.launch.backtest import backtest, count_final_looks, deflated_sharpe
 
     run, root = saved.directory, saved.path.parent
-    result = backtest(run, agent, checkpoint, split=split, final=split == "test")
+    result = backtest(run, agent, checkpoint, split=split, final=split == "test", mode=mode)
     if split == "test":
         own, experiment = count_final_looks(root, run, agent)
         result["final_looks"] = {"agent": own, "experiment": experiment}

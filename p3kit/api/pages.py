@@ -13,6 +13,7 @@ from typing import Any, Literal
 from p3kit.api.saved_run import RunLike
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir import file_name, folder_of_runs, intact_runs, mark_crashed
+from p3kit.spec.paths import home
 
 PAGES = (".md", ".html")
 """Endings of a page that is named as a file."""
@@ -62,7 +63,7 @@ def write_week_report(
     from p3kit.report.week_data import summarise_week
     from p3kit.report.week_page import week_json, write_week
 
-    root, place = folder_of_runs(runs_root), Path(output)
+    root, place = folder_of_runs(runs_root), home(output)
     is_file = _names_a_file(place, html)
     _, not_marked = mark_crashed(root)
     intact, damaged = intact_runs(root)
@@ -87,7 +88,7 @@ def write_lessons_report(
     from p3kit.report.lessons_data import gather_attempts
     from p3kit.report.lessons_page import lessons_json, write_lessons
 
-    root, place = folder_of_runs(runs_root), Path(output)
+    root, place = folder_of_runs(runs_root), home(output)
     is_file = _names_a_file(place, html)
     _, not_marked = mark_crashed(root)
     _, damaged = intact_runs(root)
@@ -112,7 +113,7 @@ def export_run(
     from p3kit.report.export_data import find_export
     from p3kit.report.export_page import export_json, export_toml, export_yaml
 
-    file = None if output is None else Path(output)
+    file = None if output is None else home(output)
     format_ = _format(file, kind)
     reference = os.fspath(run)
     if name is not None and reference != "best":

@@ -13,6 +13,7 @@ from p3kit.errors import InputError, Interrupted, MissingExtra
 from p3kit.rundir import folder_of_runs
 from p3kit.spec import LoadedSpec
 from p3kit.spec import load_spec as read_spec
+from p3kit.spec.paths import home
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
 
@@ -56,7 +57,7 @@ def load_spec(path: SpecLike, overrides: Overrides = ()) -> LoadedSpec:
         if not overrides:
             return path
         overrides, path = [*path.overrides, *_as_flags(overrides)], path.path
-    return read_spec(find_spec(Path(path)), _as_flags(overrides))
+    return read_spec(find_spec(home(path)), _as_flags(overrides))
 
 
 def _as_flags(overrides: Overrides) -> list[str]:

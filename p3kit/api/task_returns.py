@@ -72,7 +72,7 @@ def evaluate_task(
     from p3kit.env import VectorTask
     from p3kit.runtime.card import weights_of
     from p3kit.runtime.checkpoints import load_checkpoint
-    from p3kit.runtime.evaluation import seed_of
+    from p3kit.runtime.fixed_rules import seed_of
     from p3kit.runtime.policy import load_policy_of, load_weights
     from p3kit.runtime.trainer_import import import_trainer
     from p3kit.spec import resolve_spec

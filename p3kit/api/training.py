@@ -19,7 +19,7 @@ from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.process import Start
 from p3kit.launch.progress import Progress, open_display, progress_console
-from p3kit.rundir import ScheduleChoice, folder_of_runs
+from p3kit.rundir import ScheduleChoice, folder_of_runs, missing_checkpoint_notes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,6 +163,8 @@ def resume_runs(
     with launch.engine([run.info()["spec"]["compute"] for run in chosen]) as engine:
         at_a_time, start = engine.room_for(len(chosen))
         requeue(chosen)
+        for note in (note for run in chosen for note in missing_checkpoint_notes(run)):
+            launch.print(f"note: {note}")
         with launch.background() as background:
             return launch.train(chosen, at_a_time, start, background)
 

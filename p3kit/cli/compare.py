@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from p3kit.cli.options import json_option, runs_option, several_runs_argument, templates_option
+from p3kit.cli.options import UserPath, json_option, runs_option, several_runs_argument, templates_option
 from p3kit.cli.output import print_json
 
 
@@ -26,7 +26,7 @@ Examples:
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False, path_type=Path),
     metavar="FILE.md",
     help="Write the page there, and the equity curves as a picture beside it.",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from p3kit.cli.options import force_option, json_option, set_option, spec_argument
+from p3kit.cli.options import UserPath, force_option, json_option, set_option, spec_argument
 from p3kit.cli.output import print_json, print_note
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ Examples:
 @set_option
 @click.option(
     "--picture",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False, path_type=Path),
     metavar="PNG",
     help="Draw price, splits, embargo, regimes and gaps of every symbol.",
 )
@@ -118,7 +118,7 @@ Examples:
 )
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     default=Path("data"),
     show_default=True,
     help="Folder for a file per symbol, and provenance.json.",

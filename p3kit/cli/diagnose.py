@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, progress_console
 from p3kit.errors import InputError
 
@@ -37,7 +37,7 @@ Examples:
 )
 @click.option(
     "--rules",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help='Judge the recorded metrics anew by the [diagnose.rows."ID"] tables of FILE. Nothing is trained again.',
 )

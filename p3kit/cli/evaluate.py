@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, progress_console
 from p3kit.errors import InputError
 
@@ -36,8 +36,14 @@ Examples:
     help="best (the weights that validation chose), last, or a file below checkpoints/.",
 )
 @click.option(
+    "--mode",
+    type=click.Choice(["continuous", "windows"]),
+    help="One account for the whole split, or windows of env.episode_bars that each start flat, as in training.  "
+    "[default: continuous; windows on the training split]",
+)
+@click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False, path_type=Path),
     metavar="PNG",
     help="Where the picture goes.  [default: the run's plots/]",
 )
@@ -49,6 +55,7 @@ def evaluate(
     final: bool,
     split: Literal["validation", "train"] | None,
     checkpoint: str,
+    mode: Literal["continuous", "windows"] | None,
     output: Path | None,
     as_json: bool,
     runs_root: Path,
@@ -56,7 +63,7 @@ def evaluate(
     """Backtest RUN: metrics beside all-HOLD, buy-and-hold, random and a moving average, with a picture.
 
     RUN is run-42, 42, latest or run-42/AAPL. The policy walks the whole split once, deterministic, at the fees and
-    under the reward that the spec states, in windows of env.episode_bars that each start flat. A run on a Gymnasium or
+    under the rules that the spec states, with one account from the first bar to the last. A run on a Gymnasium or
     EnvPool task plays whole episodes and prints their returns.
     """
     from p3kit.api.judging import evaluate_run
@@ -70,17 +77,19 @@ def evaluate(
         )
     found = open_run(run, runs_root)
     if found.info["env_id"]:
-        if final or split is not None or output is not None:
+        if final or split is not None or output is not None or mode is not None:
             raise InputError(run, f"plays {found.info['env_id']}, which has no splits and no picture", "--episodes N")
         _print_returns(found, "last" if checkpoint == "best" else checkpoint, episodes or 100, as_json)
         return
+    if mode == "continuous" and split == "train":
+        raise InputError("--mode continuous", "was given beside --split train", "that split is played as in training")
     if episodes is not None:
         raise InputError("--episodes", f"{found.name} trades bars", "p3kit replay plays single episodes")
     if output is not None and len(found.agents) > 1:
         raise InputError("--output", f"{found.name} has {len(found.agents)} agents", "name one: RUN/AGENT")
     wanted = "test" if final else split or "validation"
     with progress_console().status(f"{run}: walking the {wanted} split"):
-        backtests = evaluate_run(found, wanted, checkpoint, final=final)
+        backtests = evaluate_run(found, wanted, checkpoint, final=final, mode=mode or "continuous")
     results = [{**one.result, "picture": str(one.save_picture(output))} for one in backtests]
     if as_json:
         print_json([{key: value for key, value in result.items() if key != "curves"} for result in results])

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json
 from p3kit.errors import InputError
 
@@ -27,12 +27,12 @@ Examples:
     "--format", "kind", type=click.Choice(["toml", "yaml"]), help="[default: by the output's ending, or toml]"
 )
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="[default: standard output]"
+    "--output", type=UserPath(dir_okay=False, path_type=Path), metavar="FILE", help="[default: standard output]"
 )
 @click.option(
     "--policy",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write the trained agent RUN/AGENT into FOLDER, as ONNX, safetensors and a JSON card.",
 )
@@ -54,7 +54,7 @@ def export(
 
     RUN is run-42, 42, latest or run-42/AAPL; every agent of the folder with its settings stands behind the numbers.
     `best` is the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio. The TOML is a spec:
-    another one goes on from it with extends = "FILE".
+    another one goes on from it with extends = "FILE". The YAML is for other programs; p3kit does not read it.
 
     With --policy, write a trained agent for use without p3kit and PyTorch: network.onnx, weights.safetensors, card.json
     and policy.py, a reader that needs numpy and onnxruntime. It needs the extra `export`.

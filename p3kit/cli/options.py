@@ -9,10 +9,20 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+
+class UserPath(click.Path):
+    """A path of the command line. Shells leave `~` as it is behind a `=` and in environment files."""
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from p3kit.spec.paths import home
+
+        return super().convert(home(os.fspath(value)), param, ctx)
+
+
 runs_option = click.option(
     "--runs",
     "runs_root",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     envvar="P3KIT_RUNS",
     default=Path("runs"),
     show_default=True,
@@ -32,7 +42,7 @@ set_option = click.option(
 
 templates_option = click.option(
     "--templates",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False, path_type=Path),
     envvar="P3KIT_TEMPLATES",
     show_envvar=True,
     help="Folder with page templates of your own; those it lacks are taken from p3kit.",
@@ -69,13 +79,14 @@ engine_option = click.option(
 no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")
 
 
-class SpecFile(click.Path):
+class SpecFile(UserPath):
     """A spec's path: the user's file, or a shipped spec where `specs/NAME.toml` is not there."""
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from p3kit.spec.paths import home
         from p3kit.spec.shipped import find_spec
 
-        return find_spec(Path(value))
+        return find_spec(home(os.fspath(value)))
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return complete_spec(ctx, param, incomplete)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from p3kit.cli.options import Whole, json_option, runs_option, templates_option
+from p3kit.cli.options import UserPath, Whole, json_option, runs_option, templates_option
 from p3kit.cli.output import print_json
 
 
@@ -25,7 +25,7 @@ Examples:
 @click.option("--name", metavar="NAME", help="One experiment only (the `name` of its spec).")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(path_type=Path),
     default=Path("reports"),
     show_default=True,
     help="Folder for the page and its pictures, or a file that ends in .md or .html.",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from p3kit.cli.options import force_option, json_option
+from p3kit.cli.options import UserPath, force_option, json_option
 from p3kit.cli.output import print_json, print_note
 
 
@@ -33,10 +33,10 @@ Examples:
   p3kit init mine.toml --trainer my_ppo.py
   p3kit init specs --from phase3_hourly  a shipped spec and those it extends"""
 )
-@click.argument("place", metavar="[DIR|FILE.toml]", type=click.Path(path_type=Path), default=Path())
+@click.argument("place", metavar="[DIR|FILE.toml]", type=UserPath(path_type=Path), default=Path())
 @click.option(
     "--bars",
-    type=click.Path(path_type=Path),
+    type=UserPath(path_type=Path),
     metavar="FOLDER|FILE",
     help="Trade your own files: one per symbol in FOLDER, such as SYMBOL.csv, or a FILE with several symbols.",
 )
@@ -83,7 +83,7 @@ Examples:
   p3kit eject ppo_stacked trainers/mine.py"""
 )
 @click.argument("trainer", shell_complete=complete_trainer)
-@click.argument("place", metavar="[DIR|FILE.py]", type=click.Path(path_type=Path), required=False)
+@click.argument("place", metavar="[DIR|FILE.py]", type=UserPath(path_type=Path), required=False)
 @force_option
 @json_option
 def eject(trainer: str, place: Path | None, force: bool, as_json: bool) -> None:

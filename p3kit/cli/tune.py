@@ -14,6 +14,7 @@ from p3kit.cli import INTERRUPTED
 from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
     SpecFile,
+    UserPath,
     Whole,
     engine_option,
     jobs_option,
@@ -68,7 +69,7 @@ fault; 130 interrupted."""
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False, path_type=Path),
     metavar="FILE.toml",
     help="Write the winner's spec there, too.",
 )

@@ -15,13 +15,14 @@ Result = dict[str, Any]
 """Output of `Agent.report_backtest`: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
 
 
-def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool) -> Result:
+def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool, mode: str) -> Result:
     """Walk one split with the policy of one checkpoint, in a process of its own.
 
-    `checkpoint` is "best" (the weights that validation chose), "last", or the name of a file below checkpoints/. Raises
-    InputError where there is no such checkpoint, P3kitError with the trainer's word where it cannot show its policy.
+    `mode` is "continuous" or "windows". `checkpoint` is "best" (the weights that validation chose), "last", or the name
+    of a file below checkpoints/. Raises InputError where there is no such checkpoint, P3kitError with the message of
+    the trainer where it cannot load its policy.
     """
-    return _shown(run, agent, checkpoint, split, ["--final"] if final else [])
+    return _shown(run, agent, checkpoint, split, ["--mode", mode, *(["--final"] if final else [])])
 
 
 def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: int = 2) -> list[Result]:

@@ -37,7 +37,9 @@ def print_backtest(result: Mapping[str, Any], experiment: str, console: Console)
     if result["synthetic"]:
         console.print("SYNTHETIC data: nothing is said about a real market", style="yellow")
     first, last = curves["timestamps"][0][:10], curves["timestamps"][-1][:10]
-    console.print(f"{curves['bars']:,} bars, {first} to {last}, in {result['windows']} windows; costs as in the spec\n")
+    count = result["windows"]
+    how = "one continuous account" if result["mode"] == "continuous" else f"in {count} windows that each start flat"
+    console.print(f"{curves['bars']:,} bars, {first} to {last}, {how}; costs as in the spec\n")
     console.print(_metrics_table(result))
     console.print(_regime_table(result["regimes"]))
     for line in _remarks(result, experiment):
@@ -89,6 +91,9 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append(f"what it shows: {sentence('', result['metrics'].get('eval/sharpe_ratio'), result['judged'])}")
     elif result["split"] == "train":
         lines.append("what it shows: nothing about an edge, for the policy was trained on these bars")
+    elif result["mode"] != result["mode_of_run"]:
+        hint = f"--mode {result['mode_of_run']} is judged beside them"
+        lines.append(f"what it shows: not judged, the run's evaluations were in mode {result['mode_of_run']}: {hint}")
     else:
         lines.append("what it shows: not judged, the run keeps no returns of its evaluations")
     if (supervised := result["supervised_return"]) is not None:

@@ -12,7 +12,7 @@ from p3kit.errors import DataError, InputError
 from p3kit.market.files import Reading, symbols_of
 from p3kit.market.opening import Kind, open_table, require_regular_file
 from p3kit.market.shapes import Layout, layout_of, same_symbol
-from p3kit.spec.paths import template_of
+from p3kit.spec.paths import home, template_of
 
 _CSV = r"\.csv(\.gz|\.bz2|\.xz|\.zip)?"
 _ENDINGS: tuple[tuple[Kind, str], ...] = (
@@ -40,7 +40,7 @@ class BarFiles:
 
 def find_bars(place: Path) -> BarFiles:
     """The files of bars in a folder, the name of each its symbol; or the symbols of one file. Raises InputError."""
-    place = place.expanduser()
+    place = home(place)
     if place.exists() and not place.is_dir():
         return bars_in(place)
     if not place.is_dir():

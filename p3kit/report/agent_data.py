@@ -47,6 +47,8 @@ class Scores:
     regimes: Mapping[str, Mapping[str, float | None]]
     returns: ReturnShape | None
     """None for a policy that never traded, and where an older journal does not have it."""
+    mode: str = "windows"
+    """`continuous` or `windows`; an older journal does not have it, and was made in windows."""
 
     @property
     def sharpe(self) -> float | None:
@@ -238,7 +240,7 @@ def summarise_agent(history: RunHistory, plan: Mapping[str, Any], retrained_in: 
         stopped_early=str(early[-1].get("reason") or "") if early else "",
         grade=verdict.get("grade"),
         reasons=verdict.get("reasons") or (),
-        labels=verdict.get("labels") or (),
+        labels=_labels(verdict, scores),
         judged=verdict.get("judged"),
         member=_member(history, plan, verdict),
         supervised_return=verdict.get("supervised_return"),
@@ -259,6 +261,12 @@ def summarise_agent(history: RunHistory, plan: Mapping[str, Any], retrained_in: 
         data=(history.info.get("data") or {}).get(plan["symbol"]) or {},
         window=plan.get("window"),
     )
+
+
+def _labels(verdict: Mapping[str, Any], scores: Scores | None) -> list[str]:
+    """The labels of the verdict, and the mode of the evaluation where it is not the one of today."""
+    in_windows = scores is not None and scores.mode == "windows"
+    return [*(verdict.get("labels") or ()), *(["evaluated in windows"] if in_windows else [])]
 
 
 def _member(history: RunHistory, plan: Mapping[str, Any], verdict: Mapping[str, Any]) -> edge.Member:
@@ -299,6 +307,7 @@ def _chosen_scores(
         excess_interval=_interval(event.get("excess_interval")),
         regimes=event.get("regimes") or {},
         returns=event.get("returns"),
+        mode=event.get("mode", "windows"),
     )
 
 

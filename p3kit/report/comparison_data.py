@@ -339,6 +339,8 @@ def _beside(groups: Sequence[Group]) -> tuple[str, ...]:
     changed = [s for s in symbols if _distinct(m.agent.data.get("fingerprint") for m in members if m.agent.symbol == s)]
     if changed:
         lines.append(f"the bars of {', '.join(changed)} are not the same (their fingerprints differ)")
+    if _distinct(map(_mode, members)):
+        lines.append(_per_group("evaluation mode", groups, _mode) + " (--mode of p3kit evaluate gives both)")
     if _distinct(member.trainer for member in members):
         lines.append(_per_group("trainer", groups, lambda member: member.trainer))
     elif _distinct(member.code for member in members):
@@ -349,6 +351,10 @@ def _beside(groups: Sequence[Group]) -> tuple[str, ...]:
     if _distinct(member.commit for member in members):
         lines.append(_per_group("git commit", groups, lambda member: member.commit[:12] or "none"))
     return tuple(lines)
+
+
+def _mode(member: Member) -> str:
+    return member.agent.scores.mode if member.agent.scores else "none"
 
 
 def _distinct(values: Iterable[Any]) -> bool:
@@ -397,6 +403,9 @@ def _partners(reference: Group, group: Group, by: str | None) -> list[tuple[Memb
 
 def _pair(reference: Member, other: Member) -> Pair:
     first, second = SHARPE.of(reference.agent), SHARPE.of(other.agent)
+    if reference.agent.scores and other.agent.scores and _mode(reference) != _mode(other):
+        why_not = f"one was evaluated in mode {_mode(reference)}, the other in {_mode(other)}"
+        return Pair(reference, other, None, None, identical=False, why_not=why_not)
     difference = None if first is None or second is None else second - first
     ours, theirs = reference.agent.equity, other.agent.equity
     if ours is None or theirs is None:

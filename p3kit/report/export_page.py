@@ -130,12 +130,13 @@ def export_toml(export: Export, folder: Path) -> str:
 
 
 def export_yaml(export: Export, folder: Path) -> str:
-    """The same as YAML, laid out as in the guide: the spec's tables, then the validation results beside them."""
+    """The same as YAML, for other programs: the spec's tables, then the validation results beside them."""
     from p3kit.report.yaml_writer import to_yaml
 
     head = "".join(f"# {escape.one_line(line)}\n" for line in remarks(export))
     tables, results = to_yaml(spec_tables(export, folder)), to_yaml(record(export))
-    return escape.terminal(f"{head}\n{tables}\n# How these values did\n{results}")
+    purpose = "# For readers and other programs. p3kit reads the TOML form: p3kit export --format toml\n"
+    return escape.terminal(f"{head}{purpose}\n{tables}\n# How these values did\n{results}")
 
 
 def export_json(export: Export, folder: Path) -> dict[str, Any]:

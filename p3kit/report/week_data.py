@@ -67,6 +67,8 @@ class Experiment:
     as_of: datetime | None
     """The newest record that the report knows; None in a week without runs."""
     weeks_with_runs: Sequence[int]
+    is_future: bool = False
+    """True for a week that has not begun."""
     agents: Sequence[AgentSummary] = ()
     runs: Sequence[str] = ()
     trainer: str = ""
@@ -169,7 +171,7 @@ def _summarise(group: Sequence[tuple[RunDir, dict[str, Any]]], name: str, week: 
     times = [time for history in histories for time in history.all_times if time <= now]  # a clock may have jumped back
     weeks = sorted(_weeks_of(times, begin))
     known = [history for history in histories if history.begun]
-    facts = Experiment(name, week, monday, sunday, None, weeks)
+    facts = Experiment(name, week, monday, sunday, None, weeks, is_future=now < _midnight(monday))
     if not known or week not in weeks:
         return facts
     newest = known[-1].info

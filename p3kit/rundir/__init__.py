@@ -17,7 +17,7 @@ Rows and JSON documents end with their own checksum, `"crc"`: what was changed o
 """
 
 from p3kit.rundir.candidates import judge_evaluations, planned_over_made, read_candidates
-from p3kit.rundir.chosen import choice_rank, chosen_evaluation, find_checkpoint
+from p3kit.rundir.chosen import choice_rank, chosen_evaluation, find_checkpoint, missing_checkpoint_notes
 from p3kit.rundir.directory import RunDir
 from p3kit.rundir.extensions import (
     ScheduleChoice,
@@ -58,6 +58,7 @@ __all__ = [
     "judge_evaluations",
     "list_runs",
     "mark_crashed",
+    "missing_checkpoint_notes",
     "planned_over_made",
     "read_candidates",
     "take_number",

@@ -42,10 +42,33 @@ def find_checkpoint(run: RunDir, agent: str, wanted: str) -> str:
     if run.checkpoint(name).exists():
         return run.checkpoint(name).stem
     have = ", ".join(path.stem for path in run.checkpoints()) or "none"
+    hint = f"{run.name} has {have}" if have == "none" else f"--checkpoint takes one of its checkpoints: {have}"
     if wanted == "best":
-        raise InputError(f"{run.name}/{agent}", "no weights were chosen yet: it never traded in an evaluation",
-                         f"--checkpoint takes one of its checkpoints: {have}")  # fmt: skip
-    raise InputError(f"--checkpoint {wanted}", "no such checkpoint", f"{run.name} has {have}")
+        raise InputError(f"{run.name}/{agent}", _why_no_best(run, agent, run.checkpoint(name).name), hint)
+    what = f"{name}.pt was deleted or moved" if _was_written(run, f"{name}.pt") else "no such checkpoint"
+    raise InputError(f"--checkpoint {wanted}", what, f"{run.name} has {have}")
+
+
+def missing_checkpoint_notes(run: RunDir) -> list[str]:
+    """Sentences for a run that goes on although its newest checkpoint was deleted or moved."""
+    if run.checkpoint("last").exists() or not _was_written(run, "last.pt"):
+        return []
+    has_init = run.checkpoint("init").exists()
+    begin = "init.pt, before its first step" if has_init else "the beginning"
+    return [f"{run.name}: checkpoints/last.pt was deleted or moved; it trains again from {begin}"]
+
+
+def _why_no_best(run: RunDir, agent: str, file: str) -> str:
+    evaluations = run.read_events("evaluation", agent=agent)
+    if _chosen_step(run, agent):
+        return f"its best weights, checkpoints/{file}, were deleted or moved"
+    if evaluations:
+        return "no weights were chosen yet: it never traded in an evaluation"
+    return "no weights were chosen yet: it was not evaluated so far"
+
+
+def _was_written(run: RunDir, file: str) -> bool:
+    return any(event.get("file") == file for event in run.read_events("checkpoint"))
 
 
 def _chosen_step(run: RunDir, agent: str) -> int:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from p3kit.errors import P3kitError, RunNotFound
 from p3kit.rundir.directory import RUN_NAME, RunDir
+from p3kit.spec.paths import home
 
 
 def folder_of_runs(runs_root: str | Path | None) -> Path:
     """Return the folder of the run directories: as given, else the environment variable `P3KIT_RUNS`, else `runs`."""
-    return Path(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
+    return home(runs_root if runs_root is not None else os.environ.get("P3KIT_RUNS") or "runs")
 
 
 def list_runs(runs_root: Path | str) -> list[RunDir]:
@@ -49,7 +50,7 @@ def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]
     the nearest name.
     """
     root = Path(runs_root)
-    whole = reference.rstrip("/")
+    whole = str(home(reference.rstrip("/")))
     if (Path(whole) / "run.json").is_file():
         return RunDir(Path(whole)), None
     if "/" in whole and (run_path := _run_above(Path(whole))) is not None:

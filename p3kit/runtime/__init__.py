@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from p3kit.runtime.checkpoints import part as part
     from p3kit.runtime.checkpoints import under as under
     from p3kit.runtime.entry import open_run as open_run
-    from p3kit.runtime.evaluation import seed_of as seed_of
+    from p3kit.runtime.fixed_rules import seed_of as seed_of
     from p3kit.runtime.run import Run as Run
     from p3kit.runtime.stack_run import Stack as Stack
     from p3kit.runtime.stack_run import StackRun as StackRun
@@ -22,7 +22,7 @@ _MODULES = {
     "load_checkpoint": "checkpoints",
     "open_run": "entry",
     "part": "checkpoints",
-    "seed_of": "evaluation",
+    "seed_of": "fixed_rules",
     "under": "checkpoints",
 }
 

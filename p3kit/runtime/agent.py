@@ -35,7 +35,8 @@ from p3kit.runtime.backtest_request import forward_pass
 from p3kit.runtime.best_checkpoints import BestCheckpoints
 from p3kit.runtime.card import make_card
 from p3kit.runtime.checkpoints import Flat, part, under
-from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy, Split, seed_of
+from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy
+from p3kit.runtime.fixed_rules import seed_of
 from p3kit.runtime.grading import EarlyStop, explained_after, verdict
 from p3kit.runtime.machine import peak_memory_mb
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
@@ -50,6 +51,7 @@ from p3kit.runtime.reward_shape import (
 )
 from p3kit.runtime.run_process import A, Process
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
+from p3kit.runtime.walks import Mode, Split
 from p3kit.spec import Spec, get_path, resolve_spec
 from p3kit.spec.schedules import value_at
 
@@ -386,25 +388,29 @@ class Agent(Generic[A]):
         if backtest.final:
             looks = [e for e in self.process.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
             self.process.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
-        evaluation = self._make_evaluator(backtest.split, final=backtest.final)(policy)
+        evaluator = self._make_evaluator(backtest.split, final=backtest.final, mode=backtest.mode)
+        evaluation = evaluator(policy)
         summary = evaluation.summary() | {"judged": self._judge_backtest(evaluation, backtest.global_step or 0)}
         if backtest.final:
             self.process.directory.append_event("final_evaluation", **told, **summary)
         result = {
             **told,
             **summary,
+            "mode_of_run": self.process.evaluation_mode,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
 
     def _judge_backtest(self, evaluation: Evaluation, global_step: int) -> dict[str, Any] | None:
-        """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. On the bars
-        that it was trained on, a policy is not judged."""
+        """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. A policy is
+        not judged on the bars that it was trained on, nor beside evaluations of another mode."""
         own = evaluation.candidate(global_step)
         if evaluation.split == "test":
             looks = self.process.directory.read_events("final_evaluation", agent=self.name)
             return judge([own], 0, sum("look" in event for event in looks))
+        if evaluation.mode != self.process.evaluation_mode:
+            return None
         events = self.process.directory.read_events("evaluation", self.name)
         others = read_candidates(self.process.directory, self.name, events)
         if evaluation.split == "train" or not others:
@@ -422,9 +428,19 @@ class Agent(Generic[A]):
         gamma = float(getattr(self.args_at(global_step), "gamma", 1.0))
         return replay_episodes(self._make_evaluator(split), policy, split, count, gamma)
 
-    def _make_evaluator(self, split: Split = "validation", *, final: bool = False) -> Evaluator:
-        bars = self.market[self.symbol]
-        return Evaluator(self.spec, bars, self.symbol, self.seed, self.process.device, split=split, final=final)
+    def _make_evaluator(
+        self, split: Split = "validation", *, final: bool = False, mode: Mode | None = None
+    ) -> Evaluator:
+        return Evaluator(
+            self.spec,
+            self.market[self.symbol],
+            self.symbol,
+            self.seed,
+            self.process.device,
+            split=split,
+            final=final,
+            mode=mode or self.process.evaluation_mode,
+        )
 
     def write_histograms(
         self, env: TradingEnv | VectorTask, rollout: Rollout, account: Tensor, value: Tensor, gradient: Tensor

@@ -11,7 +11,8 @@ from p3kit.env import TradingEnv
 from p3kit.rundir import RunDir
 from p3kit.runtime.card import weights_of
 from p3kit.runtime.checkpoints import Flat, load_checkpoint
-from p3kit.runtime.evaluation import Policy, Split
+from p3kit.runtime.evaluation import Policy
+from p3kit.runtime.walks import Mode, Split
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Backtest:
     """The trainer's part: what it gave `Agent.evaluate`, or its own part of a whole checkpoint."""
     split: Split
     final: bool
+    mode: Mode | None = None
+    """None is the mode of the run."""
     episodes: int = 0
     """Windows to hand out bar by bar, in place of the metrics of the whole split."""
     forward: int = 0
@@ -40,6 +43,7 @@ class Backtest:
         split: Split,
         final: bool,
         device: torch.device,
+        mode: Mode | None = None,
         episodes: int = 0,
         forward: int = 0,
     ) -> Backtest:
@@ -49,7 +53,7 @@ class Backtest:
         step = state.get(f"agent/{agent}/global_step")
         if step is None and (found := re.match(r"best-(\d+)", path.stem)):
             step = int(found[1])
-        return cls(path.name, agent, step, weights_of(state), split, final, episodes, forward)
+        return cls(path.name, agent, step, weights_of(state), split, final, mode, episodes, forward)
 
 
 @torch.no_grad()

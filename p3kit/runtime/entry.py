@@ -23,6 +23,7 @@ from p3kit.runtime.standalone import TerminalProgress
 from p3kit.spec.keypath import KeyPath
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.loading import spec_from_flags
+from p3kit.spec.paths import home
 from p3kit.spec.reading import read_toml
 from p3kit.spec.trainer_file import read_trainer
 from p3kit.spec.writing import to_toml, toml_text
@@ -55,7 +56,7 @@ def open_run(args_type: type[A], trainer_file: str, load_policy: LoadPolicy | No
         if not isinstance(flags, dict):  # --help was printed
             sys.exit(0)
         if flags["run_dir"]:
-            directory = RunDir.open(Path(flags["run_dir"]))
+            directory = RunDir.open(home(flags["run_dir"]))
             if flags["evaluate"]:
                 run = _backtest(directory, args_type, flags)
                 if load_policy is not None:
@@ -96,6 +97,7 @@ def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -
         flags["split"],
         flags["final"],
         run.device,
+        flags["mode"],
         flags["episodes"],
         flags["forward"],
     )
@@ -125,7 +127,7 @@ def _scratch(flags: dict[str, Any], knobs: list[Knob], trainer_file: Path) -> Ru
     (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     market = {} if flags["env_id"] else load_market(spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
-    directory = RunDir.create(Path(flags["runs"]), info, to_toml(tables), trainer_file)
+    directory = RunDir.create(home(flags["runs"]), info, to_toml(tables), trainer_file)
     click.echo(f"scratch run in {directory.path}", err=True)
     return directory
 
@@ -166,6 +168,7 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--evaluate"], help="Backtest this checkpoint of that run, and print the result as JSON."),
         click.Option(["--agent"], help="Whose backtest, where a run has several agents."),
         click.Option(["--split"], default="validation", help="The split to backtest on."),
+        click.Option(["--mode"], type=click.Choice(["continuous", "windows"]), help="Of the backtest."),
         click.Option(["--episodes"], default=0, type=int, help="With --evaluate: so many windows bar by bar instead."),
         click.Option(["--forward"], default=0, type=int, help="With --evaluate: so many observations, one by one too."),
         click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),

@@ -18,17 +18,21 @@ from p3kit.market import SymbolData
 Floats = NDArray[np.float64]
 
 
-def average_fraction(exposure: Floats, windows: int) -> float:
-    """Fraction of equity that has the same average exposure (B,) as a policy. The last bar of each window is left out:
-    every account is sold there."""
-    return float(min(1.0, exposure.sum() / max(len(exposure) - windows, 1)))
+def average_fraction(exposure: Floats, sales: int) -> float:
+    """Fraction of equity that has the same average exposure (B,) as a policy.
+
+    `sales` is the number of bars on which every account is forced out: one at the end of each window, none for a
+    continuous account. They are left out.
+    """
+    return float(min(1.0, exposure.sum() / max(len(exposure) - sales, 1)))
 
 
 def hold_fraction(bars: SymbolData, spans: Sequence[tuple[int, int]], fraction: float, rules: Rules) -> Floats:
-    """(B,) bar returns of a constant fraction of equity in the market, over windows that each start flat.
+    """(B,) bar returns of a constant fraction of equity in the market, over spans that each start flat.
 
     The account is brought to `fraction` at each fill of `p3kit.env`. Purchases and sales pay slippage and commission.
-    Each window ends with a sale at its last close. There is no stop, target, holding limit or ruin.
+    A window ends with a sale at its last close, a continuous account does not. There is no stop, target, holding limit
+    or ruin.
     """
     first, last = (np.array(edge) for edge in zip(*spans, strict=True))
     buying = (1 + rules.slippage) * (1 + rules.commission) - 1
@@ -39,7 +43,8 @@ def hold_fraction(bars: SymbolData, spans: Sequence[tuple[int, int]], fraction: 
     for step in range(len(found)):
         alive = first + step < last
         bar = np.minimum(first + step, last - 1)
-        is_last, price = alive & (bar + 1 == last), _fill_price(bars, bar, rules)
+        is_last = alive & (bar + 1 == last) & (not rules.continuous)
+        price = _fill_price(bars, bar, rules)
         held = shares * price
         short = fraction * (cash + held) - held  # of the target, before costs
         order = np.where(short > 0, short / (1 + fraction * buying), short / (1 - fraction * selling))

@@ -1,6 +1,6 @@
 """Episodes bar by bar: what the policy saw it could do, what it did, and what each component of the reward paid for it.
 
-An episode is one window of a split, as evaluations walk it: the policy without exploration, flat at the start, at the
+An episode is one window of a split, as in training: the policy without exploration, flat at the start, at the
 fees and under the weights that the spec states. Rewards are weighted and before `reward.scaling`, so that they can be
 compared between checkpoints. Plain dicts, ready for JSON.
 """
@@ -14,8 +14,9 @@ import torch
 
 from p3kit.env import Timestep, TradingEnv
 from p3kit.metrics import ACTIONS, COMPONENTS
-from p3kit.runtime.evaluation import Array, Evaluator, Policy, Split, play_windows
+from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.runtime.reward_shape import reward_to_go
+from p3kit.runtime.walks import Array, Split, play_spans
 from p3kit.spec import Spec
 
 _COLUMNS = ("components", "mask", "exposure", "equity", "cost_paid", "traded_value", "closed_profit")
@@ -29,7 +30,7 @@ def replay_episodes(evaluator: Evaluator, policy: Policy, split: Split, episodes
         return policy(env.observe(step.index, step.account), step.mask)
 
     spans = evaluator.windows(split)
-    table = play_windows([evaluator], decide, split, spans, _COLUMNS)
+    table = play_spans([evaluator], decide, split, spans, _COLUMNS, continuous=False)
     weights = np.array([float(getattr(evaluator.spec.reward.weights, name)) for name in COMPONENTS])
     bonus = evaluator.spec.reward.action_bonus * (table["action"] != 0)  # (bars, windows)
     reward = (table["components"] * weights).sum(-1) + bonus

@@ -15,6 +15,7 @@ from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.machine import device_of, precision_of
+from p3kit.runtime.walks import Mode
 from p3kit.spec import resolve_spec
 
 A = TypeVar("A")
@@ -27,6 +28,8 @@ class Process(Generic[A]):
         self.directory, self.args_type = directory, args_type
         info = directory.info()
         self.env_id: str | None = info["env_id"]
+        self.evaluation_mode: Mode = info.get("evaluation_mode", "windows")
+        """Runs of an older p3kit were evaluated in windows, and go on so."""
         self.spec = resolve_spec(info["spec"], str(directory.path / "run.json"), directory.trainer_file)
         self.device = device_of(self.spec)
         self.precision = precision_of(self.spec, self.device)

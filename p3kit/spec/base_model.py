@@ -1,7 +1,8 @@
 """What every table of a spec is made of: the strict base model and the small types its fields share.
 
-Strict means: a word is never a number, a bool is never a number, a float is never an int (2048.0 steps are refused);
-an int is accepted where a float is asked for, since `clip = 10` is what people write. NaN and infinity are refused.
+Strict means: a word is never a number, and a bool is never a number. NaN and infinity are refused. An int is accepted
+where a float is expected (`clip = 10`), and a float without a fraction where an int is expected
+(`total_timesteps = 1e6`, see `field_types.with_whole_numbers`); 2048.5 steps are refused.
 """
 
 from __future__ import annotations

@@ -150,8 +150,9 @@ _BY_THE_DOZEN = {"agents", "intervention", "matrix", "schedules", "tune"}
 """Tables that name other keys, and say nothing of what those may be."""
 
 
-def _refused(spec: Spec, path: str, value: Any) -> str:
-    """Why `path` cannot have this value, as `expected …`; empty when it can."""
+def _refused(spec: Spec, path: str, value: Any, *, alone: bool = False) -> str:
+    """Why `path` cannot have this value, as `expected …`; empty when it can. `alone`: whatever its table holds beside
+    it, since a search changes that too (`search_fit`)."""
     key = split_path(path)
     # The tables left out are as many as the calls of this: with them, a spec of 150 rules took half a minute.
     tables = with_value(spec.model_dump(mode="json", exclude=_BY_THE_DOZEN - {str(key[0])}), key, value)
@@ -159,7 +160,10 @@ def _refused(spec: Spec, path: str, value: Any) -> str:
         type(spec).model_validate(tables)
     except ValidationError as error:
         problems = problems_of(error, type(spec), tables)
-        return problems[0].what.partition(": ")[2] + (f"; {problems[0].hint}" if problems[0].hint else "")
+        if alone:
+            problems = [problem for problem in problems if problem.path[: len(key)] == key]
+        for problem in problems:
+            return problem.what.partition(": ")[2] + (f"; {problem.hint}" if problem.hint else "")
     return ""
 
 
@@ -365,7 +369,7 @@ def _tune(spec: Spec) -> Iterator[Found]:
                 Problem(place, f"tune.space: {path}: {toml_value(twice[0])} is there twice; expected each one once")
             )
         for value in [space.low, space.high] if isinstance(space, SearchRange) else space:
-            if refused := _refused(spec, path, value):
+            if refused := _refused(spec, path, value, alone=True):
                 yield Found(Problem(place, f"tune.space: {path} = {toml_value(value)}: {refused}"))
 
 

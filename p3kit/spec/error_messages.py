@@ -11,8 +11,9 @@ from pydantic_core import ErrorDetails
 
 from p3kit.spec import field_types
 from p3kit.spec.keypath import KeyPath, written_path
-from p3kit.spec.models import Spec
+from p3kit.spec.models import ReversedRange, Spec, parse_range
 from p3kit.spec.nearest import nearest
+from p3kit.spec.not_offered import not_offered
 from p3kit.spec.writing import toml_value
 
 OTHER_WORDS = {
@@ -23,6 +24,23 @@ OTHER_WORDS = {
     "minibatch_size": "batch_size",
     "num_minibatches": "batch_size",
     # others
+    "fee": "commission_bps",
+    "fees": "commission_bps",
+    "commission": "commission_bps",
+    "transaction_cost": "commission_bps",
+    "slippage": "slippage_bps",
+    "cash": "initial_capital",
+    "capital": "initial_capital",
+    "balance": "initial_capital",
+    "initial_cash": "initial_capital",
+    "initial_balance": "initial_capital",
+    "starting_cash": "initial_capital",
+    "window_size": "window",
+    "lookback": "window",
+    "look_back": "window",
+    "sequence_length": "window",
+    "stop_loss": "stop",
+    "take_profit": "target",
     "lr": "learning_rate",
     "entropy_coef": "ent_coef",
     "value_coef": "vf_coef",
@@ -119,10 +137,23 @@ def _problem(
             return Problem(path, said('expected a table such as { kind = "linear", start = 3e-4, end = 1e-5 }'))
         case "too_short":
             return Problem(path, said("expected at least one item"))
+    if isinstance(value, str) and (what := _reversed(value)):
+        return Problem(path, said(what))
     hint = _near(value, field_types.literals(kind))
     if not hint and len(path) == 1 and field_types.in_words(kind) == "a table":
         hint = f"write [{path[0]}], and its keys below"
     return Problem(path, said(f"expected {field_types.in_words(kind)}"), hint)
+
+
+def _reversed(text: str) -> str:
+    """The fault of a range of days that ends before it starts; "" for other text."""
+    try:
+        parse_range(text)
+    except ReversedRange as error:
+        return str(error)
+    except ValueError:
+        pass
+    return ""
 
 
 def name_of(path: KeyPath, tables: Mapping[str, Any]) -> str:
@@ -167,8 +198,11 @@ def _right_word(path: KeyPath, model: type[Spec]) -> str:
     """The best hint there is for a key nobody knows."""
     *above, word = (str(part) for part in path)
     here = _keys_at(model, path[:-1])
+    if wish := not_offered(word):
+        return wish
     if word in OTHER_WORDS and OTHER_WORDS[word] in here:
-        return f'here it is called "{OTHER_WORDS[word]}"'
+        unit = ", in basis points: 0.1 % is 10" if OTHER_WORDS[word].endswith("_bps") else ""
+        return f'here it is called "{OTHER_WORDS[word]}"{unit}'
     elsewhere = _home_of(word, model) or _home_of(OTHER_WORDS.get(word, ""), model)
     if elsewhere:
         return elsewhere

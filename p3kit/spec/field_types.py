@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -80,6 +80,22 @@ def child(kind: Any, key: str | int) -> Any | None:
         if get_origin(core) is tuple and isinstance(key, int):
             return arguments[0] if arguments[-1] is ... else arguments[min(key, len(arguments) - 1)]
     return None
+
+
+_EXACT = 2.0**53
+"""Floats below it hold every whole number."""
+
+
+def with_whole_numbers(kind: Any, value: Any) -> Any:
+    """A value of a spec with ints in place of floats without a fraction, where `kind` takes an int and no float."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        cores = [bare(member)[0] for member in alternatives(kind)]
+        return int(value) if int in cores and float not in cores else value
+    if isinstance(value, Mapping):
+        return {key: with_whole_numbers(child(kind, key), item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_whole_numbers(child(kind, i), item) for i, item in enumerate(value)]
+    return value
 
 
 def fields_by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:

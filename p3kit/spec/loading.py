@@ -19,10 +19,10 @@ from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.overrides import override_place, read_override
-from p3kit.spec.paths import beside, file_of, special_file, straight
+from p3kit.spec.paths import beside, file_of, home, special_file, straight
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.reading import read_toml
-from p3kit.spec.shipped import is_file, looks_like_a_file
+from p3kit.spec.shipped import is_file, looks_like_a_file, shipped_spec
 from p3kit.spec.validation import check, model_of, spec_model
 
 VALIDATED = "validated"
@@ -311,8 +311,9 @@ def _read_with_bases(path: Path, below: tuple[Path, ...]) -> Written:
         raise SpecError([Fault(place, "extends: expected a file, or a list of files")])
     whole = Written()
     for name in bases:
-        base = straight(path.parent / name)
-        chain = (*below, path)
+        base, chain = straight(path.parent / home(name)), (*below, path)
+        if not is_file(base):
+            base = shipped_spec(name) or base
         if not is_file(base):  # first: not every text can be a path
             raise SpecError([Fault(place, f'extends = "{name}": no such file', _similar_file(base, chain))])
         if any(_is_same(base, one) for one in chain):
@@ -346,6 +347,9 @@ def _read_file(path: Path) -> Written:
 
 def _read_text(path: Path) -> str:
     where = str(path)
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        what = "is no TOML; p3kit writes YAML and JSON for other programs, and does not read them"
+        raise SpecError([Fault(where, what, "export a spec as TOML: p3kit export RUN --output NAME.toml")])
     if path.is_dir():
         specs = sorted(file.name for file in path.glob("*.toml"))
         inside = f"in it: {', '.join(specs)}" if specs else ""

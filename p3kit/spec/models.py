@@ -123,6 +123,10 @@ def _read_by(parse: Callable[[str], object], expected: str) -> AfterValidator:
 # --- market data ------------------------------------------------------------------------------------------------------
 
 
+class ReversedRange(ValueError):
+    """A range of days that ends before it starts."""
+
+
 def parse_range(text: str) -> tuple[date, date]:
     """`"2010-01-01..2018-12-31"` as (first day, last day), both included. Raises ValueError."""
     first, dots, last = text.partition("..")
@@ -130,7 +134,7 @@ def parse_range(text: str) -> tuple[date, date]:
         raise ValueError(f"{text!r} is no range of days")
     days = date.fromisoformat(first.strip()), date.fromisoformat(last.strip())
     if days[0] > days[1]:
-        raise ValueError(f"{text!r} ends before it starts")
+        raise ReversedRange(f'ends before it starts; write "{days[1]}..{days[0]}"')
     return days
 
 

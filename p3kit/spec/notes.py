@@ -9,6 +9,7 @@ from p3kit.metrics import COMPONENTS
 from p3kit.spec.knobs import read_agents
 from p3kit.spec.loading import LoadedSpec
 from p3kit.spec.models import SAMPLE_SYMBOLS, Spec
+from p3kit.spec.search_fit import unfit_settings
 from p3kit.spec.shipped import find_trainer
 from p3kit.spec.writing import toml_value
 
@@ -212,6 +213,8 @@ def _search(loaded: LoadedSpec) -> Iterator[str]:
         yield f"[tune]: {searched}; `p3kit tune` searches, every other command takes the spec as it stands"
         if len(loaded.spec.seeds) == 1:
             yield "[tune]: with one seed, what is chosen may be the luck of that seed"
+        if (unfit := unfit_settings(loaded.spec)) is not None:
+            yield unfit.note()
 
 
 _TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (

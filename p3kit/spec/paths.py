@@ -18,6 +18,14 @@ def straight(path: str | Path) -> Path:
     return real if path.is_absolute() else Path(os.path.relpath(real))
 
 
+def home(path: str | Path) -> Path:
+    """`path` with `~` and `~user` as folders. The home of a user that there is not stays as it is written."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def from_here(path: str | Path) -> str:
     """`path` relative to the current folder, so that no run directory holds the path of somebody's home."""
     return os.path.relpath(straight(path))
@@ -31,7 +39,7 @@ def beside(folder: Path, name: str) -> str:
 def file_of(template: str, symbol: str) -> Path:
     """The file of a symbol: `{symbol}` is replaced, `{{` and `}}` are braces, `~` is the home folder."""
     name = re.sub(r"\{\{|\}\}|\{symbol\}", lambda found: {"{{": "{", "}}": "}"}.get(found[0], symbol), template)
-    return Path(name).expanduser() if name.startswith("~") else Path(name)
+    return home(name)
 
 
 def template_of(path: Path) -> str:

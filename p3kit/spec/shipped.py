@@ -7,6 +7,8 @@ from pathlib import Path
 
 from p3kit.errors import Fault, InputError, SpecError
 from p3kit.spec.nearest import did_you_mean
+from p3kit.spec.not_offered import not_offered
+from p3kit.spec.paths import home
 
 OTHER_ALGORITHMS = {
     "sac": "SAC is made for continuous actions; these are discrete",
@@ -34,12 +36,18 @@ def find_spec(path: Path) -> Path:
     """
     if path.exists():
         return path
-    shipped = {f"specs/{spec.name}": spec for spec in shipped_specs()}
-    if path.as_posix() in shipped:
-        return shipped[path.as_posix()]
+    if (found := shipped_spec(path)) is not None:
+        return found
+    shipped = [f"specs/{spec.name}" for spec in shipped_specs()]
     beside = [other.as_posix() for other in path.parent.glob("*.toml")] if path.parent.is_dir() else []
     hint = did_you_mean(path.as_posix(), [*beside, *shipped], f"; shipped are {', '.join(shipped)}")
     raise InputError(path.as_posix(), "no such file", hint.removeprefix("; "))
+
+
+def shipped_spec(name: str | Path) -> Path | None:
+    """The shipped spec that goes by `specs/NAME.toml` or `NAME.toml`."""
+    plain = Path(name).as_posix().removeprefix("specs/")
+    return next((spec for spec in shipped_specs() if spec.name == plain), None)
 
 
 def is_file(path: Path) -> bool:
@@ -60,7 +68,7 @@ def looks_like_a_file(trainer: str) -> bool:
 def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
     """The file of a trainer: shipped, by name, or the user's own, by path relative to `spec_dir`. Raises SpecError."""
     if looks_like_a_file(name_or_path):
-        own = Path(spec_dir) / name_or_path
+        own = Path(spec_dir) / home(name_or_path)
         if not is_file(own):
             beside = [path.name for path in own.parent.glob("*.py")] if own.parent.is_dir() else []
             otherwise = "; p3kit eject ppo writes one to begin with, trainer = is relative to the spec"
@@ -72,6 +80,8 @@ def find_trainer(name_or_path: str, spec_dir: str | Path = ".") -> Path:
     if name_or_path.lower() in OTHER_ALGORITHMS:
         reason = OTHER_ALGORITHMS[name_or_path.lower()]
         raise SpecError([Fault("trainer", f'"{name_or_path}" is not offered', f'{reason}; use "ppo"')])
+    if wish := not_offered(name_or_path):
+        raise SpecError([Fault("trainer", f'"{name_or_path}"', wish)])
     known = f"; shipped are {', '.join(sorted(trainers)) or 'none'}, or give the path of your own .py file"
     raise SpecError([Fault("trainer", f'no trainer "{name_or_path}"{did_you_mean(name_or_path, trainers, known)}')])
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from p3kit.errors import SpecError
+from p3kit.spec import field_types
 from p3kit.spec.crosschecks import crosschecks, nothing_to_freeze
 from p3kit.spec.error_messages import Problem, problems_of
 from p3kit.spec.keypath import KeyPath, is_written, without, written_path
@@ -33,6 +34,7 @@ def check(tables: Mapping[str, Any], trainer_file: str | Path | None = None) -> 
     for problem in problems:
         tables = without(tables, problem.path[:-1])
     model, shares, faults = model_of(tables, trainer_file)
+    tables = field_types.with_whole_numbers(model, tables)
     problems += faults
     spec, refused = _validate(model, tables)
     problems += refused

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from p3kit.errors import P3kitError
 from p3kit.rundir.rows import cut_torn_row, locked
 from p3kit.spec.models import Spec, Tune
+from p3kit.spec.search_fit import misfit
 from p3kit.tune.search_space import Space
 from p3kit.tune.sweep_folder import SweepDir
 
@@ -32,6 +34,8 @@ MOST_RETRIES = 3
 """A trial that died so often with its process is not queued again: it may be what kills it."""
 _MOST_DRAWS = 20
 """Draws in a row that only repeat a setting: then the space is used up."""
+_MOST_UNFIT = 500
+"""Draws in a row that do not fit, or repeat a setting."""
 _ENOUGH_FOR_IMPORTANCE = 4
 _STALE_LOCK_S = 1.0
 
@@ -52,7 +56,11 @@ class TrialRecord:
     message: str
     seconds: float | None
     superseded: bool
-    """It died with its process and was queued again, or repeated another trial's values: it does not count."""
+    """It died with its process and was queued again, repeated another trial's values, or its own values do not fit: it
+    does not count."""
+
+    was_tried: bool
+    """Its values need no second trial: they count, or do not fit."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,16 +82,16 @@ class Study:
     damaged otherwise.
     """
 
-    def __init__(self, folder: SweepDir, tune: Tune, total_timesteps: int) -> None:
+    def __init__(self, folder: SweepDir, tune: Tune, spec: Spec) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self.tune, self.space = folder, tune, Space(tune)
+        self.folder, self.tune, self.space, self._spec = folder, tune, Space(tune), spec
         self.torn = _mend(folder.journal)
         self._distributions = self.space.distributions()
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if tune.prune == "median":
-            warm_up = math.ceil(tune.prune_after * total_timesteps)
+            warm_up = math.ceil(tune.prune_after * spec.ppo.total_timesteps)
             pruner = optuna.pruners.MedianPruner(n_startup_trials=tune.startup, n_warmup_steps=warm_up)
         try:
             storage = _storage(folder.journal)
@@ -112,7 +120,7 @@ class Study:
         attributes = trial.user_attrs
         state = {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
         begun, ended = trial.datetime_start, trial.datetime_complete
-        superseded = retried or "same_as" in attributes
+        superseded = retried or "same_as" in attributes or "unfit" in attributes
         message = str(attributes.get("message", ""))
         if state == "failed" and not (message or superseded):
             message = f"its process was killed {int(attributes.get('retries', 0)) + 1} times while it trained"
@@ -126,6 +134,7 @@ class Study:
             message=message,
             seconds=(ended - begun).total_seconds() if begun and ended else None,
             superseded=superseded,
+            was_tried=not superseded or "unfit" in attributes,
         )
 
     def importance(self) -> dict[str, float]:
@@ -146,7 +155,7 @@ class Study:
         """Queues the spec as it stands, and every setting where there are no more than trials. Returns the paths whose
         own value lies outside of the space: then the spec itself is no trial."""
         params, outside = self.space.of_spec(spec)
-        settings = self.space.settings()
+        settings = list(self._settings) if self._settings is not None else None
         if settings is not None and len(settings) <= self.tune.trials:
             random.Random(self.tune.seed).shuffle(settings)
             settings.sort(key=lambda one: one != params)  # stable: the spec's own first
@@ -157,21 +166,28 @@ class Study:
         return outside
 
     def wanted(self) -> int:
-        """Trials in all: as many as asked for, but no more than there are settings."""
+        """Trials in all: as many as asked for, but no more than there are settings that fit."""
+        return self.tune.trials if self._settings is None else min(self.tune.trials, len(self._settings))
+
+    @cached_property
+    def _settings(self) -> list[dict[str, Any]] | None:
+        """Every setting whose values go together, as Optuna takes them; None where there is no end of them."""
         settings = self.space.settings()
-        return self.tune.trials if settings is None else min(self.tune.trials, len(settings))
+        return None if settings is None else [one for one in settings if not self._misfit(one)]
+
+    def _misfit(self, params: Mapping[str, Any]) -> str:
+        return misfit(self._spec, self.space.to_spec(params))
 
     def ask(self) -> optuna.Trial | None:
         """The next trial, those queued again first; None when there are as many as wanted, or nothing new to try.
 
         What is drawn follows from the seed, the trial's place in the sweep and the trials before it alone, so that an
-        interrupted sweep goes on as it would have. A draw that repeats an earlier setting is recorded as failed, and
-        the next one is left to chance.
+        interrupted sweep goes on as it would have. A draw that repeats an earlier setting, or whose values do not fit,
+        is recorded as failed and does not count; the next one is left to chance.
         """
-        import optuna
 
-        repeats = 0
-        while repeats < _MOST_DRAWS:
+        repeats = twins = 0
+        while twins < _MOST_DRAWS and repeats < _MOST_UNFIT:
             records = self.records()
             queued = any(record.state == "waiting" for record in records)
             number = sum(not record.superseded for record in records)
@@ -180,11 +196,14 @@ class Study:
             self._study.sampler = self._sampler(number, repeats)
             trial = self._study.ask(self._distributions)
             twin = None if queued else self._twin(trial, records)
-            if twin is None:
+            if twin is not None:
+                trial.set_user_attr("same_as", twin)
+                self.failed(trial, f"the values of trial {twin} again")
+                twins += 1
+            elif reason := self._misfit(trial.params):
+                self.unfit(trial, reason)
+            else:
                 return trial
-            trial.set_user_attr("same_as", twin)
-            trial.set_user_attr("message", f"the values of trial {twin} again")
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
             repeats += 1
         return None
 
@@ -198,7 +217,7 @@ class Study:
 
     def _twin(self, trial: optuna.Trial, records: Sequence[TrialRecord]) -> int | None:
         values = self.space.to_spec(trial.params)
-        return next((one.number for one in records if not one.superseded and one.values == values), None)
+        return next((one.number for one in records if one.was_tried and one.values == values), None)
 
     # ------------------------------------------------------------------ tell
 
@@ -226,6 +245,11 @@ class Study:
 
         trial.set_user_attr("message", message)
         self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+    def unfit(self, trial: optuna.Trial, message: str) -> None:
+        """End a trial whose values do not go together, or do not fit the bars. It does not count."""
+        trial.set_user_attr("unfit", True)
+        self.failed(trial, message)
 
     def failed(self, trial: optuna.Trial, message: str) -> None:
         import optuna

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from p3kit.market import SymbolData
 
 
+MOST_UNFIT = 20
+"""Trials in a row that do not fit the bars: then the search ends."""
+
+
 class Messages(Protocol):
     """Receiver of messages: the display."""
 
@@ -76,14 +80,16 @@ class Sweep:
     # ------------------------------------------------------------------ the feed
 
     def more(self) -> Sequence[RunDir]:
-        """The runs of the next trial. One whose values do not go together fails, and the next one is asked for."""
-        while (asked := self.study.ask()) is not None:
+        """The runs of the next trial. One whose values do not fit the bars is not counted; the next one is drawn."""
+        unfit = 0
+        while unfit < MOST_UNFIT and (asked := self.study.ask()) is not None:
             values = self.study.space.to_spec(asked.params)
             try:
                 runs = self._adopt(asked) or self._make(asked, values)
             except InputError as error:
-                self.study.failed(asked, str(error))
-                self._print(f"trial {asked.number} failed: {error}")
+                self.study.unfit(asked, str(error))
+                self._print(f"trial {asked.number} does not fit, and is not counted: {error}")
+                unfit += 1
                 continue
             trial = ActiveTrial(asked, values, runs, SeedMean(runs))
             self.trials.append(trial)

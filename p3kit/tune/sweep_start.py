@@ -19,6 +19,7 @@ from p3kit.rundir.provenance import provenance
 from p3kit.spec import LoadedSpec, load_spec, read_trainer
 from p3kit.spec.keypath import is_written, leaves, written_path
 from p3kit.spec.models import Tune
+from p3kit.spec.search_fit import unfit_settings
 from p3kit.spec.shipped import find_trainer
 from p3kit.tune.study import Study
 from p3kit.tune.sweep import Sweep
@@ -49,6 +50,9 @@ def check_spec(loaded: LoadedSpec) -> Tune:
         raise SpecError([Fault(origin, "matrix: cannot be searched over", hint)])
     if not is_written(spec.model_dump(mode="json"), ("ppo", "total_timesteps")):
         raise SpecError([Fault(str(loaded.path), f'trainer = "{spec.trainer}": has no total_timesteps to count by')])
+    if (unfit := unfit_settings(spec)) is not None and unfit.is_exact and unfit.number == unfit.total:
+        what = f"tune.space: none of its {unfit.total} settings fits: with {unfit.example}"
+        raise SpecError([Fault(loaded.origins.get("tune.space", str(loaded.path)), what, "widen the space")])
     return spec.tune
 
 
@@ -70,13 +74,13 @@ def begin(loaded: LoadedSpec, overrides: Sequence[str], runs_root: Path, command
     }
     folder = SweepDir.create(runs_root, info, loaded.source_text)
     with folder.owned():
-        study = Study(folder, tune, loaded.spec.ppo.total_timesteps)
+        study = Study(folder, tune, loaded.spec)
         sweep = Sweep(folder, loaded, overrides, study, runs_root, market)
         if outside := study.enqueue_first(loaded.spec):
             what = f"the spec's own {', '.join(outside)} lies outside of tune.space"
             sweep.notes.append(f"{what}: the spec as it stands is no trial")
         if study.wanted() < tune.trials:
-            sweep.notes.append(f"tune.space holds {study.wanted()} settings: each is tried once")
+            sweep.notes.append(f"tune.space holds {study.wanted()} settings that fit: each is tried once")
         yield sweep
 
 
@@ -102,7 +106,7 @@ def go_on(runs_root: Path, reference: str, trials: int | None) -> Iterator[Sweep
         if changed := [symbol for symbol in bars if info["data"].get(symbol) != bars[symbol]]:
             what = f"the bars of {', '.join(changed)} have changed since it began"
             raise InputError(folder.name, what, "begin a new one")
-        study = Study(folder, tune, loaded.spec.ppo.total_timesteps)
+        study = Study(folder, tune, loaded.spec)
         sweep = Sweep(folder, loaded, info["overrides"], study, runs_root, market)
         if study.torn:
             sweep.notes.append(f"{study.torn} bytes of a torn row were cut off the journal")

@@ -52,10 +52,36 @@ def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir
     assert told["global_step"] == event["global_step"]
     journalled = {name: value for name, value in event["metrics"].items() if name.startswith("eval/")}
     assert told["metrics"] == journalled
-    for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "windows", "constant", "returns"):
+    for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "mode", "constant", "returns"):
         assert told[key] == event[key], key
     assert Path(told["picture"]).stat().st_size > 10_000
     assert {path: path.read_bytes() for path in before} == before, "a look at validation leaves no trace"
+
+
+def test_both_modes_are_shown_and_only_that_of_the_run_is_judged(run: RunDir) -> None:
+    found = {mode: json.loads(call(run, "1", "--mode", mode, "--json").stdout)[0] for mode in ("continuous", "windows")}
+    assert [found[mode]["mode"] for mode in found] == list(found)
+    assert found["continuous"]["windows"] == 1 < found["windows"]["windows"]
+    assert found["continuous"]["judged"] is not None
+    assert found["windows"]["judged"] is None
+    windows, continuous = (call(run, "1", *more).output for more in (["--mode", "windows"], []))
+    assert "windows that each start flat" in windows
+    assert "not judged, the run's evaluations were in mode continuous" in " ".join(windows.split())
+    assert "one continuous account" in continuous
+    refused = call(run, "1", "--mode", "continuous", "--split", "train")
+    assert refused.exit_code == 2
+    assert "that split is played as in training" in refused.output
+
+
+def test_a_run_of_an_older_p3kit_goes_on_in_windows(tmp_path: Path) -> None:
+    run = plan_run(tmp_path)
+    info = run.info()
+    del info["evaluation_mode"]
+    (run.path / "run.json").write_text(json.dumps(info))
+    done = train(run)
+    assert {event["mode"] for event in done.read_events("evaluation")} == {"windows"}
+    (told,) = json.loads(call(done, "1", "--mode", "windows", "--json").stdout)
+    assert told["judged"] is not None
 
 
 def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None:

@@ -21,6 +21,7 @@ from p3kit.spec.base_model import LIVE
 from p3kit.spec.interventions import Intervention
 from p3kit.spec.knobs import Knob, read_agents, read_knobs
 from p3kit.spec.models import Spec
+from p3kit.spec.not_offered import NOT_OFFERED
 from p3kit.spec.writing import toml_value
 
 WRITTEN = "*This page is written from the code: `pytest tests/docs --refresh-golden`.*"
@@ -317,9 +318,30 @@ def data_reference() -> str:
     return DATA_HEAD + "\n".join(rows) + "\n" + DATA_TAIL
 
 
+LIMITS_HEAD = f"""# What p3kit does not do
+
+A spec that uses one of these words is refused with the reason and the nearest thing that p3kit does.
+
+{WRITTEN}
+
+"""
+
+
+def limits_page() -> str:
+    """Wishes that are not offered, with the reason and what comes nearest."""
+    rows = [_row("wish", "not offered, because", "nearest", "words in a spec"), "|---|---|---|---|"]
+    rows += [
+        _row(wish.name, wish.because, wish.nearest, ", ".join(f"`{word}`" for word in wish.words))
+        for wish in NOT_OFFERED
+    ]
+    system = _row("Windows", "locks and processes are POSIX's", "WSL (Windows Subsystem for Linux)", "")
+    return LIMITS_HEAD + "\n".join([*rows, system]) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "data.md": data_reference,
     "spec.md": spec_reference,
     "metrics.md": metrics_glossary,
     "commands.md": commands_reference,
+    "limits.md": limits_page,
 }

@@ -92,6 +92,20 @@ def change_plan(run: RunDir, change: Callable[[dict[str, Any]], None]) -> None:
     run.update_info(**plan)
 
 
+def test_evaluations_of_two_modes_are_named_and_not_subtracted(tmp_path: Path) -> None:
+    """A run of an older p3kit was evaluated in windows: its Sharpe ratio is not comparable with another's."""
+    make_run(tmp_path, mode=None)
+    make_run(tmp_path, best_sharpe=0.9)
+    comparison = compare_runs(tmp_path, ["run-1", "run-2"])
+    assert any(line.startswith("evaluation mode: run-1 windows, run-2 continuous") for line in comparison.beside)
+    [contrast] = comparison.contrasts
+    [pair] = contrast.pairs
+    assert (pair.difference, pair.interval, contrast.mean) == (None, None, None)
+    page = " ".join(render_comparison(comparison).split())
+    assert "one was evaluated in mode windows, the other in continuous" in page
+    assert [list(member.agent.labels) for member in comparison.members] == [["evaluated in windows"], []]
+
+
 def test_groups_by_a_knob_of_the_matrix(tmp_path: Path) -> None:
     for number, value in enumerate((0.95, 0.9, 0.98)):
         for seed in (1, 2):

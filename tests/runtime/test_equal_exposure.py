@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from p3kit.env import Rules
 from p3kit.market import SymbolData, load_market
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
-from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, windows
+from p3kit.runtime.evaluation import Evaluator
+from p3kit.runtime.fixed_rules import BUY_LARGE
+from p3kit.runtime.walks import Mode, windows
 from p3kit.spec import Spec, resolve_spec
 
 
@@ -28,7 +30,7 @@ def bars(spec: Spec) -> SymbolData:
 
 
 def by_hand(data: SymbolData, first: int, last: int, fraction: float, rules: Rules) -> list[float]:
-    """Equity at every close of one window. Each order is found by halving an interval, with no formula for its size."""
+    """Equity at every close of one span. Each order is found by halving an interval, with no formula for its size."""
     cash, shares, found = 1.0, 0.0, [1.0]
 
     def after(order: float, price: float) -> tuple[float, float]:
@@ -46,13 +48,13 @@ def by_hand(data: SymbolData, first: int, last: int, fraction: float, rules: Rul
         price = data.close[bar]
         if rules.fill == "next":
             price = data.close[bar + 1] if data.open is None else data.open[bar + 1]
-        if not (late and bar + 1 == last):
+        if rules.continuous or not (late and bar + 1 == last):
             low, high = -shares, (cash + shares * price) / price
             for _ in range(200):
                 middle = (low + high) / 2
                 low, high = (middle, high) if invested(middle, price) < fraction else (low, middle)
             cash, shares = after((low + high) / 2, price)
-        if bar + 1 == last:
+        if bar + 1 == last and not rules.continuous:
             cash, shares = after(-shares, data.close[last])
         found.append(cash + shares * data.close[bar + 1])
     return found
@@ -64,15 +66,24 @@ def by_hand(data: SymbolData, first: int, last: int, fraction: float, rules: Rul
     fill=st.sampled_from(["next", "close"]),
     opens=st.booleans(),
     bps=st.sampled_from([(0.0, 0.0), (10.0, 5.0), (100.0, 50.0)]),
+    continuous=st.booleans(),
     seed=st.integers(0, 1_000),
 )
 def test_every_mark_is_the_bookkeepers(
-    spec: Spec, bars: SymbolData, fraction: float, fill: str, opens: bool, bps: tuple[float, float], seed: int
+    spec: Spec,
+    bars: SymbolData,
+    fraction: float,
+    fill: str,
+    opens: bool,
+    bps: tuple[float, float],
+    continuous: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     close = 100 * np.cumprod(1 + rng.normal(0, 0.02, len(bars.close)))
     data = replace(bars, close=close, open=close * (1 + rng.normal(0, 0.01, len(close))) if opens else None)
-    rules = replace(Rules.from_spec(spec), fill=fill, commission=bps[0] / 1e4, slippage=bps[1] / 1e4)
+    rules = Rules.from_spec(spec, continuous=continuous)
+    rules = replace(rules, fill=fill, commission=bps[0] / 1e4, slippage=bps[1] / 1e4)
     spans = [(10, 40), (40, 70), (70, 81)]
     found = hold_fraction(data, spans, fraction, rules)
     at = 0
@@ -83,8 +94,9 @@ def test_every_mark_is_the_bookkeepers(
         at += last - first
 
 
-def test_all_in_is_buy_and_hold_of_the_engine(spec: Spec, bars: SymbolData) -> None:
-    evaluation = Evaluator(spec, bars, "AAPL", 1, torch.device("cpu"))(
+@pytest.mark.parametrize("mode", ["continuous", "windows"])
+def test_all_in_is_buy_and_hold_of_the_engine(spec: Spec, bars: SymbolData, mode: Mode) -> None:
+    evaluation = Evaluator(spec, bars, "AAPL", 1, torch.device("cpu"), mode=mode)(
         lambda observation, mask: torch.where(mask[:, BUY_LARGE], BUY_LARGE, 0)
     )
     fraction, returns = evaluation.at_equal_exposure

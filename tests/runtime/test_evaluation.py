@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p3kit.market import SymbolData, load_market
-from p3kit.runtime.evaluation import BUY_LARGE, Evaluator, moving_average_signal, play_fixed_rules, windows
+from p3kit.runtime.evaluation import Evaluator
+from p3kit.runtime.fixed_rules import BUY_LARGE, moving_average_signal, play_fixed_rules
+from p3kit.runtime.walks import Mode, windows
 from p3kit.spec import Spec, resolve_spec
 
 CPU = torch.device("cpu")
+MODES: tuple[Mode, ...] = ("continuous", "windows")
 
 
 @given(first=st.integers(0, 500), bars=st.integers(2, 900), length=st.integers(1, 300))
@@ -53,7 +56,7 @@ def test_a_policy_that_never_trades_has_no_sharpe_and_loses_nothing(spec: Spec, 
 
 def test_buy_and_hold_by_hand(spec: Spec, bars: SymbolData) -> None:
     """The sample has closes alone: bought at the close after the first, sold at the last close of each window."""
-    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU)(buy)
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU, mode="windows")(buy)
     first, last = bars.splits["validation"]
     fee, slip = 0.001, 0.0005
     growth = 1.0
@@ -65,6 +68,43 @@ def test_buy_and_hold_by_hand(spec: Spec, bars: SymbolData) -> None:
     assert evaluation.metrics["eval/sharpe_excess"] == pytest.approx(0)
     assert evaluation.is_constant
     assert len(evaluation.policy.bar) == last - first - 1
+    assert (evaluation.summary()["mode"], evaluation.summary()["windows"]) == ("windows", 2)
+
+
+def test_continuous_buy_and_hold_by_hand(spec: Spec, bars: SymbolData) -> None:
+    """Bought once, at the close after the first, and marked at the last close of the split."""
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU)(buy)
+    first, last = bars.splits["validation"]
+    growth = bars.close[last - 1] / (bars.close[first + 1] * 1.0005 * 1.001)
+    assert evaluation.policy.equity[-1] == pytest.approx(growth, rel=1e-9)
+    assert evaluation.baselines["buy_and_hold"]["total_return"] == pytest.approx(growth - 1, rel=1e-9)
+    assert evaluation.policy.bar.tolist() == list(range(first, last - 1))
+    assert evaluation.policy.is_open
+    assert evaluation.metrics["eval/total_trades"] == 1  # the one that is open
+    assert evaluation.candidate(1).trades == 0
+    assert "eval/win_rate" not in evaluation.metrics
+    assert (evaluation.summary()["mode"], evaluation.summary()["windows"]) == ("continuous", 1)
+    assert evaluation.equity_curves()["exits"] == []
+
+
+def test_the_training_split_and_the_choice_of_rules_stay_in_windows(spec: Spec, bars: SymbolData) -> None:
+    continuous, in_windows = (Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(buy) for mode in MODES)
+    assert (continuous.train.bar_return == in_windows.train.bar_return).all()
+    assert continuous.train_hold_sharpe == in_windows.train_hold_sharpe
+    assert continuous.fixed_rule[0] == in_windows.fixed_rule[0]
+    assert continuous.signal_rule[0] == in_windows.signal_rule[0]
+    assert (continuous.policy.bar_return != in_windows.policy.bar_return).any()
+
+
+def test_a_window_as_long_as_the_split_differs_in_its_last_sale_alone(spec: Spec, bars: SymbolData) -> None:
+    long = spec.model_copy(update={"env": spec.env.model_copy(update={"episode_bars": 5_000})})
+    continuous, in_windows = (Evaluator(long, bars, "AAPL", 1, CPU, mode=mode) for mode in MODES)
+    for name, paths in continuous.rules.items():
+        for path, other in zip(paths, in_windows.rules[name], strict=True):
+            np.testing.assert_allclose(path.bar_return[:-1], other.bar_return[:-1], rtol=1e-9, atol=1e-12)
+            if path.is_open:
+                sold = (1 + path.bar_return[-1]) * (1 - path.exposure[-1] * (1 - 0.9995 * 0.999)) - 1
+                assert other.bar_return[-1] == pytest.approx(sold, abs=1e-9)
 
 
 def test_baselines_do_not_depend_on_the_policy_and_repeat(spec: Spec, bars: SymbolData) -> None:
@@ -88,7 +128,7 @@ def test_the_moving_average_rule_is_the_two_means_up_to_the_bar(closes: list[flo
 
 
 def test_the_moving_average_rule_trades_on_its_signal(spec: Spec, bars: SymbolData) -> None:
-    walk = Evaluator(spec, bars, "AAPL", 1, CPU).rules["moving_average"][0]
+    walk = Evaluator(spec, bars, "AAPL", 1, CPU, mode="windows").rules["moving_average"][0]
     signal = moving_average_signal(bars.close)[walk.bar]
     held = walk.exposure > 0
     same_window = np.diff(walk.bar, prepend=walk.bar[0]) == 1
@@ -107,8 +147,9 @@ def test_a_loss_in_the_first_bar_is_a_drawdown(spec: Spec, bars: SymbolData) -> 
     assert evaluation.metrics["eval/max_drawdown"] == pytest.approx(1 - evaluation.policy.equity.min(), rel=1e-9)
 
 
-def test_regimes_and_equity_add_up(spec: Spec, bars: SymbolData) -> None:
-    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU)(buy)
+@pytest.mark.parametrize("mode", MODES)
+def test_regimes_and_equity_add_up(spec: Spec, bars: SymbolData, mode: Mode) -> None:
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(buy)
     regimes = evaluation.regimes()
     assert sum(row["bars"] for row in regimes.values()) == len(evaluation.policy.bar)
     product = np.prod([1 + row["total_return"] for row in regimes.values()])
@@ -123,7 +164,7 @@ def test_a_ruined_account_stays_in_cash_for_the_rest_of_its_window(spec: Spec, b
     close = bars.close.copy()
     close[first + 100 :] *= 0.3  # a crash inside the first window, below ruin = 0.5
     crashed = replace(bars, close=close)
-    evaluation = Evaluator(spec, crashed, "AAPL", 1, CPU)(buy)
+    evaluation = Evaluator(spec, crashed, "AAPL", 1, CPU, mode="windows")(buy)
     walk, hold_walk = evaluation.policy, evaluation.rules["hold"][0]
     assert (walk.bar == hold_walk.bar).all()
     assert walk.bar_return[99] < -0.5
@@ -134,6 +175,10 @@ def test_a_ruined_account_stays_in_cash_for_the_rest_of_its_window(spec: Spec, b
     assert set(evaluation.intervals()) == {"sharpe_interval", "excess_interval"}
     mixed = Evaluator(spec, crashed, "AAPL", 1, CPU)(hold)  # not ruined, beside a buy-and-hold that is
     assert not mixed.policy.bar_return.any()
+    live = Evaluator(spec, crashed, "AAPL", 1, CPU)(buy).policy
+    assert live.bar_return[99] < -0.5
+    assert not live.bar_return[100:].any()  # a live account that is ruined buys nothing more
+    assert not live.action[100:].any()
 
 
 def synthetic_evaluator(edge: float, commission_bps: float) -> Evaluator:
@@ -170,7 +215,8 @@ def test_the_rule_of_one_feature_is_chosen_on_training_bars_alone() -> None:
     assert crash.signal_rule[1] < evaluator.signal_rule[1]
 
 
-def test_fixed_rules_of_many_agents_are_those_of_each_alone(spec: Spec, bars: SymbolData) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_fixed_rules_of_many_agents_are_those_of_each_alone(spec: Spec, bars: SymbolData, mode: Mode) -> None:
     """Other symbols, other seeds, a market with fewer bars and fewer windows: nobody's neighbours change a number."""
     other = load_market(spec, ["AMD"])["AMD"]
     end = other.splits["validation"][0] + 90
@@ -179,11 +225,12 @@ def test_fixed_rules_of_many_agents_are_those_of_each_alone(spec: Spec, bars: Sy
     agents = [("AAPL", bars, 1), ("AMD", short, 1), ("AAPL", bars, 2)]
 
     def evaluators() -> list[Evaluator]:
-        return [Evaluator(spec, own, symbol, seed, CPU) for symbol, own, seed in agents]
+        return [Evaluator(spec, own, symbol, seed, CPU, mode=mode) for symbol, own, seed in agents]
 
+    assert len({one.spans("validation")[0][1] for one in evaluators()}) == 2
     assert len({len(one.windows("validation")) for one in evaluators()}) == 2
-    for together, one in zip(play_fixed_rules(evaluators()), evaluators(), strict=True):
-        (alone,) = play_fixed_rules([one])
+    for together, one in zip(play_fixed_rules(evaluators(), "validation"), evaluators(), strict=True):
+        (alone,) = play_fixed_rules([one], "validation")
         assert together.signal == alone.signal
         assert together.train_hold_sharpe == alone.train_hold_sharpe
         for name, paths in alone.paths.items():

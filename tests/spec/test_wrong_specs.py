@@ -85,10 +85,19 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_a_spec_is_not_offered_as_the_file_that_it_extends(tmp_path: Path) -> None:
-    (tmp_path / "phase4.toml").write_text('extends = "phase3.toml"\n', encoding="utf-8")
-    assert refusal(tmp_path / "phase4.toml") == '…/phase4.toml:1:1: extends = "phase3.toml": no such file\n'
-    (tmp_path / "phase2.toml").touch()
-    assert refusal(tmp_path / "phase4.toml").endswith('no such file; did you mean "…/phase2.toml"?\n')
+    (tmp_path / "own4.toml").write_text('extends = "own3.toml"\n', encoding="utf-8")
+    assert refusal(tmp_path / "own4.toml") == '…/own4.toml:1:1: extends = "own3.toml": no such file\n'
+    (tmp_path / "own2.toml").touch()
+    assert refusal(tmp_path / "own4.toml").endswith('no such file; did you mean "…/own2.toml"?\n')
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".YML", ".json"])
+def test_a_form_for_other_programs(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_text("name: x\n")
+    said = refusal(path)
+    assert said.startswith(f"…/x{suffix}: is no TOML; p3kit writes YAML and JSON for other programs, and does not read")
+    assert said.endswith("p3kit export RUN --output NAME.toml\n")
 
 
 def test_no_regular_file() -> None:

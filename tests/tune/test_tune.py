@@ -236,14 +236,43 @@ def test_an_agent_that_never_trades_counts_as_nothing(folder: Path) -> None:
     assert (trial["state"], trial["sharpe"], trial["agents"]) == ("complete", 0.0, {"AAPL.s1": 0.0, "AAPL.s2": 0.0})
 
 
-def test_values_that_do_not_go_together_fail_without_a_run(folder: Path) -> None:
-    text = SPEC.replace("space.hidden = [[8], [16, 16]]", '"space"."env.window" = [24, 9000]').replace(
-        "space.x = { low = 0.0, high = 1.0 }\n", ""
-    )
-    result = told(tune(write(text), "--json"))
-    assert [trial["state"] for trial in result["trials"]] == ["complete", "failed"]
-    assert "bars" in result["trials"][1]["message"]
+NO_SPACE = SPEC.replace("space.hidden = [[8], [16, 16]]\n", "").replace("space.x = { low = 0.0, high = 1.0 }\n", "")
+
+
+def test_values_that_do_not_fit_the_bars_are_not_counted(folder: Path) -> None:
+    result = tune(write(NO_SPACE + '"space"."env.window" = [24, 9000]\n'), "--json")
+    assert [trial["state"] for trial in told(result)["trials"]] == ["complete"]
+    assert "trial 1 does not fit, and is not counted: " in result.stderr
     assert len(list_runs(folder / "runs")) == 1
+
+
+def test_sizes_that_do_not_fit_are_named_beforehand_and_not_counted(folder: Path) -> None:
+    """env.sizes may not reach above env.max_position."""
+    positions, sizes = "[0.3, 0.5, 1.0]", "[[0.1, 0.2, 0.3], [0.1, 0.2, 0.5], [0.1, 0.2, 0.9]]"
+    space = f'space."env.max_position" = {positions}\nspace."env.sizes" = {sizes}\n'
+    result = tune(write(NO_SPACE + space), "--json", "--set", "env.sizes=[0.1, 0.2, 0.3]")
+    assert "note: tune.space: 3 of 9 settings do not fit; they are neither tried nor counted: with " in result.stderr
+    assert [trial["state"] for trial in told(result)["trials"]] == ["complete"] * 6
+    assert told(result)["wanted"] == 6
+
+
+def test_a_space_without_a_setting_that_fits_is_refused(folder: Path) -> None:
+    result = tune(write(NO_SPACE + 'space."env.max_position" = [0.1, 0.2]\n'))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "tune.space: none of its 2 settings fits: with env.max_position = 0.1: " in result.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_draws_that_do_not_fit_are_drawn_again(folder: Path) -> None:
+    sizes = "[[0.1, 0.2, 0.9], [0.1, 0.2, 0.3]]"
+    space = f'space."env.max_position" = {{ low = 0.3, high = 1.0 }}\nspace."env.sizes" = {sizes}\n'
+    result = tune(write(NO_SPACE + space), "--json", "--trials", 6, "--set", "env.sizes=[0.1, 0.2, 0.3]")
+    assert "note: tune.space: some settings do not fit" in result.stderr
+    trials = told(result)["trials"]
+    assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
+    assert len(trials) == 6
+    assert all(trial["values"]["env.sizes"][-1] <= trial["values"]["env.max_position"] for trial in trials)
+    assert max(trial["trial"] for trial in trials) > 5
 
 
 def test_a_small_space_is_tried_whole_and_once(folder: Path) -> None:
@@ -254,7 +283,7 @@ def test_a_small_space_is_tried_whole_and_once(folder: Path) -> None:
     words = [trial["values"]["ppo.word"] for trial in told(result)["trials"]]
     assert words[0] == "b"
     assert sorted(words) == ["a", "b", "c"]
-    assert "note: tune.space holds 3 settings: each is tried once" in result.stderr
+    assert "note: tune.space holds 3 settings that fit: each is tried once" in result.stderr
 
 
 def test_a_repeated_draw_is_not_trained_again(folder: Path) -> None:
@@ -382,7 +411,7 @@ def test_what_dies_again_and_again_is_given_up(folder: Path) -> None:
     loaded = load_spec(write())
     sweep = SweepDir.create(folder / "runs", {}, "")
     for _ in range(MOST_RETRIES + 1):
-        study = Study(sweep, loaded.spec.tune, 1000)  # type: ignore[arg-type]
+        study = Study(sweep, loaded.spec.tune, loaded.spec)  # type: ignore[arg-type]
         asked = study.ask()
         assert asked is not None
         study.requeue_running()

@@ -1,0 +1,149 @@
+"""Rules that anyone could write, played in the same engine and at the same fees as a policy.
+
+The rules that are chosen are chosen on windows of the training split, and then played on another split in the mode of
+the evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from p3kit import metrics as formulas
+from p3kit.env import Timestep, TradingEnv
+from p3kit.market import SymbolData
+from p3kit.runtime.walk_metrics import walk_metrics
+from p3kit.runtime.walks import Array, Player, Span, Split, Walk, join, play
+
+HOLD, BUY_LARGE, SELL_ALL = (formulas.ACTIONS.index(name) for name in ("HOLD", "BUY_LARGE", "SELL_ALL"))
+RANDOM_PATHS = 16
+SIMPLE_RULES = ("moving average", "buy-and-hold")
+MOVING_AVERAGES = (10, 50)
+_RECENT_WINDOWS = 8
+
+
+@dataclass(frozen=True)
+class FixedRules:
+    """What rules that anyone could write do at these fees on the bars of one agent."""
+
+    paths: Mapping[str, list[Walk]]
+    """On the split: one path each of hold, buy_and_hold and moving_average, sixteen of random."""
+    signal: tuple[str, float]
+    """Long while one feature is above (or below) its mean: the feature that earned most on the newest training windows,
+    and what it returned on the split. ("", 0.0) where none earned anything in training."""
+    best: tuple[str, Walk]
+    """Among that signal rule, the moving average and buy-and-hold, the one with the best Sharpe ratio on the newest
+    training windows: its name, and its path on the split."""
+    train_hold_sharpe: float | None
+    """Buy-and-hold's Sharpe ratio on the training split: how kind the market itself was there."""
+
+
+def play_fixed_rules(players: Sequence[Player], split: Split) -> list[FixedRules]:
+    """The fixed rules of K agents on a split, played side by side, as if each agent's were played alone."""
+    always = [np.ones((1, len(one.bars.close)), bool) for one in players]
+    held = _follow(players, always, "train", [one.windows("train") for one in players])
+    named = [_signals(one.bars) for one in players]
+    simple = [np.stack([moving_average_signal(one.bars.close), np.ones(len(one.bars.close), bool)]) for one in players]
+    recent = [one.windows("train")[-_RECENT_WINDOWS:] for one in players]
+    tried = [np.concatenate([long, own]) for (_, long), own in zip(named, simple, strict=True)]
+    trained = _follow(players, tried, "train", recent)
+    earned = [[float(np.prod(1 + walk.bar_return)) for walk in walks[: -len(SIMPLE_RULES)]] for walks in trained]
+    best = [int(np.argmax(own)) for own in earned]
+    chosen = [long[i : i + 1] for (_, long), i in zip(named, best, strict=True)]
+    own_split = [one.spans(split) for one in players]
+    told = _follow(players, chosen, split, own_split)
+    fixed = [
+        np.stack([np.zeros(len(close), bool), np.ones(len(close), bool), moving_average_signal(close)])
+        for close in (one.bars.close for one in players)
+    ]
+    paths = _follow(players, fixed, split, own_split, random_paths=RANDOM_PATHS)
+    return [
+        FixedRules(
+            paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
+            signal=(names[i], float(np.prod(1 + walk.bar_return) - 1)) if won[i] > 1 else ("", 0.0),
+            best=_best_rule(
+                {names[i]: (walks[i], walk), SIMPLE_RULES[0]: (walks[-2], own[2]), SIMPLE_RULES[1]: (walks[-1], own[1])}
+            ),
+            train_hold_sharpe=walk_metrics(hold, one.bars.bars_per_year_of("train"))["sharpe_ratio"],
+        )
+        for one, own, (names, _), i, won, (walk,), (hold,), walks in zip(
+            players, paths, named, best, earned, told, held, trained, strict=True
+        )
+    ]
+
+
+def _best_rule(rules: Mapping[str, tuple[Walk, Walk]]) -> tuple[str, Walk]:
+    """Of {name: (path in training, path on the split)}, the one with the best Sharpe ratio in training."""
+    ratios = [formulas.sharpe_ratio(trained.bar_return, 1.0) for trained, _ in rules.values()]
+    best = int(np.argmax([-np.inf if ratio is None else ratio for ratio in ratios]))
+    name = list(rules)[best]
+    return name, rules[name][1]
+
+
+def _signals(bars: SymbolData) -> tuple[list[str], Array]:
+    """Every feature above and below its mean: names, and (rules, T) where it is so; NaN before the look-back is
+    neither."""
+    moves = [i for i, name in enumerate(bars.feature_names) if not name.startswith("regime_")]
+    table = bars.features.T[moves]
+    names = [f"{bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
+    return names, np.concatenate([table > 0, table < 0])
+
+
+def _follow(
+    players: Sequence[Player],
+    signals: Sequence[Array],
+    split: Split,
+    spans: Sequence[list[Span]],
+    random_paths: int = 0,
+) -> list[list[Walk]]:
+    """Per agent one path per rule: all in while its signal (rules, T) is on, out while it is off; then `random_paths`
+    that draw from what is allowed, each agent from a generator of its own. Agents have equally many rules."""
+    device, rules = players[0].device, len(signals[0])
+    count, most = len(players), max(map(len, spans))  # who has fewer windows plays the first one again, unseen
+    long = np.zeros((count, rules, max(own.shape[1] for own in signals)), bool)
+    for table, own in zip(long, signals, strict=True):
+        table[:, : own.shape[1]] = own
+    on = torch.as_tensor(long, device=device)
+    generators = [torch.Generator().manual_seed(seed_of("random baseline", one.seed, one.symbol)) for one in players]
+    agent = torch.arange(count, device=device).view(-1, 1, 1)
+    rule = torch.arange(rules, device=device).view(1, -1, 1)
+
+    def decide(step: Timestep, env: TradingEnv) -> Tensor:
+        bar, mask = step.bar.view(count, -1, most), step.mask.view(count, rules + random_paths, most, -1)
+        wanted, flat = on[agent, rule, bar[:, :rules]], mask[:, :rules, :, BUY_LARGE]
+        action = torch.where(flat & wanted, BUY_LARGE, torch.where(~flat & ~wanted, SELL_ALL, HOLD))
+        if random_paths:
+            noise = [
+                torch.rand(random_paths, len(own), mask.shape[-1], generator=generator)
+                for own, generator in zip(spans, generators, strict=True)
+            ]
+            padded = torch.stack([F.pad(own, (0, 0, 0, most - own.shape[1])) for own in noise]).to(device)
+            drawn = padded.masked_fill(~mask[:, rules:], -1).argmax(-1)
+            action = torch.cat([action, drawn], 1)
+        return action.flatten()
+
+    paths = rules + random_paths
+    padded = [window for own in spans for window in (own + own[:1] * (most - len(own))) * paths]
+    walks = play(players, decide, split, padded)
+    starts = range(0, len(walks), most)
+    joined = [join(walks[at : at + len(spans[i // paths])]) for i, at in enumerate(starts)]
+    return [joined[i : i + paths] for i in range(0, len(joined), paths)]
+
+
+def moving_average_signal(close: Array) -> Array:
+    """(T,) long while the fast average of closes up to the bar is above the slow one; flat before both exist."""
+    fast, slow = (np.convolve(close, np.ones(n) / n)[: len(close)] for n in MOVING_AVERAGES)
+    signal: Array = fast > slow
+    signal[: MOVING_AVERAGES[1] - 1] = False
+    return signal
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from words and numbers, the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
