@@ -1,8 +1,8 @@
 """The site's pages that live elsewhere in the repository, and links between all of them.
 
-A page is written once, where its readers first look for it: the README at the top, a trainer's page beside the
-trainers. Here such files become pages of the site, and relative links are led to pages where there is one; a link to
-code is left as its words.
+A page is written once, where its readers first look for it: a trainer's page beside the trainers, say. The README
+stays outside; links to it lead to the home page. Here such files become pages of the site. Relative links lead to pages
+where there is one; a link to code becomes its words.
 What `mkdocs.yml` names as `hooks`; mkdocs calls the functions by their names.
 """
 
@@ -17,7 +17,6 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
-    "README.md": "index.md",
     "trainers/README.md": "trainers.md",
     "SECURITY.md": "security.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -63,6 +62,7 @@ def _led(link: re.Match[str], source: str, page: str, files: Files) -> str:
         return f"{picture}[{words}]({target})"
     path, _, anchor = target.partition("#")
     wanted = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+    wanted = "docs/index.md" if wanted == "README.md" else wanted
     found = PAGES.get(wanted, wanted.removeprefix("docs/"))
     if not (wanted in PAGES or (wanted.startswith("docs/") and files.get_file_from_path(found))):
         is_elsewhere = (ROOT / wanted).exists() or "/runs/" in wanted  # code, or somebody's run directory

@@ -79,6 +79,16 @@ class RunPlan:
     windows: tuple[str, ...] = ()
     """Every window of a walk-forward, of which this run has one."""
 
+    @property
+    def market_spec(self) -> Spec:
+        """The spec by which the bars of the run are loaded: its agents have the [observation] in common."""
+        return self.spec.model_copy(update={"observation": self.agents[0].spec.observation})
+
+    def without_init(self) -> RunPlan:
+        """The plan with new weights, which take as long to train."""
+        agents = tuple(replace(agent, spec=agent.spec.model_copy(update={"init": None})) for agent in self.agents)
+        return replace(self, spec=self.spec.model_copy(update={"init": None}), agents=agents)
+
     def run_json(self, market: Mapping[str, SymbolData], command: Sequence[str]) -> dict[str, Any]:
         """Return the plan as `run.json` stores it. `RunDir.create` adds the time, the versions and the commit.
 
@@ -248,6 +258,7 @@ def describe_data(bars: SymbolData) -> dict[str, Any]:
     """The identity of a symbol's bars, as stored with a run and compared on resume."""
     return {
         "fingerprint": bars.fingerprint,
+        **({"price_fingerprint": bars.price_fingerprint} if bars.own_features else {}),
         "source": bars.source,
         "synthetic": bars.synthetic,
         "bars": len(bars.close),

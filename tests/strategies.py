@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from p3kit.spec import find_trainer
 from p3kit.spec.base_model import Table
+from p3kit.spec.feature_names import BUILT_IN
 from p3kit.spec.field_types import BOUNDS, alternatives, bare, child, fields_by_key, is_table, live_paths, of_field
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import SAMPLE_SYMBOLS
@@ -55,6 +56,10 @@ def _values_of_one(member: Any) -> st.SearchStrategy[Any]:
         return _floats(limits)
     if get_origin(core) is tuple and get_args(core)[-1] is ...:
         return st.lists(values(get_args(core)[0]), min_size=1, max_size=3)
+    if get_origin(core) is dict:
+        return st.dictionaries(
+            st.from_regex(r"[a-z][a-z_ ]{0,9}", fullmatch=True), values(get_args(core)[1]), max_size=3
+        )
     if is_table(core):
         return tables(core)
     raise TypeError(f"{core} needs a strategy by hand")
@@ -90,6 +95,13 @@ def sizes() -> st.SearchStrategy[list[float]]:
 
 
 WEIGHTS = st.floats(0.01, 2.0)
+
+
+def observation(*, own: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """At least one feature; columns of one's own only where there are files."""
+    features = st.just("all") | st.lists(st.sampled_from(BUILT_IN), min_size=1, unique=True)
+    columns = st.lists(st.sampled_from(["mood", "News Score", "%B", "é"]), unique=True, max_size=4 if own else 0)
+    return tables(_model_at("observation"), features=features, columns=columns)
 
 
 def reward() -> st.SearchStrategy[dict[str, Any]]:
@@ -189,7 +201,7 @@ def spec_tables(draw: st.DrawFn) -> dict[str, Any]:
     if source in ("csv", "parquet"):
         data["path"] = "bars/{symbol}." + source
     by_hand = {
-        "observation": tables(_model_at("observation")),
+        "observation": observation(own=source in ("csv", "parquet")),
         "env": tables(_model_at("env"), sizes=sizes(), max_position=st.just(1.0)),
         "reward": reward(),
         "ppo": knobs(),

@@ -44,6 +44,7 @@ EXCEPTIONS = {
     "data.columns": "names of columns in files of one's own (tests/market/test_shapes.py)",
     "data.adjust": "needs a file with an adjusted close (tests/market/test_shapes.py)",
     "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk_forward.py)",
+    "init": "needs an earlier run (tests/trainers/test_initial_weights.py)",
     "tune": "shapes a sweep, not a run (tests/tune/test_tune.py)",
 }
 """Fields, or whole tables of them, that no run shows, and why."""
@@ -159,6 +160,8 @@ CHANGES: dict[str, Change] = {
     "data.synthetic.span": change(24),
     "data.synthetic.regimes": change(False),
     "observation.normalize": change("running", "none"),
+    "observation.features": change(["return_1"], ["return_1", "rsi_14"]),
+    "observation.columns": change(["noise"], given={"data.source": "csv", "data.path": FALLING}),
     "observation.clip": change(0.5, given={"observation.normalize": "running"}),
     # account
     "env.num_envs": change(8),
@@ -385,7 +388,8 @@ def _write_bars(path: Path, drift: float, until: int = 2_000) -> None:
     close = 1e4 * np.exp(drift * np.arange(2_000).clip(max=until) + abs(drift) / 10 * noise)
     days = np.datetime64("2010-01-01") + np.arange(2_000)
     path.parent.mkdir()
-    path.write_text("date,close\n" + "".join(f"{day},{price:.6f}\n" for day, price in zip(days, close, strict=True)))
+    rows = zip(days, close, noise, strict=True)
+    path.write_text("date,close,noise\n" + "".join(f"{day},{price:.6f},{value:.6f}\n" for day, price, value in rows))
 
 
 @pytest.fixture(scope="module")

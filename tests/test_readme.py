@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from p3kit.cli import COMMANDS
-from tests.documented import commands, execute
+from p3kit.diagnose.detectors import DETECTORS
+from tests.documented import commands, execute, steps
 from tests.market.made import write_hourly_csv
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, HOME, OWN, ENVIRONMENT, INTERVENTIONS = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/index.md", "docs/own.md", "docs/environment.md", "docs/interventions.md")
+)
+COMMANDS_PAGE = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
 
 INSTALL_AND_RUN = "pip install -c constraints/dev.txt -e '.[all]' && p3kit run specs/phase3.toml"
 INSTALL_AND_TEST = "pip install tox && tox"
@@ -55,10 +60,17 @@ def test_the_two_commands_stand_on_the_first_screen() -> None:
     assert INSTALL_AND_TEST in first_screen
 
 
-def test_every_command_of_the_readme_works(checkout: Path) -> None:
-    """In the order of the README, in one folder, as a reader would. The two installing commands are what CI itself runs
-    (`tox`) and what the slow test below runs (`p3kit run specs/phase3.toml`)."""
-    for command in commands(README):
+def test_it_has_at_most_a_thousand_words() -> None:
+    assert len(README.split()) <= 1_000
+
+
+def test_every_command_of_the_first_pages_works(checkout: Path) -> None:
+    """In order, in one folder, as a reader would: the README, hourly bars, the home page of the documentation. The two
+    installing commands are what CI itself runs (`tox`) and what the slow test below runs (`p3kit run
+    specs/phase3.toml`)."""
+    hourly_steps = [step.text for step in steps(OWN) if step.marker == "hourly"]
+    assert len(hourly_steps) == 3
+    for command in [*commands(README), *hourly_steps, *commands(HOME)]:
         if command in (INSTALL_AND_RUN, INSTALL_AND_TEST):
             continue
         result = execute(command, checkout)
@@ -73,8 +85,8 @@ def test_every_command_of_the_readme_works(checkout: Path) -> None:
     assert sorted(hourly) == ["AAPL", "SPY"]
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
-def test_every_python_block_of_the_readme_runs(block: str) -> None:
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README + ENVIRONMENT, re.S))
+def test_every_python_block_of_readme_and_environment_runs(block: str) -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", block], capture_output=True, text=True, cwd=ROOT
     )
@@ -93,11 +105,11 @@ def test_the_main_job_ends_with_a_verdict_per_agent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example_and_a_place_in_the_readme(name: str) -> None:
+def test_every_command_has_help_with_an_example_and_a_place_in_the_docs(name: str) -> None:
     result = subprocess.run([sys.executable, "-m", "p3kit", name, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
     assert f"p3kit {name}" in result.stdout.split("\n", 2)[2], "no example in its help"
-    assert f"`p3kit {name}" in README
+    assert f"## p3kit {name}\n" in COMMANDS_PAGE
 
 
 def test_the_share_of_repaired_runs_is_the_one_that_was_measured() -> None:
@@ -105,10 +117,27 @@ def test_the_share_of_repaired_runs_is_the_one_that_was_measured() -> None:
     totals = json.loads((results / "repair.json").read_text(encoding="utf-8"))["totals"]
     repaired, touched = totals["repaired"], totals["controls_acted_on"]
     share, low, high = (round(100 * part) for part in (repaired["share"], *repaired["interval"]))
-    words = " ".join(README.split())
+    words = " ".join(INTERVENTIONS.split())
     assert f"of {repaired['of']} runs that an injected fault had hurt, {share} % [{low}, {high}] ended" in words
     assert touched["hits"] == 0
     assert f"no healthy control of {touched['of']} was touched" in words
+
+
+def test_the_numbers_of_the_readme_are_those_of_their_pages() -> None:
+    pages = {
+        name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+        for name in ("errors", "environment", "benchmarks", "evaluation")
+    }
+    kills = json.loads((ROOT / "docs/benchmarks/kills.json").read_text(encoding="utf-8"))
+    assert f"After {kills['same']} of {kills['kills']} kills" in README
+    wrong = len(re.findall(r"^### ", pages["errors"], re.MULTILINE))
+    assert f"{wrong} wrong inputs are documented" in README
+    assert f"judged by {len(DETECTORS)} rows" in README
+    row = next(line for line in pages["benchmarks"].splitlines() if "SB3 PPO, 2 processes of 1 thread |" in line)
+    ratio = re.findall(r"\*\*([\d.,]+)\*\*", row)[1]  # the first one is steps per second
+    assert f"train {ratio} × as fast" in README
+    assert "10,400 random windows" in pages["environment"]
+    assert "at most 3 of 100" in README
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -37,7 +37,7 @@ def check_spec(
 
     `symbol` is the symbol to probe, by default the first of the spec. `progress` takes the name of each step.
     """
-    from p3kit.check import probe_environment, probe_leak, probe_learning, probe_reward, probe_update
+    from p3kit.check import probe_environment, probe_features, probe_leak, probe_learning, probe_reward, probe_update
     from p3kit.launch import run_trainer
     from p3kit.market import load_market
     from p3kit.spec import agent_spec
@@ -47,10 +47,10 @@ def check_spec(
     if chosen not in loaded.symbols:
         raise InputError(f"--symbol {chosen}", "is not in the spec", f"it has {', '.join(loaded.symbols)}")
     own = agent_spec(loaded, chosen)
-    bars = load_market(loaded, [chosen])[chosen]
+    bars = load_market(own, [chosen])[chosen]
     with tempfile.TemporaryDirectory(prefix="p3kit-check-") as folder:
         report("environment")
-        probes = [probe_environment(own, bars)]
+        probes = [probe_environment(own, bars), probe_features(bars)]
         report("one update of the trainer")
         probes += probe_update(own, bars, Path(folder), run_trainer)
         probes += probe_reward(own, bars, options.episodes, report)

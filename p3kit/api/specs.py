@@ -19,6 +19,7 @@ from p3kit.spec.writing import toml_value
 
 if TYPE_CHECKING:
     from p3kit.launch import Pace
+    from p3kit.launch.ancestors import Ancestry
     from p3kit.launch.calibrate import Cost
     from p3kit.launch.cluster import Packing
     from p3kit.launch.progress import Progress
@@ -159,10 +160,11 @@ def plan_runs(
     market = load_market(loaded.spec, loaded.spec.symbols)
     windows = walk_windows(loaded.spec, market)
     plans, slots, packing = _packed(loaded, windows, jobs, options)
+    ancestry = _ancestry(loaded, plans, market, folder_of_runs(runs_root))
     cost = _calibrated(plans, loaded, market, slots, progress) if options.calibrate else None
     pace = measured_pace(plans[0], folder_of_runs(runs_root))
     seconds = cost.seconds if cost else total_seconds(plans, pace, slots) if pace else None
-    remarks = (*notes(loaded), *data_notes(loaded.spec, market, windows))
+    remarks = (*notes(loaded), *data_notes(loaded.spec, market, windows), *ancestry.notes())
     return Plan(loaded, tuple(plans), slots, remarks, seconds, pace, cost, packing)
 
 
@@ -182,6 +184,39 @@ def agent_work(agent: AgentPlan) -> dict[str, Any]:
         "gradient_steps": agent.gradient_steps if rollout is not None and has_minibatches else None,
         "buffer_bytes": None if rollout is None else rollout * ROW_BYTES,
     }
+
+
+def _ancestry(
+    loaded: LoadedSpec, plans: Sequence[RunPlan], market: Mapping[str, SymbolData], runs_root: Path
+) -> Ancestry:
+    """The agents that `[init]` starts from, with every check that this installation can make."""
+    from p3kit.launch.ancestors import Ancestry
+    from p3kit.market import load_market
+
+    agents = [agent for plan in plans for agent in plan.agents]
+    ancestry = Ancestry.find(agents, runs_root, loaded.origins.get("init.from", "init.from"))
+    if ancestry.recipes:
+        market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
+    if importlib.util.find_spec("torch") is not None:
+        ancestry.check(plans, market)
+    return ancestry
+
+
+def check_init(loaded: LoadedSpec, runs_root: str | Path | None = None) -> list[str]:
+    """Check that the runs of `[init]` are there and that their settings fit; return notes. Bars are not read.
+
+    Raises SpecError with all faults.
+    """
+    from p3kit.launch.ancestors import Ancestry
+    from p3kit.plan import plan_runs as make_plans
+    from p3kit.spec import read_trainer
+
+    if loaded.spec.init is None:
+        return []
+    data = loaded.spec.data.model_copy(update={"walk_forward": None})  # its windows need bars, and change no setting
+    plans = make_plans(loaded.spec.model_copy(update={"data": data}), read_trainer(loaded.spec.trainer))
+    agents = [agent for plan in plans for agent in plan.agents]
+    return Ancestry.find(agents, folder_of_runs(runs_root), loaded.origins.get("init.from", "init.from")).notes()
 
 
 def _check_options(options: PlanOptions) -> None:
@@ -235,7 +270,9 @@ def _calibrated(
     from p3kit.launch.progress import open_display
 
     with open_display(progress, f"{loaded.spec.name}, calibrating") as display:
-        cost = calibrate(plans, loaded, market, jobs=slots, display=display, on_end=_draw)
+        cost = calibrate(
+            [plan.without_init() for plan in plans], loaded, market, jobs=slots, display=display, on_end=_draw
+        )
     if cost is None:
         raise Interrupted
     return cost

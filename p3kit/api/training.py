@@ -15,6 +15,7 @@ from p3kit.api.saved_run import RunLike, SavedRun, open_run, open_whole_runs
 from p3kit.api.specs import SpecLike, load_spec
 from p3kit.errors import InputError, Interrupted, MissingExtra
 from p3kit.launch import Outcome, compare_weights, extend, make_runs, plan_replay, requeue, train
+from p3kit.launch.ancestors import Ancestry
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.process import Start
@@ -243,14 +244,22 @@ def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -
     market = load_market(loaded.spec, loaded.spec.symbols)
     with launch.engine([loaded.spec.compute.model_dump()]) as engine:
         plans = _plan(loaded, market, engine.slots, launch)
+        agents = [agent for plan in plans for agent in plan.agents]
+        ancestry = Ancestry.find(agents, launch.root, loaded.origins.get("init.from", "init.from"))
+        if ancestry.recipes:
+            market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
+        ancestry.check(plans, market)
+        for note in ancestry.notes():
+            launch.print(f"note: {note}")
         extra = None
         if original is not None:
             replay = plan_replay(plans, original)
+            replay.check_start(ancestry)
             plans, extra = [replay.plan], {"replay": replay.to_json(), **replay.plan_json()}
         at_a_time, start = engine.room_for(len(plans))
         with launch.background() as background:
             command = launch.options.command or command_of("run", loaded)
-            runs = make_runs(plans, loaded, market, launch.root, command=command, extra=extra)
+            runs = make_runs(plans, loaded, market, launch.root, command=command, extra=extra, ancestry=ancestry)
             del market  # a gigabyte for 143 symbols, and every trainer reads its own
             give_memory_back()
             return launch.train(runs, at_a_time, start, background)
@@ -266,7 +275,7 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     windows = walk_windows(loaded.spec, market)
     plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
-        load_market(window.spec, window.spec.symbols)  # every window has enough bars, or nothing begins
+        load_market(window.market_spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
         launch.print(f"note: {note}")
     return plans

@@ -261,7 +261,7 @@ def _share_found(spec: Spec, settings: Tables, folder: Path, start: Start) -> tu
 def _changed(spec: Spec, symbol: str, settings: Mapping[str, Any]) -> Spec:
     """The spec of one agent with `settings` on top. Knobs that its trainer does not have are left out."""
     tables = spec.model_dump(mode="json")
-    for name in ("matrix", "intervention", "agents", "tune"):
+    for name in ("matrix", "intervention", "agents", "tune", "init"):
         tables.pop(name, None)
     tables |= {"symbols": [symbol], "seeds": [1]}
     tables["data"] = {name: value for name, value in tables["data"].items() if name != "walk_forward"}

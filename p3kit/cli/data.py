@@ -16,6 +16,7 @@ from p3kit.cli.output import print_json, print_note
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
     from p3kit.market.facts import FileFacts
+    from p3kit.spec import Spec
 
 
 class SpecOrCommand(click.Group):
@@ -80,10 +81,10 @@ def describe(spec: Path, overrides: tuple[str, ...], picture: Path | None, as_js
     loaded = load_spec(spec, overrides).spec
     market = load_market(loaded, loaded.symbols)
     if as_json:
-        facts = {symbol: facts_of(bars) for symbol, bars in market.items()}
+        facts = {symbol: facts_of(bars, loaded) for symbol, bars in market.items()}
         print_json(facts)
     else:
-        click.echo(render(market))
+        click.echo(render(market, loaded))
     if picture is not None:
         from p3kit.report.market_picture import draw_data
 
@@ -207,12 +208,12 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def render(market: Mapping[str, SymbolData]) -> str:
-    """The same for people: a row per symbol, a block per split, then notes and where the data come from."""
+def render(market: Mapping[str, SymbolData], spec: Spec) -> str:
+    """The same for people: a row per symbol, a block per split, the features, notes, where the data come from."""
     from p3kit.market.facts import facts_of
     from p3kit.market.gaps import span_text
 
-    facts = {symbol: facts_of(bars) for symbol, bars in market.items()}
+    facts = {symbol: facts_of(bars, spec) for symbol, bars in market.items()}
     rows: list[tuple[str, ...]] = [("symbol", "bars", "first", "last", "bars a year", "fingerprint", "source")]
     rows += [
         (symbol, f"{f['bars']:,}", f["first"][:10], f["last"][:10], f"{f['bars_per_year']:,.1f}", f["fingerprint"][:12],
@@ -239,8 +240,7 @@ def render(market: Mapping[str, SymbolData]) -> str:
             rows.append((symbol, f"{split['bars']:,}", split["first"][:10], split["last"][:10], change, *shares))
         text += "\n" + _table(rows, right={1, 4, 5, 6, 7})
 
-    names = next(iter(facts.values()))["features"]
-    text += f"\n{len(names)} features: {', '.join(names)}\n"
+    text += "\n" + _observed(facts, spec)
     for note, symbols in _notes(facts).items():
         text += f"note ({', '.join(symbols)}): {note}\n"
     for f in facts.values():
@@ -249,6 +249,25 @@ def render(market: Mapping[str, SymbolData]) -> str:
             break
     text += "gaps: spacings that few bars share and that are half as long again as the usual one below\n"
     return text.rstrip("\n")
+
+
+_NORMALISED = {
+    "train": "normalised as (value − mean) / scale of the training split",
+    "running": "normalised by running statistics while training",
+    "none": "not normalised",
+}
+
+
+def _observed(facts: Mapping[str, dict[str, Any]], spec: Spec) -> str:
+    """The features that an agent sees; means and scales are those of the first symbol."""
+    symbol, first = next(iter(facts.items()))
+    seen = first["observed"]
+    rows: list[tuple[str, ...]] = [("feature", "from", "bars", f"mean ({symbol})", "scale")]
+    rows += [
+        (row["name"], row["source"], str(row["bars"]), f"{row['mean']:.4g}", f"{row['scale']:.4g}") for row in seen
+    ]
+    window, normalised = spec.env.window, _NORMALISED[spec.observation.normalize]
+    return f"{len(seen)} features of each of the last {window} bars, {normalised}:\n" + _table(rows, right={2, 3, 4})
 
 
 def _notes(facts: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:

@@ -20,25 +20,28 @@ Examples:
 )
 @spec_argument
 @set_option
+@runs_option
 @json_option
-def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def validate(spec: Path, overrides: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
     """Check SPEC: all faults at once, or what is worth knowing about it.
 
     Exit code 0 when it can be run, 2 when not. Whether the bars are right, `p3kit plan` and `p3kit data` say.
     """
+    from p3kit.api.specs import check_init
     from p3kit.spec.loading import check_files, load_spec
     from p3kit.spec.notes import notes
 
     try:
         loaded = load_spec(spec, overrides)
         check_files(loaded)
+        further = check_init(loaded, runs_root)
     except SpecError as error:
         if not as_json:
             raise
         faults = [{"where": fault.where, "what": fault.what, "hint": fault.hint} for fault in error.faults]
         print_json({"valid": False, "faults": faults, "notes": []})
         raise click.exceptions.Exit(error.exit_code) from None
-    remarks = notes(loaded)
+    remarks = [*notes(loaded), *further]
     if as_json:
         print_json({"valid": True, "faults": [], "notes": remarks})
         return

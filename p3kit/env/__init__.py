@@ -48,6 +48,8 @@ hit, an ADD as allowed, an account as not ruined; a profit within 10⁻⁹ × in
 import importlib
 from typing import TYPE_CHECKING
 
+from p3kit.env.registration import register_where_imported
+
 if TYPE_CHECKING:
     from p3kit.env.backends import make_trading_env as make_trading_env
     from p3kit.env.gymnasium import TradingGymEnv as TradingGymEnv
@@ -70,6 +72,9 @@ _MODULES = {
 }
 
 __all__ = [*_MODULES]
+
+
+register_where_imported()
 
 
 def __getattr__(name: str) -> object:

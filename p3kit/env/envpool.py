@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from p3kit.env.episodes import ENV_ID, Episodes, one_or_many, read_spec
+from p3kit.env.episodes import Episodes, one_or_many, read_spec
+from p3kit.env.registration import ENV_ID
 from p3kit.errors import InputError, MissingExtra
 from p3kit.metrics import ACTIONS, COMPONENTS
 

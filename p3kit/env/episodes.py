@@ -17,13 +17,12 @@ from p3kit.env.reward import combine
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
-from p3kit.market import load_market, sample
+from p3kit.market import FeatureRecipe, load_market, sample
 from p3kit.metrics import COMPONENTS
 from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
 
-ENV_ID = "p3kit/Trading-v1"
 Array = NDArray[Any]
 Info = dict[str, Any]
 
@@ -96,10 +95,14 @@ class Episodes:
         device: str | torch.device,
         invalid_action: Literal["error", "hold"],
         continuous: bool = False,
+        recipes: Mapping[str, FeatureRecipe] | None = None,
     ) -> None:
         if invalid_action not in ("error", "hold"):
             raise InputError("invalid_action", f"is {invalid_action!r}", 'expected "error" or "hold"')
-        self.market = load_market(spec, tuple(dict.fromkeys(symbols)))
+        if spec.init is not None and set(symbols) - set(recipes or {}):
+            what = "has [init], so its agents see features normalised as in an earlier run"
+            raise InputError("spec", what, "give recipes={policy.symbol: policy.recipe}, or take [init] out")
+        self.market = load_market(spec, tuple(dict.fromkeys(symbols)), recipes=recipes)
         self.env: TradingEnv = make_trading_env(
             self.market,
             spec,

@@ -27,12 +27,13 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from p3kit.env.account import HOLD
-from p3kit.env.episodes import ENV_ID, Array, Episodes, Info, one_or_many, read_spec
+from p3kit.env.episodes import Array, Episodes, Info, one_or_many, read_spec
+from p3kit.env.registration import register
 from p3kit.env.render import FRAMES_PER_SECOND, RENDER_MODES, Episode, EpisodePicture, check_render_mode
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
-from p3kit.market import SymbolData, sample
+from p3kit.market import FeatureRecipe, SymbolData, sample
 from p3kit.metrics import ACTIONS
 from p3kit.spec import Spec
 
@@ -96,10 +97,12 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         continuous: bool = False,
+        recipes: Mapping[str, FeatureRecipe] | None = None,
     ) -> None:
         """`num_envs` is N in all (default: env.num_envs per symbol); `spec`, `symbols` and `overrides` as `read_spec`
         takes them, so that without any of them the accounts trade the ten symbols of the sample. With `continuous`, an
-        account lives from the first bar of the split to its last, without episodes (see `p3kit.env`). Raises P3kitError
+        account lives from the first bar of the split to its last, without episodes (see `p3kit.env`). `recipes` make
+        the features of a symbol as a trained agent had them: `{policy.symbol: policy.recipe}`. Raises P3kitError
         (SpecError, DataError, InputError) with what is wrong and the remedy."""
         self._mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
@@ -112,6 +115,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
             device=device,
             invalid_action=invalid_action,
             continuous=continuous,
+            recipes=recipes,
         )
         self.trading = self._episodes.env
         self.num_envs = self.trading.num_envs
@@ -259,6 +263,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         overrides: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
         continuous: bool = False,
+        recipes: Mapping[str, FeatureRecipe] | None = None,
     ) -> None:
         """As `TradingVectorEnv`, but one account has room for one symbol: several are refused, and where neither a spec
         nor a symbol is given it is the sample's first."""
@@ -277,6 +282,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
             device=device,
             invalid_action=invalid_action,
             continuous=continuous,
+            recipes=recipes,
         )
         self.trading = self._episodes.env
         self.observation_space = self._episodes.observation_space
@@ -378,7 +384,4 @@ def _present(facts: Info) -> Info:
     return facts | everywhere
 
 
-if ENV_ID not in gymnasium.registry:  # a module that is loaded again registers nothing twice
-    gymnasium.register(
-        ENV_ID, entry_point=f"{__name__}:TradingGymEnv", vector_entry_point=f"{__name__}:TradingVectorEnv"
-    )
+register()

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p3kit.console import FittingTable
-from p3kit.edge import sentence
+from p3kit.edge import bound, sentence
 from p3kit.launch.verdicts import BASELINES
 
 # metric -> (heading, format)
@@ -110,7 +110,7 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
 
 
 def _interval(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:z.2f}, {interval[1]:z.2f}]"
+    return f"[{bound(interval[0])}, {bound(interval[1])}]"
 
 
 def _number(value: Any, form: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from p3kit.errors import InputError
+from p3kit.launch.ancestors import Ancestry
 from p3kit.plan import RunPlan
 from p3kit.rundir import RunDir, first_plan, is_extended
 from p3kit.spec.interventions import NOTHING_INSIDE_AN_UPDATE
@@ -25,6 +25,13 @@ class Replay:
     def to_json(self) -> dict[str, Any]:
         """As the new run's run.json has it."""
         return {"run": self.original.name, "journal": list(self.journal)}
+
+    def check_start(self, ancestry: Ancestry) -> None:
+        """Raise InputError where an agent would start from other weights than in the original."""
+        for then, now in zip(self.original.info()["agents"], self.plan.agents, strict=True):
+            if (entry := then.get("init")) and ancestry.hash_of(now) != entry["sha256"]:
+                what = f"started {now.name} from {entry['from']}, whose weights are others now"
+                raise InputError(f"--replay {self.original.name}", what, "bring back the run that it started from")
 
     def plan_json(self) -> dict[str, Any]:
         """The fields of run.json that hold the plan, with the extensions of the original."""
@@ -75,15 +82,9 @@ def _differences(then: Any, now: Any, place: str = "") -> list[str]:
 
 def weights_hash(checkpoint: Path) -> str:
     """SHA-256 of all that a trainer keeps in a checkpoint: weights, optimiser, normalisers, environment."""
-    import torch
+    from p3kit.runtime.checkpoints import load_checkpoint, part, state_hash
 
-    from p3kit.runtime.checkpoints import load_checkpoint, part
-
-    found = hashlib.sha256()
-    for name, value in sorted(part("trainer", load_checkpoint(checkpoint)).items()):
-        found.update(name.encode())
-        found.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
-    return found.hexdigest()
+    return state_hash(part("trainer", load_checkpoint(checkpoint)))
 
 
 def compare_weights(original: RunDir, again: RunDir) -> tuple[bool, str]:

@@ -24,6 +24,7 @@ from p3kit.launch.process import Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
 
 if TYPE_CHECKING:
+    from p3kit.launch.ancestors import Ancestry
     from p3kit.market import SymbolData
     from p3kit.plan import RunPlan
     from p3kit.spec import LoadedSpec
@@ -104,16 +105,20 @@ def make_runs(
     *,
     command: Sequence[str],
     extra: Mapping[str, Any] | None = None,
+    ancestry: Ancestry | None = None,
 ) -> list[RunDir]:
     """A queued run directory per plan; if one cannot be made, those already made are removed again.
 
-    `command` is the command line to be stored, `extra` is what else run.json shall hold.
+    `command` is the command line to be stored, `extra` is what else run.json shall hold, `ancestry` the weights that
+    the agents start from.
     """
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            info = plan.run_json(_market_of(plan, market), command) | dict(extra or {})
+            info = plan.run_json(_market_of(plan, loaded, market, ancestry), command) | dict(extra or {})
             runs.append(RunDir.create(runs_root, info, loaded.source_text, plan.trainer))
+            if ancestry is not None:
+                ancestry.copy_to(runs[-1], plan)
     except BaseException:
         for run in runs:
             run.delete()
@@ -121,13 +126,17 @@ def make_runs(
     return runs
 
 
-def _market_of(plan: RunPlan, market: Mapping[str, SymbolData]) -> Mapping[str, SymbolData]:
-    """Return the bars of a run: a window of a walk-forward has bars of its own."""
-    if not plan.windows:
+def _market_of(
+    plan: RunPlan, loaded: LoadedSpec, market: Mapping[str, SymbolData], ancestry: Ancestry | None
+) -> Mapping[str, SymbolData]:
+    """Return the bars of a run: a window of a walk-forward and features of its own make others than `market`."""
+    spec = plan.market_spec
+    if not plan.windows and spec.observation == loaded.spec.observation:
         return market
     from p3kit.market import load_market
 
-    return load_market(plan.spec, list(dict.fromkeys(agent.symbol for agent in plan.agents)))
+    symbols = list(dict.fromkeys(agent.symbol for agent in plan.agents))
+    return load_market(spec, symbols, recipes=ancestry.recipes if ancestry else None)
 
 
 def resume(

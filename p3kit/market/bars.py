@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class Bars:
     source: str = ""
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    own: Mapping[str, Floats] = field(default_factory=dict)
+    """Columns of the user's that are features themselves, (T,) each; NaN where the first ones are missing."""
 
     def __len__(self) -> int:
         return len(self.close)
@@ -44,7 +47,8 @@ class Bars:
     def part(self, first: int, last: int) -> Bars:
         """The bars first … last − 1."""
         names = ("timestamps", "close", *self.columns)
-        return replace(self, **{name: getattr(self, name)[first:last] for name in names})
+        own = {name: values[first:last] for name, values in self.own.items()}
+        return replace(self, own=own, **{name: getattr(self, name)[first:last] for name in names})
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,15 +12,19 @@ from p3kit.errors import DataError, Fault
 from p3kit.market import sample
 from p3kit.market.annual import bars_per_year
 from p3kit.market.bars import Bars
+from p3kit.market.feature_table import feature_rows
 from p3kit.market.gaps import find_gaps, span_text, usual_spacings
 from p3kit.market.symbol_data import SymbolData
+
+if TYPE_CHECKING:
+    from p3kit.spec import Spec
 
 MOST_SYMBOLS = 12
 """So many symbols of one file are read; the others are named."""
 
 
-def facts_of(bars: SymbolData) -> dict[str, Any]:
-    """The facts about one symbol. Dates are those of bars an account may act on, both included."""
+def facts_of(bars: SymbolData, spec: Spec) -> dict[str, Any]:
+    """The facts about one symbol of a spec. Dates are those of bars an account may act on, both included."""
     moves = np.diff(np.log(bars.close))
     largest = int(np.abs(moves).argmax())
     gaps = find_gaps(bars.timestamps)
@@ -45,6 +49,7 @@ def facts_of(bars: SymbolData) -> dict[str, Any]:
         },
         "unchanged_share": round(float((moves == 0).mean()), 4),
         "features": list(bars.feature_names),
+        "observed": [row.to_json() for row in feature_rows(bars, spec.data.columns.own)],
         "fingerprint": bars.fingerprint,
         "splits": {
             name: {

@@ -10,8 +10,8 @@ means "one standard deviation" for any stock and any bar length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -48,6 +48,12 @@ class Features:
     names: tuple[str, ...]
     volatility: Floats  # (T,) standard deviation per bar of the last 20 log returns; NaN in the first 20
     regime: NDArray[np.int8]  # (T,) 0 bear, 1 sideways, 2 bull; −1 in the first LOOKBACK
+
+    def chosen(self, names: Sequence[str]) -> Features:
+        """The features `names`, in that order."""
+        if tuple(names) == self.names:
+            return self
+        return replace(self, values=self.values[:, [self.names.index(name) for name in names]], names=tuple(names))
 
 
 def rolling(series: Floats, bars: int, reduce: Callable[[Floats], Floats], chunk: int = 16_384) -> Floats:
@@ -134,13 +140,13 @@ def compute_regimes(close: Floats) -> NDArray[np.int8]:
 
 
 def compute_features(
-    bars: Bars, columns: tuple[str, ...] | None = None, bars_per_year: float | None = None
+    bars: Bars, columns: tuple[str, ...] | None = None, bars_per_year: float | None = None, own: Sequence[str] = ()
 ) -> Features:
     """Features, regimes and volatility of one symbol.
 
     `columns` names the optional columns to use (default: all that the bars have); symbols that share a spec must get
     the same ones, or their observations would differ in size. `high` and `low` count only together. `bars_per_year`
-    annualises the volatility (default: that of all bars).
+    annualises the volatility (default: that of all bars). `own` are columns of the user's, which come last as they are.
     """
     year = bars.bars_per_year if bars_per_year is None else bars_per_year
     columns = bars.columns if columns is None else columns
@@ -151,7 +157,7 @@ def compute_features(
     sigma = np.maximum(volatility, VOLATILITY_FLOOR)
     has_open = "open" in columns and bars.open is not None
     has_volume = "volume" in columns and bars.volume is not None
-    count = _ALWAYS + has_open + 2 * (high is not None and low is not None) + has_volume
+    count = _ALWAYS + has_open + 2 * (high is not None and low is not None) + has_volume + len(own)
     table = _Columns(len(close), count)
 
     def in_sigmas(move: Floats, bars_behind: float) -> Floats:
@@ -199,6 +205,8 @@ def compute_features(
     regime = compute_regimes(close)
     for code, name in enumerate(REGIMES):
         table[f"regime_{name}"] = (regime == code).astype(np.float64)
+    for name in own:
+        table[name] = bars.own[name]
 
     table.values[:LOOKBACK] = np.nan
     return Features(table.values, tuple(table.names), volatility, regime)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 
 from p3kit.errors import DataError, Fault
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
+from p3kit.market.numbers import MISSING, numbers_of
 from p3kit.market.opening import Kind, Table, open_table, read_rows, require_regular_file, table_of
+from p3kit.market.own_columns import own_notes, read_own
 from p3kit.market.shapes import FIELDS, PRICES, Layout, in_doubt, layout_of, line, same_symbol
 from p3kit.market.sheet import Sheet
 from p3kit.market.timestamps import parse_timestamps, text_of
@@ -35,7 +37,6 @@ from p3kit.spec.paths import file_of
 _SLACK = 0.01
 """Relative slack of open and close beyond low … high: vendors round and glitch by less. Closes that were adjusted for
 dividends beside highs and lows that were not differ by more, sooner or later."""
-_NO_NUMBER = ("", "nan", "null", "none", "na", "n/a")
 _SAME = 1e-6
 """Relative difference below which an adjusted close is the close."""
 
@@ -48,6 +49,8 @@ class Reading:
     adjust: str = "off"
     several: bool = False
     """The spec has several symbols."""
+    own: Mapping[str, str | int] = field(default_factory=dict)
+    """Columns that are features themselves, and their names or numbers in the file."""
 
 
 def read_bars(kind: Kind, template: str | None, symbol: str, reading: Reading | None = None) -> Bars:
@@ -75,11 +78,12 @@ def read_frame(frame: pd.DataFrame, symbol: str, reading: Reading | None = None,
 def _bars_of(table: Table, symbol: str, reading: Reading, shared: bool, source: str) -> Bars:
     """The bars of `symbol` from a table. DataError with every fault of it."""
     path = table.path
-    layout = layout_of(table, symbol, reading.columns)
+    layout = layout_of(table, symbol, reading.columns, reading.own)
     sheet, notes = _sheet(layout, symbol, shared)
     timestamps, faults, more = parse_timestamps(sheet)
     numbers, wrong = _numbers_of(sheet)
-    faults += wrong
+    own, of_own = read_own(sheet, layout.own)
+    faults += [*wrong, *of_own]
     if not faults:
         faults = _check_ranges(sheet, numbers)
         _check_order(layout, numbers, bool(faults))
@@ -88,7 +92,7 @@ def _bars_of(table: Table, symbol: str, reading: Reading, shared: bool, source: 
     if faults:
         raise DataError.collected(faults)
     prices, adjusted = _adjusted(layout, sheet, numbers, reading.adjust, timestamps)
-    return Bars(
+    bars = Bars(
         symbol=symbol,
         timestamps=timestamps,
         close=prices["close"],
@@ -98,7 +102,9 @@ def _bars_of(table: Table, symbol: str, reading: Reading, shared: bool, source: 
         volume=prices.get("volume"),
         source=source,
         notes=(*notes, *more, *adjusted, *_notes_of(layout)),
+        own=own,
     )
+    return replace(bars, notes=(*bars.notes, *own_notes(bars)))
 
 
 def read_columns(kind: Kind, template: str | None, symbol: str, reading: Reading | None = None) -> tuple[str, ...]:
@@ -109,7 +115,7 @@ def read_columns(kind: Kind, template: str | None, symbol: str, reading: Reading
 
 def layout_for(kind: Kind, template: str | None, symbol: str, reading: Reading) -> Layout:
     """The meaning of the columns in the file of `symbol`."""
-    return layout_of(_opened(kind, path_of(template, symbol)), symbol, reading.columns)
+    return layout_of(_opened(kind, path_of(template, symbol)), symbol, reading.columns, reading.own)
 
 
 def symbols_of(layout: Layout) -> tuple[str, ...]:
@@ -181,15 +187,17 @@ def _rows_of(layout: Layout, shared: bool) -> pd.DataFrame:
     if table.frame is not None:
         return table.frame
     if not shared:
-        return read_rows(table, [layout.columns[role] for role in (*FIELDS, "adj_close") if role in layout.columns])
+        return read_rows(table, _of_numbers(layout))
     state = table.path.stat()
     is_wide = bool(layout.tickers)
-    numbers = (
-        range(1, len(table.labels))
-        if is_wide
-        else sorted(layout.columns[role] for role in (*FIELDS, "adj_close") if role in layout.columns)
-    )
+    numbers = range(1, len(table.labels)) if is_wide else sorted(_of_numbers(layout))
     return _shared_rows(table.path, tuple(numbers), state.st_mtime_ns, _ByIdentity(table, state.st_size))
+
+
+def _of_numbers(layout: Layout) -> list[int]:
+    """Positions of the columns that hold numbers."""
+    roles = [layout.columns[role] for role in (*FIELDS, "adj_close") if role in layout.columns]
+    return [*roles, *layout.own.values()]
 
 
 def _sheet(layout: Layout, symbol: str, shared: bool) -> tuple[Sheet, list[str]]:
@@ -210,15 +218,16 @@ def _sheet(layout: Layout, symbol: str, shared: bool) -> tuple[Sheet, list[str]]
     elif shared and not layout.tickers:
         hint = 'write path = "data/{symbol}.csv" for one file per symbol, or columns = { symbol = "NAME" }'
         raise DataError(str(table.path), "has no column of symbols, and the spec has several symbols", hint)
-    frame = pd.DataFrame({role: every[at] for role, at in columns.items() if role != "symbol"}).reset_index(drop=True)
-    unused = {table.names[at]: every[at] for at in every.columns if at not in columns.values()}
+    wanted = {**{role: at for role, at in columns.items() if role != "symbol"}, **layout.own}
+    frame = pd.DataFrame({name: every[at] for name, at in wanted.items()}).reset_index(drop=True)
+    unused = {table.names[at]: every[at] for at in every.columns if at not in (*columns.values(), *wanted.values())}
     return Sheet(table.path, frame, rows, unused), notes
 
 
 def _blank(frame: pd.DataFrame) -> NDArray[np.bool_]:
     """True for rows without a single value: in a wide file, other symbols traded then."""
     blank = [
-        column.isna() if pd.api.types.is_numeric_dtype(column.dtype) else text_of(column).str.lower().isin(_NO_NUMBER)
+        column.isna() if pd.api.types.is_numeric_dtype(column.dtype) else text_of(column).str.lower().isin(MISSING)
         for _, column in frame.items()
     ]
     return np.asarray(np.logical_and.reduce([np.asarray(one, dtype=bool) for one in blank]))
@@ -274,24 +283,10 @@ def _numbers_of(sheet: Sheet) -> tuple[dict[str, Floats], list[Fault]]:
     return numbers, faults
 
 
-def _values(column: pd.Series) -> tuple[Floats, NDArray[np.intp], pd.Series]:
-    """A column as float64 (T,) with NaN for what is missing, the rows that are no number, and the text."""
-    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan), np.array([], dtype=np.intp), column
-    text = text_of(column)
-    readable = pd.to_numeric(text, errors="coerce").notna().to_numpy()
-    unread = np.flatnonzero(~readable & ~text.str.lower().isin(_NO_NUMBER).to_numpy())
-    if len(unread):
-        return np.array([]), unread, text
-    # Python's own float() gives the nearest double, which pandas' fast parser does not promise
-    numbers = [float(cell) if good else np.nan for cell, good in zip(text, readable, strict=True)]
-    return np.array(numbers, dtype=np.float64), unread, text
-
-
 def _parse_numbers(sheet: Sheet, name: str) -> tuple[Floats, list[Fault]]:
     """A column as float64 (T,), and its first missing, unreadable, infinite or impossible number."""
     price = name != "volume"
-    numbers, unread, text = _values(sheet.frame[name])
+    numbers, unread, text = numbers_of(sheet.frame[name])
     if len(unread):
         value = str(text.iloc[unread[0]])
         hint = "write plain numbers with a decimal point" if "," in value or "$" in value else "write a number"
@@ -372,7 +367,7 @@ def _adjusted(
             raise DataError(path, 'data.adjust = "adj_close": has no adjusted close', hint)
         return numbers, []
     name, close = layout.table.names[layout.columns["adj_close"]], numbers["close"]
-    adjusted, unread, _ = _values(sheet.frame["adj_close"])
+    adjusted, unread, _ = numbers_of(sheet.frame["adj_close"])
     bad = unread if len(unread) else np.flatnonzero(~(np.isfinite(adjusted) & (adjusted > 0)))
     if len(bad):
         fault = sheet.fault(bad, f"{name} is no price", 'give it, or write adjust = "off" under [data]')

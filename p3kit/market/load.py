@@ -13,14 +13,17 @@ import numpy as np
 from p3kit.errors import DataError, Fault
 from p3kit.market.annual import interruptions, yearly_notes, yearly_of_splits
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
+from p3kit.market.feature_table import NEEDED, needed_columns
 from p3kit.market.features import LOOKBACK, compute_features
 from p3kit.market.fingerprint import fingerprint
+from p3kit.market.foresight import foresight_notes
 from p3kit.market.gaps import span_text
 from p3kit.market.recipe import FORMULAS, FeatureRecipe, scaled, standard_scale
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
 from p3kit.market.symbol_data import SymbolData
 from p3kit.market.synthetic import SyntheticMarket, SyntheticSettings, make_market
+from p3kit.spec.feature_names import BUILT_IN
 from p3kit.spec.paths import beside
 
 if TYPE_CHECKING:
@@ -41,12 +44,17 @@ _PARTS = 10
 
 
 def load_market(
-    spec: Spec, symbols: Sequence[str], folder: Path | None = None, stored: Mapping[str, float] | None = None
+    spec: Spec,
+    symbols: Sequence[str],
+    folder: Path | None = None,
+    stored: Mapping[str, float] | None = None,
+    recipes: Mapping[str, FeatureRecipe] | None = None,
 ) -> dict[str, SymbolData]:
     """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
 
     A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it). `stored` holds
-    the bars per year that an agent was trained with, by symbol: its features keep them.
+    the bars per year that an agent was trained with, by symbol: its features keep them. `recipes` holds
+    recorded recipes by symbol: their statistics are used in place of those of the training split.
 
     Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
     bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
@@ -70,7 +78,8 @@ def load_market(
     market: dict[str, SymbolData] = {}
     for symbol, table in bars.items():
         try:
-            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol))
+            recipe = (recipes or {}).get(symbol)
+            market[symbol] = _prepare(spec, table, columns, dropped, (stored or {}).get(symbol), recipe)
         except DataError as error:
             faults.extend(error.faults)
     if faults:
@@ -131,8 +140,9 @@ def reading_of(spec: Spec) -> Reading:
     """How the files of a spec are read."""
     from p3kit.market.files import Reading
 
-    columns = spec.data.columns.model_dump(exclude_none=True)
-    return Reading(columns, spec.data.adjust, several=len(spec.symbols) > 1)
+    columns = spec.data.columns.model_dump(exclude_none=True, exclude={"own"})
+    own = {name: spec.data.columns.own.get(name, name) for name in spec.observation.columns}
+    return Reading(columns, spec.data.adjust, several=len(spec.symbols) > 1, own=own)
 
 
 def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -157,7 +167,12 @@ def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...],
 
 
 def _prepare(
-    spec: Spec, bars: Bars, columns: tuple[str, ...], dropped: tuple[str, ...], stored: float | None
+    spec: Spec,
+    bars: Bars,
+    columns: tuple[str, ...],
+    dropped: tuple[str, ...],
+    stored: float | None,
+    recipe: FeatureRecipe | None,
 ) -> SymbolData:
     """Features, splits and notes of one symbol."""
     behind, episode = look_back(spec), spec.env.episode_bars
@@ -178,7 +193,13 @@ def _prepare(
     stated = None if spec.data.bars_per_year == "auto" else spec.data.bars_per_year
     yearly = yearly_of_splits(bars.timestamps, splits, stated)
     year = yearly["train"].bars if stored is None else stored
-    features = compute_features(bars, columns, year)
+    if recipe is not None:
+        columns, year = recipe.columns, recipe.bars_per_year
+        recipe.check_columns(bars)
+    own = spec.observation.columns
+    names = _chosen(spec, columns, place)
+    columns = needed_columns(names, columns)
+    features = compute_features(bars, columns, year, own).chosen((*names, *own))
     notes = [*bars.notes, *remarks(bars), *yearly_notes(yearly)]
     if spec.data.source == "synthetic":
         notes.append("synthetic bars: made by a formula, no market ever traded them")
@@ -191,14 +212,17 @@ def _prepare(
             f"data.embargo = {embargo} is shorter than window + look-back ({behind}): the first observations of "
             "validation and test see bars that training acted on"
         )
-    if spec.observation.normalize == "train":
-        mean, scale, constant = standard_scale(features, *splits["train"])
+    if recipe is not None:
+        recipe.check_names(features.names, place)
+        mean, scale = np.array(recipe.mean), np.array(recipe.scale)
+    elif spec.observation.normalize == "train":
+        mean, scale, constant = standard_scale(features, *splits["train"], own)
         if constant:
             notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")
     else:
         mean, scale = np.zeros(len(features.names)), np.ones(len(features.names))
 
-    return SymbolData(
+    data = SymbolData(
         symbol=bars.symbol,
         timestamps=bars.timestamps,
         close=bars.close,
@@ -214,6 +238,7 @@ def _prepare(
         bars_per_year=year,
         split_bars_per_year={name: one.bars for name, one in yearly.items()},
         fingerprint=fingerprint(bars),
+        price_fingerprint=fingerprint(bars, own=False),
         splits=splits,
         source=bars.source,
         synthetic=bars.synthetic,
@@ -222,13 +247,28 @@ def _prepare(
             formulas=FORMULAS,
             names=features.names,
             columns=columns,
-            own=(),
+            own=own,
             bars_per_year=year,
             mean=tuple(mean.tolist()),
             scale=tuple(scale.tolist()),
             adjust=spec.data.adjust,
         ),
     )
+    data.notes.extend(foresight_notes(data))
+    return data
+
+
+def _chosen(spec: Spec, columns: tuple[str, ...], place: str) -> tuple[str, ...]:
+    """The built-in features of the spec, in the order of an observation."""
+    possible = [name for name in BUILT_IN if set(NEEDED.get(name, ())) <= set(columns)]
+    wanted = spec.observation.features
+    if wanted == "all":
+        return tuple(possible)
+    if missing := [name for name in wanted if name not in possible]:
+        needed = ", ".join(sorted({column for name in missing for column in NEEDED[name]} - set(columns)))
+        what = f"observation.features: {', '.join(missing)} needs the column {needed}, which not every symbol has"
+        raise DataError(place, what, "give the column, or remove the feature")
+    return tuple(name for name in possible if name in wanted)
 
 
 def remarks(bars: Bars) -> list[str]:

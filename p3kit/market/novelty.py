@@ -96,6 +96,13 @@ class Novelty:
             "frozen": list(self.frozen),
         }
 
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Novelty:
+        """Read what `to_dict` returned."""
+        unusual, outside, frozen = (tuple(table[key]) for key in ("unusual", "outside", "frozen"))
+        distance, threshold, fraction = (float(table[key]) for key in ("distance", "threshold", "outside_fraction"))
+        return cls(distance, threshold, unusual, outside, fraction, frozen)
+
 
 @dataclass(frozen=True, eq=False)
 class Part:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.errors import DataError, InputError
-from p3kit.market.bars import Bars, Floats
+from p3kit.market.bars import REGIMES, Bars, Floats
 from p3kit.market.features import LOOKBACK, Features, compute_features
 
 FORMULAS = 2
@@ -32,7 +32,7 @@ class FeatureRecipe:
     columns: tuple[str, ...]
     """Optional price columns that the formulas use."""
     own: tuple[str, ...]
-    """Columns of the user's files that are features themselves."""
+    """Columns of the user's files that are features themselves, the last of `names`."""
     bars_per_year: float
     mean: tuple[float, ...]
     """Subtracted from each feature; 0 where a feature is left as it is."""
@@ -45,13 +45,24 @@ class FeatureRecipe:
 
     def features(self, bars: Bars) -> NDArray[np.float32]:
         """Features (T, F) of `bars`; NaN in the first `look_back` rows. Raises DataError where a column is missing."""
-        if missing := [name for name in self.columns if name not in bars.columns]:
+        self.check_columns(bars)
+        table = compute_features(bars, self.columns, self.bars_per_year, self.own).chosen(self.names)
+        return scaled(table.values, np.array(self.mean), np.array(self.scale))
+
+    def check_columns(self, bars: Bars) -> None:
+        """Raise DataError where a column is missing."""
+        missing = [name for name in self.columns if name not in bars.columns]
+        missing += [name for name in self.own if name not in bars.own]
+        if missing:
             what = f"has no column {', '.join(missing)}; the agent was trained with it"
             raise DataError(bars.source or bars.symbol, what, "give the bars with the columns of the training")
-        table = compute_features(bars, self.columns, self.bars_per_year)
-        order = [table.names.index(name) for name in self.names]
-        values = table.values if order == list(range(len(table.names))) else table.values[:, order]
-        return scaled(values, np.array(self.mean), np.array(self.scale))
+
+    def check_names(self, names: Sequence[str], place: str) -> None:
+        """Raise DataError where the features are others than those of the recipe."""
+        if tuple(names) != self.names:
+            other = sorted(set(names) ^ set(self.names)) or names
+            what = f"its features are not those of the training: {', '.join(other)}"
+            raise DataError(place, what, "use the columns and features that the agent was trained with")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -75,16 +86,18 @@ def scaled(values: Floats, mean: Floats, scale: Floats) -> NDArray[np.float32]:
     return out
 
 
-def standard_scale(features: Features, first: int, last: int) -> tuple[Floats, Floats, list[str]]:
+def standard_scale(
+    features: Features, first: int, last: int, own: Sequence[str] = ()
+) -> tuple[Floats, Floats, list[str]]:
     """Mean (F,) and standard deviation (F,) over rows first … last − 1, the training split.
 
     Regimes stay 0 or 1. A feature that is constant in the training split is only shifted, never divided by (almost)
-    zero. The third value names the constant features.
+    zero: columns of the user's, `own`, may have any scale. The third value names the constant features.
     """
     train = features.values[first:last]
     mean, scale = train.mean(axis=0), train.std(axis=0)
-    constant = scale < 1e-9
-    as_it_is = np.array([name.startswith("regime_") for name in features.names])
+    constant = np.where(np.isin(features.names, own), np.ptp(train, axis=0) == 0, scale < 1e-9)
+    as_it_is = np.isin(features.names, [f"regime_{name}" for name in REGIMES])
     mean = np.where(as_it_is, 0.0, mean)
     scale = np.where(as_it_is | constant, 1.0, scale)
     names = [n for n, c, r in zip(features.names, constant, as_it_is, strict=True) if c and not r]

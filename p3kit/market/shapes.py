@@ -7,13 +7,16 @@ write under [data]. Meanings are never guessed from numbers, except where number
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from p3kit.errors import DataError, Fault
 from p3kit.market.opening import Table, looks_like_a_bar
+from p3kit.spec.keypath import written_path
+from p3kit.spec.nearest import nearest
+from p3kit.spec.writing import toml_value
 
 PRICES = ("open", "high", "low", "close")
 FIELDS = (*PRICES, "volume")
@@ -59,6 +62,7 @@ class Layout:
     unused: tuple[str, ...] = ()
     stated: frozenset[str] = frozenset()  # roles that data.columns names
     notes: tuple[str, ...] = field(default=())
+    own: Mapping[str, int] = field(default_factory=dict)  # column that is a feature itself → position
 
     def sample(self, role: str) -> list[str]:
         """The first cells of a column, stripped, without blank ones."""
@@ -98,15 +102,20 @@ def same_symbol(one: str, other: str) -> bool:
 # --- recognising ------------------------------------------------------------------------------------------------------
 
 
-def layout_of(table: Table, symbol: str | None, columns: Mapping[str, str | int]) -> Layout:
+def layout_of(
+    table: Table,
+    symbol: str | None,
+    columns: Mapping[str, str | int],
+    features: Mapping[str, str | int] = MappingProxyType({}),  # with their names or numbers in the file
+) -> Layout:
     """The meaning of the columns. `columns` is `data.columns`; `symbol` None takes the first of a wide file.
 
     Raises DataError with the line to write where columns are missing, there twice, or in doubt.
     """
-    table = _with_tickers(table)
+    table = _with_tickers(table, features)
     tickers = tuple(dict.fromkeys(label[1] for label in table.labels if len(label) > 1 and label[1].strip()))
     own = _own_columns(table, tickers, symbol)
-    stated = _stated_columns(table, columns)
+    stated = _stated_columns(table, own, columns)
     if not table.has_header and not {"timestamp", "close"} <= set(stated):
         found = _columns_without_header(table)
     else:
@@ -115,9 +124,10 @@ def layout_of(table: Table, symbol: str | None, columns: Mapping[str, str | int]
     if found.get("adj_close") == found.get("close"):
         found.pop("adj_close", None)
     _require(table, found, own)
-    used = set(found.values())
+    placed = _feature_columns(table, own, found, features)
+    used = {*found.values(), *placed.values()}
     unused = tuple(table.names[at] for at in own if at not in used)
-    return Layout(table, found, tickers, unused, frozenset(stated))
+    return Layout(table, found, tickers, unused, frozenset(stated), own=placed)
 
 
 def shapes_of(layout: Layout) -> list[Shape]:
@@ -125,14 +135,14 @@ def shapes_of(layout: Layout) -> list[Shape]:
     return [shape for shape in SHAPES if shape.recognised(layout)]
 
 
-def _with_tickers(table: Table) -> Table:
+def _with_tickers(table: Table, features: Mapping[str, str | int]) -> Table:
     """A table whose labels are (field, ticker) where its names hold both: tuples, `AAPL.Close`, two header lines."""
     labels: list[tuple[str, ...]] = []
     for label in table.labels:
         match = _TUPLE.fullmatch(label[0].strip()) if len(label) == 1 else None
         labels.append(match.groups() if match else label)
     if all(len(label) == 1 for label in labels):
-        labels = _joined_names(table, [label[0].strip() for label in labels])
+        labels = _joined_names(table, [label[0].strip() for label in labels], features)
     labels = [label if len(label) > 1 else (label[0], "") for label in labels] if _some_long(labels) else labels
     if _some_long(labels):
         fields = {name for names in NAMES.values() for name in names}
@@ -146,20 +156,17 @@ def _some_long(labels: Sequence[tuple[str, ...]]) -> bool:
     return any(len(label) > 1 for label in labels)
 
 
-def _joined_names(table: Table, names: list[str]) -> list[tuple[str, ...]]:
+def _joined_names(table: Table, names: list[str], features: Mapping[str, str | int]) -> list[tuple[str, ...]]:
     """`AAPL.Open` or `Close_AAPL` as (field, ticker), where no column has a plain name and closes are among them."""
-    fields = {name: role for role in (*FIELDS, "adj_close") for name in NAMES[role]}
+    fields = {name for role in (*FIELDS, "adj_close") for name in NAMES[role]}
     if any(plain(name) in fields for name in names):
         return list(table.labels)
+    fields |= {plain(str(name)) for name in features.values()}
     labels: list[tuple[str, ...]] = []
     for name in names:
         first, last = re.match(r"(.+?)[ _.|-]+(.+)", name), re.match(r"(.+)[ _.|-]+(.+?)$", name)
-        if last and plain(last[2]) in fields:
-            labels.append((last[2], last[1]))
-        elif first and plain(first[1]) in fields:
-            labels.append((first[1], first[2]))
-        else:
-            labels.append((name, ""))
+        cuts = [(cut[i], cut[3 - i]) for i in (2, 1) for cut in (last, first) if cut]
+        labels.append(next((cut for cut in cuts if plain(cut[0]) in fields), (name, "")))
     closes = sum(plain(label[0]) == "close" for label in labels)
     return labels if closes and sum(bool(label[1]) for label in labels) > closes else list(table.labels)
 
@@ -176,15 +183,15 @@ def _own_columns(table: Table, tickers: tuple[str, ...], symbol: str | None) -> 
     return [at for at, label in enumerate(table.labels) if label[1] in (ticker, "") or not label[1].strip()]
 
 
-def _stated_columns(table: Table, columns: Mapping[str, str | int]) -> dict[str, int]:
+def _stated_columns(table: Table, own: Sequence[int], columns: Mapping[str, str | int]) -> dict[str, int]:
     """Role → position, as `data.columns` states it. Raises DataError where there is no such column."""
     found, faults = {}, []
     for role, wanted in columns.items():
         if wanted == OFF:
             continue
-        at = _position(table, wanted)
+        at = _position(table, own, wanted)
         if at is None:
-            what = f"data.columns.{role} = {_toml(wanted)}: no such column"
+            what = f"data.columns.{role} = {toml_value(wanted)}: no such column"
             faults.append(Fault(str(table.path), what, f"the columns are {_listed(table)}"))
         else:
             found[role] = at
@@ -193,14 +200,46 @@ def _stated_columns(table: Table, columns: Mapping[str, str | int]) -> dict[str,
     return found
 
 
-def _position(table: Table, wanted: str | int) -> int | None:
+def _position(table: Table, own: Sequence[int], wanted: str | int) -> int | None:
     if isinstance(wanted, int):
         return wanted - 1 if 1 <= wanted <= len(table.labels) else None
     for same in (lambda name: name == wanted, lambda name: plain(name) == plain(wanted) != ""):
-        found = [at for at, name in enumerate(table.names) if same(name)]
+        found = [at for at in own if same(table.names[at])]
         if len(found) == 1:
             return found[0]
     return None
+
+
+def _feature_columns(
+    table: Table, own: Sequence[int], found: Mapping[str, int], features: Mapping[str, str | int]
+) -> dict[str, int]:
+    """Feature → position. Raises DataError where there is no such column, or it has a meaning already."""
+    placed: dict[str, int] = {}
+    faults = []
+    for name, wanted in features.items():
+        at = _position(table, own, wanted)
+        role = next((role for role, used in found.items() if used == at), None)
+        twin = next((other for other, used in placed.items() if used == at), None)
+        if at is None:
+            what = f"has no column {wanted}, which observation.columns needs"
+            faults.append(Fault(str(table.path), what, _missing_feature(table, own, name)))
+        elif role is not None:
+            hint = f"its features are built in; write {line({role: OFF})} under [data] to read the file without it"
+            faults.append(Fault(str(table.path), f"observation.columns: {wanted} is the column {role}", hint))
+        elif twin is not None:
+            what = f"observation.columns: {twin} and {name} are the same column {table.names[at]}"
+            faults.append(Fault(str(table.path), what, "keep one"))
+        else:
+            placed[name] = at
+    if faults:
+        raise DataError.collected(faults)
+    return placed
+
+
+def _missing_feature(table: Table, own: Sequence[int], name: str) -> str:
+    near = nearest(name, [table.names[at] for at in own]) or ("NAME" if table.has_header else len(table.labels))
+    own_line = f"columns.own = {{ {written_path((name,))} = {toml_value(near)} }}"
+    return f"write {own_line} under [data]; the columns are {_listed(table)}"
 
 
 def _listed(table: Table) -> str:
@@ -212,11 +251,7 @@ def _listed(table: Table) -> str:
 
 def line(columns: Mapping[str, str | int]) -> str:
     """The line to write under [data]."""
-    return f"columns = {{ {', '.join(f'{role} = {_toml(name)}' for role, name in columns.items())} }}"
-
-
-def _toml(name: str | int) -> str:
-    return str(name) if isinstance(name, int) else json.dumps(name, ensure_ascii=False)
+    return f"columns = {{ {', '.join(f'{role} = {toml_value(name)}' for role, name in columns.items())} }}"
 
 
 def _named_columns(

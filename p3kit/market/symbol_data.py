@@ -41,11 +41,18 @@ class SymbolData:
     notes: list[str] = field(default_factory=list)
     split_bars_per_year: dict[Literal["train", "validation", "test"], float] = field(default_factory=dict)
     """Split → bars per year, by which the metrics of that split are annualised."""
+    price_fingerprint: str = ""
+    """The fingerprint without the columns of the user's that are features."""
     recipe: FeatureRecipe | None = None
     """How the features were made; None for bars that were made up."""
 
     def __len__(self) -> int:
         return len(self.close)
+
+    @property
+    def own_features(self) -> tuple[str, ...]:
+        """Those of `feature_names` that are columns of the user's files."""
+        return self.recipe.own if self.recipe else ()
 
     def bars_per_year_of(self, split: Literal["train", "validation", "test"]) -> float:
         """Bars per year of a split."""

@@ -336,7 +336,7 @@ def _beside(groups: Sequence[Group]) -> tuple[str, ...]:
     members = [member for group in groups for member in group.members]
     lines = []
     symbols = list(dict.fromkeys(member.agent.symbol for member in members))
-    changed = [s for s in symbols if _distinct(m.agent.data.get("fingerprint") for m in members if m.agent.symbol == s)]
+    changed = [s for s in symbols if _other_bars([m.agent for m in members if m.agent.symbol == s])]
     if changed:
         lines.append(f"the bars of {', '.join(changed)} are not the same (their fingerprints differ)")
     if _distinct(map(_mode, members)):
@@ -431,6 +431,17 @@ def _speed_ratio(pair: Pair) -> float | None:
     speed = Measure("", "perf/steps_per_second", "")
     ours, theirs = speed.of(pair.reference.agent), speed.of(pair.other.agent)
     return None if not ours or not theirs else theirs / ours
+
+
+def _other_bars(agents: Sequence[AgentSummary]) -> bool:
+    """True where prices differ, or the columns of agents that see the same ones."""
+    columns: dict[str, list[str]] = {}
+    for agent in agents:
+        columns.setdefault(str(agent.spec.get("observation", {}).get("columns")), []).append(
+            str(agent.data.get("fingerprint"))
+        )
+    prices = [agent.data.get("price_fingerprint") or agent.data.get("fingerprint") for agent in agents]
+    return _distinct(prices) or any(map(_distinct, columns.values()))
 
 
 def _only_compute(pair: Pair) -> bool:

@@ -229,8 +229,10 @@ class AttemptHistory:
         cells: dict[tuple[str, ...], dict[str, list[Attempt]]] = {}
         for attempt in self.traded:
             others = tuple(attempt.knobs.get(other, "–") for other in self.varied if other != path)
-            bars, code = str(attempt.agent.data.get("fingerprint", "")), "" if path == "trainer" else attempt.code
-            who = (attempt.agent.symbol, str(attempt.agent.seed), bars, code, *others)
+            whole = attempt.agent.data.get("fingerprint", "")
+            bars = attempt.agent.data.get("price_fingerprint", whole) if path == "observation.columns" else whole
+            code = "" if path == "trainer" else attempt.code
+            who = (attempt.agent.symbol, str(attempt.agent.seed), str(bars), code, *others)
             cells.setdefault(who, {}).setdefault(attempt.knobs.get(path, "–"), []).append(attempt)
         effects = []
         for before, after in combinations(sorted(values, key=_size), 2):

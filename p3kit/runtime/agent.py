@@ -137,10 +137,11 @@ class Agent(Generic[A]):
 
     @cached_property
     def newest_return_column(self) -> int | None:
-        """The observation value that holds the return of the newest bar; None for a task without bars."""
-        if not self.market:
+        """The observation value that holds the return of the newest bar; None for a task without bars, and for an agent
+        that does not see it."""
+        names = self.market[self.symbol].feature_names if self.market else ()
+        if NEWEST_RETURN not in names:
             return None
-        names = self.market[self.symbol].feature_names
         return (self.spec.env.window - 1) * len(names) + names.index(NEWEST_RETURN)
 
     def args_at(self, global_step: int) -> A:
@@ -474,6 +475,8 @@ class Agent(Generic[A]):
         self._verdict["ended_early"] = self._ended_early
         if self.repair.fired:
             self._verdict["labels"].append("intervened")
+        if init := self._plan.get("init"):
+            self._verdict["labels"].append(f"started from {init['from']}")
         if label := extension_label(self._plan):
             self._verdict["labels"].append(label)
         told = self.process.directory.read_events("verdict", self.name)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from p3kit.env import Timestep, TradingEnv, VectorTask
 from p3kit.errors import P3kitError
-from p3kit.runtime.checkpoints import Flat
+from p3kit.runtime.checkpoints import Flat, under
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evidence import sample_rows, update_ratio
 from p3kit.runtime.iteration import Iteration, RolloutBuffer, Sample, evidence_of, rollout_tables
@@ -99,7 +99,8 @@ class AgentRun(Generic[A]):
 
     def resume(self, net: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful) -> Timestep | None:
         """Register what checkpoints keep, beside scalers and environment. Where the run is resumed, restore all of it
-        and return the timestep at which the environment stands; None where the run begins.
+        and return the timestep at which the environment stands; None where the run begins, with new weights or those
+        the spec's `[init]`.
 
         `net` has children `policy` and `value`. Each is called as (observation, dropout masks), has
         `hidden(observation)`, a list of (B, width) activations, and `nn.Linear` layers from observation to output.
@@ -119,6 +120,8 @@ class AgentRun(Generic[A]):
         self._registry.add({"env": self._env}, rolls_back=False)
         state = self._run.resumed
         if state is None:
+            if (initial := self._run.initial_weights(self._agent)) is not None:
+                initial.load_alone(self._registry)
             return None
         self._iteration, self._pieces.size = state["iteration"], state["minibatch"]
         step: Timestep = self._registry.load_state_dict(state)["env"]
@@ -263,7 +266,9 @@ class AgentRun(Generic[A]):
         """Backtest the policy by the trainer's `load_policy`, and write the distributions of the last rollout."""
         agent = self._agent
         networks = [name for name, _ in self._registry.modules()]
-        weights = self._registry.state_dict([*networks, "observation"])
+        weights = self._registry.state_dict([*networks, "observation"]) | under(
+            "reward", self._scale_reward.statistics()
+        )
         if agent.market:
             sizes = sizes_on_bars(agent.spec, agent.market[agent.symbol])
             policy = load_weights(

@@ -179,6 +179,15 @@ def part(prefix: str, state: Flat) -> Flat:
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
+def state_hash(state: Flat) -> str:
+    """SHA-256 of a state: of its names in order, and of every value."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(name.encode())
+        found.update(value.cpu().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
+    return found.hexdigest()
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Flat:
     """Moments and step counts by parameter position; hyperparameters are the spec's and are not stored."""
     states = optimizer.state_dict()["state"]

@@ -125,7 +125,7 @@ def _scratch(flags: dict[str, Any], knobs: list[Knob], trainer_file: Path) -> Ru
     tables, places = _tables_of(flags, knobs, trainer_file)
     spec = spec_from_flags(tables, places, flags["set"])
     (plan,) = plan_runs(spec, read_trainer(spec.trainer))
-    market = {} if flags["env_id"] else load_market(spec, spec.symbols)
+    market = {} if flags["env_id"] else load_market(plan.market_spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
     directory = RunDir.create(home(flags["runs"]), info, to_toml(tables), trainer_file)
     click.echo(f"scratch run in {directory.path}", err=True)

@@ -21,6 +21,7 @@ from p3kit import metrics as formulas
 from p3kit.edge import Candidate
 from p3kit.env import Rules, Timestep, TradingEnv
 from p3kit.market import SymbolData
+from p3kit.market.foresight import feature_foresight
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import FixedRules, play_fixed_rules
 from p3kit.runtime.walk_metrics import holding_times, walk_metrics
@@ -29,7 +30,6 @@ from p3kit.significance import excess_interval, sharpe_interval
 from p3kit.spec import Spec
 
 _EQUITY_POINTS = 1_500
-FORESIGHT_BARS = 3
 _AGENTS_AT_ONCE = 8
 """Whose fixed rules are played side by side: more would only take memory."""
 REGIMES = ("bear", "sideways", "bull")
@@ -330,24 +330,6 @@ class Evaluation:
         turned = held[1:] & ~held[:-1] if opened else ~held[1:] & held[:-1]
         bar = self.policy.bar[turned] + 1
         return [(str(self.bars.timestamps[b])[:19], float(self.bars.close[b])) for b in bar]
-
-
-def feature_foresight(bars: SymbolData) -> tuple[str, float]:
-    """The feature with the largest |correlation| with the log return of one of the next three bars, over the training
-    split, and that correlation; ("", 0.0) where nothing varies. An honest feature knows a little of the next bar."""
-    first, last = bars.splits["train"]
-    move = np.diff(np.log(bars.close))  # (T − 1,), move[t] leads from bar t to t + 1
-    best = ("", 0.0)
-    for ahead in range(FORESIGHT_BARS):
-        rows = np.arange(first, min(last, len(move) - ahead))
-        table = bars.features[rows].astype(np.float64)
-        table -= table.mean(0)
-        target = move[rows + ahead] - move[rows + ahead].mean()
-        scale = np.sqrt((table**2).sum(0) * (target**2).sum())
-        known = np.divide(np.abs(table.T @ target), scale, out=np.zeros(len(scale)), where=scale > 0)
-        if known.max(initial=0.0) > best[1]:
-            best = (bars.feature_names[int(known.argmax())], float(known.max()))
-    return best
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p3kit import metrics as formulas
 from p3kit.env import Timestep, TradingEnv
-from p3kit.market import SymbolData
+from p3kit.market import REGIMES, SymbolData
 from p3kit.runtime.walk_metrics import walk_metrics
 from p3kit.runtime.walks import Array, Player, Span, Split, Walk, join, play
 
@@ -89,10 +89,23 @@ def _best_rule(rules: Mapping[str, tuple[Walk, Walk]]) -> tuple[str, Walk]:
 def _signals(bars: SymbolData) -> tuple[list[str], Array]:
     """Every feature above and below its mean: names, and (rules, T) where it is so; NaN before the look-back is
     neither."""
-    moves = [i for i, name in enumerate(bars.feature_names) if not name.startswith("regime_")]
-    table = bars.features.T[moves]
+    regimes = [f"regime_{name}" for name in REGIMES]
+    moves = [i for i, name in enumerate(bars.feature_names) if name not in regimes] or list(
+        range(len(bars.feature_names))
+    )
+    table = (bars.features - _means_of_own(bars)).T[moves]
     names = [f"{bars.feature_names[i]} {side} its mean" for side in ("above", "below") for i in moves]
     return names, np.concatenate([table > 0, table < 0])
+
+
+def _means_of_own(bars: SymbolData) -> Array:
+    """Training means (F,) of columns of the user's that are not normalised. Built-in features lie about 0."""
+    first, last = bars.splits["train"]
+    raw = [
+        name in bars.own_features and scale == 1
+        for name, scale in zip(bars.feature_names, bars.feature_scale, strict=True)
+    ]
+    return np.where(raw, bars.features[first:last].mean(0), np.float32(0))
 
 
 def _follow(

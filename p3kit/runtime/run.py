@@ -23,15 +23,17 @@ import torch
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
-from p3kit.market import SymbolData, load_market
+from p3kit.market import FeatureRecipe, SymbolData, load_market
 from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
+from p3kit.runtime.initial_weights import InitialWeights
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
 from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.run_process import A, Process
+from p3kit.spec import Spec, resolve_spec
 
 STATUS_SECONDS = 1.0
 ENV_PAYS_FROM = 300_000
@@ -45,8 +47,13 @@ class Run(Process[A]):
         super().__init__(directory, args_type)
         info = directory.info()
         symbols = [agent["symbol"] for agent in info["agents"]]
-        stored = {symbol: bars["bars_per_year"] for symbol, bars in (info.get("data") or {}).items()}
-        market = {} if self.env_id else load_market(self.spec, symbols, directory.paths_from(), stored)
+        data = info.get("data") or {}
+        stored = {symbol: bars["bars_per_year"] for symbol, bars in data.items()}
+        if any((agent["spec"].get("init") is not None) != ("init" in agent) for agent in info["agents"]):
+            raise InputError("init", "its weights were not copied into the run directory", "start it with p3kit run")
+        recipes = {symbol: FeatureRecipe.from_json(bars["recipe"]) for symbol, bars in data.items() if "recipe" in bars}
+        folder = directory.paths_from()
+        market = {} if self.env_id else load_market(self._market_spec(info), symbols, folder, stored, recipes)
         self._refuse_changed_data(info, market)
         journal = (info.get("replay") or {}).get("journal")
         alone = len(info["agents"]) == 1
@@ -62,6 +69,11 @@ class Run(Process[A]):
         self._message = ""
         self.on_status: Callable[[Run[A], str], None] | None = None  # called with the state whenever it is written
         self.resumed: Flat | None = self._restore() if resume else None
+
+    def _market_spec(self, info: Mapping[str, Any]) -> Spec:
+        """See `RunPlan.market_spec`."""
+        first = resolve_spec(info["agents"][0]["spec"], str(self.directory.path), self.directory.trainer_file)
+        return self.spec.model_copy(update={"observation": first.observation})
 
     @property
     def agent(self) -> Agent[A]:
@@ -206,6 +218,15 @@ class Run(Process[A]):
     def encoder_is_frozen(self) -> bool:
         """True if an intervention has frozen the encoder that the agents share."""
         return any(agent.encoder_is_frozen for agent in self.agents)
+
+    def initial_weights(self, agent: Agent[A]) -> InitialWeights | None:
+        """The weights that an agent starts from; None for new ones. Journalled once."""
+        plan = next(plan for plan in self.directory.info()["agents"] if plan["name"] == agent.name)
+        initial = InitialWeights.read(self.directory, plan, self.device)
+        if initial is not None:
+            text = f"starts from {initial.label}, {plan['init']['checkpoint']}, SHA-256 {plan['init']['sha256'][:16]}"
+            agent.journal("note", text=text)
+        return initial
 
     def _restore(self) -> Flat:
         """Load `last.pt` (or `init.pt`) into the agents, cut what is newer, and hand the trainer its own part."""

@@ -269,6 +269,29 @@ class RewardScaler:
             self.moments.load_state_dict(state)
             self._edits = edits
 
+    def statistics(self, place: int | None = None) -> Flat:
+        """The statistics of the scale; in a stack those of agent `place`. They are what a later training can take."""
+        moments = self.moments
+        if isinstance(moments, MomentsOfEach) and place is not None:
+            count = int(moments.counts[place])
+            return {"mean": moments.mean[[place]], "variance": moments.variance[[place]], "count": count}
+        return moments.state_dict()
+
+    def start_from(self, state: Flat, from_place: int | None, place: int | None = None) -> None:
+        """Take the statistics of an earlier training: of agent `from_place` if it was a stack, for agent `place` if
+        this is one. Nothing changes where this scale is not a running one, or has seen nothing before."""
+        count = state.get("count", 0) if from_place is None else int(state["counts"][from_place])
+        if self.kind != "running" or not count:
+            return
+        row = from_place or 0
+        mean, variance = state["mean"][row : row + 1].clone(), state["variance"][row : row + 1].clone()
+        if isinstance(self.moments, MomentsOfEach) and place is not None:
+            counts = torch.tensor([float(count)], dtype=torch.float64, device=mean.device)
+            self.moments.load_one(place, {"mean": mean, "variance": variance, "counts": counts}, 0)
+            self.moments.count = max(self.moments.count, count)
+        else:
+            self.moments.load_state_dict({"mean": mean, "variance": variance, "count": count})
+
     def state_dict(self) -> Flat:
         return {"discounted": self.discounted, "edits": torch.tensor(self._edits)} | self.moments.state_dict()
 

@@ -181,6 +181,7 @@ class Stack(Generic[A]):
         self._registry.add({**(shared or {}), "env": self._env}, rolls_back=False)
         state = self._resumed
         if state is None:
+            self._load_initial()
             starts = [torch.rand(self._num_envs, generator=agent.generator) for agent in self._agents]
             return self._env.reset(torch.stack(starts, 1).flatten().to(self.device))
         self._iteration, self._global_step = state["iteration"], state["global_step"]
@@ -342,6 +343,15 @@ class Stack(Generic[A]):
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _load_initial(self) -> None:
+        """Load the weights of the spec's `[init]`, if there is one."""
+        found = {k: self._run.initial_weights(agent) for k, agent in enumerate(self._agents)}
+        initial = {k: weights for k, weights in found.items() if weights is not None}
+        for k, weights in initial.items():
+            weights.load_into_stack(self._registry, self._networks, self._shared, k)
+        for k, weights in initial.items():
+            weights.verify(self._registry, self._networks, self._shared, k)
+
     def _state(self) -> Flat:
         return {
             "agents": "\n".join(agent.name for agent in self._agents),
@@ -447,7 +457,8 @@ class Stack(Generic[A]):
 
     def _policy_state(self, agent: Agent[A]) -> Flat:
         k = self._agents.index(agent)
-        return self._networks.of_agent(k) | under("observation", self._scale_observation.of_agent(k))
+        statistics = under("reward", self._scale_reward.statistics(k))
+        return self._networks.of_agent(k) | under("observation", self._scale_observation.of_agent(k)) | statistics
 
     def _act(self, observation: Tensor) -> None:
         """Roll back and draw anew where an intervention asked for it; observations (K, B, D) of the last rollout."""

@@ -6,7 +6,7 @@ of tensors whose first dimension counts the agents of a stack. The entries of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -58,12 +58,21 @@ class Registry:
         """The state of all parts, or of those in `names`, flat."""
         state: Flat = {}
         for name in self._parts if names is None else names:
-            state |= under(name, _state_of(self._parts[name]))
+            state |= under(name, state_of_part(self._parts[name]))
         return state
 
     def load_state_dict(self, state: Flat, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Restore every part, or those in `names`, in place; returns what each part's `load_state_dict` returned."""
-        return {name: _load(self._parts[name], part(name, state)) for name in (self._parts if names is None else names)}
+        return {
+            name: load_part(self._parts[name], part(name, state)) for name in (self._parts if names is None else names)
+        }
+
+    def initial_parts(self, *, optimizer: bool, also: Collection[str] = ()) -> Iterator[tuple[str, Part]]:
+        """The parts that a training can take from an earlier one: all that go back, and those in `also`; optimisers and
+        loss scales where `optimizer` asks for them."""
+        for name, own in self._parts.items():
+            if (name not in self._stays or name in also) and (optimizer or not _is_of_optimizer(name, own)):
+                yield name, own
 
     def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None:
         """Take the parts back to an earlier state; of a stack only agent `place`, who was `from_place` then."""
@@ -77,16 +86,22 @@ class Registry:
                 for key, table in own.items():
                     table[place] = earlier[key][from_place]
             else:
-                _load(own, earlier)
+                load_part(own, earlier)
 
 
-def _state_of(own: Part) -> Flat:
+def _is_of_optimizer(name: str, own: Part) -> bool:
+    return isinstance(own, torch.optim.Optimizer) or name in ("grad_scaler", "loss_scale") or "optimizer" in name
+
+
+def state_of_part(own: Part) -> Flat:
+    """The state of a part, flat."""
     if isinstance(own, dict):
         return own
     return optimizer_state(own) if isinstance(own, torch.optim.Optimizer) else dict(own.state_dict())
 
 
-def _load(own: Part, state: Flat) -> Any:
+def load_part(own: Part, state: Flat) -> Any:
+    """Restore a part in place; returns what its `load_state_dict` returned."""
     if isinstance(own, dict):
         own.update(state)
         return None

@@ -58,6 +58,7 @@ def _base_checks(spec: Spec) -> Iterator[Found]:
     yield from _sample_symbols(spec)
     yield from _data_files(spec)
     yield from _rollout_fits(spec)
+    yield from _own_columns(spec)
     yield from _minibatch_fits(spec)
     yield from _schedules(spec)
     yield from _interventions(spec)
@@ -76,6 +77,13 @@ def _sample_symbols(spec: Spec) -> Iterator[Found]:
             hint = did_you_mean(symbol, SAMPLE_SYMBOLS).removeprefix("; ") or f"it has {', '.join(SAMPLE_SYMBOLS)}"
             problem = Problem(("symbols", index), f'symbols[{index}] = "{symbol}": not in the shipped sample', hint)
             yield Found(problem, (("data", "source"),))
+
+
+def _own_columns(spec: Spec) -> Iterator[Found]:
+    if spec.observation.columns and spec.data.source not in ("csv", "parquet"):
+        what = f'observation.columns: source = "{spec.data.source}" has no columns of yours'
+        hint = 'set data.source = "csv" or "parquet", or remove them'
+        yield Found(Problem(("observation", "columns"), what, hint), (("data", "source"),))
 
 
 def _data_files(spec: Spec) -> Iterator[Found]:

@@ -207,7 +207,8 @@ def _right_word(path: KeyPath, model: type[Spec]) -> str:
     if elsewhere:
         return elsewhere
     if near := nearest(word, here):
-        return f'did you mean "{near}"?'
+        own = " A column of observation.columns goes into columns.own" if above == ["data", "columns"] else ""
+        return f'did you mean "{near}"?{own}'
     if above and here:
         return f"{written_path(tuple(path[:-1]))} has {', '.join(here)}"
     return f"known here: {', '.join(here)}" if here else ""

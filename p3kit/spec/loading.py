@@ -175,6 +175,10 @@ def spec_from_flags(tables: Mapping[str, Any], places: Mapping[KeyPath, str], ov
     return _build(written, "command line", trainer_file=None)[0]
 
 
+_BARE = {"name": "bare", "symbols": ["AAPL"], "init": {"from": "run-1"}, "tune": {"space": {"ppo.gamma": [0.9]}}}
+"""A spec with every table that has defaults of its own."""
+
+
 def stored_origins(
     tables: Mapping[str, Any],
     trainer_file: str | Path,
@@ -193,7 +197,7 @@ def stored_origins(
     expansion = expand(written.tables)
     written = Written(expansion.tables, _follow(written.places, expansion.came_from))
     model = spec_model(knobs_model(read_knobs(trainer_file)))
-    bare = model.model_validate({"name": "bare", "symbols": ["AAPL"]})  # a foreign run may have a name that is refused
+    bare = model.model_validate(_BARE)  # a foreign run may have a name that is refused
     defaults = dict(leaves(bare.model_dump(mode="json")))
     own = written.tables.get("agents", {}).get(symbol, {}) if symbol is not None else {}
     origins = {}
@@ -384,7 +388,19 @@ def _relative_to_here(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
         moved["trainer"] = beside(folder, trainer)
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         moved["data"] = {**data, "path": beside(folder, data["path"])}
+    init = moved.get("init")
+    if isinstance(init, dict) and "from" in init:
+        moved["init"] = {**init, "from": _references(init["from"], folder)}
     return moved
+
+
+def _references(named: Any, folder: Path) -> Any:
+    """Runs as they are named. What is no name of a run, such as `run-42/AAPL`, is a path relative to the file."""
+    if isinstance(named, list):
+        return [_references(one, folder) for one in named]
+    if not isinstance(named, str) or not named or re.match(r"(run-\d+|\d+|latest)(/|$)", named):
+        return named
+    return beside(folder, named)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ from p3kit.spec.base_model import (
     Whole,
     Words,
 )
+from p3kit.spec.feature_names import BUILT_IN, PRICE_COLUMNS, Feature
 from p3kit.spec.interventions import Intervention
+from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.schedules import Schedule
 
 SAMPLE_SYMBOLS = ("AAPL", "AMD", "BAC", "HD", "JNJ", "JPM", "MSFT", "PG", "WMT", "XOM")
@@ -118,6 +120,9 @@ def _read_by(parse: Callable[[str], object], expected: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+Reference = Annotated[str, MinLen(1), Words('a run in quotes, such as "run-42"')]
 
 
 # --- market data ------------------------------------------------------------------------------------------------------
@@ -230,6 +235,8 @@ class Columns(Table):
     """What was traded in a bar."""
     adj_close: Column | None = None
     """The close adjusted for splits and dividends, for `data.adjust`."""
+    own: dict[str, Column] = Field(default_factory=dict)
+    """Columns of `observation.columns` that have other names in your files: { sentiment = "News Score" }."""
 
 
 class Data(Table):
@@ -255,13 +262,49 @@ class Data(Table):
     """Settings of `source = "synthetic"`."""
 
 
-class Observation(Table):
-    """How observations are normalised before the network sees them."""
+def _own_column(name: str) -> str:
+    if not re.fullmatch(r"[\w%#](?:[\w .:%#&/()+-]{0,62}[\w.%#)+-])?", name):
+        hint = "give it a plain name, and map it by [data.columns] own"
+        raise ValueError(f"expected at most 64 letters, digits, spaces and _ . : % # & / ( ) + -; {hint}")
+    if name.lower() in BUILT_IN:
+        raise ValueError("is the name of a built-in feature; write another one, and map it by [data.columns] own")
+    if name.lower() in PRICE_COLUMNS:
+        raise ValueError("is a column that p3kit reads itself; its features are built in")
+    return _no_number(name)
 
+
+def _built_in(value: Any) -> Any:
+    """A list of features without unknown names. Raises ValueError with the nearest right one."""
+    if isinstance(value, list | tuple):
+        for name in value:
+            if isinstance(name, str) and name not in BUILT_IN:
+                near = did_you_mean(name, BUILT_IN, f"; expected {', '.join(BUILT_IN)}")
+                raise ValueError(f'"{name}" is no built-in feature{near} (columns of your files go into columns)')
+        return _distinct(tuple(value))
+    return value
+
+
+_BuiltIn = Annotated[Feature, Words('a built-in feature such as "return_1"')]
+OwnColumn = Annotated[str, AfterValidator(_own_column), Words('the name of a column such as "sentiment"')]
+
+
+class Observation(Table):
+    """Features of a bar, and how observations are normalised before the network sees them."""
+
+    features: Annotated[Literal["all"] | Items[_BuiltIn], BeforeValidator(_built_in)] = "all"
+    """Built-in features by name; all: those that the columns of your files allow."""
+    columns: Annotated[Items[OwnColumn], AfterValidator(_distinct)] = ()
+    """Columns of your files as further features: the value of a bar must be known at its close."""
     normalize: Literal["train", "running", "none"] = "train"
     """By statistics of the training split (they never move), by running statistics, or not at all."""
     clip: Positive = 10.0
     """Normalised values are cut to ± this; a lower value hides more outliers."""
+
+    @model_validator(mode="after")
+    def _something_is_seen(self) -> Observation:
+        if not self.features and not self.columns:
+            raise ValueError("features = [] without columns shows nothing of the market; expected at least one feature")
+        return self
 
 
 # --- environment and reward -------------------------------------------------------------------------------------------
@@ -480,6 +523,30 @@ class Baselines(Table):
 # --- diagnosis, sweeps ------------------------------------------------------------------------------------------------
 
 
+class Init(Table):
+    """Weights of an earlier training to start from. Without this table weights are drawn at random."""
+
+    source: Annotated[
+        Reference | Annotated[Items[Reference], MinLen(1)], Words('a run such as "run-42", or a list of runs')
+    ] = Field(alias="from")
+    """A run, an agent of it, or the path of a run directory: "run-42", "run-42/AAPL". A list names several runs."""
+    checkpoint: Annotated[str, MinLen(1), Words('"best", "last", or a file such as "best-000049152"')] = "best"
+    """Weights to take: "best" (those that validation chose), "last", or the name of a file in checkpoints/."""
+    optimizer: bool = False
+    """Take the optimiser's state too, which checkpoint = "last" has; false begins with an optimiser of its own."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The runs and agents that are named."""
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
+
+    @model_validator(mode="after")
+    def _optimizer_is_in_the_checkpoint(self) -> Init:
+        if self.optimizer and self.checkpoint.startswith("best"):
+            raise ValueError('optimizer = true: best checkpoints hold no optimiser state; expected checkpoint = "last"')
+        return self
+
+
 class Budget(Table):
     """How much automatic repair an agent may use up; then it is only watched."""
 
@@ -593,13 +660,15 @@ class Spec(Table):
     data: Data = Data()
     """Which bars, and how they are cut into training, validation and test."""
     observation: Observation = Observation()
-    """How observations are normalised."""
+    """Features, and how observations are normalised."""
     env: Env = Env()
     """The trading account."""
     reward: Reward = Reward()
     """What the agent is paid for."""
     ppo: Knobs = Knobs()
     """The trainer's own knobs."""
+    init: Init | None = None
+    """Weights of an earlier training to start from."""
     schedules: dict[str, Schedule] = Field(default_factory=dict)
     """Numbers that change while training, by spec path; a bare name means ppo.NAME."""
     compute: Compute = Compute()

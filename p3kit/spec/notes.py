@@ -68,7 +68,9 @@ def _memory(loaded: LoadedSpec) -> Iterator[str]:
     batch = getattr(spec.ppo, "batch_size", None)
     if rollout is None or not isinstance(batch, int):
         return
-    observation = spec.env.window * FEATURES + ACCOUNT_FIELDS
+    seen = spec.observation
+    features = (FEATURES if seen.features == "all" else len(seen.features)) + len(seen.columns)
+    observation = spec.env.window * features + ACCOUNT_FIELDS
     row = observation * 4 + ROW_BYTES
     yield (
         f"memory: rollout buffer about {_bytes(rollout * ROW_BYTES)} an agent (observations are gathered, not stored: "
@@ -176,6 +178,10 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
         yield f'compute.group has no effect: the trainer "{spec.trainer}" makes no stacks'
     if spec.data.path is not None and spec.data.source in ("sample", "synthetic"):
         yield f'data.path has no effect: source = "{spec.data.source}" reads no file'
+    if spec.data.source in ("csv", "parquet"):
+        for name in spec.data.columns.own:
+            if name not in _own_columns(spec):
+                yield f"data.columns.own: {toml_value(name)} has no effect: it is not in observation.columns"
     if loaded.written("data.synthetic") and spec.data.source != "synthetic":
         yield f'[data.synthetic] has no effect: source = "{spec.data.source}"'
     if spec.data.walk_forward is not None:
@@ -184,6 +190,13 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
         yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
     if spec.criteria.strong.beats_supervised != "off" and not spec.baselines.supervised:
         yield "criteria.strong.beats_supervised is not judged: [baselines.supervised] is empty"
+
+
+def _own_columns(spec: Spec) -> set[str]:
+    """Columns that any agent sees."""
+    lists = [spec.observation.columns, *spec.matrix.get("observation.columns", ())]
+    lists += [tables.get("observation", {}).get("columns", ()) for tables in spec.agents.values()]
+    return {str(name) for names in lists if isinstance(names, list | tuple) for name in names}
 
 
 def _later(loaded: LoadedSpec) -> Iterator[str]:

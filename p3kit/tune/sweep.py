@@ -151,7 +151,7 @@ class Sweep:
         own = [*self.overrides, *(f"{path}={toml_value(value)}" for path, value in values.items())]
         loaded = load_spec(self.loaded.path, own)
         market = self.market
-        if any(path.startswith("env.") for path in values):  # a longer window needs more bars to warm up
+        if any(path.startswith(("env.", "observation.")) for path in values):  # a longer window needs more warm-up bars
             market = load_market(loaded.spec, loaded.spec.symbols)
         command = ["p3kit", "run", str(self.loaded.path), *(word for one in own for word in ("--set", one))]
         about = {"sweep": self.folder.name, "trial": asked.number, "values": dict(values)}

@@ -48,6 +48,9 @@ def check_spec(loaded: LoadedSpec) -> Tune:
         origin = loaded.origins.get(f"matrix.{written_path((next(iter(spec.matrix)),))}", str(loaded.path))
         hint = "a trial is one setting; move what is to be searched to [tune] space"
         raise SpecError([Fault(origin, "matrix: cannot be searched over", hint)])
+    if spec.init is not None:
+        what = "init: a sweep starts every trial from new weights"
+        raise SpecError([Fault(loaded.origins["init.from"], what, "take [init] out of what is searched")])
     if not is_written(spec.model_dump(mode="json"), ("ppo", "total_timesteps")):
         raise SpecError([Fault(str(loaded.path), f'trainer = "{spec.trainer}": has no total_timesteps to count by')])
     if (unfit := unfit_settings(spec)) is not None and unfit.is_exact and unfit.number == unfit.total:

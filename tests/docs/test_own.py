@@ -51,7 +51,7 @@ def test_every_step_of_the_page_works(folder: Path) -> None:
     for step in steps(PAGE):
         if step.kind == "diff":
             apply(step.text, folder / "my_ppo.py")
-        elif step.marker != "network":
+        elif step.marker not in ("network", "hourly"):
             result = execute(step.text, folder)
             assert result.returncode == 0, f"{step.text}\n{result.stdout}\n{result.stderr}"
             assert "Traceback" not in result.stderr, step.text

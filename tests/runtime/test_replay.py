@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from p3kit.market import SymbolData, load_market
+from p3kit.market.foresight import feature_foresight
 from p3kit.metrics import ACTIONS
-from p3kit.runtime.evaluation import Evaluator, feature_foresight
+from p3kit.runtime.evaluation import Evaluator
 from p3kit.runtime.replay import replay_episodes
 from p3kit.runtime.walk_metrics import holding_times, round_trips
 from p3kit.runtime.walks import Walk

@@ -70,7 +70,16 @@ PLAIN = sorted(
     {path: kind for path, kind, _ in numbers(model_of(find_trainer("ppo")), "") if path.count("[]") < 2}.items()
 )
 """Every key and list item that is a number, and whole or not."""
-IN_LISTS_OF_TABLES = ("intervention", "schedules", "tune", "diagnose.rows", "baselines", "matrix", "data.walk_forward")
+IN_LISTS_OF_TABLES = (
+    "data.columns.own",
+    "intervention",
+    "schedules",
+    "tune",
+    "diagnose.rows",
+    "baselines",
+    "matrix",
+    "data.walk_forward",
+)
 
 
 def line_of(path: str, number: str) -> str:
@@ -106,6 +115,7 @@ def test_a_number_beyond_its_bounds_is_refused_with_file_and_line(number: str, t
         '[[intervention]]\nid = "a"\non = {{ metric = "progress", op = ">", value = {} }}\ndo = [{{ note = "x" }}]',
         "[diagnose.rows.\"policy.hold\"]\nwarn = {}",
         "[baselines.supervised]\ndefault = {}",
+        "[data.columns.own]\nmood = {}",
         "[ppo]\nunknown = {}",
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from p3kit.launch.ancestors import Ancestry
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
@@ -47,8 +48,13 @@ def train(
         tables = with_value(tables, split_path(path), value)
     spec = resolve_spec(tables, "test")
     runs = []
-    for plan in plan_runs(spec, read_trainer(spec.trainer)):
-        run = RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), "", plan.trainer)
+    plans = plan_runs(spec, read_trainer(spec.trainer))
+    ancestry = Ancestry.find([agent for plan in plans for agent in plan.agents], folder / "runs")
+    market = load_market(spec, spec.symbols, recipes=ancestry.recipes)
+    ancestry.check(plans, market)
+    for plan in plans:
+        run = RunDir.create(folder / "runs", plan.run_json(market, ["test"]), "", plan.trainer)
+        ancestry.copy_to(run, plan)
         go_on(module, run)
         runs.append(run)
     return runs

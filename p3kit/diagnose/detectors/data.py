@@ -7,6 +7,7 @@ import numpy as np
 from p3kit.diagnose.evidence import Evidence, Span, sustained
 from p3kit.diagnose.findings import Finding
 from p3kit.diagnose.registry import Row, detector, raised, silent, within
+from p3kit.metrics import FORESIGHT
 
 
 @detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=1, patience=2, unit="evaluations")
@@ -28,7 +29,3 @@ def too_good(evidence: Evidence, row: Row) -> Finding:
     value = float(np.max(within(sharpe, span)))
     cause = [(1.0, "future_feature", "no honest feature pays this well on bars it has not seen")]
     return raised(evidence, row, sharpe, span, value, f"validation Sharpe {value:.1f}", causes=cause)
-
-
-FORESIGHT = 0.4
-"""|Correlation| of a feature with a coming return: clear synthetic edges reach 0.2, real markets far less."""
