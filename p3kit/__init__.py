@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from p3kit.api.judging import compare_runs as compare_runs
     from p3kit.api.judging import diagnose_run as diagnose_run
     from p3kit.api.judging import evaluate_run as evaluate_run
+    from p3kit.api.paper_account import PaperAccount as PaperAccount
+    from p3kit.api.paper_account import PaperOptions as PaperOptions
+    from p3kit.api.paper_account import paper_accounts as paper_accounts
+    from p3kit.api.paper_account import trade_on_paper as trade_on_paper
     from p3kit.api.predicting import predict_run as predict_run
     from p3kit.api.saved_run import SavedRun as SavedRun
     from p3kit.api.saved_run import list_runs as list_runs
@@ -43,6 +47,10 @@ _MODULES = {
     "compare_runs": "api.judging",
     "diagnose_run": "api.judging",
     "evaluate_run": "api.judging",
+    "PaperAccount": "api.paper_account",
+    "PaperOptions": "api.paper_account",
+    "paper_accounts": "api.paper_account",
+    "trade_on_paper": "api.paper_account",
     "predict_run": "api.predicting",
     "SavedRun": "api.saved_run",
     "list_runs": "api.saved_run",

@@ -191,13 +191,13 @@ def _decide(reference: str, bars: Any, account: Account | None, checkpoint: str)
     from p3kit.policy import Account, load_policy
 
     policy = load_policy(reference, checkpoint)
-    past = _read(bars, policy) if isinstance(bars, str | os.PathLike) else bars
+    past = read_past_bars(bars, policy) if isinstance(bars, str | os.PathLike) else bars
     own = Account(cash=float(policy.spec.env.initial_capital)) if account is None else account
     synthetic = policy.spec.data.source == "synthetic"
     return AgentDecision(policy.name, policy.symbol, policy.checkpoint, own, policy.predict(past, account), synthetic)
 
 
-def _read(bars: str | os.PathLike[str], policy: Policy) -> Bars:
+def read_past_bars(bars: str | os.PathLike[str], policy: Policy) -> Bars:
     """The bars of the policy's symbol from a file, a folder or a template, read as the spec says."""
     from p3kit.market.files import path_of, read_bars
     from p3kit.market.folder import find_bars, kind_of
