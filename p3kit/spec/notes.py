@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 
 from p3kit.metrics import COMPONENTS
 from p3kit.spec.knobs import read_agents
@@ -29,9 +30,21 @@ USUAL_LEARNING_RATES = (1e-4, 1e-3)
 """Guide 1.2: slower may not arrive in 100k steps, faster is unstable."""
 
 
+MOST_BEFORE_A_RUN = 3
+
+
 def notes(loaded: LoadedSpec) -> list[str]:
     """All that is worth saying without the bars, one sentence each."""
-    return [note for about in _TOPICS for note in about(loaded)]
+    return [note for about in (*_SIZES, *_VALUES) for note in about(loaded)]
+
+
+def first_notes(loaded: LoadedSpec, about_bars: Sequence[str]) -> list[str]:
+    """At most three notes for the start of a run: on the bars first, on values next, on sizes last. A last line counts
+    the others and names the command that prints them."""
+    found = [*about_bars, *(note for about in (*_VALUES, *_SIZES) for note in about(loaded))]
+    rest = len(found) - MOST_BEFORE_A_RUN
+    more = [f"{_count(rest, 'more note')}: p3kit plan {shlex.quote(str(loaded.path))}"] if rest > 0 else []
+    return [*found[:MOST_BEFORE_A_RUN], *more]
 
 
 # --- size of the work -------------------------------------------------------------------------------------------------
@@ -230,12 +243,11 @@ def _search(loaded: LoadedSpec) -> Iterator[str]:
             yield unfit.note()
 
 
-_TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (
-    _agents,
-    _iterations,
-    _memory,
-    _horizon,
-    _evaluations,
+_Topics = tuple[Callable[[LoadedSpec], Iterator[str]], ...]
+
+_SIZES: _Topics = (_agents, _iterations, _memory, _horizon, _evaluations)
+
+_VALUES: _Topics = (
     _learning_rate,
     _entropy_criterion,
     _reward,
