@@ -185,6 +185,11 @@ def _schedules(loaded: LoadedSpec) -> Iterator[str]:
                 yield f"agents.{symbol}: {path} has a value there and a schedule in [schedules]: the schedule wins"
 
 
+def _sample(loaded: LoadedSpec) -> Iterator[str]:
+    if loaded.spec.data.source == "sample" and set(loaded.spec.symbols) <= set(SAMPLE_SYMBOLS):
+        yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
+
+
 def _unused(loaded: LoadedSpec) -> Iterator[str]:
     spec = loaded.spec
     if spec.compute.group != "auto" and read_agents(find_trainer(spec.trainer)) != "stack":
@@ -199,8 +204,6 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
         yield f'[data.synthetic] has no effect: source = "{spec.data.source}"'
     if spec.data.walk_forward is not None:
         yield "data.walk_forward: training and validation are its windows; of data.split the test part counts alone"
-    if spec.data.source == "sample" and set(spec.symbols) <= set(SAMPLE_SYMBOLS):
-        yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
     if spec.criteria.strong.beats_supervised != "off" and not spec.baselines.supervised:
         yield "criteria.strong.beats_supervised is not judged: [baselines.supervised] is empty"
 
@@ -248,14 +251,15 @@ _Topics = tuple[Callable[[LoadedSpec], Iterator[str]], ...]
 _SIZES: _Topics = (_agents, _iterations, _memory, _horizon, _evaluations)
 
 _VALUES: _Topics = (
+    _sample,
+    _later,
     _learning_rate,
-    _entropy_criterion,
-    _reward,
     _fills,
     _schedules,
     _unused,
-    _later,
     _search,
+    _reward,
+    _entropy_criterion,
 )
 
 
