@@ -274,13 +274,13 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
     from p3kit.spec import read_trainer
-    from p3kit.spec.notes import notes
+    from p3kit.spec.notes import first_notes
 
     windows = walk_windows(loaded.spec, market)
     plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.market_spec, window.spec.symbols)  # every window has enough bars, or nothing begins
-    for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
+    for note in first_notes(loaded, data_notes(loaded.spec, market, windows)):
         launch.print(f"note: {note}")
     return plans
 
