@@ -29,6 +29,11 @@ COLUMNS = {
 }
 
 
+_MANY = 3.0
+"""Multiple of the usual rate of novel bars above which they are a warning."""
+_MOST_FEATURES = 6
+
+
 def print_backtest(result: Mapping[str, Any], experiment: str, console: Console) -> None:
     """Print the tables of one agent: the policy beside the baselines, its regimes, remarks, the picture."""
     curves = result["curves"]
@@ -102,11 +107,26 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append("constant: the policy does what a constant rule does")
     if result["intervened"]:
         lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
+    lines += novelty_remark(result.get("novelty"))
     if looks := result.get("final_looks"):
         line = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
         warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
         lines.append(line + warn)
     return lines
+
+
+def novelty_remark(found: Mapping[str, Any] | None) -> list[str]:
+    """The bars whose inputs are unlike the training bars, with their features; a warning where they are many."""
+    if not found or not found["novel"]:
+        return []
+    share, usual = found["novel"] / found["bars"], found["expected"]
+    named = [f"{name} ({count})" for name, count in list(found["features"].items())[:_MOST_FEATURES]]
+    more = len(found["features"]) - len(named)
+    text = (
+        f"{found['novel']:,} of {found['bars']:,} bars ({share:.1%}; {usual:.0%} is usual) are unlike training, the "
+        f"first {found['first'][:10]}, by {', '.join(named)}{f' and {more} more' if more else ''}"
+    )
+    return [f"{'WARNING' if share > _MANY * usual else 'novelty'}: {text}"]
 
 
 def _interval(interval: Sequence[float]) -> str:

@@ -164,12 +164,12 @@ CHILD_WITHIN_S = 2 * 3600.0
 """Seconds for a trainer that evaluates or probes; a training is watched by its heartbeat instead."""
 
 
-def run_trainer(run: RunDir, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints.
+def run_trainer(run: RunDir, flags: Sequence[str], trainer: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a trainer on a run with further flags, wait for its end, and keep what it prints.
 
-    A trainer that does not end in time is killed, and the result says so.
+    Default: the run's own copy of its trainer. One that does not end in time is killed, and the result says so.
     """
-    command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags]
+    command = [sys.executable, str((trainer or run.trainer_file).resolve()), "--run-dir", str(run.path), *flags]
     try:
         return subprocess.run(
             command,

@@ -125,6 +125,8 @@ def _of_checkpoint(reference: str, device: torch.device) -> _Source | None:
         raise InputError(str(path), f"holds no agent {agent}", f"its agents: {', '.join(cards)}")
     card = cards[agent or next(iter(cards))]
     _require_bars(card["data"], str(path))
+    if "recipe" not in card["data"]:
+        raise InputError(str(path), "is of a run of format 1, without the recipe of its features", "name the run")
     own = path.resolve().parent.parent / "trainer.py"
     trainer = own if own.is_file() else find_trainer(str(card["trainer"]))
     return _Source(f"{path.stem}/{card['name']}", f"{path}: {card['name']}", path, state, card, trainer)
@@ -165,7 +167,8 @@ def _data_of_format_1(source: _Source, spec: Spec) -> dict[str, Any]:
     """The facts about the bars that a newer run holds, from the bars of a run of format 1."""
     stored, run, symbol = source.card["data"], source.run, source.card["symbol"]
     assert run is not None  # noqa: S101  a checkpoint without a recipe has no card
-    bars = load_market(spec, [symbol], run.paths_from(), {symbol: stored["bars_per_year"]})[symbol]
+    year = {symbol: stored["bars_per_year"]} if "bars_per_year" in stored else None
+    bars = load_market(spec, [symbol], run.paths_from(), year)[symbol]
     if bars.fingerprint != stored["fingerprint"]:
         raise InputError(run.name, f"the bars of {symbol} have changed since it was trained", "restore the file")
     return {**describe_data(bars), "distribution": distribution_of(bars, spec.env.window).to_json()}
@@ -200,7 +203,7 @@ def _function(source: _Source, spec: Spec, device: torch.device, sizes: dict[str
         shipped = shipped_trainers().get(str(source.card["trainer"]))
         if not source.is_older or shipped is None:
             raise
-        reason = str(error).splitlines()[0]
+        reason = error.faults[0].what if isinstance(error, P3kitError) else str(error).splitlines()[0]
     made = source.run.made_by() if source.run else ""
     try:
         function = _function_of(shipped, source, spec, device, sizes)

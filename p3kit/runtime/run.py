@@ -48,7 +48,7 @@ class Run(Process[A]):
         info = directory.info()
         symbols = [agent["symbol"] for agent in info["agents"]]
         data = info.get("data") or {}
-        stored = {symbol: bars["bars_per_year"] for symbol, bars in data.items()}
+        stored = {symbol: bars["bars_per_year"] for symbol, bars in data.items() if "bars_per_year" in bars}
         if any((agent["spec"].get("init") is not None) != ("init" in agent) for agent in info["agents"]):
             raise InputError("init", "its weights were not copied into the run directory", "start it with p3kit run")
         recipes = {symbol: FeatureRecipe.from_json(bars["recipe"]) for symbol, bars in data.items() if "recipe" in bars}
@@ -243,7 +243,8 @@ class Run(Process[A]):
             self._rules.load_state(rules)
         except (KeyError, ValueError, RuntimeError) as error:
             what = f"was written by another run or another version of p3kit ({type(error).__name__}: {error})"
-            raise CheckpointError(str(path), what, "start the run again") from error
+            older = f"resume it with {self.directory.made_by()}, or " if self.directory.is_older else ""
+            raise CheckpointError(str(path), what, f"{older}start the run again") from error
         dropped = self.directory.cut_after({agent.name: agent.global_step for agent in self.agents})
         for agent in self.agents:
             self.directory.append_event(
