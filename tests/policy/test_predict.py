@@ -63,7 +63,7 @@ def train(folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Ba
     (folder / "bars").mkdir(parents=True)
     write_csv(frame_of(bars), folder / "bars", "AAA")
     spec = folder / "tiny.toml"
-    text = SPEC if "hidden" in Path(shipped_trainers()[trainer]).read_text() else SPEC.replace("hidden = [8]\n", "")
+    text = SPEC if "    hidden: " in shipped_trainers()[trainer].read_text() else SPEC.replace("hidden = [8]\n", "")
     spec.write_text(text.replace("TRAINER", trainer).replace("NORMALIZE", normalize))
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
     assert run.state == "done", run.message
