@@ -66,7 +66,7 @@ def train(
     (folder / "bars").mkdir(parents=True)
     write_csv(frame_of(bars), folder / "bars", "AAA")
     spec = folder / "tiny.toml"
-    text = SPEC if "hidden" in Path(shipped_trainers()[trainer]).read_text() else SPEC.replace("hidden = [8]\n", "")
+    text = SPEC if "    hidden: " in shipped_trainers()[trainer].read_text() else SPEC.replace("hidden = [8]\n", "")
     text = text.replace("TRAINER", trainer).replace("NORMALIZE", normalize).replace("PRECISION", precision)
     spec.write_text(text)
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
