@@ -18,6 +18,7 @@ from p3kit.launch import Outcome, compare_weights, extend, make_runs, plan_repla
 from p3kit.launch.ancestors import Ancestry
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
+from p3kit.launch.older_runs import check_resumable
 from p3kit.launch.process import Start
 from p3kit.launch.progress import Progress, open_display, progress_console
 from p3kit.rundir import ScheduleChoice, folder_of_runs, missing_checkpoint_notes
@@ -152,11 +153,14 @@ def resume_runs(
         The runs, as `run_spec` does.
 
     Raises:
-        InputError: A run is done and `total_timesteps` is not given, still trains, or has taken as many steps.
+        InputError: A run is done and `total_timesteps` is not given, still trains, has taken as many steps, or was
+            made by an earlier p3kit whose trainers do not work here.
         Interrupted: See `run_spec`.
     """
     chosen = [run.directory for run in open_whole_runs(runs, runs_root)]
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
+    for note in filter(None, map(check_resumable, chosen)):
+        launch.print(f"note: {note}")
     if total_timesteps is not None:
         require_torch()
         for note in extend(chosen, total_timesteps, schedule):
@@ -270,13 +274,13 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
     from p3kit.spec import read_trainer
-    from p3kit.spec.notes import notes
+    from p3kit.spec.notes import first_notes
 
     windows = walk_windows(loaded.spec, market)
     plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.market_spec, window.spec.symbols)  # every window has enough bars, or nothing begins
-    for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
+    for note in first_notes(loaded, data_notes(loaded.spec, market, windows)):
         launch.print(f"note: {note}")
     return plans
 

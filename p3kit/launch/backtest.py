@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from p3kit.errors import P3kitError
+from p3kit.launch.older_runs import evaluating_trainer
 from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
 from p3kit.rundir import BACKTEST_RESULT, RunDir, find_checkpoint, list_runs
@@ -42,12 +43,14 @@ def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: in
 def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
     """Output of the run's own trainer for one checkpoint."""
     name = find_checkpoint(run, agent, checkpoint)
-    result = run_trainer(run, ["--evaluate", name, "--agent", agent, "--split", split, *more])
+    flags = ["--evaluate", name, "--agent", agent, "--split", split, *more]
+    result = run_trainer(run, flags, evaluating_trainer(run))
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()
         why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and said nothing"
-        raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", "see load_policy in its trainer.py")
+        hint = f"it was made by {run.made_by()}" if run.is_older else "see load_policy in its trainer.py"
+        raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", hint)
     found: Result = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     return found | {"run": run.name, "agent": agent}
 

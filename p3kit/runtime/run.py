@@ -25,6 +25,7 @@ from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
 from p3kit.market import SymbolData
 from p3kit.rundir import RunDir, first_plan
+from p3kit.rundir.signals import LAUNCHED, handle_signals
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
@@ -101,8 +102,9 @@ class Run(Process[A]):
         return env
 
     def __enter__(self) -> Run[A]:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._on_signal)
+        if LAUNCHED in os.environ:
+            signal.signal(signal.SIGTERM, self._on_signal)
+        handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
         torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:
@@ -247,7 +249,8 @@ class Run(Process[A]):
             self._rules.load_state(rules)
         except (KeyError, ValueError, RuntimeError) as error:
             what = f"was written by another run or another version of p3kit ({type(error).__name__}: {error})"
-            raise CheckpointError(str(path), what, "start the run again") from error
+            older = f"resume it with {self.directory.made_by()}, or " if self.directory.is_older else ""
+            raise CheckpointError(str(path), what, f"{older}start the run again") from error
         dropped = self.directory.cut_after({agent.name: agent.global_step for agent in self.agents})
         for agent in self.agents:
             self.directory.append_event(

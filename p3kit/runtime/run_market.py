@@ -70,6 +70,6 @@ def _market_of_run(
     directory: RunDir, info: Mapping[str, Any], spec: Spec, symbols: list[str], *, exact: bool
 ) -> dict[str, SymbolData]:
     of_run = {symbol: run_bars(directory, info, symbol) for symbol in symbols}
-    stored = {symbol: run.facts["bars_per_year"] for symbol, run in of_run.items()}
+    stored = {symbol: run.facts["bars_per_year"] for symbol, run in of_run.items() if "bars_per_year" in run.facts}
     recipes = {symbol: run.recipe for symbol, run in of_run.items() if run.recipe is not None}
     return load_market(spec, symbols, directory.paths_from(), stored, recipes, of_run, exact=exact)
