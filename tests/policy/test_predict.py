@@ -25,6 +25,7 @@ from p3kit.policy.live_account import from_tensors
 from p3kit.policy.live_decision import order_of
 from p3kit.policy.observing import observe
 from p3kit.spec import shipped_trainers
+from p3kit.spec.knobs import read_knobs
 from tests.market.made import frame_of, random_bars, write_csv
 
 SPEC = """
@@ -63,7 +64,8 @@ def train(folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Ba
     (folder / "bars").mkdir(parents=True)
     write_csv(frame_of(bars), folder / "bars", "AAA")
     spec = folder / "tiny.toml"
-    text = SPEC if "hidden" in Path(shipped_trainers()[trainer]).read_text() else SPEC.replace("hidden = [8]\n", "")
+    knobs = {knob.name for knob in read_knobs(shipped_trainers()[trainer])}
+    text = SPEC if "hidden" in knobs else SPEC.replace("hidden = [8]\n", "")
     spec.write_text(text.replace("TRAINER", trainer).replace("NORMALIZE", normalize))
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
     assert run.state == "done", run.message
