@@ -22,6 +22,7 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.launch.display import Display, agent_views, make_display
 from p3kit.launch.process import Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
+from p3kit.rundir.signals import handle_signals
 
 if TYPE_CHECKING:
     from p3kit.launch.ancestors import Ancestry
@@ -362,7 +363,7 @@ class _Slots:
 class Interrupts:
     """Counts Ctrl-C, SIGTERM and a closed terminal while it is entered, in place of the exceptions they would raise.
 
-    Outside the main thread, where no handler can be set, it counts nothing.
+    Outside the main thread, where no handler can be set, it counts nothing. A signal that is ignored (nohup) stays so.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -373,7 +374,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+            self._former = handle_signals(self._SIGNALS, self._note)
         return self
 
     def __exit__(

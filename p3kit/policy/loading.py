@@ -18,6 +18,7 @@ from p3kit.errors import CheckpointError, InputError, P3kitError, P3kitWarning
 from p3kit.market import FeatureRecipe, load_market
 from p3kit.market.novelty import Distribution, distribution_of
 from p3kit.plan import describe_data
+from p3kit.policy.exported import is_export, load_export
 from p3kit.policy.trained_agent import Policy
 from p3kit.rundir import RunDir, find_checkpoint, find_run, folder_of_runs
 from p3kit.runtime.card import Card, cards_in, make_card, weights_of
@@ -36,11 +37,12 @@ def load_policy(
 
     The network comes from the run's own copy of its trainer, whose code is imported into this process: load only runs
     that you trust. The bars of the run are not needed. A run of format 1, made before runs held the statistics of their
-    features, still needs them.
+    features, still needs them. An exported policy runs no code: its network is ONNX (extra `export`).
 
     Args:
         agent: `run-42/AAPL`, or a run that `open_run` returned; `run-42` is enough for a run of one agent. Or a
             checkpoint, `checkpoints/last.pt` or `last.pt/AAPL`, with the `trainer.py` of its run or a shipped trainer.
+            Or the folder of an exported policy.
         checkpoint: `best` (the weights that validation chose), `last`, or the name of a file in `checkpoints/`.
         device: `cpu`, `cuda` or `cuda:1`.
         runs_root: Folder of the run directories. Default: the environment variable `P3KIT_RUNS`, else `runs`.
@@ -65,6 +67,8 @@ def load_policy(
         >>> actions = policy.act(observation, info["action_mask"])
     """
     place = _device(device)
+    if is_export(Path(agent)):
+        return load_export(Path(agent), place)
     source = _of_checkpoint(os.fspath(agent), place) or _of_run(agent, checkpoint, runs_root, place)
     card, state = source.card, source.state
     spec = resolve_spec(card["spec"], source.where, source.trainer_file)

@@ -25,6 +25,7 @@ from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
 from p3kit.market import FeatureRecipe, SymbolData, load_market
 from p3kit.rundir import RunDir, first_plan
+from p3kit.rundir.signals import LAUNCHED, handle_signals
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
@@ -97,8 +98,9 @@ class Run(Process[A]):
         return env
 
     def __enter__(self) -> Run[A]:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._on_signal)
+        if LAUNCHED in os.environ:
+            signal.signal(signal.SIGTERM, self._on_signal)
+        handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
         torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:

@@ -25,7 +25,6 @@ from p3kit.policy.live_account import from_tensors
 from p3kit.policy.live_decision import order_of
 from p3kit.policy.observing import observe
 from p3kit.spec import shipped_trainers
-from p3kit.spec.knobs import read_knobs
 from tests.market.made import frame_of, random_bars, write_csv
 
 SPEC = """
@@ -55,18 +54,21 @@ every = 300
 every = 300
 [compute]
 device = "cpu"
+precision = "PRECISION"
 """
 BARS = random_bars(700, 4, symbol="AAA")
 
 
-def train(folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Bars = BARS) -> Path:
+def train(
+    folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Bars = BARS, precision: str = "auto"
+) -> Path:
     """Train one tiny agent on a CSV file. Returns its run directory."""
     (folder / "bars").mkdir(parents=True)
     write_csv(frame_of(bars), folder / "bars", "AAA")
     spec = folder / "tiny.toml"
-    knobs = {knob.name for knob in read_knobs(shipped_trainers()[trainer])}
-    text = SPEC if "hidden" in knobs else SPEC.replace("hidden = [8]\n", "")
-    spec.write_text(text.replace("TRAINER", trainer).replace("NORMALIZE", normalize))
+    text = SPEC if "    hidden: " in shipped_trainers()[trainer].read_text() else SPEC.replace("hidden = [8]\n", "")
+    text = text.replace("TRAINER", trainer).replace("NORMALIZE", normalize).replace("PRECISION", precision)
+    spec.write_text(text)
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
     assert run.state == "done", run.message
     return run.path
