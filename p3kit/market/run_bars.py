@@ -59,7 +59,7 @@ class RunBars:
         return FeatureRecipe.from_json(stored) if stored and stored["formulas"] == FORMULAS else None
 
     def rows(self, bars: Bars) -> tuple[int, int]:
-        """Rows (first, last exclusive) of `bars` in the time of the run's bars; all where a run of format 1 has none."""
+        """Rows (first, last exclusive) of `bars` in the time of the run's bars; all where format 1 has no time."""
         if "first" not in self.facts:
             return 0, len(bars)
         return rows_between(bars, self.facts["first"], self.facts["last"])
