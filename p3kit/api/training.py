@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +105,7 @@ def run_spec(
         >>> run.verdict.grade
         'FAIL'
     """
-    return _train_new(spec, Launch(jobs, folder_of_runs(runs_root), progress, options))
+    return train_new(spec, Launch(jobs, folder_of_runs(runs_root), progress, options))
 
 
 def replay_run(
@@ -121,7 +121,7 @@ def replay_run(
     """
     launch = Launch(None, folder_of_runs(runs_root), progress, options)
     first = open_run(original, runs_root)
-    runs = _train_new(spec, launch, first.directory)
+    runs = train_new(spec, launch, first.directory)
     return Repetition(runs, *compare_weights(first.directory, runs[0].directory))
 
 
@@ -239,23 +239,32 @@ class Launch:
         return trained
 
 
-def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -> TrainedRuns:
-    """Make the run directories of a spec and train them, or only the run that repeats `original`."""
+def train_new(
+    spec: SpecLike,
+    launch: Launch,
+    original: RunDir | None = None,
+    choose: Callable[[list[RunPlan]], list[RunPlan]] = lambda plans: plans,
+    extra: Mapping[str, Any] | None = None,
+    on_made: Callable[[list[RunDir]], None] = lambda runs: None,
+) -> TrainedRuns:
+    """Make the run directories of a spec and train them, or only the run that repeats `original`.
+
+    `choose` takes the plans to train, `extra` is what else run.json shall hold, `on_made` is called with the queued
+    runs.
+    """
     from p3kit.market import load_market
 
     require_torch()
     loaded = load_spec(spec)
     market = load_market(loaded.spec, loaded.spec.symbols)
     with launch.engine([loaded.spec.compute.model_dump()]) as engine:
-        plans = _plan(loaded, market, engine.slots, launch)
+        plans = choose(_plan(loaded, market, engine.slots, launch))
         agents = [agent for plan in plans for agent in plan.agents]
         ancestry = Ancestry.find(agents, launch.root, loaded.origins.get("init.from", "init.from"))
         if ancestry.recipes:
             market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
-        ancestry.check(plans, market)
-        for note in ancestry.notes():
+        for note in [*ancestry.notes(), *ancestry.check(plans, market)]:
             launch.print(f"note: {note}")
-        extra = None
         if original is not None:
             replay = plan_replay(plans, original)
             replay.check_start(ancestry)
@@ -264,6 +273,7 @@ def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -
         with launch.background() as background:
             command = launch.options.command or command_of("run", loaded)
             runs = make_runs(plans, loaded, market, launch.root, command=command, extra=extra, ancestry=ancestry)
+            on_made(runs)
             del market  # a gigabyte for 143 symbols, and every trainer reads its own
             give_memory_back()
             return launch.train(runs, at_a_time, start, background)

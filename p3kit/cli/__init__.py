@@ -34,7 +34,8 @@ COMMANDS = {
     "schema": ("p3kit.cli.spec:schema", "Print the JSON Schema that editors read."),
     "data": ("p3kit.cli.data:data", "Say what the bars of a spec are, and where they come from."),
     "runs": ("p3kit.cli.runs:runs", "List the runs."),
-    "resume": ("p3kit.cli.runs:resume", "Continue a stopped or crashed run from its last checkpoint."),
+    "resume": ("p3kit.cli.runs:resume", "Continue a run from its last checkpoint, or extend it."),
+    "retrain": ("p3kit.cli.retrain:retrain", "Train a run again with the bars of today."),
     "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
     "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
@@ -87,7 +88,7 @@ OTHER_OPTIONS = {
 
 TAKE_A_SPEC = ("check", "plan", "run", "tune", "validate")
 
-TRAINING = ("run", "resume", "tune")
+TRAINING = ("run", "resume", "retrain", "tune")
 """Commands whose exit code stays the outcome of their runs when output is lost."""
 
 
