@@ -14,7 +14,7 @@ import numpy as np
 from p3kit.api.predicting import read_past_bars
 from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError, P3kitError
-from p3kit.paper.account_journal import Journal, accounts_in, held
+from p3kit.paper.account_journal import Journal, accounts_in, held, parse_time
 from p3kit.paper.standing import sentences, validation_of
 from p3kit.paper.taking_in import Decider, Result, account_folder, read_account, take_in
 from p3kit.rundir import find_checkpoint
@@ -193,7 +193,7 @@ class _Deciding:
 
 def _day(text: str) -> np.datetime64:
     try:
-        return np.datetime64(text, "ns")
+        return parse_time(text)
     except ValueError as error:
         raise InputError(f"--from {text}", "is no day", "write it as 2024-12-31") from error
 
