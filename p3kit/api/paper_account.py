@@ -111,6 +111,8 @@ def trade_on_paper(
     saved, folder = open_run(run, runs_root), Path(account)
     check_agent(saved)
     policies = {name: load_policy(f"{saved.path}/{name}", options.checkpoint) for name in saved.agents}
+    for policy in policies.values():
+        _refuse_other_symbol(bars, policy)
     files = {name: read_past_bars(bars, policy) for name, policy in policies.items()}
     start = None if options.start is None else _day(options.start)
     accounts = []
@@ -189,6 +191,21 @@ class _Deciding:
 
         state = from_tensors(account, ACTIONS.index(last_action), self.capital)
         return self.policy.predict(bars, state).to_dict()
+
+
+def _refuse_other_symbol(bars: str | Path, policy: Policy) -> None:
+    """Raise InputError for a file that has the name of another symbol, and no symbols in it."""
+    from p3kit.market.folder import named_symbols, stem_of
+    from p3kit.market.sample import SYMBOLS
+    from p3kit.market.shapes import same_symbol
+
+    path = Path(bars).expanduser()
+    if "{symbol}" in str(bars) or not path.is_file() or named_symbols(path):
+        return
+    own, name = policy.symbol, stem_of(path)
+    if not same_symbol(own, name) and any(same_symbol(other, name) for other in (*policy.spec.symbols, *SYMBOLS)):
+        what = f"has the name of another symbol; the agent trades {own}"
+        raise InputError(f"--bars {bars}", what, f"give the bars of {own}; rename the file if it has them")
 
 
 def _day(text: str) -> np.datetime64:
