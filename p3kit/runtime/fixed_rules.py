@@ -92,15 +92,14 @@ def play_fixed_rules(players: Sequence[Player], split: Split) -> list[FixedRules
 def play_chosen_rules(players: Sequence[Player], split: Split, choices: Sequence[ChosenRules]) -> list[FixedRules]:
     """The fixed rules of K agents on a split, the rules of one feature and the best ones already chosen."""
     own_split = [one.spans(split) for one in players]
-    chosen = [_signal(one.bars, choice.feature_rule) for one, choice in zip(players, choices, strict=True)]
-    told = _follow(players, chosen, split, own_split)
-    fixed = [
-        np.stack([np.zeros(len(close), bool), np.ones(len(close), bool), moving_average_signal(close)])
-        for close in (one.bars.close for one in players)
+    signals = [
+        np.stack([_signal(one.bars, choice.feature_rule), np.zeros(bars, bool), np.ones(bars, bool), average])
+        for one, choice in zip(players, choices, strict=True)
+        for bars, average in [(len(one.bars.close), moving_average_signal(one.bars.close))]
     ]
-    paths = _follow(players, fixed, split, own_split, random_paths=RANDOM_PATHS)
+    paths = _follow(players, signals, split, own_split, random_paths=RANDOM_PATHS)
     found = []
-    for own, (walk,), choice in zip(paths, told, choices, strict=True):
+    for (walk, *own), choice in zip(paths, choices, strict=True):
         by_name = {choice.feature_rule: walk, SIMPLE_RULES[0]: own[2], SIMPLE_RULES[1]: own[1]}
         found.append(
             FixedRules(
@@ -120,9 +119,9 @@ def _best_rule(trained: Mapping[str, Walk]) -> str:
 
 
 def _signal(bars: SymbolData, name: str) -> Array:
-    """(1, T) where the rule of one feature is long; nowhere for a name that is no such rule."""
+    """(T,) where the rule of one feature is long; nowhere for a name that is no such rule."""
     names, long = _signals(bars)
-    return long[names.index(name)][None] if name in names else np.zeros((1, len(bars.close)), bool)
+    return long[names.index(name)] if name in names else np.zeros(len(bars.close), bool)
 
 
 def _signals(bars: SymbolData) -> tuple[list[str], Array]:
