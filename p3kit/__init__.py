@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from p3kit.api.judging import compare_runs as compare_runs
     from p3kit.api.judging import diagnose_run as diagnose_run
     from p3kit.api.judging import evaluate_run as evaluate_run
+    from p3kit.api.paper_account import PaperAccount as PaperAccount
+    from p3kit.api.paper_account import PaperOptions as PaperOptions
+    from p3kit.api.paper_account import paper_accounts as paper_accounts
+    from p3kit.api.paper_account import trade_on_paper as trade_on_paper
+    from p3kit.api.predicting import predict_run as predict_run
     from p3kit.api.saved_run import SavedRun as SavedRun
     from p3kit.api.saved_run import list_runs as list_runs
     from p3kit.api.saved_run import load_metrics as load_metrics
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
     from p3kit.errors import Interrupted as Interrupted
     from p3kit.errors import P3kitError as P3kitError
     from p3kit.errors import P3kitWarning as P3kitWarning
-    from p3kit.policy.decision import Decision as Decision
     from p3kit.policy.live_account import Account as Account
+    from p3kit.policy.live_decision import Decision as Decision
     from p3kit.policy.loading import load_policy as load_policy
     from p3kit.policy.trained_agent import Policy as Policy
 
@@ -42,6 +47,11 @@ _MODULES = {
     "compare_runs": "api.judging",
     "diagnose_run": "api.judging",
     "evaluate_run": "api.judging",
+    "PaperAccount": "api.paper_account",
+    "PaperOptions": "api.paper_account",
+    "paper_accounts": "api.paper_account",
+    "trade_on_paper": "api.paper_account",
+    "predict_run": "api.predicting",
     "SavedRun": "api.saved_run",
     "list_runs": "api.saved_run",
     "load_metrics": "api.saved_run",
@@ -57,7 +67,7 @@ _MODULES = {
     "P3kitError": "errors",
     "P3kitWarning": "errors",
     "Account": "policy.live_account",
-    "Decision": "policy.decision",
+    "Decision": "policy.live_decision",
     "load_policy": "policy.loading",
     "Policy": "policy.trained_agent",
 }

@@ -315,9 +315,15 @@ def evidence(grade: str, judged: Mapping[str, Any] | None) -> str:
     return text
 
 
+def bound(value: float) -> str:
+    """A bound of an interval with two decimals, or with the first digit that is not 0: it never reads as 0."""
+    text = f"{value:z.2f}"
+    return text if float(text) or not value else f"{value:.1g}"
+
+
 def _figures(over: Mapping[str, Any]) -> str:
     bounds = over["interval"]
-    return f"({over['excess']:+z.2f}" + (f", 95 % CI {bounds[0]:z.2f} to {bounds[1]:z.2f})" if bounds else ")")
+    return f"({over['excess']:+z.2f}" + (f", 95 % CI {bound(bounds[0])} to {bound(bounds[1])})" if bounds else ")")
 
 
 def family_sentence(found: Family) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 
 from p3kit import escape
 
+NO_POSIX = "p3kit runs on Linux and macOS. On Windows, use WSL: run `wsl --install`, and install p3kit there."
+"""For systems without fcntl, which locks the run directories."""
+
 
 @dataclass(frozen=True, order=True)
 class Fault:

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -25,9 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p3kit.errors import MissingExtra, P3kitError
+from p3kit.errors import InputError, MissingExtra, P3kitError
 
 AIM_VERSION = "3.29.1"
+NO_AIM_FROM = (3, 13)
+"""Python for which the packages of Aim have no wheels."""
 REMEDY = "close other programs that use it, or make it anew: p3kit sync --rebuild (run directories are not touched)"
 INDEX_ATTEMPTS = 20
 INDEX_PAUSE_S = 0.1
@@ -37,6 +40,10 @@ STALE_LOCK_S = 60.0
 def require_aim() -> None:
     """Raises MissingExtra without aim, P3kitError with a version that was not tried. Imports nothing."""
     if importlib.util.find_spec("aim") is None:
+        if sys.version_info >= NO_AIM_FROM:
+            python = ".".join(map(str, sys.version_info[:2]))
+            what = f"Aim {AIM_VERSION}, its last release, does not install on Python {python}"
+            raise InputError("the Aim mirror", what, "use Python 3.11 or 3.12 for it; p3kit does all else without Aim")
         raise MissingExtra("aim", "aim", "the Aim mirror")
     version = metadata.version("aim")
     if version != AIM_VERSION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from p3kit import __version__
 from p3kit.cli.output import add_volume, print_origin, print_versions, volume_options
-from p3kit.errors import InputError, P3kitError
+from p3kit.errors import NO_POSIX, InputError, P3kitError
 from p3kit.terminal import guarded_output
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -35,6 +36,8 @@ COMMANDS = {
     "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
     "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
+    "paper": ("p3kit.cli.paper:paper", "Trade an agent on paper as bars come in."),
+    "predict": ("p3kit.cli.predict:predict", "Decide on the newest bar with a trained agent."),
     "compare": ("p3kit.cli.compare:compare", "Set runs side by side: spec diff, results, parity."),
     "report": ("p3kit.cli.report:report", "Write the weekly status report, or the lessons learned."),
     "export": ("p3kit.cli.export:export", "Print validated values as a spec to go on from."),
@@ -130,6 +133,9 @@ class LazyCommands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command with guarded output. Output that is lost fails a command that prints, never a training."""
+        if importlib.util.find_spec("fcntl") is None:
+            click.echo(NO_POSIX, err=True)
+            raise SystemExit(P3kitError.exit_code)
         with guarded_output() as output:
             try:
                 return super().main(*args, **kwargs)

@@ -7,10 +7,11 @@ W bars in a window. A *row* or *index* is a flat position 0 … R − 1; a *bar*
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from p3kit.errors import DataError
@@ -52,9 +53,9 @@ class Bars:
         self.num_features = data[0].features.shape[1]
 
         features = np.concatenate([np.asarray(d.features, dtype=np.float32) for d in data])  # (R, F)
-        transitions = np.concatenate([_transitions(d, fill) for d in data])  # (R, 7), columns of Transition
+        table = np.concatenate([transitions(d, fill) for d in data])  # (R, 7), columns of Transition
         self.features = torch.as_tensor(features, device=device)
-        self.transitions = torch.as_tensor(transitions, device=device)
+        self.transitions = torch.as_tensor(table, device=device)
 
     def windows(self, features: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The `window` bars up to and including each row of `index` (N,), oldest first: (N, W·F), written to `out` if
@@ -77,7 +78,22 @@ def check_windows(data: SymbolData, first: int, end: int, window: int) -> None:
         raise DataError(data.symbol, f"a feature of bar {bar} is not finite", "look at that row of the data")
 
 
-def _transitions(data: SymbolData, fill: str) -> np.ndarray:
+class PriceColumns(Protocol):
+    """Columns of the bars of one symbol, (T,) each."""
+
+    @property
+    def open(self) -> NDArray[np.float64] | None: ...
+    @property
+    def high(self) -> NDArray[np.float64] | None: ...
+    @property
+    def low(self) -> NDArray[np.float64] | None: ...
+    @property
+    def close(self) -> NDArray[np.float64]: ...
+    @property
+    def volatility(self) -> NDArray[np.float64]: ...
+
+
+def transitions(data: PriceColumns, fill: str) -> NDArray[np.float64]:
     """The columns of `Transition` for each bar of one symbol, (T, 7) float64; the last bar's row is NaN."""
     close = np.asarray(data.close, dtype=np.float64)
     now, then = close[:-1], close[1:]

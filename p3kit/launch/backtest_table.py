@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p3kit.console import FittingTable
-from p3kit.edge import sentence
+from p3kit.edge import bound, sentence
 from p3kit.launch.verdicts import BASELINES
 
 # metric -> (heading, format)
@@ -27,6 +27,11 @@ COLUMNS = {
     "turnover": ("turnover", ".1f"),
     "cost_paid": ("costs", ".2%"),
 }
+
+
+_MANY = 3.0
+"""Multiple of the usual rate of novel bars above which they are a warning."""
+_MOST_FEATURES = 6
 
 
 def print_backtest(result: Mapping[str, Any], experiment: str, console: Console) -> None:
@@ -102,6 +107,7 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append("constant: the policy does what a constant rule does")
     if result["intervened"]:
         lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
+    lines += novelty_remark(result.get("novelty"))
     if looks := result.get("final_looks"):
         line = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
         warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
@@ -109,8 +115,22 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     return lines
 
 
+def novelty_remark(found: Mapping[str, Any] | None) -> list[str]:
+    """The bars whose inputs are unlike the training bars, with their features; a warning where they are many."""
+    if not found or not found["novel"]:
+        return []
+    share, usual = found["novel"] / found["bars"], found["expected"]
+    named = [f"{name} ({count})" for name, count in list(found["features"].items())[:_MOST_FEATURES]]
+    more = len(found["features"]) - len(named)
+    text = (
+        f"{found['novel']:,} of {found['bars']:,} bars ({share:.1%}; {usual:.0%} is usual) are unlike training, the "
+        f"first {found['first'][:10]}, by {', '.join(named)}{f' and {more} more' if more else ''}"
+    )
+    return [f"{'WARNING' if share > _MANY * usual else 'novelty'}: {text}"]
+
+
 def _interval(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:z.2f}, {interval[1]:z.2f}]"
+    return f"[{bound(interval[0])}, {bound(interval[1])}]"
 
 
 def _number(value: Any, form: str) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 from p3kit import edge
 from p3kit.console import FittingTable
 from p3kit.diagnose.findings import format_missed
+from p3kit.headline import LEGEND, Scored, headline
 from p3kit.launch.display import number
 from p3kit.rundir import RunDir, read_candidates
 
@@ -44,6 +45,8 @@ class AgentResult:
     message: str
     synthetic: bool
     verdict: Mapping[str, Any] | None
+    window: str | None = None
+    """First validation day of its walk-forward window."""
     intervened: bool = False
     read: Callable[[], Sequence[edge.Candidate]] = tuple
     """Reads its candidates."""
@@ -82,6 +85,14 @@ class AgentResult:
         wanted = "minimum" if self.grade == "FAIL" else "strong"
         return [reason for reason in self.get("reasons") or [] if reason["set"] == wanted and not reason["met"]]
 
+    @property
+    def scored(self) -> Scored:
+        """Its part of the headline."""
+        own, hold = self.metric, partial(self.baseline, "buy_and_hold")
+        label = edge.label(self.get("judged"))
+        columns = own("total_return"), hold("total_return"), own("max_drawdown"), hold("max_drawdown")
+        return Scored(self.agent, label, *columns, self.window, self.synthetic)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "run": self.run,
@@ -111,6 +122,7 @@ def agent_results(runs: Sequence[RunDir]) -> list[AgentResult]:
                     message=status["message"],
                     synthetic=bool(info.get("data", {}).get(planned.get("symbol"), {}).get("synthetic", False)),
                     verdict=agent.get("verdict"),
+                    window=planned.get("window"),
                     intervened=bool(agent.get("interventions")),
                     read=partial(_read, run, planned["name"]),
                 )
@@ -128,10 +140,13 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
     title = " and ".join(sorted({result.experiment for result in results})) + ": verdicts on the validation split"
     if any(result.synthetic for result in results):
         title += ", SYNTHETIC data: nothing is said about a real market"
-    parts: list[RenderableType] = [Text(title, style="bold")]
+    parts: list[RenderableType] = []
+    if judged:
+        parts += [Text(headline([result.scored for result in judged]), style="bold"), ""]
+    parts.append(Text(title))
     if judged:
         labels = _labels(judged)
-        parts += ["", _grades(judged, labels)]
+        parts += ["", _grades(judged, labels), "", Text(LEGEND, style="dim")]
         if any(result.intervened for result in judged):
             parts.append(Text("* intervened while training: p3kit diagnose RUN tells what was done", style="dim"))
         parts += ["", _scores(judged, labels), "", _returns(judged, labels), ""]
@@ -228,4 +243,4 @@ def _labels(judged: Sequence[AgentResult]) -> list[str]:
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "n/a"
-    return f"{value:z.2f}" + (f" [{interval[0]:z.2f}, {interval[1]:z.2f}]" if interval else "")
+    return f"{value:z.2f}" + (f" [{edge.bound(interval[0])}, {edge.bound(interval[1])}]" if interval else "")

@@ -47,7 +47,7 @@ def find_bars(place: Path) -> BarFiles:
         raise InputError(f"--bars {place}", "no such folder", _EXPECTED)
     ending, files = _files_in(place)
     kind = kind_of(files[0])
-    if len(files) == 1 and len(_names_in(files[0])) > 1:
+    if len(files) == 1 and len(named_symbols(files[0])) > 1:
         return bars_in(files[0])
     symbols = tuple(file.name.removesuffix(ending) for file in files)
     template = f"{template_of(place)}/{{symbol}}{template_of(Path(ending))}"
@@ -61,7 +61,7 @@ def bars_in(path: Path) -> BarFiles:
     """The [data] table for one file."""
     require_regular_file(path, str(path))
     kind = kind_of(path)
-    names, stem = _names_in(path), stem_of(path)
+    names, stem = named_symbols(path), stem_of(path)
     if len(names) > 1 or (names and not same_symbol(names[0], stem)) or not _as_symbol(stem):
         symbols = tuple(dict.fromkeys(_as_symbol(name) for name in names)) or ("MINE",)
         return BarFiles(kind, template_of(path), symbols, _options(path, symbols[0]))
@@ -127,7 +127,8 @@ def _layout(path: Path, symbol: str | None) -> Layout | None:
         return None
 
 
-def _names_in(path: Path) -> tuple[str, ...]:
+def named_symbols(path: Path) -> tuple[str, ...]:
+    """Symbols that a file names in its header or in a column; none where it names none or is no table."""
     layout = _layout(path, None)
     try:
         return () if layout is None else symbols_of(layout)

@@ -15,6 +15,7 @@ block-bootstrap interval of the rate. docs/evaluation.md has rates measured on o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,6 +96,13 @@ class Novelty:
             "outside_fraction": self.outside_fraction,
             "frozen": list(self.frozen),
         }
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Novelty:
+        """Read what `to_dict` returned."""
+        unusual, outside, frozen = (tuple(table[key]) for key in ("unusual", "outside", "frozen"))
+        distance, threshold, fraction = (float(table[key]) for key in ("distance", "threshold", "outside_fraction"))
+        return cls(distance, threshold, unusual, outside, fraction, frozen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +251,21 @@ class Distribution:
             threshold=float(table["threshold"]),
             calibration=table["calibration"],
         )
+
+
+def count_novel(distribution: Distribution, features: NDArray[Any], first: int, last: int) -> dict[str, Any]:
+    """Novel bars among the rows first … last − 1, as plain values: their number, the first one, and per feature the
+    bars on which it is unusual or frozen, the most frequent first."""
+    found = distribution.assess_rows(features, first, last)
+    named = Counter(name for one in found if one.is_novel for name in {*one.unusual, *one.frozen})
+    rows = [first + at for at, one in enumerate(found) if one.is_novel]
+    return {
+        "bars": len(found),
+        "novel": len(rows),
+        "first": rows[0] if rows else None,
+        "expected": FALSE_ALARMS,
+        "features": dict(sorted(named.items(), key=lambda item: (-item[1], item[0]))),
+    }
 
 
 def distribution_of(data: SymbolData, window: int) -> Distribution:

@@ -20,8 +20,8 @@ from p3kit.market.annual import SECONDS_PER_YEAR
 from p3kit.market.files import read_frame
 from p3kit.market.load import reading_of
 from p3kit.metrics import ACTIONS
-from p3kit.policy.decision import Fill, is_ruined, reasons
 from p3kit.policy.live_account import Account, start_capital_of, to_tensors
+from p3kit.policy.live_decision import Fill, is_ruined, reasons
 from p3kit.spec import Spec
 
 

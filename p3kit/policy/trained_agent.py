@@ -16,8 +16,8 @@ from p3kit.errors import InputError
 from p3kit.market import Bars, FeatureRecipe
 from p3kit.market.novelty import Distribution
 from p3kit.metrics import ACTIONS
-from p3kit.policy.decision import Decision, order_of
 from p3kit.policy.live_account import Account
+from p3kit.policy.live_decision import Decision, order_of
 from p3kit.policy.observing import bars_since, fill_of, observe, read_bars_of, time_of
 from p3kit.runtime.action_rule import GREEDY, choose_action
 from p3kit.runtime.policy import LoadedPolicy

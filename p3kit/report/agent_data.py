@@ -14,6 +14,7 @@ from p3kit.diagnose.diagnosis import OUTCOMES, judge, merged_patch, ranges
 from p3kit.diagnose.evidence import Recorded
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.diagnose.journal import did_in_words, for_agent, intervened
+from p3kit.headline import Scored
 from p3kit.metrics import COMPONENTS, ReturnShape
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, chosen_evaluation, planned_over_made, read_candidates
@@ -206,6 +207,21 @@ class AgentSummary:
         """`Sharpe 0.42`, or `Sharpe n/a` for a policy that never traded."""
         sharpe = self.scores.sharpe if self.scores else None
         return "Sharpe n/a" if sharpe is None else f"Sharpe {sharpe:.2f}"
+
+    @property
+    def scored(self) -> Scored:
+        """Its part of the headline."""
+        metrics = self.scores.metrics if self.scores else {}
+        hold = (self.scores.baselines if self.scores else {}).get("buy_and_hold", {})
+        return Scored(
+            self.name,
+            edge.label(self.judged),
+            metrics.get("eval/total_return"),
+            hold.get("total_return"),
+            metrics.get("eval/max_drawdown"),
+            hold.get("max_drawdown"),
+            self.window or None,
+        )
 
     def sharpe_or(self, otherwise: float) -> float:
         sharpe = self.scores.sharpe if self.scores else None

@@ -23,6 +23,7 @@ from jinja2 import (
 
 from p3kit import escape
 from p3kit.diagnose.findings import format_number, format_steps
+from p3kit.edge import bound
 from p3kit.errors import InputError
 from p3kit.escape import markdown as safe
 from p3kit.report.hand_written import keep_hand_written
@@ -138,8 +139,8 @@ def ratio(value: float | None) -> str:
 
 
 def interval(bounds: Interval | None) -> str:
-    """[-0.48, 1.32]"""
-    return "" if bounds is None else f"[{bounds[0]:z.2f}, {bounds[1]:z.2f}]"
+    """[-0.48, 1.32]; a bound that is not 0 never reads as 0."""
+    return "" if bounds is None else f"[{bound(bounds[0])}, {bound(bounds[1])}]"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,6 +21,7 @@ from p3kit.errors import RunNotFound
 from p3kit.metrics import deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.report.agent_data import AgentSummary, Deflated, Scores, summarise_agent
+from p3kit.report.paper_data import PaperLine, paper_lines
 from p3kit.report.portfolio_data import Portfolio, build_portfolio
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, intact_runs
@@ -79,6 +80,8 @@ class Experiment:
     commits: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    paper: Sequence[PaperLine] = ()
+    """Paper accounts at the end of the week, whether or not anything was trained in it."""
 
     @property
     def has_runs(self) -> bool:
@@ -151,7 +154,11 @@ def summarise_week(runs_root: Path, week: int, now: float, name: str | None = No
             f"--name {name}", f"no experiment of that name in {runs_root}", f"there are: {', '.join(groups)}"
         )
     names = [name] if name is not None else sorted(groups)
-    return [_summarise(groups[experiment], experiment, week, now) for experiment in names]
+    found = [_summarise(groups[experiment], experiment, week, now) for experiment in names]
+    return [
+        replace(one, paper=paper_lines((run for run, _ in groups[one.name]), min(one.last_day, _day(now))))
+        for one in found
+    ]
 
 
 def first_day(infos: Iterable[Mapping[str, Any]]) -> date:

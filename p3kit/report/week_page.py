@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
 from p3kit.diagnose.journal import back_to
-from p3kit.edge import family_sentence
+from p3kit.edge import family_sentence, label
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
+from p3kit.headline import LEGEND, Scored, headline
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.agent_data import AgentSummary, Outcome
 from p3kit.report.markdown import count_of, experiment_title, interval, listed, render, write_page
@@ -100,6 +101,8 @@ def render_week(
             "experiment": experiment,
             "title": experiment_title(experiment.name),
             "stability": stability(experiment),
+            "headline": headline(_scored(experiment)),
+            "legend": LEGEND,
             "agent_lines": [agent_line(agent) for agent in _in_order(experiment.agents)],
             "issues": issues(experiment),
             "next_steps": next_steps(experiment),
@@ -114,6 +117,11 @@ def render_week(
         for experiment in experiments
     ]
     return render("week.md.j2", templates, sections=sections)
+
+
+def _scored(experiment: Experiment) -> list[Scored]:
+    agents = [agent for agent in experiment.agents if agent.complete and agent.scores]
+    return [replace(agent.scored, synthetic=experiment.synthetic) for agent in agents]
 
 
 # --- words ---
@@ -131,7 +139,11 @@ def _agent_line(agent: AgentSummary) -> str:
         f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps",
     )
     if agent.grade is not None:
-        line = f"{'✅' if agent.passed else '❌'} {name}: {agent.sharpe_text} ({safe(agent.grade)})"
+        is_shown = label(agent.judged) == "shown"
+        mark = "❌" if not agent.passed else "✅" if is_shown else "➖"
+        line = f"{mark} {name}: {agent.sharpe_text} ({safe(agent.grade)})"
+        if agent.passed and not is_shown:
+            line += ", passed, edge not shown"
         if agent.scores is not None and agent.scores.sharpe_interval is not None:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
         line += f"; {safe(agent.evidence)}"
@@ -444,6 +456,9 @@ def _experiment_json(experiment: Experiment) -> dict[str, Any]:
         "families": [found.to_json() for found in experiment.families],
         "walk_forward": [asdict(window) for window in experiment.walk_forward],
         "portfolio": experiment.portfolio.to_json() if experiment.portfolio else None,
+        "paper": [
+            {"run": line.run, "folder": line.folder, "fault": line.fault, **line.status} for line in experiment.paper
+        ],
         "issues": issues(experiment),
         "next_steps": next_steps(experiment),
     }

@@ -8,8 +8,14 @@ against 0.05 s in the queue of the kernel. Its `lock_descriptor` has only the la
 
 from __future__ import annotations
 
-import fcntl
 import time
+
+from p3kit.errors import NO_POSIX
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    raise ImportError(NO_POSIX) from None
 
 _POLL_S = 0.02
 

@@ -41,6 +41,7 @@ EVENT_KINDS = {
     "crash": "the trainer process ended without a final status",
     "failed": "a fault of one agent ended it; the others of its run went on",
     "stop": "someone asked the run to end",
+    "paper": "a paper account of the agent was opened",
     "final_evaluation": "the test split was touched: once when a look begins, once more with what it found",
 }
 """Every kind of event, and what it says."""

@@ -20,6 +20,7 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
 from p3kit.interventions import Check, Record
 from p3kit.market import SymbolData
+from p3kit.market.novelty import Distribution, count_novel
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import (
     BACKTEST_RESULT,
@@ -399,9 +400,21 @@ class Agent(Generic[A]):
             **summary,
             "mode_of_run": self.process.evaluation_mode,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
+            "novelty": self._novelty(evaluation),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
+
+    def _novelty(self, evaluation: Evaluation) -> dict[str, Any] | None:
+        """Bars of a backtest whose inputs are unlike the training bars; None for a run without their distribution."""
+        stored = (self.process.directory.info().get("data") or {}).get(self.symbol, {}).get("distribution")
+        if stored is None:
+            return None
+        bars = evaluation.policy.bar
+        span = int(bars[0]), int(bars[-1]) + 1
+        found = count_novel(Distribution.from_json(stored), evaluation.bars.features, *span)
+        first = found["first"]
+        return found | {"first": None if first is None else str(evaluation.bars.timestamps[first])[:19]}
 
     def _judge_backtest(self, evaluation: Evaluation, global_step: int) -> dict[str, Any] | None:
         """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. A policy is

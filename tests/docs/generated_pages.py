@@ -197,7 +197,8 @@ def _range(healthy: tuple[float | None, float | None] | None) -> str:
 COMMANDS_HEAD = f"""# Every command
 
 stdout is the result, stderr the progress. Exit codes: 0 fine, 1 the work failed, 2 the input is at fault, 3 a probe or criterion was
-not met, 130 interrupted. `--json` prints the result as [a documented form](json.md); completion for names of commands, specs, runs,
+not met, or bars are too few or too old for a decision, 4 inputs are beyond the novelty threshold (`predict --strict`), 130 interrupted.
+`--json` prints the result as [a documented form](json.md); completion for names of commands, specs, runs,
 agents and trainers comes with `p3kit completion`.
 
 {WRITTEN}

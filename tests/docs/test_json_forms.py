@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from p3kit.cli import main
+from p3kit.market.sample import sample_bars
 from tests.documented import ROOT
 from tests.made_runs import make_run
 
@@ -37,7 +39,8 @@ READING = [
 ]
 DRAWING = ["compare run-1 run-2", "report --week 1", "report --lessons", "sync"]
 SHORT = "--set ppo.total_timesteps=600 --set ppo.n_steps=75 --set ppo.n_epochs=1"
-TRAINING = [f"run experiment.toml --no-aim --runs own {SHORT}", "evaluate run-1 --runs own"]
+TRAINING = [f"run experiment.toml --no-aim --runs own {SHORT}", "evaluate run-1 --runs own",
+            "predict run-1 --runs own --bars bars.csv --checkpoint last"]  # fmt: skip
 
 
 @pytest.fixture
@@ -45,6 +48,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("P3KIT_RUNS", "runs")
     assert CliRunner().invoke(main, ["init"]).exit_code == 0
+    sample = sample_bars("AAPL")
+    pd.DataFrame({"close": sample.close}, index=sample.timestamps).to_csv("bars.csv", index_label="date")
     for seed in (1, 2):
         make_run(tmp_path / "runs", seed=seed, agent_name=f"AAPL.s{seed}", symbols=["AAPL"])
     return tmp_path

@@ -23,7 +23,7 @@ HEAD = """# Error messages
 
 Every message names the place, the value, what was expected, the nearest right word where there is one, and the remedy.
 A spec's faults are told all at once, with file, line and column. A slip ends with exit code 2 before anything is
-written; a traceback is always a fault of ours.
+written; `p3kit predict` ends with 3 for bars that are too few or too old; a traceback is always a fault of ours.
 
 This page is the list that the tests hold p3kit to. It is written by `pytest tests/errors --refresh-golden`: a message
 that changes, changes here.

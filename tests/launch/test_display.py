@@ -174,12 +174,18 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
         ]
     )
     assert lines == [
+        "No agent is shown to beat buy-and-hold (1 of 2 cannot be judged yet). Together",
+        "+6 % against its +11 %; mean drawdown 12 % against 20 %.",
+        "",
         "phase3: verdicts on the validation split",
         "",
         "agent       grade  what it shows",
         "run-1/AAPL  PASS   Sharpe 0.41, no evidence of an edge over buy-and-hold",
         "                   (+0.05, 95 % CI -0.80 to 0.90)",
         "run-2/AMD   FAIL   never traded: nothing to judge",
+        "",
+        "Grade: the training guide's fixed criteria, which ignore buy-and-hold. Edge: the",
+        "comparison with buy-and-hold, with every evaluation counted.",
         "",
         "agent       Sharpe [95 % interval]  drawdown  trades",
         "run-1/AAPL      0.41 [-0.31, 1.20]     0.250      42",
@@ -200,12 +206,12 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
 
 def test_windows_of_a_walk_forward_fit_into_eighty_columns(runs):
     lines = rendered([runs("XOM.w2015-01-04", "done", verdict()), runs("XOM.w2016-01-04", "done", failed_verdict())])
-    assert lines[2:5] == [
+    assert lines[5:8] == [
         "agent            grade  what it shows",
         "XOM.w2015-01-04  PASS   Sharpe 0.41, no evidence of an edge over buy-and-hold",
         "                        (+0.05, 95 % CI -0.80 to 0.90)",
     ]
-    assert lines[15].startswith("run-1/XOM.w2015-01-04 PASS at step 500")
+    assert lines[21].startswith("run-1/XOM.w2015-01-04 PASS at step 500")
 
 
 def test_intervened_runs_are_labelled_in_the_verdicts_and_in_the_list(runs):
@@ -229,15 +235,16 @@ def test_intervened_runs_are_labelled_in_the_verdicts_and_in_the_list(runs):
 def test_a_long_name_takes_the_room_of_the_last_columns(runs):
     name = "AAPL.s2.gae_lambda=0.98"
     lines = rendered([runs(name, "done", verdict())])
-    assert lines[3:5] == [
+    assert lines[6:8] == [
         "AAPL.s2.gae_lambda=0.98  PASS   Sharpe 0.41, no evidence of an edge over",
         "                                buy-and-hold (+0.05, 95 % CI -0.80 to 0.90)",
     ]
 
 
 def test_synthetic_data_are_named_in_the_title(runs):
-    title = " ".join(rendered([runs("AAPL", "done", verdict(), synthetic=True)])[:2])
-    assert title.startswith(
+    lines = rendered([runs("AAPL", "done", verdict(), synthetic=True)])
+    assert lines[0].startswith("SYNTHETIC data. AAPL is not shown to beat buy-and-hold.")
+    assert " ".join(lines[3:5]).startswith(
         "phase3: verdicts on the validation split, SYNTHETIC data: nothing is said about a real market"
     )
 

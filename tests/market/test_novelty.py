@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from p3kit.market.novelty import Distribution, fit_distribution, shrunk_covariance
+from p3kit.market.novelty import Distribution, count_novel, fit_distribution, shrunk_covariance
 from p3kit.plan import plan_runs
 from p3kit.spec import read_trainer
 from tests.market.made import market_spec
@@ -101,6 +101,18 @@ def test_frozen_and_outside_features_are_named() -> None:
     novelty = found.assess(features[:1_601])
     assert novelty.outside == ("d",)
     assert novelty.outside_fraction == 0.25
+
+
+def test_novel_bars_are_counted_by_feature() -> None:
+    features = correlated()
+    found = fitted(features)
+    features[1_500:1_510, 3] += 40
+    counted = count_novel(found, features, 1_450, 1_510)
+    alone = [one.is_novel for one in found.assess_rows(features, 1_450, 1_510)]
+    assert counted["novel"] == sum(alone) >= 10
+    assert counted["first"] == 1_450 + alone.index(True)
+    assert next(iter(counted["features"])) == "d"
+    assert count_novel(found, features, 1_450, 1_451)["first"] is None
 
 
 def test_flags_are_no_matter_of_distances_and_a_constant_may_not_move() -> None:

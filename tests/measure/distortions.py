@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.market import Bars, SymbolData, load_market, synthetic_market
-from p3kit.market.features import compute_features, standardise
+from p3kit.market.features import compute_features
 from p3kit.market.novelty import Distribution, Novelty, distribution_of, fit_distribution
+from p3kit.market.recipe import scaled, standard_scale
 from p3kit.market.sample import sample_bars
 from p3kit.spec import Spec, resolve_spec
 
@@ -91,7 +92,8 @@ def subjects(source: str, symbols: Sequence[str]) -> list[Subject]:
     found = []
     for name, data in market.items():
         features = compute_features(raw[name], None, data.bars_per_year)
-        values, mean, scale, _ = standardise(features, *data.splits["train"])
+        mean, scale, _ = standard_scale(features, *data.splits["train"])
+        values = scaled(features.values, mean, scale)
         data = replace(data, features=values, feature_names=features.names, feature_mean=mean, feature_scale=scale)
         found.append(Subject(data, distribution_of(data, spec.env.window), raw[name]))
     return found

@@ -21,8 +21,8 @@ from p3kit.env import TradingEnv
 from p3kit.market import LOOKBACK, Bars, load_market
 from p3kit.market.files import read_bars
 from p3kit.metrics import ACTIONS
-from p3kit.policy.decision import order_of
 from p3kit.policy.live_account import from_tensors
+from p3kit.policy.live_decision import order_of
 from p3kit.policy.observing import observe
 from p3kit.spec import shipped_trainers
 from tests.market.made import frame_of, random_bars, write_csv

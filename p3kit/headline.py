@@ -1,0 +1,86 @@
+"""The result of a group of agents in one sentence that needs no explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One agent on the bars that it is judged on. Returns and drawdowns are fractions; None where not recorded."""
+
+    name: str
+    label: str
+    """`shown`, `not shown` or `not judged` (p3kit.edge.label)."""
+    total_return: float | None
+    hold_return: float | None
+    """Total return of buy-and-hold on the same bars."""
+    drawdown: float | None
+    hold_drawdown: float | None
+    window: str | None = None
+    """Window of a walk-forward; agents of different windows have different bars."""
+    synthetic: bool = False
+
+
+def headline(agents: Sequence[Scored]) -> str:
+    """Return one or two sentences: who is shown to beat buy-and-hold, and what all earned beside it.
+
+    `No agent is shown to beat buy-and-hold. Together +27 % against its +59 %; mean drawdown 12 % against 43 %.`
+    Together: equal shares of the capital, left alone. Empty for no agents.
+    """
+    if not agents:
+        return ""
+    warning = "SYNTHETIC data. " if any(agent.synthetic for agent in agents) else ""
+    return f"{warning}{_who(agents)} {_money(agents)}".strip()
+
+
+def _who(agents: Sequence[Scored]) -> str:
+    shown = [agent.name for agent in agents if agent.label == "shown"]
+    left = sum(agent.label == "not judged" for agent in agents)
+    if len(agents) == 1:
+        word = {"shown": "is shown to beat", "not shown": "is not shown to beat"}.get(agents[0].label)
+        return f"{agents[0].name} {word} buy-and-hold." if word else f"{agents[0].name} cannot be judged yet."
+    if left == len(agents):
+        return f"None of {len(agents)} agents can be judged yet."
+    open_ones = f" ({left} of {len(agents)} cannot be judged yet)" if left else ""
+    if not shown:
+        return f"No agent is shown to beat buy-and-hold{open_ones}."
+    names = ", ".join(shown[:_MOST_NAMED]) + (
+        f" and {len(shown) - _MOST_NAMED} more" if len(shown) > _MOST_NAMED else ""
+    )
+    verb = "is" if len(shown) == 1 else "are"
+    return f"{len(shown)} of {len(agents)} agents {verb} shown to beat buy-and-hold: {names}{open_ones}."
+
+
+def _money(agents: Sequence[Scored]) -> str:
+    """What the agents earned beside buy-and-hold; empty where it is not recorded for all."""
+    own, held = [agent.total_return for agent in agents], [agent.hold_return for agent in agents]
+    if any(value is None for value in (*own, *held)):
+        return ""
+    together = "On average" if len({agent.window for agent in agents}) > 1 else "Together"
+    text = f"{together + ' ' if len(agents) > 1 else ''}{_percent(own)} against its {_percent(held)}"
+    own, held = [agent.drawdown for agent in agents], [agent.hold_drawdown for agent in agents]
+    if any(value is None for value in (*own, *held)):
+        return f"{text}."
+    mean = "mean drawdown" if len(agents) > 1 else "drawdown"
+    return f"{text}; {mean} {_percent(own, '')} against {_percent(held, '')}."
+
+
+def _percent(values: Sequence[float | None], sign: str = "+") -> str:
+    return format(_mean(values), f"{sign}z.0%").replace("%", " %")
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
+
+
+LEGEND = (
+    "Grade: the training guide's fixed criteria, which ignore buy-and-hold. "
+    "Edge: the comparison with buy-and-hold, with every evaluation counted."
+)
+"""The line below a table of grades and edges."""
