@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from p3kit.errors import Interrupted as Interrupted
     from p3kit.errors import P3kitError as P3kitError
     from p3kit.errors import P3kitWarning as P3kitWarning
+    from p3kit.policy.exporting import export_policy as export_policy
     from p3kit.policy.live_account import Account as Account
     from p3kit.policy.live_decision import Decision as Decision
     from p3kit.policy.loading import load_policy as load_policy
@@ -67,6 +68,7 @@ _MODULES = {
     "P3kitError": "errors",
     "P3kitWarning": "errors",
     "Account": "policy.live_account",
+    "export_policy": "policy.exporting",
     "Decision": "policy.live_decision",
     "load_policy": "policy.loading",
     "Policy": "policy.trained_agent",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,6 +104,9 @@ def evaluate_run(
     *,
     final: bool = False,
     mode: Mode = "continuous",
+    bars: str | Path | None = None,
+    first_day: str | None = None,
+    last_day: str | None = None,
 ) -> list[Backtest]:
     """Backtest the agents of a run beside all-HOLD, buy-and-hold, random and a moving average.
 
@@ -117,6 +121,9 @@ def evaluate_run(
         runs_root: Folder of the run directories. Default: the environment variable `P3KIT_RUNS`, else `runs`.
         final: Allow the test split. Every look at it is journalled and counted.
         mode: `continuous`, or `windows` to play validation and test split in windows, too.
+        bars: A file of bars, to backtest outside the splits of the run. Default: the source that the spec names.
+        first_day: First day of a backtest outside the splits. Default: the one after the last bar of the run.
+        last_day: Its last day. Default: that of the last bar.
 
     Returns:
         A backtest per agent: `metrics`, `baselines`, `sharpe_interval`, `curves`.
@@ -124,6 +131,8 @@ def evaluate_run(
     Raises:
         RunNotFound: No run or agent has that name.
         InputError: No such checkpoint, or `test` without `final`.
+        DataError: Bars of the run have changed since. Appended bars, and prices that were rescaled, have not.
+        BarsError: Too few bars outside the splits.
         P3kitError: The trainer of the run cannot show its policy.
 
     Example:
@@ -135,6 +144,11 @@ def evaluate_run(
         raise InputError(f"split={split!r}", "every look at the test split is counted", hint)
     saved = open_run(run, runs_root)
     check_agent(saved)
+    outside = _outside_options(bars, first_day, last_day)
+    if outside:
+        if split != "validation":
+            raise InputError(f"split={split!r}", "was given beside bars outside the splits", "leave one of them out")
+        return [_backtest(saved, agent, "outside", checkpoint, mode, outside) for agent in saved.agents]
     return [_backtest(saved, agent, split, checkpoint, mode) for agent in saved.agents]
 
 
@@ -230,13 +244,37 @@ def read_rules(rules: Rules | None) -> Mapping[str, Mapping[str, Any]] | None:
     return load_rules(rules) if isinstance(rules, str | Path) else rules
 
 
-def _backtest(saved: SavedRun, agent: str, split: Split, checkpoint: str, mode: Mode) -> Backtest:
+def _outside_options(bars: str | Path | None, first_day: str | None, last_day: str | None) -> list[str]:
+    """The options of a trainer for bars outside the splits; none where they are not asked for."""
+    options = {"--bars": bars, "--from-day": first_day, "--to-day": last_day}
+    for name, day in (("first_day", first_day), ("last_day", last_day)):
+        if day is not None:
+            _check_day(name, day)
+    return [text for name, value in options.items() if value is not None for text in (name, str(value))]
+
+
+def _check_day(name: str, day: str) -> None:
+    """Raise InputError for a text that is no day."""
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise InputError(f"{name}={day!r}", "is no day", "write it as 2024-05-31") from None
+
+
+def _backtest(
+    saved: SavedRun,
+    agent: str,
+    split: Split | Literal["outside"],
+    checkpoint: str,
+    mode: Mode,
+    outside: Sequence[str] = (),
+) -> Backtest:
     from p3kit.diagnose.journal import intervened, read_journal
     from p3kit.launch.backtest import backtest, count_final_looks, deflated_sharpe
 
     run, root = saved.directory, saved.path.parent
-    result = backtest(run, agent, checkpoint, split=split, final=split == "test", mode=mode)
-    if split == "test":
+    result = backtest(run, agent, checkpoint, split=split, final=split == "test", mode=mode, outside=outside)
+    if split == "test" or "test" in result["overlaps"]:
         own, experiment = count_final_looks(root, run, agent)
         result["final_looks"] = {"agent": own, "experiment": experiment}
     result["deflated_sharpe"] = deflated_sharpe(root, run, result)

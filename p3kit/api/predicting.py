@@ -50,7 +50,7 @@ def predict_run(
     """Decide at the close of the last bar, for one agent or for each agent of a run whose symbol is in the bars.
 
     Args:
-        run: A run, one agent of it (`run-42/AAPL`), or a checkpoint file.
+        run: A run, one agent of it (`run-42/AAPL`), a checkpoint file, or the folder of an exported policy.
         bars: A file of past bars, a folder with a file per symbol, a path with `{symbol}`, or a DataFrame.
         account: The account, accounts by agent or symbol, or a JSON file with either. Default: flat, with the initial
             capital of the spec.
@@ -94,18 +94,18 @@ def decide_each(
         account = read_accounts(Path(account))
     chosen, errors = _with_bars(agents, bars)
     decided = []
-    for reference, symbol in chosen.items():
+    for reference in chosen:
         try:
-            own = _account_of(account, reference.rpartition("/")[2], symbol, len(chosen))
-            decided.append(_decide(reference, bars, own, checkpoint))
+            decided.append(_decide(reference, bars, account, checkpoint, len(chosen)))
         except P3kitError as error:
             errors[reference] = error
     return decided, errors
 
 
 def _agents(reference: str, runs_root: str | Path | None) -> dict[str, str]:
-    """Reference of each agent for `load_policy` → its symbol; "" for a checkpoint file, whose card has it."""
-    if ".pt" in reference and Path(reference.partition(".pt")[0] + ".pt").is_file():
+    """Reference of each agent for `load_policy` → its symbol; "" for a file or folder with a card that has it."""
+    is_checkpoint = ".pt" in reference and Path(reference.partition(".pt")[0] + ".pt").is_file()
+    if is_checkpoint or (Path(reference) / "card.json").is_file():
         return {reference: ""}
     run, agent = find_run(folder_of_runs(runs_root), reference)
     plans = {plan["name"]: plan["symbol"] for plan in run.info()["agents"]}
@@ -173,8 +173,9 @@ def _symbols_of_template(template: str) -> tuple[str, ...]:
     return tuple(file.name.removeprefix(before).removesuffix(after) for file in files)
 
 
-def _account_of(account: Any, agent: str, symbol: str, agents: int) -> Account | None:
+def _account_of(account: Any, policy: Policy, agents: int) -> Account | None:
     """The account of one agent."""
+    agent, symbol = policy.name.rpartition("/")[2], policy.symbol
     if isinstance(account, Mapping):
         found: Account | None = account.get(agent, account.get(symbol))
         if found is None:
@@ -187,10 +188,11 @@ def _account_of(account: Any, agent: str, symbol: str, agents: int) -> Account |
     return own
 
 
-def _decide(reference: str, bars: Any, account: Account | None, checkpoint: str) -> AgentDecision:
+def _decide(reference: str, bars: Any, accounts: Any, checkpoint: str, agents: int) -> AgentDecision:
     from p3kit.policy import Account, load_policy
 
     policy = load_policy(reference, checkpoint)
+    account = _account_of(accounts, policy, agents)
     past = read_past_bars(bars, policy) if isinstance(bars, str | os.PathLike) else bars
     own = Account(cash=float(policy.spec.env.initial_capital)) if account is None else account
     synthetic = policy.spec.data.source == "synthetic"

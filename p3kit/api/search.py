@@ -42,7 +42,7 @@ def tune_spec(
     Raises the errors of `run_spec`; `Interrupted.result` then has the trials so far, and `resume_sweep` goes on.
     """
     from p3kit.plan import data_notes
-    from p3kit.spec.notes import notes
+    from p3kit.spec.notes import first_notes
     from p3kit.tune import begin
 
     require_tune()
@@ -50,7 +50,7 @@ def tune_spec(
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
     command = options.command or command_of("tune", loaded)
     with begin(loaded, loaded.overrides, launch.root, command) as sweep:
-        return _search(sweep, launch, [*notes(loaded), *data_notes(loaded.spec, sweep.market), *sweep.notes])
+        return _search(sweep, launch, [*sweep.notes, *first_notes(loaded, data_notes(loaded.spec, sweep.market))])
 
 
 def resume_sweep(

@@ -19,7 +19,6 @@ from p3kit.spec.writing import toml_value
 
 if TYPE_CHECKING:
     from p3kit.launch import Pace
-    from p3kit.launch.ancestors import Ancestry
     from p3kit.launch.calibrate import Cost
     from p3kit.launch.cluster import Packing
     from p3kit.launch.progress import Progress
@@ -57,11 +56,11 @@ def load_spec(path: SpecLike, overrides: Overrides = ()) -> LoadedSpec:
     if isinstance(path, LoadedSpec):
         if not overrides:
             return path
-        overrides, path = [*path.overrides, *_as_flags(overrides)], path.path
-    return read_spec(find_spec(home(path)), _as_flags(overrides))
+        overrides, path = [*path.overrides, *as_flags(overrides)], path.path
+    return read_spec(find_spec(home(path)), as_flags(overrides))
 
 
-def _as_flags(overrides: Overrides) -> list[str]:
+def as_flags(overrides: Overrides) -> list[str]:
     """Overrides as `--set` takes them."""
     if isinstance(overrides, Mapping):
         return [f"{key}={toml_value(value)}" for key, value in overrides.items()]
@@ -160,11 +159,11 @@ def plan_runs(
     market = load_market(loaded.spec, loaded.spec.symbols)
     windows = walk_windows(loaded.spec, market)
     plans, slots, packing = _packed(loaded, windows, jobs, options)
-    ancestry = _ancestry(loaded, plans, market, folder_of_runs(runs_root))
+    inherited = _check_ancestry(loaded, plans, market, folder_of_runs(runs_root))
     cost = _calibrated(plans, loaded, market, slots, progress) if options.calibrate else None
     pace = measured_pace(plans[0], folder_of_runs(runs_root))
     seconds = cost.seconds if cost else total_seconds(plans, pace, slots) if pace else None
-    remarks = (*notes(loaded), *data_notes(loaded.spec, market, windows), *ancestry.notes())
+    remarks = (*notes(loaded), *data_notes(loaded.spec, market, windows), *inherited)
     return Plan(loaded, tuple(plans), slots, remarks, seconds, pace, cost, packing)
 
 
@@ -186,10 +185,10 @@ def agent_work(agent: AgentPlan) -> dict[str, Any]:
     }
 
 
-def _ancestry(
+def _check_ancestry(
     loaded: LoadedSpec, plans: Sequence[RunPlan], market: Mapping[str, SymbolData], runs_root: Path
-) -> Ancestry:
-    """The agents that `[init]` starts from, with every check that this installation can make."""
+) -> list[str]:
+    """Notes on the agents that `[init]` starts from, after every check that this installation can make."""
     from p3kit.launch.ancestors import Ancestry
     from p3kit.market import load_market
 
@@ -197,9 +196,8 @@ def _ancestry(
     ancestry = Ancestry.find(agents, runs_root, loaded.origins.get("init.from", "init.from"))
     if ancestry.recipes:
         market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
-    if importlib.util.find_spec("torch") is not None:
-        ancestry.check(plans, market)
-    return ancestry
+    days = ancestry.check(plans, market, networks=importlib.util.find_spec("torch") is not None)
+    return [*ancestry.notes(), *days]
 
 
 def check_init(loaded: LoadedSpec, runs_root: str | Path | None = None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from p3kit.launch import Outcome, compare_weights, extend, make_runs, plan_repla
 from p3kit.launch.ancestors import Ancestry
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
+from p3kit.launch.older_runs import check_resumable
 from p3kit.launch.process import Start
 from p3kit.launch.progress import Progress, open_display, progress_console
 from p3kit.rundir import ScheduleChoice, folder_of_runs, missing_checkpoint_notes
@@ -104,7 +105,7 @@ def run_spec(
         >>> run.verdict.grade
         'FAIL'
     """
-    return _train_new(spec, Launch(jobs, folder_of_runs(runs_root), progress, options))
+    return train_new(spec, Launch(jobs, folder_of_runs(runs_root), progress, options))
 
 
 def replay_run(
@@ -120,7 +121,7 @@ def replay_run(
     """
     launch = Launch(None, folder_of_runs(runs_root), progress, options)
     first = open_run(original, runs_root)
-    runs = _train_new(spec, launch, first.directory)
+    runs = train_new(spec, launch, first.directory)
     return Repetition(runs, *compare_weights(first.directory, runs[0].directory))
 
 
@@ -152,11 +153,14 @@ def resume_runs(
         The runs, as `run_spec` does.
 
     Raises:
-        InputError: A run is done and `total_timesteps` is not given, still trains, or has taken as many steps.
+        InputError: A run is done and `total_timesteps` is not given, still trains, has taken as many steps, or was
+            made by an earlier p3kit whose trainers do not work here.
         Interrupted: See `run_spec`.
     """
     chosen = [run.directory for run in open_whole_runs(runs, runs_root)]
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
+    for note in filter(None, map(check_resumable, chosen)):
+        launch.print(f"note: {note}")
     if total_timesteps is not None:
         require_torch()
         for note in extend(chosen, total_timesteps, schedule):
@@ -235,23 +239,32 @@ class Launch:
         return trained
 
 
-def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -> TrainedRuns:
-    """Make the run directories of a spec and train them, or only the run that repeats `original`."""
+def train_new(
+    spec: SpecLike,
+    launch: Launch,
+    original: RunDir | None = None,
+    choose: Callable[[list[RunPlan]], list[RunPlan]] = lambda plans: plans,
+    extra: Mapping[str, Any] | None = None,
+    on_made: Callable[[list[RunDir]], None] = lambda runs: None,
+) -> TrainedRuns:
+    """Make the run directories of a spec and train them, or only the run that repeats `original`.
+
+    `choose` takes the plans to train, `extra` is what else run.json shall hold, `on_made` is called with the queued
+    runs.
+    """
     from p3kit.market import load_market
 
     require_torch()
     loaded = load_spec(spec)
     market = load_market(loaded.spec, loaded.spec.symbols)
     with launch.engine([loaded.spec.compute.model_dump()]) as engine:
-        plans = _plan(loaded, market, engine.slots, launch)
+        plans = choose(_plan(loaded, market, engine.slots, launch))
         agents = [agent for plan in plans for agent in plan.agents]
         ancestry = Ancestry.find(agents, launch.root, loaded.origins.get("init.from", "init.from"))
         if ancestry.recipes:
             market = load_market(loaded.spec, loaded.spec.symbols, recipes=ancestry.recipes)
-        ancestry.check(plans, market)
-        for note in ancestry.notes():
+        for note in [*ancestry.notes(), *ancestry.check(plans, market)]:
             launch.print(f"note: {note}")
-        extra = None
         if original is not None:
             replay = plan_replay(plans, original)
             replay.check_start(ancestry)
@@ -260,6 +273,7 @@ def _train_new(spec: SpecLike, launch: Launch, original: RunDir | None = None) -
         with launch.background() as background:
             command = launch.options.command or command_of("run", loaded)
             runs = make_runs(plans, loaded, market, launch.root, command=command, extra=extra, ancestry=ancestry)
+            on_made(runs)
             del market  # a gigabyte for 143 symbols, and every trainer reads its own
             give_memory_back()
             return launch.train(runs, at_a_time, start, background)
@@ -270,13 +284,13 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
     from p3kit.spec import read_trainer
-    from p3kit.spec.notes import notes
+    from p3kit.spec.notes import first_notes
 
     windows = walk_windows(loaded.spec, market)
     plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.market_spec, window.spec.symbols)  # every window has enough bars, or nothing begins
-    for note in [*notes(loaded), *data_notes(loaded.spec, market, windows)]:
+    for note in first_notes(loaded, data_notes(loaded.spec, market, windows)):
         launch.print(f"note: {note}")
     return plans
 

@@ -8,6 +8,8 @@ import importlib.util
 import os
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -15,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from p3kit import __version__
 from p3kit.cli.output import add_volume, print_origin, print_versions, volume_options
-from p3kit.errors import NO_POSIX, InputError, P3kitError
+from p3kit.errors import NO_POSIX, InputError, P3kitError, P3kitWarning
 from p3kit.terminal import guarded_output
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -32,7 +34,8 @@ COMMANDS = {
     "schema": ("p3kit.cli.spec:schema", "Print the JSON Schema that editors read."),
     "data": ("p3kit.cli.data:data", "Say what the bars of a spec are, and where they come from."),
     "runs": ("p3kit.cli.runs:runs", "List the runs."),
-    "resume": ("p3kit.cli.runs:resume", "Continue a stopped or crashed run from its last checkpoint."),
+    "resume": ("p3kit.cli.runs:resume", "Continue a run from its last checkpoint, or extend it."),
+    "retrain": ("p3kit.cli.retrain:retrain", "Train a run again with the bars of today."),
     "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
     "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
@@ -85,7 +88,7 @@ OTHER_OPTIONS = {
 
 TAKE_A_SPEC = ("check", "plan", "run", "tune", "validate")
 
-TRAINING = ("run", "resume", "tune")
+TRAINING = ("run", "resume", "retrain", "tune")
 """Commands whose exit code stays the outcome of their runs when output is lost."""
 
 
@@ -150,7 +153,10 @@ class LazyCommands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         began = time.perf_counter()
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", P3kitWarning)
+                warnings.showwarning = _showing_notes(warnings.showwarning)
+                return super().invoke(ctx)
         except click.NoSuchOption as error:
             if error.option_name not in OTHER_OPTIONS or self.chosen not in TAKE_A_SPEC:
                 raise
@@ -176,6 +182,18 @@ class LazyCommands(click.Group):
             sys.exit(INTERRUPTED)
         finally:
             print_versions(began)
+
+
+def _showing_notes(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """A `warnings.showwarning` that prints a P3kitWarning as one line on stderr."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, P3kitWarning):
+            click.echo(f"note: {message}", err=True)
+        else:
+            otherwise(message, category, *place, **more)
+
+    return show
 
 
 def _leave_hanging_threads(end: SystemExit) -> None:

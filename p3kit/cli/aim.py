@@ -136,12 +136,13 @@ def _end_when_aim_hangs(mirror: Mirror, server: AimServer | None = None) -> None
 
 def _stop_on_signals() -> threading.Event:
     """An event that Ctrl-C or SIGTERM sets, so that work in hand is finished. A second Ctrl-C interrupts at once."""
+    from p3kit.rundir.signals import handle_signals
+
     stop = threading.Event()
 
     def set_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        handle_signals([signal.SIGINT], signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, set_stop)
-    signal.signal(signal.SIGTERM, set_stop)
+    handle_signals([signal.SIGINT, signal.SIGTERM], set_stop)
     return stop

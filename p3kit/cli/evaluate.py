@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Examples:
   p3kit evaluate run-42
   p3kit evaluate run-42 --split train --checkpoint last
-  p3kit evaluate run-42 --final"""
+  p3kit evaluate run-42 --final
+  p3kit evaluate run-42/AAPL --bars new/AAPL.csv --from 2024-01-01"""
 )
 @run_argument
 @click.option(
@@ -35,6 +36,16 @@ Examples:
     metavar="NAME",
     help="best (the weights that validation chose), last, or a file below checkpoints/.",
 )
+@click.option(
+    "--bars",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="Backtest on a file of bars, outside the splits of the run.",
+)
+@click.option(
+    "--from", "first_day", metavar="DAY", help="First day outside the splits.  [default: after the run's bars]"
+)
+@click.option("--to", "last_day", metavar="DAY", help="Last day outside the splits.  [default: that of the last bar]")
 @click.option(
     "--mode",
     type=click.Choice(["continuous", "windows"]),
@@ -55,6 +66,9 @@ def evaluate(
     final: bool,
     split: Literal["validation", "train"] | None,
     checkpoint: str,
+    bars: Path | None,
+    first_day: str | None,
+    last_day: str | None,
     mode: Literal["continuous", "windows"] | None,
     output: Path | None,
     as_json: bool,
@@ -63,8 +77,9 @@ def evaluate(
     """Backtest RUN: metrics beside all-HOLD, buy-and-hold, random and a moving average, with a picture.
 
     RUN is run-42, 42, latest or run-42/AAPL. The policy walks the whole split once, deterministic, at the fees and
-    under the rules that the spec states, with one account from the first bar to the last. A run on a Gymnasium or
-    EnvPool task plays whole episodes and prints their returns.
+    under the rules that the spec states, with one account from the first bar to the last. --bars, --from and --to
+    backtest on bars outside the splits. A run on a Gymnasium or EnvPool task plays whole episodes and prints their
+    returns.
     """
     from p3kit.api.judging import evaluate_run
     from p3kit.api.saved_run import open_run
@@ -75,9 +90,13 @@ def evaluate(
         raise InputError(
             f"--split {split}", "was given beside --final", "--final walks the test split; say one of them"
         )
+    outside = any(option is not None for option in (bars, first_day, last_day))
+    if outside and (final or split is not None):
+        option = "--final" if final else f"--split {split}"
+        raise InputError(option, "was given beside --bars, --from or --to", "they name bars outside the splits")
     found = open_run(run, runs_root)
     if found.info["env_id"]:
-        if final or split is not None or output is not None or mode is not None:
+        if final or split is not None or output is not None or mode is not None or outside:
             raise InputError(run, f"plays {found.info['env_id']}, which has no splits and no picture", "--episodes N")
         _print_returns(found, "last" if checkpoint == "best" else checkpoint, episodes or 100, as_json)
         return
@@ -88,8 +107,17 @@ def evaluate(
     if output is not None and len(found.agents) > 1:
         raise InputError("--output", f"{found.name} has {len(found.agents)} agents", "name one: RUN/AGENT")
     wanted = "test" if final else split or "validation"
-    with progress_console().status(f"{run}: walking the {wanted} split"):
-        backtests = evaluate_run(found, wanted, checkpoint, final=final, mode=mode or "continuous")
+    with progress_console().status(f"{run}: walking {'bars outside the splits' if outside else f'the {wanted} split'}"):
+        backtests = evaluate_run(
+            found,
+            wanted,
+            checkpoint,
+            final=final,
+            mode=mode or "continuous",
+            bars=bars,
+            first_day=first_day,
+            last_day=last_day,
+        )
     results = [{**one.result, "picture": str(one.save_picture(output))} for one in backtests]
     if as_json:
         print_json([{key: value for key, value in result.items() if key != "curves"} for result in results])

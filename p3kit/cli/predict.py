@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import click
 
 from p3kit.cli.options import json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, print_lines, print_note
-from p3kit.errors import BarsError, P3kitError, P3kitWarning
+from p3kit.errors import BarsError, P3kitError
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -90,11 +89,7 @@ def predict(
     """
     from p3kit.api.predicting import decide_each
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", P3kitWarning)
-        decided, errors = decide_each(run, bars, account, checkpoint, runs_root)
-    for warning in caught:
-        print_note(f"note: {warning.message}")
+    decided, errors = decide_each(run, bars, account, checkpoint, runs_root)
     if as_json:
         print_json([one.to_json() for one in decided])
     elif len(decided) == 1:

@@ -109,7 +109,7 @@ def show_outcome(outcome: Outcome, as_json: bool) -> None:
     """Print the result on stdout: verdicts as tables, or all of it as JSON."""
     from p3kit.launch import agent_results, verdict_lines
 
-    results = agent_results(outcome.runs)
+    results = agent_results(outcome.kept)
     if as_json:
         runs = [{"run": run.name, "path": str(run.path), "state": outcome.states[run.name]} for run in outcome.runs]
         result = {"interrupted": outcome.interrupted, "runs": runs, "agents": [agent.to_json() for agent in results]}
@@ -140,8 +140,7 @@ def suggest_next(ctx: click.Context, outcome: Outcome, *, mirrored: bool) -> Non
         console.print(
             f"to go on:  p3kit resume {' '.join(names)}{suffix}", markup=False, highlight=False, soft_wrap=True
         )
-    if len(names) < len(outcome.runs):
-        done = next(run.name for run in outcome.runs if run.name not in names)
+    if done := next((run.name for run in outcome.kept if run.name not in names), ""):
         commands = [f"p3kit report --week 1{suffix}", f"p3kit diagnose {done}{suffix}"]
         commands += [f"p3kit ui{suffix}"] if mirrored else []
         console.print(f"next:  {'   '.join(commands)}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,13 @@ from p3kit.errors import InputError
 from p3kit.market import FeatureRecipe, load_market, sample
 from p3kit.metrics import COMPONENTS
 from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
+from p3kit.spec.paths import home
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
+
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+"""A forked process inherits torch's pool of threads without the threads, and would wait for them for ever. With one
+thread torch uses no pool, as in the workers of its DataLoader."""
 
 Array = NDArray[Any]
 Info = dict[str, Any]
@@ -46,7 +52,7 @@ def read_spec(
             raise InputError("overrides", "were given beside a Spec", "change the Spec, or give the path of its file")
         loaded = spec
     elif spec is not None:
-        path = find_spec(Path(spec))
+        path = find_spec(home(spec))
         loaded = load_spec(path, [f"{key}={toml_value(value)}" for key, value in changes.items()]).spec
     else:
         names = list(dict.fromkeys(symbols or sample.SYMBOLS))

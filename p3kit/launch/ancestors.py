@@ -16,6 +16,7 @@ from p3kit.errors import Fault, InputError, P3kitError, RunNotFound, SpecError
 from p3kit.market import FeatureRecipe
 from p3kit.rundir import RunDir, find_checkpoint, find_run
 from p3kit.spec import read_trainer
+from p3kit.spec.models import parse_range
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
@@ -67,6 +68,12 @@ class Ancestor:
             raise InputError(self.label, what, "train it again, or take [init] out")
         return FeatureRecipe.from_json(stored)
 
+    @property
+    def trained_until(self) -> str:
+        """Time of the last bar that it, or an agent that it came from, was trained on."""
+        own = str(self.data["split_days"]["train"][1])
+        return max(own, str((self.plan.get("init") or {}).get("trained_until", own)))
+
     def entry(self, spec: Spec, file: str, sha256: str, checkpoint: str) -> dict[str, Any]:
         """The part of the new agent's entry in run.json that names this one."""
         return {
@@ -77,6 +84,7 @@ class Ancestor:
             "sha256": sha256,
             "optimizer": init_of(spec).optimizer,
             "reward_scale": self.has_reward_of(spec),
+            "trained_until": self.trained_until,
             "lineage": [self.label, *(self.plan.get("init") or {}).get("lineage", ())],
         }
 
@@ -133,8 +141,19 @@ class Ancestry:
         """Sentences on what the agents take over, and what they do not."""
         return [_note(agent, self._ancestors[agent.name]) for agent in self._agents if agent.name in self._ancestors]
 
-    def check(self, plans: Sequence[RunPlan], market: Mapping[str, SymbolData]) -> None:
-        """Raise InputError where the network of a trainer cannot take the weights, by its own `load_policy`."""
+    def check(self, plans: Sequence[RunPlan], market: Mapping[str, SymbolData], *, networks: bool = True) -> list[str]:
+        """Check what needs the bars; returns notes. Raises SpecError where the test split has bars that the weights
+        were trained on, and InputError where the network of a trainer cannot take them, by its own `load_policy`."""
+        notes = []
+        for plan in plans:
+            for agent in plan.agents:
+                if agent.name in self._ancestors:
+                    notes += _days(plan, agent, self._ancestors[agent.name], market[agent.symbol])
+        if networks:
+            self._check_networks(plans, market)
+        return notes
+
+    def _check_networks(self, plans: Sequence[RunPlan], market: Mapping[str, SymbolData]) -> None:
         for plan in plans:
             self._check_shared(plan)
             for agent in plan.agents:
@@ -267,6 +286,27 @@ def _differences(agent: AgentPlan, ancestor: Ancestor) -> Iterator[Fault]:
         if here != there:
             what = f"{path} is {there} in {ancestor.label} and {here} for {agent.name}"
             yield Fault(FROM, what, f"give {path} the value of {ancestor.label}, or take [init] out")
+
+
+def _days(plan: RunPlan, agent: AgentPlan, one: Ancestor, bars: SymbolData) -> list[str]:
+    """A note where the validation split has bars that the weights were trained on. Raises SpecError for the test
+    split."""
+    if one.symbol != agent.symbol:
+        return []
+    begins = {
+        name: str(parse_range(getattr(plan.spec.data.split, name))[0])
+        if plan.windows
+        else str(bars.timestamps[bars.splits[name][0]])[:19]
+        for name in ("validation", "test")
+    }
+    known = f"{one.label} was trained on bars until {one.trained_until[:10]}"
+    if begins["test"] <= one.trained_until:
+        what = f"begins on {begins['test'][:10]} for {agent.name}, and {known}"
+        raise SpecError([Fault("data.split.test", what, "begin the test split after that day, or take [init] out")])
+    if begins["validation"] <= one.trained_until:
+        return [f"init: validation of {agent.name} begins on {begins['validation'][:10]}, and {known}: its results are "
+                "too good"]  # fmt: skip
+    return []
 
 
 def _setting(tables: Mapping[str, Any], path: str) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from p3kit.errors import P3kitError
+from p3kit.launch.older_runs import evaluating_trainer
 from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
 from p3kit.rundir import BACKTEST_RESULT, RunDir, find_checkpoint, list_runs
@@ -15,14 +17,17 @@ Result = dict[str, Any]
 """Output of `Agent.report_backtest`: checkpoint, global_step, split, metrics, baselines, intervals, curves."""
 
 
-def backtest(run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool, mode: str) -> Result:
+def backtest(
+    run: RunDir, agent: str, checkpoint: str, *, split: str, final: bool, mode: str, outside: Sequence[str] = ()
+) -> Result:
     """Walk one split with the policy of one checkpoint, in a process of its own.
 
+    `outside` are the trainer's options `--bars`, `--from-day` and `--to-day` for the split `outside`.
     `mode` is "continuous" or "windows". `checkpoint` is "best" (the weights that validation chose), "last", or the name
     of a file below checkpoints/. Raises InputError where there is no such checkpoint, P3kitError with the message of
     the trainer where it cannot load its policy.
     """
-    return _shown(run, agent, checkpoint, split, ["--mode", mode, *(["--final"] if final else [])])
+    return _shown(run, agent, checkpoint, split, ["--mode", mode, *(["--final"] if final else []), *outside])
 
 
 def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: int = 2) -> list[Result]:
@@ -38,12 +43,14 @@ def replay(run: RunDir, agent: str, checkpoint: str, *, split: str, episodes: in
 def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]) -> Result:
     """Output of the run's own trainer for one checkpoint."""
     name = find_checkpoint(run, agent, checkpoint)
-    result = run_trainer(run, ["--evaluate", name, "--agent", agent, "--split", split, *more])
+    flags = ["--evaluate", name, "--agent", agent, "--split", split, *more]
+    result = run_trainer(run, flags, evaluating_trainer(run))
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()
         why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and said nothing"
-        raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", "see load_policy in its trainer.py")
+        hint = f"it was made by {run.made_by()}" if run.is_older else "see load_policy in its trainer.py"
+        raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", hint)
     found: Result = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
     return found | {"run": run.name, "agent": agent}
 
@@ -55,7 +62,7 @@ def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, f
     Tries are all evaluations of the symbol that the experiment's runs in the folder have journalled on that split.
     """
     sharpe, shape = result["metrics"].get("eval/sharpe_ratio"), result["returns"]
-    if sharpe is None or shape is None or result["split"] == "train":
+    if sharpe is None or shape is None or result["split"] in ("train", "outside"):
         return None
     kind = "final_evaluation" if result["split"] == "test" else "evaluation"
     symbol = _symbols(run.info())[result["agent"]]

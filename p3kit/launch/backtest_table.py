@@ -37,7 +37,8 @@ _MOST_FEATURES = 6
 def print_backtest(result: Mapping[str, Any], experiment: str, console: Console) -> None:
     """Print the tables of one agent: the policy beside the baselines, its regimes, remarks, the picture."""
     curves = result["curves"]
-    title = f"{result['run']}/{result['agent']} ({experiment}): {result['split']} split, {result['checkpoint']}"
+    where = "outside the run's splits" if result["split"] == "outside" else f"{result['split']} split"
+    title = f"{result['run']}/{result['agent']} ({experiment}): {where}, {result['checkpoint']}"
     console.print(Text(title, style="bold"))
     if result["synthetic"]:
         console.print("SYNTHETIC data: nothing is said about a real market", style="yellow")
@@ -45,11 +46,21 @@ def print_backtest(result: Mapping[str, Any], experiment: str, console: Console)
     count = result["windows"]
     how = "one continuous account" if result["mode"] == "continuous" else f"in {count} windows that each start flat"
     console.print(f"{curves['bars']:,} bars, {first} to {last}, {how}; costs as in the spec\n")
+    for note in _notes(result):
+        console.print(note, style="yellow", soft_wrap=True)
     console.print(_metrics_table(result))
     console.print(_regime_table(result["regimes"]))
     for line in _remarks(result, experiment):
         console.print(line)
     console.print(f"picture: {result['picture']}", soft_wrap=True)
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    """Notes on the bars: overlaps with the splits of the run, and prices that were rescaled."""
+    lines = [
+        f"{count:,} of these bars are in the {name} split of the run" for name, count in result["overlaps"].items()
+    ]
+    return lines + [note for note in result["notes"] if "those of the run" in note]
 
 
 def _metrics_table(result: Mapping[str, Any]) -> Table:
@@ -94,6 +105,8 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append(f"over buy-and-hold: {over:+z.2f}, 95 % interval {_interval(excess)} of this policy by itself")
     if result["judged"] is not None:
         lines.append(f"what it shows: {sentence('', result['metrics'].get('eval/sharpe_ratio'), result['judged'])}")
+    elif result["overlaps"]:
+        lines.append("what it shows: not judged, the policy was trained or chosen on some of these bars")
     elif result["split"] == "train":
         lines.append("what it shows: nothing about an edge, for the policy was trained on these bars")
     elif result["mode"] != result["mode_of_run"]:

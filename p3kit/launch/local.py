@@ -5,12 +5,13 @@ A run trains in a process of this machine, unless another `start` is given (`p3k
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,6 +23,7 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.launch.display import Display, agent_views, make_display
 from p3kit.launch.process import Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
+from p3kit.rundir.signals import handle_signals
 
 if TYPE_CHECKING:
     from p3kit.launch.ancestors import Ancestry
@@ -68,9 +70,14 @@ class Outcome:
     interrupted: bool
 
     @property
+    def kept(self) -> list[RunDir]:
+        """The runs whose directories nobody deleted or renamed meanwhile."""
+        return [run for run in self.runs if (run.path / "run.json").is_file()]
+
+    @property
     def unfinished(self) -> list[RunDir]:
         """The runs that `p3kit resume` can continue."""
-        return [run for run in self.runs if self.states[run.name] != "done"]
+        return [run for run in self.kept if self.states[run.name] != "done"]
 
     @property
     def exit_code(self) -> int:
@@ -182,8 +189,9 @@ def refuse_active(runs: Iterable[RunDir]) -> None:
 def leave_out(runs: Iterable[RunDir]) -> None:
     """Mark the runs that are still queued as stopped: the launch that queued them has ended."""
     for run in runs:
-        if run.status()["state"] == "queued" and not run.is_locked():
-            run.update_status(state="stopped", message="while it waited for its turn")
+        with contextlib.suppress(OSError, P3kitError):  # one directory that is gone stops none of the others
+            if run.status()["state"] == "queued" and not run.is_locked():
+                run.update_status(state="stopped", message="while it waited for its turn")
 
 
 def train(
@@ -250,9 +258,12 @@ class _Slots:
                 self._interrupt(heard)
             for trainer in [trainer for trainer in self.active if trainer.ended()]:
                 self.active.remove(trainer)
-                self._end(trainer.run, trainer.settle())
+                with self._others_go_on(trainer.run):
+                    self._end(trainer.run, trainer.settle())
             while not heard and len(self.active) < self.jobs and self._any_waits():
-                self._begin(self.waiting.popleft())
+                run = self.waiting.popleft()
+                with self._others_go_on(run):
+                    self._begin(run)
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_S
                 self._look()
@@ -275,7 +286,8 @@ class _Slots:
             self.feed.look()
         for trainer in self.active:
             status = trainer.run.status()
-            self._watch(trainer, status)
+            with self._others_go_on(trainer.run):
+                self._watch(trainer, status)
             silent = status["state"] == "queued" and trainer.has_started()
             self._statuses[trainer.run] = {**status, "state": "starting"} if silent else status
         now = time.time()
@@ -306,10 +318,27 @@ class _Slots:
                     trainer.kill()
             for trainer in [trainer for trainer in self.active if trainer.ended()]:
                 self.active.remove(trainer)
-                self._note_end(trainer.run, trainer.settle())
+                with self._others_go_on(trainer.run):
+                    self._note_end(trainer.run, trainer.settle())
             self.interrupts.wait(POLL_S)
 
+    @contextlib.contextmanager
+    def _others_go_on(self, run: RunDir) -> Iterator[None]:
+        """A run whose directory was deleted or renamed, or cannot be written, is marked; the others go on."""
+        try:
+            yield
+        except (OSError, P3kitError) as error:
+            gone = not run.path.is_dir()
+            message = f"its directory {run.path} was deleted or renamed" if gone else str(error)
+            self.display.print(f"{run.name} crashed: {message}; the other runs go on")
+            self.states[run.name] = "crashed"
+            self._statuses[run] = {"state": "crashed", "message": message, "agents": {}}
+            if self.feed is not None:
+                self.feed.ended(run, "crashed", interrupted=self.interrupts.count > 0)
+
     def _begin(self, run: RunDir) -> None:
+        if not run.path.is_dir():
+            raise FileNotFoundError(run.path)
         if run.stop_requested():
             self._leave_out(run)
             return
@@ -334,8 +363,9 @@ class _Slots:
             self.on_end(run)
 
     def _leave_out(self, run: RunDir) -> None:
-        run.update_status(state="stopped", message="while it waited for its turn")
-        self._note_end(run, "stopped")
+        with self._others_go_on(run):
+            run.update_status(state="stopped", message="while it waited for its turn")
+            self._note_end(run, "stopped")
 
     def _note_end(self, run: RunDir, state: str) -> None:
         self.states[run.name] = state
@@ -362,7 +392,7 @@ class _Slots:
 class Interrupts:
     """Counts Ctrl-C, SIGTERM and a closed terminal while it is entered, in place of the exceptions they would raise.
 
-    Outside the main thread, where no handler can be set, it counts nothing.
+    Outside the main thread, where no handler can be set, it counts nothing. A signal that is ignored (nohup) stays so.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -373,7 +403,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+            self._former = handle_signals(self._SIGNALS, self._note)
         return self
 
     def __exit__(

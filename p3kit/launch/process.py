@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
+from p3kit.rundir.signals import LAUNCHED
 
 _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -164,12 +165,12 @@ CHILD_WITHIN_S = 2 * 3600.0
 """Seconds for a trainer that evaluates or probes; a training is watched by its heartbeat instead."""
 
 
-def run_trainer(run: RunDir, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the run's own copy of its trainer with further flags, wait for its end, and keep what it prints.
+def run_trainer(run: RunDir, flags: Sequence[str], trainer: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a trainer on a run with further flags, wait for its end, and keep what it prints.
 
-    A trainer that does not end in time is killed, and the result says so.
+    Default: the run's own copy of its trainer. One that does not end in time is killed, and the result says so.
     """
-    command = [sys.executable, str(run.trainer_file.resolve()), "--run-dir", str(run.path), *flags]
+    command = [sys.executable, str((trainer or run.trainer_file).resolve()), "--run-dir", str(run.path), *flags]
     try:
         return subprocess.run(
             command,
@@ -202,7 +203,7 @@ def environment_of(run: RunDir) -> dict[str, str]:
     """The trainer's environment: its threads, and this p3kit even where it is not installed."""
     threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
     count = "1" if threads == "auto" else str(threads)
-    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | _OUTPUT
+    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | _OUTPUT | {LAUNCHED: "1"}
     package_root = Path(__file__).resolve().parents[2]
     if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         known = os.environ.get("PYTHONPATH")

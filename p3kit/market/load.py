@@ -19,6 +19,7 @@ from p3kit.market.fingerprint import fingerprint
 from p3kit.market.foresight import foresight_notes
 from p3kit.market.gaps import span_text
 from p3kit.market.recipe import FORMULAS, FeatureRecipe, scaled, standard_scale
+from p3kit.market.run_bars import RunBars
 from p3kit.market.sample import SYMBOLS, sample_bars
 from p3kit.market.splits import SPLITS, split_bars
 from p3kit.market.symbol_data import SymbolData
@@ -49,25 +50,30 @@ def load_market(
     folder: Path | None = None,
     stored: Mapping[str, float] | None = None,
     recipes: Mapping[str, FeatureRecipe] | None = None,
+    of_run: Mapping[str, RunBars] | None = None,
+    *,
+    exact: bool = True,
 ) -> dict[str, SymbolData]:
     """The bars of `symbols`, ready for an environment; the same in every process and however symbols are grouped.
 
     A relative `data.path` is relative to `folder` (default: the current one, as `load_spec` leaves it). `stored` holds
     the bars per year that an agent was trained with, by symbol: its features keep them. `recipes` holds
-    recorded recipes by symbol: their statistics are used in place of those of the training split.
+    recorded recipes by symbol: their statistics are used in place of those of the training split. `of_run` holds the
+    bars of a run by symbol: those that were appended since are left out. Unless `exact`, prices may have been rescaled.
 
     Raises DataError with the faults of all symbols at once: names that are no symbols, missing or unreadable files,
     bars that cannot be trusted (see `files.py`), too few of them, splits that leave nothing to trade on.
     """
     _check_names(spec, symbols)
-    if folder is not None and spec.data.path is not None:
-        path = beside(folder, spec.data.path)
-        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+    spec = with_path_from(spec, folder)
+    of_run = of_run or {}
     bars: dict[str, Bars] = {}
     faults: list[Fault] = []
     for symbol in symbols:
         try:
-            bars[symbol] = _bars_of(spec, symbol)
+            bars[symbol] = bars_of(spec, symbol)
+            if symbol in of_run:
+                bars[symbol] = of_run[symbol].select(bars[symbol], exact=exact)
         except DataError as error:
             faults.extend(error.faults)
     columns: tuple[str, ...] = ()
@@ -125,7 +131,16 @@ def _faults_of_names(symbols: Sequence[str]) -> list[Fault]:
     return [Fault("symbols", f"{name!r} is no symbol", hint) for name in symbols if not _SYMBOL.fullmatch(name)]
 
 
-def _bars_of(spec: Spec, symbol: str) -> Bars:
+def with_path_from(spec: Spec, folder: Path | None) -> Spec:
+    """The spec with a relative `data.path` beside `folder`."""
+    if folder is None or spec.data.path is None:
+        return spec
+    path = beside(folder, spec.data.path)
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+
+
+def bars_of(spec: Spec, symbol: str) -> Bars:
+    """The bars of one symbol from the source that the spec names."""
     source = spec.data.source
     if source == "sample":
         return sample_bars(symbol)
@@ -174,7 +189,7 @@ def _prepare(
     stored: float | None,
     recipe: FeatureRecipe | None,
 ) -> SymbolData:
-    """Features, splits and notes of one symbol."""
+    """Features, splits and notes of one symbol. The statistics of a `recipe` take the place of those of the bars."""
     behind, episode = look_back(spec), spec.env.episode_bars
     place = bars.source if spec.data.source in ("csv", "parquet") else f"{bars.source} {bars.symbol}"
     if len(bars) < behind + episode + 1:
@@ -229,6 +244,7 @@ def _prepare(
         open=bars.open,
         high=bars.high,
         low=bars.low,
+        volume=bars.volume,
         features=scaled(features.values, mean, scale),
         feature_names=features.names,
         feature_mean=mean,
@@ -239,7 +255,7 @@ def _prepare(
         split_bars_per_year={name: one.bars for name, one in yearly.items()},
         fingerprint=fingerprint(bars),
         price_fingerprint=fingerprint(bars, own=False),
-        splits=splits,
+        splits=dict(splits.items()),
         source=bars.source,
         synthetic=bars.synthetic,
         notes=notes,

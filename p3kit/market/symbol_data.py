@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from p3kit.market.bars import REGIMES, Floats
 from p3kit.market.recipe import FeatureRecipe
 
+AnySplit = Literal["train", "validation", "test", "outside"]
+"""A split of the spec, or bars outside all of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class SymbolData:
@@ -34,13 +37,14 @@ class SymbolData:
     regime: NDArray[np.int8]  # (T,) 0 bear, 1 sideways, 2 bull; −1 before the look-back
     bars_per_year: float  # of the training split: features are annualised by it
     fingerprint: str  # SHA-256 (hex) of the parsed table
-    splits: dict[Literal["train", "validation", "test"], tuple[int, int]]
+    splits: dict[AnySplit, tuple[int, int]]
     """Split → (first, last exclusive) bar an account may act on; embargo and warm-up already taken out."""
     source: str  # "sample", "csv data/AAPL.csv", "synthetic (not real)"
     synthetic: bool
     notes: list[str] = field(default_factory=list)
-    split_bars_per_year: dict[Literal["train", "validation", "test"], float] = field(default_factory=dict)
+    split_bars_per_year: dict[AnySplit, float] = field(default_factory=dict)
     """Split → bars per year, by which the metrics of that split are annualised."""
+    volume: Floats | None = None
     price_fingerprint: str = ""
     """The fingerprint without the columns of the user's that are features."""
     recipe: FeatureRecipe | None = None
@@ -54,11 +58,11 @@ class SymbolData:
         """Those of `feature_names` that are columns of the user's files."""
         return self.recipe.own if self.recipe else ()
 
-    def bars_per_year_of(self, split: Literal["train", "validation", "test"]) -> float:
+    def bars_per_year_of(self, split: AnySplit) -> float:
         """Bars per year of a split."""
         return self.split_bars_per_year.get(split, self.bars_per_year)
 
-    def regime_shares(self, split: Literal["train", "validation", "test"]) -> dict[str, float]:
+    def regime_shares(self, split: AnySplit) -> dict[str, float]:
         """Share of the split's bars in each regime; zeros for an empty split."""
         first, last = self.splits[split]
         counts = np.bincount(self.regime[first:last], minlength=len(REGIMES))

@@ -18,6 +18,7 @@ from p3kit.errors import CheckpointError, InputError, P3kitError, P3kitWarning
 from p3kit.market import FeatureRecipe, load_market
 from p3kit.market.novelty import Distribution, distribution_of
 from p3kit.plan import describe_data
+from p3kit.policy.exported import is_export, load_export
 from p3kit.policy.trained_agent import Policy
 from p3kit.rundir import RunDir, find_checkpoint, find_run, folder_of_runs
 from p3kit.runtime.card import Card, cards_in, make_card, weights_of
@@ -36,11 +37,12 @@ def load_policy(
 
     The network comes from the run's own copy of its trainer, whose code is imported into this process: load only runs
     that you trust. The bars of the run are not needed. A run of format 1, made before runs held the statistics of their
-    features, still needs them.
+    features, still needs them. An exported policy runs no code: its network is ONNX (extra `export`).
 
     Args:
         agent: `run-42/AAPL`, or a run that `open_run` returned; `run-42` is enough for a run of one agent. Or a
             checkpoint, `checkpoints/last.pt` or `last.pt/AAPL`, with the `trainer.py` of its run or a shipped trainer.
+            Or the folder of an exported policy.
         checkpoint: `best` (the weights that validation chose), `last`, or the name of a file in `checkpoints/`.
         device: `cpu`, `cuda` or `cuda:1`.
         runs_root: Folder of the run directories. Default: the environment variable `P3KIT_RUNS`, else `runs`.
@@ -65,6 +67,8 @@ def load_policy(
         >>> actions = policy.act(observation, info["action_mask"])
     """
     place = _device(device)
+    if is_export(Path(agent)):
+        return load_export(Path(agent), place)
     source = _of_checkpoint(os.fspath(agent), place) or _of_run(agent, checkpoint, runs_root, place)
     card, state = source.card, source.state
     spec = resolve_spec(card["spec"], source.where, source.trainer_file)
@@ -121,6 +125,8 @@ def _of_checkpoint(reference: str, device: torch.device) -> _Source | None:
         raise InputError(str(path), f"holds no agent {agent}", f"its agents: {', '.join(cards)}")
     card = cards[agent or next(iter(cards))]
     _require_bars(card["data"], str(path))
+    if "recipe" not in card["data"]:
+        raise InputError(str(path), "is of a run of format 1, without the recipe of its features", "name the run")
     own = path.resolve().parent.parent / "trainer.py"
     trainer = own if own.is_file() else find_trainer(str(card["trainer"]))
     return _Source(f"{path.stem}/{card['name']}", f"{path}: {card['name']}", path, state, card, trainer)
@@ -161,7 +167,8 @@ def _data_of_format_1(source: _Source, spec: Spec) -> dict[str, Any]:
     """The facts about the bars that a newer run holds, from the bars of a run of format 1."""
     stored, run, symbol = source.card["data"], source.run, source.card["symbol"]
     assert run is not None  # noqa: S101  a checkpoint without a recipe has no card
-    bars = load_market(spec, [symbol], run.paths_from(), {symbol: stored["bars_per_year"]})[symbol]
+    year = {symbol: stored["bars_per_year"]} if "bars_per_year" in stored else None
+    bars = load_market(spec, [symbol], run.paths_from(), year)[symbol]
     if bars.fingerprint != stored["fingerprint"]:
         raise InputError(run.name, f"the bars of {symbol} have changed since it was trained", "restore the file")
     return {**describe_data(bars), "distribution": distribution_of(bars, spec.env.window).to_json()}
@@ -196,7 +203,7 @@ def _function(source: _Source, spec: Spec, device: torch.device, sizes: dict[str
         shipped = shipped_trainers().get(str(source.card["trainer"]))
         if not source.is_older or shipped is None:
             raise
-        reason = str(error).splitlines()[0]
+        reason = error.faults[0].what if isinstance(error, P3kitError) else str(error).splitlines()[0]
     made = source.run.made_by() if source.run else ""
     try:
         function = _function_of(shipped, source, spec, device, sizes)

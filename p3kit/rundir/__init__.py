@@ -11,6 +11,7 @@ checkpoints/    last.pt, init.pt, best-<step>.pt
 histograms/     reward and action histograms, value maps, equity curves, returns of evaluations, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
+prices/         prices of the bars from files, as 32-bit floats, to find out later what has changed
 stop            present when someone asked the run to end
 
 Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.

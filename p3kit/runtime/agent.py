@@ -37,7 +37,7 @@ from p3kit.runtime.best_checkpoints import BestCheckpoints
 from p3kit.runtime.card import make_card
 from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy
-from p3kit.runtime.fixed_rules import seed_of
+from p3kit.runtime.fixed_rules import ChosenRules, seed_of
 from p3kit.runtime.grading import EarlyStop, explained_after, verdict
 from p3kit.runtime.machine import peak_memory_mb
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
@@ -387,7 +387,8 @@ class Agent(Generic[A]):
             found = self.episodes(policy, backtest.split, backtest.episodes, backtest.global_step or 0)
             print(BACKTEST_RESULT + json.dumps(encode({**told, "episodes": found})), flush=True)
             return
-        if backtest.final:
+        overlaps = dict(self.process.overlaps)
+        if backtest.final or "test" in overlaps:
             looks = [e for e in self.process.directory.read_events("final_evaluation", agent=self.name) if "look" in e]
             self.process.directory.append_event("final_evaluation", **told, look=len(looks) + 1)
         evaluator = self._make_evaluator(backtest.split, final=backtest.final, mode=backtest.mode)
@@ -399,6 +400,8 @@ class Agent(Generic[A]):
             **told,
             **summary,
             "mode_of_run": self.process.evaluation_mode,
+            "overlaps": overlaps,
+            "notes": self.market[self.symbol].notes,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "novelty": self._novelty(evaluation),
             "curves": evaluation.equity_curves(),
@@ -420,9 +423,11 @@ class Agent(Generic[A]):
         """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. A policy is
         not judged on the bars that it was trained on, nor beside evaluations of another mode."""
         own = evaluation.candidate(global_step)
-        if evaluation.split == "test":
+        if evaluation.split == "outside" and {"train", "validation"} & set(self.process.overlaps):
+            return None
+        if evaluation.split in ("test", "outside"):
             looks = self.process.directory.read_events("final_evaluation", agent=self.name)
-            return judge([own], 0, sum("look" in event for event in looks))
+            return judge([own], 0, max(1, sum("look" in event for event in looks)))
         if evaluation.mode != self.process.evaluation_mode:
             return None
         events = self.process.directory.read_events("evaluation", self.name)
@@ -454,7 +459,12 @@ class Agent(Generic[A]):
             split=split,
             final=final,
             mode=mode or self.process.evaluation_mode,
+            chosen_rules=ChosenRules.of_event(self._newest_evaluation()) if split == "outside" else None,
         )
+
+    def _newest_evaluation(self) -> dict[str, Any] | None:
+        events = self.process.directory.read_events("evaluation", self.name)
+        return events[-1] if events else None
 
     def write_histograms(
         self, env: TradingEnv | VectorTask, rollout: Rollout, account: Tensor, value: Tensor, gradient: Tensor

@@ -19,6 +19,7 @@ from p3kit.rundir import RunDir
 from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
 from p3kit.runtime.run import Run
+from p3kit.runtime.run_market import OutsideRequest
 from p3kit.runtime.standalone import TerminalProgress
 from p3kit.spec.keypath import KeyPath
 from p3kit.spec.knobs import Knob, read_knobs
@@ -85,11 +86,14 @@ def _planned(directory: RunDir, args_type: type[A], resume: bool) -> Run[A]:
 
 def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -> Run[A]:
     """The run of a directory, to show one checkpoint and nothing else: no status, no journal but for a final look."""
-    run = Run(directory, args_type, resume=False)
-    names = [agent.name for agent in run.agents]
+    names = directory.agent_names()
     agent = flags["agent"] or names[0]
     if agent not in names:
         raise InputError(f"--agent {agent}", "no such agent", f"{directory.name} has {', '.join(names)}")
+    outside = None
+    if flags["split"] == "outside":
+        outside = OutsideRequest(flags["bars"], flags["from_day"], flags["to_day"])
+    run = Run(directory, args_type, resume=False, of_agent=agent, outside=outside)
     run.backtest = Backtest.of(
         directory,
         flags["evaluate"],
@@ -169,6 +173,9 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--agent"], help="Whose backtest, where a run has several agents."),
         click.Option(["--split"], default="validation", help="The split to backtest on."),
         click.Option(["--mode"], type=click.Choice(["continuous", "windows"]), help="Of the backtest."),
+        click.Option(["--bars"], type=click.Path(path_type=Path), help="With --split outside: a file of bars."),
+        click.Option(["--from-day"], help="With --split outside: the first day."),
+        click.Option(["--to-day"], help="With --split outside: the last day."),
         click.Option(["--episodes"], default=0, type=int, help="With --evaluate: so many windows bar by bar instead."),
         click.Option(["--forward"], default=0, type=int, help="With --evaluate: so many observations, one by one too."),
         click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),

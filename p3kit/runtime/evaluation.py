@@ -23,7 +23,7 @@ from p3kit.env import Rules, Timestep, TradingEnv
 from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
-from p3kit.runtime.fixed_rules import FixedRules, play_fixed_rules
+from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
 from p3kit.runtime.walk_metrics import holding_times, walk_metrics
 from p3kit.runtime.walks import Array, Mode, Player, Span, Split, Walk, join, play
 from p3kit.significance import excess_interval, sharpe_interval
@@ -58,8 +58,11 @@ class Evaluator(Player):
         split: Split = "validation",
         final: bool = False,
         mode: Mode = "continuous",
+        chosen_rules: ChosenRules | None = None,
     ) -> None:
+        """`chosen_rules` are those of the run, for bars without its training split."""
         super().__init__(spec, bars, symbol, seed, device, mode)
+        self.chosen_rules = chosen_rules
         self.split: Split = split
         self.final = final
         self._fixed: FixedRules | None = None
@@ -86,13 +89,13 @@ class Evaluator(Player):
     def fixed(self) -> FixedRules:
         """What fixed rules do on these bars; played once."""
         if self._fixed is None:
-            (self._fixed,) = play_fixed_rules([self], self.split)
+            (self._fixed,) = _fixed_rules([self], self.split)
         return self._fixed
 
     @cached_property
     def foresight(self) -> tuple[str, float]:
         """The feature that knows most about the next bars of the training split, and its |correlation| with them."""
-        return feature_foresight(self.bars)
+        return feature_foresight(self.bars) if self.has_training_bars else ("", 0.0)
 
     def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
@@ -120,12 +123,15 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
     unplayed = [one for one in evaluators if one._fixed is None]
     for begin in range(0, len(unplayed), _AGENTS_AT_ONCE):
         some = unplayed[begin : begin + _AGENTS_AT_ONCE]
-        for one, fixed in zip(some, play_fixed_rules(some, split), strict=True):
+        for one, fixed in zip(some, _fixed_rules(some, split), strict=True):
             one._fixed = fixed
-    validation, train = walk_together(evaluators, split, policy), walk_together(evaluators, "train", policy)
+    found = walk_together(evaluators, split, policy)
+    train: Sequence[Walk | None] = [None] * len(evaluators)
+    if all(one.has_training_bars for one in evaluators):
+        train = walk_together(evaluators, "train", policy)
     return [
         Evaluation(
-            policy=validation[k],
+            policy=found[k],
             train=train[k],
             rules=one.rules,
             bars=one.bars,
@@ -141,6 +147,13 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
         )
         for k, one in enumerate(evaluators)
     ]
+
+
+def _fixed_rules(evaluators: Sequence[Evaluator], split: Split) -> list[FixedRules]:
+    """The fixed rules of agents, chosen on their training bars, or by the run where these are missing."""
+    if all(one.has_training_bars for one in evaluators):
+        return play_fixed_rules(evaluators, split)
+    return play_chosen_rules(evaluators, split, [one.chosen_rules or ChosenRules() for one in evaluators])
 
 
 def walk_together(evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy) -> list[Walk]:
@@ -167,7 +180,8 @@ class Evaluation:
     """What a policy did on a split, and what the fixed rules did there."""
 
     policy: Walk
-    train: Walk
+    train: Walk | None
+    """None where the bars do not hold the training split."""
     rules: Mapping[str, list[Walk]]
     bars: SymbolData
     split: Split
@@ -219,12 +233,12 @@ class Evaluation:
         ]
         returns += [self.signal_rule[1]] if self.signal_rule[0] else []
         values["eval/best_fixed_rule_return"] = max(returns)
-        values["eval/train_sharpe_ratio"] = walk_metrics(self.train, self.bars.bars_per_year_of("train"))[
-            "sharpe_ratio"
-        ]
+        if self.train is not None:
+            year = self.bars.bars_per_year_of("train")
+            values["eval/train_sharpe_ratio"] = walk_metrics(self.train, year)["sharpe_ratio"]
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
-        values["eval/feature_foresight"] = self.foresight[1]
-        values |= holding_times([self.train, self.policy], self.holding_limit)
+        values["eval/feature_foresight"] = self.foresight[1] if self.train is not None else None
+        values |= holding_times([walk for walk in (self.train, self.policy) if walk], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
 
     @cached_property

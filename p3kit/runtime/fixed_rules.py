@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,26 @@ RANDOM_PATHS = 16
 SIMPLE_RULES = ("moving average", "buy-and-hold")
 MOVING_AVERAGES = (10, 50)
 _RECENT_WINDOWS = 8
+
+
+@dataclass(frozen=True)
+class ChosenRules:
+    """Rules that were chosen on the newest training windows."""
+
+    feature_rule: str = ""
+    """The rule of one feature that earned most."""
+    best: str = SIMPLE_RULES[1]
+    """Among that rule, the moving average and buy-and-hold, the one with the best Sharpe ratio."""
+    earns: bool = False
+    """True where the rule of one feature earned anything in training."""
+
+    @classmethod
+    def of_event(cls, event: Mapping[str, Any] | None) -> ChosenRules:
+        """Those that an evaluation of the run has journalled."""
+        if event is None or "fixed_rule" not in event:
+            return cls()
+        name, best = event["signal_rule"]["rule"], event["fixed_rule"]["rule"]
+        return cls(name or (best if best not in SIMPLE_RULES else ""), best, earns=bool(name))
 
 
 @dataclass(frozen=True)
@@ -55,35 +76,53 @@ def play_fixed_rules(players: Sequence[Player], split: Split) -> list[FixedRules
     trained = _follow(players, tried, "train", recent)
     earned = [[float(np.prod(1 + walk.bar_return)) for walk in walks[: -len(SIMPLE_RULES)]] for walks in trained]
     best = [int(np.argmax(own)) for own in earned]
-    chosen = [long[i : i + 1] for (_, long), i in zip(named, best, strict=True)]
+    names = [own[i] for (own, _), i in zip(named, best, strict=True)]
+    choices = []
+    for name, i, won, walks in zip(names, best, earned, trained, strict=True):
+        rule = _best_rule({name: walks[i], SIMPLE_RULES[0]: walks[-2], SIMPLE_RULES[1]: walks[-1]})
+        choices.append(ChosenRules(name, rule, earns=won[i] > 1))
+    found = play_chosen_rules(players, split, choices)
+    sharpes = [
+        walk_metrics(hold, one.bars.bars_per_year_of("train"))["sharpe_ratio"]
+        for one, (hold,) in zip(players, held, strict=True)
+    ]
+    return [replace(rules, train_hold_sharpe=sharpe) for rules, sharpe in zip(found, sharpes, strict=True)]
+
+
+def play_chosen_rules(players: Sequence[Player], split: Split, choices: Sequence[ChosenRules]) -> list[FixedRules]:
+    """The fixed rules of K agents on a split, the rules of one feature and the best ones already chosen."""
     own_split = [one.spans(split) for one in players]
+    chosen = [_signal(one.bars, choice.feature_rule) for one, choice in zip(players, choices, strict=True)]
     told = _follow(players, chosen, split, own_split)
     fixed = [
         np.stack([np.zeros(len(close), bool), np.ones(len(close), bool), moving_average_signal(close)])
         for close in (one.bars.close for one in players)
     ]
     paths = _follow(players, fixed, split, own_split, random_paths=RANDOM_PATHS)
-    return [
-        FixedRules(
-            paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
-            signal=(names[i], float(np.prod(1 + walk.bar_return) - 1)) if won[i] > 1 else ("", 0.0),
-            best=_best_rule(
-                {names[i]: (walks[i], walk), SIMPLE_RULES[0]: (walks[-2], own[2]), SIMPLE_RULES[1]: (walks[-1], own[1])}
-            ),
-            train_hold_sharpe=walk_metrics(hold, one.bars.bars_per_year_of("train"))["sharpe_ratio"],
+    found = []
+    for own, (walk,), choice in zip(paths, told, choices, strict=True):
+        by_name = {choice.feature_rule: walk, SIMPLE_RULES[0]: own[2], SIMPLE_RULES[1]: own[1]}
+        found.append(
+            FixedRules(
+                paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
+                signal=(choice.feature_rule, float(np.prod(1 + walk.bar_return) - 1)) if choice.earns else ("", 0.0),
+                best=(choice.best, by_name[choice.best]),
+                train_hold_sharpe=None,
+            )
         )
-        for one, own, (names, _), i, won, (walk,), (hold,), walks in zip(
-            players, paths, named, best, earned, told, held, trained, strict=True
-        )
-    ]
+    return found
 
 
-def _best_rule(rules: Mapping[str, tuple[Walk, Walk]]) -> tuple[str, Walk]:
-    """Of {name: (path in training, path on the split)}, the one with the best Sharpe ratio in training."""
-    ratios = [formulas.sharpe_ratio(trained.bar_return, 1.0) for trained, _ in rules.values()]
-    best = int(np.argmax([-np.inf if ratio is None else ratio for ratio in ratios]))
-    name = list(rules)[best]
-    return name, rules[name][1]
+def _best_rule(trained: Mapping[str, Walk]) -> str:
+    """Of {name: path in training}, the one with the best Sharpe ratio."""
+    ratios = [formulas.sharpe_ratio(walk.bar_return, 1.0) for walk in trained.values()]
+    return list(trained)[int(np.argmax([-np.inf if ratio is None else ratio for ratio in ratios]))]
+
+
+def _signal(bars: SymbolData, name: str) -> Array:
+    """(1, T) where the rule of one feature is long; nowhere for a name that is no such rule."""
+    names, long = _signals(bars)
+    return long[names.index(name)][None] if name in names else np.zeros((1, len(bars.close)), bool)
 
 
 def _signals(bars: SymbolData) -> tuple[list[str], Array]:
@@ -99,13 +138,16 @@ def _signals(bars: SymbolData) -> tuple[list[str], Array]:
 
 
 def _means_of_own(bars: SymbolData) -> Array:
-    """Training means (F,) of columns of the user's that are not normalised. Built-in features lie about 0."""
-    first, last = bars.splits["train"]
+    """Training means (F,) of columns of the user's that are not normalised. Built-in features lie about 0.
+
+    Where the training bars are missing, the bars before the split take their place.
+    """
+    first, last = bars.splits["train"] if "train" in bars.splits else (0, bars.splits["outside"][0])
     raw = [
         name in bars.own_features and scale == 1
         for name, scale in zip(bars.feature_names, bars.feature_scale, strict=True)
     ]
-    return np.where(raw, bars.features[first:last].mean(0), np.float32(0))
+    return np.where(raw, np.nanmean(bars.features[first:last], 0), np.float32(0))
 
 
 def _follow(

@@ -23,8 +23,9 @@ import torch
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
-from p3kit.market import FeatureRecipe, SymbolData, load_market
+from p3kit.market import SymbolData
 from p3kit.rundir import RunDir, first_plan
+from p3kit.rundir.signals import LAUNCHED, handle_signals
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
@@ -32,6 +33,7 @@ from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.initial_weights import InitialWeights
 from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
 from p3kit.runtime.rule_runner import RuleRunner
+from p3kit.runtime.run_market import OutsideRequest, backtest_market, outside_market, training_market
 from p3kit.runtime.run_process import A, Process
 from p3kit.spec import Spec, resolve_spec
 
@@ -43,18 +45,21 @@ ENV_PAYS_FROM = 300_000
 class Run(Process[A]):
     """One trainer process and its run directory. Use as a context manager: it reports how the run ended."""
 
-    def __init__(self, directory: RunDir, args_type: type[A], *, resume: bool) -> None:
+    def __init__(
+        self,
+        directory: RunDir,
+        args_type: type[A],
+        *,
+        resume: bool,
+        of_agent: str | None = None,
+        outside: OutsideRequest | None = None,
+    ) -> None:
+        """`of_agent` is the only agent of a backtest, `outside` asks for bars outside the splits."""
         super().__init__(directory, args_type)
         info = directory.info()
-        symbols = [agent["symbol"] for agent in info["agents"]]
-        data = info.get("data") or {}
-        stored = {symbol: bars["bars_per_year"] for symbol, bars in data.items()}
         if any((agent["spec"].get("init") is not None) != ("init" in agent) for agent in info["agents"]):
             raise InputError("init", "its weights were not copied into the run directory", "start it with p3kit run")
-        recipes = {symbol: FeatureRecipe.from_json(bars["recipe"]) for symbol, bars in data.items() if "recipe" in bars}
-        folder = directory.paths_from()
-        market = {} if self.env_id else load_market(self._market_spec(info), symbols, folder, stored, recipes)
-        self._refuse_changed_data(info, market)
+        market = self._market(info, of_agent, outside)
         journal = (info.get("replay") or {}).get("journal")
         alone = len(info["agents"]) == 1
         self.agents = [
@@ -97,8 +102,9 @@ class Run(Process[A]):
         return env
 
     def __enter__(self) -> Run[A]:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._on_signal)
+        if LAUNCHED in os.environ:
+            signal.signal(signal.SIGTERM, self._on_signal)
+        handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
         torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:
@@ -243,7 +249,8 @@ class Run(Process[A]):
             self._rules.load_state(rules)
         except (KeyError, ValueError, RuntimeError) as error:
             what = f"was written by another run or another version of p3kit ({type(error).__name__}: {error})"
-            raise CheckpointError(str(path), what, "start the run again") from error
+            older = f"resume it with {self.directory.made_by()}, or " if self.directory.is_older else ""
+            raise CheckpointError(str(path), what, f"{older}start the run again") from error
         dropped = self.directory.cut_after({agent.name: agent.global_step for agent in self.agents})
         for agent in self.agents:
             self.directory.append_event(
@@ -254,14 +261,21 @@ class Run(Process[A]):
             agent.reload(rows, events)
         return part("trainer", state)
 
-    def _refuse_changed_data(self, info: Mapping[str, Any], market: Mapping[str, SymbolData]) -> None:
-        for symbol, bars in market.items():
-            if bars.fingerprint != info["data"][symbol]["fingerprint"]:
-                raise P3kitError(
-                    f"{self.directory.name}: data of {symbol}",
-                    "have changed since the run was planned (their fingerprint differs)",
-                    "restore the data, or start a new run",
-                )
+    def _market(
+        self, info: Mapping[str, Any], of_agent: str | None, outside: OutsideRequest | None
+    ) -> Mapping[str, SymbolData]:
+        """The bars by symbol; none for a task that brings none."""
+        if self.env_id:
+            return {}
+        spec = self._market_spec(info)
+        if of_agent is None:
+            return training_market(self.directory, info, spec)
+        symbol = next(agent["symbol"] for agent in info["agents"] if agent["name"] == of_agent)
+        if outside is None:
+            return backtest_market(self.directory, info, spec, symbol)
+        found = outside_market(self.directory, info, spec, symbol, outside)
+        self.overlaps = found.overlaps
+        return {symbol: found.data}
 
     def _write_status(self) -> None:
         self._written = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
@@ -36,6 +37,8 @@ class Process(Generic[A]):
         self.planned_timesteps = sum(first_plan(agent)["total_timesteps"] for agent in info["agents"])
         """Env steps of all agents, without extensions: an extended run computes as it began."""
         self.backtest: Backtest | None = None  # set by p3kit evaluate before the trainer begins
+        self.overlaps: Mapping[str, int] = {}
+        """Bars of a backtest outside the splits that are in a split all the same."""
         self._stop_signal = False
         self._said_not_compiled = False
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from p3kit import metrics as formulas
 from p3kit.env import Timestep, TradingEnv, make_trading_env
 from p3kit.market import SymbolData
+from p3kit.market.symbol_data import AnySplit
 from p3kit.spec import Spec
 
 HOLD = formulas.ACTIONS.index("HOLD")
@@ -30,7 +31,7 @@ HOLD = formulas.ACTIONS.index("HOLD")
 Array = NDArray[Any]
 Span = tuple[int, int]
 """First and last bar: an action is decided on the first to the last − 1, and marked on the bar after it."""
-Split = Literal["train", "validation", "test"]
+Split = AnySplit
 Mode = Literal["continuous", "windows"]
 Decide = Callable[[Timestep, TradingEnv], Tensor]
 
@@ -66,6 +67,11 @@ class Player:
     ) -> None:
         self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
         self.mode: Mode = mode
+
+    @property
+    def has_training_bars(self) -> bool:
+        """False for bars outside the splits of a run that begin after its training split."""
+        return "train" in self.bars.splits
 
     def mode_of(self, split: Split) -> Mode:
         """The mode in which a split is played."""

@@ -168,11 +168,16 @@ def resolve_spec(tables: Mapping[str, Any], where: str, trainer_file: str | Path
     return _build(Written(dict(tables)), where, trainer_file)[0]
 
 
-def spec_from_flags(tables: Mapping[str, Any], places: Mapping[KeyPath, str], overrides: Sequence[str] = ()) -> Spec:
+def spec_from_flags(
+    tables: Mapping[str, Any],
+    places: Mapping[KeyPath, str],
+    overrides: Sequence[str] = (),
+    where: str = "command line",
+) -> Spec:
     """Check tables that a command made of its flags. Raises SpecError; `places` has the flag of each key as the user
-    wrote it, and every fault names it. `overrides` are those of `--set`."""
+    wrote it, and every fault names it, or `where` for a key without a flag. `overrides` are those of `--set`."""
     written = _with_overrides(Written(dict(tables), dict(places)), overrides)
-    return _build(written, "command line", trainer_file=None)[0]
+    return _build(written, where, trainer_file=None)[0]
 
 
 _BARE = {"name": "bare", "symbols": ["AAPL"], "init": {"from": "run-1"}, "tune": {"space": {"ppo.gamma": [0.9]}}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 
 from p3kit.metrics import COMPONENTS
 from p3kit.spec.knobs import read_agents
@@ -29,9 +30,21 @@ USUAL_LEARNING_RATES = (1e-4, 1e-3)
 """Guide 1.2: slower may not arrive in 100k steps, faster is unstable."""
 
 
+MOST_BEFORE_A_RUN = 3
+
+
 def notes(loaded: LoadedSpec) -> list[str]:
     """All that is worth saying without the bars, one sentence each."""
-    return [note for about in _TOPICS for note in about(loaded)]
+    return [note for about in (*_SIZES, *_VALUES) for note in about(loaded)]
+
+
+def first_notes(loaded: LoadedSpec, about_bars: Sequence[str]) -> list[str]:
+    """At most three notes for the start of a run: on the bars first, on values next, on sizes last. A last line counts
+    the others and names the command that prints them."""
+    found = [*about_bars, *(note for about in (*_VALUES, *_SIZES) for note in about(loaded))]
+    rest = len(found) - MOST_BEFORE_A_RUN
+    more = [f"{_count(rest, 'more note')}: p3kit plan {shlex.quote(str(loaded.path))}"] if rest > 0 else []
+    return [*found[:MOST_BEFORE_A_RUN], *more]
 
 
 # --- size of the work -------------------------------------------------------------------------------------------------
@@ -172,6 +185,11 @@ def _schedules(loaded: LoadedSpec) -> Iterator[str]:
                 yield f"agents.{symbol}: {path} has a value there and a schedule in [schedules]: the schedule wins"
 
 
+def _sample(loaded: LoadedSpec) -> Iterator[str]:
+    if loaded.spec.data.source == "sample" and set(loaded.spec.symbols) <= set(SAMPLE_SYMBOLS):
+        yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
+
+
 def _unused(loaded: LoadedSpec) -> Iterator[str]:
     spec = loaded.spec
     if spec.compute.group != "auto" and read_agents(find_trainer(spec.trainer)) != "stack":
@@ -186,8 +204,6 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
         yield f'[data.synthetic] has no effect: source = "{spec.data.source}"'
     if spec.data.walk_forward is not None:
         yield "data.walk_forward: training and validation are its windows; of data.split the test part counts alone"
-    if spec.data.source == "sample" and set(spec.symbols) <= set(SAMPLE_SYMBOLS):
-        yield "the sample is for testing and examples only, not for investment: see `p3kit data`"
     if spec.criteria.strong.beats_supervised != "off" and not spec.baselines.supervised:
         yield "criteria.strong.beats_supervised is not judged: [baselines.supervised] is empty"
 
@@ -230,20 +246,20 @@ def _search(loaded: LoadedSpec) -> Iterator[str]:
             yield unfit.note()
 
 
-_TOPICS: tuple[Callable[[LoadedSpec], Iterator[str]], ...] = (
-    _agents,
-    _iterations,
-    _memory,
-    _horizon,
-    _evaluations,
+_Topics = tuple[Callable[[LoadedSpec], Iterator[str]], ...]
+
+_SIZES: _Topics = (_agents, _iterations, _memory, _horizon, _evaluations)
+
+_VALUES: _Topics = (
+    _sample,
+    _later,
     _learning_rate,
-    _entropy_criterion,
-    _reward,
     _fills,
     _schedules,
     _unused,
-    _later,
     _search,
+    _reward,
+    _entropy_criterion,
 )
 
 

@@ -263,7 +263,7 @@ def test_run_spec_returns_runs_with_verdicts_and_metrics(
     assert runs[1].metrics["global_step"].tolist() == list(range(100, 1001, 100))
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "note: 2 agents" in shown.err
+    assert "note: the sample is for testing" in shown.err
     assert "run-1/AAPL done 1,000/1,000" in shown.err
     assert runs[0].info["command"] == ["p3kit", "run", str(spec)]
 

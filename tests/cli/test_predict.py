@@ -149,6 +149,16 @@ def test_exit_codes_and_messages(predict, home: Path, line: str, code: int, mess
     assert message in result.stderr
 
 
+def test_a_checkpoint_file_stands_for_its_run(predict, home: Path) -> None:
+    expected = predict("run-1/BBB --bars BBB.csv --json")
+    alone = predict("runs/run-1/checkpoints/last.pt/BBB --bars BBB.csv --json")
+    one, other = (json.loads(result.stdout)[0] for result in (expected, alone))
+    assert {**one, "agent": ""} == {**other, "agent": ""}
+    (home / "lone.json").write_text('{"BBB": {"cash": 5000}}')
+    again = predict("runs/run-1/checkpoints/last.pt/BBB --bars BBB.csv --account lone.json --json")
+    assert json.loads(again.stdout)[0]["account"]["cash"] == 5000
+
+
 def test_accounts_by_agent(predict, home: Path) -> None:
     price = float(pd.read_csv(home / "AAA.csv")["close"].iloc[-1])
     accounts = {"AAA": {"cash": 10, "shares": 50, "entry_price": price}, "BBB": {"cash": 7000}}

@@ -78,13 +78,17 @@ def wait_for_state(run, state, seconds=30.0):
 def test_run_prints_verdicts_on_stdout_and_progress_on_stderr(p3kit, spec, runs_root):
     result = p3kit("run", spec(), "--no-aim", "--jobs", 2)
     assert result.code == 0, result.stderr
-    assert result.stdout.startswith("trial: verdicts on the validation split\n")
+    assert result.stdout.startswith("No agent is shown to beat buy-and-hold. Together +12 % against its +11 %")
+    assert "trial: verdicts on the validation split\n" in result.stdout
     sentence = "Sharpe 0.41, no evidence of an edge over buy-and-hold (+0.05, 95 % CI -0.80 to 0.90)"
     assert f"run-2/AMD   PASS   {sentence}" in result.stdout
     assert "run-2/AMD       0.41 [-0.31, 1.20]     0.250      42" in result.stdout
     assert "run-1/AAPL    +0.123    +0.000      +0.110  -0.200    +0.020      -0.880" in result.stdout
     assert "2 agents: 2 PASS; 0 shown to beat buy-and-hold" in result.stdout
-    assert "note: 2 agents: 2 symbols × 1 seed" in result.stderr
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 4
+    assert "the sample is for testing" in notes[0]
+    assert re.fullmatch(r"note: \d+ more notes: p3kit plan \S+", notes[3])
     assert "run-1/AAPL done 1,000/1,000" in result.stderr
     assert "next:  p3kit report --week 1   p3kit diagnose run-1" in result.stderr
     run = RunDir.open(runs_root / "run-1")

@@ -40,7 +40,9 @@ READING = [
 DRAWING = ["compare run-1 run-2", "report --week 1", "report --lessons", "sync"]
 SHORT = "--set ppo.total_timesteps=600 --set ppo.n_steps=75 --set ppo.n_epochs=1"
 TRAINING = [f"run experiment.toml --no-aim --runs own {SHORT}", "evaluate run-1 --runs own",
-            "predict run-1 --runs own --bars bars.csv --checkpoint last"]  # fmt: skip
+            "predict run-1 --runs own --bars bars.csv --checkpoint last",
+            "paper run-1 --runs own --account paper --bars bars.csv --checkpoint last",
+            "paper status paper"]  # fmt: skip
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tutorial.md", "from-sb3.md", "use.md"])
+@pytest.mark.parametrize("name", ["tutorial.md", "from-sb3.md", "retrain.md", "use.md"])
 def test_a_reader_can_do_what_the_page_says(name: str, tmp_path: Path) -> None:
     """Every command in order, in one empty folder, where a block with a file's name above it is that file."""
     for step in steps((ROOT / "docs" / name).read_text(encoding="utf-8")):

@@ -54,17 +54,21 @@ every = 300
 every = 300
 [compute]
 device = "cpu"
+precision = "PRECISION"
 """
 BARS = random_bars(700, 4, symbol="AAA")
 
 
-def train(folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Bars = BARS) -> Path:
+def train(
+    folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Bars = BARS, precision: str = "auto"
+) -> Path:
     """Train one tiny agent on a CSV file. Returns its run directory."""
     (folder / "bars").mkdir(parents=True)
     write_csv(frame_of(bars), folder / "bars", "AAA")
     spec = folder / "tiny.toml"
-    text = SPEC if "hidden" in Path(shipped_trainers()[trainer]).read_text() else SPEC.replace("hidden = [8]\n", "")
-    spec.write_text(text.replace("TRAINER", trainer).replace("NORMALIZE", normalize))
+    text = SPEC if "    hidden: " in shipped_trainers()[trainer].read_text() else SPEC.replace("hidden = [8]\n", "")
+    text = text.replace("TRAINER", trainer).replace("NORMALIZE", normalize).replace("PRECISION", precision)
+    spec.write_text(text)
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
     assert run.state == "done", run.message
     return run.path
