@@ -14,7 +14,7 @@ import numpy as np
 from p3kit.api.predicting import read_past_bars
 from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError, P3kitError
-from p3kit.paper.account_journal import Journal, accounts_in, held
+from p3kit.paper.account_journal import Journal, accounts_in, held, parse_time
 from p3kit.paper.standing import sentences, validation_of
 from p3kit.paper.taking_in import Decider, Result, account_folder, read_account, take_in
 from p3kit.rundir import find_checkpoint
@@ -111,6 +111,8 @@ def trade_on_paper(
     saved, folder = open_run(run, runs_root), Path(account)
     check_agent(saved)
     policies = {name: load_policy(f"{saved.path}/{name}", options.checkpoint) for name in saved.agents}
+    for policy in policies.values():
+        _refuse_other_symbol(bars, policy)
     files = {name: read_past_bars(bars, policy) for name, policy in policies.items()}
     start = None if options.start is None else _day(options.start)
     accounts = []
@@ -191,9 +193,24 @@ class _Deciding:
         return self.policy.predict(bars, state).to_dict()
 
 
+def _refuse_other_symbol(bars: str | Path, policy: Policy) -> None:
+    """Raise InputError for a file that has the name of another symbol, and no symbols in it."""
+    from p3kit.market.folder import named_symbols, stem_of
+    from p3kit.market.sample import SYMBOLS
+    from p3kit.market.shapes import same_symbol
+
+    path = Path(bars).expanduser()
+    if "{symbol}" in str(bars) or not path.is_file() or named_symbols(path):
+        return
+    own, name = policy.symbol, stem_of(path)
+    if not same_symbol(own, name) and any(same_symbol(other, name) for other in (*policy.spec.symbols, *SYMBOLS)):
+        what = f"has the name of another symbol; the agent trades {own}"
+        raise InputError(f"--bars {bars}", what, f"give the bars of {own}; rename the file if it has them")
+
+
 def _day(text: str) -> np.datetime64:
     try:
-        return np.datetime64(text, "ns")
+        return parse_time(text)
     except ValueError as error:
         raise InputError(f"--from {text}", "is no day", "write it as 2024-12-31") from error
 

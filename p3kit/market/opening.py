@@ -202,7 +202,13 @@ def _lines_above(grid: Sequence[Sequence[str]]) -> int:
 
 
 def _is_above(grid: Sequence[Sequence[str]], i: int) -> bool:
-    """True for a line of at most one cell, and for a comment that is no header: no bar follows it."""
+    """True for a line of at most one cell, and for a comment that is no header: no bar follows it.
+
+    `,close` is a header that pandas writes for an index without a name: a bar of as many cells follows it.
+    """
+    following = grid[i + 1] if i + 1 < len(grid) else []
+    if not grid[i][0].strip() and any(grid[i]) and len(grid[i]) == len(following) and looks_like_a_bar(following):
+        return False
     if grid[i][0].lstrip().startswith("#"):
         return i + 1 < len(grid) and not looks_like_a_bar(grid[i + 1])
     return sum(bool(cell.strip()) for cell in grid[i]) <= 1

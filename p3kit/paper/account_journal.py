@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,13 @@ class Journal:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one line to disk, all of it or nothing. Raises P3kitError where the disk is full."""
         is_new = not self.path.exists()
-        with rows.locked(self.path) as handle:
-            rows.write_at_end(handle, self.path, rows.line_of(row))
-            os.fsync(handle.fileno())
+        try:
+            with rows.locked(self.path) as handle:
+                rows.write_at_end(handle, self.path, rows.line_of(row))
+                os.fsync(handle.fileno())
+        except P3kitError as error:
+            remedy = "free some space or fix the folder, then call p3kit paper again"
+            raise P3kitError(error.faults[0].where, error.faults[0].what, remedy) from error
         if is_new:
             rows.sync_folder(self.folder)
 
@@ -132,6 +137,13 @@ def time_text(time: np.datetime64) -> str:
     return str(whole if whole == time else time.astype("datetime64[ns]"))
 
 
+def parse_time(text: str) -> np.datetime64:
+    """A time of the journal, or a day. Raises ValueError for anything else, such as `today` and `NaT`."""
+    if not isinstance(text, str) or not re.match(r"\d{4}-\d\d-\d\d", text):
+        raise ValueError(f"{text!r} is no time")
+    return np.datetime64(text, "ns")
+
+
 def _lacks(row: Any) -> str:
     """The fault of a row; empty where there is none."""
     if not isinstance(row, dict) or row.get("kind") not in _NEEDS:
@@ -148,12 +160,13 @@ def _lacks(row: Any) -> str:
 
 def _check_numbers(row: Row) -> None:
     """Raise ValueError, TypeError or KeyError for what a book cannot take."""
-    for time in (row.get(name) for name in ("time", "start") if name in row):
-        np.datetime64(time, "ns")
+    for name in ("time", "start"):
+        if name in row:
+            parse_time(row[name])
     for table in (row[name] for name in ("account", "buy_and_hold") if name in row):
         _finite([table[name] for name in ACCOUNT_NUMBERS])
     for time, *values in [*row.get("history", []), *([row["bar"]] if row["kind"] == "bar" else [])]:
-        np.datetime64(time, "ns")
+        parse_time(time)
         _finite(values)
     if row["kind"] == "bar":
         _finite([row["equity"], row.get("cost", 0.0), *(fill[key] for fill in row["fills"] for key in _FILL)])

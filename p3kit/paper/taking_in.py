@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.env.rules import Rules
-from p3kit.errors import InputError
+from p3kit.errors import DataError, InputError
 from p3kit.market import Bars, check_symbols
 from p3kit.paper.account_journal import FORMAT, Journal, Row, time_text
 from p3kit.paper.book import Book, table_of
@@ -62,6 +62,8 @@ def take_in(
     found = journal.read()
     book = Book.replay(found) if found else Book.open(_write(journal, _opening(decider, bars, start)))
     _check_symbol(journal, book, decider)
+    if start is not None and not _begins_at(book, start):
+        notes.append(f"--from is ignored: the account was opened at {book.opened['start']}")
     incoming = _incoming(book, bars, accept_gap)
     for row in [*incoming.events, *_new_weights(book, decider)]:
         book.apply(_write(journal, row))
@@ -94,6 +96,9 @@ def _opening(decider: Decider, bars: Bars, start: np.datetime64 | None) -> Row:
     columns, own = ("close", *bars.columns), tuple(getattr(bars, "own", {}))
     table = table_of(bars, columns, own)
     past = slice(first + 1 - decider.needed, first)
+    if not np.isfinite(table[past]).all():
+        what = f"a column has no value on one of the {decider.needed} bars before {time_text(bars.timestamps[first])}"
+        raise DataError(bars.source or bars.symbol, what, "begin later with --from, or fill the column")
     return {
         "kind": "opened",
         "format": FORMAT,
@@ -118,6 +123,12 @@ def _incoming(book: Book, bars: Bars, accept_gap: bool) -> Incoming:
         return found
     since = found.times >= np.datetime64(book.opened["start"], "ns")
     return replace(found, times=found.times[since], table=found.table[since])
+
+
+def _begins_at(book: Book, start: np.datetime64) -> bool:
+    """True where `start` leads to the first decision of the account."""
+    history = len(book.opened["history"])
+    return bool(book.times[history - 1] < start <= np.datetime64(book.opened["start"], "ns"))
 
 
 def _check_symbol(journal: Journal, book: Book, decider: Decider) -> None:

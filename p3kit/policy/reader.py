@@ -22,6 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 TIES = 1e-9  # relative width of a tie of two amounts of money
 BUYS = ("BUY_SMALL", "BUY_MEDIUM", "BUY_LARGE")
+PRICES = ("open", "high", "low", "close", "adj_close", "volume")
 TIMES = ("time", "date", "timestamp", "datetime")
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,20 +36,17 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
     """Columns of a CSV file by lower-case name: `time` as text, the others as (T,) float64."""
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         header, *rows = [row for row in csv.reader(file) if row]
-    names = [name.strip().lower().replace(" ", "_") for name in header]
+    own = card["features"]["own_columns"]
+    names = [name if (name := cell.strip()) in own else name.lower().replace(" ", "_") for cell in header]
     time = next((names.index(name) for name in TIMES if name in names), None)
     if time is None or "close" not in names:
         raise SystemExit(f"{path}: needs a column close and one of {', '.join(TIMES)}")
     bars: Bars = {"time": [row[time] for row in rows]}
     if any(later <= earlier for earlier, later in zip(bars["time"], bars["time"][1:], strict=False)):
         raise SystemExit(f"{path}: times are not in ascending order; sort the rows, oldest first")
-    own = card["features"]["own_columns"]
     for place, name in enumerate(names):
-        if name in ("open", "high", "low", "close", "adj_close", "volume") or header[place] in own:
-            values = np.array([float(row[place]) for row in rows])
-            if not np.isfinite(values).all():
-                raise SystemExit(f"{path}: row {int(np.argmin(np.isfinite(values))) + 2}: {name} is not a number")
-            bars[header[place] if header[place] in own else name] = values
+        if name in (*PRICES, *own):
+            bars[name] = np.array([number(row, place, f"{path}: row {i + 2}: {name}") for i, row in enumerate(rows)])
     if missing := [name for name in (*card["features"]["price_columns"], *own) if name not in bars]:
         raise SystemExit(f"{path}: has no column {', '.join(missing)}; the agent was trained with it")
     if card["features"]["adjust"] != "off" and "adj_close" in bars:
@@ -56,6 +54,17 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
         bars |= {name: bars[name] * factor for name in ("open", "high", "low") if name in bars}
         bars["close"] = bars["adj_close"]
     return bars
+
+
+def number(row: list[str], place: int, where: str) -> float:
+    """The finite number in a cell."""
+    try:
+        value = float(row[place])
+    except (ValueError, IndexError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise SystemExit(f"{where} is not a number")
+    return value
 
 
 # ── features ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -334,6 +343,8 @@ def read_account(path: str | None, close: float, rules: dict[str, Any]) -> Accou
     given = {"cash": rules["initial_capital"]} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
     given = {key: value for key, value in given.items() if value is not None}
     entry = given.pop("entry_price", 0.0)
+    if "cash" not in given or (given.get("shares", 0) > 0 and not entry and not given.get("entry_value")):
+        raise SystemExit(f"{path}: needs cash, and with shares entry_price: their average fill price")
     account = flat_account(given["cash"])
     if unknown := sorted(set(given) - set(account)):
         raise SystemExit(f"{path}: unknown key {unknown[0]}; known are entry_price, {', '.join(account)}")

@@ -155,6 +155,15 @@ DATA = [
     Wrong("a symbol that is a path, to fetch", "data fetch ../../etc"),
 ]  # fmt: skip
 
+PAPER = [
+    Wrong("no paper account", "paper status nothing"),
+    Wrong("a paper account of a later p3kit", "paper status a",
+          {"a/AAPL/journal.jsonl": '{"kind": "opened", "format": 9, "symbol": "AAPL", "capital": 1, "columns": [], '
+           '"own": [], "start": "2024-01-02", "history": [], "weights": {}, "rules": {}}\n'}, exit_code=1),
+    Wrong("a changed line of a journal", "paper status a",
+          {"a/AAPL/journal.jsonl": '{"kind": "bar", "time": "2024-01-02", "crc": "00000000"}\n'}, exit_code=1),
+]  # fmt: skip
+
 VERSIONS = [
     Wrong("a run of a later p3kit", "show run-2", prepare=a_newer_run, exit_code=1),
     Wrong("a run whose plan was changed later", "show run-2", prepare=a_changed_run, exit_code=1),
@@ -180,6 +189,7 @@ GROUPS = {
     "Commands and flags": COMMANDS_AND_FLAGS,
     "Names of runs": RUN_NAMES,
     "Data": DATA,
+    "Paper accounts": PAPER,
     "Versions and damage": VERSIONS,
     "Trainers of your own": OWN_TRAINERS,
 }

@@ -166,6 +166,20 @@ def test_a_shape_is_recognised_and_its_bars_are_the_bars(case: str, tmp_path: Pa
     assert read_columns("csv", str(path), "X") == ("open", "high", "low", "volume")
 
 
+@pytest.mark.parametrize("columns", [["close"], ["close", "volume"], ["open", "high", "low", "close"]])
+@pytest.mark.parametrize("first", [slice(0, None), slice(0, 3)])
+def test_an_index_without_a_name_is_the_timestamp_beside_any_columns(
+    tmp_path: Path, columns: list[str], first: slice
+) -> None:
+    """`frame.to_csv()` of pandas: the header is `,close` where the closes stand alone."""
+    bars = random_bars(40)
+    frame = pd.DataFrame({name: getattr(bars, name) for name in columns}, index=pd.DatetimeIndex(bars.timestamps))
+    frame[first].to_csv(tmp_path / "X.csv")
+    found = read_bars("csv", str(tmp_path / "X.csv"), "X")
+    np.testing.assert_array_equal(found.close, bars.close[first])
+    np.testing.assert_array_equal(found.timestamps, bars.timestamps[first])
+
+
 def test_every_row_of_the_table_of_shapes_has_a_file() -> None:
     tested = {shape for shape, _, _ in FILES.values()} | {"index of several levels"}
     assert tested == {shape.name for shape in SHAPES}

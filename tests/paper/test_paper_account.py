@@ -134,6 +134,8 @@ def test_exit_codes_follow_predict(agent: Trained, tmp_path: Path) -> None:
     assert (code, "an older file" in err) == (3, True)
     assert paper(agent.run, *account, tmp_path / "none.csv")[0] == 2
     assert paper("status", tmp_path / "nothing")[0] == 2
+    code, _, err = paper(agent.run, *account, agent.file(tmp_path / "b", agent.last).rename(tmp_path / "AAPL.csv"))
+    assert (code, "has the name of another symbol; the agent trades AAA" in err) == (2, True)
     frame = frame_of(agent.bars.part(0, agent.first + 12))
     frame.loc[agent.first + 6 :, ["open", "high", "low", "close"]] *= 3.0
     file = write_csv(frame, tmp_path, "AAA")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -198,7 +199,8 @@ def forged(**changes) -> bytes:
 
 
 WRONG_ROWS = [
-    {"kind": "boo"}, {"time": "\x1b[31m"}, {"bar": ["2020-01-01", 1.0]}, {"bar": ["2020-01-01", *["x"] * 5]},
+    {"kind": "boo"}, {"time": "\x1b[31m"}, {"time": "today"}, {"time": "NaT"},
+    {"bar": ["2020-01-01", 1.0]}, {"bar": ["2020-01-01", *["x"] * 5]},
     {"bar": None}, {"account": {"cash": 1.0}}, {"decision": {"action": "rm -rf"}}, {"decision": {}},
     {"fills": [{"price": "nan"}]}, {"equity": "inf"}, {"bar": {}}, {"account": []},
 ]  # fmt: skip
@@ -229,6 +231,26 @@ def test_a_damaged_journal_is_named_by_line(tmp_path, whole) -> None:
             called(tmp_path, BARS)
         assert where in str(error.value)
         assert "\x1b" not in str(error.value)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, whole) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(P3kitError, match="call p3kit paper again"):
+            called(tmp_path, BARS, start=START)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files_of(tmp_path)[FILE].endswith(b"\n")
+    called(tmp_path, BARS, start=START)
+    assert files_of(tmp_path) == whole
+
+
+def test_another_first_day_of_an_open_account_is_noted(tmp_path) -> None:
+    called(tmp_path, first_bars(BARS, FIRST + 5), start=START)
+    assert called(tmp_path, first_bars(BARS, FIRST + 5), start=START).notes == ()
+    for start in (BARS.timestamps[FIRST - 1], BARS.timestamps[FIRST + 1]):
+        assert "--from is ignored" in called(tmp_path, first_bars(BARS, FIRST + 5), start=start).notes[0]
 
 
 def test_reading_an_account_writes_nothing(tmp_path) -> None:

@@ -92,6 +92,9 @@ def check_same_walk(run: Path, folder: Path, bars: Bars, tmp_path: Path) -> None
     actions, equity = walk(policy, run)
     assert [step["action"] for step in steps] == actions
     assert [step["equity_at_next_close"] for step in steps] == equity
+    (backtest,) = p3kit.evaluate_run(str(run))
+    curve = [step["equity_at_next_close"] / policy.spec.env.initial_capital for step in steps]
+    assert curve == pytest.approx(backtest.result["curves"]["equity"], rel=1e-12, abs=0)
     assert len(set(actions)) > 1, "a policy that always holds compares nothing"
 
 

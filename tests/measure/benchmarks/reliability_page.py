@@ -100,6 +100,22 @@ PROMISES = (
         ],
     ),
     Promise(
+        "A run of an earlier format is read by every reading command, and a resume that cannot work is refused before "
+        "a file changes, with the version that can",
+        [
+            "launch/test_older_runs.py::test_reading_commands_read_it",
+            "launch/test_older_runs.py::test_its_policy_decides_by_the_shipped_trainer",
+            "launch/test_older_runs.py::test_a_resume_that_cannot_work_names_the_version_that_can",
+        ],
+    ),
+    Promise(
+        "A decision from past bars and an account is that of the backtest at the same bar, whatever bars come before",
+        [
+            "policy/test_predict.py::test_it_sees_and_does_what_the_continuous_account_does",
+            "market/test_recipe.py::test_a_row_has_the_bits_of_training_whatever_bars_stand_beside_it",
+        ],
+    ),
+    Promise(
         "Two runs, and mirrors of both, may go on in one folder at once",
         [
             "launch/test_system_faults.py::test_two_runs_and_a_mirror_at_once_in_one_folder",
