@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,19 @@ def account_fields(account: Account, close: float, card: dict[str, Any]) -> Arra
     return np.array(fields).astype(np.float32)
 
 
+def order_of(action: str, account: Account, close: float, rules: dict[str, Any]) -> dict[str, Any] | None:
+    """The order behind an action: shares to sell, or money to spend and about how many shares that buys."""
+    if action == "HOLD":
+        return None
+    if action in ("SELL_HALF", "SELL_ALL"):
+        return {"side": "sell", "quantity": account["shares"] * (0.5 if action == "SELL_HALF" else 1.0)}
+    size = rules["sizes"][BUYS.index(action)] if action in BUYS else 0.0
+    equity = account["cash"] + account["shares"] * close
+    spend = add_spend(account, close, rules) if action == "ADD" else size * equity
+    value = spend / ((1.0 + rules["slippage"]) * (1.0 + rules["commission"]))
+    return {"side": "buy", "quantity": value / close, "spend": spend}
+
+
 def step(account: Account, action: str, bars: Bars, t: int, rules: dict[str, Any]) -> tuple[Account, bool]:
     """Fill `action`, decided on bar t, and mark the account at the close of bar t + 1. The flag is True when ruined."""
     last, close = float(bars["close"][t]), float(bars["close"][t + 1])
@@ -238,17 +253,17 @@ def step(account: Account, action: str, bars: Bars, t: int, rules: dict[str, Any
 
     price = resting_exit(before, path, rules) if late else None  # a late order fills after the path of its bar
     decided = "HOLD" if price is not None else action
-    if decided in BUYS or decided == "ADD":
-        size = rules["sizes"][BUYS.index(decided)] if decided in BUYS else 0.0
-        spend = add_spend(before, last, rules) if decided == "ADD" else size * before["cash"]
+    order = order_of(decided, before, last, rules)
+    if order is not None and order["side"] == "buy":
+        spend = order["spend"]
         bought = spend / ((1.0 + rules["slippage"]) * (1.0 + rules["commission"]))
         new |= {"cash": before["cash"] - spend, "shares": before["shares"] + bought / fill}
         new |= {"paid": before["paid"] + spend, "entry_value": before["entry_value"] + bought}
         if decided == "ADD":
             new["adds"] = before["adds"] + 1.0
         else:
-            new |= {"entry_size": size, "entry_cash": before["cash"]}
-    elif decided in ("SELL_HALF", "SELL_ALL"):
+            new |= {"entry_size": rules["sizes"][BUYS.index(decided)], "entry_cash": before["cash"]}
+    elif order is not None:
         share = 0.5 if decided == "SELL_HALF" else 1.0
         new["cash"] = before["cash"] + before["shares"] * share * fill * keep
         new |= {name: before[name] * (1.0 - share) for name in ("shares", "paid", "entry_value")}
@@ -313,9 +328,11 @@ class Policy:
         observation = np.clip(seen, -np.float32(clip), np.float32(clip))[None]
         logits, value = self.network.run(["logits", "value"], {"observation": observation, "mask": valid})
         names = [action["name"] for action in card["actions"]]
+        action = names[int(logits[0].argmax())]
         return {
             "time": bars["time"][t],
-            "action": names[int(logits[0].argmax())],
+            "action": action,
+            "order": order_of(action, account, close, card["account"]),
             "probabilities": dict(zip(names, np.exp(logits[0]).tolist(), strict=True)),
             "value": float(value[0]),
             "valid": dict(zip(names, valid[0].tolist(), strict=True)),
@@ -394,4 +411,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `python policy.py bars.csv | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -131,6 +131,8 @@ def test_it_decides_for_any_account_as_predict_does(run: Path, folder: Path, tmp
         (found,) = alone(folder, str(file), str(path))
         for decision in (policy.predict(frame, account), exported.predict(frame, account)):
             assert found["action"] == decision.action
+            order = None if decision.order is None else {name: getattr(decision.order, name) for name in found["order"]}
+            assert found["order"] == (order and {**order, "quantity": pytest.approx(order["quantity"], rel=1e-12)})
             assert found["valid"] == {name: reason is None for name, reason in decision.valid.items()}
             assert list(found["probabilities"].values()) == pytest.approx(
                 list(decision.probabilities.values()), abs=1e-6
