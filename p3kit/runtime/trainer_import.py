@@ -68,6 +68,8 @@ def _deferred(node: ast.stmt) -> list[ast.stmt]:
     """`from p3kit.runtime import A, B` as assignments of deferred names; other statements as they are."""
     if not isinstance(node, ast.ImportFrom) or node.level or not f"{node.module}.".startswith(f"{_PACKAGE}."):
         return [node]
+    if any(alias.name == "*" for alias in node.names):
+        return [node]
     return [
         ast.copy_location(assign, node)
         for alias in node.names
