@@ -68,8 +68,8 @@ class Retraining:
         common = _common(self.after[symbol]["validation"], self.before[symbol]["validation"])
         if common is None:
             return []
-        return [f"{symbol}: the weights of {self.run.name} were chosen on {_span(common)}, which is in the new validation "
-                "split too: its first results are a little too good"]  # fmt: skip
+        chosen = f"{symbol}: the weights of {self.run.name} were chosen on {_span(common)}"
+        return [f"{chosen}, which is in the new validation split too: its first results are a little too good"]
 
     def to_json(self) -> dict[str, Any]:
         """What `p3kit retrain --dry-run --json` prints, and run.json holds as `retrain`."""
