@@ -19,15 +19,19 @@ ROOT = Path(__file__).parents[1]
 class Step:
     """One thing that a page asks its reader to do."""
 
-    kind: Literal["sh", "diff", "toml"]
+    kind: Literal["sh", "diff", "toml", "python", "json"]
     text: str
     marker: str
     """The word of a `<!-- word -->` right above the block: "network", or the file a block is for."""
 
 
 def steps(page: str) -> Iterator[Step]:
-    """The blocks of a page, commands one by one."""
-    for marker, kind, text in re.findall(r"(?:<!-- ([^\n]+) -->\n)?```(sh|diff|toml)\n(.*?)```", page, re.S):
+    """The blocks of a page, commands one by one. Python and JSON count where a file's name stands above them."""
+    for marker, kind, text in re.findall(
+        r"(?:<!-- ([^\n]+) -->\n)?```(sh|diff|toml|python|json)\n(.*?)```", page, re.S
+    ):
+        if kind in ("python", "json") and not marker:
+            continue
         if kind != "sh":
             yield Step(kind, text, marker)
             continue

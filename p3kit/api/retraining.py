@@ -55,11 +55,21 @@ class Retraining:
         notes = [f"{self.run.name} is trained again from {start}; splits: {how}"]
         for symbol, after in self.after.items():
             notes += _moves(symbol, self.before[symbol], after)
+        if not self.is_from_scratch:
+            notes += [note for symbol in self.after for note in self._chosen_on(symbol)]
         counted = {name: looks for name, looks in self.looks.items() if looks}
         if counted:
             told = ", ".join(f"{name} {looks}" for name, looks in counted.items())
             notes.append(f"looks at the old test split, which the new one shares in part, are carried over: {told}")
         return notes
+
+    def _chosen_on(self, symbol: str) -> list[str]:
+        """A note where the new validation split has bars that the old weights were chosen on."""
+        common = _common(self.after[symbol]["validation"], self.before[symbol]["validation"])
+        if common is None:
+            return []
+        chosen = f"{symbol}: the weights of {self.run.name} were chosen on {_span(common)}"
+        return [f"{chosen}, which is in the new validation split too: its first results are a little too good"]
 
     def to_json(self) -> dict[str, Any]:
         """What `p3kit retrain --dry-run --json` prints, and run.json holds as `retrain`."""

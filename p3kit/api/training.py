@@ -161,12 +161,12 @@ def resume_runs(
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
     for note in filter(None, map(check_resumable, chosen)):
         launch.print(f"note: {note}")
-    if total_timesteps is not None:
-        require_torch()
-        for note in extend(chosen, total_timesteps, schedule):
-            launch.print(f"note: {note}")
     with launch.engine([run.info()["spec"]["compute"] for run in chosen]) as engine:
         at_a_time, start = engine.room_for(len(chosen))
+        if total_timesteps is not None:
+            require_torch()
+            for note in extend(chosen, total_timesteps, schedule):
+                launch.print(f"note: {note}")
         requeue(chosen)
         for note in (note for run in chosen for note in missing_checkpoint_notes(run)):
             launch.print(f"note: {note}")

@@ -38,7 +38,7 @@ def own_term(trainer_file: Path, args: Any) -> Term | None:
     if found is None:
         return None
     where = f"{trainer_file}:{found.lineno}:1"
-    function = getattr(import_trainer(trainer_file), NAME)
+    function = getattr(import_trainer(trainer_file, whole=True), NAME)
 
     def term(step: Timestep) -> Tensor:
         try:

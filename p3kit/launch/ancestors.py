@@ -5,6 +5,8 @@ What does not fit is an error before the first run directory is made, and names 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +19,7 @@ from p3kit.market import FeatureRecipe
 from p3kit.rundir import RunDir, find_checkpoint, find_run
 from p3kit.spec import read_trainer
 from p3kit.spec.models import parse_range
+from p3kit.spec.paths import home
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from p3kit.spec.models import Init
 
 FROM = "init.from"
+EXPORTED = "weights.safetensors"
 FIXED = (
     "env.window", "observation.normalize", "ppo.hidden", "ppo.activation", "ppo.patch", "ppo.d_model", "ppo.layers",
     "ppo.heads", "ppo.head_width", "ppo.token_weight",
@@ -36,10 +40,13 @@ FIXED = (
 class Ancestor:
     """A trained agent whose weights another one starts from."""
 
-    run: RunDir
-    info: Mapping[str, Any]
     plan: Mapping[str, Any]
-    """Its entry in run.json."""
+    """Its entry in run.json, or what a file has of it: name, symbol, spec."""
+    data: Mapping[str, Any]
+    """The entry of its symbol in run.json."""
+    run: RunDir | None
+    file: Path | None = None
+    """Its weights, where it comes from a checkpoint or an exported policy in place of a run."""
 
     @property
     def name(self) -> str:
@@ -48,16 +55,19 @@ class Ancestor:
     @property
     def label(self) -> str:
         """`run-42/AAPL`."""
-        return f"{self.run.name}/{self.name}"
+        where = self.run.name if self.run else self.file.stem if self.file else ""
+        if self.is_export and self.file:
+            where = self.file.resolve().parent.name
+        return f"{where}/{self.name}"
+
+    @property
+    def is_export(self) -> bool:
+        """True for an exported policy, which has weights and no statistics that go on."""
+        return self.file is not None and self.file.name == EXPORTED
 
     @property
     def symbol(self) -> str:
         return str(self.plan["symbol"])
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """The entry of its symbol in run.json."""
-        return (self.info.get("data") or {}).get(self.symbol) or {}
 
     @property
     def recipe(self) -> FeatureRecipe:
@@ -91,7 +101,7 @@ class Ancestor:
     def has_reward_of(self, spec: Spec) -> bool:
         """True where its rewards are those of `spec`, so that the statistics of their scale still hold."""
         ours = spec.model_dump(mode="json")["reward"]
-        return bool(ours == self.plan["spec"].get("reward"))
+        return bool(not self.is_export and ours == self.plan["spec"].get("reward"))
 
 
 class Ancestry:
@@ -174,16 +184,14 @@ class Ancestry:
 
     def hash_of(self, agent: AgentPlan) -> str | None:
         """SHA-256 of the weights that an agent starts from; None for new ones."""
-        from p3kit.runtime.card import weights_of
-        from p3kit.runtime.checkpoints import load_checkpoint, state_hash
+        from p3kit.runtime.checkpoints import state_hash
 
         one = self._ancestors.get(agent.name)
-        return None if one is None else state_hash(weights_of(load_checkpoint(checkpoint_of(agent.spec, one))))
+        return None if one is None else state_hash(read_weights(checkpoint_of(agent.spec, one)))
 
     def copy_to(self, run: RunDir, plan: RunPlan) -> None:
         """Copy the weights that the agents of a run start from into its directory, and name them in its run.json."""
-        from p3kit.runtime.card import weights_of
-        from p3kit.runtime.checkpoints import load_checkpoint, save_checkpoint, state_hash
+        from p3kit.runtime.checkpoints import save_checkpoint, state_hash
 
         files: dict[Path, tuple[str, str]] = {}
         entries = {}
@@ -192,7 +200,7 @@ class Ancestry:
                 continue
             path = checkpoint_of(agent.spec, one)
             if path not in files:
-                file, state = f"start-{len(files) + 1}", weights_of(load_checkpoint(path))
+                file, state = f"start-{len(files) + 1}", read_weights(path)
                 save_checkpoint(run.checkpoint(file), state, compress=agent.spec.checkpoints.compress)
                 files[path] = file, state_hash(state)
             entries[agent.name] = one.entry(agent.spec, *files[path], path.stem)
@@ -210,6 +218,8 @@ def init_of(spec: Spec) -> Init:
 def checkpoint_of(spec: Spec, ancestor: Ancestor) -> Path:
     """The file of the weights that `init.checkpoint` names. Raises InputError where there is none."""
     wanted = init_of(spec).checkpoint
+    if ancestor.run is None:
+        return ancestor.file or Path()
     try:
         return ancestor.run.checkpoint(find_checkpoint(ancestor.run, ancestor.name, wanted))
     except InputError as error:
@@ -218,11 +228,26 @@ def checkpoint_of(spec: Spec, ancestor: Ancestor) -> Path:
         raise InputError("init.checkpoint", what, f"it has {have}") from error
 
 
+def read_weights(path: Path) -> dict[str, Any]:
+    """The trainer's part of a checkpoint, or the networks of an exported policy."""
+    from p3kit.runtime.card import weights_of
+    from p3kit.runtime.checkpoints import load_checkpoint
+
+    if path.name != EXPORTED:
+        return weights_of(load_checkpoint(path))
+    import safetensors.torch
+
+    tensors = safetensors.torch.load(path.read_bytes())
+    return {key: value for key, value in tensors.items() if key.split("/")[0] not in ("observation", "reward")}
+
+
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
 def _open(reference: str, runs_root: Path) -> list[Ancestor]:
     """The agents that a reference names. Raises SpecError where there is none, or none that could be an ancestor."""
+    if found := _open_file(reference):
+        return found
     try:
         run, agent = find_run(runs_root, reference)
         info = run.info()
@@ -232,11 +257,46 @@ def _open(reference: str, runs_root: Path) -> list[Ancestor]:
     if info.get("env_id"):
         what = f'"{reference}": {run.name} trains on {info["env_id"]}, not on bars'
         raise SpecError([Fault(FROM, what, "name a run on bars")])
-    return [Ancestor(run, info, plan) for plan in info["agents"] if agent in (None, plan["name"])]
+    data = info.get("data") or {}
+    return [
+        Ancestor(plan, data.get(plan["symbol"]) or {}, run) for plan in info["agents"] if agent in (None, plan["name"])
+    ]
+
+
+def _open_file(reference: str) -> list[Ancestor]:
+    """The agents of a checkpoint, or of the folder of an exported policy; none where the reference is a run."""
+    path = home(reference)
+    if path.suffix == ".pt" and path.is_file():
+        from p3kit.runtime.card import cards_in
+        from p3kit.runtime.checkpoints import load_checkpoint
+
+        return [Ancestor(card, card["data"], None, path) for card in cards_in(load_checkpoint(path)).values()]
+    if (path / "card.json").is_file() and (path / EXPORTED).is_file():
+        return [_open_export(path)]
+    return []
+
+
+def _open_export(folder: Path) -> Ancestor:
+    """The agent of an exported policy. Raises SpecError where a file is damaged, or where the statistics are missing
+    that its network needs."""
+    remedy = "export it again, or name its run"
+    try:
+        card = json.loads((folder / "card.json").read_bytes())
+        plan = {"name": card["name"].partition("/")[2], "symbol": card["symbol"], "spec": card["spec"]}
+        data, digest = card["data"], hashlib.sha256((folder / EXPORTED).read_bytes()).hexdigest()
+        intact = card["files"][EXPORTED] == digest
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SpecError([Fault(FROM, f'"{folder}": is damaged ({error!r})', remedy)]) from error
+    if not intact:
+        raise SpecError([Fault(FROM, f'"{folder}": {EXPORTED} is torn or altered', remedy)])
+    if plan["spec"].get("observation", {}).get("normalize") == "running":
+        what = f'"{folder}": an exported policy has no running statistics to go on with'
+        raise SpecError([Fault(FROM, what, "name its run")])
+    return Ancestor(plan, data, None, folder / EXPORTED)
 
 
 def _names_agent(reference: str, pool: Mapping[str, Ancestor]) -> bool:
-    return any(reference.rstrip("/").endswith(f"/{one.name}") for one in pool.values())
+    return any(one.run is None or reference.rstrip("/").endswith(f"/{one.name}") for one in pool.values())
 
 
 def _not_one(agent: AgentPlan, fitting: Sequence[Ancestor], pool: Sequence[str]) -> Fault:
@@ -317,8 +377,6 @@ def _setting(tables: Mapping[str, Any], path: str) -> Any:
 def _check_weights(plan: RunPlan, agent: AgentPlan, ancestor: Ancestor, bars: SymbolData) -> None:
     import torch
 
-    from p3kit.runtime.card import weights_of
-    from p3kit.runtime.checkpoints import load_checkpoint
     from p3kit.runtime.policy import load_policy_of, load_weights, sizes_on_bars
     from p3kit.runtime.trainer_import import import_trainer
 
@@ -326,7 +384,7 @@ def _check_weights(plan: RunPlan, agent: AgentPlan, ancestor: Ancestor, bars: Sy
     if not hasattr(module, "load_policy"):  # its own process compares the tensors
         return
     sizes = sizes_on_bars(agent.spec, bars)
-    state = weights_of(load_checkpoint(checkpoint_of(agent.spec, ancestor)))
+    state = read_weights(checkpoint_of(agent.spec, ancestor))
     args, device = module.Args(**agent.spec.ppo.model_dump()), torch.device("cpu")
     try:
         policy = load_weights(

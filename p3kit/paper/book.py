@@ -145,7 +145,7 @@ class Book:
 
 def table_of(bars: Bars, columns: Sequence[str], own: Sequence[str]) -> Floats:
     """Columns of bars as a table (T, columns)."""
-    extra = getattr(bars, "own", {})
+    extra = bars.own
     found = [np.asarray(getattr(bars, name), dtype=np.float64) for name in columns]
     return np.stack([*found, *(np.asarray(extra[name], dtype=np.float64) for name in own)], axis=1)
 

@@ -55,7 +55,7 @@ def compare_with_book(book: Book, bars: Bars, *, accept_gap: bool = False) -> In
 
 
 def _check_columns(book: Book, bars: Bars) -> None:
-    have = ("close", *bars.columns, *getattr(bars, "own", {}))
+    have = ("close", *bars.columns, *bars.own)
     if missing := [name for name in book.columns if name not in have]:
         what = f"has no column {', '.join(missing)}; the account was opened with it"
         raise DataError(_place(bars), what, "give a file with the same columns")

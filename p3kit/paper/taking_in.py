@@ -93,7 +93,7 @@ def _opening(decider: Decider, bars: Bars, start: np.datetime64 | None) -> Row:
     """The row that opens an account."""
     check_symbols([decider.symbol])
     first = opening_bars(bars, start, decider.needed)
-    columns, own = ("close", *bars.columns), tuple(getattr(bars, "own", {}))
+    columns, own = ("close", *bars.columns), tuple(bars.own)
     table = table_of(bars, columns, own)
     past = slice(first + 1 - decider.needed, first)
     if not np.isfinite(table[past]).all():

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 TIES = 1e-9  # relative width of a tie of two amounts of money
 BUYS = ("BUY_SMALL", "BUY_MEDIUM", "BUY_LARGE")
+PRICES = ("open", "high", "low", "close", "adj_close", "volume")
 TIMES = ("time", "date", "timestamp", "datetime")
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,20 +38,17 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
     """Columns of a CSV file by lower-case name: `time` as text, the others as (T,) float64."""
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         header, *rows = [row for row in csv.reader(file) if row]
-    names = [name.strip().lower().replace(" ", "_") for name in header]
+    own = card["features"]["own_columns"]
+    names = [name if (name := cell.strip()) in own else name.lower().replace(" ", "_") for cell in header]
     time = next((names.index(name) for name in TIMES if name in names), None)
     if time is None or "close" not in names:
         raise SystemExit(f"{path}: needs a column close and one of {', '.join(TIMES)}")
     bars: Bars = {"time": [row[time] for row in rows]}
     if any(later <= earlier for earlier, later in zip(bars["time"], bars["time"][1:], strict=False)):
         raise SystemExit(f"{path}: times are not in ascending order; sort the rows, oldest first")
-    own = card["features"]["own_columns"]
     for place, name in enumerate(names):
-        if name in ("open", "high", "low", "close", "adj_close", "volume") or header[place] in own:
-            values = np.array([float(row[place]) for row in rows])
-            if not np.isfinite(values).all():
-                raise SystemExit(f"{path}: row {int(np.argmin(np.isfinite(values))) + 2}: {name} is not a number")
-            bars[header[place] if header[place] in own else name] = values
+        if name in (*PRICES, *own):
+            bars[name] = np.array([number(row, place, f"{path}: row {i + 2}: {name}") for i, row in enumerate(rows)])
     if missing := [name for name in (*card["features"]["price_columns"], *own) if name not in bars]:
         raise SystemExit(f"{path}: has no column {', '.join(missing)}; the agent was trained with it")
     if card["features"]["adjust"] != "off" and "adj_close" in bars:
@@ -56,6 +56,17 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
         bars |= {name: bars[name] * factor for name in ("open", "high", "low") if name in bars}
         bars["close"] = bars["adj_close"]
     return bars
+
+
+def number(row: list[str], place: int, where: str) -> float:
+    """The finite number in a cell."""
+    try:
+        value = float(row[place])
+    except (ValueError, IndexError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise SystemExit(f"{where} is not a number")
+    return value
 
 
 # ── features ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,6 +226,19 @@ def account_fields(account: Account, close: float, card: dict[str, Any]) -> Arra
     return np.array(fields).astype(np.float32)
 
 
+def order_of(action: str, account: Account, close: float, rules: dict[str, Any]) -> dict[str, Any] | None:
+    """The order behind an action: shares to sell, or money to spend and about how many shares that buys."""
+    if action == "HOLD":
+        return None
+    if action in ("SELL_HALF", "SELL_ALL"):
+        return {"side": "sell", "quantity": account["shares"] * (0.5 if action == "SELL_HALF" else 1.0)}
+    size = rules["sizes"][BUYS.index(action)] if action in BUYS else 0.0
+    equity = account["cash"] + account["shares"] * close
+    spend = add_spend(account, close, rules) if action == "ADD" else size * equity
+    value = spend / ((1.0 + rules["slippage"]) * (1.0 + rules["commission"]))
+    return {"side": "buy", "quantity": value / close, "spend": spend}
+
+
 def step(account: Account, action: str, bars: Bars, t: int, rules: dict[str, Any]) -> tuple[Account, bool]:
     """Fill `action`, decided on bar t, and mark the account at the close of bar t + 1. The flag is True when ruined."""
     last, close = float(bars["close"][t]), float(bars["close"][t + 1])
@@ -229,17 +253,17 @@ def step(account: Account, action: str, bars: Bars, t: int, rules: dict[str, Any
 
     price = resting_exit(before, path, rules) if late else None  # a late order fills after the path of its bar
     decided = "HOLD" if price is not None else action
-    if decided in BUYS or decided == "ADD":
-        size = rules["sizes"][BUYS.index(decided)] if decided in BUYS else 0.0
-        spend = add_spend(before, last, rules) if decided == "ADD" else size * before["cash"]
+    order = order_of(decided, before, last, rules)
+    if order is not None and order["side"] == "buy":
+        spend = order["spend"]
         bought = spend / ((1.0 + rules["slippage"]) * (1.0 + rules["commission"]))
         new |= {"cash": before["cash"] - spend, "shares": before["shares"] + bought / fill}
         new |= {"paid": before["paid"] + spend, "entry_value": before["entry_value"] + bought}
         if decided == "ADD":
             new["adds"] = before["adds"] + 1.0
         else:
-            new |= {"entry_size": size, "entry_cash": before["cash"]}
-    elif decided in ("SELL_HALF", "SELL_ALL"):
+            new |= {"entry_size": rules["sizes"][BUYS.index(decided)], "entry_cash": before["cash"]}
+    elif order is not None:
         share = 0.5 if decided == "SELL_HALF" else 1.0
         new["cash"] = before["cash"] + before["shares"] * share * fill * keep
         new |= {name: before[name] * (1.0 - share) for name in ("shares", "paid", "entry_value")}
@@ -304,9 +328,11 @@ class Policy:
         observation = np.clip(seen, -np.float32(clip), np.float32(clip))[None]
         logits, value = self.network.run(["logits", "value"], {"observation": observation, "mask": valid})
         names = [action["name"] for action in card["actions"]]
+        action = names[int(logits[0].argmax())]
         return {
             "time": bars["time"][t],
-            "action": names[int(logits[0].argmax())],
+            "action": action,
+            "order": order_of(action, account, close, card["account"]),
             "probabilities": dict(zip(names, np.exp(logits[0]).tolist(), strict=True)),
             "value": float(value[0]),
             "valid": dict(zip(names, valid[0].tolist(), strict=True)),
@@ -334,6 +360,8 @@ def read_account(path: str | None, close: float, rules: dict[str, Any]) -> Accou
     given = {"cash": rules["initial_capital"]} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
     given = {key: value for key, value in given.items() if value is not None}
     entry = given.pop("entry_price", 0.0)
+    if "cash" not in given or (given.get("shares", 0) > 0 and not entry and not given.get("entry_value")):
+        raise SystemExit(f"{path}: needs cash, and with shares entry_price: their average fill price")
     account = flat_account(given["cash"])
     if unknown := sorted(set(given) - set(account)):
         raise SystemExit(f"{path}: unknown key {unknown[0]}; known are entry_price, {', '.join(account)}")
@@ -383,4 +411,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `python policy.py bars.csv | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
-ActionRule = Literal["greedy"]
+from p3kit.errors import InputError
 
-GREEDY: ActionRule = "greedy"
-"""The most probable valid action."""
+GREEDY = "greedy"
+"""The most probable valid action; the rule of runs that record none."""
 
 
 def choose_action(logits: Tensor, rule: str = GREEDY) -> Tensor:
-    """Actions (B,) of masked log-probabilities (B, A). Raises ValueError for a rule of a newer p3kit."""
+    """Actions (B,) of masked log-probabilities (B, A). Raises InputError for a rule of a newer p3kit."""
     if rule != GREEDY:
-        raise ValueError(f"action rule {rule!r} is not in this p3kit")
+        raise InputError(f"action rule {rule!r}", "is not in this p3kit", "pip install -U p3kit")
     return logits.argmax(-1)

@@ -20,7 +20,7 @@ def make_card(info: Mapping[str, Any], plan: Mapping[str, Any]) -> Card:
     """The card of one agent, from `run.json` and the agent's entry in it."""
     own = {key: plan[key] for key in ("name", "symbol", "seed", "spec") if key in plan}
     data = (info.get("data") or {}).get(plan.get("symbol"))
-    return {**own, "trainer": info.get("trainer"), "action_rule": GREEDY, "data": data}
+    return {**own, "trainer": info.get("trainer"), "action_rule": info.get("action_rule", GREEDY), "data": data}
 
 
 def card_entry(card: Card) -> Flat:

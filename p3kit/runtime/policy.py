@@ -43,7 +43,7 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.metrics import ACTIONS
-from p3kit.runtime.action_rule import choose_action
+from p3kit.runtime.action_rule import GREEDY, choose_action
 from p3kit.runtime.checkpoints import Flat, part
 from p3kit.runtime.scaling import ObservationScaler
 from p3kit.spec import Spec
@@ -66,6 +66,7 @@ class LoadedPolicy:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._function, self._normalise, self._autocast = function, normalise, autocast
+        self.rule = GREEDY  # the rule that picks the action; that of the run's card
 
     @torch.no_grad()
     def __call__(self, observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,7 @@ class LoadedPolicy:
 
     def act(self, observation: Tensor, mask: Tensor) -> Tensor:
         """The action (B,) of each row by the action rule."""
-        return choose_action(self(observation, mask)[0])
+        return choose_action(self(observation, mask)[0], self.rule)
 
 
 def load_weights(

@@ -68,6 +68,8 @@ def _deferred(node: ast.stmt) -> list[ast.stmt]:
     """`from p3kit.runtime import A, B` as assignments of deferred names; other statements as they are."""
     if not isinstance(node, ast.ImportFrom) or node.level or not f"{node.module}.".startswith(f"{_PACKAGE}."):
         return [node]
+    if any(alias.name == "*" for alias in node.names):
+        return [node]
     return [
         ast.copy_location(assign, node)
         for alias in node.names
@@ -75,20 +77,22 @@ def _deferred(node: ast.stmt) -> list[ast.stmt]:
     ]
 
 
-def import_trainer(path: Path) -> ModuleType:
+def import_trainer(path: Path, *, whole: bool = False) -> ModuleType:
     """Import a trainer's file. This runs its code. Raises InputError where that fails.
 
-    Each file has a module of its own; a file that was imported before is not run again.
+    Each file has a module of its own; a file that was imported before is not run again. `whole` imports what trains,
+    too, for functions that use its constants.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(str(path), f"cannot be read: {error.strerror}", "a trainer is a .py file") from error
     digest = hashlib.sha256(str(path.resolve()).encode() + b"\0" + content).hexdigest()
-    name = f"p3kit_trainer_{path.stem}_{digest[:16]}"
+    name = f"p3kit_trainer_{path.stem}_{digest[:16]}" + ("_whole" if whole else "")
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
+    loader = None if whole else _Loader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise InputError(str(path), "cannot be imported", "a trainer is a .py file")
     module = importlib.util.module_from_spec(spec)

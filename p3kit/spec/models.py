@@ -529,7 +529,7 @@ class Init(Table):
     source: Annotated[
         Reference | Annotated[Items[Reference], MinLen(1)], Words('a run such as "run-42", or a list of runs')
     ] = Field(alias="from")
-    """A run, an agent of it, or the path of a run directory: "run-42", "run-42/AAPL". A list names several runs."""
+    """A run, an agent of it, or the path of a run, a checkpoint or an exported policy. A list names several."""
     checkpoint: Annotated[str, MinLen(1), Words('"best", "last", or a file such as "best-000049152"')] = "best"
     """Weights to take: "best" (those that validation chose), "last", or the name of a file in checkpoints/."""
     optimizer: bool = False

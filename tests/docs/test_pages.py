@@ -23,15 +23,15 @@ TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tutorial.md", "from-sb3.md", "retrain.md"])
+@pytest.mark.parametrize("name", ["tutorial.md", "from-sb3.md", "retrain.md", "use.md"])
 def test_a_reader_can_do_what_the_page_says(name: str, tmp_path: Path) -> None:
-    """Every command in order, in one empty folder; a block of TOML with a file's name above it is that file."""
+    """Every command in order, in one empty folder, where a block with a file's name above it is that file."""
     for step in steps((ROOT / "docs" / name).read_text(encoding="utf-8")):
         _do(step, tmp_path)
 
 
 def _do(step: Step, folder: Path) -> None:
-    if step.kind == "toml" and step.marker:
+    if step.kind in ("toml", "python", "json") and step.marker:
         (folder / step.marker).write_text(step.text, encoding="utf-8")
     elif step.kind == "sh":
         result = execute(step.text, folder)

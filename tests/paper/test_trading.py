@@ -264,6 +264,23 @@ def test_reading_an_account_writes_nothing(tmp_path) -> None:
     assert read_account(Journal(tmp_path / "empty")) is None
 
 
+def test_columns_of_the_user_are_kept_and_corrections_named(tmp_path) -> None:
+    mood = np.random.default_rng(0).normal(size=len(BARS))
+    bars = replace(BARS, own={"mood": mood})
+    called(tmp_path, first_bars(bars, FIRST + 5), start=START)
+    result = called(tmp_path, bars)
+    assert result.book.bars(80).own["mood"].tolist() == mood[-80:].tolist()
+    changed_mood = mood.copy()
+    changed_mood[FIRST + 2] += 1
+    (note,) = called(tmp_path, replace(BARS, own={"mood": changed_mood})).notes
+    assert "has another mood" in note
+    with pytest.raises(InputError, match="has no column mood"):
+        called(tmp_path, BARS)
+    late = np.where(np.arange(len(BARS)) < FIRST - 10, np.nan, mood)
+    with pytest.raises(DataError, match="a column has no value"):
+        called(tmp_path / "late", replace(BARS, own={"mood": late}), start=START)
+
+
 def test_a_ruined_account_stays_in_cash(tmp_path) -> None:
     rules = replace(decider().rules, ruin=0.98, commission=0.02)
     result = called(tmp_path, BARS, decider(rules=rules), start=START)

@@ -92,6 +92,9 @@ def check_same_walk(run: Path, folder: Path, bars: Bars, tmp_path: Path) -> None
     actions, equity = walk(policy, run)
     assert [step["action"] for step in steps] == actions
     assert [step["equity_at_next_close"] for step in steps] == equity
+    (backtest,) = p3kit.evaluate_run(str(run))
+    curve = [step["equity_at_next_close"] / policy.spec.env.initial_capital for step in steps]
+    assert curve == pytest.approx(backtest.result["curves"]["equity"], rel=1e-12, abs=0)
     assert len(set(actions)) > 1, "a policy that always holds compares nothing"
 
 
@@ -128,6 +131,8 @@ def test_it_decides_for_any_account_as_predict_does(run: Path, folder: Path, tmp
         (found,) = alone(folder, str(file), str(path))
         for decision in (policy.predict(frame, account), exported.predict(frame, account)):
             assert found["action"] == decision.action
+            order = None if decision.order is None else {name: getattr(decision.order, name) for name in found["order"]}
+            assert found["order"] == (order and {**order, "quantity": pytest.approx(order["quantity"], rel=1e-12)})
             assert found["valid"] == {name: reason is None for name, reason in decision.valid.items()}
             assert list(found["probabilities"].values()) == pytest.approx(
                 list(decision.probabilities.values()), abs=1e-6

@@ -271,6 +271,14 @@ def test_a_run_and_a_checkpoint_need_no_bars(run: Path, tmp_path: Path) -> None:
         p3kit.load_policy(f"{lone}/BBB")
 
 
+def test_the_rule_of_the_run_picks_the_action(run: Path, tmp_path: Path) -> None:
+    assert p3kit.load_policy(str(run), "last").action_rule == p3kit.open_run(str(run)).info["action_rule"] == "greedy"
+    newer = p3kit.open_run(str(shutil.copytree(run, tmp_path / run.name)))
+    newer.directory.update_info(action_rule="of a later version")
+    with pytest.raises(p3kit.InputError, match="action rule 'of a later version': is not in this p3kit"):
+        p3kit.load_policy(newer, "last").predict(BARS)
+
+
 PROBE = """
 import sys, p3kit
 policy = p3kit.load_policy(sys.argv[1], "last")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,8 +55,8 @@ def test_it_steps_an_account_as_the_environment_does(data: SymbolData, spec: Spe
 
 
 @pytest.mark.parametrize("columns", ["", "v", "o", "hl", "hlv", "ohlv"])
-@pytest.mark.parametrize("still", [False, True])
-def test_it_computes_the_same_features(columns: str, still: bool) -> None:
+@pytest.mark.parametrize(("still", "own"), [(False, ()), (True, ("RSI of mine", "sentiment"))])
+def test_it_computes_the_same_features(columns: str, still: bool, own: tuple[str, ...]) -> None:
     random = np.random.default_rng(1)
     moves = random.standard_normal((900, 3)) * 0.02 * (random.random((900, 1)) < 0.9)  # some bars do not move
     if still:
@@ -69,13 +71,13 @@ def test_it_computes_the_same_features(columns: str, still: bool) -> None:
     }
     kept = {name: column for name, column in known.items() if name[0] in columns}
     times = np.arange("2020-01-01", 900, dtype="datetime64[D]").astype("datetime64[ns]")
-    bars = Bars("A", times, close, **kept)
-    names = compute_features(bars).names
+    bars = Bars("A", times, close, **kept, own={name: random.standard_normal(900) for name in own})
+    names = (*compute_features(bars).names[:: 2 if own else 1], *own)  # all features, or a choice
     numbers = {"mean": tuple(random.standard_normal(len(names))), "scale": tuple(random.exponential(size=len(names)))}
-    recipe = FeatureRecipe(FORMULAS, names, bars.columns, (), bars.bars_per_year, **numbers, adjust="off")
+    recipe = FeatureRecipe(FORMULAS, names, bars.columns, own, bars.bars_per_year, **numbers, adjust="off")
     expected = recipe.features(bars)
     assert np.isfinite(expected[recipe.look_back :]).all()
-    found = reader.features({"time": [], "close": close, **kept}, {"features": features_card(recipe)})
+    found = reader.features({"time": [], "close": close, **kept, **bars.own}, {"features": features_card(recipe)})
     np.testing.assert_array_equal(found, expected)
 
 
@@ -98,3 +100,36 @@ print([name for name in sys.modules if name.split(".")[0] in ("p3kit", "torch", 
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("time,open\n2020-01-01,1\n", "needs a column close and one of time, date, timestamp, datetime"),
+        ("day,close\n2020-01-01,1\n", "needs a column close and one of time"),
+        ("time,close\n2020-01-02,1\n2020-01-01,1\n", "times are not in ascending order"),
+        ("time,close\n2020-01-01,1\n2020-01-02,x\n", "row 3: close is not a number"),
+        ("time,close\n2020-01-01,nan\n", "row 2: close is not a number"),
+        ("time,close\n2020-01-01,1\n", "has no column open; the agent was trained with it"),
+    ],
+)
+def test_it_names_the_fault_of_a_file(text: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "bars.csv").write_text(text)
+    card = {"features": {"own_columns": [], "price_columns": ["open"], "adjust": "off"}}
+    with pytest.raises(SystemExit, match=rf"bars\.csv: {fault}"):
+        reader.read_bars(str(tmp_path / "bars.csv"), card)
+
+
+def test_it_adjusts_prices_and_keeps_own_columns(tmp_path: Path) -> None:
+    (tmp_path / "bars.csv").write_text("Date,Open,Close,Adj Close,My Signal\n2020-01-01,8,10,5,0.5\n")
+    card = {"features": {"own_columns": ["My Signal"], "price_columns": ["open"], "adjust": "adj_close"}}
+    bars = reader.read_bars(str(tmp_path / "bars.csv"), card)
+    assert (bars["open"][0], bars["close"][0], bars["My Signal"][0], bars["time"]) == (4.0, 5.0, 0.5, ["2020-01-01"])
+
+
+@pytest.mark.parametrize("account", [{}, {"cash": 1.0, "shares": 2.0}, {"cash": 1.0, "share": 2.0}])
+def test_it_names_the_fault_of_an_account(account: dict[str, float], tmp_path: Path) -> None:
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    rules = account_card(resolve_spec({"name": "x", "symbols": ["AAPL"]}, "test"))
+    with pytest.raises(SystemExit, match=r"account\.json: (needs cash, and with shares entry_price|unknown key share)"):
+        reader.read_account(str(tmp_path / "account.json"), 1.0, rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -174,6 +175,28 @@ def test_a_shared_encoder_comes_from_one_checkpoint(trainers: Callable[[str], Mo
     given = own | SHORT | {"init": {"from": "run-1", "checkpoint": "best"}}
     with pytest.raises(SpecError, match=r'best-000000300-AAA, best-000000600-BBB.*take checkpoint = "last"'):
         train(trainers("ppo_shared"), tmp_path, "ppo_shared", given, without)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_and_an_exported_policy_are_as_good_as_their_run(
+    trainers: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    own = NETS["ppo"][0] | SHORT | {"observation.normalize": "train"}
+    (old,) = train(trainers("ppo"), tmp_path, "ppo", own)
+    chosen = old.checkpoint(find_checkpoint(old, "AAA", "best"))
+    file = Path(shutil.copy(chosen, tmp_path / "mine.pt"))
+    folder = p3kit.export_policy("run-1/AAA", tmp_path / "exported", runs_root=tmp_path / "runs")
+    recipe = old.info()["data"]["AAA"]["recipe"]
+    old.delete()
+    for path, label in ((file, "mine/AAA"), (folder, "exported/AAA")):
+        run = train(trainers("ppo"), tmp_path, "ppo", own | {"init": {"from": str(path)}})[-1]
+        assert_equal(part("net", first_state(run)), part("net", weights_of(load_checkpoint(file))))
+        entry = run.info()["agents"][0]["init"]
+        assert (entry["from"], entry["reward_scale"]) == (label, path == file)
+        assert run.info()["data"]["AAA"]["recipe"] == recipe
+    (folder / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(SpecError, match=r"weights.safetensors is torn or altered; export it again"):
+        train(trainers("ppo"), tmp_path, "ppo", own | {"init": {"from": str(folder)}})
 
 
 def test_other_weights_than_were_planned_are_refused(tmp_path: Path) -> None:

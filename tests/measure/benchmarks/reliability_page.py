@@ -100,6 +100,16 @@ PROMISES = (
         ],
     ),
     Promise(
+        "A paper account that was killed at any moment is finished by the next call, to the same bytes; a call on the "
+        "same bars changes none",
+        [
+            "paper/test_paper_kills.py::test_a_killed_account_is_finished_to_the_same_bytes",
+            "paper/test_trading.py::test_a_journal_torn_at_any_byte_is_finished_to_the_same_bytes",
+            "paper/test_trading.py::test_a_repeated_call_changes_no_byte",
+            "paper/test_trading.py::test_a_full_disk_loses_nothing",
+        ],
+    ),
+    Promise(
         "A run of an earlier format is read by every reading command, and a resume that cannot work is refused before "
         "a file changes, with the version that can",
         [
