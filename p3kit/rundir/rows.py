@@ -319,6 +319,11 @@ def cut_torn_row(handle: Any) -> int:
     return int(end - whole)
 
 
+def whole_rows_end(handle: Any) -> int:
+    """The offset behind the last complete row."""
+    return _after_last_newline(handle, handle.seek(0, os.SEEK_END))
+
+
 def last_seq(handle: Any, path: Path) -> int:
     """The `seq` of the last row, -1 in an empty file."""
     end = handle.seek(0, os.SEEK_END)

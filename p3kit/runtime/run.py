@@ -25,6 +25,7 @@ from p3kit.errors import CheckpointError, InputError, P3kitError
 from p3kit.interventions import Check
 from p3kit.market import SymbolData
 from p3kit.rundir import RunDir, first_plan
+from p3kit.rundir.record_marks import RecordMarks, lost_rows
 from p3kit.rundir.signals import LAUNCHED, handle_signals
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
@@ -73,6 +74,7 @@ class Run(Process[A]):
         self._state = "running"
         self._message = ""
         self.on_status: Callable[[Run[A], str], None] | None = None  # called with the state whenever it is written
+        self._marks = RecordMarks(self.directory.path)
         self.resumed: Flat | None = self._restore() if resume else None
 
     def _market_spec(self, info: Mapping[str, Any]) -> Spec:
@@ -182,6 +184,7 @@ class Run(Process[A]):
         }
         for agent in self.agents:
             state |= card_entry(agent.card)
+        state |= under("run/records", self._marks.take())
         if name == "last":
             self._keep_good(state)
         for agent in self.agents:
@@ -242,6 +245,11 @@ class Run(Process[A]):
         if state.get("run/identity", self._identity) != self._identity:
             what = "was written by another run: its agents or their specs are not this one's"
             raise CheckpointError(str(path), what, "bring the right file back, or delete it to begin at init.pt")
+        if lost := lost_rows(self.directory.path, part("run/records", state)):
+            remedy = f"restore the file; or delete checkpoints/{path.name}: p3kit resume then begins at init.pt"
+            if path == first:
+                remedy = "restore the file, or start the run again"
+            raise CheckpointError(self.directory.name, lost, remedy)
         try:
             for agent in self.agents:
                 agent.load_state_dict(part(f"agent/{agent.name}", state))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from p3kit.market import Bars, load_market
 from p3kit.metrics import ACTIONS
 from p3kit.spec import shipped_trainers
 from tests.market.made import frame_of, random_bars, write_csv
-from tests.policy.test_predict import train
+from tests.policy.test_predict import SPEC, train
 
 BARS = random_bars(700, 4, symbol="AAA")
 
@@ -95,6 +96,34 @@ def test_every_trainer_trades_live_as_in_the_backtest(tmp_path: Path, trainer: s
             str(agent.run), tmp_path / "paper", file, p3kit.PaperOptions("last", agent.start)
         )
     compare(agent, account)
+
+
+@pytest.mark.slow
+def test_the_agents_of_a_run_keep_an_account_each(tmp_path: Path) -> None:
+    """From a folder, from a path with {symbol} and from one file with both symbols: the same journals."""
+    names = ("AAA", "BBB")
+    frames = {name: frame_of(random_bars(700, seed, symbol=name)) for seed, name in enumerate(names)}
+    (tmp_path / "bars").mkdir()
+    for name, frame in frames.items():
+        write_csv(frame, tmp_path / "bars", name)
+    both = pd.concat([frame.assign(symbol=name) for name, frame in frames.items()]).sort_values("timestamp")
+    both.to_csv(tmp_path / "both.csv", index=False)
+    spec = tmp_path / "two.toml"
+    values = {"TRAINER": "ppo_stacked", "NORMALIZE": "train", "PRECISION": "fp32", '["AAA"]': '["AAA", "BBB"]'}
+    text = SPEC
+    for word, value in values.items():
+        text = text.replace(word, value)
+    spec.write_text(text + "group = 2\n")
+    (run,) = p3kit.run_spec(spec, 1, tmp_path / "runs", progress=False)
+    options = p3kit.PaperOptions("last", "2016-06-01")
+    journals = []
+    for number, bars in enumerate([tmp_path / "bars", f"{tmp_path}/bars/{{symbol}}.csv", tmp_path / "both.csv"]):
+        accounts = p3kit.trade_on_paper(run, tmp_path / f"paper-{number}", bars, options)
+        assert [account.status["symbol"] for account in accounts] == list(names)
+        journals.append([(account.path / "journal.jsonl").read_bytes() for account in accounts])
+    assert journals[0] == journals[1] == journals[2]
+    (one,) = p3kit.trade_on_paper(f"{run.path}/BBB", tmp_path / "paper-0", tmp_path / "bars", options)
+    assert one.new_bars == 0
 
 
 def paper(*words: object) -> tuple[int, str, str]:

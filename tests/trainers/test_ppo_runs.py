@@ -237,6 +237,17 @@ def test_a_linear_policy_trains(tmp_path: Path) -> None:
     assert "diag/feature_rank" not in series  # there is no hidden layer to judge
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_rows_lost_in_a_power_cut_are_refused_by_name(undisturbed: RunDir, tmp_path: Path, name: str) -> None:
+    run = RunDir(Path(shutil.copytree(undisturbed.path, tmp_path / "run-1")))
+    rows = (run.path / name).read_bytes().splitlines(keepends=True)
+    (run.path / name).write_bytes(b"".join(rows[:2]))
+    run.update_status(state="crashed")
+    assert start(run, "--resume").wait(timeout=60) == 1
+    assert f"{name} has {len(b''.join(rows[:2])):,} bytes, and had " in run.log_file.read_text()
+    assert (run.path / name).read_bytes() == b"".join(rows[:2]), "nothing was written over"
+
+
 def test_a_torn_checkpoint_is_the_runs_own_word_and_resume_begins_again(undisturbed: RunDir, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run-1")
     shutil.copytree(undisturbed.path, run.path)
@@ -252,7 +263,12 @@ def test_a_torn_checkpoint_is_the_runs_own_word_and_resume_begins_again(undistur
 
 
 def test_an_update_without_one_finite_step_fails_and_says_so(tmp_path: Path) -> None:
-    run = plan_run(tmp_path, ("ppo.vf_coef=1e39",))  # above the largest float32: every loss is infinite
+    run = plan_run(tmp_path)
+    trainer = run.trainer_file.read_text()
+    assert trainer.count("vf_coef=args.vf_coef") == 1
+    run.trainer_file.write_text(
+        trainer.replace("vf_coef=args.vf_coef", 'vf_coef=float("inf")')
+    )  # every loss is infinite
     process = start(run)
     assert process.wait(timeout=120) == 1
     status = run.status()

@@ -2,8 +2,10 @@
 
 Kills hit the trainings of the three trainers and, as often, their extensions: a run that was done goes on to half as
 many steps more. What is compared: every recorded row (times aside), every kept checkpoint bit for bit, evaluations,
-interventions and verdicts. Everything is drawn from `--seed`; instants by the clock are what they are. The figures are
-written after every kill, and a second call with the same `--output` goes on where the first one ended.
+interventions and verdicts. A power cut is a kill after which one file of the run is cut at any byte: the resumed run
+is the same, or the damage is refused by name. Only kills that hit a living process count. Everything is drawn from
+`--seed`; instants by the clock are what they are. The figures are written after every kill, and a second call with the
+same `--output` goes on where the first one ended.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 import click
 import torch
 
+from p3kit.errors import CheckpointError
 from p3kit.launch import extend, requeue
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
@@ -78,7 +81,10 @@ cooldown = {{ updates = 1 }}
 do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
 """
 NETS = {"ppo_shared": "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"}
-SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8}
+POWER_CUT = "power cut"
+SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8, POWER_CUT: 25}
+MOST_ATTEMPTS = 6
+"""Kills that come too late are tried again, earlier."""
 EXTENDED_STEPS = 2_304
 PATIENCE_S = 900  # of a machine that has other things to do
 
@@ -94,6 +100,14 @@ class Kill:
     at_step: int | None
     same: bool
     difference: str
+    cut: str = ""
+    """The file that a power cut shortened, and to how many bytes."""
+    refused: str = ""
+    """The words in which the damage was refused."""
+
+    @property
+    def as_promised(self) -> bool:
+        return self.same or bool(self.refused)
 
 
 # ── one run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,10 +170,39 @@ def finish(run: RunDir) -> None:
         process.communicate(timeout=PATIENCE_S)
 
 
-def end_by_signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    if process.poll() is None:
+def finish_or_refusal(run: RunDir) -> str:
+    """Resume a damaged run. Returns the words of a refusal; nothing where the run is done in the end."""
+    while run.status()["state"] != "done":
+        log = run.path / "log.txt"
+        before = log.stat().st_size
+        process = launcher(run)
+        process.communicate(timeout=PATIENCE_S)
+        if process.returncode:
+            said = log.read_bytes()[before:].decode("utf-8", "replace")
+            if "Traceback" in said:
+                raise RuntimeError(said[-500:])
+            lines = [line.strip(" |") for line in said.splitlines() if ": " in line and "to go on" not in line]
+            return lines[-1]
+    return ""
+
+
+def cut_a_file(run: RunDir, chance: random.Random) -> str:
+    """Cut one file that training writes at any byte; rows, which are appended, more often than the others."""
+    files = [path for path in sorted(run.path.rglob("*")) if path.suffix in (".json", ".pt") and path.is_file()]
+    rows = [run.path / name for name in ("metrics.jsonl", "events.jsonl") if (run.path / name).exists()]
+    path = chance.choice(chance.choice([rows, rows, rows, files]) or files)
+    length = chance.randrange(max(1, path.stat().st_size))
+    os.truncate(path, length)
+    return f"{path.relative_to(run.path)} at {length:,}"
+
+
+def end_by_signal(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Send a signal, and wait for the end. Returns True if the process was alive."""
+    is_alive = process.poll() is None
+    if is_alive:
         process.send_signal(number)
     process.communicate(timeout=PATIENCE_S)
+    return is_alive
 
 
 # ── comparing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -198,7 +241,7 @@ def difference(run: RunDir, undisturbed: RunDir) -> str:
     for name in names[0]:
         own, expected = (load_checkpoint(one.checkpoint("last").parent / name) for one in (run, undisturbed))
         for key in own.keys() | expected.keys():
-            if "perf/" not in key and not equal(own.get(key), expected.get(key)):
+            if "perf/" not in key and not key.startswith("run/records/") and not equal(own.get(key), expected.get(key)):
                 return f"{name}: {key} differs"
     left = [path.name for path in run.path.rglob(".*.tmp")]
     return f"left behind: {left}" if left else ""
@@ -215,32 +258,37 @@ def equal(a: Any, b: Any) -> bool:
 # ── the ways to die ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def kill_once(run: RunDir, way: str, place: str, nth: int, share: float, seconds: float) -> RunDir:
-    """Kill a run one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time."""
-    if way in ("place", "clock", "SIGTERM"):
+def kill_once(run: RunDir, way: str, place: str, nth: int, share: float, seconds: float) -> bool:
+    """Kill a run one way: at the `nth` visit of a place, or after `share` of an undisturbed run's time.
+
+    Returns True if the kill hit a living process."""
+    if way in ("place", "clock", "SIGTERM", POWER_CUT):
         if way == "place":
-            start(run, "-m", "tests.measure.kills.die", place, str(nth), str(run.path)).communicate(timeout=PATIENCE_S)
+            process = start(run, "-m", "tests.measure.kills.die", place, str(nth), str(run.path))
+            process.communicate(timeout=PATIENCE_S)
+            hit = process.returncode == -signal.SIGKILL
         else:
             resume = ["--resume"] if run.checkpoint("last").exists() else []
             process = start(run, str(run.path / "trainer.py"), "--run-dir", str(run.path), *resume)
             time.sleep(share * seconds)
-            end_by_signal(process, signal.SIGKILL if way == "clock" else signal.SIGTERM)
+            hit = end_by_signal(process, signal.SIGTERM if way == "SIGTERM" else signal.SIGKILL)
         if run.status()["state"] == "queued":  # killed before its first word: whoever queued it, we, lives on
             run.update_status(state="crashed", message="killed before its first step")
-        return run
+        return hit and (way != POWER_CUT or run.status()["state"] != "done")
     # The launcher is hit, its trainer is not: Ctrl-C asks it to end, SIGKILL leaves it an orphan.
     run.update_status(state="stopped", message="before its first step")
     process = launcher(run)
     time.sleep(1.0 + share * seconds)
-    end_by_signal(process, signal.SIGINT if way == "Ctrl-C" else signal.SIGKILL)
-    return run
+    return end_by_signal(process, signal.SIGINT if way == "Ctrl-C" else signal.SIGKILL)
 
 
-def draw(number: int, seed: int, visits: dict[str, dict[str, int]]) -> tuple[str, str, str, int, float]:
+def draw(
+    number: int, seed: int, visits: dict[str, dict[str, int]], only: str | None
+) -> tuple[str, str, str, int, float]:
     """Trainer, way, place, visit and instant of a kill; places are drawn evenly, however often they are visited."""
     chance = random.Random(seed * 100_000 + number)
     trainer = CASES[number % len(CASES)]
-    way = chance.choices(list(SHARE_OF_WAYS), list(SHARE_OF_WAYS.values()))[0]
+    way = only or chance.choices(list(SHARE_OF_WAYS), list(SHARE_OF_WAYS.values()))[0]
     place = chance.choice(sorted(visits[trainer]))
     return trainer, way, place if way == "place" else "", chance.randint(1, visits[trainer][place]), chance.random()
 
@@ -249,9 +297,10 @@ def draw(number: int, seed: int, visits: dict[str, dict[str, int]]) -> tuple[str
 @click.option("--kills", default=100, show_default=True, help="Number, over the cases in turn.")
 @click.option("--seed", default=1, show_default=True, help="What places and instants are drawn from.")
 @click.option("--jobs", default=len(os.sched_getaffinity(0)), show_default=True, help="Runs at a time.")
+@click.option("--way", type=click.Choice(list(SHARE_OF_WAYS)), help="This way only.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the folders of runs that came out different here.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
-def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | None) -> None:
+def main(kills: int, seed: int, jobs: int, way: str | None, keep: Path | None, output: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="p3kit-kills-") as name:
         folder = Path(name)
         first: dict[str, RunDir] = {}
@@ -264,31 +313,45 @@ def main(kills: int, seed: int, jobs: int, keep: Path | None, output: Path | Non
             )
 
         def one(number: int) -> None:
-            trainer, way, place, nth, share = draw(number, seed, visits)
+            trainer, how, place, nth, share = draw(number, seed, visits, way)
             undisturbed, _, seconds = whole[trainer]
-            own = folder / f"kill-{number}"
-            run = kill_once(make_run(own, trainer, first), way, place, nth, share, seconds)
+            own, cut, refused = folder / f"kill-{number}", "", ""
+            for attempt in range(MOST_ATTEMPTS):
+                run = make_run(own, trainer, first)
+                if kill_once(run, how, place, nth, share * 0.7**attempt, seconds):
+                    break
+                shutil.rmtree(own)
+            else:
+                print(f"{number + 1:4} {trainer:20} {how:9} hit no living process: not counted", flush=True)
+                return
             rows = run.read_metrics()
             at_step = int(rows[-1]["global_step"]) if rows else None
             try:
-                finish(run)
-                found = difference(run, undisturbed)
+                if how == POWER_CUT:
+                    cut = cut_a_file(run, random.Random(seed * 100_000 + number))
+                    refused = finish_or_refusal(run)
+                else:
+                    finish(run)
+                found = "" if refused else difference(run, undisturbed)
+            except CheckpointError as error:
+                found, refused = ("", str(error)) if cut else (str(error), "")
             except Exception as error:  # noqa: BLE001  whatever keeps a run from its end is what is looked for
                 found = f"{type(error).__name__}: {error}"
             if found and keep:
                 shutil.copytree(own, keep / own.name)
             shutil.rmtree(own)
-            done.append(Kill(number, trainer, way, place, at_step, not found, found))
-            where = f"{place} (visit {nth})" if place else f"at {share:.0%} of its time"
-            print(f"{number + 1:4} {trainer:20} {way:9} {where:50} {found or 'same'}", flush=True)
+            done.append(Kill(number, trainer, how, place, at_step, not (found or refused), found, cut, refused))
+            where = f"{place} (visit {nth})" if place else cut or f"at {share:.0%} of its time"
+            came = found or (f"refused: {refused}" if refused else "same")
+            print(f"{number + 1:4} {trainer:20} {how:9} {where:50} {came}", flush=True)
             if output:
                 write_json(output, document(sorted(done, key=lambda kill: kill.number), seed))
 
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(one, sorted(set(range(kills)) - {kill.number for kill in done})))
-    same = sum(kill.same for kill in done)
-    print(f"{same} of {len(done)} came out as if nobody had touched them")
-    sys.exit(0 if same == len(done) else 1)
+    same, refused = sum(kill.same for kill in done), sum(bool(kill.refused) for kill in done)
+    print(f"{same} of {len(done)} came out as if nobody had touched them; the damage of {refused} was refused by name")
+    sys.exit(0 if all(kill.as_promised for kill in done) else 1)
 
 
 def earlier(output: Path | None, seed: int) -> list[Kill]:
@@ -313,6 +376,7 @@ def document(done: list[Kill], seed: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "kills": len(done),
         "same": sum(kill.same for kill in done),
+        "refused": sum(bool(kill.refused) for kill in done),
         "by_trainer": tally(lambda kill: kill.trainer),
         "by_way": tally(lambda kill: kill.way),
         "by_place": tally(lambda kill: kill.place or "any"),

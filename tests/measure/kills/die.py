@@ -96,7 +96,7 @@ def arm() -> None:
 
     TradingEnv.step = before("rollout", TradingEnv.step)  # type: ignore[method-assign]
     TradingEnv.observe = observe  # type: ignore[method-assign]
-    evaluation._play = before("evaluation", evaluation._play)
+    evaluation.play = before("evaluation", evaluation.play)
     pathlib.Path.open, pathlib.Path.replace = open_, replace  # type: ignore[method-assign, assignment]
     rows.write_at_end = append
 
