@@ -7,7 +7,7 @@ status.json     state, pid, heartbeat, progress and verdict per agent; replaced 
 metrics.jsonl   one row per agent and recorded point
 events.jsonl    numbered happenings: evaluations, checkpoints, symptoms, interventions, resumes
 log.txt         what the trainer process printed
-checkpoints/    last.pt, init.pt, best-<step>.pt
+checkpoints/    last.pt, init.pt, best-<step>.pt, and start-1.pt where a run starts from old weights
 histograms/     reward and action histograms, value maps, equity curves, returns of evaluations, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
