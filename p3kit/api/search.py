@@ -80,7 +80,7 @@ def _search(sweep: Sweep, launch: Launch, remarks: Sequence[str]) -> Result:
     """Train the trials of a sweep, and conclude it."""
     from p3kit.tune import conclude
 
-    for remark in remarks:
+    for remark in dict.fromkeys(remarks):
         launch.print(f"note: {remark}")
     with launch.engine([sweep.loaded.spec.compute.model_dump()]) as engine:
         _, start = engine.room_for(engine.slots)

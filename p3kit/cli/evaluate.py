@@ -38,7 +38,7 @@ Examples:
 )
 @click.option(
     "--bars",
-    type=click.Path(exists=True, path_type=Path),
+    type=UserPath(exists=True, path_type=Path),
     metavar="FILE",
     help="Backtest on a file of bars, outside the splits of the run.",
 )

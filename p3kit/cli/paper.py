@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, print_lines, print_note
 from p3kit.cli.predict import NOVEL
 
@@ -57,14 +57,14 @@ Exit codes: 0 also where nothing was new; 2 wrong use or file; 3 too few bars or
 @run_argument
 @click.option(
     "--account",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False, path_type=Path),
     required=True,
     metavar="FOLDER",
     help="Folder of the account, made by the first call. Each agent has a sub-folder.",
 )
 @click.option(
     "--bars",
-    type=click.Path(path_type=Path),
+    type=UserPath(path_type=Path),
     required=True,
     metavar="FILE",
     help="File of bars with past ones and new ones; a folder with SYMBOL.csv; or a path with {symbol}.",
@@ -118,7 +118,7 @@ Examples:
   p3kit paper status paper --picture
   p3kit paper status paper --json"""
 )
-@click.argument("account", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("account", metavar="FOLDER", type=UserPath(path_type=Path))
 @click.option("--picture", is_flag=True, help="Draw equity and trades into account.png of each agent's folder.")
 @json_option
 def status(account: Path, picture: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p3kit.cli.options import json_option, run_argument, runs_option
+from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, print_lines, print_note
 from p3kit.errors import BarsError, P3kitError
 
@@ -63,7 +63,7 @@ ones; 4 inputs beyond the novelty threshold, with --strict."""
 )
 @run_argument
 @click.option("--bars", required=True, metavar="FILE|FOLDER", help="Past bars, the newest last; {symbol} is replaced.")
-@click.option("--account", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+@click.option("--account", type=UserPath(dir_okay=False, path_type=Path), metavar="FILE",
               help="Account at the close of the last bar, JSON.  [default: flat, env.initial_capital]")  # fmt: skip
 @click.option("--checkpoint", default="best", show_default=True, metavar="NAME",
               help="best (the weights that validation chose), last, or a file below checkpoints/.")  # fmt: skip

@@ -82,6 +82,8 @@ def begin(loaded: LoadedSpec, overrides: Sequence[str], runs_root: Path, command
         if outside := study.enqueue_first(loaded.spec):
             what = f"the spec's own {', '.join(outside)} lies outside of tune.space"
             sweep.notes.append(f"{what}: the spec as it stands is no trial")
+        if (unfit := unfit_settings(loaded.spec)) is not None:
+            sweep.notes.append(unfit.note())
         if study.wanted() < tune.trials:
             sweep.notes.append(f"tune.space holds {study.wanted()} settings that fit: each is tried once")
         yield sweep
