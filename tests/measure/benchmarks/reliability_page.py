@@ -193,6 +193,22 @@ FAULTS = (
         "launch/test_system_faults.py::test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead",
     ),
     Fault(
+        "a power cut takes rows that a checkpoint rests on",
+        "run-1: events.jsonl has 4,068 bytes, and had 8,146 when the checkpoint was written: rows were lost; "
+        "restore the file; or delete checkpoints/last.pt: p3kit resume then begins at init.pt",
+        "trainers/test_ppo_runs.py::test_rows_lost_in_a_power_cut_are_refused_by_name",
+    ),
+    Fault(
+        "a run directory is deleted or renamed",
+        "run-2 crashed: its directory runs/run-2 was deleted or renamed; the other runs go on",
+        "launch/test_lost_directories.py::test_a_deleted_and_a_renamed_run_stop_none_of_the_others",
+    ),
+    Fault(
+        "the terminal of `nohup p3kit run` is closed",
+        "nothing: a signal that is ignored stays so",
+        "launch/test_ignored_signals.py::test_nohup_survives_a_closed_terminal",
+    ),
+    Fault(
         "a trainer hangs",
         "run-1 crashed: it gave no sign of life for 60 min, so it was ended",
         "launch/test_system_faults.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
