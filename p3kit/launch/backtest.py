@@ -79,7 +79,8 @@ def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, f
 def count_final_looks(runs_root: Path, run: RunDir, agent: str) -> tuple[int, int]:
     """Number of looks at the test split so far: by this agent, and by all runs of its experiment in the folder."""
     everyone = [event for _, events in _journals(runs_root, run.info()["name"]) for event in events]
-    return _looks(run.read_events(agent=agent)), _looks(everyone)
+    made = [event for event in everyone if "carried_from" not in event]  # a look that was carried over stands twice
+    return _looks(run.read_events(agent=agent)), _looks(made)
 
 
 def _journals(runs_root: Path, experiment: str) -> list[tuple[Result, list[Result]]]:
