@@ -39,7 +39,9 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         header, *rows = [row for row in csv.reader(file) if row]
     own = card["features"]["own_columns"]
-    names = [name if (name := cell.strip()) in own else name.lower().replace(" ", "_") for cell in header]
+    mapped = card["spec"]["data"]["columns"].get("own", {})
+    meant = {plain(str(mapped.get(name, name))): name for name in own} | {plain(name): name for name in own}
+    names = [meant.get(plain(cell), cell.strip().lower().replace(" ", "_")) for cell in header]
     time = next((names.index(name) for name in TIMES if name in names), None)
     if time is None or "close" not in names:
         raise SystemExit(f"{path}: needs a column close and one of {', '.join(TIMES)}")
@@ -48,7 +50,9 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
         raise SystemExit(f"{path}: times are not in ascending order; sort the rows, oldest first")
     for place, name in enumerate(names):
         if name in (*PRICES, *own):
-            bars[name] = np.array([number(row, place, f"{path}: row {i + 2}: {name}") for i, row in enumerate(rows)])
+            begins = card["features"]["look_back"] if name in own else 0  # no observation reaches the bars before
+            where = f"{path}: row {{}}: {name}"
+            bars[name] = np.array([number(row, place, where.format(i + 2), i < begins) for i, row in enumerate(rows)])
     if missing := [name for name in (*card["features"]["price_columns"], *own) if name not in bars]:
         raise SystemExit(f"{path}: has no column {', '.join(missing)}; the agent was trained with it")
     if card["features"]["adjust"] != "off" and "adj_close" in bars:
@@ -58,13 +62,18 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
     return bars
 
 
-def number(row: list[str], place: int, where: str) -> float:
-    """The finite number in a cell."""
+def plain(name: str) -> str:
+    """A name in lower case, letters and digits only."""
+    return "".join(sign for sign in name.lower() if sign.isalnum())
+
+
+def number(row: list[str], place: int, where: str, may_miss: bool = False) -> float:
+    """The finite number in a cell. NaN where it is none and may be missing."""
     try:
         value = float(row[place])
     except (ValueError, IndexError):
         value = np.nan
-    if not np.isfinite(value):
+    if not np.isfinite(value) and not may_miss:
         raise SystemExit(f"{where} is not a number")
     return value
 

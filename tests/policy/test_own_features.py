@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 import p3kit
 from p3kit.errors import DataError
+from p3kit.policy.exporting import export_policy
 from tests.market.made import frame_of, random_bars, write_csv
 
 SPEC = """
@@ -68,6 +72,19 @@ def test_a_decision_needs_and_uses_the_columns(frame: pd.DataFrame, trainer: str
     for name in ("rsi", "News Score"):
         with pytest.raises(DataError, match=f"has no column {name}"):
             policy.predict(frame.drop(columns=[name]))
+
+
+@pytest.mark.slow
+def test_an_exported_policy_reads_the_columns_of_the_file(frame: pd.DataFrame) -> None:
+    frame.assign(rsi=frame["rsi"].where(frame.index >= 14)).to_csv("X.csv", index=False)
+    (run,) = train()
+    policy = p3kit.load_policy(f"{run.name}/X")
+    export_policy(f"{run.name}/X", "exported")
+    command = [sys.executable, "exported/policy.py", "X.csv"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    decision = policy.predict(pd.read_csv("X.csv"))
+    assert told["action"] == decision.action
+    assert told["probabilities"] == pytest.approx(dict(decision.probabilities), abs=1e-5)
 
 
 @pytest.mark.slow
