@@ -39,7 +39,7 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         header, *rows = [row for row in csv.reader(file) if row]
     own = card["features"]["own_columns"]
-    mapped = card["spec"]["data"]["columns"].get("own", {})
+    mapped = card.get("spec", {}).get("data", {}).get("columns", {}).get("own", {})
     meant = {plain(str(mapped.get(name, name))): name for name in own} | {plain(name): name for name in own}
     names = [meant.get(plain(cell), cell.strip().lower().replace(" ", "_")) for cell in header]
     time = next((names.index(name) for name in TIMES if name in names), None)
