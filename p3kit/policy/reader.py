@@ -50,7 +50,9 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
         raise SystemExit(f"{path}: times are not in ascending order; sort the rows, oldest first")
     for place, name in enumerate(names):
         if name in (*PRICES, *own):
-            begins = card["features"]["look_back"] if name in own else 0  # no observation reaches the bars before
+            begins = (
+                card["features"].get("look_back", 0) if name in own else 0
+            )  # no observation reaches the bars before
             where = f"{path}: row {{}}: {name}"
             bars[name] = np.array([number(row, place, where.format(i + 2), i < begins) for i, row in enumerate(rows)])
     if missing := [name for name in (*card["features"]["price_columns"], *own) if name not in bars]:
