@@ -88,7 +88,7 @@ def press_tab(runs: Path) -> Callable[[str], list[str]]:
 
 
 def test_tab_completes_commands_specs_runs_agents_and_trainers(press_tab: Callable[[str], list[str]]) -> None:
-    assert press_tab("p3kit re") == ["resume", "report"]
+    assert press_tab("p3kit re") == ["resume", "retrain", "report"]
     assert press_tab("p3kit run m") == ["mine.toml"]
     specs = press_tab("p3kit validate specs/p")
     assert specs[:1] == ["specs/phase3.toml"]
@@ -122,7 +122,8 @@ def test_bash_takes_the_script(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_be_quiet_verbose_and_speak_json(name: str) -> None:
-    text = p3kit(name, "describe", "--help").output if name == "data" else p3kit(name, "--help").output
+    groups = {"data": ("data", "describe"), "paper": ("paper", "trade")}
+    text = p3kit(*groups.get(name, (name,)), "--help").output
     assert "-q, --quiet" in text
     assert "-v, --verbose" in text
     assert "--json" in text or name == "schema"  # which is JSON anyway
