@@ -110,6 +110,8 @@ MET: dict[str, Any] = {
 }
 """Criteria that any policy meets."""
 
+COMPRESSED = b"p3kit-checkpoint-"
+"""Beginning of a checkpoint that is compressed."""
 Part = Literal["plan", "data", "metrics", "events", "checkpoints", "state", "process"]
 
 
@@ -232,7 +234,9 @@ CHANGES: dict[str, Change] = {
     "evaluation.every": change(128),
     "checkpoints.every": change(128, shows_in="events"),
     "checkpoints.keep_best": change(1, given=OFTEN, shows_in="checkpoints"),
-    "checkpoints.best_from": change(0.9, given=OFTEN | {"checkpoints.keep_best": 1}, shows_in="checkpoints"),
+    "checkpoints.best_from": change(
+        0.9, given=OFTEN | {"checkpoints.keep_best": 1, "seeds": [5]}, shows_in="checkpoints"
+    ),
     "checkpoints.compress": change(True, shows_in="checkpoints"),
     "early_stop.min_progress": change(0.9, given=PLATEAU),
     "early_stop.patience": change(2, "off", given=PLATEAU),
@@ -337,7 +341,7 @@ class Trainings:
             "data": _text(info["data"]),
             "metrics": _text(_metrics(run)),
             "events": _text([_event(event) for event in run.read_events()]),
-            "checkpoints": _text({path.name: path.read_bytes().split(b" ")[1].decode() for path in run.checkpoints()}),
+            "checkpoints": _text({path.name: path.read_bytes().startswith(COMPRESSED) for path in run.checkpoints()}),
             "state": _text({path.name: _digest(load_checkpoint(path)) for path in run.checkpoints()}),
             "process": _text({"exit code": ended, "threads": torch.get_num_threads(), "compiled": self.compiled}),
         }
@@ -373,10 +377,10 @@ def _event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """A fingerprint of a checkpoint without what a clock measured."""
+    """A fingerprint of a checkpoint without what a clock measured, and without checksums of rows with their time."""
     found = sha256()
     for key, value in sorted(state.items()):
-        if "/latest/" not in key:
+        if "/latest/" not in key and not key.startswith("run/records/"):
             found.update(key.encode())
             found.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
     return found.hexdigest()

@@ -52,7 +52,8 @@ def paper() -> None:
 Examples:
   p3kit paper run-42/AAPL --account paper --bars data/AAPL.csv
   p3kit paper run-42 --account paper --bars data --from 2024-01-02
-Exit codes: 0 also where nothing was new; 2 wrong use or file; 3 too few bars or an older file; 4 with --strict."""
+Exit codes: 0 also where nothing was new; 2 wrong use or file; 3 too few bars
+or an older file; 4 with --strict."""
 )
 @run_argument
 @click.option(

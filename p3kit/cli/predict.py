@@ -58,8 +58,9 @@ With several agents: {"AAPL": {"cash": ...}, "AMD": {...}}
 
 \b
 Nothing is sent to a broker.
-Exit codes: 0 a prediction, also HOLD; 1 a damaged run; 2 wrong use, run or file; 3 too few bars, or too old
-ones; 4 inputs beyond the novelty threshold, with --strict."""
+Exit codes: 0 a prediction, also HOLD; 1 a damaged run; 2 wrong use, run or
+file; 3 too few bars, or too old ones; 4 inputs beyond the novelty threshold,
+with --strict."""
 )
 @run_argument
 @click.option("--bars", required=True, metavar="FILE|FOLDER", help="Past bars, the newest last; {symbol} is replaced.")

@@ -17,13 +17,14 @@ from p3kit.errors import Interrupted
 @click.command(
     epilog="""\b
 Examples:
-  p3kit retrain run-42 --dry-run          which days move where; nothing is trained
-  p3kit retrain run-42                    from the weights that validation chose
-  p3kit retrain run-42 --scratch          from new weights
+  p3kit retrain run-42 --dry-run     prints the days, trains nothing
+  p3kit retrain run-42               from the weights that validation chose
+  p3kit retrain run-42 --scratch     from new weights
   p3kit retrain latest --set ppo.total_timesteps=20000
 
 \b
-Exit codes: 0 fine, 1 the run failed, 2 no new bars or a fault of the spec, 130 interrupted."""
+Exit codes: 0 fine; 1 the run failed; 2 no new bars or a fault of the spec;
+130 interrupted."""
 )
 @click.argument("reference", metavar="RUN", shell_complete=complete_run)
 @click.option("--scratch", is_flag=True, help="Start from new weights, not from those of RUN.")

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -131,6 +132,7 @@ class Run(Process[A]):
             self._state = "failed"
         elif error is None:
             self._state = "stopped" if any(agent.state == "stopped" for agent in self.agents) else "done"
+            self._mark_rows(self.directory.checkpoint("last"))  # verdicts come after the last checkpoint
         else:
             self._state = "failed"
             self._message = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -200,6 +202,13 @@ class Run(Process[A]):
             self.directory.append_event("checkpoint", agent=agent.name, global_step=step, file=f"{name}.pt")
         self._write_status()
 
+    def _mark_rows(self, path: Path) -> None:
+        """Put the newest marks of the rows into a checkpoint that is there: rows came after it, and an extension or a
+        resume rests on them."""
+        if path.exists():
+            state = load_checkpoint(path) | under("run/records", self._marks.take())
+            save_checkpoint(path, state, compress=self.spec.checkpoints.compress)
+
     def _keep_good(self, state: Flat) -> None:
         """Write `good-<step>.pt` if an intervention may go back to it."""
         name = self._rules.keep_good()
@@ -267,6 +276,7 @@ class Run(Process[A]):
         rows, events = self.directory.read_metrics(), self.directory.read_events()
         for agent in self.agents:
             agent.reload(rows, events)
+        self._mark_rows(path)
         return part("trainer", state)
 
     def _market(

@@ -58,6 +58,7 @@ def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir
     assert {path: path.read_bytes() for path in before} == before, "a look at validation leaves no trace"
 
 
+@pytest.mark.slow
 def test_both_modes_are_shown_and_only_that_of_the_run_is_judged(run: RunDir) -> None:
     found = {mode: json.loads(call(run, "1", "--mode", mode, "--json").stdout)[0] for mode in ("continuous", "windows")}
     assert [found[mode]["mode"] for mode in found] == list(found)
@@ -73,6 +74,7 @@ def test_both_modes_are_shown_and_only_that_of_the_run_is_judged(run: RunDir) ->
     assert "that split is played as in training" in refused.output
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_p3kit_goes_on_in_windows(tmp_path: Path) -> None:
     run = plan_run(tmp_path)
     info = run.info()

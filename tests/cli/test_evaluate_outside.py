@@ -120,6 +120,7 @@ def test_appended_bars_keep_the_training_bars(folder: Path, trained: Path) -> No
     assert weights[half:] == weights[:half]
 
 
+@pytest.mark.slow
 def test_prices_rescaled_at_two_dividends_are_accepted_with_factor_and_days(folder: Path, trained: Path) -> None:
     before = result_of(folder)
     table = TABLE.copy()
@@ -228,6 +229,7 @@ def test_wrong_days_and_options(folder: Path, arguments: list[str], words: str |
     assert (words or "") in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_the_same_from_python(folder: Path) -> None:
     file = folder / "new.csv"
     TABLE.to_csv(file)

@@ -55,6 +55,7 @@ def test_data_tells_gaps_and_draws(project: Path) -> None:
     assert (project / "bars.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_bars_from_any_folder(project: Path, tmp_path: Path) -> None:
     result = p3kit(project, "run", "specs/mine.toml", "--json")
     assert result.returncode == 0, result.stderr

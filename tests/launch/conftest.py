@@ -20,6 +20,10 @@ class FakePlan:
     trainer: Path = FAKE_TRAINER
     windows: tuple = ()
 
+    @property
+    def market_spec(self):
+        return SimpleNamespace(observation=None)
+
     def run_json(self, market, command):
         return {
             "name": "fake",
@@ -43,7 +47,7 @@ def plan():
 
 @pytest.fixture
 def loaded():
-    return SimpleNamespace(source_text="name = 'fake'\n", spec=SimpleNamespace(name="fake"))
+    return SimpleNamespace(source_text="name = 'fake'\n", spec=SimpleNamespace(name="fake", observation=None))
 
 
 @pytest.fixture

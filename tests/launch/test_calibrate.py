@@ -69,6 +69,7 @@ class Plan:
     fake: dict
     trainer: Path
     windows: tuple = ()
+    market_spec = SimpleNamespace(observation=None)
 
     @property
     def agents(self):
@@ -110,7 +111,7 @@ def plans(tmp_path):
     return make
 
 
-LOADED = SimpleNamespace(source_text="")
+LOADED = SimpleNamespace(source_text="", spec=SimpleNamespace(observation=None))
 
 
 def cost_of(plans, jobs):

@@ -183,7 +183,10 @@ def predicted_by_command(trained: Trained, bar: int, account: p3kit.Account) -> 
     return found["action"], found["probabilities"]
 
 
-@pytest.mark.parametrize(("source", "rules"), [("synthetic", "stop, target, limit"), ("sample", "stop, target, limit")])
+SAMPLE = pytest.param("sample", "stop, target, limit", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("source", "rules"), [("synthetic", "stop, target, limit"), SAMPLE])
 def test_paper_and_predict_are_the_backtest(tmp_path: Path, source: str, rules: str) -> None:
     found = compare(train(tmp_path, "ppo", source, rules, 600), days_alone=3, every=30)
     assert len(found["actions"]) > 1

@@ -120,14 +120,13 @@ def test_a_run_takes_exactly_its_steps_and_ends_with_a_verdict(undisturbed: RunD
 
 
 @pytest.mark.parametrize(("share", "keep"), [("0.8", 1), ("1.0", 2)])
-def test_weights_are_chosen_among_late_ones_where_the_spec_asks(
-    undisturbed: RunDir, tmp_path: Path, share: str, keep: int
-) -> None:
-    sharpes = {e["global_step"]: e["metrics"]["eval/sharpe_ratio"] for e in undisturbed.read_events("evaluation")}
+def test_weights_are_chosen_among_late_ones_where_the_spec_asks(tmp_path: Path, share: str, keep: int) -> None:
+    changes = ("seeds=[2]", f"checkpoints.best_from={share}", f"checkpoints.keep_best={keep}")
+    run = train(plan_run(tmp_path, changes))
+    sharpes = {e["global_step"]: e["metrics"]["eval/sharpe_ratio"] for e in run.read_events("evaluation")}
     late = {step: sharpe for step, sharpe in sharpes.items() if step >= float(share) * 1_500}
     early = sorted(sharpes.keys() - late.keys(), key=lambda step: -sharpes[step])
     assert sharpes[early[0]] > max(late.values()), "this seed tells nothing: its best weights are late anyway"
-    run = train(plan_run(tmp_path, (f"checkpoints.best_from={share}", f"checkpoints.keep_best={keep}")))
     chosen = max(late, key=lambda step: late[step])
     assert run.status()["agents"]["TINY"]["verdict"]["chosen_step"] == chosen
     kept = [*sorted(late, key=lambda step: -late[step]), *early][:keep]  # an early one only where late ones are few
@@ -147,6 +146,7 @@ def test_same_seed_same_metrics(undisturbed: RunDir, tmp_path: Path) -> None:
     assert_equal_runs(undisturbed, train(plan_run(tmp_path)))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_metrics(undisturbed: RunDir, tmp_path: Path) -> None:
     assert rows_of(undisturbed) != rows_of(train(plan_run(tmp_path, ("seeds=[2]",))))
 
@@ -158,7 +158,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("steps", [200, 700, 1_200])
+@pytest.mark.parametrize("steps", [700, *(pytest.param(step, marks=pytest.mark.slow) for step in (200, 1_200))])
 def test_killed_and_resumed_ends_as_if_never_killed(undisturbed: RunDir, tmp_path: Path, steps: int) -> None:
     run = plan_run(tmp_path)
     process = start(run)
@@ -171,6 +171,7 @@ def test_killed_and_resumed_ends_as_if_never_killed(undisturbed: RunDir, tmp_pat
     assert run.read_events("resume")[0]["rows_dropped"] >= 0
 
 
+@pytest.mark.slow
 def test_killed_between_its_verdict_and_its_end_it_has_one_verdict(undisturbed: RunDir, tmp_path: Path) -> None:
     run = train(plan_run(tmp_path))
     run.update_status(state="crashed")  # as if the last word had not been written
@@ -215,6 +216,7 @@ def test_a_run_on_cuda(tmp_path: Path, precision: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_the_run_goes_on_and_says_so(undisturbed: RunDir, tmp_path: Path) -> None:
     run = plan_run(tmp_path, ('compute.compile="on"',))
     process = start(run, environment={"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")})
@@ -246,6 +248,17 @@ def test_rows_lost_in_a_power_cut_are_refused_by_name(undisturbed: RunDir, tmp_p
     assert start(run, "--resume").wait(timeout=60) == 1
     assert f"{name} has {len(b''.join(rows[:2])):,} bytes, and had " in run.log_file.read_text()
     assert (run.path / name).read_bytes() == b"".join(rows[:2]), "nothing was written over"
+
+
+def test_the_rows_after_the_last_checkpoint_are_marked_when_a_run_ends(undisturbed: RunDir, tmp_path: Path) -> None:
+    """The verdict is such a row: an extension of the run rests on it."""
+    run = RunDir(Path(shutil.copytree(undisturbed.path, tmp_path / "run-1")))
+    *rows, last = (run.path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    assert b"verdict" in last
+    (run.path / "events.jsonl").write_bytes(b"".join(rows))
+    run.update_status(state="crashed")
+    assert start(run, "--resume").wait(timeout=60) == 1
+    assert "rows were lost" in run.log_file.read_text()
 
 
 def test_a_torn_checkpoint_is_the_runs_own_word_and_resume_begins_again(undisturbed: RunDir, tmp_path: Path) -> None:

@@ -346,6 +346,7 @@ def test_the_order_of_the_agents_does_not_matter(shared: ModuleType, tmp_path: P
                 torch.testing.assert_close(final_weights(other, agent, of)[name], weights, rtol=2e-3, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_surgery_changes_what_is_learnt_and_is_off_by_default(shared: ModuleType, tmp_path: Path) -> None:
     plain, off, on = (
         run(shared, tmp_path / name, changes)

@@ -53,7 +53,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+ALWAYS = ("plain", "agents that differ", "running scales")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in ALWAYS else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_every_agent_comes_out_as_it_does_alone(
     ppo: ModuleType, stacked: ModuleType, tmp_path: Path, case: str
 ) -> None:

@@ -11,6 +11,7 @@ from tests.trainers.test_ppo_runs import plan_run, rows_of, train
 SHORT = ("ppo.total_timesteps=600", "data.synthetic.bars=2_000", "env.stop=0.03")
 
 
+@pytest.mark.slow
 def test_a_run_on_plain_accounts_has_the_metrics_of_the_batched_one(tmp_path: Path) -> None:
     """To 1e-6 relative. Rewards differ by 1e-15 or so; a float32 of the network that rounds the other way for it would
     show as 1e-7, and one other action as far more."""

@@ -121,6 +121,7 @@ def test_stable_baselines3_is_given_our_settings() -> None:
         assert (group["eps"], group["betas"], group["weight_decay"]) == (1e-5, (0.9, 0.999), 0)
 
 
+@pytest.mark.slow
 def test_one_comparison_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = TASKS["CartPole-v1"].knobs.total_timesteps(1)
     figures = run(["CartPole-v1"], [1], steps, tmp_path, processes=1)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import p3kit.runtime.run as runtime
+import p3kit.runtime.run_market as run_market
 from p3kit.market import SymbolData
 from p3kit.metrics import ACTIONS, COMPONENTS
 
@@ -229,7 +230,7 @@ def open_mask(scene: Scene) -> None:
 @hook
 def leak(scene: Scene, noise: float) -> None:
     """One feature more: the return of the coming bar in standard deviations, with noise of that many."""
-    load = runtime.load_market
+    load = run_market.load_market
 
     def leaky(bars: SymbolData) -> SymbolData:
         move = np.append(np.diff(np.log(bars.close)), 0.0)
@@ -242,7 +243,9 @@ def leak(scene: Scene, noise: float) -> None:
             feature_scale=np.append(bars.feature_scale, 1.0),
         )
 
-    runtime.load_market = lambda *arguments: {name: leaky(bars) for name, bars in load(*arguments).items()}
+    run_market.load_market = lambda *arguments, **named: {
+        name: leaky(bars) for name, bars in load(*arguments, **named).items()
+    }
 
 
 # --- the environment's contract ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import p3kit.runtime.run as runtime
+import p3kit.runtime.run_market as run_market
 from p3kit.diagnose import gather_run
 from p3kit.env import make_trading_env
 from p3kit.market import load_market
@@ -335,9 +336,9 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def test_a_leak_is_one_feature_more(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = load_market(SPEC, SPEC.symbols)["SUITE"]
-    monkeypatch.setattr(runtime, "load_market", load_market)
+    monkeypatch.setattr(run_market, "load_market", load_market)
     HOOKS["leak"](Scene(ModuleType("trainer"), 1, 1, seed=1), noise=0.0)
-    bars = runtime.load_market(SPEC, SPEC.symbols)["SUITE"]
+    bars = run_market.load_market(SPEC, SPEC.symbols)["SUITE"]
     assert bars.features.shape[1] == honest.features.shape[1] + 1
     moves = np.diff(np.log(honest.close))
     assert np.corrcoef(bars.features[:-1, -1], moves)[0, 1] > 0.99
