@@ -58,7 +58,7 @@ def _who(agents: Sequence[Scored]) -> str:
 
 
 def _money(agents: Sequence[Scored]) -> str:
-    """What the agents earned beside buy-and-hold; empty where it is not recorded for all."""
+    """Returns and drawdowns beside buy-and-hold; empty where they are not recorded for all."""
     own, held = [agent.total_return for agent in agents], [agent.hold_return for agent in agents]
     if any(value is None for value in (*own, *held)):
         return ""

@@ -125,7 +125,7 @@ def test_the_share_of_repaired_runs_is_the_one_that_was_measured() -> None:
     repaired, touched = totals["repaired"], totals["controls_acted_on"]
     share, low, high = (round(100 * part) for part in (repaired["share"], *repaired["interval"]))
     words = " ".join(INTERVENTIONS.split())
-    assert f"of {repaired['of']} runs that an injected fault had hurt, {share} % [{low}, {high}] ended" in words
+    assert f"of {repaired['of']} runs that an injected fault had harmed, {share} % [{low}, {high}] ended" in words
     assert touched["hits"] == 0
     assert f"no healthy control of {touched['of']} was touched" in words
 

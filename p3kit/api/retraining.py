@@ -72,7 +72,7 @@ class Retraining:
         return [f"{chosen}, which is in the new validation split too: its first results are a little too good"]
 
     def to_json(self) -> dict[str, Any]:
-        """What `p3kit retrain --dry-run --json` prints, and run.json holds as `retrain`."""
+        """Return plain values, as `p3kit retrain --dry-run --json` prints them and run.json holds them."""
         return {
             "run": self.run.name,
             "scratch": self.is_from_scratch,
@@ -230,7 +230,7 @@ def _split_days(info: Mapping[str, Any], symbol: str) -> Mapping[str, Sequence[s
     stored: Mapping[str, Any] = info["data"][symbol]
     if "split_days" not in stored:
         what = "was made by an older p3kit, which did not record the days of its splits"
-        raise InputError(str(info["run"]), what, "train its spec anew with p3kit run")
+        raise InputError(str(info["run"]), what, "train its spec again with p3kit run")
     days: Mapping[str, Sequence[str]] = stored["split_days"]
     return days
 

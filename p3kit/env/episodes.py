@@ -1,4 +1,4 @@
-"""What the Gymnasium and the EnvPool adapters share: a spec in, an environment with spaces, reward and facts out."""
+"""Common parts of the Gymnasium and the EnvPool adapters: a spec in, an environment with spaces, reward, facts out."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Episodes:
         return seen
 
     def facts(self, step: Timestep, asked: Any) -> Info:
-        """What `info` says of the step each row has just made; `asked` (N,) the actions asked for."""
+        """Return `info` of the last step of each row; `asked` (N,) are the actions that were given."""
         columns = {name: getattr(step, name) for name in ("equity", "exposure", "cost_paid", "bar", "components")}
         facts = {
             name: values.cpu().numpy().copy() for name, values in columns.items()

@@ -52,7 +52,8 @@ class Episode:
     exposure: list[float] = field(default_factory=list)
 
     def record(self, bar: int, equity: float, exposure: float) -> None:
-        """Add the state of the account at the close of `bar`. A bar that does not follow the last one begins anew."""
+        """Add the state of the account at the close of `bar`. A bar that does not follow the last one starts
+        another episode."""
         if self.bars and bar != self.bars[-1] + 1:
             self.bars, self.equity, self.exposure = [], [], []
         self.bars.append(bar)
@@ -61,7 +62,7 @@ class Episode:
 
 
 class EpisodePicture:
-    """One figure that is drawn anew for each frame: 800 × 480 pixels."""
+    """One figure, 800 × 480 pixels, redrawn for each frame."""
 
     def __init__(self, mode: str) -> None:
         self._mode = mode

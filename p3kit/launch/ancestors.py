@@ -330,7 +330,7 @@ def _note(agent: AgentPlan, one: Ancestor) -> str:
     if one.symbol != agent.symbol:
         text += f"; features are normalised by the bars of {agent.symbol}, not of {one.symbol}"
     if not one.has_reward_of(agent.spec):
-        text += "; the reward is another one, so the statistics of its scale begin anew"
+        text += "; the reward is another one, so the statistics of its scale are reset"
     return text
 
 

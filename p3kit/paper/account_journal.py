@@ -65,7 +65,7 @@ class Journal:
 
     def read(self) -> list[Row]:
         """All complete lines. Raises P3kitError naming the line of a damaged one."""
-        remedy = "restore the file from a copy, or begin anew in another --account folder"
+        remedy = "restore the file from a copy, or start another --account folder"
         try:
             found, _ = rows.read_rows(self.path, rows.RowKind(begins=b"\0", lacks=_lacks))
         except P3kitError as error:

@@ -93,7 +93,7 @@ def _compare_past(book: Book, bars: Bars, times: NDArray[np.datetime64], table: 
     found = compare_prices(ours[:, prices], theirs[:, prices])
     if len(found.changed) > max(2, STRANGE * len(both)):
         what = f"{len(found.changed)} of {len(both)} bars differ from those of {book.symbol} in the account"
-        raise DataError(_place(bars), what, "give the file of this symbol; a new --account folder begins anew")
+        raise DataError(_place(bars), what, "give the file of this symbol; or start another --account folder")
     inside = known[known >= times[0]]
     if len(inside) - len(both) > max(2, STRANGE * len(inside)):
         what = f"has {len(both)} of the {len(inside)} bars of {book.symbol} in the account since {time_text(times[0])}"
