@@ -235,7 +235,7 @@ CHANGES: dict[str, Change] = {
     "checkpoints.every": change(128, shows_in="events"),
     "checkpoints.keep_best": change(1, given=OFTEN, shows_in="checkpoints"),
     "checkpoints.best_from": change(
-        0.9, given=OFTEN | {"checkpoints.keep_best": 1, "seeds": [5]}, shows_in="checkpoints"
+        0.9, given=OFTEN | {"checkpoints.keep_best": 1, "seeds": [2]}, shows_in="checkpoints"
     ),
     "checkpoints.compress": change(True, shows_in="checkpoints"),
     "early_stop.min_progress": change(0.9, given=PLATEAU),

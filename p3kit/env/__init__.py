@@ -48,7 +48,7 @@ hit, an ADD as allowed, an account as not ruined; a profit within 10⁻⁹ × in
 import importlib
 from typing import TYPE_CHECKING
 
-from p3kit.env.registration import register_where_imported
+from p3kit.env.registration import register
 
 if TYPE_CHECKING:
     from p3kit.env.backends import make_trading_env as make_trading_env
@@ -74,7 +74,7 @@ _MODULES = {
 __all__ = [*_MODULES]
 
 
-register_where_imported()
+register()
 
 
 def __getattr__(name: str) -> object:

@@ -123,6 +123,7 @@ def test_help_takes_less_than_a_tenth_of_a_second_of_processor_time() -> None:
     assert _processor_seconds("-m", "p3kit", "--help") - _processor_seconds("-c", "pass") < 0.1
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_types(tmp_path: Path) -> None:
     """`py.typed` is there, and the lazy names have the types of their functions."""
     pytest.importorskip("mypy")

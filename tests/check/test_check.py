@@ -109,6 +109,7 @@ def call(*arguments: str) -> Result:
     )
 
 
+@pytest.mark.slow
 def test_the_command_says_what_failed_and_ends_with_3() -> None:
     fine = call()
     assert fine.exit_code == 0, fine.output

@@ -51,6 +51,7 @@ def test_the_shipped_trainers_pass_forward_and_update(trainer: str, tmp_path: Pa
     assert last < first
 
 
+@pytest.mark.slow
 def test_a_detached_critic_and_a_wrong_stored_log_prob_are_named(tmp_path: Path) -> None:
     slips = (
         ("    loss = policy_term + vf_coef * value_term -", "    loss = policy_term + vf_coef * value_term.detach() -"),

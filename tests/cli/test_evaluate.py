@@ -94,6 +94,7 @@ def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None
     assert not run.read_events("final_evaluation")
 
 
+@pytest.mark.slow
 def test_the_deflated_sharpe_ratio_counts_all_tries_of_the_experiment(run: RunDir) -> None:
     tried = [e["metrics"]["eval/sharpe_ratio"] for e in run.read_events("evaluation")]
     shutil.copytree(run.path, run.path.parent / "run-2")

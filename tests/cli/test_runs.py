@@ -107,6 +107,7 @@ def test_run_as_json_is_nothing_but_json(p3kit, spec):
     assert (agent["agent"], agent["verdict"]["grade"], agent["synthetic"]) == ("AAPL", "PASS", True)
 
 
+@pytest.mark.slow
 def test_a_trainer_of_ones_own_by_a_relative_path(p3kit, tmp_path, runs_root):
     for folder in ("mine", "specs"):
         (tmp_path / folder).mkdir()

@@ -287,7 +287,7 @@ bars = pd.read_csv(sys.argv[2])
 policy.predict(bars)
 heavy = ("p3kit.runtime.agent", "p3kit.runtime.run", "p3kit.runtime.stack", "p3kit.runtime.evaluation", "p3kit.launch",
          "p3kit.interventions", "p3kit.diagnose", "p3kit.env.trading", "p3kit.env.gymnasium", "aim", "envpool",
-         "gymnasium", "optuna", "ray", "matplotlib")
+         "optuna", "ray", "matplotlib")
 print([name for name in sys.modules if name.startswith(heavy)])
 """
 

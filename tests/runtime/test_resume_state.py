@@ -72,8 +72,8 @@ def test_a_checkpoint_with_the_older_name_of_group_rules_is_read(tmp_path: Path)
 def test_a_checkpoint_of_another_spec_is_refused_and_stays(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run.save_checkpoint("last", {})
-    before = run.directory.checkpoint("last").read_bytes()
     Run(run.directory, run.args_type, resume=True)
+    before = run.directory.checkpoint("last").read_bytes()
     (plan,) = run.directory.info()["agents"]
     plan["spec"]["ppo"]["hidden"] = [32]
     run.directory.update_info(agents=[plan])

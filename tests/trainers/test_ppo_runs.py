@@ -232,6 +232,7 @@ def test_dropout_keeps_the_first_ratio_at_one(tmp_path: Path) -> None:
     assert run.series("TINY")["policy/ratio_error"].values.max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_linear_policy_trains(tmp_path: Path) -> None:
     run = train(plan_run(tmp_path, ("ppo.hidden=[]", "ppo.total_timesteps=300", "evaluation.every=300")))
     series = run.series("TINY")

@@ -337,6 +337,7 @@ def test_every_agent_is_recorded_judged_and_kept(shared: ModuleType, tmp_path: P
             assert sum(of_agent[key] for of_agent in shares) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_agents_does_not_matter(shared: ModuleType, tmp_path: Path) -> None:
     one = run(shared, tmp_path / "a", {})
     other = run(shared, tmp_path / "b", {"symbols": ["CCC", "AAA", "BBB"]})

@@ -53,7 +53,7 @@ CASES = {
 }
 
 
-ALWAYS = ("plain", "agents that differ", "running scales")
+ALWAYS = ("plain", "agents that differ")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_an_agent_that_breaks_leaves_the_others_untouched(
         assert metrics_of(sick, agent) == metrics_of(healthy, agent)
 
 
+@pytest.mark.slow
 def test_agents_that_stop_early_leave_and_the_stack_becomes_smaller(
     stacked: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,8 +187,7 @@ def test_a_finished_sweep_shows_its_table_and_searches_on(
 
 
 # --- pruning and failing ----------------------------------------------------------------------------------------------
-
-
+@pytest.mark.slow
 def test_a_trial_that_lags_behind_is_stopped_and_labelled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p3kit.launch.local.LOOK_S", 0.02)
     monkeypatch.setenv("HILL_PAUSE", "0.04")
