@@ -1,4 +1,4 @@
-"""Run directories mirrored into Aim. The files stay the truth: a lost or broken mirror is made anew from them.
+"""Run directories mirrored into Aim. The files stay the truth: a lost or broken mirror is rebuilt from them.
 
     store.py      the only importer of aim: a repository, and one run of it opened for writing
     mirror.py     what is new in the run directories, and how it looks in Aim

@@ -22,7 +22,7 @@ _OWN = "own."
 _OWN_TOLERANCE = 1e-3
 """Difference of equal values of a column of the user's, in standard deviations of the training split."""
 _VOLUME_TOLERANCE = 1e-3
-"""Relative difference of equal volumes. Vendors round them anew at a split."""
+"""Relative difference of equal volumes. Vendors round them again at a split."""
 
 
 def prices_of(bars: SymbolData | Bars) -> dict[str, NDArray[Any]]:
@@ -50,7 +50,7 @@ class RunBars:
     facts: Mapping[str, Any]
     """`data[SYMBOL]` of run.json."""
     prices: Columns | None = None
-    """What `prices_of` returned; None in runs of an older p3kit, and where bars can be made again."""
+    """Prices as `prices_of` returned them; None in runs of an older p3kit, and where bars can be made again."""
 
     @property
     def recipe(self) -> FeatureRecipe | None:

@@ -48,7 +48,7 @@ class SymbolData:
     price_fingerprint: str = ""
     """The fingerprint without the columns of the user's that are features."""
     recipe: FeatureRecipe | None = None
-    """How the features were made; None for bars that were made up."""
+    """Recipe of the features; None for made-up bars."""
 
     def __len__(self) -> int:
         return len(self.close)

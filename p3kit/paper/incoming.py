@@ -30,7 +30,7 @@ STRANGE = 0.5
 
 @dataclass(frozen=True)
 class Incoming:
-    """What a file holds for an account."""
+    """Bars of a file that belong to an account."""
 
     events: tuple[Row, ...]
     """Rows to write before the new bars."""

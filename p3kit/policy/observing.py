@@ -27,7 +27,7 @@ from p3kit.spec import Spec
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What a policy sees at the close of the last bar, and what it may do there."""
+    """Observation and valid actions at the close of the last bar."""
 
     bars: Bars
     features: NDArray[np.float32]
@@ -75,7 +75,7 @@ def observe(bars: Bars, account: Account | None, spec: Spec, recipe: FeatureReci
 
 
 def fill_of(seen: Observed) -> Fill:
-    """Where an order fills: `env.fill`, and the close where the bars have no open."""
+    """Price at which an order fills: `env.fill`, or the close where the bars have no open."""
     if seen.rules.fill == "close":
         return "this close"
     return "next close" if seen.bars.open is None else "next open"

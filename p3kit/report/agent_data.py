@@ -174,7 +174,7 @@ class AgentSummary:
 
     @property
     def evidence(self) -> str:
-        """What its returns show, in words."""
+        """Evidence of an edge in its returns, in words."""
         return edge.evidence(self.grade or "", self.judged)
 
     def over(self, yardstick: str) -> Mapping[str, Any] | None:

@@ -69,7 +69,7 @@ class Experiment:
     """The newest record that the report knows; None in a week without runs."""
     weeks_with_runs: Sequence[int]
     is_future: bool = False
-    """True for a week that has not begun."""
+    """True for a week that starts after the report."""
     agents: Sequence[AgentSummary] = ()
     runs: Sequence[str] = ()
     trainer: str = ""

@@ -45,7 +45,7 @@ def judge_evaluations(
 
 
 def planned_over_made(plan: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> float:
-    """How many times as many evaluations a training to its last step would have made."""
+    """Ratio of the evaluations of a training to its last step over those made."""
     last = max((int(event["global_step"]) for event in evaluations), default=0)
     total = int(plan.get("total_timesteps") or last)
     return max(1.0, total / last) if last else 1.0

@@ -30,7 +30,7 @@ def write_prices(run: RunDir, symbol: str, columns: Mapping[str, NDArray[Any]]) 
 
 
 def read_prices(run: RunDir, symbol: str) -> dict[str, NDArray[Any]] | None:
-    """What `write_prices` wrote; None where there is none. Raises P3kitError naming a damaged file."""
+    """Read the prices that `write_prices` wrote; None where there are none. Raises P3kitError naming a damaged file."""
     path = _path(run, symbol)
     if not path.exists():
         return None

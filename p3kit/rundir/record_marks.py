@@ -49,7 +49,7 @@ class RecordMarks:
 
 
 def lost_rows(folder: Path, marks: Mapping[str, str]) -> str:
-    """What a file of rows lacks of what it held when `marks` were taken; empty where it is all there."""
+    """Describe rows that were lost since `marks` were taken; empty where none were."""
     for name, mark in marks.items():
         length, expected = int(mark.split()[0]), int(mark.split()[1], 16)
         path = folder / name

@@ -112,7 +112,7 @@ class Agent(Generic[A]):
         self.is_alone = alone
         number = self.spec.checkpoints.keep_best
         self.card = make_card(process.directory.info(), plan)
-        """What a decision needs beside the weights."""
+        """Facts that a decision needs beside the weights."""
         self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number, self.card)
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
         task = process.env_id or ""

@@ -51,7 +51,7 @@ class ChosenRules:
 
 @dataclass(frozen=True)
 class FixedRules:
-    """What rules that anyone could write do at these fees on the bars of one agent."""
+    """Results of fixed rules on the bars of one agent, at the same fees."""
 
     paths: Mapping[str, list[Walk]]
     """On the split: one path each of hold, buy_and_hold and moving_average, sixteen of random."""

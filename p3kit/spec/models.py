@@ -618,7 +618,7 @@ class Tune(Table):
     """What `p3kit tune` searches, and how. A trial is one setting, trained for every symbol and seed."""
 
     trials: Annotated[int, Ge(1), Le(100_000)] = 24
-    """Settings to try; the first is the spec as it stands."""
+    """Settings to try, the spec's own values first."""
     space: Annotated[dict[str, Range | Choices], MinLen(1)]
     """By spec path: a range { low, high, log } or a list of choices."""
     sampler: Literal["tpe", "random"] = "tpe"

@@ -135,7 +135,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A mirror in Aim that is broken, deleted, locked or not installed stops no training, and is made anew",
+        "A mirror in Aim that is broken, deleted, locked or not installed stops no training, and is rebuilt",
         [
             "test_aim_mirror.py::test_a_broken_repository_says_what_to_do_and_rebuild_mends_it",
             "test_aim_mirror.py::test_a_repository_that_was_deleted_is_made_anew",
