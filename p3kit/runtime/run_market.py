@@ -30,7 +30,7 @@ class OutsideRequest:
 
 
 def run_bars(directory: RunDir, info: Mapping[str, Any], symbol: str) -> RunBars:
-    """What a run recorded of its bars."""
+    """Facts that a run recorded of its bars."""
     return RunBars(info["data"][symbol], read_prices(directory, symbol))
 
 

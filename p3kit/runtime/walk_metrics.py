@@ -45,7 +45,7 @@ def round_trips(walk: Walk) -> tuple[Array, Array]:
 
 
 def holding_times(walks: Sequence[Walk], limit: int) -> dict[str, float]:
-    """How long winners and losers were held; empty with fewer than 20 of either."""
+    """Bars that winners and losers were held; empty with fewer than 20 of either."""
     bars, gain = (np.concatenate(column) for column in zip(*map(round_trips, walks), strict=True))
     winners, losers = bars[gain > 0], bars[gain <= 0]
     if min(len(winners), len(losers)) < LEAST_TRIPS:

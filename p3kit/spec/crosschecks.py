@@ -159,7 +159,7 @@ _BY_THE_DOZEN = {"agents", "intervention", "matrix", "schedules", "tune"}
 
 
 def _refused(spec: Spec, path: str, value: Any, *, alone: bool = False) -> str:
-    """Why `path` cannot have this value, as `expected …`; empty when it can. `alone`: whatever its table holds beside
+    """Return `expected …` if `path` cannot have this value, else "". `alone`: whatever its table holds beside
     it, since a search changes that too (`search_fit`)."""
     key = split_path(path)
     # The tables left out are as many as the calls of this: with them, a spec of 150 rules took half a minute.

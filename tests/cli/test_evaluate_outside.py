@@ -81,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the runs; the file of the spec is written anew for each test."""
+    """A copy of the runs; the file of the spec is written again for each test."""
     shutil.copytree(trained / "runs", tmp_path / "runs")
     write(trained, TABLE[:BARS])
     return tmp_path

@@ -370,7 +370,7 @@ def test_a_picture_shows_each_rows_episode() -> None:
 
 
 def _green(frame: np.ndarray) -> bool:
-    """Whether the colour of an entry is in the upper half of a picture."""
+    """True if the colour of an entry is in the upper half of a picture."""
     return bool((np.abs(frame[60:280, 100:].astype(int) - (0, 158, 115)) < 8).all(-1).any())
 
 

@@ -16,7 +16,7 @@ def prices(decimals: int | None = 2, bars: int = 300, seed: int = 0) -> np.ndarr
 
 
 def rescaled(table: np.ndarray, decimals: int | None, factors: dict[int, float]) -> np.ndarray:
-    """All rows before each key times its factor, written anew."""
+    """All rows before each key times its factor, as new rows."""
     new = table.copy()
     for day, factor in factors.items():
         new[:day] *= factor
