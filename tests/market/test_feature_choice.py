@@ -91,7 +91,7 @@ def test_a_feature_whose_column_some_symbol_lacks_is_refused(tmp_path: Path) -> 
         load_market(spec_on(tmp_path, ("X", "Y"), features=["gap", "volume_20", "return_1"]), ["X"])
 
 
-# --- columns of the user's ---------------------------------------------------------------------------------------------
+# --- columns of the user's --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

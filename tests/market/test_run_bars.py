@@ -30,7 +30,7 @@ TODAY = made()
 
 
 def recorded(bars: Bars = TODAY, *, prices: bool = True) -> RunBars:
-    """What a run of the first 400 bars has recorded."""
+    """Record of a run on the first 400 bars."""
     part = bars.part(0, BARS)
     facts = {"first": str(part.timestamps[0])[:19], "last": str(part.timestamps[-1])[:19], "bars": BARS}
     return RunBars(facts | {"fingerprint": fingerprint(part)}, prices_of(part) if prices else None)

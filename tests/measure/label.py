@@ -81,7 +81,7 @@ TENS = (
 
 @dataclass
 class Counts:
-    """How many markets were simulated, and in how many a test said "shown"."""
+    """Number of simulated markets, and of those in which a test returned "shown"."""
 
     world: World
     markets: int = 0
@@ -167,7 +167,7 @@ def sharpes(returns: Floats) -> Floats:
 
 @lru_cache
 def pull_for(edge: float) -> float:
-    """How strongly the next return goes with the signal, so that a candidate's true excess Sharpe ratio is the edge; in
+    """Strength of the relation between signal and next return, so that a candidate's true excess Sharpe ratio is the edge; in
     a market at Sharpe 0, without fees."""
     rng = np.random.default_rng(7)
     signal, own = latent((400_000,), rng), rng.standard_normal(400_000)
@@ -319,7 +319,7 @@ COVERED = ("iid", "ar0.1", "ar0.2", "ar0.3", "garch", "50 % exposure", "80 % exp
 
 
 def coverage(kind: str, bars: int, replications: int, seed: int) -> dict[str, Any]:
-    """How often the 95 % interval holds the true Sharpe ratio, 0.8 a year. With an exposure, the policy changes sides
+    """Coverage of the true Sharpe ratio by the 95 % interval, 0.8 a year. With an exposure, the policy changes sides
     about eight times, by chance; the truth is that of the exposure that it had."""
     rng = np.random.default_rng([seed, bars, *kind.encode()])
     per_bar, inside, given = 0.8 / math.sqrt(YEAR), 0, 0

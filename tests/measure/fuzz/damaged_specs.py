@@ -92,7 +92,7 @@ def nudge(tables: Tables, rng: random.Random) -> None:
 
 
 def go_to_a_bound(tables: Tables, rng: random.Random) -> None:
-    """A number of the language, as it stands at one of its bounds, or just beyond it."""
+    """A number of the language at one of its bounds, or just beyond it."""
     path, core, limits = rng.choice(NUMBERS)
     step = 1 if core is int else 1e-6
     value = core(rng.choice(limits)) + rng.choice([0, 0, -step, step])
