@@ -98,7 +98,7 @@ WEIGHTS = st.floats(0.01, 2.0)
 
 
 def observation(*, own: bool) -> st.SearchStrategy[dict[str, Any]]:
-    """At least one feature; columns of one's own only where there are files."""
+    """At least one feature; columns of the user only where there are files."""
     features = st.just("all") | st.lists(st.sampled_from(BUILT_IN), min_size=1, unique=True)
     columns = st.lists(st.sampled_from(["mood", "News Score", "%B", "é"]), unique=True, max_size=4 if own else 0)
     return tables(_model_at("observation"), features=features, columns=columns)

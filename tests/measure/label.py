@@ -167,8 +167,8 @@ def sharpes(returns: Floats) -> Floats:
 
 @lru_cache
 def pull_for(edge: float) -> float:
-    """Strength of the relation between signal and next return, so that a candidate's true excess Sharpe ratio is the edge; in
-    a market at Sharpe 0, without fees."""
+    """Strength of the relation between signal and next return that makes the edge a candidate's true excess Sharpe
+    ratio, in a market at Sharpe 0, without fees."""
     rng = np.random.default_rng(7)
     signal, own = latent((400_000,), rng), rng.standard_normal(400_000)
     low, high = 0.0, 1.0

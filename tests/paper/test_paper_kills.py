@@ -17,8 +17,8 @@ KILLS = 12
 ROOT = Path(__file__).parents[2]
 
 
-def begun(folder: Path) -> subprocess.Popen[str]:
-    """A process that has just begun to take bars in."""
+def started(folder: Path) -> subprocess.Popen[str]:
+    """A process that has just started to take bars in."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.paper.scripted", str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -39,7 +39,7 @@ def test_a_killed_account_is_finished_to_the_same_bytes(tmp_path) -> None:
     rng, lengths = random.Random(24), set()
     for number in range(KILLS):
         folder = tmp_path / f"killed-{number}"
-        process, wanted = begun(folder), rng.randrange(len(whole[FILE]))
+        process, wanted = started(folder), rng.randrange(len(whole[FILE]))
         while process.poll() is None and size_of(folder / FILE) < wanted:
             time.sleep(0.0005)
         time.sleep(rng.random() * 0.004)

@@ -85,7 +85,7 @@ def test_extends_finds_the_shipped_spec_that_run_finds(name: str, tmp_path: Path
     assert any("phase3.toml" in origin for origin in loaded.origins.values())
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("ppo.gamma = 0.5\n")
-    assert load_spec(path).spec.ppo.gamma == 0.5, "a file of one's own comes first"
+    assert load_spec(path).spec.ppo.gamma == 0.5, "the user's file comes first"
 
 
 def test_an_own_file_that_goes_by_the_same_name_is_still_a_circle(tmp_path: Path) -> None:
