@@ -1,4 +1,4 @@
-"""What goes wrong, said so that a user can mend it: where, what, and the remedy.
+"""Errors for users: where, what is wrong, and the remedy.
 
 Every error that a user can cause derives from `P3kitError`. The command line prints `str(error)` and exits with
 `error.exit_code`, and what the operating system refuses (a full disk, a read-only folder) in one line; nothing else is

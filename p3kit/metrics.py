@@ -153,7 +153,7 @@ METRICS = _glossary()
 
 
 def is_metric(name: str) -> bool:
-    """Whether `name` may be recorded or named in a trigger (`effective/` paths are checked against the spec elsewhere)."""
+    """Return True if `name` may be recorded or named in a trigger (`effective/` paths are checked against the spec elsewhere)."""
     return name in METRICS or name.startswith("effective/")
 
 
@@ -201,7 +201,7 @@ def sortino_ratio(returns: Floats, bars_per_year: float) -> float | None:
 
 
 class ReturnShape(TypedDict):
-    """What a deflated Sharpe ratio asks of the bar returns it is about."""
+    """Statistics of the bar returns that a deflated Sharpe ratio needs."""
 
     bars: int
     bars_per_year: float

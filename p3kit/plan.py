@@ -178,14 +178,14 @@ def _alike(agents: Sequence[AgentPlan], key: Callable[[AgentPlan], str]) -> list
 
 
 def _shape(spec: Spec, fixed: Sequence[str]) -> str:
-    """What agents of one stack have in common: the shape of every tensor, and every rule of the one environment."""
+    """Key that agents of one stack share: the shape of every tensor, and every rule of the one environment."""
     tables = spec.model_dump(mode="json", include={"env", "observation", "data", "compute", "checkpoints"})
     reward = spec.reward.model_dump(mode="json", exclude={"weights", "action_bonus"})
     return json.dumps([tables, reward, {name: getattr(spec.ppo, name) for name in fixed}], sort_keys=True, default=str)
 
 
 def _stack_count(spec: Spec, family: Sequence[AgentPlan], jobs: int) -> int:
-    """How many stacks: of as many agents as `compute.group` says, else of few enough for the cache, and as many for
+    """Number of stacks: of as many agents as `compute.group` says, else of few enough for the cache, and as many for
     each job as for every other."""
     if spec.compute.group != "auto":
         return math.ceil(len(family) / int(spec.compute.group))

@@ -316,7 +316,7 @@ class Trainings:
         self._known: dict[str, dict[Part, str]] = {}
 
     def observe(self, values: Mapping[str, Any], part: Part) -> dict[Part, str]:
-        """What a run of BASE with `values` shows. A plan is not trained."""
+        """Observable results of a run of BASE with `values`. A plan is not trained."""
         spec = spec_with(values)
         plans = plan_runs(spec, read_trainer(spec.trainer))
         if part == "plan":

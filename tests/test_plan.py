@@ -1,4 +1,4 @@
-"""Which agents a spec stands for, and which of them train in one run."""
+"""Tests of the agents of a spec, and of their grouping into runs."""
 
 from __future__ import annotations
 

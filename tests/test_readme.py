@@ -1,4 +1,4 @@
-"""What the README promises: every command in it works, every command of the tool is in it."""
+"""Tests of the README: every command in it works, every command of the tool is in it."""
 
 from __future__ import annotations
 

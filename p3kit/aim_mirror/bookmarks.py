@@ -195,7 +195,7 @@ def write_bookmarks(url: str, bookmarks: Sequence[Bookmark], memory: Path, token
 
 
 def _read(memory: Path) -> dict[str, Any]:
-    """What was written so far; nothing where the file is damaged: the bookmarks are then made a second time."""
+    """Read the bookmarks written so far. A damaged file gives none, and the bookmarks are then made a second time."""
     try:
         found = json.loads(memory.read_bytes())
     except (FileNotFoundError, ValueError):

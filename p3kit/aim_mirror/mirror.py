@@ -36,7 +36,7 @@ FOLLOW_SHARE = 0.05
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What one look at the run directories sent to Aim. `problems` are runs that could not be mirrored, and why."""
+    """Result of one pass over the run directories. `problems` are runs that could not be mirrored, and why."""
 
     runs: int = 0
     changed: int = 0

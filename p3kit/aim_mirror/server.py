@@ -132,7 +132,7 @@ class AimServer:
 
 
 def _group_ended(leader: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether the process group of `leader` is gone within `seconds`."""
+    """Return True if the process group of `leader` is gone within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         leader.poll()  # reaps it, so that the group can vanish

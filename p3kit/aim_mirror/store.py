@@ -150,7 +150,7 @@ class AimStore:
 
 @functools.cache
 def _storage_failures() -> tuple[type[Exception], ...]:
-    """What the databases under Aim raise, and nothing that a fault of ours would."""
+    """Exception types of the databases under Aim, and of nothing else."""
     rocks = _load("aimrocks.errors")
     return (
         rocks.RocksIOError,

@@ -62,7 +62,7 @@ _ON_LOOPBACK = {
 
 @dataclass(frozen=True)
 class Needs:
-    """What one run of an experiment asks of a node."""
+    """Resources that one run of an experiment needs on a node."""
 
     threads: int
     gpu: bool
@@ -84,7 +84,7 @@ def needs_of(computes: Iterable[Mapping[str, Any]]) -> Needs:
 
 @dataclass(frozen=True)
 class Packing:
-    """How many runs a cluster takes at a time. Shares are of one CPU and one GPU, and what Ray is asked for per run."""
+    """Number of runs that a cluster takes at a time. Fractions are of one CPU and one GPU, per run."""
 
     runs: int
     cpus: float
@@ -153,7 +153,7 @@ class Cluster:
         return jobs or (self.gpus if needs.gpu and self.gpus else max(1, int(self.cpus // needs.threads)))
 
     def start(self, packing: Packing, tell: Callable[[str], None]) -> Start:
-        """What begins one run of `packing`; `tell` hears of attempts that were lost."""
+        """Return a function that starts one run of `packing`; it calls `tell` for lost attempts."""
         import ray
 
         task = ray.remote(num_cpus=packing.cpu_share, num_gpus=packing.gpu_share, max_retries=0)(train_on_node)
@@ -241,7 +241,7 @@ class RayTrainer:
         self._reached = -1
 
     def has_started(self) -> bool:
-        """Whether a worker took it: the status names that worker then."""
+        """True if a worker took it: the status names that worker then."""
         if not self._begun:
             status = self.run.status()
             self._begun = (status.get("pid"), status.get("host")) != (os.getpid(), host())

@@ -1,4 +1,4 @@
-"""How long a plan will take: only from what runs of the same trainer and the same sizes really took here."""
+"""Estimated time of a plan, from past runs of the same trainer and sizes on this machine."""
 
 from __future__ import annotations
 

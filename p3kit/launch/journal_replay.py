@@ -16,7 +16,7 @@ from p3kit.spec.interventions import NOTHING_INSIDE_AN_UPDATE
 
 @dataclass(frozen=True)
 class Replay:
-    """What is repeated: the plan of the run, and its journal."""
+    """Input of a replay: the plan of the run, and its journal."""
 
     original: RunDir
     plan: RunPlan
@@ -88,7 +88,7 @@ def weights_hash(checkpoint: Path) -> str:
 
 
 def compare_weights(original: RunDir, again: RunDir) -> tuple[bool, str]:
-    """Whether two runs ended with the same weights, and that in a line."""
+    """Compare the final weights of two runs; return the result and a line of text."""
     first, second = (weights_hash(run.checkpoint("last")) for run in (original, again))
     if first == second:
         return True, f"{again.name} repeats {original.name}: the same weights, SHA-256 {first[:16]}"

@@ -29,10 +29,10 @@ class Trainer(Protocol):
     def run(self) -> RunDir: ...
 
     def has_started(self) -> bool:
-        """Whether its process was started; it may wait for room on a cluster first."""
+        """True if its process was started; it may wait for room on a cluster first."""
 
     def ended(self) -> bool:
-        """Whether it is over for good."""
+        """True if it ended and will not be retried."""
 
     def request_end(self) -> None:
         """Request the end: the trainer finishes its update and writes a checkpoint. Idempotent."""
@@ -45,7 +45,7 @@ class Trainer(Protocol):
 
 
 class Pulse:
-    """How long the heartbeat of a run has stood still, by our own clock: one that was set, or a machine that slept,
+    """Time since the last heartbeat of a run, by our own clock: one that was set, or a machine that slept,
     makes nobody look dead."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class TrainerProcess:
         return True
 
     def ended(self) -> bool:
-        """Whether the process is gone. Its leftover children, if any, are ended with it."""
+        """Return True if the process is gone, and end any children left over."""
         if self._process.poll() is None:
             return False
         self._signal_group(signal.SIGKILL)

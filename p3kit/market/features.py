@@ -231,7 +231,7 @@ def _log_ratio(volatility: Floats, reference: Floats) -> Floats:
 
 
 def _position(close: Floats, low: Floats, high: Floats) -> Floats:
-    """Where the close lies between low (−1) and high (+1); 0 where they are the same."""
+    """Position of the close between low (−1) and high (+1); 0 where they are the same."""
     width = high - low
     middle = 0.5 * (high + low)
     moved = width > 0

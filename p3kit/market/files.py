@@ -43,7 +43,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: the keys of [data] that matter to one file."""
+    """Options for reading files: the keys of [data] that matter to one file."""
 
     columns: Mapping[str, str | int] = field(default_factory=dict)
     adjust: str = "off"

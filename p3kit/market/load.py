@@ -152,7 +152,7 @@ def bars_of(spec: Spec, symbol: str) -> Bars:
 
 
 def reading_of(spec: Spec) -> Reading:
-    """How the files of a spec are read."""
+    """Return the options for reading the files of a spec."""
     from p3kit.market.files import Reading
 
     columns = spec.data.columns.model_dump(exclude_none=True, exclude={"own"})
@@ -288,7 +288,7 @@ def _chosen(spec: Spec, columns: tuple[str, ...], place: str) -> tuple[str, ...]
 
 
 def remarks(bars: Bars) -> list[str]:
-    """What a careful person would look at twice."""
+    """Return remarks on unusual places in the bars."""
     remarks = []
     moves = np.abs(np.diff(np.log(bars.close)))
     worst = int(moves.argmax())

@@ -33,7 +33,7 @@ Fill = Literal["next", "close"]
 
 @dataclass(frozen=True)
 class TradingRules:
-    """What the account of the environment may do and pays; the fields of `[env]`."""
+    """Limits and costs of the account; the fields of `[env]`."""
 
     sizes: tuple[float, ...] = (0.25, 0.50, 1.00)
     commission_bps: float = 10.0
@@ -78,7 +78,7 @@ class OptimalRule:
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What a rule made of given bars, alone and without episodes: flat on the first bar, sold at the last close."""
+    """Result of a rule on given bars, without episodes: flat on the first bar, sold at the last close."""
 
     log_return_per_bar: float
     sharpe_ratio: float | None
@@ -188,7 +188,7 @@ def play_positions(
 
 
 def attainable(market: SyntheticMarket, rules: TradingRules, first: int = 0, last: int | None = None) -> Played:
-    """What the optimal rule earns on bars first … last − 1 of `market`: 100 % of the score.
+    """Return of the optimal rule on bars first … last − 1 of `market`: 100 % of the score.
 
     The score of a policy is its own log return per bar on the same bars, divided by `log_return_per_bar` of this.
     """

@@ -133,7 +133,7 @@ def scale_break(values: Floats) -> tuple[int, str] | None:
 
 
 def _difference(before: Floats, after: Floats) -> str:
-    """Which of spread and level differs much; empty for neither."""
+    """Name those of spread and level that differ much; empty for neither."""
     (low, middle, high), (lower, centre, higher) = (np.quantile(part, [0.25, 0.5, 0.75]) for part in (before, after))
     spreads = sorted([high - low, higher - lower])
     if spreads[0] > 0 and spreads[1] > _BREAK * spreads[0]:

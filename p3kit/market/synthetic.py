@@ -47,7 +47,7 @@ MAX_BARS = 450_000
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """What the market is made of; the fields of `[data.synthetic]`."""
+    """Parameters of the market; the fields of `[data.synthetic]`."""
 
     bars: int = 60_000
     edge: float = 0.18

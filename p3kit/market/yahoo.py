@@ -149,7 +149,7 @@ NETWORK = "this command needs the network; is there one, and may it reach financ
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """What yfinance logs, instead of its lines on stderr."""
+    """Collect yfinance's log records, in place of its lines on stderr."""
     said: list[str] = []
 
     class Listener(logging.Handler):

@@ -68,7 +68,7 @@ class Deflated:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one intervention did about a symptom, from the journal.
+    """Effect of one intervention on a symptom, from the journal.
 
     `symptom` is the row it was on, or `intervention "ID"` where its trigger names none. `keys`: spec path → value
     before and after. `ended` is the step at which it was verified, released or found to have failed; None while it is
@@ -94,7 +94,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FinalLook:
-    """What the newest look at the test split found, and how many looks there were."""
+    """Newest evaluation of the test split, and the number of such evaluations."""
 
     looks: int
     metrics: Mapping[str, float]

@@ -56,7 +56,7 @@ class Member:
         return f"{self.agent.run}/{self.agent.name}"
 
     def value(self, key: str) -> Any:
-        """What `--by key` sees. Raises KeyError where this agent has no such thing."""
+        """Value of `--by key` for this agent. Raises KeyError if it has none."""
         if key == "run":
             return self.agent.run
         if key == "trainer":
@@ -169,7 +169,7 @@ class Contrast:
 
     @property
     def other_seed(self) -> float | None:
-        """How far two trainings lie apart that differ in the seed alone: the 95 % range of the difference, from the
+        """Difference of two trainings that differ in the seed alone: the 95 % range of the difference, from the
         spread over seeds."""
         return None if self.seed_spread is None else 1.96 * math.sqrt(2.0) * self.seed_spread
 
@@ -332,7 +332,7 @@ def _several(values: Iterable[str]) -> str:
 
 
 def _beside(groups: Sequence[Group]) -> tuple[str, ...]:
-    """What differs beside the specs, a line each: bars of one symbol, trainer code, commits, versions."""
+    """Differences beside the specs, a line each: bars of one symbol, trainer code, commits, versions."""
     members = [member for group in groups for member in group.members]
     lines = []
     symbols = list(dict.fromkeys(member.agent.symbol for member in members))
@@ -445,7 +445,7 @@ def _other_bars(agents: Sequence[AgentSummary]) -> bool:
 
 
 def _only_compute(pair: Pair) -> bool:
-    """Whether nothing but `compute.…` differs, of all that decides how an agent is trained: spec, seed, code, bars."""
+    """Return True if, of all that decides how an agent trains, only `compute.…` differs: spec, seed, code, bars."""
     ours, theirs = pair.reference, pair.other
     if (ours.agent.symbol, ours.agent.seed, ours.code) != (theirs.agent.symbol, theirs.agent.seed, theirs.code):
         return False

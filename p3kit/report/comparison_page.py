@@ -126,7 +126,7 @@ def _pairs_table(reference: Group, contrast: Contrast) -> str:
 
 
 def _mark(pair: Pair) -> str:
-    """Who of a pair was intervened."""
+    """Mark the agents of a pair that interventions changed."""
     who = [word for word, one in (("left", pair.reference), ("right", pair.other)) if one.agent.intervened]
     return f" (intervened: {' and '.join(who)})" if who else ""
 
@@ -141,7 +141,7 @@ def _difference(pair: Pair) -> str:
 
 
 def contrast_lines(contrast: Contrast) -> list[str]:
-    """What the pairs add up to, and how sure that is."""
+    """Lines with the mean effect over the pairs, and its interval."""
     if not contrast.pairs:
         return ["No agent has a partner of equal symbol, seed and matrix point in the first group."]
     lines = []

@@ -81,7 +81,7 @@ def _episode_trades(axes: Axes, step: Any, price: Any, bars: Mapping[str, Any]) 
 
 
 def _episode_components(axes: Axes, step: Any, bars: Mapping[str, Any], totals: Mapping[str, Any]) -> None:
-    """What was paid upwards, what was charged downwards, stacked; components that never moved are left out."""
+    """Draw the reward components stacked, gains upwards and penalties downwards, without those that stayed 0."""
     parts = {name: np.asarray(values, float) for name, values in bars["weighted"].items()}
     parts["bonus"] = np.asarray(bars["bonus"], float)
     sums = {**totals["weighted"], "bonus": float(parts["bonus"].sum())}

@@ -107,7 +107,7 @@ class KnobEffect:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves out 0 at 5 % for all effects looked at together (Bonferroni)."""
+        """True if the interval excludes 0 at 5 % for all effects looked at together (Bonferroni)."""
         bounds = mean_interval(np.array(self.differences), level=1.0 - 0.05 / self.looked_at)
         return self.enough and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
 
@@ -131,7 +131,7 @@ class Repair:
 
     @property
     def did(self) -> list[str]:
-        """What they did beside moving values, each once."""
+        """Their actions beside moving values, each once."""
         return _distinct(did for _, outcome in self.outcomes for did in outcome.did)
 
     @property
@@ -326,7 +326,7 @@ def gather_attempts(runs_root: Path, name: str | None = None) -> AttemptHistory:
 
 
 def _knobs(spec: Mapping[str, Any]) -> dict[str, str]:
-    """What shapes training, by path; the interventions of a spec count as one knob, by their names."""
+    """Settings that shape training, by path; the interventions of a spec count as one knob, by their names."""
     tables = {key: value for key, value in spec.items() if key not in (*NO_KNOBS, "intervention")}
     knobs = {written_path(path): toml_value(value) for path, value in leaves(tables)}
     rules = [str(rule.get("id", "")) for rule in spec.get("intervention") or []]

@@ -379,7 +379,7 @@ def _advice_on_scale(graded: Sequence[Attempt]) -> Lesson:
 
 
 def _advice_on(repair: Repair) -> Lesson:
-    """What to do about an intervention whose outcomes are known often enough."""
+    """Advice on an intervention with enough known outcomes."""
     low, high = repair.interval or (0.0, 1.0)
     word = "keep" if low > 0.5 else "drop or mend" if high < 0.5 else "go on watching"
     lesson = _repair_lesson(repair)

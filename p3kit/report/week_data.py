@@ -85,7 +85,7 @@ class Experiment:
 
     @property
     def has_runs(self) -> bool:
-        """Whether anything was recorded within the week."""
+        """Return True if anything was recorded within the week."""
         return self.as_of is not None
 
     def with_state(self, *states: str) -> list[AgentSummary]:
@@ -126,7 +126,7 @@ class Experiment:
 
     @property
     def final_looks(self) -> int:
-        """How often the test split was looked at, over all agents."""
+        """Number of evaluations of the test split, over all agents."""
         return sum(agent.final.looks for agent in self.agents if agent.final is not None)
 
     @property
@@ -162,7 +162,7 @@ def summarise_week(runs_root: Path, week: int, now: float, name: str | None = No
 
 
 def first_day(infos: Iterable[Mapping[str, Any]]) -> date:
-    """Where week 1 of an experiment begins: `start_date` of its newest spec, or the day of its first run (UTC)."""
+    """First day of week 1 of an experiment: `start_date` of its newest spec, or the day of its first run (UTC)."""
     infos = list(infos)
     start = infos[-1]["spec"].get("start_date")
     if start is not None:

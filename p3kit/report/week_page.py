@@ -364,7 +364,7 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
 
 
 def next_steps(experiment: Experiment) -> list[str]:
-    """What the state calls for, most pressing first: sick agents, runs that stand still, agents never trained, failures
+    """Next steps, most urgent first: agents with critical rows, runs that stand still, agents never trained, failures
     without an explanation, then what the passed ones are ready for."""
     agents = experiment.agents
     steps = _repair_steps(experiment)
@@ -391,13 +391,13 @@ def next_steps(experiment: Experiment) -> list[str]:
 
 
 def _reference(experiment: Experiment, agent: AgentSummary) -> str:
-    """How a command names an agent: by its run alone where that is the only one in it."""
+    """Name of an agent for a command: its run alone if the run has no other agent."""
     alone = sum(other.run == agent.run for other in experiment.agents) == 1
     return str(agent.run) if alone else f"{agent.run}/{agent.name}"
 
 
 def _repair_steps(experiment: Experiment) -> list[str]:
-    """What a patch mends, what an intervention did not, and what nobody has a change for."""
+    """Next steps for symptoms: with a patch, with a failed intervention, and without a known change."""
     agents = [agent for agent in experiment.agents if not agent.passed]
     steps = [
         f"Mend {safe(agent.name)}: {_command('diagnose', _reference(experiment, agent), '--patch')} prints the change"

@@ -13,7 +13,7 @@ Event = TypeVar("Event", bound=Mapping[str, Any])
 
 
 def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tuple[bool, float]:
-    """What an agent's weights are chosen by, the largest first: whether they had the share of training that
+    """Sort key for choosing an agent's weights, largest first: whether they had the fraction of training that
     `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
     share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
     return global_step >= share * total_at(plan, global_step), sharpe

@@ -108,7 +108,7 @@ class RunDir:
 
     @property
     def log_file(self) -> Path:
-        """What the trainer process printed."""
+        """Path of the trainer process's output."""
         return self.path / "log.txt"
 
     @property
@@ -126,7 +126,7 @@ class RunDir:
         return (self.path / "spec.toml").read_bytes().decode("utf-8", "surrogateescape")
 
     def checkpoint(self, name: str, agent: str | None = None) -> Path:
-        """Where checkpoint `name` (`last`, `init`, `best-000049152`) is or will be; `agent` where a run has several."""
+        """Path of checkpoint `name` (`last`, `init`, `best-000049152`), written or not; `agent` if several."""
         whole = name.removesuffix(".pt") + (f"-{file_name(agent)}" if agent else "")
         return self.path / "checkpoints" / f"{file_name(whole)}.pt"
 
@@ -160,7 +160,7 @@ class RunDir:
         return 0
 
     def disk_usage(self) -> DiskUsage:
-        """What the directory takes now."""
+        """Size of the directory in bytes."""
         sizes = {path: path.lstat().st_blocks * 512 for path in (self.path, *self.path.rglob("*"))}
         histograms = self.path / "histograms"
         grow = {self._metrics_file, self._events_file, histograms}
@@ -386,7 +386,7 @@ class RunDir:
         self.write_status({**status, **fields})
 
     def is_alive(self) -> bool:
-        """Whether the process that wrote the status still exists."""
+        """Return True if the process that wrote the status still exists."""
         return processes.is_alive(self.status(), time.time())
 
     def mark_crashed(self) -> bool:
@@ -423,11 +423,11 @@ class RunDir:
                 os.kill(status["pid"], signal.SIGTERM)
 
     def stop_requested(self) -> bool:
-        """Whether someone asked the run to end."""
+        """True if a stop of the run was requested."""
         return (self.path / "stop").exists()
 
     def stop_at_once(self) -> bool:
-        """Whether someone wants it killed, too."""
+        """True if an immediate kill was requested."""
         with contextlib.suppress(FileNotFoundError):
             return (self.path / "stop").read_text() == _AT_ONCE
         return False
@@ -447,7 +447,7 @@ class RunDir:
         return descriptor
 
     def is_locked(self) -> bool:
-        """Whether some process trains this run, whatever its status says."""
+        """Return True if a process trains this run, whatever its status file holds."""
         try:
             os.close(self.lock(wait_s=0.0))
         except P3kitError:

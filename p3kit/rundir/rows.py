@@ -95,7 +95,7 @@ def decode(value: Any) -> Any:
 
 
 def concerns(event: Mapping[str, Any], agent: str) -> bool:
-    """Whether an event is about an agent: it names it, it names several and it among them, or it names nobody."""
+    """Return True if an event concerns an agent: it names this agent, alone or among others, or no agent."""
     if event.get("agents"):
         return agent in event["agents"]
     return event.get("agent") in (None, agent)
@@ -125,8 +125,8 @@ def seal(text: str) -> str:
 
 
 def unseal(content: bytes) -> tuple[Any, bool]:
-    """What a line or a document holds, and whether it had a checksum. Raises ValueError where that does not fit, and
-    where there is no JSON."""
+    """Return the content of a line or a document, and whether it had a checksum. Raises ValueError if that does not
+    fit, and without JSON."""
     found = _SEAL.search(content, max(0, len(content) - 40))
     if found is not None:
         content = content[: found.start()] + found["end"] + b"}"

@@ -1,4 +1,4 @@
-"""What stands in the files of a run directory, for what comes without a checksum: made by another version, or edited.
+"""Checks of the files of a run directory that have no checksum: of another version, or edited.
 
 Each function says what is wrong in a few words, and nothing where all is right. What only one reader needs, that reader
 asks for itself.
@@ -32,7 +32,7 @@ _OF_A_KIND: Mapping[str, Kinds] = {
 
 
 def wrong_run(info: Any, newest: int) -> str:
-    """What is wrong with a run.json of a schema up to `newest`."""
+    """Return the faults of a run.json of a schema up to `newest`."""
     if not isinstance(info, dict):
         return "is no table"
     if not isinstance(info.get("schema_version", 0), int) or info.get("schema_version", 0) > newest:
@@ -46,7 +46,7 @@ def wrong_run(info: Any, newest: int) -> str:
 
 
 def wrong_status(status: Any, states: tuple[str, ...]) -> str:
-    """What is wrong with a status.json."""
+    """Return the faults of a status.json."""
     wrong = _wrong(status, {"state": str}, _STATUS_MAY_HAVE)
     if not wrong and status["state"] not in states:
         wrong = f"state is {status['state']!r}"
@@ -56,7 +56,7 @@ def wrong_status(status: Any, states: tuple[str, ...]) -> str:
 
 
 def wrong_metrics(row: Any) -> str:
-    """What is wrong with a row of metrics."""
+    """Return the faults of a row of metrics."""
     if wrong := _wrong(row, _METRICS):
         return wrong
     numbers = (name for name, value in row["metrics"].items() if not _is_number(value))
@@ -64,7 +64,7 @@ def wrong_metrics(row: Any) -> str:
 
 
 def wrong_event(row: Any) -> str:
-    """What is wrong with an event."""
+    """Return the faults of an event."""
     if wrong := _wrong(row, _EVENT, _EVENT_MAY_HAVE):
         return wrong
     if row["kind"] not in EVENT_KINDS:

@@ -214,7 +214,7 @@ class Agent(Generic[A]):
         return self._observation_scaler
 
     def begin_normalizing(self) -> None:
-        """Where an intervention asked for it: observations are standardised from the next rollout on."""
+        """Standardise observations from the next rollout on, if an intervention requested it."""
         if self._observation_scaler is not None:
             self._observation_scaler.begin()
 
@@ -239,7 +239,7 @@ class Agent(Generic[A]):
     # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
 
     def finished(self, global_step: int) -> bool:
-        """Whether to leave the loop: all steps taken, an early stop, or someone asked for an end."""
+        """Return True if training ends: all steps taken, an early stop, or a requested stop."""
         self.global_step = global_step
         if self.state != "running":
             return True
@@ -282,7 +282,7 @@ class Agent(Generic[A]):
         self.repair.happened(kind, global_step=self.global_step, **fields)
 
     def due(self, every: int, before: int) -> bool:
-        """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
+        """Return True if a thing done `every` so many steps is due between `before` and now, or training ended."""
         total = self.segments.starting(before).total_timesteps
         return self.global_step // every > before // every or self.global_step >= total
 

@@ -1,4 +1,4 @@
-"""How a trainer script starts: from p3kit with a run directory, or alone from a terminal with flags of its own."""
+"""Start of a trainer script: from p3kit with a run directory, or alone from a terminal with flags of its own."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class ObservationScaler:
         return self._running or self._has_begun() or self.moments.count > 0  # a backtest is told of no intervention
 
     def begin(self) -> None:
-        """Where an intervention let the statistics begin, with what was seen last: the next rollout has them."""
+        """Start the statistics with the newest data if an intervention requested it; the next rollout uses them."""
         if self._has_begun() and self.moments.count == 0 and self._seen is not None:
             self.moments.update(self._seen)
 
@@ -158,7 +158,7 @@ class MomentsOfEach(RunningMoments):
 
 
 class Shaping(NamedTuple):
-    """What interventions made of one agent's scale and clip."""
+    """One agent's reward scale and clip, as interventions set them."""
 
     begun: bool
     """Whether one let the running scale begin."""

@@ -74,7 +74,7 @@ class Span(Table):
 
 
 class MinimumData(Table):
-    """What must have been seen before a trigger is believed; all that is named must hold."""
+    """Minimum of data before a trigger may fire; all named minimums must hold."""
 
     updates: Count | None = None
     """Updates of the agent."""

@@ -224,7 +224,7 @@ def _keys_at(model: type[Spec], path: KeyPath) -> list[str]:
 
 
 def _home_of(word: str, model: type[Spec]) -> str:
-    """Where a word that is right in itself belongs: the first table that has it."""
+    """First table that has a key of this name."""
     for key in field_types.key_paths(model):
         if key[-1] == word:
             table = ".".join(key[:-1])

@@ -1,4 +1,4 @@
-"""What is short for something else, written out: bare names of knobs, packs of interventions, diagnose.mode."""
+"""Expansion of short forms: bare names of knobs, packs of interventions, diagnose.mode."""
 
 from __future__ import annotations
 

@@ -57,13 +57,13 @@ def tagged(kind: Any, tag: str) -> Any | None:
 
 
 def is_tagged(kind: Any) -> bool:
-    """Whether one key of the value decides which member of a union it must be."""
+    """Return True if one key of the value selects the member of the union."""
     _, metadata = bare(kind)
     return any(isinstance(mark, Discriminator) or getattr(mark, "discriminator", None) for mark in metadata)
 
 
 def is_table(kind: Any) -> bool:
-    """Whether a type is one of our models."""
+    """Return True if a type is one of our models."""
     core, _ = bare(kind)
     return isinstance(core, type) and issubclass(core, BaseModel)
 
@@ -130,7 +130,7 @@ def key_paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[t
 
 
 def in_words(kind: Any) -> str:
-    """What a type accepts: `a number above 0, at most 1, or "off"`."""
+    """Text on the values that a type accepts: `a number above 0, at most 1, or "off"`."""
     words = [word for member in alternatives(kind) for word in _member_words(member)]
     words = list(dict.fromkeys(words))
     if len(words) == 1:

@@ -64,7 +64,7 @@ class Controller(Table):
 
 
 class Verify(Table):
-    """How to tell whether it helped."""
+    """Test of an intervention's success."""
 
     metric: Metric
     """What is looked at."""
@@ -165,15 +165,15 @@ class Intervention(Table):
         return self
 
     def actions(self) -> tuple[Table, ...]:
-        """What it does; nothing for a controller."""
+        """Actions of the intervention; none for a controller."""
         return self.do or ()
 
     def names_no_component(self) -> bool:
-        """Whether it moves the weight of a component that only the evidence names."""
+        """True if it moves the weight of a component that the evidence names at run time."""
         return any(COMPONENT in key for action in self.actions() for key in written_keys(action))
 
     def retries_smaller_minibatches(self) -> bool:
-        """Whether it is the one rule that may move a size: out of memory, the gradient of the same batch is summed up
+        """True if it is the one rule that may move a size: out of memory, the gradient of the same batch is summed up
         from smaller minibatches, which `accumulation_steps` follows by itself."""
         return self.on == (OUT_OF_MEMORY,) and all(
             isinstance(action, HARMLESS)
@@ -194,7 +194,7 @@ def listed_symptoms(rule: Intervention) -> set[str]:
 
 
 def _shortcomings(rule: Intervention) -> Iterator[str]:
-    """What one intervention can get wrong by itself."""
+    """Return the faults of one intervention by itself."""
     if rule.controller is not None:
         if rule.on is not None or rule.do is not None:
             yield "expected either a controller, or on and do"

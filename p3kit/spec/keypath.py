@@ -45,7 +45,7 @@ def value_at_path(tables: Any, path: KeyPath) -> Any:
 
 
 def is_written(tables: Any, path: KeyPath) -> bool:
-    """Whether plain tables hold something at `path`."""
+    """Return True if plain tables hold something at `path`."""
     try:
         value_at_path(tables, path)
     except KeyError:

@@ -176,7 +176,7 @@ class _NotAKnobError(Exception):
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an annotation says: alternatives (types of a union), bounds on its numbers, markers."""
+    """Content of an annotation: alternatives (types of a union), bounds on its numbers, markers."""
 
     alternatives: tuple[Any, ...]
     bounds: tuple[BaseMetadata, ...] = ()

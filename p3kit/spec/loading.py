@@ -49,7 +49,7 @@ class LoadedSpec:
     """`key=value` of each `--set`, in order."""
 
     def written(self, dotted: str) -> bool:
-        """Whether the user wrote something at `dotted` or below it."""
+        """Return True if the user wrote something at `dotted` or below it."""
         return any(
             origin != "default" and (path == dotted or path.startswith((f"{dotted}.", f"{dotted}[")))
             for path, origin in self.origins.items()
@@ -70,7 +70,7 @@ class Written:
         return Written(merged, {**kept, **over.places})
 
     def place(self, path: KeyPath, otherwise: str) -> str:
-        """Where `path`, or the nearest table around it, was written."""
+        """Place in the file of `path`, or of the nearest table around it."""
         for depth in range(len(path), 0, -1):
             if path[:depth] in self.places:
                 return self.places[path[:depth]]
@@ -143,7 +143,7 @@ def _refuse_special_files(loaded: LoadedSpec) -> None:
 
 
 def check_files(loaded: LoadedSpec) -> None:
-    """Whether the files that `data.path` names are there; SpecError when not.
+    """Check that the files of `data.path` exist. Raises SpecError if not.
 
     Apart from `load_spec`, since a spec is right or wrong on machines that do not hold the data, too.
     """
@@ -230,7 +230,7 @@ def _read_source(text: str) -> Written:
 
 
 def overrides_of(command: Sequence[str]) -> list[str]:
-    """What a command line gave to `--set`."""
+    """Overrides that a command line gave to `--set`."""
     found = [value for flag, value in pairwise(command) if flag == "--set"]
     return found + [word.removeprefix("--set=") for word in command if word.startswith("--set=")]
 
@@ -279,7 +279,7 @@ def _follow(places: Mapping[KeyPath, str], came_from: Mapping[KeyPath, KeyPath])
 
 
 def _origins(spec: Spec, written: Written) -> dict[str, str]:
-    """Where each value of the resolved spec came from."""
+    """Origin of each value of the resolved spec."""
     origins = {}
     for path, _ in leaves(spec.model_dump(mode="json")):
         as_written = _as_written(written.tables, path)
@@ -451,7 +451,7 @@ _SYNTAX_REMEDIES = {
 
 
 def _syntax_hint(message: str, text: str, position: int) -> str:
-    """What was probably meant: by a value without quotes, by what never ends."""
+    """Guess the intended text of a value without quotes or of an unclosed one."""
     if remedy := _SYNTAX_REMEDIES.get(message):
         return remedy
     match = re.compile(r"[A-Za-z_][^\s,\]}#=]*").match(text, position)

@@ -149,7 +149,7 @@ SplitPart = OpenShare | Days
 
 
 class Split(Table):
-    """Where training ends and judging begins: three shares that sum to 1, or three ranges of days in order."""
+    """Cut of the bars into training, validation and test: fractions that sum to 1, or three ranges of days in order."""
 
     train: SplitPart
     """What the agent learns from: a share of the bars, or days as "2010-01-01..2018-12-31" (both included)."""
@@ -240,7 +240,7 @@ class Columns(Table):
 
 
 class Data(Table):
-    """Which bars, and how they are cut into training, validation and test."""
+    """Bars, and their cut into training, validation and test."""
 
     source: Literal["sample", "csv", "parquet", "synthetic"] = "sample"
     """Ten real US stocks shipped with p3kit (daily, 2010 to 2022), your own files, or a made-up market."""
@@ -385,7 +385,7 @@ class Weights(Table):
 
 
 class Reward(Table):
-    """What the agent is paid for."""
+    """Reward of the agent."""
 
     formulas: Literal["sound", "guide"] = "sound"
     """The guide's intent without its defects, or its formulas to the letter (`p3kit validate` names the defects)."""
@@ -416,7 +416,7 @@ def _device(text: str) -> str:
 
 
 class Compute(Table):
-    """Where and how precisely to compute. Results do not depend on threads or grouping."""
+    """Device, precision and threads. Results do not depend on threads or grouping."""
 
     device: Annotated[str, AfterValidator(_device), Words(DEVICES)] = "auto"
     """auto takes CUDA where there is one; or cpu, cuda, cuda:1."""
@@ -434,14 +434,14 @@ class Compute(Table):
 
 
 class Evaluation(Table):
-    """How often the whole validation split is walked."""
+    """Evaluation on the whole validation split while training."""
 
     every: Count = 5_000
     """Env steps of an agent between evaluations, rounded up to the next update."""
 
 
 class Checkpoints(Table):
-    """What is kept on disk while training."""
+    """Checkpoints that are kept on disk while training."""
 
     every: Count = 10_000
     """Env steps of an agent between checkpoints, rounded up to the next update; a kill loses at most these."""
@@ -455,7 +455,7 @@ class Checkpoints(Table):
 
 
 class EarlyStop(Table):
-    """When to stop before `ppo.total_timesteps`: on a plateau, or when the stretch goal is reached."""
+    """End of training before `ppo.total_timesteps`: on a plateau, or when the stretch goal is reached."""
 
     min_progress: Share = 0.5
     """No stop before this share of the training is done."""
@@ -476,7 +476,7 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 class MinimumCriteria(Table):
-    """What makes an agent PASS, judged on the validation split (guide 3.3, minimum success)."""
+    """Criteria for PASS, judged on the validation split (guide 3.3, minimum success)."""
 
     validation_sharpe: Number | Off = 0.3
     """Sharpe ratio must be above this."""
@@ -487,7 +487,7 @@ class MinimumCriteria(Table):
 
 
 class StrongCriteria(Table):
-    """What makes an agent STRONG, judged on the validation split (guide 3.3, strong success)."""
+    """Criteria for STRONG, judged on the validation split (guide 3.3, strong success)."""
 
     validation_sharpe: Number | Off = 0.5
     """Sharpe ratio must be above this."""
@@ -548,7 +548,7 @@ class Init(Table):
 
 
 class Budget(Table):
-    """How much automatic repair an agent may use up; then it is only watched."""
+    """Limit of automatic repair per agent. Beyond it the agent is only watched."""
 
     actions: CountOrNone = 6
     """Interventions that may fire."""
@@ -615,7 +615,7 @@ Values = Annotated[Items[Setting], MinLen(1), AfterValidator(_distinct), Words("
 
 
 class Tune(Table):
-    """What `p3kit tune` searches, and how. A trial is one setting, trained for every symbol and seed."""
+    """Search space and method of `p3kit tune`. A trial is one setting, trained for every symbol and seed."""
 
     trials: Annotated[int, Ge(1), Le(100_000)] = 24
     """Settings to try, the spec's own values first."""

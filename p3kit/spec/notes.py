@@ -1,4 +1,4 @@
-"""What a user should know about a spec that is right: `p3kit validate` prints it. What needs the bars, `plan` adds."""
+"""Notes on a valid spec: `p3kit validate` prints them. `plan` adds those that need the bars."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _own_columns(spec: Spec) -> set[str]:
 
 
 def _later(loaded: LoadedSpec) -> Iterator[str]:
-    """What a rule costs or does not do as it stands, and what is not used yet. Nothing is ignored in silence."""
+    """Notes on a rule's cost and on settings without effect."""
     spec = loaded.spec
     agents = read_agents(find_trainer(spec.trainer))
     for rule in spec.intervention:

@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands, so that a message can say `specs/phase3.toml:14:1`.
+"""Positions of the keys in a TOML text, so that a message can say `specs/phase3.toml:14:1`.
 
 `tomli` parses and finds every syntax error, but its result has no positions. This scanner walks the same text once more
 and notes only where keys and list items begin. It relies on tomli having accepted the text (or all of it up to `stop`),

@@ -18,7 +18,7 @@ DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
 def json_schema(trainer: str | None = None, spec_dir: str | Path = ".") -> dict[str, Any]:
-    """What a user may write: with the knobs of `trainer`, or, for None, with those of every shipped one.
+    """JSON Schema of a spec: with the knobs of `trainer`, or, for None, with those of every shipped one.
 
     Raises SpecError when there is no such trainer.
     """

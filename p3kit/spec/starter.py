@@ -29,7 +29,7 @@ _TEMPLATE = Path(__file__).with_name("starter.toml")
 
 @dataclass(frozen=True)
 class Started:
-    """What was written; `kept` are schemas that were there before and were left as they are."""
+    """Files that were written; `kept` are schemas that existed before and were not changed."""
 
     spec: Path
     written: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: a live table of trials on a terminal, plain lines anywhere else."""
+"""Progress display of a sweep: a live table of trials on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 

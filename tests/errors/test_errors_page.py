@@ -32,7 +32,7 @@ CASES = [case for group in GROUPS.values() for case in group]
 
 
 def told(case: Wrong, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the user sees, with nothing of this machine or this day in it."""
+    """Output for the user, without paths of the machine and dates."""
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

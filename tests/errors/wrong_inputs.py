@@ -1,4 +1,4 @@
-"""What users get wrong, beside specs: flags, data, names, versions, own files. Each is one command in a folder.
+"""Wrong inputs beside specs: flags, data, names, versions, own files. Each is one command in a folder.
 
 `docs/errors.md` shows every one with the exact words it gets; the wrong specs are files of their own in
 `tests/spec/wrong/`. To add a case, add a line here and refresh the page.

@@ -66,7 +66,7 @@ def cluster(nodes):
 
 
 class Driver:
-    """What `p3kit run --engine ray` does, in this process."""
+    """Driver of `p3kit run --engine ray`, in this process."""
 
     def __init__(self, cluster, loaded, runs_root):
         self.cluster, self.loaded, self.root = cluster, loaded, runs_root

@@ -1,4 +1,4 @@
-"""Where files of bars lie: symbolic links, `~`, braces, pipes and devices, and the files of a folder."""
+"""Tests of paths to files of bars: symbolic links, `~`, braces, pipes and devices, and the files of a folder."""
 
 from __future__ import annotations
 

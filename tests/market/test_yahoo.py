@@ -34,7 +34,7 @@ def one(index: pd.DatetimeIndex, price: float) -> pd.DataFrame:
 
 
 def joined(frames: dict[str, pd.DataFrame], *, by: str = "ticker") -> pd.DataFrame:
-    """What `yfinance.download` makes of them: two levels of columns, the union of all rows."""
+    """Result of `yfinance.download` for them: two levels of columns, the union of all rows."""
     table = pd.concat(frames.values(), axis=1, sort=True, keys=frames.keys(), names=["Ticker", "Price"])
     if by == "column":
         table.columns = table.columns.swaplevel(0, 1)

@@ -195,7 +195,7 @@ def synthetic_evaluator(edge: float, commission_bps: float) -> Evaluator:
 
 
 def test_a_rule_of_one_feature_finds_an_edge_and_nothing_where_fees_eat_it() -> None:
-    """What tells correct inaction from collapse: is there anything to earn at the current fees?"""
+    """Distinguish correct inaction from collapse: is there anything to earn at the current fees?"""
     name, earned = synthetic_evaluator(0.3, 10).signal_rule
     assert earned > 0.05
     assert name.endswith(" its mean")

@@ -1,4 +1,4 @@
-"""What trainers/ppo.py leaves to the runtime: the state registry, pieces of a batch, one transfer, loaded policies."""
+"""Tests of the runtime behind trainers/ppo.py: the state registry, pieces of a batch, transfer, loaded policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an editor shows through the `#:schema` line, asked of a TOML language server (tombi): red lines and hover texts.
+"""Tests of an editor with the `#:schema` line, through a TOML language server (tombi): red lines and hover texts.
 
 `tox -e editor` has tombi; where it is missing these tests are skipped.
 """
@@ -63,7 +63,7 @@ class Editor:
         return list(report["items"])
 
     def hover(self, path: Path, word: str) -> str:
-        """What is shown when the pointer rests on the first `word` of a file."""
+        """Hover text of the first `word` of a file."""
         line, text = next((i, text) for i, text in enumerate(path.read_text().splitlines()) if text.startswith(word))
         position = {"line": line, "character": text.index(word) + 1}
         answer = self.ask("textDocument/hover", {"textDocument": {"uri": path.as_uri()}, "position": position})

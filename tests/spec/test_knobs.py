@@ -122,7 +122,7 @@ def test_one_fault(tmp_path: Path, body: str, fault: str) -> None:
 
 
 def test_the_reader_agrees_with_python() -> None:
-    """What p3kit reads from the source of the reference trainer is what Python makes of it."""
+    """Knobs read from the source of the reference trainer equal those of the imported module."""
     pytest.importorskip("torch")
     path = find_trainer("ppo")
     sys.path.insert(0, str(path.parent))

@@ -45,7 +45,7 @@ class Stairs(gymnasium.Env[np.ndarray, int]):
 
 @dataclass
 class Played:
-    """What the trainer saw, and the advantages it made of it; (T, N, …)."""
+    """Data that the trainer received, and its advantages; (T, N, …)."""
 
     seen: list[torch.Tensor] = field(default_factory=list)  # T + 1 observations to act on
     steps: list[Timestep] = field(default_factory=list)

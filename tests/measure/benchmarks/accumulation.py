@@ -1,4 +1,4 @@
-"""What gradient accumulation saves: `python tests/measure/benchmarks/accumulation.py`.
+"""Measure the memory that gradient accumulation saves: `python tests/measure/benchmarks/accumulation.py`.
 
 One update of each trainer on a rollout of 16,384 rows in one effective batch, summed up from 1, 4 and 16 minibatches.
 Printed are the peak memory of the process over that of a run with minibatches of 64 rows (which is next to nothing but

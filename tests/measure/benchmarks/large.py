@@ -1,4 +1,4 @@
-"""What many runs, long runs and many processes cost: `python -m tests.measure.benchmarks.large`, some ten minutes.
+"""Measure the cost of many runs, long runs and many processes: `python -m tests.measure.benchmarks.large`, ten minutes.
 
     python -m tests.measure.benchmarks.large --output docs/benchmarks/large.json
     python -m tests.measure.benchmarks.large --runs 100 --rows 10_000 --launched 10      small, to try it

@@ -246,7 +246,7 @@ FAULTS = (
 
 
 def results() -> dict[str, Figures]:
-    """What was written down of each part; nothing of what was never tried."""
+    """Recorded results of each part; none for parts never run."""
     files = {part: RESULTS / f"{part}.json" for part in PARTS}
     return {part: json.loads(file.read_text(encoding="utf-8")) for part, file in files.items() if file.exists()}
 

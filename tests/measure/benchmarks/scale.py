@@ -1,4 +1,4 @@
-"""How cost grows with agents, steps and runs, and what that means for clusters that are not here.
+"""Measure the growth of cost with agents, steps and runs, and extrapolate it to clusters.
 
 `python -m tests.measure.benchmarks.scale measure FILE.json`: one core, some minutes. Trainers are timed by
 the processor time they take, which says much on a busy machine where the wall says nothing.
@@ -122,7 +122,7 @@ def _children_s() -> float:
 
 
 def _launcher(count: int) -> dict[str, Any]:
-    """What `count` runs cost the process that watches them: processor time of this one thread."""
+    """Processor time of the process that watches `count` runs, in this one thread."""
     from p3kit.launch.display import agent_views
     from p3kit.launch.local import make_runs
     from p3kit.plan import plan_runs

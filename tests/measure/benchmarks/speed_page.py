@@ -162,7 +162,7 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
 
 
 def families(results: Measured, growth: Sequence[Any]) -> dict[str, list[tuple[str, Measured]]]:
-    """What has been measured of growth, by what grows: (value, figures) each."""
+    """Growth measurements, by the size that grows: (value, figures) each."""
     found = {one["contestant"]: one for one in results["growth"]}
     done = [(c.name.rsplit("_", 1)[0], c.title, found[c.name]) for c in growth if c.name in found]
     return {family: [(title, one) for _, title, one in rows] for family, rows in groupby(done, lambda row: row[0])}

@@ -47,7 +47,7 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who trains what, and how it is started."""
+    """One contestant: its workload and its command."""
 
     name: str
     title: str
@@ -161,7 +161,7 @@ def ours(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
 
 
 def iterations(run: RunDir) -> dict[str, float]:
-    """What a run recorded: its env steps per second after the first iteration (which holds all that is done once), the
+    """Figures of a run: its env steps per second after the first iteration (which holds all one-time work), the
     gradient steps of all agents, the update's share of the time, and its peak memory."""
     rows = run.read_metrics()
     whole = [row for row in rows if "perf/update_s" in row["metrics"]]
@@ -241,7 +241,7 @@ def run_all(commands: Sequence[list[str]], folder: Path, env: Mapping[str, str])
 
 
 def read_results(fresh: bool) -> Measured:
-    """What has been measured of this commit, or a new beginning."""
+    """Results so far for this commit, or an empty document."""
     here = describe_machine()
     if fresh or not RESULTS.exists():
         return {"made_by": here, "warmed": [], "rounds": [], "growth": []}
@@ -260,7 +260,7 @@ def write_results(results: Measured) -> None:
 
 
 def describe_machine() -> Measured:
-    """What a figure depends on."""
+    """Versions and machine that a figure depends on."""
     trained = ("p3kit", "trainers")
     commit = git("log", "-1", "--format=%h", "--", *trained)  # a commit of other files changes no figure
     packages = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")

@@ -21,7 +21,7 @@ LONGEST_MESSAGE = 20_000
 
 
 class Finding(Exception):
-    """What no input may bring about."""
+    """Behaviour that no input may cause."""
 
 
 class Hang(BaseException):
@@ -30,7 +30,7 @@ class Hang(BaseException):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said."""
+    """Output and exit code of a command."""
 
     code: int
     stdout: str

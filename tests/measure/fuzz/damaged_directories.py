@@ -213,7 +213,7 @@ def trainer_in_this_process(words: Sequence[str]) -> tuple[int, str, str]:
 
 
 def sums(run: Path) -> dict[str, str]:
-    """What nothing but training may change, by its checksum."""
+    """Checksums of the files that only training may change."""
     kept = ("run.json", "spec.toml", "trainer.py", "metrics.jsonl")
     files = [run / name for name in kept] + [*run.glob("checkpoints/*"), *run.glob("histograms/*")]
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()}

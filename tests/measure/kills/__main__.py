@@ -217,7 +217,7 @@ def rows_of(run: RunDir) -> list[Any]:
 
 
 def events_of(run: RunDir) -> list[Any]:
-    """What was evaluated, decided and judged, without times and numbers of rows."""
+    """Evaluations, interventions and verdicts, without times and row numbers."""
     told = ("evaluation", "verdict", "intervention")
     return [
         {k: repr(v) for k, v in event.items() if k not in ("seq", "time")}

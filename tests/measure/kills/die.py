@@ -46,7 +46,7 @@ def before(place: str, function: Any) -> Any:
 
 
 def kind_of(path: pathlib.Path) -> str:
-    """What a file is, for the name of a place: a checkpoint, the status, the journal, metrics, a picture's numbers."""
+    """Kind of a file, for the name of a place: a checkpoint, the status, the journal, metrics, a picture's numbers."""
     words = {".pt": "checkpoint", "status.json": "status", "events": "journal", "metrics": "metrics"}
     return next((word for part, word in words.items() if part in path.name), "file")
 

@@ -268,7 +268,7 @@ def train_and_score(side: str, task: str, seed: int, steps: int, work: Path) -> 
 
 
 def identity(side: str, task: str, seed: int, steps: int) -> dict[str, Any]:
-    """What a result is a result of."""
+    """Key of a result: everything that it depends on."""
     knobs = TASKS[task].knobs
     settings = json.loads(json.dumps(asdict(knobs)))  # as they read back from a file
     return {"side": side, "task": task, "seed": seed, "steps": knobs.total_timesteps(steps), "settings": settings}
