@@ -76,9 +76,25 @@ METRICS = RowKind(b'{"agent": ', wrong_metrics)
 EVENTS = RowKind(b'{"seq": ', wrong_event)
 
 
-def wrong_histogram(document: Any) -> str:
-    """Describe what is wrong with a histogram's file, a file of another kind included; "" if nothing is."""
-    return _wrong(document, {"kind": str, "agent": str, "global_step": int, "data": dict})
+_NUMBERS_OF: dict[str, Kinds] = {
+    "reward": {"edges": list, "counts": list},
+    "gradients": {"edges": list, "counts": list},
+    "actions": {"labels": list, "counts": list},
+    "value_map": {"bars": list, "unrealised": list, "values": list},
+    "equity": {"timestamps": list, "equity": list},
+}
+"""Fields of a histogram's `data`, by kind."""
+
+
+def wrong_histogram(document: Any, kind: str, agent: str, global_step: int) -> str:
+    """Describe what is wrong with the file of this histogram; "" if nothing is. A swapped file is wrong."""
+    wrong = _wrong(document, {"kind": str, "agent": str, "global_step": int, "data": dict})
+    if wrong:
+        return wrong
+    for key, value in (("kind", kind), ("agent", agent), ("global_step", global_step)):
+        if document[key] != value:
+            return f"{key} is {document[key]!r:.60}, but its name stands for {value!r:.60}"
+    return _wrong(document["data"], _NUMBERS_OF.get(kind, {}))
 
 
 def _is_number(value: Any) -> bool:
