@@ -32,6 +32,7 @@ from p3kit.rundir import (
     planned_over_made,
     read_candidates,
 )
+from p3kit.runtime.attainable import attainable_share
 from p3kit.runtime.backtest_request import forward_pass
 from p3kit.runtime.best_checkpoints import BestCheckpoints
 from p3kit.runtime.card import make_card
@@ -404,6 +405,7 @@ class Agent(Generic[A]):
             "notes": self.market[self.symbol].notes,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "novelty": self._novelty(evaluation),
+            "attainable": self._attainable(evaluation),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
@@ -418,6 +420,12 @@ class Agent(Generic[A]):
         found = count_novel(Distribution.from_json(stored), evaluation.bars.features, *span)
         first = found["first"]
         return found | {"first": None if first is None else str(evaluation.bars.timestamps[first])[:19]}
+
+    def _attainable(self, evaluation: Evaluation) -> dict[str, Any] | None:
+        """Share of the attainable score on one path over synthetic bars; None for windows and bars of a file."""
+        if evaluation.mode != "continuous" or evaluation.split == "outside":
+            return None
+        return attainable_share(self.spec, self.symbol, evaluation.policy)
 
     def _judge_backtest(self, evaluation: Evaluation, global_step: int) -> dict[str, Any] | None:
         """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. A policy is

@@ -91,6 +91,8 @@ def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None
     assert result.exit_code == 0, result.output
     for words in ("train split, last.pt", "SYNTHETIC", "buy & hold", "over buy-and-hold:", "sideways", "picture: "):
         assert words in result.output
+    assert "attainable score" not in result.output, "the training split is played in windows"
+    assert "share of the attainable score: " in call(run, "latest/TINY", "--checkpoint", "last").output
     assert not run.read_events("final_evaluation")
 
 
