@@ -31,11 +31,12 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
-from torch.func import grad_and_value, vmap
+from torch.func import grad_and_value
 
 from p3kit.errors import InputError
 from p3kit.runtime import Stack, StackRun, seed_of, under
 from p3kit.runtime.evidence import feature_rank
+from p3kit.runtime.products import linear
 from p3kit.runtime.stacking import (
     AdamW,
     DropoutMasks,
@@ -140,6 +141,10 @@ class Args:
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+FEW_TOKENS = 8
+"""So few tokens attend to each other faster by sums of products than by batches of tiny matrices."""
+
+
 class Shape(NamedTuple):
     """Layout of an observation: W·V values of the window, oldest bar first, then F fields of the account."""
 
@@ -193,41 +198,61 @@ def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Gene
     return heads
 
 
+def for_each(encoder: Weights, count: int) -> Weights:
+    """The shared encoder as weights (K, …) of K agents, without a copy: gradients on them are each agent's own."""
+    return {name: weights.expand(count, *weights.shape) for name, weights in encoder.items()}
+
+
 def affine(weights: Weights, layer: str, x: Tensor) -> Tensor:
-    return x @ weights[f"{layer}.weight"] + weights[f"{layer}.bias"]
+    """(K, …, in) → (K, …, out)."""
+    weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+    out = linear(x.flatten(1, -2), weight, bias.reshape(len(weight), 1, -1))
+    return out.reshape(*x.shape[:-1], -1)
 
 
 def layer_norm(weights: Weights, name: str, x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+    weight, bias = (weights[f"{name}.{kind}"].reshape(len(x), *(1,) * (x.dim() - 2), -1) for kind in ("weight", "bias"))
+    return F.layer_norm(x, x.shape[-1:]) * weight + bias
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of tokens (K, B, i, heads, H) to tokens (K, B, j, heads, H), in the shape of the query."""
+    scale = 1 / math.sqrt(query.shape[-1])
+    if key.shape[2] > FEW_TOKENS:
+        query, key, value = (t.transpose(2, 3) for t in (query, key, value))
+        return ((query @ key.mT * scale).softmax(-1) @ value).transpose(2, 3)
+    scores = (query.unsqueeze(3) * key.unsqueeze(2)).sum(-1) * scale  # (K, B, i, j, heads)
+    return (scores.softmax(3).unsqueeze(-1) * value.unsqueeze(2)).sum(3)
 
 
 def encode(
     encoder: Weights, observation: Tensor, shape: Shape, args: Args, dropout: DropoutMasks | None = None
 ) -> Tensor:
-    """(B, D) → (B, d_model): the last token after a pre-norm transformer over patches of the window."""
-    window = observation[:, : shape.window * shape.values].reshape(-1, shape.window, shape.values)
+    """(K, B, D) → (K, B, d_model): the last token after a pre-norm transformer over patches of the window. Weights are
+    (K, …)."""
+    window = observation[..., : shape.window * shape.values].unflatten(-1, (shape.window, shape.values))
     window = F.pad(window, (0, 0, -shape.window % args.patch, 0))  # the oldest patch may be short of bars
-    x = affine(encoder, "embed", window.reshape(window.shape[0], -1, args.patch * shape.values)) + encoder["position"]
+    patches = window.reshape(*observation.shape[:2], -1, args.patch * shape.values)  # (K, B, tokens, …)
+    x = affine(encoder, "embed", patches) + encoder["position"].unsqueeze(1)
     for i in range(args.layers):
         normed = layer_norm(encoder, f"{i}.attention_norm", x)
         if i == args.layers - 1:
-            x = x[:, -1:]  # the other tokens are not used
-        query = affine(encoder, f"{i}.query", normed[:, -x.shape[1] :])
+            x = x[:, :, -1:]  # the other tokens are not used
+        query = affine(encoder, f"{i}.query", normed[:, :, -x.shape[2] :])
         key, value = affine(encoder, f"{i}.key_value", normed).chunk(2, -1)
-        query, key, value = (t.reshape(*t.shape[:-1], args.heads, -1).transpose(1, 2) for t in (query, key, value))
-        attention = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1) @ value
-        x = x + affine(encoder, f"{i}.merge", attention.transpose(1, 2).flatten(2))
+        attention = attend(*(t.unflatten(-1, (args.heads, -1)) for t in (query, key, value))).flatten(-2)
+        x = x + affine(encoder, f"{i}.merge", attention)
         wide = F.gelu(affine(encoder, f"{i}.wide", layer_norm(encoder, f"{i}.wide_norm", x)))
         if dropout is not None:
-            wide = wide * dropout[i].unsqueeze(1)
+            wide = wide * dropout[i].unsqueeze(2)
         x = x + affine(encoder, f"{i}.narrow", wide)
-    return layer_norm(encoder, "norm", x.squeeze(1))
+    return layer_norm(encoder, "norm", x.squeeze(2))
 
 
 def hidden_units(
     heads: Weights, token: Tensor, observation: Tensor, shape: Shape, args: Args, dropout: DropoutMasks | None = None
 ) -> list[Tensor]:
-    """Activations of the policy head's and the value head's hidden layer, (…, B, head_width) each.
+    """Activations of the policy head's and the value head's hidden layer, (K, B, head_width) each.
 
     Of the value's gradient only `value_reach` goes on to the encoder (Cobbe et al. 2021, "Phasic Policy Gradient", on
     what the two losses do to weights that they share).
@@ -241,7 +266,7 @@ def hidden_units(
 
 
 def read_heads(heads: Weights, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits (…, B, A) and value (…, B), both float32."""
+    """Logits (K, B, A) and value (K, B), both float32."""
     logits, value = (affine(heads, f"{body}.1", layer) for body, layer in zip(("policy", "value"), hidden, strict=True))
     return logits.float(), value.squeeze(-1).float()
 
@@ -250,8 +275,7 @@ def forward_all(
     encoder: Weights, heads: Weights, observation: Tensor, shape: Shape, args: Args, dropout: DropoutMasks | None = None
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
     """(K, B, D) → logits (K, B, A), value (K, B), the heads' hidden layers, and the encoder's token (K, B, d_model)."""
-    rows = dropout and [layer.flatten(0, 1) for layer in dropout]
-    token = encode(encoder, observation.flatten(0, 1), shape, args, rows).reshape(*observation.shape[:2], -1)
+    token = encode(for_each(encoder, len(observation)), observation, shape, args, dropout)
     hidden = hidden_units(heads, token, observation, shape, args, dropout)
     return *read_heads(heads, hidden), hidden, token
 
@@ -455,48 +479,40 @@ class Minibatch(NamedTuple):
     mask: Tensor
 
 
-# Copied from trainers/ppo.py::ppo_loss
-def ppo_loss(
-    logits: Tensor,
-    value: Tensor,
-    batch: Minibatch,
-    *,
-    clip_range: float,
-    ent_coef: float,
-    vf_coef: float,
-    value_loss: str,
-) -> tuple[Tensor, Tensor]:
-    """The clipped surrogate with value and entropy terms (Schulman et al. 2017, equations 7 and 9), to be minimised.
+# Copied from trainers/ppo_stacked.py::ppo_loss
+def ppo_loss(logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, value_loss: str) -> tuple[Tensor, Tensor]:
+    """The loss of trainers/ppo.py for each agent: the clipped surrogate with value and entropy terms (Schulman et al.
+    2017, equations 7 and 9), to be minimised.
 
-    logits (B, A), value (B,). Returns the loss and, detached, one number per LOSS_METRICS. The KL divergence is the k3
-    estimate E[(ratio − 1) − ln ratio], which is never negative (J. Schulman, "Approximating KL divergence", 2020).
+    logits (K, B, A), value (K, B). Returns losses (K,) and, detached, one number per LOSS_METRICS (K, 7). The KL
+    divergence is the k3 estimate E[(ratio − 1) − ln ratio] (J. Schulman, "Approximating KL divergence", 2020).
     """
     all_log_prob = masked_log_softmax(logits, batch.mask)
     log_ratio = all_log_prob.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - batch.log_prob
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    policy_term = -torch.min(ratio * batch.advantage, clipped * batch.advantage).mean()
+    clipped = torch.minimum(torch.maximum(ratio, 1 - knobs.clip_range), 1 + knobs.clip_range)
+    policy_term = -torch.min(ratio * batch.advantage, clipped * batch.advantage).mean(-1)
 
     if value_loss == "huber":
-        value_term = 2 * F.huber_loss(value, batch.returns)  # doubled: equal to the squared error below 1
+        value_term = 2 * F.huber_loss(value, batch.returns, reduction="none").mean(-1)
     elif value_loss == "clipped":
-        near = batch.value + (value - batch.value).clamp(-clip_range, clip_range)
-        value_term = torch.max((value - batch.returns).square(), (near - batch.returns).square()).mean()
+        moved = torch.minimum(torch.maximum(value - batch.value, -knobs.clip_range), knobs.clip_range)
+        near = batch.value + moved
+        value_term = torch.max((value - batch.returns).square(), (near - batch.returns).square()).mean(-1)
     else:
-        value_term = F.mse_loss(value, batch.returns)
+        value_term = (value - batch.returns).square().mean(-1)
 
-    entropy = -(all_log_prob.exp() * all_log_prob).sum(-1)  # a masked action adds 0 · (smallest number) = 0
-    loss = policy_term + vf_coef * value_term - ent_coef * entropy.mean()
+    entropy = -(all_log_prob.exp() * all_log_prob).sum(-1)
+    loss = policy_term + knobs.vf_coef.squeeze(-1) * value_term - knobs.ent_coef.squeeze(-1) * entropy.mean(-1)
 
-    with torch.no_grad():
-        choices = batch.mask.sum(-1)
-        open_states = (choices > 1).float()
-        share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
-        entropy_norm = share_of_most.sum() / open_states.sum().clamp_min(1)
-        away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean()
-        clip_fraction = (away > clip_range).float().mean()
-        stats = [policy_term, value_term, entropy.mean(), entropy_norm, kl, clip_fraction, away.mean()]
-    return loss, torch.stack(stats).detach()
+    choices = batch.mask.sum(-1)
+    open_states = (choices > 1).float()
+    share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
+    entropy_norm = share_of_most.sum(-1) / open_states.sum(-1).clamp_min(1)
+    away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean(-1)
+    clip_fraction = (away > knobs.clip_range).float().mean(-1)
+    stats = [policy_term, value_term, entropy.mean(-1), entropy_norm, kl, clip_fraction, away.mean(-1)]
+    return loss, torch.stack(stats, dim=-1).detach()
 
 
 def find_gradients(
@@ -516,26 +532,16 @@ def find_gradients(
     Returns both (K, …), the losses (K,) and one number per LOSS_METRICS (K, 7).
     """
 
-    def loss_of_one(
-        weights: tuple[Weights, Weights],
-        seen: Tensor,
-        rows: Minibatch,
-        kept: DropoutMasks | None,
-        own: Knobs,
-        scale: Tensor,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def total(weights: tuple[Weights, Weights]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         own_encoder, own_heads = weights
-        with torch.autocast(seen.device.type, dtype=precision, enabled=precision != torch.float32):
-            token = encode(own_encoder, seen, shape, args, kept)
-            logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, args, kept))
-        settings = {name: getattr(own, name).squeeze(-1) for name in ("clip_range", "ent_coef", "vf_coef")}
-        loss, stats = ppo_loss(logits, value, rows, **settings, value_loss=args.value_loss)
-        return loss * scale, (loss.detach(), stats)
+        with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+            token = encode(own_encoder, observation, shape, args, dropout)
+            logits, value = read_heads(own_heads, hidden_units(own_heads, token, observation, shape, args, dropout))
+        losses, stats = ppo_loss(logits, value, batch, knobs, args.value_loss)
+        return (losses * loss_scale).sum(), (losses.detach(), stats)
 
-    axes = ((None, 0), 0, 0, None if dropout is None else 0, 0, 0)
-    gradients, (_, (losses, stats)) = vmap(grad_and_value(loss_of_one, has_aux=True), in_dims=axes)(
-        (encoder, heads), observation, batch, dropout, knobs, loss_scale
-    )
+    of_each = (for_each(encoder, len(observation)), heads)
+    gradients, (_, (losses, stats)) = grad_and_value(total, has_aux=True)(of_each)
     return *gradients, losses, stats
 
 

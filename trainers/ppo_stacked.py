@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from p3kit.runtime import Stack, StackRun, under
+from p3kit.runtime.products import linear
 from p3kit.runtime.stacking import (
     AdamW,
     DropoutMasks,
@@ -161,9 +162,9 @@ class ActorCritic(nn.Module):
         return self.policy(observation, dropout).float(), self.value(observation, dropout).squeeze(-1).float()
 
 
-def linear(stack: Weights, layer: str, x: Tensor) -> Tensor:
+def affine(stack: Weights, layer: str, x: Tensor) -> Tensor:
     """(K, B, in) → (K, B, out), each agent by its own layer."""
-    return torch.baddbmm(stack[f"{layer}.bias"], x, stack[f"{layer}.weight"])
+    return linear(x, stack[f"{layer}.weight"], stack[f"{layer}.bias"])
 
 
 def hidden_layers(
@@ -173,14 +174,14 @@ def hidden_layers(
     if "first.weight" not in stack:
         return []
     act = torch.tanh if activation == "tanh" else torch.relu
-    policy, value = act(linear(stack, "first", observation)).chunk(2, -1)
+    policy, value = act(affine(stack, "first", observation)).chunk(2, -1)
     layers = []
     for layer in range(1, sum(name.startswith("policy") for name in stack) // 2 + 1):
         if dropout is not None:
             policy, value = policy * dropout[layer - 1], value * dropout[layer - 1]
         layers.append((policy, value))
         if f"policy.{layer + 1}.weight" in stack:
-            policy, value = act(linear(stack, f"policy.{layer}", policy)), act(linear(stack, f"value.{layer}", value))
+            policy, value = act(affine(stack, f"policy.{layer}", policy)), act(affine(stack, f"value.{layer}", value))
     return layers
 
 
@@ -190,7 +191,7 @@ def forward_stack(
     """(K, B, D) → logits (K, B, A) and value (K, B), both float32; what `ActorCritic` gives each agent alone."""
     layers = hidden_layers(stack, observation, activation, dropout)
     policy, value = layers[-1] if layers else (observation, observation)
-    logits, values = linear(stack, f"policy.{len(layers)}", policy), linear(stack, f"value.{len(layers)}", value)
+    logits, values = affine(stack, f"policy.{len(layers)}", policy), affine(stack, f"value.{len(layers)}", value)
     return logits.float(), values.squeeze(-1).float()
 
 
