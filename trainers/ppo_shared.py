@@ -614,6 +614,76 @@ def share_gradient(
     return Shared(combined, own, steps, torch.stack([norm / norm.sum(), mean, least], -1))
 
 
+# Copied from trainers/ppo_stacked.py::take_step
+def take_step(
+    # differs: encoder and heads (4 lines)
+    encoder: Weights,
+    heads: Weights,
+    moments: tuple[tuple[Weights, Weights], tuple[Weights, Weights]],
+    steps: tuple[Tensor, Tensor],
+    gradient: Weights,
+    head_gradient: Weights,
+    # end
+    losses: Tensor,
+    stats: Tensor,
+    loss_scale: Tensor,
+    live: Tensor,
+    knobs: Knobs,
+    # differs: the encoder's step is shared (6 lines)
+    encoder_rate: float,
+    orders: Tensor | None,
+    encoder_moves: Tensor,
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Clip each agent's gradient, and move encoder and heads, in place. `moments` and `steps` are those of both.
+
+    Returns the steps taken by now, one number per STEP_METRICS (K, M), and INTERFERENCE_METRICS (K, 3).
+    """
+    whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradient.items()} | head_gradient
+    factors, counted, planned = plan_step(whole, losses, loss_scale, steps[1], live, knobs)
+    together = share_gradient(gradient, factors, steps[0], knobs, encoder_rate, orders, encoder_moves)
+    adamw_step(encoder, *moments[0], together.gradient, together.factors)
+    adamw_step(heads, *moments[1], head_gradient, factors)
+    # end
+    metrics = torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
+    # differs: the same (1 line)
+    return (together.steps, counted), metrics, together.interference
+    # end
+
+
+# Copied from trainers/ppo_stacked.py::learn
+def learn(
+    # differs: encoder and heads (3 lines)
+    encoder: Weights,
+    heads: Weights,
+    moments: tuple[tuple[Weights, Weights], tuple[Weights, Weights]],
+    steps: tuple[Tensor, Tensor],
+    # end
+    observation: Tensor,
+    batch: Minibatch,
+    dropout: DropoutMasks | None,
+    knobs: Knobs,
+    loss_scale: Tensor,
+    live: Tensor,
+    # differs: the encoder's step is shared (2 lines)
+    orders: Tensor | None,
+    encoder_moves: Tensor,
+    shape: Shape,
+    args: Args,
+    # end
+    precision: torch.dtype,
+    # differs: the gradients of both (2 lines)
+) -> tuple[Weights, Weights, tuple[Tensor, Tensor], Tensor, Tensor]:
+    """The gradient step of a whole batch as one function to compile: its gradients, and what `take_step` returns."""
+    # end
+    batch = batch._replace(advantage=normalise(batch.advantage))
+    # differs: encoder and heads (3 lines)
+    words = (shape, args, precision)
+    found = find_gradients(encoder, heads, observation, batch, dropout, knobs, loss_scale, *words)
+    moved = (encoder, heads, moments, steps, *found, loss_scale, live, knobs)
+    return *found[:2], *take_step(*moved, args.encoder_rate, orders, encoder_moves)
+    # end
+
+
 # Copied from trainers/ppo_stacked.py::decide
 def decide(
     # differs: encoder and heads (1 line)
@@ -676,10 +746,8 @@ def train(run: Stack[Args]) -> None:
     encoder, heads = networks.encoder, networks.weights
     fixed = replace(args, **dict.fromkeys(LIVE, 0.5))  # type: ignore[arg-type]  # the arguments that never move
     words = (shape, fixed, run.precision)
-    fast_decide, fast_find = run.compiled(decide, PAYS_FROM), run.compiled(find_gradients, PAYS_FROM)
-    fast_plan, fast_share = run.compiled(plan_step, PAYS_FROM), run.compiled(share_gradient, PAYS_FROM)
-    fast_step = run.compiled(adamw_step, PAYS_FROM)
-    optimizer, encoder_optimizer = AdamW(heads, (count,), device, fast_step), AdamW(encoder, (), device, fast_step)
+    fast_decide, fast_learn = run.compiled(decide, PAYS_FROM), run.compiled(learn, PAYS_FROM)
+    optimizer, encoder_optimizer = AdamW(heads, (count,), device), AdamW(encoder, (), device)
     # end
     loss_scale = LossScale(count, device, enabled=run.precision == torch.float16)
     # differs: the encoder belongs to all agents (1 line)
@@ -780,33 +848,39 @@ def train(run: Stack[Args]) -> None:
                 batch, size = Minibatch(*chosen), envs.shape[1]
                 gradient: Weights = {}
                 losses = stats = torch.zeros((), device=device)
-                # differs: gradients on the heads, and advantages of the whole batch (0 lines)
+                # differs: gradients on encoder and heads, and one optimiser for each (1 line)
                 head_gradient: Weights = {}
-                batch = batch._replace(advantage=normalise(batch.advantage))
+                moving = ((encoder_optimizer.moments, optimizer.moments), (encoder_optimizer.steps, optimizer.steps))
+                rules = (surgery_orders, encoder_moves)
                 # end
                 for piece, share, attempt in run.pieces(size):
                     with attempt:  # out of memory: the same batch again in smaller pieces
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
                         given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
-                        # differs: gradients on the encoder are each agent's own until the step (19 lines)
-                        # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                        find = fast_find if size == run.minibatch else find_gradients
-                        rows_of = Minibatch(*(column[:, piece] for column in batch))
-                        found = find(encoder, heads, observation, rows_of, *given, *words)
-                        gradient = add_weighted(gradient if piece.start else {}, found[0], share)
-                        head_gradient = add_weighted(head_gradient if piece.start else {}, found[1], share)
-                        losses = found[2] * share + (losses if piece.start else 0)
-                        stats = found[3] * share + (stats if piece.start else 0)
-                whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradient.items()} | head_gradient
-                factors, counted, planned = fast_plan(whole, losses, loss_scale.scale, optimizer.steps, live, knobs)
-                together = fast_share(
-                    *(gradient, factors, encoder_optimizer.steps, knobs, args.encoder_rate),
-                    *(surgery_orders, encoder_moves),
-                )
-                encoder_optimizer.step(together.gradient, together.factors, together.steps)
-                optimizer.step(head_gradient, factors, counted)
-                interference.append(together.interference)
-                metrics = torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
+                        if share == 1:
+                            # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                            learn_batch = fast_learn if size == run.minibatch else learn
+                            # differs: gradients on encoder and heads (1 line)
+                            gradient, head_gradient, taken, metrics, interfering = learn_batch(
+                                *(encoder, heads, *moving, observation, batch, *given, live, *rules, *words)
+                            )
+                            # end
+                        else:  # gradients of pieces add up to that of the batch
+                            whole = batch._replace(advantage=normalise(batch.advantage))
+                            rows_of = Minibatch(*(column[:, piece] for column in whole))
+                            # differs: gradients on encoder and heads (7 lines)
+                            found = find_gradients(encoder, heads, observation, rows_of, *given, *words)
+                            gradient = add_weighted(gradient if piece.start else {}, found[0], share)
+                            head_gradient = add_weighted(head_gradient if piece.start else {}, found[1], share)
+                            losses = found[2] * share + (losses if piece.start else 0)
+                            stats = found[3] * share + (stats if piece.start else 0)
+                if share < 1:
+                    found = (gradient, head_gradient, losses, stats)
+                    taken, metrics, interfering = take_step(
+                        *(encoder, heads, *moving, *found, loss_scale.scale, live, knobs, args.encoder_rate, *rules)
+                    )
+                encoder_optimizer.steps, optimizer.steps = taken
+                interference.append(interfering)
                 # end
                 loss_scale.update(metrics[:, NORM], live)
                 update.append(metrics)

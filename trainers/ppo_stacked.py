@@ -35,7 +35,6 @@ from p3kit.runtime.stacking import (
     DropoutMasks,
     Knobs,
     LossScale,
-    StepFactors,
     Weights,
     adamw_step,
     add_weighted,
@@ -438,29 +437,46 @@ def find_gradient(
     return gradient, losses, stats
 
 
-def find_step(
+def take_step(
     stack: Weights,
+    moments: tuple[Weights, Weights],
+    steps: Tensor,
+    gradient: Weights,
+    losses: Tensor,
+    stats: Tensor,
+    loss_scale: Tensor,
+    live: Tensor,
+    knobs: Knobs,
+) -> tuple[Tensor, Tensor]:
+    """Clip each agent's gradient, and move its weights along it, in place. `steps` (K,) were taken before.
+
+    Returns the steps taken by now, and one number per STEP_METRICS (K, M).
+    """
+    factors, taken, planned = plan_step(gradient, losses, loss_scale, steps, live, knobs)
+    adamw_step(stack, *moments, gradient, factors)
+    metrics = torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
+    return taken, metrics
+
+
+def learn(
+    stack: Weights,
+    moments: tuple[Weights, Weights],
+    steps: Tensor,
     observation: Tensor,
     batch: Minibatch,
     dropout: DropoutMasks | None,
     knobs: Knobs,
     loss_scale: Tensor,
-    steps: Tensor,
     live: Tensor,
     activation: str,
     value_loss: str,
     precision: torch.dtype,
-) -> tuple[Weights, StepFactors, Tensor, Tensor]:
-    """`normalise`, `find_gradient` and `plan_step` of a whole batch, as one function to compile.
-
-    Returns the gradient, the factors of its step, the steps then taken, and one number per STEP_METRICS (K, M).
-    """
+) -> tuple[Weights, Tensor, Tensor]:
+    """The gradient step of a whole batch as one function to compile: its gradient, and what `take_step` returns."""
     batch = batch._replace(advantage=normalise(batch.advantage))
-    gradient, losses, stats = find_gradient(
-        stack, observation, batch, dropout, knobs, loss_scale, activation, value_loss, precision
-    )
-    factors, steps, planned = plan_step(gradient, losses, loss_scale, steps, live, knobs)
-    return gradient, factors, steps, torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
+    words = (activation, value_loss, precision)
+    gradient, losses, stats = find_gradient(stack, observation, batch, dropout, knobs, loss_scale, *words)
+    return gradient, *take_step(stack, moments, steps, gradient, losses, stats, loss_scale, live, knobs)
 
 
 def decide(
@@ -499,8 +515,8 @@ def train(run: Stack[Args]) -> None:
     net = networks.weights
     acting, learning = (args.activation, run.precision), (args.activation, args.value_loss, run.precision)
     pays_from = compiling_pays_from(sum(weights[0].numel() for weights in net.values()))
-    fast_decide, fast_find = run.compiled(decide, pays_from), run.compiled(find_step, pays_from)
-    optimizer = AdamW(net, (count,), device, run.compiled(adamw_step, pays_from))
+    fast_decide, fast_learn = run.compiled(decide, pays_from), run.compiled(learn, pays_from)
+    optimizer = AdamW(net, (count,), device)
     loss_scale = LossScale(count, device, enabled=run.precision == torch.float16)
     step = run.resume(networks, optimizer, {"net": net, "loss_scale": loss_scale})
     index, account, mask = step.index, step.account, step.mask  # (N·K,), (N·K, F), (N·K, A): where each env acts next
@@ -579,16 +595,15 @@ def train(run: Stack[Args]) -> None:
                 batch, size = Minibatch(*chosen), envs.shape[1]
                 gradient: Weights = {}
                 losses = stats = torch.zeros((), device=device)
+                moving = (net, optimizer.moments, optimizer.steps)
                 for piece, share, attempt in run.pieces(size):
                     with attempt:  # out of memory: the same batch again in smaller pieces
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
                         given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
                         if share == 1:
                             # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
-                            find = fast_find if size == run.minibatch else find_step
-                            gradient, factors, counted, metrics = find(
-                                net, observation, batch, *given, optimizer.steps, live, *learning
-                            )
+                            learn_batch = fast_learn if size == run.minibatch else learn
+                            gradient, taken, metrics = learn_batch(*moving, observation, batch, *given, live, *learning)
                         else:  # gradients of pieces add up to that of the batch
                             whole = batch._replace(advantage=normalise(batch.advantage))
                             rows_of = Minibatch(*(column[:, piece] for column in whole))
@@ -597,11 +612,8 @@ def train(run: Stack[Args]) -> None:
                             losses = found[1] * share + (losses if piece.start else 0)
                             stats = found[2] * share + (stats if piece.start else 0)
                 if share < 1:
-                    factors, counted, planned = plan_step(
-                        gradient, losses, loss_scale.scale, optimizer.steps, live, knobs
-                    )
-                    metrics = torch.cat([stats, stats[:, KL : KL + 1], planned], -1)
-                optimizer.step(gradient, factors, counted)
+                    taken, metrics = take_step(*moving, gradient, losses, stats, loss_scale.scale, live, knobs)
+                optimizer.steps = taken
                 loss_scale.update(metrics[:, NORM], live)
                 update.append(metrics)
             epochs += live

@@ -1,8 +1,8 @@
 """Layers of K agents: in compiled functions on a CPU, by the library that is faster for their size.
 
-PyTorch multiplies fp32 matrices with MKL, which uses AVX-512 on processors of one maker alone. oneDNN is part of PyTorch
-too and uses it everywhere, but takes longer to prepare a call. The choice rests on sizes and machine alone, so that the
-same run has the same bits.
+PyTorch multiplies fp32 matrices with MKL, which uses AVX-512 on processors of one maker alone. oneDNN, a part of
+PyTorch too, uses it on all of them, and takes longer to prepare a call. The choice rests on sizes and machine alone, so
+that the same run has the same bits.
 
 Notation for shapes: K agents, B rows of each.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 WORTH_PREPARING = 2_000_000
 """Multiplications of one product from which oneDNN is faster, its preparation included."""
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -33,7 +33,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a (K, B, in) · b (K, in, out)."""
-    if a.shape[1] * a.shape[2] * b.shape[2] < WORTH_PREPARING:
+    rows = a.shape[1] * (a.shape[0] if b.stride(0) == 0 else 1)
+    if rows * a.shape[2] * b.shape[2] < WORTH_PREPARING:
         return torch.bmm(a, b)
     out: Tensor = _InOneDNN.apply(a, b)  # type: ignore[no-untyped-call]
     return out
@@ -41,7 +42,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 def _multiply_in_onednn(a: Tensor, b: Tensor) -> Tensor:
     if b.stride(0) == 0:
-        return _product(a.flatten(0, 1), b[0]).unflatten(0, (len(a), -1))
+        return _product(a.flatten(0, 1), b[0]).view(len(a), -1, b.shape[2])
     return torch.stack([_product(one, other) for one, other in zip(a.unbind(), b.unbind(), strict=True)])
 
 
@@ -63,14 +64,14 @@ class _InOneDNN(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         a, b = ctx.saved_tensors
         return multiply(gradient, b.mT) if ctx.needs_input_grad[0] else None, multiply(a.mT, gradient)
 
 
 # An operator of its own: torch.compile takes oneDNN's only for weights that never change, and it has no gradient.
-_library = torch.library.Library("p3kit", "DEF")
+_library: Any = torch.library.Library("p3kit", "DEF")  # type: ignore[no-untyped-call]
 _library.define("multiply_in_onednn(Tensor a, Tensor b) -> Tensor", tags=(torch.Tag.flexible_layout,))
 _library.impl("multiply_in_onednn", _multiply_in_onednn, "CPU")
-_library._register_fake("multiply_in_onednn", lambda a, b: a.new_empty(a.shape[0], a.shape[1], b.shape[2]))
 _library.impl("multiply_in_onednn", torch.library.fallthrough_kernel, "Autograd")
+_library._register_fake("multiply_in_onednn", lambda a, b: a.new_empty(a.shape[0], a.shape[1], b.shape[2]))

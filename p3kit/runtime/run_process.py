@@ -70,7 +70,8 @@ class Process(Generic[A]):
             return function
         from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
 
-        torch.compiler.allow_in_graph(multiply)  # it has a gradient of its own, which a trace through it would lose
+        # A trace through `multiply` would lose the gradient that it has of its own.
+        torch.compiler.allow_in_graph(multiply)  # type: ignore[no-untyped-call]
         on_cuda = self.device.type == "cuda"
         fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
 

@@ -322,20 +322,19 @@ def adamw_step(weights: Weights, first: Weights, second: Weights, gradient: Weig
 class AdamW:
     """AdamW for K agents in one step, with moments and step counts of each agent's own.
 
-    `step` may be a compiled `adamw_step`. `shape` is (K,), or () for weights that all agents share.
+    A trainer may compile `adamw_step` into a function of its own. `shape` is (K,), or () for weights that all agents
+    share.
     """
 
-    def __init__(
-        self, weights: Weights, shape: tuple[int, ...], device: torch.device, step: Callable[..., Any] = adamw_step
-    ) -> None:
+    def __init__(self, weights: Weights, shape: tuple[int, ...], device: torch.device) -> None:
         self.weights = weights
-        self.moments = tuple({name: torch.zeros_like(own) for name, own in weights.items()} for _ in range(2))
+        first, second = ({name: torch.zeros_like(own) for name, own in weights.items()} for _ in range(2))
+        self.moments = first, second
         self.steps = torch.zeros(shape, device=device)
-        self._step = step
 
     def step(self, gradient: Weights, factors: StepFactors, steps: Tensor) -> None:
         """Move the weights in place. `factors` and the new number of `steps` come from `plan_step`."""
-        self._step(self.weights, *self.moments, gradient, factors)
+        adamw_step(self.weights, *self.moments, gradient, factors)
         self.steps = steps
 
     def state_dict(self) -> Flat:
