@@ -81,7 +81,15 @@ def test_the_encoder_is_pytorchs_transformer_asked_for_its_last_token(
     tokens = bars.reshape(7, -1, patch * 6) @ encoder["embed.weight"] + encoder["embed.bias"] + encoder["position"]
     with torch.no_grad():
         expected = transformer_of(encoder, layers, 4)(tokens)[:, -1]
-    torch.testing.assert_close(shared.encode(encoder, observation, shape, args), expected, rtol=1e-4, atol=1e-5)
+    found = shared.encode(shared.for_each(encoder, 1), observation.unsqueeze(0), shape, args)
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_few_tokens_attend_as_many_do(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = torch.randn(3, 2, 5, 6, 4, 8).unbind()
+    few = shared.attend(query[:, :, -1:], key, value)
+    monkeypatch.setattr(shared, "FEW_TOKENS", 0)
+    torch.testing.assert_close(few, shared.attend(query[:, :, -1:], key, value), rtol=1e-5, atol=1e-6)
 
 
 def test_a_first_policy_is_nearly_uniform_and_its_values_small(shared: ModuleType) -> None:
@@ -163,7 +171,7 @@ def small_problem(shared: ModuleType, agents: int = 3, rows: int = 40) -> tuple[
     return encoder, heads, observation, batch, knobs, shape, args
 
 
-def test_gradients_are_those_of_each_agent_alone(shared: ModuleType) -> None:
+def test_gradients_are_those_of_each_agent_alone(shared: ModuleType, ppo: ModuleType) -> None:
     encoder, heads, observation, batch, knobs, shape, args = small_problem(shared)
     scale = torch.tensor([1.0, 2.0, 8.0])
     found = shared.find_gradients(encoder, heads, observation, batch, None, knobs, scale, shape, args, torch.float32)
@@ -171,8 +179,8 @@ def test_gradients_are_those_of_each_agent_alone(shared: ModuleType) -> None:
         own_encoder = {name: w.clone().requires_grad_() for name, w in encoder.items()}
         own_heads = {name: w[k : k + 1].clone().requires_grad_() for name, w in heads.items()}
         logits, value, *_ = shared.forward_all(own_encoder, own_heads, observation[k : k + 1], shape, args)
-        rows = shared.Minibatch(*(column[k] for column in batch))
-        loss, stats = shared.ppo_loss(
+        rows = ppo.Minibatch(*(column[k] for column in batch))
+        loss, stats = ppo.ppo_loss(
             logits[0],
             value[0],
             rows,

@@ -147,7 +147,8 @@ def shared_encoder(spec: Spec, symbol: str) -> dict[str, Any]:
             self.weights = nn.ParameterList(weights.values())
 
         def forward(self, observation: Tensor) -> Tensor:
-            token = trainer.encode(dict(zip(self.names, self.weights, strict=True)), observation, shape, args)
+            own = trainer.for_each(dict(zip(self.names, self.weights, strict=True)), 1)
+            token = trainer.encode(own, observation.unsqueeze(0), shape, args).squeeze(0)
             return torch.cat((token, observation[:, -shape.account :]), -1)
 
     return {"features_extractor_class": Encoder, "net_arch": [args.head_width], "ortho_init": False}
