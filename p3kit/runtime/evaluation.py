@@ -24,6 +24,7 @@ from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
+from p3kit.runtime.lookahead import walk_ahead
 from p3kit.runtime.walk_metrics import holding_times, walk_metrics
 from p3kit.runtime.walks import Array, Mode, Player, Span, Split, Walk, join, play
 from p3kit.significance import excess_interval, sharpe_interval
@@ -158,6 +159,8 @@ def _fixed_rules(evaluators: Sequence[Evaluator], split: Split) -> list[FixedRul
 
 def walk_together(evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy) -> list[Walk]:
     """Each agent's one path over a whole split, all in one environment."""
+    if (found := walk_ahead(evaluators, split, policy)) is not None:
+        return found
     spans = [one.spans(split) for one in evaluators]
     most = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
 
