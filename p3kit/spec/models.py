@@ -418,7 +418,13 @@ def _device(text: str) -> str:
 
 
 class Compute(Table):
-    """Device, precision and threads. Results do not depend on threads or grouping."""
+    """Device, number format, compiling, threads and grouping. The last bits of results depend on them, learning does
+    not.
+
+    Sums over one thread and over two differ in the last bits, and so do stacks of other sizes. So "auto" of `threads`
+    and `group` follows from the spec and the cores of the machine, never from `--jobs`, the engine or other runs.
+    `p3kit plan` prints the threads, `run.json` records them, and a resume uses the recorded number. Trials of a sweep
+    have one thread each."""
 
     device: Annotated[str, AfterValidator(_device), Words(DEVICES)] = "auto"
     """auto uses CUDA if available; or cpu, cuda, cuda:1."""
@@ -427,7 +433,7 @@ class Compute(Table):
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles if it saves time."""
     threads: Annotated[int, Ge(1), Le(1_024)] | Auto = "auto"
-    """Torch threads per trainer process; auto is 1, because the processes already use all cores."""
+    """Torch threads per trainer process; auto is 1, and up to 4 idle cores for a shared encoder."""
     group: Annotated[int, Ge(1), Le(10_000)] | Auto = "auto"
     """Agents per process in a stacked trainer."""
 
