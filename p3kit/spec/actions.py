@@ -109,7 +109,7 @@ class Freeze(Table):
 
 
 class Normalize(Table):
-    """Let running statistics begin where the spec has none, for the rest of the run."""
+    """Start running statistics for the rest of the run. Statistics that the spec has from the start begin again."""
 
     normalize: Literal["rewards", "observations"]
     """What is divided by its own spread from now on: rewards as reward.scaling = "running" does, of observations the
