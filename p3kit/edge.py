@@ -239,7 +239,7 @@ def family(members: Sequence[Member], yardstick: str = "buy_and_hold") -> Family
 
 
 def benjamini_hochberg(p_values: Sequence[float], rate: float = 0.05) -> list[bool]:
-    """Which hypotheses are rejected at a false discovery rate of `rate`."""
+    """Mark the hypotheses that are rejected at a false discovery rate of `rate`."""
     order = np.argsort(p_values, kind="stable")
     bound = rate * np.arange(1, len(order) + 1) / max(len(order), 1)
     below = np.flatnonzero(np.asarray(p_values, dtype=np.float64)[order] <= bound)

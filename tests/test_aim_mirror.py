@@ -86,7 +86,7 @@ def make_run(root: Path, *symbols: str, experiment: str = "phase3", synthetic: b
 
 
 def train(run: RunDir, iterations: range) -> None:
-    """What a trainer leaves behind in these iterations of 4,096 steps each."""
+    """Write the records of a trainer for these iterations of 4,096 steps each."""
     for agent in run.agent_names():
         for i in iterations:
             row = {"agent": agent, "iteration": i, "global_step": 4096 * (i + 1), "time": CREATED + 60 * i}

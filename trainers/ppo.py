@@ -249,7 +249,7 @@ KL = LOSS_METRICS.index("policy/kl_divergence")
 
 
 class Minibatch(NamedTuple):
-    """What the loss needs of B rows, all of shape (B,) but for the mask (B, A)."""
+    """Input of the loss for B rows, all of shape (B,) but for the mask (B, A)."""
 
     action: Tensor
     log_prob: Tensor

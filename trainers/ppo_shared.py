@@ -141,7 +141,7 @@ class Args:
 
 
 class Shape(NamedTuple):
-    """How an observation is laid out: W·V values of the window, oldest bar first, then F fields of the account."""
+    """Layout of an observation: W·V values of the window, oldest bar first, then F fields of the account."""
 
     window: int
     values: int
@@ -445,7 +445,7 @@ INTERFERENCE_METRICS = ("diag/grad_share", "diag/grad_cosine", "diag/grad_cosine
 
 # Copied from trainers/ppo_stacked.py::Minibatch
 class Minibatch(NamedTuple):
-    """What the loss needs of B rows of each agent, all (K, B) but for the mask (K, B, A)."""
+    """Input of the loss for B rows of each of K agents, all (K, B) but for the mask (K, B, A)."""
 
     action: Tensor
     log_prob: Tensor

@@ -363,7 +363,7 @@ NORM = STEP_METRICS.index("grad/grad_norm")
 # Copied from trainers/ppo.py::Minibatch
 class Minibatch(NamedTuple):
     # differs: rows of each agent (1 line)
-    """What the loss needs of B rows of each agent, all (K, B) but for the mask (K, B, A)."""
+    """Input of the loss for B rows of each of K agents, all (K, B) but for the mask (K, B, A)."""
 
     # end
 

@@ -58,7 +58,7 @@ TUNED = (
 """The guide's tuning grid (appendix A): shown where no knob differs between the runs."""
 
 RESULTS = ("verdicts", "sharpe_mean", "sharpe_best", "edge_shown", "agents", "stopped_early")
-"""What `sender.result` tells of a run, in the order of the run table."""
+"""Keys of `sender.result` for a run, in the order of the run table."""
 _MOST_AXES = 8
 _TIMEOUT_S = 30.0
 
@@ -195,7 +195,7 @@ def write_bookmarks(url: str, bookmarks: Sequence[Bookmark], memory: Path, token
 
 
 def _read(memory: Path) -> dict[str, Any]:
-    """What was written so far; nothing where the file is damaged: the bookmarks are then made a second time."""
+    """Read the bookmarks written so far. A damaged file gives none, and the bookmarks are then made a second time."""
     try:
         found = json.loads(memory.read_bytes())
     except (FileNotFoundError, ValueError):

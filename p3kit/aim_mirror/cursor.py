@@ -1,4 +1,4 @@
-"""How far a run has been mirrored, remembered between syncs in a file per run."""
+"""Positions up to which runs are mirrored, kept between syncs in a file per run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CURSOR_VERSION = 2
 
 @dataclass
 class Cursor:
-    """How far one run has been mirrored."""
+    """Position up to which one run is mirrored."""
 
     version: int = CURSOR_VERSION
     runs_root: str = ""  # whose run it is: several roots may share one repository

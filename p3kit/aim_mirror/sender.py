@@ -136,7 +136,7 @@ class Sender:
         return {"agent": agent} if agent and len(self.agents) > 1 else {}
 
     def _is_new(self, path: Path) -> bool:
-        """Whether the file changed since it was last sent. Remembers it."""
+        """Return True if the file changed since it was last sent, and record its state."""
         key = f"{path.parent.name}/{path.name}"
         modified = path.stat().st_mtime_ns
         if self.cursor.files.get(key) == modified:
@@ -162,7 +162,7 @@ def tags(info: Mapping[str, Any], status: Mapping[str, Any]) -> set[str]:
 
 
 def params(info: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs are filtered and grouped by. A run with one agent shows the spec as it applies to that agent."""
+    """Params by which Aim filters and groups runs. A run with one agent shows the spec as it applies to that agent."""
     states = status.get("agents", {})
     agents = {
         agent["name"]: {
@@ -208,7 +208,7 @@ MAX_INTERVENTIONS = 200
 
 
 def interventions(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What interventions did to a run, in order, as its params have it: those that changed something or ended."""
+    """Interventions of a run in order, as params: those that changed something or ended."""
     done = [event for event in events if event["kind"] == "intervention" and event.get("decision") in DONE]
     return [
         {
@@ -233,8 +233,8 @@ def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention says first what was done:
-    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and why."""
+    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention begins with its changes:
+    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and the reason."""
     heading, known, lines_before = [event["kind"]], ["seq", "kind", "agent", "global_step", "time"], []
     if event["kind"] == "intervention":
         heading = [f"intervention {event.get('id') or ''} {event.get('decision') or ''}"]

@@ -49,7 +49,7 @@ def _walk(spec: Spec, bars: SymbolData) -> tuple[Tensor, list[str]]:
 
 
 def _faults(env: TradingEnv, step: Timestep) -> list[str]:
-    """What is wrong with the rows as they stand."""
+    """Return the faults of the rows, before any repair."""
     observation = env.observe(step.index, step.account)
     faults = []
     if observation.shape != (env.num_envs, env.observation_size):

@@ -1,4 +1,4 @@
-"""What a probe says: one question, one answer, the numbers behind it."""
+"""Result of a probe: one question, one answer, the numbers behind it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ NUMBERS = (1, 2, 3, 4, 5)
 
 
 def env_id(number: int) -> str:
-    """What gymnasium makes the task by."""
+    """Name under which Gymnasium makes the task."""
     return f"p3kit.check.probe_envs:p3kit/Probe{number}-v0"
 
 

@@ -168,7 +168,7 @@ def twin_runs(run: RunDir) -> list[RunDir]:
 
 
 def _identity(run: RunDir) -> Any:
-    """What decides a run's numbers; None for a damaged one, which `p3kit runs` names."""
+    """Identity of everything that decides a run's numbers; None for a damaged one, which `p3kit runs` names."""
     try:
         info = run.info()
         code = run.trainer_file.read_bytes()
@@ -207,7 +207,7 @@ def gather_evidence(
 
 
 def ended_badly(status: Mapping[str, Any]) -> bool:
-    """Whether the run failed or crashed."""
+    """Return True if the run failed or crashed."""
     return status.get("state") in ("failed", "crashed")
 
 
@@ -276,7 +276,7 @@ def _with_patch(finding: Finding, evidence: Evidence) -> Finding:
 
 
 def changes_for(finding: Finding, cause_id: str, evidence: Evidence) -> tuple[SpecChange, ...]:
-    """What one cause of a finding asks to change in the spec of the run."""
+    """Changes to the run's spec for one cause of a finding."""
     found: dict[str, SpecChange] = {}
     for change in SYMPTOMS[finding.symptom].cause(cause_id).changes:
         if finding.factor is not None and change.by is not None:
@@ -289,8 +289,8 @@ def changes_for(finding: Finding, cause_id: str, evidence: Evidence) -> tuple[Sp
 def spec_changes(
     change: Change, evidence: Evidence, step: int | None = None, component: str | None = None
 ) -> list[SpecChange]:
-    """What to write into the spec for a change. Where the value follows a schedule, the schedule is changed by the same
-    factor, since it would win over a plain value. Empty where nothing would change."""
+    """Keys and values to write into the spec for a change. If the value follows a schedule, the schedule changes by the
+    same factor, since it overrides a plain value. Empty where nothing would change."""
     path = change.path.format(component=component or "time")
     current = evidence.effective(path, step)
     number = current if isinstance(current, (int, float)) and not isinstance(current, bool) else None
@@ -321,7 +321,7 @@ def _scaled_schedule(path: str, schedule: Mapping[str, Any], factor: float) -> l
 
 
 def ranges(evidence: Evidence) -> Iterable[Range]:
-    """What the shown metrics did over the whole record."""
+    """Ranges of the shown metrics over the whole record."""
     for metric in SHOWN_RANGES:
         if evidence.task and metric in _OF_TRADING:
             continue

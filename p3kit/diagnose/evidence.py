@@ -1,4 +1,4 @@
-"""What the detectors read: the recorded series of one agent on a common clock, its spec and its events.
+"""Input of the detectors: the recorded series of one agent on a common clock, its spec and its events.
 
 A *tick* is 4,096 env steps of one agent. Rows that lie closer than a tick are pooled into one, rows that lie further
 apart stay as they are, so that a window of three ticks means the same whatever `n_steps × num_envs` is. Everything a
@@ -66,7 +66,7 @@ class Ticks:
         return max(len(self), int(self.steps[-1]) // TICK) if len(self) else 0
 
     def rows_for(self, ticks: int, least: int = 2) -> int:
-        """How many rows stand for a window of `ticks`: as many, or fewer (never below `least`) where rows lie further
+        """Number of rows in a window of `ticks`: as many, or fewer (never below `least`) where rows lie further
         apart."""
         if len(self) < 2:
             return max(least, ticks)
@@ -173,7 +173,7 @@ class Evidence:
 
     @property
     def reduced_precision(self) -> bool:
-        """Whether the update ran in bf16 or fp16, where rounding alone moves the ratio by up to 2e-2."""
+        """Return True if the update ran in bf16 or fp16, where rounding alone moves the ratio by up to 2e-2."""
         precision = self.setting("compute.precision")
         return precision in ("bf16", "fp16") or (precision == "auto" and self.device.startswith("cuda"))
 
@@ -190,7 +190,7 @@ def trailing(values: Floats, width: int, function: Callable[..., Any]) -> Floats
 
 
 def robust_jump(values: Floats, noise: Floats, width: int = 10, minimum: int = 5) -> Floats:
-    """How far each value lies above the median of the `width` before it, in robust standard deviations. (n,) → (n,)
+    """Distance of each value above the median of the `width` before it, in robust standard deviations. (n,) → (n,)
 
     1.4826 MAD estimates the deviation; `noise` (n,), the metric's own sampling error, is added so that a few quiet
     ticks cannot make the next one look like a jump. NaN before `minimum` earlier values.

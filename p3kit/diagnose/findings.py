@@ -1,4 +1,4 @@
-"""What a detector says: plain data, the same for the table, for JSON, for the weekly report and for interventions."""
+"""Findings of a detector: plain data, the same for the table, for JSON, for the weekly report and for interventions."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Range:
-    """What a metric did over the whole record: smallest, largest and last finite value."""
+    """Range of a metric over the whole record: smallest, largest and last finite value."""
 
     metric: str
     low: float

@@ -37,7 +37,7 @@ def for_agent(entry: Entry, agent: str) -> dict[str, Any]:
 
 
 def changes_training(entry: Entry) -> bool:
-    """Whether an entry changed how an agent trains: not what only looked, or was held back."""
+    """Return True if an entry changed how an agent trains; False if it only watched or was held back."""
     if entry.get("decision") not in ("fired", "failed"):
         return False
     moved = any(before != after for before, after in (entry.get("keys") or {}).values())
@@ -46,12 +46,12 @@ def changes_training(entry: Entry) -> bool:
 
 
 def intervened(entries: Iterable[Entry]) -> bool:
-    """Whether the journal of an agent makes it one that is not to be pooled with clean ones without a word."""
+    """Return True if interventions changed the agent, so that it must be marked beside clean ones."""
     return any(map(changes_training, entries))
 
 
 def in_short(entry: Entry) -> str:
-    """What an entry changed, in a few words: `ppo.ent_coef 0.01 → 0.05 over 10% of training, back to init`."""
+    """Short text of the changes of an entry: `ppo.ent_coef 0.01 → 0.05 over 10% of training, back to init`."""
     slow = {key: f" over {span}" for key, span in (entry.get("gradual") or {}).items()}
     moved = (entry.get("keys") or {}).items()
     parts = [f"{key} {_short(before)} → {_short(after)}{slow.get(key, '')}" for key, (before, after) in moved]
@@ -61,7 +61,7 @@ def in_short(entry: Entry) -> str:
 
 
 def did_in_words(entry: Entry) -> list[str]:
-    """What an entry did beside moving keys and going back: `update ended`."""
+    """Short text of the other actions of an entry: `update ended`."""
     acts = [(verb, what) for did in entry.get("did") or () for verb, what in did.items() if verb in _DID]
     return [_DID[verb].format(what if verb == "note" else _PARTS.get(what, what)) for verb, what in acts]
 

@@ -1,4 +1,4 @@
-"""What a row of the troubleshooting table is, and how it speaks.
+"""Rows of the troubleshooting table, and their texts.
 
 A row names the metrics it needs, the minimum of ticks before it may speak, its threshold (`warn`, and `critical` where
 there are two) and its patience in ticks. All of these but the minimum can be overridden under `[diagnose.rows."ID"]`.
@@ -49,7 +49,7 @@ class Row:
         return finding
 
     def amount(self, evidence: Evidence, metric: str) -> int:
-        """How much there is of a metric, in the row's unit."""
+        """Amount of a metric, in the row's unit."""
         if self.unit == "evaluations" or metric.startswith("eval/"):
             return len(evidence.evaluations(metric))
         return evidence.ticks(metric).covered
@@ -63,7 +63,7 @@ class Row:
 
 
 def why_missing(metrics: Sequence[str], evidence: Evidence) -> str:
-    """Why a run did not record what a row needs, as far as its spec tells; "" where it does not."""
+    """Reason in the spec for a metric that the run did not record; "" if there is none."""
     steps, bars = evidence.setting("ppo.n_steps"), evidence.setting("env.episode_bars")
     if any(metric.startswith("reward/rtg_") for metric in metrics) and steps and bars:
         return f"; it takes 20 whole episodes within a rollout: n_steps is {steps}, episode_bars {bars}"
@@ -83,7 +83,7 @@ def why_missing(metrics: Sequence[str], evidence: Evidence) -> str:
 
 
 def _may_come(metric: str, evidence: Evidence) -> bool:
-    """Whether a metric that is missing so far may simply not have had its occasion yet."""
+    """Return True if a missing metric may still come."""
     if metric.startswith("eval/"):
         return not evidence.has("eval/total_return")
     if metric.startswith(("reward/episode", "reward/corr_")) or (

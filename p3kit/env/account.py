@@ -67,7 +67,7 @@ _TRADE = Account._fields.index("shares")
 
 
 class Pieces(NamedTuple):
-    """What was closed in a step, (2, N): row 0 by the order, row 1 by force. Zero where nothing was closed."""
+    """Shares closed in a step, (2, N): row 0 by the order, row 1 by force. Zero where nothing was closed."""
 
     profit: Tensor  # net of both fees
     entry_value: Tensor
@@ -75,7 +75,7 @@ class Pieces(NamedTuple):
 
 
 class Flows(NamedTuple):
-    """What happened to N accounts during one step, beside their new state."""
+    """Cash flows and events of N accounts during one step, beside their new state."""
 
     traded_value: Tensor  # shares × fill price over all fills
     cost: Tensor  # commission and slippage paid
@@ -203,7 +203,7 @@ def _fill(
 
 
 def _resting_exit(account: Account, bar: Transition, rules: Rules) -> tuple[Tensor, Tensor]:
-    """Where a stop, target or holding limit ends the position during the bar, and at which price (close elsewhere).
+    """Mask and prices of positions that a stop, target or holding limit ends during the bar (elsewhere the close).
 
     Later assignments win, so they are listed from weak to strong: holding limit at the close, target inside the bar,
     stop inside the bar, target at the open, stop at the open. A tie counts as a hit.

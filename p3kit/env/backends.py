@@ -1,4 +1,4 @@
-"""Which engine plays the accounts: `env.backend` says it, and everything that trains or evaluates asks here."""
+"""Choice of the engine by `env.backend`, for everything that trains or evaluates."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ FIRST, MIDDLE, LAST = 0, 1, 2  # dm_env's step types
 
 
 class _TradingEnvSpec:
-    """What an environment is made of: EnvPool's own settings, then ours (as `TradingVectorEnv` takes them)."""
+    """Config of an environment: EnvPool's own settings, then ours (as `TradingVectorEnv` takes them)."""
 
     _config_keys: ClassVar[list[str]] = [
         "num_envs",

@@ -220,7 +220,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         return observation, reward, terminated, truncated, _present(facts)
 
     def _final(self, step: Timestep, facts: Info, ended: Array) -> Info:
-        """Where the rows that ended arrived, in gymnasium's form; in `facts` they become accounts just begun."""
+        """Final observations and infos in Gymnasium's form; `facts` gets the new accounts of those rows."""
         rows = torch.as_tensor(ended, device=self.trading.device)
         last = self._episodes.observe(step.final_index[rows], step.final_account[rows])
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -236,7 +236,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
 
     def _begun(self, name: str, values: Array) -> Array:
-        """What `facts` says of accounts that have just begun."""
+        """Info fields of accounts right after a reset."""
         if name == "action_mask":
             return values.copy()
         if name == "equity":

@@ -103,7 +103,7 @@ def sound_time(profit: Tensor, entry_value: Tensor, bars: Tensor, patience: int)
 
 
 def differential_sharpe(bar_return: Tensor, mean: Tensor, square: Tensor) -> Tensor:
-    """How much one more bar return moves the Sharpe ratio, clipped to ±2; (N,).
+    """Change of the Sharpe ratio by one more bar return, clipped to ±2; (N,).
 
     D = (B·ΔA − ½·A·ΔB)/(B − A²)^{3/2} with ΔA = R − A, ΔB = R² − B, A and B the moving moments *before* this bar.
     Source: Moody and Saffell (2001), "Learning to trade via direct reinforcement", equation 14. We depart from it where

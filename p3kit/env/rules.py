@@ -50,7 +50,7 @@ DRAWDOWN_DEEP = 0.15
 
 @dataclass(frozen=True)
 class Rules:
-    """What `[env]` and `[reward]` say, as numbers an engine can use.
+    """Values of `[env]` and `[reward]`, as numbers for an engine.
 
     Money in the account's currency; `commission`, `slippage`, `stop`, `target`, `ruin`, `sizes` and `max_position` are
     shares (1 bp = 0.0001); `max_hold` and `episode_bars` count bars; `target_volatility` is annual. `None` is "off".

@@ -44,7 +44,7 @@ class Sale:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one bar brought, named as in `Timestep`; `components` are in the order of `metrics.COMPONENTS`."""
+    """Result of one bar, named as in `Timestep`; `components` are in the order of `metrics.COMPONENTS`."""
 
     components: list[float]
     equity: float
@@ -91,7 +91,7 @@ class ScalarAccount:
 
     @property
     def market_value(self) -> float:
-        """What the shares are worth at the close of the bar."""
+        """Value of the shares at the close of the bar, in cash units."""
         return self.shares * self.close[self.bar]
 
     @property
@@ -101,7 +101,7 @@ class ScalarAccount:
 
     @property
     def paid(self) -> float:
-        """What the shares held have cost, fees included."""
+        """Cost of the shares held, fees included, in cash units."""
         return sum(lot.paid for lot in self.lots)
 
     def allowed(self) -> set[str]:
@@ -325,7 +325,7 @@ class ScalarAccount:
         ]
 
     def _sizing(self) -> float:
-        """How far a BUY or ADD of this step missed the exposure that the volatility calls for."""
+        """Distance between the exposure of this step's BUY or ADD and the exposure that fits the volatility."""
         if self._filled_exposure is None:
             return 0.0
         rules, volatility = self.rules, self.volatility[self.bar - 1]
@@ -345,7 +345,7 @@ def largest_drawdown(equities: list[float]) -> float:
 
 
 def q(drawdown: float) -> float:
-    """What a largest drawdown has cost in all."""
+    """Cumulative penalty for the maximum drawdown."""
     if drawdown < r.DRAWDOWN_FREE:
         return 0.0
     if drawdown <= r.DRAWDOWN_DEEP:

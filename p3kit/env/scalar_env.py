@@ -154,7 +154,7 @@ class ScalarTradingEnv(TradingEnv):
         return ScalarAccount(self._data[int(self._symbol[row])], self.rules, first, first + self._lengths[row])
 
     def _look(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What the accounts at `places` see, (n, K) float32, and may do, (n, 7) bool, now."""
+        """Observations (n, K) float32 and action masks (n, 7) bool of the accounts at `places`."""
         fields = self._column(ScalarAccount.fields, places).to(torch.float32)
         return fields, self._column(lambda book: [name in book.allowed() for name in ACTIONS], places).bool()
 
@@ -231,7 +231,7 @@ def _nothing(book: ScalarAccount) -> Outcome:
 
 
 def _numbers(book: ScalarAccount) -> list[float]:
-    """What an account remembers from one bar to the next, beside its lists; whole numbers first."""
+    """State of an account between bars, beside its lists; whole numbers first."""
     whole = (book.first, book.last, book.bar, ACTIONS.index(book.last_action), book.bars_held, book.adds)
     return [*map(float, whole), book.cash, book.entry_size, book.cash_at_entry]
 

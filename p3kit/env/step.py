@@ -23,7 +23,7 @@ from p3kit.metrics import COMPONENTS
 
 
 class Rows(NamedTuple):
-    """What N rows carry from one step to the next."""
+    """State of N rows between two steps."""
 
     index: Tensor  # type: ignore[assignment]  # (N,) int64, row of the bar table (tuple.index is not needed)
     account: Account  # of (N,) float64
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class Course(NamedTuple):
-    """Where N rows play; it changes only when the rows are set anew."""
+    """Bars of the episodes of N rows; they change only at a reset."""
 
     symbol_offset: Tensor  # (N,) int64, first row of the symbol in the bar table
     first_start: Tensor  # (N,) int64, row of the earliest start of a training episode
@@ -64,7 +64,7 @@ class Course(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What a step looks things up in."""
+    """Lookup tables of a step."""
 
     transitions: Tensor  # (R, 7) float64, the columns of `Transition`
     orders: Tensor  # (3, A) float64, `order_table`

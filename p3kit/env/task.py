@@ -133,7 +133,7 @@ class VectorTask:
         )
 
     def _fields_without_meaning(self) -> Timestep:
-        """What a foreign task never says, made once; the fields that it does say are empty here."""
+        """Constant fields of `Timestep` for a foreign task, made once; the fields that it fills are empty here."""
         zero = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)
         nowhere = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         every = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
@@ -188,7 +188,7 @@ def _make(env_id: str, num_envs: int, seed: int) -> Any:
 
 
 def _autoreset(env_id: str, metadata: Mapping[str, Any]) -> Literal["same_step", "next_step"]:
-    """How the task begins a new episode, from `metadata["autoreset_mode"]`."""
+    """Autoreset mode of the task, from `metadata["autoreset_mode"]`."""
     mode = getattr(metadata.get("autoreset_mode"), "name", None)
     if mode == "SAME_STEP":
         return "same_step"

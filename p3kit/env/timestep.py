@@ -1,4 +1,4 @@
-"""What an environment hands to a trainer after `reset` and after every `step`."""
+"""Result of an environment's `reset` and of every `step`."""
 
 from __future__ import annotations
 

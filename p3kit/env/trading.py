@@ -286,7 +286,7 @@ class TradingEnv:
             raise fault
 
     def faults(self) -> dict[int, NumericalFault]:
-        """What went wrong since the last reset, by account; empty when nothing did. Waits for the device."""
+        """Faults since the last reset, by account; empty if there are none. Waits for the device."""
         nonfinite_bar, masked_actions = self._rows.nonfinite_bar.cpu(), self._rows.masked_actions.cpu()
         found: dict[int, NumericalFault] = {}
         for row, column in (nonfinite_bar >= 0).nonzero().tolist():

@@ -40,7 +40,7 @@ class Decision:
     min_data: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     keys: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
     gradual: Mapping[str, str] = field(default_factory=dict)
-    """Keys that reach their new value over a span, with the span in words."""
+    """Keys that reach their new value over a span, with the span as text."""
     checkpoint: str | None = None
     factor: float | None = None
     expired: bool = False

@@ -516,7 +516,7 @@ def _without_effect(fired: Decision) -> Objection | None:
 
 
 def _reason(view: Snapshot) -> str:
-    """The trigger in words, with the measured numbers."""
+    """The trigger as text, with the measured numbers."""
     found = [one.evidence if isinstance(one, Finding) else comparison(one) for one in view.support]
     return "; ".join(dict.fromkeys(found))
 

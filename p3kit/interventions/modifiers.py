@@ -1,4 +1,4 @@
-"""What interventions put over a spec's numbers while they are live.
+"""Changes that live interventions make to a spec's numbers.
 
     effective value = schedule(t), or the live `set` that masks it, × the live scales, + the live adds, then clamped
 
@@ -22,7 +22,7 @@ UNITS = ("updates", "gradient_steps", "env_steps", "episodes", "evals", "progres
 
 @dataclass(frozen=True)
 class Clock:
-    """How far an agent has come, in every unit that a spec may count in. It never runs backwards."""
+    """Progress of an agent, in every unit that a spec may count in. It never runs backwards."""
 
     updates: int = 0
     gradient_steps: int = 0
@@ -32,13 +32,13 @@ class Clock:
     progress: float = 0.0
 
     def share(self, span: Span, begin: Clock) -> float:
-        """How much of `span` has passed since `begin`; 1 and more: it is over."""
+        """Fraction of `span` that has passed since `begin`; at 1 and above it is over."""
         unit, length = unit_of(span)
         passed: float = getattr(self, unit) - getattr(begin, unit)
         return round(passed / length, 9)  # shares of training are no round numbers: 0.3 + 0.4 shall be 0.7
 
     def lacks(self, need: MinimumData) -> dict[str, float]:
-        """What is still missing of a minimum of data, by unit."""
+        """Missing part of a minimum of data, by unit."""
         wanted = {unit: getattr(need, unit) or 0 for unit in UNITS}
         return {unit: count for unit, count in wanted.items() if getattr(self, unit) < count}
 
@@ -61,7 +61,7 @@ def in_words(span: Span) -> str:
 
 
 def amount(unit: str, count: float) -> str:
-    """So many of a unit, in words."""
+    """An amount with its unit, as text."""
     if unit == "progress":
         return f"{count:.0%} of training"
     words = unit.replace("_", " ")
@@ -95,7 +95,7 @@ class Modifier:
         return 1.0 if ramp is None else min(max(clock.share(ramp, self.begin), 0.0), 1.0)
 
     def is_over(self, clock: Clock) -> bool:
-        """Whether it lasted a span, and the span has passed."""
+        """Return True if the modifier has a span, and the span has passed."""
         until = getattr(self.what, "until", "permanent")
         return isinstance(until, Span) and clock.share(until, self.begin) >= 1
 

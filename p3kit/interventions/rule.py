@@ -68,7 +68,7 @@ class RuleCheck:
     # --- fire --------------------------------------------------------------------------------------------------------
 
     def act(self) -> Iterator[Decision]:
-        """Steer or fire, if the rule is due and nothing speaks against it."""
+        """Steer or fire, if the rule is due and no condition prevents it."""
         if self.rule.controller is not None:
             yield from self._steer(self.rule.controller)
             return

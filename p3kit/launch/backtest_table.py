@@ -116,6 +116,7 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append("what it shows: not judged, the run keeps no returns of its evaluations")
     if (supervised := result["supervised_return"]) is not None:
         lines.append(f"your supervised model, by the spec: {supervised:+z.1%} total return")
+    lines += _attainable_remark(result.get("attainable"))
     if result["constant"]:
         lines.append("constant: the policy does what a constant rule does")
     if result["intervened"]:
@@ -126,6 +127,14 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
         lines.append(line + warn)
     return lines
+
+
+def _attainable_remark(found: Mapping[str, Any] | None) -> list[str]:
+    """The share of the attainable score on a synthetic market."""
+    if not found:
+        return []
+    bound_note = "; it knows the hidden regimes, so 1.00 is out of reach" if found["upper_bound"] else ""
+    return [f"share of the attainable score: {found['share']:.2f} (1.00 is the optimal rule{bound_note})"]
 
 
 def novelty_remark(found: Mapping[str, Any] | None) -> list[str]:

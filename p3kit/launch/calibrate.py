@@ -41,7 +41,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the beginning of one run tells. Seconds and bytes; `steps` are env steps of all its agents together."""
+    """Measurements from the beginning of one run. Seconds and bytes; `steps` are env steps of all its agents."""
 
     startup_s: float
     """Until its first env step."""
@@ -173,7 +173,7 @@ def _has_started(run: RunDir) -> bool:
 
 
 def _has_pace(run: RunDir) -> bool:
-    """Whether evaluations and checkpoints have come as often as they usually do, and the span is long enough."""
+    """Return True if evaluations and checkpoints have come as often as they usually do, and the span is long enough."""
     found = _iterations(run)
     if len(found) < LEAST_ITERATIONS:
         return False

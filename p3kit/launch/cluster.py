@@ -62,7 +62,7 @@ _ON_LOOPBACK = {
 
 @dataclass(frozen=True)
 class Needs:
-    """What one run of an experiment asks of a node."""
+    """Resources that one run of an experiment needs on a node."""
 
     threads: int
     gpu: bool
@@ -84,7 +84,7 @@ def needs_of(computes: Iterable[Mapping[str, Any]]) -> Needs:
 
 @dataclass(frozen=True)
 class Packing:
-    """How many runs a cluster takes at a time. Shares are of one CPU and one GPU, and what Ray is asked for per run."""
+    """Number of runs that a cluster takes at a time. Fractions are of one CPU and one GPU, per run."""
 
     runs: int
     cpus: float
@@ -119,7 +119,7 @@ def pack(runs: int, cpus: float, gpus: int, needs: Needs, jobs: int | None = Non
         return Packing(runs, cpus, gpus, cpu_share, _rounded_down(1 / per_gpu), per_gpu, at_a_time)
     if cpus < needs.threads:
         what = f"{needs.threads} threads a run, but the cluster has {cpus:g} CPUs"
-        raise InputError("compute.threads", what, "ask for fewer, or add nodes")
+        raise InputError("compute.threads", what, "use fewer, or add nodes; a resume works with --engine local")
     at_a_time = min(wanted, int(cpus // needs.threads))
     return Packing(runs, cpus, 0, float(needs.threads), 0.0, 0, at_a_time)
 
@@ -148,12 +148,12 @@ class Cluster:
     gpus: int
     nodes: int
 
-    def slots(self, needs: Needs, jobs: int | None) -> int:
+    def slots(self, needs: Needs) -> int:
         """Runs that keep it busy: one per GPU, or as many as have a CPU per thread."""
-        return jobs or (self.gpus if needs.gpu and self.gpus else max(1, int(self.cpus // needs.threads)))
+        return self.gpus if needs.gpu and self.gpus else max(1, int(self.cpus // needs.threads))
 
     def start(self, packing: Packing, tell: Callable[[str], None]) -> Start:
-        """What begins one run of `packing`; `tell` hears of attempts that were lost."""
+        """Return a function that starts one run of `packing`; it calls `tell` for lost attempts."""
         import ray
 
         task = ray.remote(num_cpus=packing.cpu_share, num_gpus=packing.gpu_share, max_retries=0)(train_on_node)
@@ -241,7 +241,7 @@ class RayTrainer:
         self._reached = -1
 
     def has_started(self) -> bool:
-        """Whether a worker took it: the status names that worker then."""
+        """True if a worker took it: the status names that worker then."""
         if not self._begun:
             status = self.run.status()
             self._begun = (status.get("pid"), status.get("host")) != (os.getpid(), host())

@@ -1,4 +1,4 @@
-"""What a person sees while runs train: a live table on a terminal, plain lines anywhere else. All of it on stderr."""
+"""Progress display while runs train: a live table on a terminal, plain lines anywhere else. All of it on stderr."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def agent_views(run: RunDir, info: Mapping[str, Any], status: Mapping[str, Any],
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """Interface of a progress display."""
 
     def __enter__(self) -> Display: ...
 

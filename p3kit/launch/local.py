@@ -49,7 +49,7 @@ RunHook = Callable[[RunDir], None]
 
 
 class Feed(Protocol):
-    """Who decides, while runs train, what trains next: a sweep. Called in the launching thread, between two looks."""
+    """Source of the next runs while runs train: a sweep. Called in the launching thread, between two polls."""
 
     def more(self) -> Sequence[RunDir]:
         """Runs to train now that a slot is free and none waits; none for now, or for good where nothing trains."""
@@ -63,7 +63,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a launch ended: every run with its state, and whether it was interrupted (Ctrl-C, SIGTERM)."""
+    """Result of a launch: every run with its state, and whether it was interrupted (Ctrl-C, SIGTERM)."""
 
     runs: tuple[RunDir, ...]
     states: Mapping[str, str]
@@ -276,7 +276,7 @@ class _Slots:
         self._statuses |= {run: run.status() for run in runs}
 
     def _any_waits(self) -> bool:
-        """Whether a run waits for a slot; the feed is asked for more where none does."""
+        """Return True if a run waits for a slot; if none does, the feed is queried for more."""
         if not self.waiting and self.feed is not None:
             self._take_in(self.feed.more())
         return bool(self.waiting)

@@ -1,4 +1,4 @@
-"""How the agents of some runs did: the verdicts their trainers left in `status.json`, as a table and as plain data.
+"""Results of the agents of some runs: the verdicts their trainers left in `status.json`, as a table and as plain data.
 
 Nothing is judged here. Returns, drawdowns and shares are fractions.
 """
@@ -81,7 +81,7 @@ class AgentResult:
         return baselines.get(name, {}).get(metric)
 
     def unmet(self) -> list[Mapping[str, Any]]:
-        """What keeps the agent from PASS, or else from STRONG: {criterion, value, threshold}, first things first."""
+        """Criteria that the agent misses for PASS, or else for STRONG: {criterion, value, threshold}, in order."""
         wanted = "minimum" if self.grade == "FAIL" else "strong"
         return [reason for reason in self.get("reasons") or [] if reason["set"] == wanted and not reason["met"]]
 

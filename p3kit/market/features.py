@@ -31,10 +31,10 @@ REGIME_THRESHOLD = 0.5
 """A trend of this many standard deviations over `TREND_BARS` bars is a bull (or bear) market."""
 
 VOLATILITY_FLOOR = 1e-6
-"""Smallest per-bar volatility to divide by: a price that stands still gives features of 0, not of infinity."""
+"""Smallest per-bar volatility to divide by: a constant price gives features of 0, not of infinity."""
 
 _ALWAYS = 20
-"""Features that need nothing but closes."""
+"""Features that need only closes."""
 
 LIMIT = 10.0
 """Features in standard deviations are cut here: after a long stand-still the first move would be a million of them."""
@@ -231,7 +231,7 @@ def _log_ratio(volatility: Floats, reference: Floats) -> Floats:
 
 
 def _position(close: Floats, low: Floats, high: Floats) -> Floats:
-    """Where the close lies between low (−1) and high (+1); 0 where they are the same."""
+    """Position of the close between low (−1) and high (+1); 0 where they are the same."""
     width = high - low
     middle = 0.5 * (high + low)
     moved = width > 0

@@ -43,7 +43,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: the keys of [data] that matter to one file."""
+    """Options for reading files: the keys of [data] that matter to one file."""
 
     columns: Mapping[str, str | int] = field(default_factory=dict)
     adjust: str = "off"
@@ -316,7 +316,7 @@ def _check_ranges(sheet: Sheet, numbers: dict[str, Floats]) -> list[Fault]:
         rows = np.flatnonzero(high < low)
         if len(rows):
             what = f"high {high[rows[0]]:g} is below low {low[rows[0]]:g}"
-            return [sheet.fault(rows, what, "swap or mend them; are the columns in the right order?")]
+            return [sheet.fault(rows, what, "swap or correct them; are the columns in the right order?")]
     for name in ("open", "close"):
         if name not in numbers:
             continue
@@ -359,7 +359,7 @@ def _check_order(layout: Layout, numbers: dict[str, Floats], out_of_range: bool)
 def _adjusted(
     layout: Layout, sheet: Sheet, numbers: dict[str, Floats], mode: str, timestamps: NDArray[np.datetime64]
 ) -> tuple[dict[str, Floats], list[str]]:
-    """All four prices × adjusted close / close where `data.adjust` says so, and a note either way."""
+    """All four prices × adjusted close / close if `data.adjust` requires it, and a note in both cases."""
     path = str(layout.table.path)
     if "adj_close" not in layout.columns:
         if mode == "adj_close":

@@ -5,9 +5,9 @@ fill as the environment. (SELL_HALF and ADD are left out: the growth-optimal sha
 the best position is nearly always all or nothing.) What it maximises: the mean log return per bar,
 without episode limits, by relative value iteration on a grid of signal × regime × position.
 
-What it knows: the formula and its parameters, the signal s[t] (anybody can compute it from the bars) and, where the
-market has regimes, the hidden regime that drives the next return, which nobody can see. So without regimes it is
-exactly the optimal rule, and with regimes an upper bound that no learner reaches; proofs use a market without.
+The rule uses the formula, its parameters, and the signal s[t], which anybody can compute from the bars. If the market
+has regimes, it also uses the hidden regime that drives the next return. So it is exactly optimal without regimes. With
+regimes it is an upper bound that no learner reaches; proofs use a market without regimes.
 
 Between buying and selling the share of equity in the position is taken as constant. That is exact for a size of 1 and
 leaves out a second-order drift of the share for smaller ones.
@@ -33,7 +33,7 @@ Fill = Literal["next", "close"]
 
 @dataclass(frozen=True)
 class TradingRules:
-    """What the account of the environment may do and pays; the fields of `[env]`."""
+    """Limits and costs of the account; the fields of `[env]`."""
 
     sizes: tuple[float, ...] = (0.25, 0.50, 1.00)
     commission_bps: float = 10.0
@@ -62,7 +62,7 @@ class OptimalRule:
     """For every grid point of the signal, regime k and position: which position to hold over the next bar.
 
     Positions are 0 (flat) and 1 … n (the sizes). `gain` is the mean log return per bar that the rule earns in the long
-    run, as value iteration sees it.
+    run, computed by value iteration.
     """
 
     grid: Floats  # (S,) signal
@@ -78,7 +78,7 @@ class OptimalRule:
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What a rule made of given bars, alone and without episodes: flat on the first bar, sold at the last close."""
+    """Result of a rule on given bars, without episodes: flat on the first bar, sold at the last close."""
 
     log_return_per_bar: float
     sharpe_ratio: float | None
@@ -188,7 +188,7 @@ def play_positions(
 
 
 def attainable(market: SyntheticMarket, rules: TradingRules, first: int = 0, last: int | None = None) -> Played:
-    """What the optimal rule earns on bars first … last − 1 of `market`: 100 % of the score.
+    """Return of the optimal rule on bars first … last − 1 of `market`: 100 % of the score.
 
     The score of a policy is its own log return per bar on the same bars, divided by `log_return_per_bar` of this.
     """

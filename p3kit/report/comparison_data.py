@@ -36,7 +36,7 @@ BY_IDENTITY = ("run", "symbol", "seed", "trainer")
 
 GRADES = ("STRETCH", "STRONG", "PASS", "FAIL")
 _NAMES = ("name", "start_date", "symbols", "seeds", "matrix", "agents")
-"""Paths that say which agents there are, not how one is trained."""
+"""Paths that define the agents, not their training."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Member:
         return f"{self.agent.run}/{self.agent.name}"
 
     def value(self, key: str) -> Any:
-        """What `--by key` sees. Raises KeyError where this agent has no such thing."""
+        """Value of `--by key` for this agent. Raises KeyError if it has none."""
         if key == "run":
             return self.agent.run
         if key == "trainer":
@@ -169,15 +169,15 @@ class Contrast:
 
     @property
     def other_seed(self) -> float | None:
-        """How far two trainings lie apart that differ in the seed alone: the 95 % range of the difference, from the
+        """Difference of two trainings that differ in the seed alone: the 95 % range of the difference, from the
         spread over seeds."""
         return None if self.seed_spread is None else 1.96 * math.sqrt(2.0) * self.seed_spread
 
     @cached_property
     def parity(self) -> Parity | None:
-        """`match`: the mean difference is not told from 0, and its whole interval is within what another seed would do.
-        `differ`: the interval leaves out 0, or numbers became NaN. `undecided`: neither is shown by so few agents.
-        None where more than the computing differs."""
+        """`match`: the mean difference is compatible with 0, and its whole interval is within the effect of another
+        seed. `differ`: the interval excludes 0, or numbers became NaN. `undecided`: too few agents to show either.
+        None if more than the computation differs."""
         if not self.only_compute or not self.pairs:
             return None
         if self.nan_in:
@@ -194,14 +194,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that `p3kit compare` tells."""
+    """All contents of `p3kit compare`."""
 
     by: str
     """`run`, `agent`, or the key the agents were grouped by."""
     groups: tuple[Group, ...]
     differences: tuple[SpecDifference, ...]
     beside: tuple[str, ...]
-    """What differs that no spec says: data, code, versions."""
+    """Differences outside the spec: data, code, versions."""
     contrasts: tuple[Contrast, ...]
 
     @property
@@ -332,7 +332,7 @@ def _several(values: Iterable[str]) -> str:
 
 
 def _beside(groups: Sequence[Group]) -> tuple[str, ...]:
-    """What differs beside the specs, a line each: bars of one symbol, trainer code, commits, versions."""
+    """Differences beside the specs, a line each: bars of one symbol, trainer code, commits, versions."""
     members = [member for group in groups for member in group.members]
     lines = []
     symbols = list(dict.fromkeys(member.agent.symbol for member in members))
@@ -445,7 +445,7 @@ def _other_bars(agents: Sequence[AgentSummary]) -> bool:
 
 
 def _only_compute(pair: Pair) -> bool:
-    """Whether nothing but `compute.…` differs, of all that decides how an agent is trained: spec, seed, code, bars."""
+    """Return True if, of all that decides how an agent trains, only `compute.…` differs: spec, seed, code, bars."""
     ours, theirs = pair.reference, pair.other
     if (ours.agent.symbol, ours.agent.seed, ours.code) != (theirs.agent.symbol, theirs.agent.seed, theirs.code):
         return False

@@ -25,8 +25,8 @@ _ACTION_MARKS = {
 
 
 def draw_episode(episode: Mapping[str, Any], title: str, path: Path) -> None:
-    """One episode as `p3kit.runtime.replay` tells it: price with the trades, what each component paid, and how much
-    reward was still to come beside what the account made. An order is drawn at the bar after the one it was decided on.
+    """Draw one episode of `p3kit.runtime.replay`: price with the trades, the reward of each component, and the reward
+    still to come beside the profit of the account. An order is drawn at the bar after its decision.
     """
     bars = episode["bars"]
     step = np.arange(1, len(bars["price"]) + 1)
@@ -81,7 +81,7 @@ def _episode_trades(axes: Axes, step: Any, price: Any, bars: Mapping[str, Any]) 
 
 
 def _episode_components(axes: Axes, step: Any, bars: Mapping[str, Any], totals: Mapping[str, Any]) -> None:
-    """What was paid upwards, what was charged downwards, stacked; components that never moved are left out."""
+    """Draw the reward components stacked, gains upwards and penalties downwards, without those that stayed 0."""
     parts = {name: np.asarray(values, float) for name, values in bars["weighted"].items()}
     parts["bonus"] = np.asarray(bars["bonus"], float)
     sums = {**totals["weighted"], "bonus": float(parts["bonus"].sum())}

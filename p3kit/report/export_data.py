@@ -65,8 +65,8 @@ class Export:
 
     @property
     def worth(self) -> tuple[float, float]:
-        """What `best` goes by: the lower end of the 95 % interval of the mean Sharpe ratio over agents, so that one
-        lucky agent is no best setting; without an interval, after all those that have one, the ratio itself. An agent
+        """Score of `best`: the lower end of the 95 % interval of the mean Sharpe ratio over agents, so that one lucky
+        agent is no best setting; without an interval, after all those that have one, the ratio itself. An agent
         that never traded counts as 0."""
         values = np.array([attempt.sharpe or 0.0 for attempt in self.graded])
         bounds = mean_interval(values)
@@ -163,7 +163,7 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
         hint = f"name an agent: {', '.join(f'{run.name}/{agent_name}' for agent_name in list(own.values())[:6])}"
         raise InputError(reference, f"has {len(own)} settings", hint)
     if not own:
-        run.verify()  # a damaged run has no say among the settings; its own fault is what to tell
+        run.verify()  # a damaged run is no setting; this raises its own fault
     export = Export(runs_root, settings[next(iter(own))])
     if not export.graded:
         raise InputError(reference, "has no verdict yet", f"p3kit resume {run.name}, or wait until it is done")
@@ -192,7 +192,7 @@ def _settings(runs_root: Path, name: str | None) -> dict[str, tuple[Attempt, ...
 
 
 def _identity(attempt: Attempt, *, together: bool) -> str:
-    """What two attempts of one setting have in common. `together`: the trainer's agents learn from one another, so that
+    """Key that two attempts of one setting share. `together`: the trainer's agents learn from one another, so that
     the symbols belong to it."""
     spec = attempt.info["spec"]
     tables = {key: value for key, value in spec.items() if key not in _ABOUT_AGENTS}

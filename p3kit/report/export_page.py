@@ -50,7 +50,7 @@ def _from(folder: Path, paths_from: Path, name: str) -> str:
 
 
 def record(export: Export) -> dict[str, Any]:
-    """What speaks for the setting, and against it: scores over seeds, stability, grades, bars, provenance.
+    """Evidence for and against the setting: scores over seeds, stability, grades, bars, provenance.
 
     `validation_sharpe_mean` is the mean over seeds of the mean over symbols, `validation_sharpe_std` its standard
     deviation over seeds (absent for one seed), `training_stability_score` the share of agents that neither crashed or
@@ -102,10 +102,10 @@ def record(export: Export) -> dict[str, Any]:
 
 
 def remarks(export: Export) -> list[str]:
-    """What a reader must know before trusting the values."""
+    """Remarks that limit the meaning of the values."""
     lines = [f"Values of {export.name}, as validated by {count_of(len(export.graded), 'graded agent')}."]
     if export.synthetic:
-        lines.append("SYNTHETIC data: nothing is said about a real market.")
+        lines.append("SYNTHETIC data: no evidence about a real market.")
     if export.family is not None:
         lines.append(family_sentence(export.family))
     if len(export.graded) - len(export.sharpes):

@@ -29,7 +29,7 @@ ENOUGH = 3
 
 Interval = tuple[float, float]
 NO_KNOBS = ("name", "start_date", "symbols", "seeds", "matrix", "agents", "criteria", "baselines", "tune")
-"""Tables that say which agents there are and how they are judged, not how one is trained."""
+"""Tables that define the agents and their criteria, not their training."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class KnobEffect:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves out 0 at 5 % for all effects looked at together (Bonferroni)."""
+        """True if the interval excludes 0 at 5 % for all effects looked at together (Bonferroni)."""
         bounds = mean_interval(np.array(self.differences), level=1.0 - 0.05 / self.looked_at)
         return self.enough and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
 
@@ -131,7 +131,7 @@ class Repair:
 
     @property
     def did(self) -> list[str]:
-        """What they did beside moving values, each once."""
+        """Their actions beside moving values, each once."""
         return _distinct(did for _, outcome in self.outcomes for did in outcome.did)
 
     @property
@@ -214,14 +214,14 @@ class AttemptHistory:
 
     @cached_property
     def effects(self) -> list[KnobEffect]:
-        """Of every varied knob, every two values that some pair of attempts tells apart, the smaller or commoner value
-        first; knobs without any such pair are in `entangled`."""
+        """Effects of every varied knob: each two values that separate some pair of attempts, the smaller or more common
+        value first. Knobs without such a pair are in `entangled`."""
         found = [effect for path, values in self.varied.items() for effect in self._effects_of(path, values)]
         return [replace(effect, looked_at=len(found)) for effect in found]
 
     @property
     def entangled(self) -> list[str]:
-        """Knobs that never varied alone, so that nobody can say what they did."""
+        """Knobs that never varied alone, so that their effects cannot be separated."""
         alone = {effect.path for effect in self.effects}
         return [path for path in self.varied if path not in alone]
 
@@ -326,7 +326,7 @@ def gather_attempts(runs_root: Path, name: str | None = None) -> AttemptHistory:
 
 
 def _knobs(spec: Mapping[str, Any]) -> dict[str, str]:
-    """What shapes training, by path; the interventions of a spec count as one knob, by their names."""
+    """Settings that shape training, by path; the interventions of a spec count as one knob, by their names."""
     tables = {key: value for key, value in spec.items() if key not in (*NO_KNOBS, "intervention")}
     knobs = {written_path(path): toml_value(value) for path, value in leaves(tables)}
     rules = [str(rule.get("id", "")) for rule in spec.get("intervention") or []]
@@ -334,7 +334,7 @@ def _knobs(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _size(value: str) -> float:
-    """Numbers in TOML by their size; words stay as they stand."""
+    """Numbers in TOML by their size; words unchanged."""
     try:
         return float(value)
     except ValueError:

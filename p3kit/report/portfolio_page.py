@@ -22,7 +22,7 @@ def portfolio_rows(portfolio: Portfolio | None) -> list[tuple[str, Account]]:
 
 
 def portfolio_words(portfolio: Portfolio | None) -> str:
-    """What the agents are worth together, how alike they are, and how many luck alone would show."""
+    """Text on the agents' joint value, their correlation, and the number that chance alone would show."""
     if portfolio is None:
         return ""
     count = len(portfolio.names)

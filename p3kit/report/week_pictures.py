@@ -127,9 +127,9 @@ def _median_curve(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tu
 
 
 def draw_reward_composition(experiment: Experiment, path: Path) -> bool:
-    """What the reward was made of over training: shares of the seven components in the sum of |component over an
-    episode|, stacked, a panel per agent. More than twelve agents are drawn as their mean. False where nothing was
-    recorded."""
+    """Draw the composition of the reward over training: fractions of the seven components in the sum of
+    |component over an episode|, stacked, a panel per agent. More than twelve agents are drawn as their mean.
+    Return False if nothing was recorded."""
     agents = [agent for agent in experiment.agents if _composition([agent]) is not None]
     if not agents:
         return False

@@ -35,7 +35,7 @@ class Histogram:
     def data(self) -> dict[str, Any]:
         """The numbers, read from disk. Raises P3kitError when the file is damaged."""
         document = rows.read_json(self.path)
-        if wrong := validation.wrong_histogram(document):
+        if wrong := validation.wrong_histogram(document, self.kind, self.agent, self.global_step):
             raise P3kitError(str(self.path), wrong, "delete the file")
         data: dict[str, Any] = document["data"]
         return data

@@ -1,7 +1,6 @@
-"""What stands in the files of a run directory, for what comes without a checksum: made by another version, or edited.
+"""Checks of the files of a run directory that have no checksum: of another version, or edited.
 
-Each function says what is wrong in a few words, and nothing where all is right. What only one reader needs, that reader
-asks for itself.
+Each function returns a short description of the fault, and None if there is none. A reader checks what only it needs.
 """
 
 from __future__ import annotations
@@ -17,8 +16,18 @@ from p3kit.rundir.rows import EVENT_KINDS, RowKind, encode
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
+MOST_THREADS = 1_024
+"""Most torch threads of a run, as `compute.threads` has it."""
 _RUN: Kinds = {"name": str, "agents": list}
-_RUN_MAY_HAVE: Kinds = {"run": str, "created": _NUMBER, "spec": dict, "data": dict, "command": list, "trainer": str}
+_RUN_MAY_HAVE: Kinds = {
+    "run": str,
+    "created": _NUMBER,
+    "spec": dict,
+    "data": dict,
+    "command": list,
+    "trainer": str,
+    "threads": int,
+}
 _AGENT_MAY_HAVE: Kinds = {"symbol": str, "seed": int, "total_timesteps": int, "spec": dict}
 _STATUS_MAY_HAVE: Kinds = {"pid": int, "heartbeat": _NUMBER, "message": str, "agents": dict}
 _METRICS: Kinds = {"agent": str, "iteration": int, "global_step": int, "time": _NUMBER, "metrics": dict}
@@ -32,13 +41,16 @@ _OF_A_KIND: Mapping[str, Kinds] = {
 
 
 def wrong_run(info: Any, newest: int) -> str:
-    """What is wrong with a run.json of a schema up to `newest`."""
+    """Return the faults of a run.json of a schema up to `newest`."""
     if not isinstance(info, dict):
         return "is no table"
     if not isinstance(info.get("schema_version", 0), int) or info.get("schema_version", 0) > newest:
         return f"has a schema newer than {newest}"
     if wrong := _wrong(info, _RUN, _RUN_MAY_HAVE):
         return wrong
+    threads = info.get("threads")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        return f"threads is {threads}"
     for number, agent in enumerate(info["agents"]):
         if wrong := _wrong(agent, {"name": str}, _AGENT_MAY_HAVE):
             return f"agents[{number}]: {wrong}"
@@ -46,7 +58,7 @@ def wrong_run(info: Any, newest: int) -> str:
 
 
 def wrong_status(status: Any, states: tuple[str, ...]) -> str:
-    """What is wrong with a status.json."""
+    """Return the faults of a status.json."""
     wrong = _wrong(status, {"state": str}, _STATUS_MAY_HAVE)
     if not wrong and status["state"] not in states:
         wrong = f"state is {status['state']!r}"
@@ -56,7 +68,7 @@ def wrong_status(status: Any, states: tuple[str, ...]) -> str:
 
 
 def wrong_metrics(row: Any) -> str:
-    """What is wrong with a row of metrics."""
+    """Return the faults of a row of metrics."""
     if wrong := _wrong(row, _METRICS):
         return wrong
     numbers = (name for name, value in row["metrics"].items() if not _is_number(value))
@@ -64,7 +76,7 @@ def wrong_metrics(row: Any) -> str:
 
 
 def wrong_event(row: Any) -> str:
-    """What is wrong with an event."""
+    """Return the faults of an event."""
     if wrong := _wrong(row, _EVENT, _EVENT_MAY_HAVE):
         return wrong
     if row["kind"] not in EVENT_KINDS:
@@ -76,9 +88,25 @@ METRICS = RowKind(b'{"agent": ', wrong_metrics)
 EVENTS = RowKind(b'{"seq": ', wrong_event)
 
 
-def wrong_histogram(document: Any) -> str:
-    """Describe what is wrong with a histogram's file, a file of another kind included; "" if nothing is."""
-    return _wrong(document, {"kind": str, "agent": str, "global_step": int, "data": dict})
+_NUMBERS_OF: dict[str, Kinds] = {
+    "reward": {"edges": list, "counts": list},
+    "gradients": {"edges": list, "counts": list},
+    "actions": {"labels": list, "counts": list},
+    "value_map": {"bars": list, "unrealised": list, "values": list},
+    "equity": {"timestamps": list, "equity": list},
+}
+"""Fields of a histogram's `data`, by kind."""
+
+
+def wrong_histogram(document: Any, kind: str, agent: str, global_step: int) -> str:
+    """Describe what is wrong with the file of this histogram; "" if nothing is. A swapped file is wrong."""
+    wrong = _wrong(document, {"kind": str, "agent": str, "global_step": int, "data": dict})
+    if wrong:
+        return wrong
+    for key, value in (("kind", kind), ("agent", agent), ("global_step", global_step)):
+        if document[key] != value:
+            return f"{key} is {document[key]!r:.60}, but its name stands for {value!r:.60}"
+    return _wrong(document["data"], _NUMBERS_OF.get(kind, {}))
 
 
 def _is_number(value: Any) -> bool:

@@ -32,6 +32,7 @@ from p3kit.rundir import (
     planned_over_made,
     read_candidates,
 )
+from p3kit.runtime.attainable import attainable_share
 from p3kit.runtime.backtest_request import forward_pass
 from p3kit.runtime.best_checkpoints import BestCheckpoints
 from p3kit.runtime.card import make_card
@@ -241,7 +242,7 @@ class Agent(Generic[A]):
     # ── what the trainer reports ─────────────────────────────────────────────────────────────────────────────────────
 
     def finished(self, global_step: int) -> bool:
-        """Whether to leave the loop: all steps taken, an early stop, or someone asked for an end."""
+        """Return True if training ends: all steps taken, an early stop, or a requested stop."""
         self.global_step = global_step
         if self.state != "running":
             return True
@@ -284,7 +285,7 @@ class Agent(Generic[A]):
         self.repair.happened(kind, global_step=self.global_step, **fields)
 
     def due(self, every: int, before: int) -> bool:
-        """Whether a thing done `every` so many steps falls due between `before` and now (or training has ended)."""
+        """Return True if a thing done `every` so many steps is due between `before` and now, or training ended."""
         total = self.segments.starting(before).total_timesteps
         return self.global_step // every > before // every or self.global_step >= total
 
@@ -415,6 +416,7 @@ class Agent(Generic[A]):
             "notes": self.market[self.symbol].notes,
             "supervised_return": self.spec.baselines.supervised_return(self.symbol),
             "novelty": self._novelty(evaluation),
+            "attainable": self._attainable(evaluation),
             "curves": evaluation.equity_curves(),
         }
         print(BACKTEST_RESULT + json.dumps(encode(result)), flush=True)
@@ -429,6 +431,12 @@ class Agent(Generic[A]):
         found = count_novel(Distribution.from_json(stored), evaluation.bars.features, *span)
         first = found["first"]
         return found | {"first": None if first is None else str(evaluation.bars.timestamps[first])[:19]}
+
+    def _attainable(self, evaluation: Evaluation) -> dict[str, Any] | None:
+        """Share of the attainable score on one path over synthetic bars; None for windows and bars of a file."""
+        if evaluation.mode != "continuous" or evaluation.split == "outside":
+            return None
+        return attainable_share(self.spec, self.symbol, evaluation.policy)
 
     def _judge_backtest(self, evaluation: Evaluation, global_step: int) -> dict[str, Any] | None:
         """Judge a backtest: on validation as one of all evaluations, on the test split as one of all looks. A policy is

@@ -87,7 +87,7 @@ class Evaluator(Player):
 
     @property
     def fixed(self) -> FixedRules:
-        """What fixed rules do on these bars; played once."""
+        """Results of the fixed rules on these bars, computed once."""
         if self._fixed is None:
             (self._fixed,) = _fixed_rules([self], self.split)
         return self._fixed
@@ -117,8 +117,8 @@ class Evaluator(Player):
 
 
 def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> list[Evaluation]:
-    """What K agents do on their splits, as if each was evaluated alone. All have the rules and the split of the first;
-    symbols may repeat."""
+    """Evaluate K agents on their splits, with the results of each evaluated alone. All have the rules and the split
+    of the first; symbols may repeat."""
     split = evaluators[0].split
     unplayed = [one for one in evaluators if one._fixed is None]
     for begin in range(0, len(unplayed), _AGENTS_AT_ONCE):
@@ -177,7 +177,7 @@ def _stack_of_one(policy: Policy) -> StackPolicy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy did on a split, and what the fixed rules did there."""
+    """Results of a policy on a split, and of the fixed rules there."""
 
     policy: Walk
     train: Walk | None
@@ -202,7 +202,7 @@ class Evaluation:
         return self.bars.bars_per_year_of(self.split)
 
     def summary(self) -> dict[str, Any]:
-        """What the journal keeps of it."""
+        """Summary of the evaluation for the journal."""
         return {
             "split": self.split,
             "mode": self.mode,
@@ -316,7 +316,7 @@ class Evaluation:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the policy does what a constant rule does: never trades, or holds the market throughout."""
+        """True if the policy acts like a constant rule: never trades, or holds the market throughout."""
         hold = self.rules["buy_and_hold"][0]
         return bool(not self.policy.exposure.any() or np.mean(self.policy.action == hold.action) > 0.99)
 

@@ -1,4 +1,4 @@
-"""What the diagnosis needs to know of a net and an update, as small tensor functions on a sample of the batch.
+"""Statistics of a net and an update for the diagnosis, as small tensor functions on a sample of the batch.
 
 Notation for shapes: B sampled rows, D observation values, H hidden units. Everything returns 0-d tensors: the trainer
 moves them from the device once per iteration.
@@ -36,7 +36,7 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
 
 
 def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
-    """What a linear forecast could explain: the reference beside the value function's explained variance.
+    """Explained variance of a linear forecast: the reference beside the value function's explained variance.
 
     A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
     the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows,
@@ -63,7 +63,7 @@ def dormant_share(activations: Iterable[Tensor]) -> Tensor:
 
 
 def dormant_units(activation: Tensor) -> Tensor:
-    """Which units (H,) of a layer's activations (B, H) are dormant."""
+    """Mask (H,) of the dormant units in a layer's activations (B, H)."""
     score = activation.abs().mean(0)
     dormant: Tensor = score <= DORMANT * score.mean()
     return dormant

@@ -1,4 +1,4 @@
-"""When to stop early, and what an agent is worth: the guide's criteria (3.3), judged on the validation split."""
+"""Early stop and grades: the guide's criteria (3.3), judged on the validation split."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class EarlyStop:
 
 
 def reaches_stretch(spec: Spec, metrics: Metrics) -> bool:
-    """Whether an evaluation is above `early_stop.stretch_sharpe` and above buy-and-hold's Sharpe ratio."""
+    """Return True if an evaluation is above `early_stop.stretch_sharpe` and above buy-and-hold's Sharpe ratio."""
     goal = spec.early_stop.stretch_sharpe
     if goal == "off" or "eval/sharpe_ratio" not in metrics:
         return False

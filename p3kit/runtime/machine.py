@@ -1,4 +1,4 @@
-"""What a trainer asks of the machine: a device, a precision for it, and memory."""
+"""Choice of a trainer's resources: a device, a precision for it, and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p3kit.spec import Spec
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation was refused: by the device, or by the CPU's allocator that has no exception of its own."""
+    """Return True if an allocation was refused: by the device, or by the CPU's allocator (a plain RuntimeError)."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 

@@ -26,7 +26,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one rollout left behind, on the CPU. `equity` is NaN for tasks without money."""
+    """Data of one rollout, on the CPU. `equity` is NaN for tasks without money."""
 
     reward: Array  # (T, N) as the learner sees it
     clipped: Array  # (T, N) bool

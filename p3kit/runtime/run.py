@@ -28,6 +28,7 @@ from p3kit.market import SymbolData
 from p3kit.rundir import RunDir, first_plan
 from p3kit.rundir.record_marks import RecordMarks, lost_rows
 from p3kit.rundir.signals import LAUNCHED, handle_signals
+from p3kit.rundir.threads import threads_of
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
@@ -108,7 +109,7 @@ class Run(Process[A]):
         if LAUNCHED in os.environ:
             signal.signal(signal.SIGTERM, self._on_signal)
         handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
-        torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
+        torch.set_num_threads(threads_of(self.directory.info()))
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:
             self._write_status()

@@ -44,7 +44,7 @@ class Process(Generic[A]):
 
     @property
     def stop_requested(self) -> bool:
-        """Whether someone asked for a checkpoint and an end: a signal, or `p3kit stop`."""
+        """True if a checkpoint and an end were requested, by a signal or `p3kit stop`."""
         return self._stop_signal or self.directory.stop_requested()
 
     def autocast(self) -> AbstractContextManager[Any]:

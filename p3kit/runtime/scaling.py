@@ -161,7 +161,7 @@ class MomentsOfEach(RunningMoments):
 
 
 class Shaping(NamedTuple):
-    """What interventions made of one agent's scale and clip."""
+    """One agent's reward scale and clip, as interventions set them."""
 
     begun: bool
     """Whether one let the running scale begin."""

@@ -336,7 +336,7 @@ class Stack(Generic[A]):
             self._run.save_checkpoint("last", self._state())
 
     def state_of(self, agents: Sequence[int]) -> Flat:
-        """Where the stack stands, of some agents alone."""
+        """State of the stack, for some agents alone."""
         if len(agents) == self.count:
             return self._state()
         return select_agents(self._state(), agents, self._shared)

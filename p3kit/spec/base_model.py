@@ -1,4 +1,4 @@
-"""What every table of a spec is made of: the strict base model and the small types its fields share.
+"""Base of every table of a spec: the strict base model and the small types its fields share.
 
 Strict means: a word is never a number, and a bool is never a number. NaN and infinity are refused. An int is accepted
 where a float is expected (`clip = 10`), and a float without a fraction where an int is expected
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Stric
 
 
 class Table(BaseModel):
-    """A table of the spec: immutable, and every key in it is one that we know."""
+    """A table of the spec: immutable, with known keys only."""
 
     model_config = ConfigDict(
         strict=True,
@@ -44,7 +44,7 @@ LIVE = Live()
 
 @dataclass(frozen=True)
 class Words:
-    """What a type accepts, for messages, where its bounds do not say it."""
+    """Text for messages on the values of a type whose bounds do not describe them."""
 
     text: str
 

@@ -38,7 +38,7 @@ class Found:
     drawn_from: tuple[KeyPath, ...] = ()
 
     def depends_on(self, faulty: Sequence[KeyPath]) -> bool:
-        """Whether the problem rests on a place that is faulty, lies in one, or holds one."""
+        """Return True if the problem rests on a place that is faulty, lies in one, or holds one."""
         places = (self.problem.path, *self.drawn_from)
         return any(place[: len(bad)] == bad or bad[: len(place)] == place for place in places for bad in faulty)
 
@@ -54,7 +54,7 @@ def crosschecks(spec: Spec) -> Iterator[Found]:
 
 
 def _base_checks(spec: Spec) -> Iterator[Found]:
-    """What is wrong without looking at single agents."""
+    """Return the faults that do not depend on single agents."""
     yield from _sample_symbols(spec)
     yield from _data_files(spec)
     yield from _rollout_fits(spec)
@@ -128,7 +128,7 @@ def _first_written(spec: Spec, *keys: tuple[str, str]) -> KeyPath:
 
 
 def _not_live(spec: Spec, path: str) -> tuple[str, str] | None:
-    """Why the number at `path` cannot move while a run trains (words that follow its name, hint); None when it can."""
+    """Reason why the number at `path` cannot move while a run trains (words that follow its name, hint), or None."""
     model = type(spec)
     live = sorted(field_types.live_paths(model))
     if path in live:
@@ -155,7 +155,7 @@ def _briefly(live: list[str]) -> str:
 
 
 _BY_THE_DOZEN = {"agents", "intervention", "matrix", "schedules", "tune"}
-"""Tables that name other keys, and say nothing of what those may be."""
+"""Tables whose keys name other keys, so that their own keys have no fixed list."""
 
 
 def _refused(spec: Spec, path: str, value: Any, *, alone: bool = False) -> str:
@@ -213,7 +213,7 @@ def _interventions(spec: Spec) -> Iterator[Found]:
 
 
 def nothing_to_freeze(spec: Spec) -> Iterator[Problem]:
-    """What a trainer whose agents share nothing cannot freeze."""
+    """Message for a rule that freezes a shared part of a trainer without one."""
     for index, rule in enumerate(spec.intervention):
         for number, action in enumerate(rule.actions()):
             if isinstance(action, Freeze) and action.freeze == "encoder":
@@ -229,7 +229,7 @@ def _first_set(rule: Intervention, key: str) -> int:
 
 
 def _moved_keys(rule: Intervention) -> Iterator[tuple[KeyPath, str, list[float | None]]]:
-    """What a rule moves: place inside it, key, and the values that the key could be given."""
+    """Targets of a rule: place inside it, key, and the values that the key could be given."""
     if isinstance(rule.controller, Controller):
         yield ("controller", "key"), rule.controller.key, [rule.controller.min, rule.controller.max]
     for number, action in enumerate(rule.actions()):
@@ -307,7 +307,7 @@ def _not_per_agent(place: KeyPath, table: str) -> Problem:
 def _overlay(
     spec: Spec, place: KeyPath, whole: dict[str, Any], own: Mapping[str, Any], said: set[str]
 ) -> Iterator[Found]:
-    """What is wrong with one agent's spec and was not `said` of the base."""
+    """Return the faults of one agent's spec that were not `said` of the base."""
     model = type(spec)
     try:
         problems = [found.problem for found in crosschecks(model.model_validate(whole))]
@@ -353,7 +353,7 @@ def _combinations(spec: Spec, said: set[str]) -> Iterator[Found]:
 
 
 def _not_a_setting(spec: Spec, path: str) -> tuple[str, str] | None:
-    """Why `path` cannot differ from agent to agent (what, hint); None when it can."""
+    """Reason why `path` cannot differ between agents (what, hint), or None."""
     settings = [".".join(key) for key in field_types.key_paths(type(spec)) if key[0] in PER_AGENT and len(key) > 1]
     if path in settings:
         return None
@@ -382,7 +382,7 @@ def _tune(spec: Spec) -> Iterator[Found]:
 
 
 def _set_elsewhere(spec: Spec, path: str) -> KeyPath | None:
-    """Where a spec sets `path` so that the plain value does not count."""
+    """Place where a spec sets `path` in a way that overrides the plain value."""
     if path in spec.schedules:
         return ("schedules", path)
     if path in spec.matrix:

@@ -14,7 +14,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def quoted(text: str) -> str:
-    """Text as TOML writes it. JSON's escapes are TOML's, but TOML wants DEL escaped as well."""
+    """Text in TOML form. JSON's escapes are valid in TOML, but TOML also requires an escape for DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -45,7 +45,7 @@ def value_at_path(tables: Any, path: KeyPath) -> Any:
 
 
 def is_written(tables: Any, path: KeyPath) -> bool:
-    """Whether plain tables hold something at `path`."""
+    """Return True if plain tables hold something at `path`."""
     try:
         value_at_path(tables, path)
     except KeyError:

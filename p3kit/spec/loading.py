@@ -49,7 +49,7 @@ class LoadedSpec:
     """`key=value` of each `--set`, in order."""
 
     def written(self, dotted: str) -> bool:
-        """Whether the user wrote something at `dotted` or below it."""
+        """Return True if the user wrote something at `dotted` or below it."""
         return any(
             origin != "default" and (path == dotted or path.startswith((f"{dotted}.", f"{dotted}[")))
             for path, origin in self.origins.items()
@@ -70,7 +70,7 @@ class Written:
         return Written(merged, {**kept, **over.places})
 
     def place(self, path: KeyPath, otherwise: str) -> str:
-        """Where `path`, or the nearest table around it, was written."""
+        """Place in the file of `path`, or of the nearest table around it."""
         for depth in range(len(path), 0, -1):
             if path[:depth] in self.places:
                 return self.places[path[:depth]]
@@ -91,9 +91,9 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
 
 
 def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Thresholds of single rows from a file that holds nothing but `[diagnose.rows."ID"]` tables, by symptom.
+    """Thresholds of single rows from a file that contains only `[diagnose.rows."ID"]` tables, by symptom.
 
-    For judging recorded runs anew. Raises SpecError with all faults at once, each with file, line and column.
+    For a new diagnosis of recorded runs. Raises SpecError with all faults at once, each with file, line and column.
     """
     written = _read_file(Path(path))
     rows = written.tables.get("diagnose", {})
@@ -143,7 +143,7 @@ def _refuse_special_files(loaded: LoadedSpec) -> None:
 
 
 def check_files(loaded: LoadedSpec) -> None:
-    """Whether the files that `data.path` names are there; SpecError when not.
+    """Check that the files of `data.path` exist. Raises SpecError if not.
 
     Apart from `load_spec`, since a spec is right or wrong on machines that do not hold the data, too.
     """
@@ -191,12 +191,12 @@ def stored_origins(
     overrides: Sequence[str],
     symbol: str | None = None,
 ) -> dict[str, str]:
-    """Origins of resolved tables long after they were loaded, from what a run directory keeps: the file as it was
-    written, and what was given to `--set`.
+    """Origins of resolved tables long after they were loaded, from the content of a run directory: the spec file and
+    the arguments of `--set`.
 
     Dotted path → `spec.toml:14:1`, `--set ppo.ent_coef=0.05`, `[agents.AMD]`, `matrix`, `default`, or `an extended
-    file`, whose text is not kept. `trainer_file` is the run's own, which knows the defaults of its knobs; `symbol` the
-    agent whose tables these are. The tables are not checked: a run of an older version has origins too.
+    file`, whose text is not kept. `trainer_file` is the run's own, with the defaults of its knobs. `symbol` is the
+    agent of these tables. The tables are not checked: a run of an older version has origins too.
     """
     written = _with_overrides(_read_source(source_text), overrides, trainer_file)
     expansion = expand(written.tables)
@@ -230,7 +230,7 @@ def _read_source(text: str) -> Written:
 
 
 def overrides_of(command: Sequence[str]) -> list[str]:
-    """What a command line gave to `--set`."""
+    """Overrides that a command line gave to `--set`."""
     found = [value for flag, value in pairwise(command) if flag == "--set"]
     return found + [word.removeprefix("--set=") for word in command if word.startswith("--set=")]
 
@@ -245,7 +245,7 @@ def _build(written: Written, where: str, trainer_file: str | Path | None) -> tup
         ordered = _in_file_order(problems, written)
         faults = list(dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in ordered))
         if len(faults) > MOST_FAULTS:
-            faults[MOST_FAULTS:] = [Fault(where, f"{len(faults) - MOST_FAULTS:,} more faults", "mend these first")]
+            faults[MOST_FAULTS:] = [Fault(where, f"{len(faults) - MOST_FAULTS:,} more faults", "correct these first")]
         raise SpecError(faults)
     return spec, written
 
@@ -279,7 +279,7 @@ def _follow(places: Mapping[KeyPath, str], came_from: Mapping[KeyPath, KeyPath])
 
 
 def _origins(spec: Spec, written: Written) -> dict[str, str]:
-    """Where each value of the resolved spec came from."""
+    """Origin of each value of the resolved spec."""
     origins = {}
     for path, _ in leaves(spec.model_dump(mode="json")):
         as_written = _as_written(written.tables, path)
@@ -447,11 +447,11 @@ _SYNTAX_REMEDIES = {
     "Expected '=' after a key in a key/value pair": "write key = value; text over several lines has triple quotes",
     "Expected ']' at the end of a table declaration": "write [table]",
 }
-"""What tomli says → the remedy."""
+"""tomli's message → the remedy."""
 
 
 def _syntax_hint(message: str, text: str, position: int) -> str:
-    """What was probably meant: by a value without quotes, by what never ends."""
+    """Guess the intended text of a value without quotes or of an unclosed one."""
     if remedy := _SYNTAX_REMEDIES.get(message):
         return remedy
     match = re.compile(r"[A-Za-z_][^\s,\]}#=]*").match(text, position)

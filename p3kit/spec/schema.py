@@ -18,7 +18,7 @@ DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
 def json_schema(trainer: str | None = None, spec_dir: str | Path = ".") -> dict[str, Any]:
-    """What a user may write: with the knobs of `trainer`, or, for None, with those of every shipped one.
+    """JSON Schema of a spec: with the knobs of `trainer`, or, for None, with those of every shipped one.
 
     Raises SpecError when there is no such trainer.
     """
@@ -57,7 +57,7 @@ def _with_knobs_of(trainer_file: Path) -> dict[str, Any]:
 def _add_knobs_of_the_others(schema: dict[str, Any]) -> None:
     """One file for the specs of all shipped trainers: an editor must not underline a knob that the spec's trainer has.
 
-    Which trainer a knob belongs to, its description says; that a spec gives it to another one, `p3kit validate` says.
+    The description of a knob names its trainer. `p3kit validate` reports a spec that sets a knob of another trainer.
     """
     knobs = schema["$defs"]["Knobs"]["properties"]
     trainers = {name: _with_knobs_of(file) for name, file in shipped_trainers().items()}

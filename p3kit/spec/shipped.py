@@ -1,4 +1,4 @@
-"""Where the shipped trainers and specs are: beside p3kit/ in a checkout, in p3kit/_shipped/ in a wheel."""
+"""Paths of the shipped trainers and specs: beside p3kit/ in a checkout, in p3kit/_shipped/ in a wheel."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def find_spec(path: Path) -> Path:
 
 
 def shipped_spec(name: str | Path) -> Path | None:
-    """The shipped spec that goes by `specs/NAME.toml` or `NAME.toml`."""
+    """The shipped spec with the name `specs/NAME.toml` or `NAME.toml`."""
     plain = Path(name).as_posix().removeprefix("specs/")
     return next((spec for spec in shipped_specs() if spec.name == plain), None)
 
@@ -61,7 +61,7 @@ def is_file(path: Path) -> bool:
 
 
 def looks_like_a_file(trainer: str) -> bool:
-    """Whether `trainer` names a file of the user's own, not a shipped trainer."""
+    """Return True if `trainer` names a file of the user's own, not a shipped trainer."""
     return trainer.endswith(".py") or "/" in trainer or "\\" in trainer
 
 

@@ -141,7 +141,7 @@ def draw_parallel(result: Result, space: Space, title: str, path: Path) -> None:
 
 
 def _height(space: Space, path: str, value: Any) -> float:
-    """Where a value stands on its axis, 0 to 1; logarithmic where it is searched so."""
+    """Position of a value on its axis, 0 to 1; logarithmic if the search is."""
     one = space.ranges[path]
     if isinstance(one, SearchRange):
         low, high, at = (math.log(v) if one.log else float(v) for v in (one.low, one.high, value))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Space:
-    """What is searched: Optuna's distributions, and the way between its values and the spec's."""
+    """Search space: Optuna's distributions, and the conversion between its values and the spec's."""
 
     def __init__(self, tune: Tune) -> None:
         self.ranges = tune.space

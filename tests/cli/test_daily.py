@@ -70,7 +70,7 @@ def test_filters_narrow_the_list(words: list[str], found: list[str]) -> None:
 
 @pytest.fixture
 def press_tab(runs: Path) -> Callable[[str], list[str]]:
-    """What the shell is told when Tab is pressed at the end of a line: words, without their kind."""
+    """Completions of a line that the shell gets for Tab: words, without their kind."""
     (runs / "specs").mkdir()
     for name in ("mine.toml", "specs/phase3.toml", "specs/own.toml"):
         (runs / name).write_text('name = "x"\nsymbols = ["AAPL"]\n')

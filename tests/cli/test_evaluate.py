@@ -55,7 +55,7 @@ def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir
     for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "mode", "constant", "returns"):
         assert told[key] == event[key], key
     assert Path(told["picture"]).stat().st_size > 10_000
-    assert {path: path.read_bytes() for path in before} == before, "a look at validation leaves no trace"
+    assert {path: path.read_bytes() for path in before} == before, "an evaluation on validation leaves no trace"
 
 
 @pytest.mark.slow
@@ -91,6 +91,8 @@ def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None
     assert result.exit_code == 0, result.output
     for words in ("train split, last.pt", "SYNTHETIC", "buy & hold", "over buy-and-hold:", "sideways", "picture: "):
         assert words in result.output
+    assert "attainable score" not in result.output, "the training split is played in windows"
+    assert "share of the attainable score: " in call(run, "latest/TINY", "--checkpoint", "last").output
     assert not run.read_events("final_evaluation")
 
 

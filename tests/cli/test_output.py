@@ -105,7 +105,7 @@ def test_in_a_pipe_nothing_is_cut(folder: Path, columns: str) -> None:
 
 
 def in_terminal(folder: Path, command: str, columns: int) -> str:
-    """What `command` prints on a terminal so wide, without its colours."""
+    """Output of `command` on a terminal so wide, without its colours."""
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in ("P3KIT_RUNS", "COLUMNS", "LINES")}

@@ -19,7 +19,7 @@ TOOLS = {"lint-imports": "import-linter's command", "tox": "runs the tests", "ru
 
 
 def exists(name: str) -> bool:
-    """Whether a name in backticks is a path, a module, a command, a tool, or public in the runtime or a trainer."""
+    """True if a name in backticks is a path, a module, a command, a tool, or public in the runtime or a trainer."""
     if "*" in name:
         return any((ROOT / "p3kit").rglob(name))
     if "/" in name or name.endswith((".py", ".toml", ".md")):

@@ -1,4 +1,4 @@
-"""The batched engine and the plain reference tell the same story, to 1e-9, over every axis together."""
+"""The batched engine and the plain reference agree to 1e-9, over every axis together."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_same(data: SymbolData, spec: Spec, seed: int, rows: int = ROWS, *, con
 
 
 def events(story: list[str], was_long: bool, account: ScalarAccount, outcome: Outcome) -> list[str]:
-    """What a row's newest step was an instance of."""
+    """Kinds of event in a row's newest step."""
     trade = [name for name in story if name != "HOLD"]
     found = [story[-1], *(f"{story[-1]} where {rule}" for rule in axes(account))]
     found += ["half after add"] if trade[-2:] == ["ADD", "SELL_HALF"] else []
@@ -80,7 +80,7 @@ def events(story: list[str], was_long: bool, account: ScalarAccount, outcome: Ou
 
 
 def axes(account: ScalarAccount) -> list[str]:
-    """Where an account stands on every axis that the rules have."""
+    """Class of an account on every axis that the rules have."""
     rules = account.rules
     switches = {"stop": rules.stop, "target": rules.target, "max_hold": rules.max_hold}
     return [

@@ -1,4 +1,4 @@
-"""What a trainer relies on: masks, starts, ends, windows, observations, faults and resuming."""
+"""Promises of the trading env to a trainer: masks, starts, ends, windows, observations, faults and resuming."""
 
 from __future__ import annotations
 

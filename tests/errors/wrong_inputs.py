@@ -1,4 +1,4 @@
-"""What users get wrong, beside specs: flags, data, names, versions, own files. Each is one command in a folder.
+"""Wrong inputs beside specs: flags, data, names, versions, own files. Each is one command in a folder.
 
 `docs/errors.md` shows every one with the exact words it gets; the wrong specs are files of their own in
 `tests/spec/wrong/`. To add a case, add a line here and refresh the page.
@@ -75,7 +75,7 @@ COMMANDS_AND_FLAGS = [
     Wrong("a folder in place of a spec", "validate folder", {"folder/a.toml": TWO}),
     Wrong("no number", "run two.toml --jobs two", {"two.toml": TWO}),
     Wrong("a number that cannot be", "run two.toml --jobs 0", {"two.toml": TWO}),
-    Wrong("a key that nobody knows", "run two.toml --set ppo.ent_coeff=0.1", {"two.toml": TWO}),
+    Wrong("an unknown key", "run two.toml --set ppo.ent_coeff=0.1", {"two.toml": TWO}),
     Wrong("a value outside its bounds", "run two.toml --set ppo.gamma=2", {"two.toml": TWO}),
     Wrong("no value", "run two.toml --set ppo.gamma", {"two.toml": TWO}),
     Wrong("a value that is no TOML", "run two.toml --set ppo.gamma=[1", {"two.toml": TWO}),

@@ -1,4 +1,4 @@
-"""What an experiment will cost, told by its beginning: against trainers whose pace and sizes are known."""
+"""Tests of the cost estimate from the beginning of a run, against trainers whose pace and sizes are known."""
 
 import io
 import textwrap

@@ -1,4 +1,4 @@
-"""How runs share a cluster, and what a command says that cannot have one. Ray itself: test_ray.py."""
+"""Tests of runs that share a cluster, and of the errors without one. Ray itself: test_ray.py."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""What is seen while runs train, and the verdicts after."""
+"""Tests of the progress display and of the verdicts after it."""
 
 import io
 import time

@@ -167,7 +167,7 @@ def damaged_parquet(folder: Path, rng: random.Random) -> bytes:
 
 
 def outcome(kind: str, content: bytes, path: Path) -> str:
-    """What became of a damaged file: "read", or the refusal without its particulars."""
+    """Result of reading a damaged file: "read", or the refusal without its particulars."""
     path.write_bytes(content)
     refusal = None
     try:

@@ -1,4 +1,4 @@
-"""Where files of bars lie: symbolic links, `~`, braces, pipes and devices, and the files of a folder."""
+"""Tests of paths to files of bars: symbolic links, `~`, braces, pipes and devices, and the files of a folder."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def first_close(file: Path) -> float:
 
 
 def test_the_parent_of_a_linked_folder_is_that_of_the_real_one(here: Path) -> None:
-    """As text, link/../data is data; the file system says real/data."""
+    """As text, link/../data is data; in the file system it is real/data."""
     bars(here / "real" / "data")
     bars(here / "data", OTHER)
     spec("../data/{symbol}.csv", here / "real" / "specs" / "s.toml")

@@ -178,7 +178,9 @@ def test_histograms_of_hostile_agents_stay_inside_the_run(make_run):
     run = make_run(("../../etc", "BRK/B", "AAPL.s2.gae_lambda=0.9"))
     for agent in run.agent_names():
         run.write_histogram("reward", agent, 4096, {"edges": [0, 1], "counts": np.array([3])})
-        run.write_histogram("value_map", agent, 8192, {"values": [[None, math.nan]]})
+        run.write_histogram(
+            "value_map", agent, 8192, {"bars": [0, 1], "unrealised": [0, 1], "values": [[None, math.nan]]}
+        )
     assert sorted(path.parent.name for path in run.path.rglob("*.json") if "-0000" in path.name) == ["histograms"] * 6
     assert {h.agent for h in run.histograms()} == set(run.agent_names())
     (histogram,) = run.histograms("reward", "BRK/B")
@@ -203,7 +205,7 @@ NONFINITE = ("nan", "inf", "-inf")
 
 @given(PLAIN)
 def test_plain_data_survive_writing_and_reading(value):
-    """repr tells -0.0 from 0.0 and takes nan for nan."""
+    """repr separates -0.0 from 0.0 and treats nan as equal to nan."""
     assert repr(rows.decode(json.loads(rows.dump(value)))) == repr(value)
 
 
@@ -646,3 +648,34 @@ def test_a_clock_that_is_set_changes_no_process(tmp_path, monkeypatch):
 def test_a_number_that_is_no_pid_is_no_process(pid):
     assert processes.process_start(pid) is None
     assert not processes.is_alive({"pid": pid, "host": processes.host()}, time.time())
+
+
+@pytest.mark.parametrize("kind", ["reward", "actions", "gradients", "value_map", "equity"])
+@pytest.mark.parametrize("other", ["reward", "actions", "gradients", "value_map", "equity"])
+def test_a_histogram_in_place_of_another_is_refused_by_name(make_run, kind: str, other: str) -> None:
+    numbers = {
+        "edges": [0, 1],
+        "counts": [3],
+        "labels": ["HOLD"],
+        "bars": [0, 1],
+        "unrealised": [0, 1],
+        "values": [[1.0]],
+    }
+    numbers |= {"timestamps": ["2020-01-01"], "equity": [1.0]}
+    run = make_run()
+    agent = run.agent_names()[0]
+    files = {name: run.write_histogram(name, agent, 4096, numbers) for name in {kind, other}}
+    files[kind].write_bytes(files[other].read_bytes())
+    (histogram,) = run.histograms(kind)
+    if kind == other:
+        assert histogram.data == numbers
+    else:
+        with pytest.raises(P3kitError, match=f"kind is '{other}', but its name stands for '{kind}'; delete the file"):
+            _ = histogram.data
+
+
+def test_a_histogram_without_its_numbers_is_refused_by_name(make_run) -> None:
+    run = make_run()
+    run.write_histogram("actions", run.agent_names()[0], 4096, {"counts": [3]})
+    with pytest.raises(P3kitError, match="labels is missing"):
+        _ = run.histograms("actions")[0].data

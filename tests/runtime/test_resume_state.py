@@ -1,4 +1,4 @@
-"""What an agent carries over a resume."""
+"""Tests of an agent's state over a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trainers/ppo.py leaves to the runtime: the state registry, pieces of a batch, one transfer, loaded policies."""
+"""Tests of the runtime behind trainers/ppo.py: the state registry, pieces of a batch, transfer, loaded policies."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_another_error_is_raised() -> None:
 
 
 class Elsewhere(torch.Tensor):
-    """A CPU tensor that says that it is on another device, so that it is packed."""
+    """A CPU tensor that reports another device, so that it is packed."""
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]

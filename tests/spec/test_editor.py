@@ -1,4 +1,4 @@
-"""What an editor shows through the `#:schema` line, asked of a TOML language server (tombi): red lines and hover texts.
+"""Tests of an editor with the `#:schema` line, through a TOML language server (tombi): red lines and hover texts.
 
 `tox -e editor` has tombi; where it is missing these tests are skipped.
 """
@@ -37,7 +37,7 @@ fill = "nxt"
 
 
 class Editor:
-    """As much of an editor as is needed to ask a language server: the Language Server Protocol over its pipes."""
+    """The part of an editor that talks to a language server: the Language Server Protocol over its pipes."""
 
     def __init__(self, folder: Path) -> None:
         self._server = subprocess.Popen(
@@ -63,7 +63,7 @@ class Editor:
         return list(report["items"])
 
     def hover(self, path: Path, word: str) -> str:
-        """What is shown when the pointer rests on the first `word` of a file."""
+        """Hover text of the first `word` of a file."""
         line, text = next((i, text) for i, text in enumerate(path.read_text().splitlines()) if text.startswith(word))
         position = {"line": line, "character": text.index(word) + 1}
         answer = self.ask("textDocument/hover", {"textDocument": {"uri": path.as_uri()}, "position": position})
@@ -77,7 +77,7 @@ class Editor:
             if message.get("id") == self._number and "method" not in message:
                 assert "error" not in message, message
                 return message["result"]
-            if "id" in message:  # the server asks something of the editor, which has nothing to say
+            if "id" in message:  # a request of the server to the editor, which has no answer
                 self._write({"jsonrpc": "2.0", "id": message["id"], "result": None})
 
     def _send(self, method: str, params: dict[str, Any], number: int | None = None) -> None:

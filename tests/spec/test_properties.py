@@ -1,4 +1,4 @@
-"""What holds for every spec, and for everything that is none."""
+"""Properties of every spec, and of text that is none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ slow_to_draw = settings(
 
 
 def faults_of(attempt: Callable[[], object]) -> tuple[Fault, ...]:
-    """What is wrong; anything but a SpecError is a fault of ours."""
+    """Return the faults; any exception but a SpecError fails the test."""
     try:
         attempt()
     except SpecError as error:

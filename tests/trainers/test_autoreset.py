@@ -24,7 +24,7 @@ GAMMA, LAMBDA, STEPS, ENVS = 0.9, 0.8, 31, 3
 
 
 class Stairs(gymnasium.Env[np.ndarray, int]):
-    """Episodes of 2 to 5 steps that end by ruin or by the clock, as the last action says."""
+    """Episodes of 2 to 5 steps that end by ruin or by the clock, depending on the last action."""
 
     observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -45,7 +45,7 @@ class Stairs(gymnasium.Env[np.ndarray, int]):
 
 @dataclass
 class Played:
-    """What the trainer saw, and the advantages it made of it; (T, N, …)."""
+    """Data that the trainer received, and its advantages; (T, N, …)."""
 
     seen: list[torch.Tensor] = field(default_factory=list)  # T + 1 observations to act on
     steps: list[Timestep] = field(default_factory=list)

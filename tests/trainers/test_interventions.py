@@ -431,8 +431,8 @@ def test_a_trainer_that_does_not_know_what_is_asked_says_so(tmp_path: Path, monk
     assert 'does not do what an intervention asks for: reinit = "dormant"' in done.status()["message"]
 
 
-def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> None:
-    """A made sick run: values that hardly learn, on returns that change their scale every bar."""
+def test_the_guide_pack_repairs_a_value_function_that_fails(tmp_path: Path) -> None:
+    """A degraded run: values that hardly learn, on returns that change their scale every bar."""
     sick = {
         "ppo.total_timesteps": 36_864,
         "env.num_envs": 64,

@@ -1,4 +1,4 @@
-"""What the diagnosis costs: one run with and without it, in turn, round after round; the table in docs/diagnosis.md.
+"""Measure the cost of the diagnosis: a run with and without it, in alternating rounds; the table in docs/diagnosis.md.
 
     python tests/measure/benchmarks/diagnosis_overhead.py                   four workloads, twenty minutes
     python tests/measure/benchmarks/diagnosis_overhead.py --rounds 3 --only guide

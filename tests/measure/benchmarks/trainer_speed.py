@@ -5,9 +5,9 @@
   python tests/measure/benchmarks/trainer_speed.py --render  the page and the plot again, nothing measured
   python tests/measure/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
-What is measured goes into docs/benchmarks/trainers.json at once, so that a run that was cut off goes on where it was;
-`--fresh` begins anew, and has to after the code has changed. Nothing else should be running: the load of the machine
-before each measurement is kept with it.
+Each measurement goes into docs/benchmarks/trainers.json at once, so that an interrupted run continues; `--fresh` starts
+from scratch, which is necessary after the code has changed. Stop all other work: the load of the machine before each
+measurement is recorded.
 
 Whatever of ours is timed is a whole `p3kit run`, started as a user starts it, with everything on. The first time, ours
 is run once before it is measured, so that what torch.compile makes is found in the cache; *cold* is without a cache.
@@ -47,7 +47,7 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who trains what, and how it is started."""
+    """One contestant: its workload and its command."""
 
     name: str
     title: str
@@ -161,7 +161,7 @@ def ours(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
 
 
 def iterations(run: RunDir) -> dict[str, float]:
-    """What a run recorded: its env steps per second after the first iteration (which holds all that is done once), the
+    """Figures of a run: its env steps per second after the first iteration (which holds all one-time work), the
     gradient steps of all agents, the update's share of the time, and its peak memory."""
     rows = run.read_metrics()
     whole = [row for row in rows if "perf/update_s" in row["metrics"]]
@@ -176,7 +176,7 @@ def iterations(run: RunDir) -> dict[str, float]:
     agents = len(run.agent_names())
     first_steps = min(row["global_step"] for row in whole)
     steps = agents * (max(row["global_step"] for row in whole) - first_steps)
-    update_s = sum(row["metrics"]["perf/update_s"] for row in later) / agents  # a stack's update is told by each agent
+    update_s = sum(row["metrics"]["perf/update_s"] for row in later) / agents  # each agent reports a stack's update
     return {
         "rate": steps / (end(last) - end(1)),
         "gradient_steps": sum(row["metrics"]["policy/epochs_done"] * batches for row in whole),
@@ -241,14 +241,14 @@ def run_all(commands: Sequence[list[str]], folder: Path, env: Mapping[str, str])
 
 
 def read_results(fresh: bool) -> Measured:
-    """What has been measured of this commit, or a new beginning."""
+    """Results so far for this commit, or an empty document."""
     here = describe_machine()
     if fresh or not RESULTS.exists():
         return {"made_by": here, "warmed": [], "rounds": [], "growth": []}
     found: Measured = json.loads(RESULTS.read_text(encoding="utf-8"))
     if found["made_by"] != here:
         different = [name for name in here if found["made_by"].get(name) != here[name]]
-        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
+        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh starts again")
     return found
 
 
@@ -260,7 +260,7 @@ def write_results(results: Measured) -> None:
 
 
 def describe_machine() -> Measured:
-    """What a figure depends on."""
+    """Versions and machine that a figure depends on."""
     trained = ("p3kit", "trainers")
     commit = git("log", "-1", "--format=%h", "--", *trained)  # a commit of other files changes no figure
     packages = ("torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")
@@ -279,7 +279,7 @@ def git(*words: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells it."""
+    """The processor's name from Linux."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 

@@ -115,7 +115,7 @@ BYTES: list[Callable[[bytes, random.Random], bytes]] = [flip, tear, insert, cut_
 
 
 def harm_a_file(run: Path, rng: random.Random) -> str:
-    """Do something to one file of a run; in words."""
+    """Damage one file of a run. Return a description."""
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
     weighty = [path for path in files if path.name in ("run.json", "status.json", "metrics.jsonl", "events.jsonl")]
     path = rng.choice(rng.choice([files, weighty, weighty]) or files)
@@ -213,7 +213,7 @@ def trainer_in_this_process(words: Sequence[str]) -> tuple[int, str, str]:
 
 
 def sums(run: Path) -> dict[str, str]:
-    """What nothing but training may change, by its checksum."""
+    """Checksums of the files that only training may change."""
     kept = ("run.json", "spec.toml", "trainer.py", "metrics.jsonl")
     files = [run / name for name in kept] + [*run.glob("checkpoints/*"), *run.glob("histograms/*")]
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()}

@@ -241,7 +241,7 @@ def prepare(folder: Path) -> Path:
 
 
 def try_spec(content: bytes, path: Path) -> str:
-    """What became of a spec: "valid" or "refused". Raises Finding where it was neither in the promised way.
+    """Result of a spec: "valid" or "refused". Raises Finding where it was neither in the promised way.
 
     A valid spec is shown and read again, since what `show` prints is a spec itself; a refused one names its file, and
     nothing is written in either case.

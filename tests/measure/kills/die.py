@@ -1,4 +1,4 @@
-"""Start the trainer of a run directory so that it dies at a place: SIGKILL, with nothing said and nothing flushed.
+"""Start the trainer of a run directory so that it dies at a place: SIGKILL, without output and without a flush.
 
     python -m tests.measure.kills.die PLACE NTH RUN_DIR     dies the NTH time it gets there
     python -m tests.measure.kills.die count 0 RUN_DIR       trains to the end and prints how often it got to each place
@@ -46,7 +46,7 @@ def before(place: str, function: Any) -> Any:
 
 
 def kind_of(path: pathlib.Path) -> str:
-    """What a file is, for the name of a place: a checkpoint, the status, the journal, metrics, a picture's numbers."""
+    """Kind of a file, for the name of a place: a checkpoint, the status, the journal, metrics, a picture's numbers."""
     words = {".pt": "checkpoint", "status.json": "status", "events": "journal", "metrics": "metrics"}
     return next((word for part, word in words.items() if part in path.name), "file")
 

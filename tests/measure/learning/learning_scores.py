@@ -17,10 +17,9 @@ from torch import Tensor
 
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.market import load_market
-from p3kit.market.load import synthetic_market
-from p3kit.market.optimal import TradingRules, attainable
 from p3kit.metrics import ACTIONS
 from p3kit.rundir import RunDir, list_runs
+from p3kit.runtime.attainable import attainable_share
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
 from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.spec import Spec, resolve_spec
@@ -40,9 +39,8 @@ def score(spec: Spec, symbol: str, policy: Policy) -> Score:
     bars = load_market(spec, [symbol])[symbol]
     walk = Evaluator(spec, bars, symbol, 0, torch.device("cpu"), final=True).walk("test", policy)
     own = float(np.log1p(walk.bar_return).mean())
-    first, last = bars.splits["test"]
-    best = attainable(synthetic_market(spec, symbol), TradingRules.from_spec(spec), first, last).log_return_per_bar
-    share = own / best if spec.data.synthetic.edge > 0 else np.nan  # without an edge nothing is attainable
+    found = attainable_share(spec, symbol, walk)
+    share = np.nan if found is None else found["share"]  # without an edge nothing is attainable
     return Score(share, own * bars.bars_per_year, len(walk.bar))
 
 

@@ -37,7 +37,7 @@ class Admission:
 
     @property
     def admitted(self) -> bool:
-        """Whether it counts: only what was seen to do no harm does not."""
+        """Return True if the fault counts; it does not if it was shown to do no harm."""
         return self.verdict != "no harm"
 
 

@@ -53,7 +53,7 @@ class Case:
 
     @property
     def listed(self) -> bool:
-        """Whether the fault is on the published list; X01 and on are there to see how the rules generalise."""
+        """Return True if the fault is on the published list; X01 and on test how the rules generalise."""
         return self.id.startswith("F")
 
     most_seeds: int | None = None
@@ -144,7 +144,7 @@ def _reference(path: Path) -> str:
 
 @cache
 def _references() -> dict[str, str]:
-    """What faults share with their healthy run → the name of that run; faults that share all share one."""
+    """Map from the settings of a healthy run to its name; faults with equal settings share one."""
     shared: dict[str, str] = {}
     for path in sorted((HERE / "faults").glob("*.toml")):
         table = read(path)

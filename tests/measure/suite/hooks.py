@@ -44,7 +44,7 @@ class Scene:
         self.on_env(self._count)
 
     def after(self, share: float) -> bool:
-        """Whether that share of training is done."""
+        """Return True if that fraction of training is done."""
         return self.taken >= share * self.total_timesteps
 
     def _count(self, env: Env) -> None:

@@ -79,7 +79,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Band:
-    """Where healthy runs end: the mean and the standard deviation of their scores over seeds."""
+    """Scores of healthy runs at their end: the mean and the standard deviation of their scores over seeds."""
 
     mean: float
     std: float
@@ -104,12 +104,12 @@ class Attempt:
 
     @property
     def is_well(self) -> bool:
-        """Whether the repaired run ended in the band of the healthy ones."""
+        """Return True if the repaired run ended in the band of the healthy ones."""
         return self.repaired.state == "done" and self.repaired.score >= self.band.low
 
     @property
     def was_hurt(self) -> bool:
-        """Whether the sick run ended below it: a fault that did no harm needs no repair."""
+        """Return True if the faulty run ended below the band: a fault without harm needs no repair."""
         return self.sick.state != "done" or self.sick.score < self.band.low
 
 
@@ -219,7 +219,7 @@ def _train(jobs: Sequence[Job], root: Path, trainer: Path | None, processes: int
 
 
 def read_trained(run: RunDir) -> Trained:
-    """What a run left behind."""
+    """Read the records of a run."""
     scores: dict[int, list[float]] = {}
     for event in run.read_events("evaluation"):
         sharpe = event["metrics"].get("eval/sharpe_ratio", NEVER_TRADED)

@@ -38,7 +38,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. Steps are env steps of an agent."""
+    """Result of one run. Steps are env steps of an agent."""
 
     case: str
     seed: int
@@ -111,7 +111,7 @@ def _rollout(evidence: Evidence) -> int:
 
 
 def _worse(finding: Finding, known: Alarm | None) -> bool:
-    """Whether a raised row is new, or an alarm where it was information before."""
+    """Return True if a raised row is new, or an alarm where it was information before."""
     return known is None or (finding.alarming and known.severity == "information")
 
 
@@ -240,7 +240,7 @@ def summarise(outcomes: Sequence[Outcome], cases: Cases) -> dict[str, Any]:
 
 
 def _names(case: Case, alarm: Alarm, places: int) -> bool:
-    """Whether a row names an accepted cause among its first ones."""
+    """Return True if a row names an accepted cause among its first ones."""
     return any(cause in case.causes for cause in alarm.causes[:places])
 
 

@@ -28,7 +28,7 @@ Cases = Mapping[str, Case]
 
 @dataclass(frozen=True)
 class How:
-    """How results were made. `trained_at` are the commits of the runs, `commit` is the one that judged them."""
+    """Provenance of results. `trained_at` are the commits of the runs, `commit` is the one that judged them."""
 
     command: str
     commit: str | None
@@ -73,7 +73,7 @@ def as_document(outcomes: Sequence[Outcome], cases: Cases, how: How) -> str:
 
 
 def read_document(path: Path) -> tuple[list[Outcome], How]:
-    """What `as_document` wrote."""
+    """Read a document that `as_document` wrote."""
     told = json.loads(path.read_text(encoding="utf-8"))
     return [Outcome.from_json(run) for run in told["runs"]], How(**told["how"])
 
@@ -249,7 +249,7 @@ def _false_alarms(outcomes: Sequence[Outcome], cases: Cases) -> list[str]:
 
 
 def page_section() -> str:
-    """What docs/diagnosis.md says between its marks, from the committed results alone."""
+    """Section of docs/diagnosis.md between its marks, from the committed results alone."""
     cases = load_cases()
     parts = []
     for name, path in RESULTS.items():
@@ -268,7 +268,7 @@ def page_section() -> str:
 
 
 def _repair_section() -> str:
-    """What `--repair` measured last, and its picture."""
+    """Section with the newest results of `--repair`, and its picture."""
     if not REPAIR.with_suffix(".md").exists():
         return ""
     lines = ["### Repair", "", REPAIR.with_suffix(".md").read_text(encoding="utf-8")]
@@ -282,7 +282,7 @@ def _repair_section() -> str:
 
 
 def _left_out(outcomes: Sequence[Outcome], cases: Cases) -> str:
-    """What of the full tier has not been run, in words."""
+    """Text on the part of the full tier that was not run."""
     seen = {outcome.case for outcome in outcomes}
     faults = [name for name, case in cases.items() if case.kind == "fault" and name not in seen]
     large = any(outcome.sizes == "guide" for outcome in outcomes)
