@@ -34,7 +34,7 @@ CAPTIONS = {
     "Reward composition": "Share of each component in the sum of |weighted component over an episode|. The guide "
     "expects P&L to lead; if a penalty grows over training, the agent exploits the reward.",
     "Equity on the validation split": "Growth of 1 after costs, with the weights that validation chose, beside "
-    "fixed rules.",
+    "the baselines.",
     "Portfolio": "Left: the agents' accounts together, beside buy-and-hold of their symbols; the shaded area contains "
     "eight of ten agents. Middle: histogram of the agents' Sharpe ratios. Right: correlation of their returns, with "
     "similar agents side by side; a red square is a group of correlated agents.",
