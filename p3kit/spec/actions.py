@@ -110,7 +110,7 @@ class Freeze(Table):
 
 
 class Normalize(Table):
-    """Start running statistics that the spec does not have, for the rest of the run."""
+    """Start running statistics for the rest of the run. Statistics that the spec has from the start begin again."""
 
     normalize: Literal["rewards", "observations"]
     """Values to divide by their spread from now on: rewards as with reward.scaling = "running", or the observation
