@@ -355,7 +355,7 @@ LOSS_METRICS = (
 )
 # Copied from trainers/ppo.py::STEP_METRICS
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
-                "diag/nonfinite")  # fmt: skip
+                "diag/nonfinite", "policy/total_loss")  # fmt: skip
 # Copied from trainers/ppo.py::KL
 KL = LOSS_METRICS.index("policy/kl_divergence")
 NORM = STEP_METRICS.index("grad/grad_norm")

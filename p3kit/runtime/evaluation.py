@@ -213,6 +213,7 @@ class Evaluation:
             "baselines": self.baselines,
             "regimes": self.regimes(),
             "windows": len(self.spans),
+            "years": len(self.policy.bar) / self.bars_per_year,
             "constant": self.is_constant,
             "returns": formulas.return_shape(self.policy.bar_return, self.bars_per_year),
             "foresight": self.foresight[0],
@@ -239,10 +240,19 @@ class Evaluation:
         if self.train is not None:
             year = self.bars.bars_per_year_of("train")
             values["eval/train_sharpe_ratio"] = walk_metrics(self.train, year)["sharpe_ratio"]
+        values["eval/market_correlation"] = self._market_correlation
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1] if self.train is not None else None
         values |= holding_times([walk for walk in (self.train, self.policy) if walk], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def _market_correlation(self) -> float | None:
+        """Correlation of the policy's bar returns with buy-and-hold's; None where one of them does not vary."""
+        own, market = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        if len(own) < 2 or np.ptp(own) == 0 or np.ptp(market) == 0:
+            return None
+        return float(np.corrcoef(own, market)[0, 1])
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, float | None]]:
