@@ -245,7 +245,9 @@ def test_a_seed_that_is_not_used_is_named(tmp_path: Path) -> None:
 
 def test_two_evaluations_close_together_are_information(tmp_path: Path) -> None:
     """Evidence is counted in training, not in rows."""
-    [evidence] = gather_run(make_run(tmp_path, eval_fault=after(0, {"eval/trades_per_bar": 0.45, "eval/total_return": -0.3})))
+    [evidence] = gather_run(
+        make_run(tmp_path, eval_fault=after(0, {"eval/trades_per_bar": 0.45, "eval/total_return": -0.3}))
+    )
     found = DETECTORS["trade.too_many"](evidence)
     assert found.severity == "warning"
     longer = replace(evidence, total_timesteps=20 * evidence.total_timesteps)
