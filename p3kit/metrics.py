@@ -1,8 +1,10 @@
 """The glossary of every metric p3kit records, and the formulas behind the trading ones.
 
 Metric names are `group/name`, the name being the training guide's. A trainer can record nothing that is not listed here;
-`effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`).
-Returns and shares are fractions, never percent. Ranges are what a healthy run shows, not pass criteria.
+`effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`), and so
+does `realised/`: the value of a setting that the record itself shows. `mismatch/` takes a field of a rollout: the fraction
+of replayed rows in which it departs from a replay.
+Returns are fractions, never percent. Ranges are those of healthy runs, not pass criteria.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ COMPONENTS = ("pnl", "cost", "time", "sharpe", "drawdown", "sizing", "hold")
 ACTIONS = ("HOLD", "BUY_SMALL", "BUY_MEDIUM", "BUY_LARGE", "SELL_HALF", "SELL_ALL", "ADD")
 """The seven actions, in the order of every tensor that holds them."""
 
+NETS = ("policy", "value", "encoder")
+"""The parts of a net that are measured apart."""
+
 FORESIGHT = 0.4
 """|Correlation| of a feature with a coming return: clear synthetic edges reach 0.2, real markets far less."""
 
@@ -43,102 +48,108 @@ def _glossary() -> dict[str, Metric]:
     rows = [
         # policy: optimiser side, mean over an equal share of the update's epochs
         Metric("policy/policy_loss", "1", "clipped surrogate loss; hovers around 0 by construction"),
+        Metric("policy/total_loss", "1", "the loss that is minimised: policy, value and entropy terms with their weights"),
         Metric("policy/entropy", "nats", "mean entropy of the masked policy", (0.3, None)),
-        Metric("policy/entropy_norm", "share", "entropy / ln(valid actions), states with one valid action left out", (0.15, 0.965)),
+        Metric("policy/entropy_norm", "fraction", "entropy / ln(valid actions), states with one valid action left out", (0.15, 0.965)),
         Metric("policy/kl_divergence", "nats", "mean k3 estimate of KL(old, new) over the epochs of this row", (None, 0.02)),
         Metric("policy/kl_max", "nats", "largest KL of any minibatch in this row", (None, 0.5)),
-        Metric("policy/clip_fraction", "share", "share of ratios outside 1 ± clip_range", (0.0, 0.3)),
-        Metric("policy/ratio_error", "1", "mean |ratio − 1| of the update's first minibatch; 0 but for rounding", (0.0, 1e-3)),
+        Metric("policy/clip_fraction", "fraction", "fraction of ratios outside 1 ± clip_range", (0.0, 0.3)),
+        Metric("policy/ratio_error", "1", "mean |ratio − 1| of the update's first minibatch; 0 up to rounding", (0.0, 1e-3)),
         Metric("policy/epochs_done", "epochs", "epochs run before target_kl ended the update"),
         # policy: rollout side, per tick
-        Metric("policy/hold_share", "share", "share of HOLD among the actions taken", (None, 0.95)),
+        Metric("policy/hold_share", "fraction", "fraction of HOLD among the actions taken", (None, 0.95)),
         Metric("policy/valid_actions", "actions", "mean number of actions the mask allows", (1.5, None)),
-        *(Metric(f"policy/share.{action}", "share", f"share of {action} among the actions taken") for action in ACTIONS),
+        *(Metric(f"policy/share.{action}", "fraction", f"fraction of {action} among the actions taken") for action in ACTIONS),
         # value
         Metric("value/value_loss", "1", "value loss of the kind chosen by ppo.value_loss"),
-        Metric("value/explained_variance", "share", "1 − Var(return − value)/Var(return) on the rollout", (0.0, 1.0)),
+        Metric("value/explained_variance", "fraction", "1 − Var(return − value)/Var(return) on the rollout", (0.0, 1.0)),
         Metric("value/value_mean", "scaled reward", "mean value of the rollout's states"),
         Metric("value/return_mean", "scaled reward", "mean GAE return of the rollout"),
         Metric("value/return_std", "scaled reward", "standard deviation of the GAE returns", (0.01, 50.0)),
         # gradients
         Metric("grad/grad_norm", "1", "mean gradient norm before clipping", (None, 100.0)),
         Metric("grad/grad_norm_max", "1", "largest gradient norm before clipping", (None, 100.0)),
-        Metric("grad/grad_clipped_pct", "share", "share of gradient steps that were clipped (a fraction, 0 to 1)"),
+        Metric("grad/grad_clipped_pct", "fraction", "fraction of gradient steps that were clipped (0 to 1)"),
         # reward
-        Metric("reward/mean", "scaled reward", "mean reward per step as the learner sees it"),
-        Metric("reward/std", "scaled reward", "standard deviation of the reward as the learner sees it"),
-        Metric("reward/max_abs", "scaled reward", "largest |reward| as the learner sees it", (None, 1000.0)),
+        Metric("reward/mean", "scaled reward", "mean reward per step, scaled for the learner"),
+        Metric("reward/std", "scaled reward", "standard deviation of the reward, scaled for the learner"),
+        Metric("reward/max_abs", "scaled reward", "largest |reward|, scaled for the learner", (None, 1000.0)),
         Metric("reward/total", "reward", "mean weighted reward per step, before scaling and clipping"),
-        Metric("reward/scale", "reward", "what rewards are divided by (running scaling; 1 otherwise)"),
+        Metric("reward/scale", "reward", "divisor of the rewards (running scaling; 1 otherwise)"),
         Metric("reward/scale_steps", "steps", "steps behind the running scale"),
-        Metric("reward/clipped_share", "share", "share of rewards cut by reward.clip", (None, 0.02)),
-        Metric("reward/positive_share", "share", "share of steps with a reward above 0", (0.001, 0.999)),
+        Metric("reward/clipped_share", "fraction", "fraction of rewards cut by reward.clip", (None, 0.02)),
+        Metric("reward/positive_share", "fraction", "fraction of steps with a reward above 0", (0.001, 0.999)),
         Metric("reward/bimodal_gap", "1", "distance of two reward modes of one event class in standard deviations; 0: one mode", (None, 3.0)),
         Metric("reward/rtg_spread", "1", "spread of the mean reward-to-go over the episode / spread of all rewards-to-go", (0.05, None)),
         Metric("reward/rtg_autocorrelation", "1", "lag-1 autocorrelation of the reward-to-go within episodes; about gamma"),
         Metric("reward/corr_pnl_sharpe", "1", "rank correlation of the pnl and sharpe components over 30 or more ended episodes", (0.2, None)),
-        Metric("reward/corr_total_gain", "1", "rank correlation of episode reward as the learner sees it and equity won, likewise", (0.3, None)),
+        Metric("reward/corr_total_gain", "1", "rank correlation of episode reward (scaled for the learner) and equity won, likewise", (0.3, None)),
         *(Metric(f"reward/beside_pnl.{action}", "reward", f"mean weighted reward of a step with {action}, without its pnl") for action in ACTIONS),
         *(Metric(f"reward/{c}", "reward", f"mean weighted {c} component per step") for c in COMPONENTS),
         *(Metric(f"reward/raw.{c}", "reward", f"mean {c} component per step, before its weight") for c in COMPONENTS),
-        *(Metric(f"reward/share.{c}", "share", f"share of {c} in the sum of mean |weighted component| per step") for c in COMPONENTS),
-        *(Metric(f"reward/episode_share.{c}", "share", f"share of {c} in the sum of |weighted component summed over an episode|") for c in COMPONENTS),
+        *(Metric(f"reward/share.{c}", "fraction", f"fraction of {c} in the sum of mean |weighted component| per step") for c in COMPONENTS),
+        *(Metric(f"reward/episode_share.{c}", "fraction", f"fraction of {c} in the sum of |weighted component summed over an episode|") for c in COMPONENTS),
         # episodes
         Metric("episode/episode_reward_mean", "reward", "mean weighted reward of the episodes that ended, before scaling"),
         Metric("episode/episode_reward_std", "reward", "standard deviation over the episodes that ended"),
         Metric("episode/episode_length_mean", "bars", "mean length of the episodes that ended"),
-        Metric("episode/episode_success_rate", "share", "share of ended episodes that made money"),
-        Metric("episode/episode_return_mean", "share of initial", "mean total return of the episodes that ended"),
+        Metric("episode/episode_success_rate", "fraction", "fraction of ended episodes that made money"),
+        Metric("episode/episode_return_mean", "fraction of initial", "mean total return of the episodes that ended"),
         Metric("episode/episodes", "episodes", "episodes that ended in this row"),
         Metric("episode/trades", "trades", "round trips closed per episode"),
         # evaluation on the validation split, deterministic policy
         Metric("eval/sharpe_ratio", "1/√year", "annualised Sharpe ratio of the validation bars", (0.3, None)),
         Metric("eval/sortino_ratio", "1/√year", "annualised Sortino ratio of the validation bars"),
-        Metric("eval/max_drawdown", "share", "deepest fall from a peak", (0.0, 0.25)),
-        Metric("eval/total_return", "share of initial", "compounded return over the validation split"),
+        Metric("eval/max_drawdown", "fraction", "deepest fall from a peak", (0.0, 0.25)),
+        Metric("eval/total_return", "fraction of initial", "compounded return over the validation split"),
         Metric("eval/annual_volatility", "1/√year", "annualised standard deviation of bar returns"),
-        Metric("eval/total_trades", "trades", "flat-to-flat round trips, one that is still open at the end included"),
+        Metric("eval/total_trades", "trades", "round trips from flat to flat, with one that is still open at the end"),
         Metric("eval/trades_per_bar", "trades/bar", "round trips per validation bar; the guide's 500–1,000 in two hourly years is 0.15–0.31"),
-        Metric("eval/win_rate", "share", "share of round trips with a profit net of both fees", (0.52, None)),
+        Metric("eval/win_rate", "fraction", "fraction of round trips with a profit net of both fees", (0.52, None)),
         Metric("eval/profit_factor", "1", "profit of winners / loss of losers, net", (1.3, None)),
-        Metric("eval/exposure", "share", "mean share of equity invested"),
+        Metric("eval/exposure", "fraction", "mean fraction of equity invested"),
+        Metric("eval/market_correlation", "1", "correlation of the policy's bar returns with buy-and-hold's on the same bars"),
         Metric("eval/turnover", "1/year", "traded value per year / mean equity"),
-        Metric("eval/cost_paid", "share of initial", "commission and slippage paid"),
-        Metric("eval/hold_share", "share", "share of HOLD among the actions taken"),
+        Metric("eval/cost_paid", "fraction of initial", "commission and slippage paid"),
+        Metric("eval/hold_share", "fraction", "fraction of HOLD among the actions taken"),
         Metric("eval/actions_used", "actions", "actions with at least 1 % of the steps", (3, None)),
         Metric("eval/sharpe_excess", "1/√year", "Sharpe ratio minus buy-and-hold's on the same bars"),
         Metric("eval/buy_and_hold_sharpe", "1/√year", "buy-and-hold's Sharpe ratio on the same bars and fees"),
         Metric("eval/train_buy_and_hold_sharpe", "1/√year", "buy-and-hold's Sharpe ratio on the training split"),
-        Metric("eval/best_fixed_rule_return", "share of initial", "total return of the best fixed rule that is not HOLD: buy-and-hold, a moving average, or the sign of the feature that earned most in training"),
+        Metric("eval/best_fixed_rule_return", "fraction of initial", "total return of the best fixed rule that is not HOLD: buy-and-hold, a moving average, or the sign of the feature that earned most in training"),
         Metric("eval/holding_winners", "bars", "median holding time of round trips with a profit, training and validation together (20 or more)"),
         Metric("eval/holding_losers", "bars", "median holding time of the other round trips, likewise"),
-        Metric("eval/losers_held", "share", "90th percentile of losers' holding time / env.max_hold (or the window where that is off)", (None, 0.9)),
-        Metric("eval/feature_foresight", "1", "largest |correlation| of a feature (of a column of yours: also of its change) with the return of one of the next 3 bars, on training bars", (None, FORESIGHT)),
-        Metric("eval/train_sharpe_ratio", "1/√year", "the same policy and rules on the training split"),
+        Metric("eval/losers_held", "fraction", "90th percentile of losers' holding time / env.max_hold (or the window where that is off)", (None, 0.9)),
+        Metric("eval/feature_foresight", "1", "largest |correlation| of a feature (of your own column: also of its change) with the return of one of the next 3 bars, on training bars", (None, FORESIGHT)),
+        Metric("eval/train_sharpe_ratio", "1/√year", "Sharpe ratio of the same policy and rules on the training split"),
         # performance
-        Metric("perf/steps_per_second", "steps/s", "env steps per second of this agent, everything on", (100.0, None)),
+        Metric("perf/steps_per_second", "steps/s", "env steps per second of this agent, with evaluation, checkpoints and records", (100.0, None)),
         Metric("perf/rollout_s", "s", "seconds of this iteration spent in the rollout"),
         Metric("perf/update_s", "s", "seconds of this iteration spent in the update"),
         Metric("perf/evaluation_s", "s", "seconds of this iteration spent in evaluation"),
         Metric("perf/memory_mb", "MB", "peak resident memory of the trainer process"),
         # evidence for the diagnosis
-        Metric("diag/ev_reference", "share", "explained variance of a ridge fit on (at most 2,048 rows of) the same batch"),
+        Metric("diag/ev_reference", "fraction", "explained variance of a ridge fit on (at most 2,048 rows of) the same batch"),
         Metric("diag/update_ratio", "1", "‖ΔW‖/‖W‖/√(gradient steps) of the update", (2e-3, 0.03)),
-        Metric("diag/dormant_share", "share", "hidden units with a normalised activation below 0.025", (None, 0.5)),
-        Metric("diag/dead_share", "share", "hidden units that are above 0 on none of the sampled states (ReLU)", (None, 0.5)),
+        *(Metric(f"diag/update_ratio.{net}", "1", f"the same of the {net} alone") for net in NETS),
+        *(Metric(f"diag/weight_norm.{net}", "1", f"norm of the weights of the {net}") for net in NETS),
+        *(Metric(f"diag/still_share.{net}", "fraction", f"tensors of the {net} that an update did not move at all", (0.0, 0.0)) for net in NETS),
+        Metric("diag/dormant_share", "fraction", "fraction of hidden units with a normalised activation below 0.025", (None, 0.5)),
+        Metric("diag/dead_share", "fraction", "fraction of hidden units that are 0 on all sampled states (ReLU)", (None, 0.5)),
         Metric("diag/feature_rank", "units", "singular values behind 99 % of the energy of the last hidden layer"),
-        Metric("diag/grad_share", "share", "of an agent in the agents' gradient norms on a shared encoder, after clipping"),
+        Metric("diag/grad_share", "fraction", "an agent's fraction of the agents' gradient norms on a shared encoder, after clipping"),
         Metric("diag/grad_cosine", "1", "mean cosine of an agent's gradient on a shared encoder with the others'"),
-        Metric("diag/grad_cosine_min", "1", "its cosine with the agent that pulls hardest against it"),
+        Metric("diag/grad_cosine_min", "1", "smallest cosine of an agent's gradient on a shared encoder with another's"),
         Metric("diag/advantage_std", "scaled reward", "standard deviation of the advantages before normalisation", (1e-6, None)),
         Metric("diag/advantage_signal", "1", "correlation of advantage and change of log-probability over the update", (0.03, None)),
-        Metric("diag/gae_error", "1", "largest |R − (r + γ((1 − λ) V′ + λ R′))| / std(R): 0 but for rounding", (0.0, 1e-3)),
-        Metric("diag/wrong_bootstraps", "share", "truncated steps that bootstrap nothing, or the restarted episode's value", (0.0, 0.1)),
+        Metric("diag/gae_error", "1", "largest |R − (r + γ((1 − λ) V′ + λ R′))| / std(R): 0 up to rounding", (0.0, 1e-3)),
+        Metric("diag/wrong_bootstraps", "fraction", "fraction of truncated steps without a bootstrap value, or with that of the next episode", (0.0, 0.1)),
+        Metric("diag/mismatch", "fraction", "largest fraction of replayed rows in which a field of the rollout departs from a replay", (0.0, 0.0)),
         Metric("diag/obs_agreement", "1", "correlation of the return shown by the newest observed bar and the P&L per exposure of the step that led there", (0.5, None)),
         Metric("diag/obs_drift", "1", "largest move of a mean of the running observation statistics, in standard deviations"),
-        Metric("diag/env_twins", "share", "environments whose P&L moves with another's while both hold a position", (None, 0.3)),
+        Metric("diag/env_twins", "fraction", "fraction of environments whose P&L follows another's while both hold a position", (None, 0.3)),
         Metric("diag/obs_max_abs", "1", "largest |observation| after normalisation, before clipping", (None, 50.0)),
-        Metric("diag/obs_clipped_share", "share", "share of observation values cut by observation.clip", (None, 0.02)),
+        Metric("diag/obs_clipped_share", "fraction", "fraction of observation values cut by observation.clip", (None, 0.02)),
         Metric("diag/mask_violations", "actions", "masked actions that were selected", (0, 0)),
         Metric("diag/nonfinite", "steps", "gradient steps with a number that is not finite; they were not applied", (0, 0)),
         Metric("diag/gradient_steps", "steps", "gradient steps of this row"),
@@ -153,8 +164,9 @@ METRICS = _glossary()
 
 
 def is_metric(name: str) -> bool:
-    """Return True if `name` may be recorded or named in a trigger (`effective/` paths are checked against the spec elsewhere)."""
-    return name in METRICS or name.startswith("effective/")
+    """Return True if `name` may be recorded or named in a trigger. The paths after `effective/`, `realised/` and
+    `mismatch/` are not checked here."""
+    return name in METRICS or name.startswith(("effective/", "realised/", "mismatch/"))
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------

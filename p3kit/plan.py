@@ -24,7 +24,7 @@ _MOST_PER_STACK = 10
 _CACHE_BYTES = 32_000_000  # compiled, five nets of 2 × 256 in a stack are a third faster than two
 _BYTES_PER_WEIGHT = 16  # the weight, its gradient and two moments
 _MOST_THREADS = 4  # measured with two: they train a shared encoder 1.6 times as fast, and small nets no faster
-_USUAL_OBSERVATION = 512  # values; the bars that tell exactly are not read yet
+_USUAL_OBSERVATION = 512  # values; the exact number needs the bars, which are not read yet
 
 
 ACTION_RULE = "greedy"
@@ -213,8 +213,8 @@ def _shape(spec: Spec, fixed: Sequence[str]) -> str:
 
 
 def _stack_count(spec: Spec, family: Sequence[AgentPlan], slots: int) -> int:
-    """Number of stacks: of as many agents as `compute.group` says, else of few enough for the cache, and as many for
-    each slot as for every other."""
+    """Number of stacks. Each has `compute.group` agents, else few enough for the cache; all slots get equal numbers of
+    stacks."""
     if spec.compute.group != "auto":
         return math.ceil(len(family) / int(spec.compute.group))
     widths: list[int] = list(getattr(family[0].spec.ppo, "hidden", ()))
@@ -226,7 +226,7 @@ def _stack_count(spec: Spec, family: Sequence[AgentPlan], slots: int) -> int:
 
 
 def _stacks(family: Sequence[AgentPlan], count: int) -> list[list[AgentPlan]]:
-    """`family` in `count` stacks of sizes that differ by one at most, the larger ones first: they are begun first."""
+    """`family` in `count` stacks whose sizes differ by one at most, the larger ones first, because they start first."""
     small, larger = divmod(len(family), count)
     edges = accumulate([0] + [small + 1] * larger + [small] * (count - larger))
     return [list(family[a:b]) for a, b in pairwise(edges)]

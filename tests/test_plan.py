@@ -126,7 +126,7 @@ TABLES: dict[str, dict[str, Any]] = {
 def test_planning_touches_nothing_outside(trainer: str, outside: list[str]) -> None:
     spec = resolve_spec({"name": "plan", "trainer": trainer, "data": {"source": "synthetic"}} | TABLES[trainer], "test")
     facts = read_trainer(spec.trainer)
-    assert outside, "reading the spec and the trainer opens files: the fixture sees it"
+    assert outside, "reading the spec and the trainer opens files: the fixture records it"
     outside.clear()
     for run in plan_runs(spec, facts, cores=2):
         run.run_json({}, ["p3kit", "run"])

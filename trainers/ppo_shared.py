@@ -46,6 +46,7 @@ from p3kit.runtime.stacking import (
     Weights,
     adamw_step,
     add_weighted,
+    autocast,
     by_agent,
     by_env,
     flatten_weights,
@@ -458,7 +459,7 @@ LOSS_METRICS = (
 )
 # Copied from trainers/ppo.py::STEP_METRICS
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
-                "diag/nonfinite")  # fmt: skip
+                "diag/nonfinite", "policy/total_loss")  # fmt: skip
 # Copied from trainers/ppo.py::KL
 KL = LOSS_METRICS.index("policy/kl_divergence")
 # Copied from trainers/ppo_stacked.py::NORM
@@ -534,7 +535,7 @@ def find_gradients(
 
     def total(weights: tuple[Weights, Weights]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         own_encoder, own_heads = weights
-        with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+        with autocast(observation.device, precision):
             token = encode(own_encoder, observation, shape, args, dropout)
             logits, value = read_heads(own_heads, hidden_units(own_heads, token, observation, shape, args, dropout))
         losses, stats = ppo_loss(logits, value, batch, knobs, args.value_loss)
@@ -701,7 +702,7 @@ def decide(
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
-    with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+    with autocast(observation.device, precision):
         # differs: encoder and heads (1 line)
         logits, value, _, _ = forward_all(encoder, heads, observation, shape, args, dropout)
         # end

@@ -9,7 +9,8 @@
 | best model | a bookmark of the run with the best validation Sharpe ratio |
 | distributions | links: a run's own page is the only place where Aim shows them |
 
-A file beside the mirror remembers what was written: a bookmark that a user changed, renamed or deleted is left alone.
+A file beside the mirror records each written bookmark. A bookmark that a user changed, renamed or deleted is not
+touched.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ TUNED = (
 """The guide's tuning grid (appendix A): shown where no knob differs between the runs."""
 
 RESULTS = ("verdicts", "sharpe_mean", "sharpe_best", "edge_shown", "agents", "stopped_early")
-"""What `sender.result` tells of a run, in the order of the run table."""
+"""Keys of `sender.result` for a run, in the order of the run table."""
 _MOST_AXES = 8
 _TIMEOUT_S = 30.0
 

@@ -1,8 +1,8 @@
-"""The run directories under one root, kept in step with an Aim repository.
+"""Copy the run directories under one root into an Aim repository.
 
-One Aim run per run directory, under a hash that follows from the run, so that links, notes and bookmarks survive a
-rebuild. What was mirrored already is remembered in a cursor file per run inside the Aim repository; a lost cursor only
-means that the run is sent again, which overwrites what is there with the same.
+Each run directory has one Aim run. Its hash depends only on the run, so links, notes and bookmarks survive a rebuild. A
+cursor file per run inside the Aim repository records the progress of the copy. If a cursor is lost, the run is sent
+again and overwrites equal values.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ class Mirror:
             return self._sync()
 
     def rebuild(self) -> SyncResult:
-        """Makes the mirror anew: drops every mirrored run and sends all there are.
+        """Rebuild the mirror: drop every mirrored run and send all runs.
 
         The user's notes on runs that still exist stay, as do other runs in the repository. A repository that cannot be
-        opened any more is renamed to `.aim.broken-N`, never deleted.
+        opened is renamed to `.aim.broken-N`, never deleted.
         """
         with self._turn(), self._busy():
             try:

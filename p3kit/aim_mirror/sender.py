@@ -1,4 +1,4 @@
-"""One run's news, as they look in Aim.
+"""The new records of one run, in Aim's form.
 
 | in the run directory | in Aim |
 |---|---|
@@ -10,9 +10,9 @@
 | events | texts `events`: step = sequence number, context {kind}; an intervention begins with before → after |
 | interventions that changed an agent | tag `intervened`, params `run.interventions`, points `interventions` |
 
-The points `interventions` count them at their steps: a stair where something was changed, beside the other curves.
-`context.agent` is there only when a run trains several agents. Numbers that are not finite go in as they are: Aim keeps
-NaN and infinity as points, and its charts leave them out.
+The points `interventions` count interventions at their steps. `context.agent` exists only if a run trains several
+agents. Numbers that are not finite are sent unchanged: Aim keeps NaN and infinity as points, and its charts leave them
+out.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention says first what was done:
-    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and why."""
+    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention begins with its changes:
+    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and the reason."""
     heading, known, lines_before = [event["kind"]], ["seq", "kind", "agent", "global_step", "time"], []
     if event["kind"] == "intervention":
         heading = [f"intervention {event.get('id') or ''} {event.get('decision') or ''}"]

@@ -13,6 +13,7 @@ import numpy as np
 from p3kit.errors import DataError, Fault
 from p3kit.market.annual import interruptions, yearly_notes, yearly_of_splits
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
+from p3kit.market.column_breaks import break_notes
 from p3kit.market.feature_table import NEEDED, needed_columns
 from p3kit.market.features import LOOKBACK, compute_features
 from p3kit.market.fingerprint import fingerprint
@@ -108,7 +109,7 @@ def look_back(spec: Spec) -> int:
 
 
 def _check_names(spec: Spec, symbols: Sequence[str]) -> None:
-    """Symbols become file names: nothing but letters, digits and a few harmless signs, wherever the spec came from."""
+    """Check the symbols, which become file names: letters, digits and a few harmless signs, from any spec."""
     faults = _faults_of_names(symbols)
     for symbol in symbols:
         if spec.data.source == "sample" and symbol not in SYMBOLS and _SYMBOL.fullmatch(symbol):
@@ -163,8 +164,8 @@ def reading_of(spec: Spec) -> Reading:
 def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Optional columns that every symbol of the spec has, and those that only some have.
 
-    Decided over all symbols of the spec, not only those asked for: a trainer that loads one symbol must build the same
-    observation as one that loads them all.
+    All symbols of the spec decide, not only the requested ones: a trainer that loads one symbol must build the same
+    observation as a trainer that loads them all.
     """
     found = {symbol: set(table.columns) for symbol, table in bars.items()}
     if spec.data.source in ("csv", "parquet"):
@@ -233,7 +234,7 @@ def _prepare(
     elif spec.observation.normalize == "train":
         mean, scale, constant = standard_scale(features, *splits["train"], own)
         if constant:
-            notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")
+            notes.append(f"constant in the training split, so without information: {', '.join(constant)}")
     else:
         mean, scale = np.zeros(len(features.names)), np.ones(len(features.names))
 
@@ -271,6 +272,7 @@ def _prepare(
         ),
     )
     data.notes.extend(foresight_notes(data))
+    data.notes.extend(break_notes(data))
     return data
 
 

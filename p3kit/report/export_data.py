@@ -66,8 +66,8 @@ class Export:
     @property
     def worth(self) -> tuple[float, float]:
         """Score of `best`: the lower end of the 95 % interval of the mean Sharpe ratio over agents, so that one lucky
-        agent is no best setting; without an interval, after all those that have one, the ratio itself. An agent
-        that never traded counts as 0."""
+        agent is not the best setting. A setting without an interval comes after all others, by its ratio. An agent
+        without a trade counts as 0."""
         values = np.array([attempt.sharpe or 0.0 for attempt in self.graded])
         bounds = mean_interval(values)
         return (1.0, bounds[0]) if bounds is not None else (0.0, float(values.mean()))
@@ -163,7 +163,7 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
         hint = f"name an agent: {', '.join(f'{run.name}/{agent_name}' for agent_name in list(own.values())[:6])}"
         raise InputError(reference, f"has {len(own)} settings", hint)
     if not own:
-        run.verify()  # a damaged run has no say among the settings; its own fault is what to tell
+        run.verify()  # a damaged run is no setting; this raises its own fault
     export = Export(runs_root, settings[next(iter(own))])
     if not export.graded:
         raise InputError(reference, "has no verdict yet", f"p3kit resume {run.name}, or wait until it is done")

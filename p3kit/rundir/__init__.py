@@ -1,20 +1,20 @@
-"""The run directory: plain files that own the truth about a run. No other package knows a file name in it.
+"""The run directory: plain files that hold all facts of a run. Only this package contains their names.
 
 run.json        the plan: resolved spec, agents, versions, data fingerprints, command line; written once
 spec.toml       the spec as the user wrote it
 trainer.py      the very code that ran
 status.json     state, pid, heartbeat, progress and verdict per agent; replaced atomically
 metrics.jsonl   one row per agent and recorded point
-events.jsonl    numbered happenings: evaluations, checkpoints, symptoms, interventions, resumes
-log.txt         what the trainer process printed
+events.jsonl    numbered events: evaluations, checkpoints, symptoms, interventions, resumes
+log.txt         output of the trainer process
 checkpoints/    last.pt, init.pt, best-<step>.pt, and start-1.pt where a run starts from old weights
 histograms/     reward and action histograms, value maps, equity curves, returns of evaluations, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
-prices/         prices of the bars from files, as 32-bit floats, to find out later what has changed
-stop            present when someone asked the run to end
+prices/         prices of the bars from files, as 32-bit floats, to detect later changes
+stop            present after a stop request
 
-Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.
+Rows and JSON documents end with their own checksum, `"crc"`: a row that was changed or damaged later is reported.
 """
 
 from p3kit.rundir.candidates import judge_evaluations, planned_over_made, read_candidates

@@ -1,7 +1,6 @@
 """Checks of the files of a run directory that have no checksum: of another version, or edited.
 
-Each function says what is wrong in a few words, and nothing where all is right. What only one reader needs, that reader
-asks for itself.
+Each function returns a short description of the fault, and None if there is none. A reader checks what only it needs.
 """
 
 from __future__ import annotations

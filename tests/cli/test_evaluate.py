@@ -55,7 +55,7 @@ def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir
     for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "mode", "constant", "returns"):
         assert told[key] == event[key], key
     assert Path(told["picture"]).stat().st_size > 10_000
-    assert {path: path.read_bytes() for path in before} == before, "a look at validation leaves no trace"
+    assert {path: path.read_bytes() for path in before} == before, "an evaluation on validation leaves no trace"
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: Ru
     assert experiment.final_looks == 2
     text = render_week([experiment], {})
     assert "## Test split" in text
-    assert "Looked at 2 times" in text
+    assert "Used 2 times" in text
 
 
 def test_a_look_that_is_killed_was_a_look(run: RunDir) -> None:

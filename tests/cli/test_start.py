@@ -197,7 +197,7 @@ def test_a_wheel_holds_all_that_the_checkout_has(wheel: Path) -> None:
 
 
 def test_a_first_hour_away_from_any_checkout(wheel: Path, here: Path) -> None:
-    """An empty folder, nothing but the wheel: a spec of one's own, a shipped one, a trainer of one's own."""
+    """An empty folder with only the wheel: a new spec, a shipped spec, a trainer of the user."""
     short = ["--no-aim", "--set", "ppo.total_timesteps=600", "--set", "ppo.n_steps=75", "--set", "ppo.n_epochs=1"]
     assert installed(wheel, "init").returncode == 0
     first = installed(wheel, "run", "experiment.toml", *short)

@@ -259,7 +259,7 @@ def test_both_engines_give_the_same_bits(tmp_path, trainer):
 
 
 def _numbers(run):
-    """All that was recorded, without what a clock says."""
+    """All records, without values from a clock."""
     return [
         (row["global_step"], {k: repr(v) for k, v in row["metrics"].items() if not k.startswith("perf/")})
         for row in run.read_metrics()

@@ -5,9 +5,9 @@
   python tests/measure/benchmarks/trainer_speed.py --render  the page and the plot again, nothing measured
   python tests/measure/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
-What is measured goes into docs/benchmarks/trainers.json at once, so that a run that was cut off goes on where it was;
-`--fresh` begins anew, and has to after the code has changed. Nothing else should be running: the load of the machine
-before each measurement is kept with it.
+Each measurement goes into docs/benchmarks/trainers.json at once, so that an interrupted run continues; `--fresh` starts
+from scratch, which is necessary after the code has changed. Stop all other work: the load of the machine before each
+measurement is recorded.
 
 Whatever of ours is timed is a whole `p3kit run`, started as a user starts it, with everything on. The first time, ours
 is run once before it is measured, so that what torch.compile makes is found in the cache; *cold* is without a cache.
@@ -90,6 +90,7 @@ WIDE: dict[str, Any] = {"hidden": [256, 256]}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
     Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 98_304),
+    Contestant("stacked_short", "p3kit, ppo_stacked, short run", "ours", 10, 49_152),
     Contestant("stacked_bf16", "p3kit, ppo_stacked, bf16", "ours", 10, 98_304, precision="bf16"),
     Contestant("sb3_prescribed", "SB3 PPO, SubprocVecEnv × 8, one symbol at a time", "subproc", 1, 16_384, processes=1),
     Contestant("sb3_best", "SB3 PPO, 2 processes of 1 thread", "dummy", 2, 16_384),
@@ -143,6 +144,7 @@ def ours(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
     """`p3kit run` from the command to the prompt, and what its trainers recorded of themselves."""
     cache = folder / "inductor" if contestant.cold else CACHE
     command = [sys.executable, "-m", "p3kit", "run", "speed.toml", "--no-aim", "--runs", "runs", "--jobs", str(JOBS)]
+    begin = time.time()
     wall_s, cpu_s, _ = run_all([command], folder, environment(threads=None) | {"TORCHINDUCTOR_CACHE_DIR": str(cache)})
     runs = list_runs(folder / "runs")
     tables = [iterations(run) for run in runs]
@@ -155,9 +157,26 @@ def ours(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
         "rate": contestant.agents * contestant.steps / wall_s,
         "steady_rate": min(JOBS, len(runs)) * statistics.mean(table["rate"] for table in tables),
         "update_share": statistics.mean(table["update_share"] for table in tables),
+        **phases(runs, begin, begin + wall_s),
         "memory_mb": sum(sorted(table["memory_mb"] for table in tables)[-JOBS:]),
         "runs": len(runs),
     }
+
+
+def phases(runs: Sequence[RunDir], begin: float, end: float) -> dict[str, float]:
+    """Seconds of a command outside its updates and rollouts: until the first rollout, what the first iteration takes
+    longer than the others (loading or compiling kernels), and from the last update to the prompt."""
+    first, loading, last = [], [], []
+    for run in runs:
+        rows = [row for row in run.read_metrics() if "perf/update_s" in row["metrics"]]
+        by_iteration: dict[int, Any] = {row["iteration"]: row for row in rows}  # a stack's agents share the seconds
+        work = {
+            k: row["metrics"]["perf/rollout_s"] + row["metrics"]["perf/update_s"] for k, row in by_iteration.items()
+        }
+        first.append(by_iteration[1]["time"] - work[1])
+        loading.append(work[1] - statistics.mean([seconds for k, seconds in work.items() if k > 1] or [work[1]]))
+        last.append(max(row["time"] for row in rows))
+    return {"start_s": min(first) - begin, "loading_s": statistics.mean(loading), "end_s": end - max(last)}
 
 
 def iterations(run: RunDir) -> dict[str, float]:
@@ -176,7 +195,7 @@ def iterations(run: RunDir) -> dict[str, float]:
     agents = len(run.agent_names())
     first_steps = min(row["global_step"] for row in whole)
     steps = agents * (max(row["global_step"] for row in whole) - first_steps)
-    update_s = sum(row["metrics"]["perf/update_s"] for row in later) / agents  # a stack's update is told by each agent
+    update_s = sum(row["metrics"]["perf/update_s"] for row in later) / agents  # each agent reports a stack's update
     return {
         "rate": steps / (end(last) - end(1)),
         "gradient_steps": sum(row["metrics"]["policy/epochs_done"] * batches for row in whole),
@@ -188,7 +207,7 @@ def iterations(run: RunDir) -> dict[str, float]:
 def peers(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
     """One process per agent, as many at a time as the contestant has; only the time inside training counts."""
     python = torchtrade if contestant.kind == "torchrl" else sys.executable
-    script = str(ROOT / "tests" / "benchmarks" / "peers.py")
+    script = str(Path(__file__).with_name("peers.py"))
     commands = [[python, script, "speed.toml", symbol, contestant.kind] for symbol in SYMBOLS[: contestant.agents]]
     alone = contestant.processes == 1
     wall_s, cpu_s, printed = run_all(commands, folder, environment(threads=None if alone else 1))
@@ -248,7 +267,7 @@ def read_results(fresh: bool) -> Measured:
     found: Measured = json.loads(RESULTS.read_text(encoding="utf-8"))
     if found["made_by"] != here:
         different = [name for name in here if found["made_by"].get(name) != here[name]]
-        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
+        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh starts again")
     return found
 
 
@@ -279,7 +298,7 @@ def git(*words: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells it."""
+    """The processor's name from Linux."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 
