@@ -19,6 +19,15 @@ WORTH_PREPARING = 2_000_000
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
+def prepare_compiling() -> None:
+    """Let torch.compile call `multiply`, and find functions that do in its cache. A trace through `multiply` would lose
+    the gradient that it has of its own."""
+    import torch._inductor.config as inductor  # a second of imports that most runs do not need
+
+    torch.compiler.allow_in_graph(multiply)  # type: ignore[no-untyped-call]
+    inductor.unsafe_marked_cacheable_functions[f"{multiply.__module__}.{multiply.__name__}"] = str(WORTH_PREPARING)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x (K, B, in) · weight (K, in, out) + bias (K, 1, out): each agent by its own layer.
 

@@ -16,7 +16,7 @@ from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.machine import device_of, precision_of
-from p3kit.runtime.products import multiply
+from p3kit.runtime.products import prepare_compiling
 from p3kit.runtime.walks import Mode
 from p3kit.spec import resolve_spec
 
@@ -70,8 +70,7 @@ class Process(Generic[A]):
             return function
         from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
 
-        # A trace through `multiply` would lose the gradient that it has of its own.
-        torch.compiler.allow_in_graph(multiply)  # type: ignore[no-untyped-call]
+        prepare_compiling()
         on_cuda = self.device.type == "cuda"
         fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
 
