@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit.diagnose.calibration import calibrated_threshold
 from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, robust_jump
 from p3kit.diagnose.findings import CauseFound, Finding, format_number
 from p3kit.symptoms import SYMPTOMS, Severity
@@ -134,7 +135,9 @@ def detector(
 ) -> Callable[[Callable[[Evidence, Row], Finding]], Callable[[Evidence, Row], Finding]]:
     def register(judge: Callable[[Evidence, Row], Finding]) -> Callable[[Evidence, Row], Finding]:
         early = minimum if gross is None else gross
-        REGISTERED[symptom] = Row(symptom, judge, needs, warn, critical, minimum, patience, unit, early)
+        REGISTERED[symptom] = Row(
+            symptom, judge, needs, calibrated_threshold(symptom, warn), critical, minimum, patience, unit, early
+        )
         return judge
 
     return register
