@@ -244,7 +244,7 @@ LOSS_METRICS = (
     "policy/ratio_error",
 )
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
-                "diag/nonfinite")  # fmt: skip
+                "diag/nonfinite", "policy/total_loss")  # fmt: skip
 KL = LOSS_METRICS.index("policy/kl_divergence")
 
 
@@ -406,7 +406,8 @@ def train(run: AgentRun[Args]) -> None:
                 grad_scaler.step(optimizer)
                 grad_scaler.update()
                 clipped = (norm > args.max_grad_norm).float()
-                update.append(torch.cat([stats, torch.stack([stats[KL], norm, norm, clipped, broken.float()])]))
+                told = torch.stack([stats[KL], norm, norm, clipped, broken.float(), total_loss])
+                update.append(torch.cat([stats, told]))
             if args.target_kl != "off":
                 epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
                 if epoch_kl.item() > args.target_kl:  # the device is waited for once per epoch

@@ -33,6 +33,8 @@ class Row:
     patience: int
     unit: str
     gross: int
+    at_once: bool = False
+    """One evaluation is enough: the row is near exact."""
 
     def __call__(self, evidence: Evidence) -> Finding:
         """Judge the evidence; says "no evidence" and "not enough data" where that is the truth, never "ok"."""
@@ -47,7 +49,20 @@ class Row:
         finding = row.judge(evidence, row)
         if have < row.minimum and not finding.raised:
             return too_early(evidence, row, str(have), f"{row.minimum} {row.unit}")
-        return finding
+        return row.weighed(evidence, finding)
+
+    def weighed(self, evidence: Evidence, finding: Finding) -> Finding:
+        """The finding, as information where it rests on too little training: a row that judges evaluations has to hold
+        over a fifth of training, from its first evaluation to the last one."""
+        if self.unit != "evaluations" or not finding.alarming or finding.window == "exact" or self.at_once:
+            return finding
+        first = finding.since_step or 0
+        last = finding.until_step or int(evidence.evaluations(self.needs[0]).steps[-1])
+        share = float(evidence.progress(last - first))
+        if share >= LEAST_TRAINING:
+            return finding
+        text = f"{finding.evidence}; {share:.0%} of training is too little for a warning"
+        return replace(finding, severity="information", evidence=text)
 
     def amount(self, evidence: Evidence, metric: str) -> int:
         """Amount of a metric, in the row's unit."""
@@ -132,12 +147,12 @@ def detector(
     patience: int = 1,
     unit: str = "ticks",
     gross: int | None = None,
+    at_once: bool = False,
 ) -> Callable[[Callable[[Evidence, Row], Finding]], Callable[[Evidence, Row], Finding]]:
     def register(judge: Callable[[Evidence, Row], Finding]) -> Callable[[Evidence, Row], Finding]:
         early = minimum if gross is None else gross
-        REGISTERED[symptom] = Row(
-            symptom, judge, needs, calibrated_threshold(symptom, warn), critical, minimum, patience, unit, early
-        )
+        threshold = calibrated_threshold(symptom, warn)
+        REGISTERED[symptom] = Row(symptom, judge, needs, threshold, critical, minimum, patience, unit, early, at_once)
         return judge
 
     return register
@@ -227,6 +242,9 @@ def severity_of(row: Row) -> Severity:
 
 
 # --- small arithmetic ---
+
+LEAST_TRAINING = 0.2
+"""Fraction of training that evaluations have to span for a warning."""
 
 GROSS_FACTOR = 5.0
 """Times a threshold beyond which one tick is enough: scales that are wrong are wrong by orders of magnitude."""

@@ -51,6 +51,7 @@ from p3kit.runtime.reward_shape import (
     reward_shape,
     reward_to_go_curve,
 )
+from p3kit.runtime.rollout_check import RolloutCheck
 from p3kit.runtime.run_process import A, Process
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
 from p3kit.runtime.walks import Mode, Split
@@ -137,6 +138,24 @@ class Agent(Generic[A]):
         env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.process.device)
         env.compile(self.process.compiled)
         return env
+
+    def rollout_check(self, agents: Sequence[Agent[Any]] | None = None) -> RolloutCheck | None:
+        """The replay of this agent's rollouts, or of a stack of `agents`; None for a task without bars."""
+        if not self.market:
+            return None
+        symbols = [agent.symbol for agent in agents or [self]]
+
+        def make() -> TradingEnv:
+            return make_trading_env(
+                self.market,
+                self.spec,
+                symbols=symbols,
+                split="train",
+                device=self.process.device,
+                invalid_action="hold",
+            )
+
+        return RolloutCheck(make, [self.market[symbol] for symbol in dict.fromkeys(symbols)])
 
     @cached_property
     def newest_return_column(self) -> int | None:

@@ -24,6 +24,7 @@ from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
+from p3kit.runtime.lookahead import walk_ahead
 from p3kit.runtime.walk_metrics import holding_times, walk_metrics
 from p3kit.runtime.walks import Array, Mode, Player, Span, Split, Walk, join, play
 from p3kit.significance import excess_interval, sharpe_interval
@@ -158,6 +159,8 @@ def _fixed_rules(evaluators: Sequence[Evaluator], split: Split) -> list[FixedRul
 
 def walk_together(evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy) -> list[Walk]:
     """Each agent's one path over a whole split, all in one environment."""
+    if (found := walk_ahead(evaluators, split, policy)) is not None:
+        return found
     spans = [one.spans(split) for one in evaluators]
     most = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
 
@@ -210,6 +213,7 @@ class Evaluation:
             "baselines": self.baselines,
             "regimes": self.regimes(),
             "windows": len(self.spans),
+            "years": len(self.policy.bar) / self.bars_per_year,
             "constant": self.is_constant,
             "returns": formulas.return_shape(self.policy.bar_return, self.bars_per_year),
             "foresight": self.foresight[0],
@@ -236,10 +240,19 @@ class Evaluation:
         if self.train is not None:
             year = self.bars.bars_per_year_of("train")
             values["eval/train_sharpe_ratio"] = walk_metrics(self.train, year)["sharpe_ratio"]
+        values["eval/market_correlation"] = self._market_correlation
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1] if self.train is not None else None
         values |= holding_times([walk for walk in (self.train, self.policy) if walk], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def _market_correlation(self) -> float | None:
+        """Correlation of the policy's bar returns with buy-and-hold's; None where one of them does not vary."""
+        own, market = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        if len(own) < 2 or np.ptp(own) == 0 or np.ptp(market) == 0:
+            return None
+        return float(np.corrcoef(own, market)[0, 1])
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, float | None]]:

@@ -6,12 +6,13 @@ moves them from the device once per iteration.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from p3kit.env.account import ACCOUNT_FIELDS
+from p3kit.metrics import NETS
 
 SAMPLE_ROWS = 2_048
 EXPOSURE = ACCOUNT_FIELDS.index("exposure")
@@ -152,3 +153,17 @@ def update_ratio(before: Tensor, after: Tensor, gradient_steps: int) -> Tensor:
     """‖ΔW‖/‖W‖/√(gradient steps), from flat parameter vectors."""
     moved: Tensor = (after - before).norm() / (before.norm() * max(gradient_steps, 1) ** 0.5)
     return moved
+
+
+def movement(before: Mapping[str, Tensor], after: Mapping[str, Tensor], gradient_steps: int) -> dict[str, Tensor]:
+    """Per net, by the first part of a weight's name: its update ratio, its norm, and the fraction of its tensors that
+    stood still."""
+    found = {}
+    for net in NETS:
+        pairs = [(before[name].flatten(), after[name].flatten()) for name in after if name.split(".")[0] == net]
+        if pairs:
+            old, new = (torch.cat(side) for side in zip(*pairs, strict=True))
+            found[f"diag/update_ratio.{net}"] = update_ratio(old, new, gradient_steps)
+            found[f"diag/weight_norm.{net}"] = new.norm()
+            found[f"diag/still_share.{net}"] = torch.stack([(a == b).all() for a, b in pairs]).double().mean()
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +91,12 @@ def add_weighted(total: Weights, term: Weights, weight: float) -> Weights:
 def flatten_weights(weights: Weights, start: int = 1) -> Tensor:
     """All numbers of a dict of weights, with the dimensions from `start` on flattened: (K, P), or (P,) from 0 on."""
     return torch.cat([tensor.flatten(start) for tensor in weights.values()], -1)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
+    """The number format of a forward pass. In fp32 there is nothing to change, and a compiled function without the
+    context of autocast is found in PyTorch's cache of traced functions."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, dtype=precision)
 
 
 # ── settings in force ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,9 +296,9 @@ def plan_step(
     finite, takes no step.
 
     `loss` (K,) is the losses, `loss_scale` (K,) the divisor of the gradient, `steps` (K,) the number of steps taken.
-    Returns the factors, the new number of steps, and (K, 4): the norm twice (one is averaged, one maximised), 1 where
-    it was clipped, and 1 where something was not finite. That is the gradient; under a loss scale it is the loss, since
-    a gradient that overflows is normal there.
+    Returns the factors, the new number of steps, and (K, 5): the norm twice (one is averaged, one maximised), 1 where
+    it was clipped, 1 where something was not finite, and the loss. The fourth looks at the gradient; under a loss scale
+    it looks at the loss, since a gradient that overflows is normal there.
     """
     norm = torch.stack([one.flatten(1).square().sum(1) for one in gradient.values()]).sum(0).sqrt() / loss_scale
     active = norm.isfinite() & live
@@ -303,7 +310,7 @@ def plan_step(
     )
     factors = step_factors(active, (limit / (norm + 1e-6)).clamp(max=1.0) / loss_scale, steps, rate, decay)
     broken = torch.where(loss_scale == 1, ~norm.isfinite(), ~loss.isfinite())
-    metrics = torch.stack([norm, norm, (norm > limit).float(), broken.float()], -1)
+    metrics = torch.stack([norm, norm, (norm > limit).float(), broken.float(), loss], -1)
     return StepFactors(*(column.view(-1, 1, 1) for column in factors)), steps, metrics
 
 

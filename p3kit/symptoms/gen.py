@@ -10,8 +10,8 @@ ROWS = (
         "Poor Generalization",
         "5.1",
         "warning",
-        "training Sharpe above validation Sharpe by more than 1.5, by three standard errors and by more than buy-and-hold's own "
-        "gap, and validation below 40% of training, twice in a row after 30% of training",
+        "training Sharpe above validation Sharpe by more than 1.5, by three standard errors and by more than the part of buy-and-hold's own "
+        "gap that the policy holds, and validation below 40% of training, twice in a row after 30% of training",
         (
             Cause(
                 "overfit",

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from p3kit.diagnose.detectors.opt import step_size_cause
+from p3kit.diagnose.detectors.trade import worth_trading
 from p3kit.diagnose.evidence import Evidence, Span, breached, extended, sustained
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.registry import Row, detector, early_share, indices, passed, raised, silent, too_early, within
+from p3kit.symptoms import Severity
 
 
 @detector("policy.loss", "policy/policy_loss")
@@ -34,6 +36,7 @@ def all_hold(evidence: Evidence, row: Row) -> Finding:
     rule = evidence.evaluations("eval/best_fixed_rule_return")
     if len(rule) and rule.values[-1] <= 0:
         return passed(evidence, row, "the policy holds, and HOLD is right: see policy.correct_inaction")
+    severity: Severity = "critical" if worth_trading(evidence) else "information"
     share, norm = float(np.mean(within(hold, span))), float(np.mean(entropy.at(hold.steps)[indices(span)]))
     text = f"{share:.1%} of actions = HOLD, entropy {norm:.2f} of its maximum"
     if len(rule):
@@ -41,7 +44,7 @@ def all_hold(evidence: Evidence, row: Row) -> Finding:
     else:
         text += "; whether HOLD is right cannot be told before the first evaluation"
     causes = _causes_of_hold(evidence, int(hold.steps[span.first]))
-    return raised(evidence, row, hold, span, share, text, causes=causes)
+    return raised(evidence, row, hold, span, share, text, severity=severity, causes=causes)
 
 
 def _collapse(evidence: Evidence, row: Row) -> Span | None:
@@ -92,7 +95,8 @@ def policy_frozen(evidence: Evidence, row: Row) -> Finding:
     """The policy stands still although there is entropy left to lose. A tenth of the threshold twice is enough while
     most of the entropy is left: healthy updates move by 1e-3, those of a rate of 1e-6 by 1e-8."""
     kl = evidence.ticks("policy/kl_divergence")
-    ratio = evidence.ticks("diag/update_ratio").at(kl.steps)
+    own = evidence.ticks("diag/update_ratio.policy").at(kl.steps)
+    ratio = np.fmin(evidence.ticks("diag/update_ratio").at(kl.steps), own)
     entropy = np.nan_to_num(evidence.ticks("policy/entropy_norm").at(kl.steps), nan=1.0)
     early = evidence.progress(kl.steps) < 0.8
     still = ((kl.values < row.warn) | (np.nan_to_num(ratio, nan=1.0) < 2e-4)) & (entropy > 0.05)
