@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -144,6 +144,14 @@ class Evidence:
         return Ticks(
             np.asarray(series.steps, np.int64)[finite], values[finite], np.asarray(series.iterations, np.int64)[finite]
         )
+
+    def since(self, step: int) -> Evidence:
+        """The record after an env step alone; the events stay."""
+        series = {}
+        for name, one in self.series.items():
+            kept = np.asarray(one.steps) > step
+            series[name] = Ticks(one.steps[kept], one.values[kept], one.iterations[kept])
+        return replace(self, series=series)
 
     def progress(self, steps: NDArray[np.int64] | int) -> Any:
         """Share of training done, 0 to 1."""
