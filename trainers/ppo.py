@@ -124,7 +124,7 @@ class ActorCritic(nn.Module):
         self.value = Body([*widths, 1], args.activation, 1.0, generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all weights anew."""
+        """Draw all weights again."""
         self.policy.reset_parameters(generator)
         self.value.reset_parameters(generator)
 

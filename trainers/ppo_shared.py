@@ -98,7 +98,7 @@ class Args:
     """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
     accumulation_steps: Annotated[int, Ge(1), Le(1_000_000), "size"] = 1
     """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
-    # differs: a shared encoder in place of layers of one's own (4 lines)
+    # differs: a shared encoder in place of separate layers (4 lines)
     patch: Annotated[int, Ge(1), Le(10_000), "size"] = 4
     """Bars of a token; raising it makes the encoder faster and blunter in time."""
     d_model: Annotated[int, Ge(1), Le(16_384), "size"] = 64
@@ -650,7 +650,7 @@ LIVE = (
     "dropout",
     "weight_decay",
 )
-"""Knobs that move while a run trains; a compiled function that saw them would be compiled anew at every move."""
+"""Knobs that change while a run trains; a function compiled with them would be compiled again at every change."""
 
 
 def train(run: Stack[Args]) -> None:
@@ -784,7 +784,7 @@ def train(run: Stack[Args]) -> None:
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
                         given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
                         # differs: gradients on the encoder are each agent's own until the step (19 lines)
-                        # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                        # A last, smaller minibatch would need its own compilation, for a handful of steps.
                         find = fast_find if size == run.minibatch else find_gradients
                         rows_of = Minibatch(*(column[:, piece] for column in batch))
                         found = find(encoder, heads, observation, rows_of, *given, *words)

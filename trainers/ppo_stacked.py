@@ -55,7 +55,7 @@ from p3kit.runtime.stacking import (
 )
 
 AGENTS = "stack"
-"""What p3kit puts into one run of this trainer: agents that share nothing but the shapes of their tensors."""
+"""Agents that p3kit puts into one run of this trainer: those with equal shapes of their tensors."""
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,7 +153,7 @@ class ActorCritic(nn.Module):
         self.value = Body([*widths, 1], args.activation, 1.0, generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all weights anew."""
+        """Draw all weights again."""
         self.policy.reset_parameters(generator)
         self.value.reset_parameters(generator)
 
@@ -584,7 +584,7 @@ def train(run: Stack[Args]) -> None:
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
                         given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
                         if share == 1:
-                            # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                            # A last, smaller minibatch would need its own compilation, for a handful of steps.
                             find = fast_find if size == run.minibatch else find_step
                             gradient, factors, counted, metrics = find(
                                 net, observation, batch, *given, optimizer.steps, live, *learning

@@ -44,8 +44,8 @@ def compare(
     """Set runs, agents or the values of a knob side by side: what differs in their specs and where it was set, results
     with intervals, and the difference from the first one.
 
-    RUN is run-42, 42, latest or run-42/AAPL. Where nothing but compute.… differs (a precision, say), a verdict tells
-    whether the results match. Without --output the page goes to stdout, as markdown.
+    RUN is run-42, 42, latest or run-42/AAPL. If only compute.… differs (a precision, for example), a verdict states if
+    the results match. Without --output the page goes to stdout, as Markdown.
     """
     from p3kit.api.judging import compare_runs
     from p3kit.report.comparison_page import comparison_json, render_comparison, write_comparison

@@ -88,7 +88,7 @@ def evaluate(
 
     if final and split is not None:
         raise InputError(
-            f"--split {split}", "was given beside --final", "--final walks the test split; say one of them"
+            f"--split {split}", "was given beside --final", "--final uses the test split; give one of them"
         )
     outside = any(option is not None for option in (bars, first_day, last_day))
     if outside and (final or split is not None):

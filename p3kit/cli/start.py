@@ -1,4 +1,4 @@
-"""`p3kit init` and `p3kit eject`: files of one's own to begin with."""
+"""`p3kit init` and `p3kit eject`: new files to start with."""
 
 from __future__ import annotations
 

@@ -61,8 +61,7 @@ class Ticks:
 
     @property
     def covered(self) -> int:
-        """Ticks of training that these rows speak for; more than their number where an iteration spans several
-        ticks."""
+        """Ticks of training that these rows cover; more than their number if an iteration spans several ticks."""
         return max(len(self), int(self.steps[-1]) // TICK) if len(self) else 0
 
     def rows_for(self, ticks: int, least: int = 2) -> int:
@@ -111,7 +110,7 @@ class Evidence:
     task: str = ""
     """The Gymnasium or EnvPool task it trains on; "" for bars."""
     failure: str = ""
-    """What a failed or crashed run said last."""
+    """Last output of a failed or crashed run."""
     peers: Sequence[Evidence] = ()
     """The other agents of the run: a free control group."""
     twins: Sequence[tuple[str, Mapping[str, Recorded]]] | None = None
@@ -130,7 +129,7 @@ class Evidence:
         """The metric by tick; empty where the run did not record it."""
         if metric not in self.series:
             return _NONE
-        if (metric, reduce) not in self._pooled:  # forty rows ask for the same few metrics
+        if (metric, reduce) not in self._pooled:  # forty rows read the same few metrics
             self._pooled[metric, reduce] = to_ticks(self.series[metric], reduce)
         return self._pooled[metric, reduce]
 

@@ -31,9 +31,9 @@ shares at their average fill price; *paid* is what they cost with fees; a sale o
 share of both. The profit of a *piece* (each sale, by order or by force) is its proceeds net of fees less its part of
 paid. A *round trip* runs from flat to flat. A position is *under water* when its market value is less than paid.
 
-*Continuous accounts.* A live account knows no episodes. With `Rules.continuous` one account lives from its first bar to
+*Continuous accounts.* A live account has no episodes. With `Rules.continuous` one account lives from its first bar to
 its last: it is never forced out at the end, and its last bar is marked at the close. An episode begins where the open
-trade began, so a decision needs nothing but the open trade. For the observation, cash before the open trade (while
+trade began, so a decision depends only on the open trade. For the observation, cash before the open trade (while
 flat: cash) takes the place of the initial capital; peak, largest drawdown and realised profit start there; while flat
 every field has its start value. `episode_left` is 1 − bars held / `episode_bars`, at least 0. Order sizes remain shares
 of equity, and ruin a share of the initial capital: below it nothing is bought any more. The reward is pnl alone.

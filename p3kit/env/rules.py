@@ -39,7 +39,7 @@ SHARPE_CLIP = 2.0
 """Bound on the differential Sharpe ratio of one bar."""
 
 SHARPE_MIN_VARIANCE = 1e-12
-"""Variance of bar returns below which a Sharpe ratio says nothing: the differential Sharpe ratio is 0 there."""
+"""Variance of bar returns below which a Sharpe ratio has no meaning: the differential Sharpe ratio is 0 there."""
 
 DRAWDOWN_FREE = 0.05
 """Drawdown that costs nothing (both formula sets)."""

@@ -130,7 +130,7 @@ def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: 
 
 def feature_rank(activation: Tensor) -> Tensor:
     """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024). NaN where a
-    number is not finite: a sick run must reach the record that says so, and a decomposition of NaN raises.
+    number is not finite: such a run must reach the record of this fault, and a decomposition of NaN raises.
 
     Their squares are the eigenvalues of AᵀA (H, H), which is small.
     """

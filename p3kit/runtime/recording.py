@@ -28,7 +28,7 @@ Metrics = dict[str, float]
 class Rollout:
     """Data of one rollout, on the CPU. `equity` is NaN for tasks without money."""
 
-    reward: Array  # (T, N) as the learner sees it
+    reward: Array  # (T, N) scaled for the learner
     clipped: Array  # (T, N) bool
     weighted: Array  # (T, N, C) components × weights
     raw: Array  # (T, N, C)
@@ -51,7 +51,7 @@ class EpisodeLedger:
 
     components: Array  # (N, C)
     total: Array  # (N,) weighted, before scaling
-    learnt: Array  # (N,) as the learner sees it
+    learnt: Array  # (N,) scaled for the learner
     length: Array  # (N,)
     trades: Array  # (N,)
     ended: Array  # (M, 4): pnl, sharpe, learnt reward and equity won of the episodes that no correlation used yet

@@ -19,7 +19,7 @@ from p3kit.runtime.evidence import dormant_units
 from p3kit.runtime.stacking import Weights, layers_of_agent
 
 UNDECIDED_GAIN = 0.01
-"""Largest singular value of a policy's last layer when it is drawn anew (Andrychowicz et al. 2021, section 3.2)."""
+"""Largest singular value of a policy's last layer after a reset (Andrychowicz et al. 2021, section 3.2)."""
 Layer = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,)."""
 NamedLayers = Mapping[str, Sequence[Layer]]
@@ -70,8 +70,8 @@ def reinit_dormant(
 def reinit_part(
     net: nn.Module, optimizer: torch.optim.Optimizer, part: str, observation: Tensor, generator: torch.Generator
 ) -> None:
-    """Draw a part of a module anew: "policy_head" and "value_head" are the last layers of its children `policy` and
-    `value`, "dormant" the hidden units that hardly respond to observations (B, D).
+    """Draw new weights for a part of a module: "policy_head" and "value_head" are the last layers of its children
+    `policy` and `value`, "dormant" the hidden units that hardly respond to observations (B, D).
 
     `net.reset_parameters(generator)` gives the weights; the children have `hidden(observation)` for "dormant".
     """

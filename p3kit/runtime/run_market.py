@@ -47,7 +47,7 @@ def training_market(directory: RunDir, info: Mapping[str, Any], spec: Spec) -> d
 
 
 def backtest_market(directory: RunDir, info: Mapping[str, Any], spec: Spec, symbol: str) -> dict[str, SymbolData]:
-    """The bars of one symbol of a run. Prices may have been rescaled since; notes say so."""
+    """The bars of one symbol of a run. Prices may have been rescaled since; notes report that."""
     return _market_of_run(directory, info, spec, [symbol], exact=False)
 
 

@@ -283,14 +283,14 @@ def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
     span = sustained(cut.values > _MOST_CLIPPED, row.patience)
     if span is not None:
         value = float(np.median(within(cut, span)))
-        text = f"{value:.0%} of rewards are cut by reward.clip: the learner cannot tell large from larger"
+        text = f"{value:.0%} of rewards are cut by reward.clip: large and larger rewards look the same to the learner"
         cause = (1.0, "too_large", scaling)
         return raised(evidence, row, cut, span, value, text, threshold=_MOST_CLIPPED, causes=[cause])
     return silent(evidence, row, std, "standard deviation of the returns")
 
 
 _FAINTEST = 1e-3
-"""Standard deviation of the rewards as the learner sees them; those of an account that trades are 0.1 to 1."""
+"""Standard deviation of the scaled rewards; those of an account that trades are 0.1 to 1."""
 _MOST_CLIPPED = 0.10
 """Share of rewards that may be cut; healthy runs cut next to none."""
 
@@ -300,7 +300,7 @@ _MOST_CLIPPED = 0.10
 )
 def reward_without_money(evidence: Evidence, row: Row) -> Finding:
     """Reward up, account down: over ten ticks they move against each other by rank, and both ends of the window differ
-    by more than twice their sampling error, so that two flat and noisy curves say nothing."""
+    by more than twice their sampling error, so that two flat and noisy curves give no finding."""
     reward = evidence.ticks("episode/episode_reward_mean")
     gained = evidence.ticks("episode/episode_return_mean").at(reward.steps)
     error = _sampling_error(evidence, reward)
@@ -359,7 +359,7 @@ def _grown_share(evidence: Evidence, first: int, last: int) -> tuple[str, float]
 
 
 def _paid_action(evidence: Evidence) -> str | None:
-    """The action that is paid most beside profit, in words; None where none is."""
+    """The action that is paid most beside profit, as text; None if there is none."""
     paid = {}
     for action in ACTIONS[1:]:
         beside = evidence.ticks(f"reward/beside_pnl.{action}")

@@ -24,7 +24,7 @@ from p3kit.symptoms import Severity
 
 @detector("train.clip", "policy/clip_fraction", warn=0.4, minimum=2, patience=2)
 def clip_fraction_high(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.1 asks 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
+    """Guide 6.1 requires 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
     clipped = evidence.ticks("policy/clip_fraction")
     span = sustained(clipped.values > row.warn, row.patience)
     if span is None:

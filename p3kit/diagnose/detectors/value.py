@@ -58,7 +58,7 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
         return adrift
     if span is None:
         if np.all(np.isnan(reference)) and np.any(low):
-            text = "explained variance is low, and only diag/ev_reference could tell that from an unpredictable market"
+            text = "explained variance is low; without diag/ev_reference an unpredictable market is possible, too"
             return Finding(row.symptom, evidence.agent, "no_evidence", "warning", text)
         return silent(evidence, row, explained, "explained variance")
     value = float(explained.values[span.last])

@@ -1,4 +1,4 @@
-"""Measuring repair: who counts as hurt, who as well again, and that healthy runs are watched for actions."""
+"""Measuring repair: degraded runs, repaired runs, and actions on healthy runs."""
 
 from __future__ import annotations
 
