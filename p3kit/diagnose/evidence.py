@@ -1,9 +1,8 @@
 """Input of the detectors: the recorded series of one agent on a common clock, its spec and its events.
 
-A *tick* is 4,096 env steps of one agent. Rows that lie closer than a tick are pooled into one, rows that lie further
-apart stay as they are, so that a window of three ticks means the same whatever `n_steps × num_envs` is. Everything a
-detector computes at a tick uses that tick and earlier ones only: judged live or afterwards, a run gets the same
-findings.
+A *tick* is 4,096 env steps of one agent. Rows closer than a tick are pooled into one; other rows stay unchanged. So a
+window of three ticks means the same for any `n_steps × num_envs`. A detector uses only the current tick and earlier
+ones: a run gets the same findings live and afterwards.
 """
 
 from __future__ import annotations

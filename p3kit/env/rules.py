@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from p3kit.spec import Spec
 
 ROUNDING = 1e-9
-"""Relative width of a tie. Comparisons of money lean by this much to the side named where they are made, so that the
-last bit of a float never decides whether an order is allowed, a stop is hit or a trade counts as a win."""
+"""Relative width of a tie. Comparisons of money are shifted by this much, in the direction stated at each of them. So
+the last bit of a float never decides if an order is allowed, a stop is hit or a trade counts as a win."""
 
 UNIT = 0.01
 """One unit of the sound reward: 1 % of the initial capital (a share)."""

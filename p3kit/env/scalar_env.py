@@ -1,9 +1,9 @@
 """`ScalarTradingEnv`: the trading environment with one plain Python account per row, for debugging.
 
 `env.backend = "scalar"` puts it under a trainer. Bars, splits, windows, restarts and faults are those of `TradingEnv`;
-money, masks, account fields and reward all come from `p3kit.env.scalar_account`, account by account. Where a run under
-`"batched"` looks odd and the same run under `"scalar"` does not, the fault is in the batched engine; where both look
-odd, set a breakpoint in `ScalarAccount.step`.
+money, masks, account fields and reward all come from `p3kit.env.scalar_account`, account by account. If a run looks
+wrong under `"batched"` and right under `"scalar"`, the fault is in the batched engine. If both look wrong, set a
+breakpoint in `ScalarAccount.step`.
 
 Notation for shapes: N accounts, K account fields.
 """

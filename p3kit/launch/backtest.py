@@ -56,8 +56,8 @@ def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]
 
 
 def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, float] | None:
-    """{value, trials}: the chance that the true Sharpe ratio of a backtest is above 0, once the luck of having tried
-    several policies on these bars is taken off; None where nothing was chosen (the training split) or traded.
+    """{value, trials}: the probability that the true Sharpe ratio of a backtest is above 0, corrected for the number of
+    policies tried on these bars. None if nothing was chosen (the training split) or traded.
 
     Tries are all evaluations of the symbol that the experiment's runs in the folder have journalled on that split.
     """

@@ -322,11 +322,11 @@ class Agent(Generic[A]):
         update: Mapping[str, Any],
         whole: Mapping[str, float],
     ) -> None:
-        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row. Once every
-        agent of the run has, the interventions decide.
+        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row. After all
+        agents of the run, the interventions decide.
 
-        Not one finite gradient step in an update ends an agent, if no intervention takes it back: alone in its run it
-        raises NumericalFault, beside others it fails and they go on.
+        An update without one finite gradient step ends an agent, if no intervention reverts it. Alone in its run it
+        raises NumericalFault; beside others it fails and they continue.
         """
         self.process.refuse_to_train()
         self.global_step = global_step

@@ -107,9 +107,9 @@ class AgentRun(Generic[A]):
         return forward, self._grad_scaler
 
     def resume(self, net: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful) -> Timestep | None:
-        """Register what checkpoints keep, beside scalers and environment. Where the run is resumed, restore all of it
-        and return the timestep at which the environment stands; None where the run begins, with new weights or those
-        the spec's `[init]`.
+        """Register the contents of checkpoints, beside scalers and environment. If the run is resumed, restore all of
+        it and return the current timestep of the environment. None if the run begins, with new weights or those of the
+        spec's `[init]`.
 
         `net` has children `policy` and `value`. Each is called as (observation, dropout masks), has
         `hidden(observation)`, a list of (B, width) activations, and `nn.Linear` layers from observation to output.

@@ -39,9 +39,9 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
 def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
     """Explained variance of a linear forecast: the reference beside the value function's explained variance.
 
-    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
-    the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows,
-    which keeps the condition number below D + 1, so that single precision will do. NaN where a number is not finite.
+    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so that it forecasts like
+    the value function. observation (B, D) and target (B,) are in the order of time. The penalty is the number of fitted
+    rows, which keeps the condition number below D + 1, so single precision is enough. NaN if a number is not finite.
     """
     sound = observation.isfinite().all() & target.isfinite().all()
     half = observation.shape[0] // 2

@@ -2,8 +2,8 @@
 them.
 
 Notation for shapes: T steps, N envs, A actions, C reward components, G gradient steps, M optimiser metrics. A *tick*
-is 4,096 env steps; an iteration has as many rows as it holds whole ticks (at least one), and the epochs of its update
-are shared out over the same rows, so that six long updates can still be diagnosed.
+is 4,096 env steps. An iteration has one row per whole tick (at least one). The epochs of its update are distributed
+over the same rows, so that a run of six long updates can still be diagnosed.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def reinit_head(
 def reinit_dormant(
     net: NamedLayers, fresh: NamedLayers, moments: Sequence[NamedLayers], activations: Mapping[str, Sequence[Tensor]]
 ) -> int:
-    """Give every dormant hidden unit the incoming weights that `fresh` has there, no bias, and outgoing weights of 0,
-    so that the outputs stay nearly the same and the unit can learn. Returns how many there were.
+    """Give every dormant hidden unit the incoming weights of `fresh`, no bias, and outgoing weights of 0, so that the
+    outputs stay nearly the same and the unit can learn. Return their number.
 
     `activations` are (B, H) per hidden layer of each network: the first ones of its layers, as many as are given.
     """

@@ -120,10 +120,10 @@ def _evenly(values: Array) -> Array:
 def mode_gap(values: Array) -> float:
     """Distance of two modes in pooled standard deviations; 0 where there is only one.
 
-    The values (300 or more) are cut in two where the variance within the halves is smallest (Otsu 1979). The cut counts
-    as two modes where the smaller half has more than 5 % of the values, and where the middle fifth between the centres
-    holds fewer than half as many as an equal stretch around the emptier centre: a flat or bell-shaped distribution is
-    one mode.
+    The values (300 or more) are split where the variance within the halves is smallest (Otsu 1979). The split counts as
+    two modes under two conditions. The smaller half has more than 5 % of the values. The middle fifth between the
+    centres has fewer than half as many as an equal stretch around the emptier centre. A flat or bell-shaped
+    distribution is one mode.
     """
     x = np.sort(values.astype(np.float64))
     count = len(x)

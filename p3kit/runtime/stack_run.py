@@ -113,8 +113,8 @@ class StackRun(Generic[A]):
         self._run.__exit__(kind, error, trace)
 
     def stacks(self) -> Iterator[Stack[A]]:
-        """The agents that train, as one stack; a smaller one of the rest each time that half of them have ended, and
-        one with the arguments of an extension where that begins."""
+        """The agents that train, as one stack. A smaller stack of the rest follows each time that half of them have
+        ended, and one with new arguments at the start of an extension."""
         state = self._run.resumed
         by_name = {agent.name: agent for agent in self._run.agents}
         agents = self._run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]

@@ -25,9 +25,8 @@ from p3kit.symptoms import Severity
 
 @detector("reward.share", "reward/episode_share.pnl", warn=0.5, critical=0.7, minimum=3, patience=3, gross=2)
 def component_dominates(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.4: PnL should be 40-50%. Under the sound formulas it carries 75-95%, which is what a reward that means
-    money looks like; another component must not carry more than half, nor grow by 0.15 beyond a quarter while
-    training."""
+    """Guide 2.4: PnL should be 40-50%. Under the sound formulas it carries 75-95%, as it should. So another component
+    must not carry more than half, nor grow by 0.15 beyond a quarter during training."""
     pnl = evidence.ticks("reward/episode_share.pnl")
     acting = np.nan_to_num(evidence.ticks("policy/hold_share").at(pnl.steps)) <= 0.95
     found: list[tuple[float, str, Span, Floats, bool]] = []
@@ -132,10 +131,10 @@ def long_tail(evidence: Evidence, row: Row) -> Finding:
 
 @detector("reward.corr", "reward/corr_total_gain", "reward/corr_pnl_sharpe", warn=0.3, patience=2)
 def reward_means_money(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.4: PnL and Sharpe should correlate, and the whole reward with the equity won. Thirty episodes give a
-    correlation a standard error of 0.18: that of P&L and Sharpe, which is 0.1 to 0.8 in healthy runs, has to lie two of
-    them below 0.2, for twice as long, and the reward as a whole has to show it: with a trade an episode the Sharpe
-    component alone may point anywhere."""
+    """Guide 2.4: PnL and Sharpe should correlate, and the whole reward with the equity won. Over thirty episodes a
+    correlation has a standard error of 0.18. In healthy runs that of P&L and Sharpe is 0.1 to 0.8. It must be two
+    standard errors below 0.2, for twice as long, and the whole reward must show the fault, too: with one trade an
+    episode the Sharpe component alone is mostly noise."""
     total = evidence.ticks("reward/corr_total_gain")
     sharpe = evidence.ticks("reward/corr_pnl_sharpe").at(total.steps)
     apart, odd = total.values < row.warn, (sharpe < _ODD_SHARPE) & (total.values < _MEANS_MONEY)

@@ -66,8 +66,8 @@ def kl_high(evidence: Evidence, row: Row) -> Finding:
     patience=2,
 )
 def unstable_training(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1: "reward variance high". A variance means nothing without a unit, so the swings from tick to tick are
-    measured in their own sampling error; and they must go to and fro, for a rising curve moves too."""
+    """Guide 5.1: "reward variance high". A variance needs a unit, so the changes from tick to tick are measured in
+    their own sampling error. They must change direction, because a rising curve changes, too."""
     reward = evidence.ticks("episode/episode_reward_mean")
     std = evidence.ticks("episode/episode_reward_std").at(reward.steps)
     episodes = evidence.ticks("episode/episodes", "sum").at(reward.steps)
