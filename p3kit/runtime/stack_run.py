@@ -410,7 +410,7 @@ class Stack(Generic[A]):
     def _movement(
         self, k: int, after: Tensor, iteration: Iteration, sample: Sample, update: Mapping[str, Tensor], epochs: int
     ) -> dict[str, Tensor]:
-        """What an update of agent k did to each part of its net, and its settings as the update realised them."""
+        """Change of each part of agent k's network by an update, and the settings that the update realised."""
         args: Any = self._in_force[k]
         before = {name: own[k] for name, own in self._own_before.items()}
         now = {name: own[k] for name, own in self._networks.weights.items()}
