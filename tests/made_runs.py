@@ -101,6 +101,7 @@ def healthy(progress: float, tick: int, rng: np.random.Generator, ent_coef: floa
         "reward/corr_pnl_sharpe": about(0.6, 0.05),
         "diag/gae_error": 3e-6,
         "diag/mismatch": 0.0,
+        "realised/ppo.gae_lambda": 0.95,
         "diag/still_share.policy": 0.0,
         "diag/still_share.value": 0.0,
         "diag/wrong_bootstraps": 0.0,

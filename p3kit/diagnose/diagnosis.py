@@ -12,7 +12,7 @@ import numpy as np
 
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.evidence import TICK, Evidence, Recorded
-from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
+from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange, row_numbers
 from p3kit.diagnose.journal import for_agent, intervened
 from p3kit.diagnose.registry import about_trading
 from p3kit.errors import P3kitError
@@ -165,7 +165,7 @@ def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) 
     info, status = run.info(), run.status()
     plans = {plan["name"]: plan for plan in info["agents"]}
     symbols = info["spec"].get("symbols") or []
-    return [
+    every = [
         AgentDiagnosis(
             run=run.name,
             agent=evidence.agent,
@@ -178,8 +178,10 @@ def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) 
             failure=f"{status['state']}: {status['message']}" if ended_badly(status) else "",
             intervened=intervened(evidence.events_of("intervention")),
         )
-        for evidence in gather_run(run, agent, rules)
+        for evidence in gather_run(run, rules=rules)
     ]
+    numbers = row_numbers(every)  # over all agents, also for one of them
+    return [replace(one, numbers=numbers) for one in every if agent in (None, one.agent)]
 
 
 def gather_run(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[Evidence]:

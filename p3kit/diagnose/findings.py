@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p3kit.spec.writing import patch_toml
@@ -133,6 +133,8 @@ class AgentDiagnosis:
     """`crashed: …` or `failed: …` where the run ended badly; a run may end so before any row can be judged."""
     intervened: bool = False
     """Whether an intervention changed how it trained."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Symptom → number of its row, the same for all agents of the run; see `row_numbers`."""
 
     @property
     def raised(self) -> tuple[Finding, ...]:
@@ -171,6 +173,19 @@ class AgentDiagnosis:
             "ranges": {r.metric: {"low": r.low, "high": r.high, "last": r.last} for r in self.ranges},
             "patch": self.patch,
         }
+
+
+def row_numbers(diagnoses: Sequence[AgentDiagnosis]) -> dict[str, int]:
+    """Symptom → number of its row, over all agents of a run: roots before consequences, then the worst, then those that
+    began first. An agent's table, the run's and `--explain` share them."""
+    best: dict[str, tuple[bool, int, int, int]] = {}
+    catalogue = list(SYMPTOMS)
+    for diagnosis in diagnoses:
+        for found in diagnosis.raised:
+            place = (found.follows is not None, SEVERITIES.index(found.severity), found.since_step or 0)
+            key = (*place, catalogue.index(found.symptom))
+            best[found.symptom] = min(key, best.get(found.symptom, key))
+    return {symptom: number for number, symptom in enumerate(sorted(best, key=lambda name: best[name]), 1)}
 
 
 def format_number(value: float | None) -> str:
