@@ -1,4 +1,4 @@
-"""From a run directory to its diagnosis: gather the evidence, ask every detector, rank, and work out the patches."""
+"""From a run directory to its diagnosis: gather the evidence, run every detector, rank, and compute the patches."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ Rules = Mapping[str, Mapping[str, Any]]
 def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[AgentDiagnosis]:
     """Judge every agent of a run, or one. Reads files only; a run may still be training.
 
-    With `rules` the recorded metrics are judged anew under other thresholds: nothing is trained again.
+    With `rules` the recorded metrics are judged with other thresholds: nothing is trained again.
     """
     info, status = run.info(), run.status()
     plans = {plan["name"]: plan for plan in info["agents"]}

@@ -396,7 +396,7 @@ def test_collapse_that_no_evaluation_judged_is_raised_and_says_so(tmp_path: Path
         judged(make_run(tmp_path, fault=after(0.1, HOLD), eval_fault=unevaluated, until=0.4)), "policy.hold"
     )
     assert found.raised
-    assert "cannot be told" in found.evidence
+    assert "it is unknown whether HOLD is right" in found.evidence
 
 
 def test_a_late_collapse_is_not_premature(tmp_path: Path) -> None:
