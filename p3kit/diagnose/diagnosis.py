@@ -1,4 +1,4 @@
-"""From a run directory to its diagnosis: gather the evidence, ask every detector, rank, and work out the patches."""
+"""From a run directory to its diagnosis: gather the evidence, run every detector, rank, and compute the patches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.evidence import TICK, Evidence, Recorded
 from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange, row_numbers
-from p3kit.diagnose.journal import for_agent, intervened
-from p3kit.diagnose.registry import about_trading
+from p3kit.diagnose.journal import changes_training, for_agent, intervened
+from p3kit.diagnose.registry import Row, about_trading
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, concerns, list_runs
 from p3kit.spec.writing import patch_toml
@@ -160,7 +160,7 @@ Rules = Mapping[str, Mapping[str, Any]]
 def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[AgentDiagnosis]:
     """Judge every agent of a run, or one. Reads files only; a run may still be training.
 
-    With `rules` the recorded metrics are judged anew under other thresholds: nothing is trained again.
+    With `rules` the recorded metrics are judged with other thresholds: nothing is trained again.
     """
     info, status = run.info(), run.status()
     plans = {plan["name"]: plan for plan in info["agents"]}
@@ -261,13 +261,29 @@ def judge(evidence: Evidence) -> tuple[Finding, ...]:
     """Every row of the catalogue that has a detector: raised rows first, the worst and earliest on top. Rows about
     trading are left out for a task that is no market."""
     rows = {symptom: row for symptom, row in DETECTORS.items() if not (evidence.task and about_trading(symptom))}
-    findings = {symptom: row(evidence) for symptom, row in rows.items()}
+    findings = {symptom: _beside_own_changes(row, evidence) for symptom, row in rows.items()}
     raised = {symptom: finding for symptom, finding in findings.items() if finding.raised}
     judged = [
         _with_patch(replace(finding, follows=_explanation(finding, raised)), evidence) if finding.raised else finding
         for finding in findings.values()
     ]
     return tuple(sorted(judged, key=_order))
+
+
+OWN_CHANGE = 3 * TICK
+"""Env steps in which a row can be the mere effect of an intervention."""
+
+
+def _beside_own_changes(row: Row, evidence: Evidence) -> Finding:
+    """Judge a row. One that begins right after an intervention is judged by the record after that alone, so that the
+    change itself is no symptom."""
+    finding = row(evidence)
+    begin = finding.since_step
+    if not finding.raised or begin is None or finding.window == "exact":
+        return finding
+    changes = [int(event["global_step"]) for event in evidence.events_of("intervention") if changes_training(event)]
+    last = max((step for step in changes if step < begin <= step + OWN_CHANGE), default=None)
+    return finding if last is None else row(evidence.since(last))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""One judgement with all its numbers: what was measured, tick by tick, against which rule, and what would mend it."""
+"""One judgement with all its numbers: the measured values, tick by tick, the rule, and the changes that would help."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Explanation:
 
 def pick(diagnoses: Sequence[AgentDiagnosis], wanted: str) -> Finding:
     """The row that `--explain` names: its number in the table, or a symptom's id. It is that of the first agent that
-    raised it, else of the first agent. Raises InputError with what there is."""
+    raised it, else of the first agent. Raises InputError with the possible rows."""
     if wanted.isdigit():
         numbers = {number: symptom for one in diagnoses for symptom, number in one.numbers.items()}
         raised = {finding.symptom for one in diagnoses for finding in one.raised}
@@ -170,12 +170,12 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
             console.print(Text(f"{cause.rank}. {cause.meaning} ({cause.evidence})"))
             console.print(Text(_indented(cause.patch) if cause.patch else "   no spec value fixes this", "green"))
     if finding.raised and (against := [cause.meaning for cause in explanation.causes if not cause.rank]):
-        console.print(Text("Nothing speaks for: " + "; ".join(against) + ".", "dim"))
+        console.print(Text("No evidence for: " + "; ".join(against) + ".", "dim"))
 
 
 def _story(explanation: Explanation) -> list[tuple[str, str]]:
     finding, row = explanation.finding, explanation.row
-    states = {"ok": "judged, and silent", "not_enough_data": "too early to say", "no_evidence": "cannot be judged"}
+    states = {"ok": "judged, no finding", "not_enough_data": "too early", "no_evidence": "cannot be judged"}
     lines = [("state", states.get(finding.state, f"raised, {finding.severity}")), ("judged by", row.evidence)]
     rule = [f"warn {format_number(explanation.rule['warn'])}"]
     if explanation.rule["critical"] != float("inf"):

@@ -10,15 +10,15 @@ from p3kit.spec.writing import patch_toml
 from p3kit.symptoms import SYMPTOMS, Severity, Symptom, Value
 
 State = Literal["raised", "ok", "not_enough_data", "no_evidence"]
-"""raised: the symptom showed, now or earlier · ok: judged and silent · not_enough_data: too early to say ·
-no_evidence: the run did not record what the row needs."""
+"""raised: the symptom showed, now or earlier · ok: judged, no finding · not_enough_data: too early ·
+no_evidence: the run did not record the metrics that the row needs."""
 
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "information", "gate")
 
 
 @dataclass(frozen=True)
 class CauseFound:
-    """A cause that the evidence supports, with that evidence in words and its weight."""
+    """A cause that the evidence supports, with that evidence as text and its weight."""
 
     id: str
     evidence: str
@@ -27,7 +27,7 @@ class CauseFound:
 
 @dataclass(frozen=True)
 class SpecChange:
-    """One value of a patch: what the run used, and what to use instead. `before` is None where the run does not say."""
+    """One value of a patch: the run's value, and its replacement. `before` is None if the run does not record it."""
 
     path: str
     before: Value | None
@@ -209,7 +209,7 @@ def format_missed(value: float, threshold: str) -> str:
 
 
 def format_value(value: Value | None) -> str:
-    """A spec value as a reader writes it: 3e-4, 0.05, 64, running; `unset` where the run does not say."""
+    """A spec value as a reader writes it: 3e-4, 0.05, 64, running; `unset` if the run does not record it."""
     if value is None:
         return "unset"
     return format_number(value) if isinstance(value, float) else str(value)

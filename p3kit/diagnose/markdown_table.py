@@ -29,8 +29,8 @@ def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
 
 
 def catalogue_as_markdown() -> str:
-    """Every row of the catalogue: the guide's words, what is judged, whether a repair may act by itself, and where the
-    row is judged otherwise than the guide says."""
+    """Every row of the catalogue: the guide's words, the evidence, the possible automatic repairs, and departures from
+    the guide."""
     lines = ["| row | the guide's words | section | severity | judged by | causes (* may be repaired) |"]
     lines.append("|---|---|---|---|---|---|")
     for row in SYMPTOMS.values():
@@ -43,7 +43,7 @@ def catalogue_as_markdown() -> str:
         cells = (f"`{row.id}`", row.title, row.section, row.severity, where, causes or "–")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     departures = [f"- `{row.id}`: {row.departure}" for row in SYMPTOMS.values() if row.departure]
-    return "\n".join([*lines, "", "Where a row is not judged as the guide says:", "", *departures]) + "\n"
+    return "\n".join([*lines, "", "Rows that depart from the guide:", "", *departures]) + "\n"
 
 
 def _findings(groups: Sequence[Group], agents: int) -> str:
@@ -64,7 +64,7 @@ def _findings(groups: Sequence[Group], agents: int) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     shown = [group.first for group in groups]
-    notes = [f"- `{f.symptom}`, not as the guide says: {f.row.departure}" for f in shown if f.row.departure]
+    notes = [f"- `{f.symptom}` departs from the guide: {f.row.departure}" for f in shown if f.row.departure]
     return "\n".join(lines) + ("\n\n" + "\n".join(notes) if notes else "")
 
 

@@ -50,7 +50,7 @@ def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> No
         console.print()
     if groups:
         departs = any(group.first.row.departure for group in groups)
-        why = ", and why a row is not judged as the guide says" if departs else ""
+        why = ", and the reason for a departure from the guide" if departs else ""
         console.print(Text(f"--explain N prints row N with all its numbers{why}.", "dim"))
     for line in not_judged(diagnoses):
         console.print(Text(line, "dim"))
@@ -191,7 +191,7 @@ def _clean_bill(diagnosis: AgentDiagnosis, short: bool) -> RenderableType:
 
 
 def healthy_range(seen: Range) -> str:
-    """The glossary's healthy range in words, "" where it has none."""
+    """The glossary's healthy range as text, "" if it has none."""
     healthy = METRICS[seen.metric].healthy
     if healthy is None:
         return ""
@@ -202,7 +202,7 @@ def healthy_range(seen: Range) -> str:
 
 
 def not_judged(diagnoses: Iterable[AgentDiagnosis]) -> list[str]:
-    """Rows that could not speak, by reason; nothing is passed over in silence."""
+    """Rows without a judgement, by reason; every row is listed."""
     early: dict[str, None] = {}
     missing: dict[str, None] = {}
     for diagnosis in diagnoses:

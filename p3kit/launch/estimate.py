@@ -19,7 +19,7 @@ SETS_THE_PACE = {
     "evaluation": ("every",),
     "compute": ("device", "precision", "compile"),
 }
-"""What two runs share, beside the sizes and words of their trainer, if the pace of one is to tell that of the other."""
+"""Values that two runs share, beside the sizes and words of their trainer, if one pace can predict the other."""
 
 SAYS_NOTHING = {"total_timesteps", "init_gain"}
 """Fixed knobs that two runs of one pace may differ in."""

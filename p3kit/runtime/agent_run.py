@@ -1,4 +1,4 @@
-"""A run of one agent, as its trainer sees it: one call per concern.
+"""A run of one agent, for its trainer: one call per concern.
 
     with AgentRun(Args, load_policy, __file__) as run:
         env = run.make_env()
@@ -93,8 +93,8 @@ class AgentRun(Generic[A]):
     def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]:
         """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler.
 
-        Batches of a rollout step and of a whole minibatch are compiled. Others are rare and of many sizes, each of
-        which would have to be compiled anew.
+        Batches of a rollout step and of a whole minibatch are compiled. Others are rare and of many sizes, and each
+        size would need its own compilation.
         """
         compiled, autocast = self._run.compiled(net), self._run.autocast
 
@@ -107,9 +107,9 @@ class AgentRun(Generic[A]):
         return forward, self._grad_scaler
 
     def resume(self, net: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful) -> Timestep | None:
-        """Register what checkpoints keep, beside scalers and environment. Where the run is resumed, restore all of it
-        and return the timestep at which the environment stands; None where the run begins, with new weights or those
-        the spec's `[init]`.
+        """Register the contents of checkpoints, beside scalers and environment. If the run is resumed, restore all of
+        it and return the current timestep of the environment. None if the run begins, with new weights or those of the
+        spec's `[init]`.
 
         `net` has children `policy` and `value`. Each is called as (observation, dropout masks), has
         `hidden(observation)`, a list of (B, width) activations, and `nn.Linear` layers from observation to output.
@@ -157,7 +157,7 @@ class AgentRun(Generic[A]):
         self._agent.conclude()
 
     def observe(self, index: Tensor, account: Tensor) -> Tensor:
-        """Observations (…, D) as the networks get them: gathered, clipped, and normalised as the spec says."""
+        """Observations (…, D) for the networks: gathered, clipped, and normalised by the spec."""
         self._run.heartbeat()
         return self._scale_observation(self._env.observe(index, account))
 
@@ -332,7 +332,7 @@ class AgentRun(Generic[A]):
         agent.write_histograms(self._env, rollout, buffer.account.flatten(0, 1), buffer.value.flatten(), gradient)
 
     def _act(self, observation: Tensor) -> None:
-        """Roll back and draw anew where an intervention asked for it."""
+        """Roll back and draw new weights if an intervention requires it."""
         self._run.save_snapshot([self._agent], self._state)
         for _, earlier in self._run.rolled_back([self._agent]):
             self._registry.go_back(earlier)

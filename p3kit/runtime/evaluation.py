@@ -1,7 +1,7 @@
 """Backtests on a whole split: the policy, and beside it the fixed rules, in the same engine and at the same fees.
 
 The validation and the test split are played as one continuous account, unless the mode is `windows`
-(`p3kit.runtime.walks`). Nothing here sees an intervention: the spec is the user's own.
+(`p3kit.runtime.walks`). Interventions have no effect here: the spec is the user's own.
 
 Notation for shapes: K agents, W spans, B bars of the split, R rows.
 """
@@ -95,7 +95,7 @@ class Evaluator(Player):
 
     @cached_property
     def foresight(self) -> tuple[str, float]:
-        """The feature that knows most about the next bars of the training split, and its |correlation| with them."""
+        """The feature with the largest |correlation| with the next bars of the training split, and that correlation."""
         return feature_foresight(self.bars) if self.has_training_bars else ("", 0.0)
 
     def walk(self, split: Split, policy: Policy) -> Walk:
@@ -103,7 +103,7 @@ class Evaluator(Player):
         return walk_together([self], split, _stack_of_one(policy))[0]
 
     def windows(self, split: Split) -> list[Span]:
-        """The windows of a split; ValueError for a look at the test split that nobody asked for."""
+        """The windows of a split; ValueError for the test split without a request for it."""
         self._refuse_test(split)
         return super().windows(split)
 
@@ -197,7 +197,7 @@ class Evaluation:
     fixed_rule: tuple[str, Walk]
     account_rules: Rules
     holding_limit: int
-    """Bars after which a position is closed whatever the policy says."""
+    """Bars after which a position is closed for any policy."""
 
     @property
     def bars_per_year(self) -> float:

@@ -39,9 +39,9 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
 def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
     """Explained variance of a linear forecast: the reference beside the value function's explained variance.
 
-    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
-    the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows,
-    which keeps the condition number below D + 1, so that single precision will do. NaN where a number is not finite.
+    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so that it forecasts like
+    the value function. observation (B, D) and target (B,) are in the order of time. The penalty is the number of fitted
+    rows, which keeps the condition number below D + 1, so single precision is enough. NaN if a number is not finite.
     """
     sound = observation.isfinite().all() & target.isfinite().all()
     half = observation.shape[0] // 2
@@ -130,7 +130,7 @@ def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: 
 
 def feature_rank(activation: Tensor) -> Tensor:
     """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024). NaN where a
-    number is not finite: a sick run must reach the record that says so, and a decomposition of NaN raises.
+    number is not finite: such a run must reach the record of this fault, and a decomposition of NaN raises.
 
     Their squares are the eigenvalues of AᵀA (H, H), which is small.
     """

@@ -1,7 +1,7 @@
 """Settings as an update realised them, from its own numbers: a setting without an effect shows as a difference.
 
 Each function derives the value of a setting from a relation that holds exactly in PPO. It returns the spec's own value
-where the relation holds to rounding, else the value that explains the record, and NaN where the record cannot say.
+if the relation holds to rounding, else the value that explains the record, and NaN if the record is not enough.
 
 Notation for shapes: T steps, N envs, G gradient steps, E epochs, B sampled rows. Everything returns 0-d tensors.
 """
@@ -188,7 +188,7 @@ def gradient_limit(norm: Tensor, after: Tensor, limit: float) -> Tensor:
 
 
 def _least_squares(design: Tensor, target: Tensor) -> Tensor:
-    """The two coefficients that explain target (n,) by design (n, 2); NaN where the columns cannot be told apart."""
+    """The two coefficients that explain target (n,) by design (n, 2); NaN if the columns cannot be separated."""
     gram, moment = design.T @ design, design.T @ target
     determinant = gram[0, 0] * gram[1, 1] - gram[0, 1] * gram[1, 0]
     inverse = torch.stack([gram[1, 1], -gram[0, 1], -gram[1, 0], gram[0, 0]]).view(2, 2)

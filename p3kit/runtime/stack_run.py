@@ -1,4 +1,4 @@
-"""A run of K agents as one tensor program, as its trainer sees it: one call per concern.
+"""A run of K agents as one tensor program, for its trainer: one call per concern.
 
     with StackRun(Args, load_policy, __file__) as run:
         for stack in run.stacks():                        # one stack, and smaller ones as agents end
@@ -73,7 +73,7 @@ class Networks(Protocol):
     weights: Weights
     """The weights that each agent has of its own, (K, …); `policy` and `value` layers, see `layers_of_agent`."""
     output_layers: int
-    """Layers of a head that `reinit` of that head draws anew."""
+    """Layers of a head that `reinit` of that head resets."""
 
     def initial_weights(self, generator: torch.Generator) -> Weights:
         """New initial weights of one agent, (1, …)."""
@@ -113,8 +113,8 @@ class StackRun(Generic[A]):
         self._run.__exit__(kind, error, trace)
 
     def stacks(self) -> Iterator[Stack[A]]:
-        """The agents that train, as one stack; a smaller one of the rest each time that half of them have ended, and
-        one with the arguments of an extension where that begins."""
+        """The agents that train, as one stack. A smaller stack of the rest follows each time that half of them have
+        ended, and one with new arguments at the start of an extension."""
         state = self._run.resumed
         by_name = {agent.name: agent for agent in self._run.agents}
         agents = self._run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
@@ -220,7 +220,7 @@ class Stack(Generic[A]):
                 raise P3kitError(self._run.directory.name, "an iteration ended without record", "call it once")
 
     def live(self) -> Tensor:
-        """(K,) bool: agents that still train. The others keep their place and stand still."""
+        """(K,) bool: agents that still train. The others keep their place and do not change."""
         return torch.tensor([agent in self._running for agent in self._agents], device=self.device)
 
     def draws(
@@ -238,7 +238,7 @@ class Stack(Generic[A]):
         return stack_draws(drawn, self.device)
 
     def observe(self, index: Tensor, account: Tensor) -> Tensor:
-        """Observations (K, B, D) as the networks get them: gathered, clipped, and normalised as the spec says."""
+        """Observations (K, B, D) for the networks: gathered, clipped, and normalised by the spec."""
         self._run.heartbeat()
         return self._scale_observation(self._env.observe(index, account))
 
@@ -410,7 +410,7 @@ class Stack(Generic[A]):
     def _movement(
         self, k: int, after: Tensor, iteration: Iteration, sample: Sample, update: Mapping[str, Tensor], epochs: int
     ) -> dict[str, Tensor]:
-        """What an update of agent k did to each part of its net, and its settings as the update realised them."""
+        """Change of each part of agent k's network by an update, and the settings that the update realised."""
         args: Any = self._in_force[k]
         before = {name: own[k] for name, own in self._own_before.items()}
         now = {name: own[k] for name, own in self._networks.weights.items()}
@@ -498,7 +498,7 @@ class Stack(Generic[A]):
         return self._networks.of_agent(k) | under("observation", self._scale_observation.of_agent(k)) | statistics
 
     def _act(self, observation: Tensor) -> None:
-        """Roll back and draw anew where an intervention asked for it; observations (K, B, D) of the last rollout."""
+        """Roll back and draw new weights if an intervention requires it; observations (K, B, D) of the last rollout."""
         self._run.save_snapshot(self._running, self._state)
         back = dict(self._run.rolled_back(self._agents))
         for k, earlier in back.items():

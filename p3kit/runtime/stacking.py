@@ -1,4 +1,4 @@
-"""Tensor plumbing for trainers that train K agents in one program: nothing here decides how an agent learns.
+"""Tensor helpers for trainers that train K agents in one program: nothing here affects how an agent learns.
 
 Notation for shapes: K agents, T steps of the rollout, N envs of an agent, R = T·N rows, B rows of a minibatch, A
 actions, E epochs, P weights of an agent. Tables of a rollout are (T, N, K, …), rows of the environment are n·K + k, and

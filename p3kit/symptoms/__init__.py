@@ -1,4 +1,4 @@
-"""Catalogue of symptoms: faults of a run in the words of the training guide, and the changes of the spec that mend them.
+"""Catalogue of symptoms: faults of a run in the words of the training guide, and the changes of the spec that fix them.
 
 One vocabulary serves interventions (`on = "policy.hold"`), `p3kit diagnose` and the weekly report. The rows of
 `PREFIX.*` are in `p3kit/symptoms/PREFIX.py`, their detectors in `p3kit/diagnose/detectors/PREFIX.py`, the actions in

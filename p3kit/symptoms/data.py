@@ -21,7 +21,7 @@ ROWS = (
         "5.1",
         "critical",
         "eval/feature_foresight above 0.4: a feature correlates with the return of the next bar; or eval/sharpe_ratio above 8",
-        (Cause("future_feature", "a feature probably knows the future", automatic=False),),
+        (Cause("future_feature", "a feature probably contains future prices", automatic=False),),
         judged=True,
     ),
 )

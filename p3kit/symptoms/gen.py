@@ -22,7 +22,7 @@ ROWS = (
             Cause("shift", "the gap was there at the first evaluation: the two periods differ", automatic=False),
         ),
         judged=True,
-        departure="Dropout, the guide's first remedy, breaks the ratio of PPO unless rollout and update drop the same units "
-        "(they do here); stopping early and weight decay come first.",
+        departure="Dropout, the guide's first remedy, breaks the ratio of PPO unless rollout and update drop the same units, "
+        "as p3kit does. Early stopping and weight decay come first.",
     ),
 )

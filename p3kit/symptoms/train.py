@@ -38,7 +38,7 @@ ROWS = (
         (Cause("step_size", "too much change per update", (STOP_AT_KL, HALVE_LR)),),
         automatic=True,
         judged=True,
-        departure="The guide asks for 0.1-0.3. Healthy runs clip 0.00-0.10 of their ratios, so only the upper side warns.",
+        departure="The guide requires 0.1-0.3. Healthy runs clip 0.00-0.10 of their ratios, so only the upper side warns.",
     ),
     Symptom(
         "train.kl",
@@ -53,7 +53,7 @@ ROWS = (
         automatic=True,
         judged=True,
         departure="The guide gives two numbers: 0.015 (1.3) and 0.02 (6.1). The first is a stop inside an update and is "
-        "`ppo.target_kl`; runs that use it end some updates a little above it. A warning begins at a mean of 0.05.",
+        "`ppo.target_kl`; runs with it end some updates slightly above it. The warning starts at a mean of 0.05.",
     ),
     Symptom(
         "train.growth",

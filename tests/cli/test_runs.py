@@ -138,7 +138,7 @@ def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
     assert result.code == 1
     assert result.stdout.endswith("run-1/AMD failed: the market caught fire\n")
     assert "resume goes on with the run's own copy of the trainer (" in result.stderr
-    assert "fake_trainer.py is mended, p3kit run takes it" in result.stderr
+    assert "fake_trainer.py is fixed, p3kit run uses it" in result.stderr
     assert "  | RuntimeError: the market caught fire" in result.stderr
     assert "to go on:  p3kit resume run-1\n" in result.stderr
 
@@ -200,7 +200,7 @@ def test_stop_from_another_terminal(p3kit, spec, runs_root):
     wait_for_state(run, "running")
     wait_for_state(RunDir(runs_root / "run-2"), "running")
     result = p3kit("stop", "run-1", "2")
-    assert (result.code, result.stdout) == (0, "run-1 was asked to stop\nrun-2 was asked to stop\n")
+    assert (result.code, result.stdout) == (0, "run-1: stop requested\nrun-2: stop requested\n")
     process.communicate(timeout=30)
     assert process.returncode == 0
     refused = p3kit("stop", "run-1")

@@ -396,7 +396,7 @@ def test_collapse_that_no_evaluation_judged_is_raised_and_says_so(tmp_path: Path
         judged(make_run(tmp_path, fault=after(0.1, HOLD), eval_fault=unevaluated, until=0.4)), "policy.hold"
     )
     assert found.raised
-    assert "cannot be told" in found.evidence
+    assert "it is unknown whether HOLD is right" in found.evidence
 
 
 def test_a_late_collapse_is_not_premature(tmp_path: Path) -> None:
@@ -479,3 +479,24 @@ def test_a_row_can_be_overridden_in_the_spec(tmp_path: Path) -> None:
     assert finding(lenient, "train.clip").state == "ok"
     assert finding(strict, "train.clip").raised
     assert finding(strict, "train.clip").threshold == 0.2
+
+
+@pytest.mark.parametrize(("changed", "raised"), [(True, False), (False, True)])
+def test_the_effect_of_an_own_change_is_no_symptom(changed: bool, raised: bool, tmp_path: Path) -> None:
+    """A jump of the reward right after an intervention edited it is raised only without that intervention."""
+    run = make_run(tmp_path, fault=after(0.5, {"reward/mean": 30.0, "reward/total": 15.0}))
+    plain = finding(judged(run), "reward.explode")
+    assert plain.raised
+    keys = {"reward.weights.pnl": [0.4, 4.0 if changed else 0.4]}
+    step = plain.since_step - TICK
+    run.append_event("intervention", agent="AAPL", global_step=step, decision="fired", id="own", keys=keys, did=[])
+    assert finding(judged(run), "reward.explode").raised == raised
+
+
+def test_a_fault_that_goes_on_after_an_own_change_is_still_raised(tmp_path: Path) -> None:
+    run = make_run(tmp_path, fault=after(0.5, {"diag/update_ratio": 0.2}))
+    plain = finding(judged(run), "opt.step_too_big")
+    keys = {"ppo.learning_rate": [0.1, 0.01]}
+    step = plain.since_step - TICK
+    run.append_event("intervention", agent="AAPL", global_step=step, decision="fired", id="own", keys=keys, did=[])
+    assert finding(judged(run), "opt.step_too_big").raised

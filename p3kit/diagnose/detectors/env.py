@@ -14,9 +14,7 @@ def episodes_never_end(evidence: Evidence, row: Row) -> Finding:
     """No episode in twice the time that all accounts need for one."""
     bars, accounts = evidence.setting("env.episode_bars"), evidence.setting("env.num_envs")
     if not bars or not accounts:
-        return Finding(
-            row.symptom, evidence.agent, "no_evidence", "critical", "the spec does not say how long episodes last"
-        )
+        return Finding(row.symptom, evidence.agent, "no_evidence", "critical", "the spec has no length of episodes")
     episodes = evidence.ticks("episode/episodes", "sum")
     need = 2 * int(bars) * int(accounts)
     if evidence.last_step < need:

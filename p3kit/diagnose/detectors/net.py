@@ -52,8 +52,8 @@ def dormant_units(evidence: Evidence, row: Row) -> Finding:
 
 @detector("net.rank", "diag/feature_rank", warn=1 / 3, minimum=2, patience=2)
 def feature_rank_collapsed(evidence: Evidence, row: Row) -> Finding:
-    """Moalla et al. 2024: rank falls before PPO collapses. It also falls in every policy that commits itself (45 to 20
-    in healthy runs, 48 to 5 where staying out is right): a warning has dormant units or too large steps beside it."""
+    """Moalla et al. 2024: rank falls before PPO collapses. It also falls in every policy that becomes certain (45 to 20
+    in healthy runs, 48 to 5 if staying out is right). So a warning has dormant units or too large steps beside it."""
     rank = evidence.ticks("diag/feature_rank")
     span = sustained(rank.values < row.warn * rank.values[0], rank.rows_for(row.patience, least=1), rank.iterations)
     if span is None:

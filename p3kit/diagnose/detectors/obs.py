@@ -40,7 +40,7 @@ def observations_out_of_scale(evidence: Evidence, row: Row) -> Finding:
 @detector("obs.drift", "diag/obs_drift", warn=4.0, minimum=5, patience=2)
 def observations_drift(evidence: Evidence, row: Row) -> Finding:
     """Distance of the newest rows from all before, in standard deviations. Update k gives them a weight of 1/k, so it
-    is k times the move of the mean. The move itself falls by 1/k, and says more about the age of a run than about its
+    is k times the move of the mean. The move itself falls by 1/k, and depends more on the age of a run than on its
     inputs. A policy that changes moves its own account by two or three."""
     drift = evidence.ticks("diag/obs_drift")
     distance = drift.values * drift.iterations

@@ -51,8 +51,8 @@ class _Difference:
 
 @detector("spec.no_effect", warn=0.02)
 def setting_without_effect(evidence: Evidence, row: Row) -> Finding:
-    """What the spec sets, schedules and interventions applied, against what an update realised. The relation is exact,
-    so one update is enough."""
+    """Compare the settings of the spec, after schedules and interventions, with those that an update realised. The
+    relation is exact, so one update is enough."""
     paths = [name.removeprefix(_PREFIX) for name in evidence.series if name.startswith(_PREFIX)]
     same = _same_as_another_seed(evidence, row)
     if not paths and same is None:

@@ -24,7 +24,7 @@ from p3kit.symptoms import Severity
 
 @detector("train.clip", "policy/clip_fraction", warn=0.4, minimum=2, patience=2)
 def clip_fraction_high(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.1 asks 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
+    """Guide 6.1 requires 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
     clipped = evidence.ticks("policy/clip_fraction")
     span = sustained(clipped.values > row.warn, row.patience)
     if span is None:
@@ -66,8 +66,8 @@ def kl_high(evidence: Evidence, row: Row) -> Finding:
     patience=2,
 )
 def unstable_training(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1: "reward variance high". A variance means nothing without a unit, so the swings from tick to tick are
-    measured in their own sampling error; and they must go to and fro, for a rising curve moves too."""
+    """Guide 5.1: "reward variance high". A variance needs a unit, so the changes from tick to tick are measured in
+    their own sampling error. They must change direction, because a rising curve changes, too."""
     reward = evidence.ticks("episode/episode_reward_mean")
     std = evidence.ticks("episode/episode_reward_std").at(reward.steps)
     episodes = evidence.ticks("episode/episodes", "sum").at(reward.steps)
