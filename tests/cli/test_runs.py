@@ -316,7 +316,7 @@ def test_plan_counts_the_work(tmp_path):
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[:7] == [
-        "two: 4 runs of the trainer ppo, 2 at a time",
+        "two: 4 runs of the trainer ppo, 2 at a time, 1 thread each",
         "run  agent    env steps  iterations  gradient steps  buffer",
         "  1  AAPL.s1    100,000           7          15,630  2.6 MB",
         "  2  AAPL.s2    100,000           7          15,630  2.6 MB",
@@ -349,3 +349,29 @@ def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, 
     more = plan(spec(text), "--runs", root, "--set", "seeds=[1,2,3]", "--jobs", 2, "--json")
     assert json.loads(more.stdout)["time"] == {"seconds": 100.0, "steps_per_second": 2000.0, "measured_in": ["run-1"]}
     assert "time: unknown" in plan(spec(text), "--runs", root, "--set", "ppo.batch_size=256").stdout
+    assert "time: unknown" in plan(spec(text), "--runs", root, "--set", "compute.threads=2").stdout
+
+
+def test_plan_counts_start_and_end_and_prefers_runs_of_the_same_length(tmp_path, spec):
+    """A run of 100,000 steps at 2,000 a second that took 7 seconds more, and a shorter one that was not compiled."""
+    from p3kit.plan import plan_runs
+    from p3kit.spec import load_spec, read_trainer
+
+    root, text = tmp_path / "runs", 'name = "one"\nsymbols = ["AAPL"]\n'
+    for total, rate in ((100_000, 2_000), (50_000, 500)):
+        loaded = load_spec(spec(text), [f"ppo.total_timesteps={total}"])
+        (one,) = plan_runs(loaded.spec, read_trainer("ppo"))
+        info = {"name": "one", "trainer": "ppo", "created": 1_000.0}
+        run = RunDir.create(root, info | {"agents": [agent.to_json() for agent in one.agents]}, "", one.trainer)
+        for step in (20_000, total):
+            metrics = {"perf/rollout_s": 1.0, "perf/update_s": 20_000 / rate - 1.0}
+            row = {"agent": "AAPL", "iteration": 1, "global_step": step, "time": 1_004.0 + step / rate}
+            run.append_metrics([row | {"metrics": metrics}])
+        run.write_status({"state": "done", "heartbeat": 1_007.0 + total / rate, "agents": {}})
+    for total, seconds in ((100_000, 57.0), (50_000, 107.0), (200_000, None)):
+        planned = plan(spec(text), "--runs", root, "--set", f"ppo.total_timesteps={total}", "--json")
+        found = json.loads(planned.stdout)["time"]
+        if total == 200_000:
+            assert found["measured_in"] == ["run-1", "run-2"]
+        else:
+            assert found["seconds"] == pytest.approx(seconds)
