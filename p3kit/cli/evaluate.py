@@ -136,7 +136,7 @@ def _print_returns(run: SavedRun, checkpoint: str, episodes: int, as_json: bool)
         print_json(result.to_dict())
         return
     step = "" if result.global_step is None else f" after {result.global_step:,} env steps"
-    click.echo(f"{run.name} {result.task}, {result.checkpoint}{step}: {len(result.returns)} episodes, greedy")
+    click.echo(f"{run.name} {result.task}, {result.checkpoint}{step}: {len(result.returns)} episodes, {result.action}")
     click.echo(f"mean return {result.mean:,.1f}, standard error {result.standard_error:,.1f}")
     click.echo(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
     click.echo(f"mean length {sum(result.lengths) / len(result.lengths):,.1f} steps")
