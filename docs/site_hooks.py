@@ -1,9 +1,8 @@
 """The site's pages that live elsewhere in the repository, and links between all of them.
 
-A page is written once, where its readers first look for it: a trainer's page beside the trainers, say. The README
-stays outside; links to it lead to the home page. Here such files become pages of the site. Relative links lead to pages
-where there is one; a link to code becomes its words.
-What `mkdocs.yml` names as `hooks`; mkdocs calls the functions by their names.
+A page is written once, beside its subject: a trainer's page is beside the trainers. The README is not a page; links to
+it lead to the home page. This module makes such files pages of the site. Relative links lead to pages, and a link to
+code becomes plain text. `mkdocs.yml` names this module under `hooks`; mkdocs calls the functions by their names.
 """
 
 from __future__ import annotations

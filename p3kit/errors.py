@@ -21,8 +21,8 @@ NO_POSIX = "p3kit runs on Linux and macOS. On Windows, use WSL: run `wsl --insta
 class Fault:
     """One thing wrong with an input.
 
-    `where` is a place a user can go to (`specs/phase3.toml:14:1`, `--set ppo.gama=1`, `data/AAPL.csv: row 812`),
-    `what` says which key and value, and what was expected, `hint` is the remedy or the nearest right word.
+    `where` is a place a user can go to (`specs/phase3.toml:14:1`, `--set ppo.gama=1`, `data/AAPL.csv: row 812`).
+    `what` names the key, the value and the expected value. `hint` is the remedy or the nearest right word.
     """
 
     where: str
@@ -78,7 +78,7 @@ class BarsError(InputError):
 
 
 class RunNotFound(InputError):
-    """No run directory goes by that name."""
+    """No run directory has that name."""
 
 
 class MissingExtra(InputError):

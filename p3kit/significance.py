@@ -126,7 +126,7 @@ def _ratio(mean: Any, spread: Any) -> Any:
 
 @dataclass(frozen=True)
 class Estimate:
-    """K statistics over the same bars, with what the bootstrap says about their joint error."""
+    """K statistics over the same bars, with the bootstrap's estimate of their joint error."""
 
     value: Floats  # (K,)
     error: Floats  # (K,) standard error
@@ -276,7 +276,7 @@ def _noise(series: Floats, lags: int) -> Floats:
 
 def _flat_top(covariance: Floats, units: int, noise: Floats) -> tuple[Floats, Floats]:
     """Weights (lags + 1, K) of the flat-top window, and its half width M (K,), by the rule of Politis and White: M is
-    twice the last lag before a run of correlations that are not told from 0."""
+    twice the last lag before a run of correlations that are not significantly different from 0."""
     lags = len(covariance) - 1
     run = max(5, math.ceil(math.sqrt(math.log10(units))))
     limit = 2.0 * math.sqrt(math.log10(units) / units)

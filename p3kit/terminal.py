@@ -129,7 +129,7 @@ class GuardedOutput:
 
     @property
     def lost(self) -> str:
-        """The reason why output is missing, "" where none is. A reader that closed its pipe wanted no more."""
+        """The reason for missing output, or "". A reader that closed its pipe needs no more."""
         failure = self.stdout.lasting.failure
         closed = isinstance(failure, OSError) and failure.errno == errno.EPIPE
         if failure is None or closed:

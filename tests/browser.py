@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,1000",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )  # fmt: skip
-"""The last one keeps the page on this machine: Aim's own page asks content hosts for fonts."""
+"""The last one keeps the page on this machine: Aim's own page requests fonts from content hosts."""
 
 
 class Browser:
@@ -42,7 +42,7 @@ class Browser:
         return _ask(f"{self._session}/execute/sync", {"script": script, "args": []})
 
     def wait_for(self, script: str, seconds: float = 60.0) -> Any:
-        """The first value of `script` that counts as true; fails with what the page said where there is none."""
+        """Return the first true value of `script`. Fail with the text of the page if there is none."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := self.run(script):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a page asks its reader to do."""
+    """One step of a page for its reader."""
 
     kind: Literal["sh", "diff", "toml", "python", "json"]
     text: str

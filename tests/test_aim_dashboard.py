@@ -1,11 +1,11 @@
-"""The dashboard as a reader sees it: `p3kit ui` in a headless Chromium.
+"""The dashboard in a browser: `p3kit ui` in a headless Chromium.
 
 Needs Debian's packages chromium and chromium-driver, and takes minutes; run by
 
     pytest -m slow tests/test_aim_dashboard.py
     pytest -m slow tests/test_aim_dashboard.py --screenshots docs/images --screenshots-of runs
 
-The second line shows runs of yours, and keeps a picture of each page.
+The second line shows your own runs, and keeps a picture of each page.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def browser(links: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def keep(browser: Browser, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Takes a picture of the page at the end of the test, where one was asked for."""
+    """Takes a picture of the page at the end of the test, if requested."""
     yield ""
     if folder := request.config.getoption("--screenshots"):
         browser.wait_for("return !document.body.innerText.includes('Processing')", 60)
@@ -164,7 +164,7 @@ const tries = {
 };
 window.found = found;
 for (const [name, attempt] of Object.entries(tries))
-  attempt().then(told => found[name] = String(told), error => found[name] = 'blocked');
+  attempt().then(result => found[name] = String(result), error => found[name] = 'blocked');
 const frame = document.createElement('iframe'); frame.src = base + '/'; document.body.appendChild(frame);
 """
 

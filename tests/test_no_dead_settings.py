@@ -1,4 +1,4 @@
-"""A promise: whoever changes a field of a spec sees it in the run.
+"""A promise: every field of a spec has an effect on the run.
 
 The test walks every field that the models and the trainer's `Args` define. For each it trains twice, tiny, in this
 process, once with another value, and compares what the two runs left behind. What a run merely repeats of its spec
@@ -38,10 +38,10 @@ EXCEPTIONS = {
     "env.backend": "the plain reference must give the same numbers as the tensors (tests/env/test_scalar_env.py)",
     "compute.group": "it shows in the plan (tests/test_plan.py); agents come out the same in any stack",
     "diagnose.strict": "shows in a run whose trainer breaks the contract (tests/trainers/test_interventions.py)",
-    "diagnose.budget": "what it holds back is told check by check (tests/runtime/test_interventions.py)",
+    "diagnose.budget": "its effect is tested check by check (tests/runtime/test_interventions.py)",
     "diagnose.rows": "thresholds of detectors (tests/diagnose); the live judgement is the same function",
     "intervention": "every field of a rule has a test of its own (tests/runtime/test_interventions.py)",
-    "data.columns": "names of columns in files of one's own (tests/market/test_shapes.py)",
+    "data.columns": "names of columns in the user's files (tests/market/test_shapes.py)",
     "data.adjust": "needs a file with an adjusted close (tests/market/test_shapes.py)",
     "data.walk_forward": "shapes the plan, together with the bars (tests/market/test_walk_forward.py)",
     "init": "needs an earlier run (tests/trainers/test_initial_weights.py)",
@@ -168,7 +168,7 @@ CHANGES: dict[str, Change] = {
     # account
     "env.num_envs": change(8),
     "env.window": change(8),
-    # results are relative to the capital, so that only the accounts' money tells one sum from another
+    # results are relative to the capital, so that only the accounts' money separates one sum from another
     "env.initial_capital": change(5_000.0, shows_in="state"),
     "env.sizes": change([0.1, 0.2, 0.3]),
     "env.max_position": change(0.4, given={"env.sizes": [0.1, 0.2, 0.3]}),
@@ -308,7 +308,7 @@ FIELDS = list(fields_of(type(spec_with({}))))
 
 
 class Trainings:
-    """Trains specs in this process and tells what can be observed; equal specs train once."""
+    """Trains specs in this process and returns what can be observed; equal specs train once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ppo = folder, load_trainer("ppo")

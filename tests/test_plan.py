@@ -12,17 +12,21 @@ import pytest
 
 import p3kit.plan
 from p3kit.errors import SpecError
-from p3kit.plan import agent_name, data_notes, plan_runs
+from p3kit.plan import RunPlan, agent_name, data_notes, plan_runs
 from p3kit.spec import resolve_spec
 from p3kit.spec.trainer_file import read_trainer
 
 TEN = [f"S{i}" for i in range(10)]
 
 
-def groups(trainer: str, *, jobs: int = 1, symbols: list[str] = TEN, **tables: Any) -> list[list[str]]:
+def plans(trainer: str, *, cores: int = 1, symbols: list[str] = TEN, **tables: Any) -> list[RunPlan]:
     given = {"name": "plan", "trainer": trainer, "symbols": symbols, "data": {"source": "synthetic"}}
     spec = resolve_spec(given | tables, "test")
-    return [[agent.name for agent in run.agents] for run in plan_runs(spec, read_trainer(spec.trainer), jobs)]
+    return plan_runs(spec, read_trainer(spec.trainer), cores)
+
+
+def groups(trainer: str, **given: Any) -> list[list[str]]:
+    return [[agent.name for agent in run.agents] for run in plans(trainer, **given)]
 
 
 def test_ppo_trains_one_agent_a_run() -> None:
@@ -32,17 +36,41 @@ def test_ppo_trains_one_agent_a_run() -> None:
     assert runs[-1] == ["B.s2.gamma=0.95"]
 
 
-@pytest.mark.parametrize(("jobs", "sizes"), [(1, [10]), (2, [5, 5]), (4, [3, 3, 2, 2]), (16, [1] * 10)])
-def test_stacks_keep_all_jobs_busy(jobs: int, sizes: list[int]) -> None:
-    assert [len(run) for run in groups("ppo_stacked", jobs=jobs)] == sizes
+@pytest.mark.parametrize(("cores", "sizes"), [(1, [10]), (2, [5, 5]), (4, [3, 3, 2, 2]), (16, [1] * 10)])
+def test_stacks_keep_all_cores_busy(cores: int, sizes: list[int]) -> None:
+    assert [len(run) for run in groups("ppo_stacked", cores=cores)] == sizes
+
+
+def test_stacks_leave_a_core_to_each_thread() -> None:
+    assert [len(run) for run in groups("ppo_stacked", cores=4, compute={"threads": 2})] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "cores", "tables", "threads"),
+    [
+        ("ppo_shared", 1, {}, 1),
+        ("ppo_shared", 2, {}, 2),
+        ("ppo_shared", 64, {}, 4),
+        ("ppo_shared", 2, {"seeds": [1, 2]}, 1),
+        ("ppo_shared", 4, {"seeds": [1, 2]}, 2),
+        ("ppo_shared", 2, {"compute": {"threads": 3}}, 3),
+        ("ppo_stacked", 64, {"symbols": ["A"]}, 1),
+        ("ppo", 64, {"symbols": ["A"]}, 1),
+    ],
+)
+def test_threads_follow_from_the_spec_and_the_cores(trainer: str, cores: int, tables: Any, threads: int) -> None:
+    for run in plans(trainer, cores=cores, **tables):
+        assert run.threads == run.run_json({}, [])["threads"] == threads
 
 
 def test_a_stack_is_as_large_as_asked_or_as_fits_into_the_cache() -> None:
     assert [len(run) for run in groups("ppo_stacked", compute={"group": 4})] == [4, 3, 3]
     wide = groups("ppo_stacked", ppo={"hidden": [256, 256]})
     assert [len(run) for run in wide] == [5, 5]
-    for_two = groups("ppo_stacked", jobs=2, ppo={"hidden": [384, 384]})
-    assert [len(run) for run in for_two] == [2, 2, 2, 2, 1, 1], "five stacks of two would leave one job idle at the end"
+    for_two = groups("ppo_stacked", cores=2, ppo={"hidden": [384, 384]})
+    assert [len(run) for run in for_two] == [2, 2, 2, 2, 1, 1], (
+        "five stacks of two would leave one core idle at the end"
+    )
     assert [name for run in wide for name in run] == TEN
 
 
@@ -98,9 +126,9 @@ TABLES: dict[str, dict[str, Any]] = {
 def test_planning_touches_nothing_outside(trainer: str, outside: list[str]) -> None:
     spec = resolve_spec({"name": "plan", "trainer": trainer, "data": {"source": "synthetic"}} | TABLES[trainer], "test")
     facts = read_trainer(spec.trainer)
-    assert outside, "reading the spec and the trainer opens files: the fixture sees it"
+    assert outside, "reading the spec and the trainer opens files: the fixture records it"
     outside.clear()
-    for run in plan_runs(spec, facts, jobs=2):
+    for run in plan_runs(spec, facts, cores=2):
         run.run_json({}, ["p3kit", "run"])
         assert all(agent.gradient_steps and agent.to_json() for agent in run.agents)
     assert data_notes(spec, {}) == []

@@ -125,9 +125,9 @@ def test_the_share_of_repaired_runs_is_the_one_that_was_measured() -> None:
     repaired, touched = totals["repaired"], totals["controls_acted_on"]
     share, low, high = (round(100 * part) for part in (repaired["share"], *repaired["interval"]))
     words = " ".join(INTERVENTIONS.split())
-    assert f"of {repaired['of']} runs that an injected fault had harmed, {share} % [{low}, {high}] ended" in words
+    assert f"restored {repaired['hits']} of {repaired['of']} degraded runs ({share} % [{low}, {high}])" in words
     assert touched["hits"] == 0
-    assert f"no healthy control of {touched['of']} was touched" in words
+    assert f"changed none of {touched['of']} healthy controls" in words
 
 
 def test_the_numbers_of_the_readme_are_those_of_their_pages() -> None:
@@ -139,7 +139,7 @@ def test_the_numbers_of_the_readme_are_those_of_their_pages() -> None:
     assert f"After {kills['same']} of {kills['kills']} kills" in README
     wrong = len(re.findall(r"^### ", pages["errors"], re.MULTILINE))
     assert f"{wrong} wrong inputs are documented" in README
-    assert f"judged by {len(DETECTORS)} rows" in README
+    assert f"{len(DETECTORS)} rows check the recorded metrics" in README
     row = next(line for line in pages["benchmarks"].splitlines() if "SB3 PPO, 2 processes of 1 thread |" in line)
     ratio = re.findall(r"\*\*([\d.,]+)\*\*", row)[1]  # the first one is steps per second
     assert f"train {ratio} × as fast" in README

@@ -58,7 +58,7 @@ TUNED = (
 """The guide's tuning grid (appendix A): shown where no knob differs between the runs."""
 
 RESULTS = ("verdicts", "sharpe_mean", "sharpe_best", "edge_shown", "agents", "stopped_early")
-"""What `sender.result` tells of a run, in the order of the run table."""
+"""Keys of `sender.result` for a run, in the order of the run table."""
 _MOST_AXES = 8
 _TIMEOUT_S = 30.0
 

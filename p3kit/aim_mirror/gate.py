@@ -1,6 +1,6 @@
 """A gate in front of Aim's web application, which answers any page and has no password.
 
-It checks the Host and the Origin of every request and asks for a token. `p3kit ui` prints links with the token; the
+It checks the Host and the Origin of every request and requires a token. `p3kit ui` prints links with the token; the
 first request exchanges it for a cookie. uvicorn serves `app` of this module, which is Aim behind the gate.
 """
 
@@ -36,7 +36,7 @@ class Gate:
     def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str]) -> None:
         self.app, self.token, self.hosts = app, token, frozenset(hosts)
         port = min(self.hosts).rpartition(":")[2]
-        self.cookie = f"p3kit-ui-{port}"  # cookies do not tell ports apart
+        self.cookie = f"p3kit-ui-{port}"  # because cookies ignore the port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -101,10 +101,10 @@ class Mirror:
             return self._sync()
 
     def rebuild(self) -> SyncResult:
-        """Makes the mirror anew: drops every mirrored run and sends all there are.
+        """Rebuild the mirror: drop every mirrored run and send all runs.
 
         The user's notes on runs that still exist stay, as do other runs in the repository. A repository that cannot be
-        opened any more is renamed to `.aim.broken-N`, never deleted.
+        opened is renamed to `.aim.broken-N`, never deleted.
         """
         with self._turn(), self._busy():
             try:

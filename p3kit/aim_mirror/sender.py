@@ -233,8 +233,8 @@ def picture_name(stem: str, agents: Iterable[str]) -> tuple[str, str | None]:
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention says first what was done:
-    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and why."""
+    """`evaluation · AAPL · step 49,152`, then a line per field of the event. An intervention begins with its changes:
+    `intervention ent-boost fired · AAPL · step 49,152`, `ppo.ent_coef 0.01 → 0.05`, and the reason."""
     heading, known, lines_before = [event["kind"]], ["seq", "kind", "agent", "global_step", "time"], []
     if event["kind"] == "intervention":
         heading = [f"intervention {event.get('id') or ''} {event.get('decision') or ''}"]

@@ -53,7 +53,7 @@ class AimServer:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def link(self, url: str) -> str:
-        """Return `url` with the token that the gate asks for."""
+        """Return `url` with the token that the gate requires."""
         return f"{url}{'&' if '?' in url else '/?' if url == self.url else '?'}token={self.token}"
 
     def __enter__(self) -> AimServer:
@@ -95,7 +95,7 @@ class AimServer:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """Ends the server and all it started: asked first, then forced."""
+        """End the server and all processes that it started: SIGTERM first, then SIGKILL."""
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -117,7 +117,7 @@ class AimServer:
         """Raise P3kitError where Aim answers a request without the token: then the gate is not in front of it."""
         if (status := answer_of(f"{self.url}/api/projects/")) != HTTPStatus.FORBIDDEN:
             what = f"answers requests without the token (status {status}), so other web pages could read it"
-            raise P3kitError("aim up", what, "install the version that p3kit is made for: pip install 'p3kit[aim]'")
+        raise P3kitError("aim up", what, "install the version that p3kit is made for: pip install 'p3kit[aim]'")
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -128,7 +128,8 @@ class AimServer:
             time.sleep(0.2)
         said = self.log.read_text(errors="replace").strip().splitlines()[-5:]
         how = "did not answer" if self.is_running() else "ended at once"
-        raise P3kitError("aim up", f"{how}; its last words: {' / '.join(said) or 'none'}", f"the log is in {self.log}")
+        printed = " / ".join(said) or "none"
+        raise P3kitError("aim up", f"{how}; its last output: {printed}", f"the log is in {self.log}")
 
 
 def _group_ended(leader: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -1,10 +1,10 @@
 """An Aim repository opened for writing, one run of it at a time: the only importer of aim.
 
 Aim's own `Run` is made for a process that trains. It draws its hash at random, starts two threads per run, stamps every
-point with the time of the call and marks the run finished when it is closed. A mirror needs the opposite: a hash that
-follows from the run directory (so that a rebuild gives the same addresses), no threads, the time at which a row was
-written, and the state that the files say. So this module works one layer below, on the parts that `Run` itself is made
-of (`BaseRun`, `RunTracker`). They are not documented, which is why exactly one version of aim is accepted.
+point with the time of the call, and marks the run finished when it is closed. A mirror needs four other things: a hash
+that depends only on the run directory (so that a rebuild gives the same addresses), no threads, the time at which a row
+was written, and the state in the files. So this module uses the parts of `Run` one layer below (`BaseRun`,
+`RunTracker`). They are not documented, so exactly one version of aim is accepted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from p3kit.errors import InputError, MissingExtra, P3kitError
 AIM_VERSION = "3.29.1"
 NO_AIM_FROM = (3, 13)
 """Python for which the packages of Aim have no wheels."""
-REMEDY = "close other programs that use it, or make it anew: p3kit sync --rebuild (run directories are not touched)"
+REMEDY = "close other programs that use it, or rebuild it: p3kit sync --rebuild (run directories are not touched)"
 INDEX_ATTEMPTS = 20
 INDEX_PAUSE_S = 0.1
 STALE_LOCK_S = 60.0

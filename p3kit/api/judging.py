@@ -245,7 +245,7 @@ def read_rules(rules: Rules | None) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def _outside_options(bars: str | Path | None, first_day: str | None, last_day: str | None) -> list[str]:
-    """The options of a trainer for bars outside the splits; none where they are not asked for."""
+    """The options of a trainer for bars outside the splits; none if they are not used."""
     options = {"--bars": bars, "--from-day": first_day, "--to-day": last_day}
     for name, day in (("first_day", first_day), ("last_day", last_day)):
         if day is not None:

@@ -139,7 +139,7 @@ def _names_a_file(place: Path, html: bool) -> bool:
 
 
 def _written(write: Callable[[Path], Path], folder: Path, place: Path, html: bool) -> Path:
-    """The page that `write` makes in `folder`, as HTML where `place` or `html` asks for it."""
+    """The page that `write` makes in `folder`, as HTML if `place` or `html` requires it."""
     from p3kit.report.html_page import write_html
 
     if place.suffix == ".html" and not place.is_dir():

@@ -200,7 +200,7 @@ def _decide(reference: str, bars: Any, accounts: Any, checkpoint: str, agents: i
 
 
 def read_past_bars(bars: str | os.PathLike[str], policy: Policy) -> Bars:
-    """The bars of the policy's symbol from a file, a folder or a template, read as the spec says."""
+    """The bars of the policy's symbol from a file, a folder or a template, read by the rules of the spec."""
     from p3kit.market.files import path_of, read_bars
     from p3kit.market.folder import find_bars, kind_of
     from p3kit.market.load import reading_of

@@ -60,7 +60,7 @@ class Retraining:
         counted = {name: looks for name, looks in self.looks.items() if looks}
         if counted:
             told = ", ".join(f"{name} {looks}" for name, looks in counted.items())
-            notes.append(f"looks at the old test split, which the new one shares in part, are carried over: {told}")
+            notes.append(f"uses of the old test split, which the new one shares in part, are carried over: {told}")
         return notes
 
     def _chosen_on(self, symbol: str) -> list[str]:

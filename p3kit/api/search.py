@@ -14,6 +14,7 @@ from p3kit.errors import Interrupted, MissingExtra
 from p3kit.launch import train
 from p3kit.launch.progress import Progress
 from p3kit.rundir import folder_of_runs
+from p3kit.rundir.threads import available_cores
 
 if TYPE_CHECKING:
     from p3kit.launch import Outcome
@@ -83,10 +84,11 @@ def _search(sweep: Sweep, launch: Launch, remarks: Sequence[str]) -> Result:
     for remark in dict.fromkeys(remarks):
         launch.print(f"note: {remark}")
     with launch.engine([sweep.loaded.spec.compute.model_dump()]) as engine:
-        _, start = engine.room_for(engine.slots)
+        threads = sweep.loaded.spec.compute.threads
+        at_a_time, start = engine.room_for(engine.slots or available_cores(), 1 if threads == "auto" else int(threads))
         with launch.background() as background, _display(sweep, launch) as display:
             sweep.messages = display
-            outcome = train([], jobs=engine.slots, display=display, on_end=background.draw, feed=sweep, start=start)
+            outcome = train([], jobs=at_a_time, display=display, on_end=background.draw, feed=sweep, start=start)
             sweep.close()
     return _checked(conclude(sweep), outcome)
 

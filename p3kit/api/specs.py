@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,12 +103,18 @@ class Plan:
         """Name of the trainer."""
         return self.runs[0].trainer.stem
 
+    @property
+    def threads(self) -> int:
+        """Torch threads of each run."""
+        return self.runs[0].threads
+
     def to_json(self) -> dict[str, Any]:
         """Return what `p3kit plan --json` prints."""
         return {
             "name": self.loaded.spec.name,
             "trainer": self.trainer,
             "jobs": self.jobs,
+            "threads": self.threads,
             "runs": [{"agents": [agent_work(agent) for agent in run.agents]} for run in self.runs],
             "time": {
                 "seconds": self.seconds,
@@ -132,7 +138,7 @@ def plan_runs(
 
     Args:
         spec: Path of a spec file, or the result of `load_spec`.
-        jobs: Runs that will train at a time. Default: the number of cores.
+        jobs: Runs that will train at a time. Default: as many as have a core for each of their threads.
         runs_root: Folder of finished runs, which the estimate of the time rests on. Default: the environment variable
             `P3KIT_RUNS`, else `runs`.
         progress: Progress of a calibration; see `run_spec`.
@@ -231,28 +237,29 @@ def _packed(
     loaded: LoadedSpec, windows: Sequence[Any], jobs: int | None, options: PlanOptions
 ) -> tuple[list[RunPlan], int, Packing | None]:
     """The runs, how many train at a time, and how a cluster takes them."""
-    from p3kit.launch.engines import available_cores
+    from p3kit.launch.engines import local_jobs
     from p3kit.plan import plan_runs as make_plans
+    from p3kit.rundir.threads import available_cores
     from p3kit.spec import read_trainer
 
     trainer = read_trainer(loaded.spec.trainer)
     if options.engine == "local":
-        slots = jobs or available_cores()
-        plans = make_plans(loaded.spec, trainer, slots, windows)
-        return plans, min(slots, len(plans)), None
+        plans = make_plans(loaded.spec, trainer, available_cores(), windows)
+        return plans, min(local_jobs(jobs, plans[0].threads), len(plans)), None
     from p3kit.launch.cluster import Cluster, needs_of, pack
 
     needs = needs_of([loaded.spec.compute.model_dump()])
     cpus, gpus = _cluster_size(options)
-    plans = make_plans(loaded.spec, trainer, Cluster(cpus, gpus, nodes=1).slots(needs, jobs), windows)
-    packing = pack(len(plans), cpus, gpus, needs, jobs)
+    slots = Cluster(cpus, gpus, nodes=1).slots(needs)
+    plans = make_plans(loaded.spec, trainer, available_cores(), windows, slots)
+    packing = pack(len(plans), cpus, gpus, replace(needs, threads=plans[0].threads), jobs)
     return plans, packing.at_a_time, packing
 
 
 def _cluster_size(options: PlanOptions) -> tuple[float, int]:
     """CPUs and GPUs: as given, else those of the cluster at RAY_ADDRESS, else those of this machine."""
     from p3kit.launch.cluster import local_gpus, ray_cluster
-    from p3kit.launch.engines import available_cores
+    from p3kit.rundir.threads import available_cores
 
     if os.environ.get("RAY_ADDRESS") and options.gpus is None and options.cpus is None:
         with ray_cluster(available_cores()) as cluster:

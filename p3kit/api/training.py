@@ -22,6 +22,7 @@ from p3kit.launch.older_runs import check_resumable
 from p3kit.launch.process import Start
 from p3kit.launch.progress import Progress, open_display, progress_console
 from p3kit.rundir import ScheduleChoice, folder_of_runs, missing_checkpoint_notes
+from p3kit.rundir.threads import available_cores, check_threads, threads_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +84,7 @@ def run_spec(
 
     Args:
         spec: Path of a spec file, or the result of `load_spec`.
-        jobs: Runs that train at a time. Default: the number of cores.
+        jobs: Runs that train at a time. Default: as many as have a core for each of their threads.
         runs_root: Folder of the run directories. Default: the environment variable `P3KIT_RUNS`, else `runs`.
         progress: True prints a live table on a terminal and plain lines elsewhere (a notebook, a file). False prints
             nothing. A function is called about every half second with a list of `AgentView`: `label`, `state`,
@@ -159,10 +160,10 @@ def resume_runs(
     """
     chosen = [run.directory for run in open_whole_runs(runs, runs_root)]
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
-    for note in filter(None, map(check_resumable, chosen)):
+    for note in filter(None, (check(run) for check in (check_resumable, check_threads) for run in chosen)):
         launch.print(f"note: {note}")
     with launch.engine([run.info()["spec"]["compute"] for run in chosen]) as engine:
-        at_a_time, start = engine.room_for(len(chosen))
+        at_a_time, start = engine.room_for(len(chosen), max(threads_of(run.info()) for run in chosen))
         if total_timesteps is not None:
             require_torch()
             for note in extend(chosen, total_timesteps, schedule):
@@ -269,7 +270,7 @@ def train_new(
             replay = plan_replay(plans, original)
             replay.check_start(ancestry)
             plans, extra = [replay.plan], {"replay": replay.to_json(), **replay.plan_json()}
-        at_a_time, start = engine.room_for(len(plans))
+        at_a_time, start = engine.room_for(len(plans), plans[0].threads)
         with launch.background() as background:
             command = launch.options.command or command_of("run", loaded)
             runs = make_runs(plans, loaded, market, launch.root, command=command, extra=extra, ancestry=ancestry)
@@ -279,7 +280,7 @@ def train_new(
             return launch.train(runs, at_a_time, start, background)
 
 
-def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, launch: Launch) -> list[RunPlan]:
+def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int | None, launch: Launch) -> list[RunPlan]:
     """Plan the runs, make the checks that are left, and print the notes."""
     from p3kit.market import load_market, walk_windows
     from p3kit.plan import data_notes, plan_runs
@@ -287,7 +288,7 @@ def _plan(loaded: LoadedSpec, market: Mapping[str, SymbolData], slots: int, laun
     from p3kit.spec.notes import first_notes
 
     windows = walk_windows(loaded.spec, market)
-    plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), slots, windows)
+    plans = plan_runs(loaded.spec, read_trainer(loaded.spec.trainer), available_cores(), windows, slots)
     for window in {plan.agents[0].window: plan for plan in plans if plan.windows}.values():
         load_market(window.market_spec, window.spec.symbols)  # every window has enough bars, or nothing begins
     for note in first_notes(loaded, data_notes(loaded.spec, market, windows)):

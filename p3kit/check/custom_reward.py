@@ -3,10 +3,10 @@
     def extra_reward(step, args):
         \"\"\"One number per row of `step`, added to the weighted components before scaling.\"\"\"
 
-`step` has the fields that a trainer's rollout buffer and an environment's `Timestep` have in common: what the row saw
-when it decided (`index`, `account`, `mask`), its `action`, and what came of it (`components`, `equity`,
-`closed_profit`, `terminated`, `truncated`). `args` are the values of `[ppo]`. The trainer adds the term itself; p3kit
-asks the same function when it probes the reward, so that a term that can be farmed is found before training.
+`step` has the fields that a trainer's rollout buffer and an environment's `Timestep` have in common: the observation of
+the row (`index`, `account`, `mask`), its `action`, and the outcome (`components`, `equity`, `closed_profit`,
+`terminated`, `truncated`). `args` are the values of `[ppo]`. The trainer adds the term itself. p3kit calls the same
+function when it probes the reward, so it finds a term that an agent can exploit before training.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def own_term(trainer_file: Path, args: Any) -> Term | None:
         try:
             paid = function(step, args)
         except Exception as error:
-            raise InputError(where, f"{NAME} raised {type(error).__name__}: {error}", "mend it") from error
+            raise InputError(where, f"{NAME} raised {type(error).__name__}: {error}", "correct the function") from error
         shape = tuple(paid.shape) if isinstance(paid, Tensor) else type(paid).__name__
         if shape != tuple(step.action.shape):
             rows = tuple(step.action.shape)

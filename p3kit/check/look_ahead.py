@@ -10,7 +10,7 @@ from p3kit.metrics import FORESIGHT
 
 def probe_features(bars: SymbolData) -> Probe:
     """Correlate every feature with the returns that come after it, on the training split."""
-    question = f"Does no feature of {bars.symbol} know the bars that come after it?"
+    question = f"Is every feature of {bars.symbol} free of information about later bars?"
     name, value = feature_foresight(bars)
     if not name:
         return Probe("features", question, True, "no feature varies on the training bars")

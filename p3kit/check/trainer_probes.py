@@ -1,7 +1,7 @@
-"""The trainer itself, before it is let loose (the training guide's debugging workflow, section 5.2, steps 2 to 4).
+"""Checks of the trainer before training (the training guide's debugging workflow, section 5.2, steps 2 to 4).
 
-Every question is put to the spec's own trainer as a process of its own, on runs of a few seconds in a temporary folder,
-and answered from what it leaves behind: metrics and checkpoints. So a trainer of the user's is asked in the same words.
+Each check runs the spec's own trainer as a process for a few seconds, in a temporary folder. The answers come from the
+metrics and checkpoints that it writes. So your own trainer is checked in the same way.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def probe_update(spec: Spec, bars: SymbolData, folder: Path, start: Start) -> li
     run, said = _train(_changed(spec, bars.symbol, settings), {bars.symbol: bars}, folder, start)
     if said:
         question = "Does the trainer get through one update?"
-        return [Probe("update", question, False, said, f"mend {spec.trainer}; p3kit run prints all of what it said")]
+        return [Probe("update", question, False, said, f"fix {spec.trainer}; p3kit run prints its whole output")]
     return [_forward(run, bars.symbol, start), _update(run, bars.symbol)]
 
 
@@ -99,7 +99,7 @@ def _forward(run: RunDir, agent: str, start: Start) -> Probe:
     if answer["forbidden"]:
         faults.append(f"{answer['forbidden']} actions were masked")
     if answer["apart"] > APART * ROWS:
-        faults.append(f"{answer['apart']} of {ROWS} actions differ when asked alone: rows of a batch see each other")
+        faults.append(f"{answer['apart']} of {ROWS} actions differ if computed alone: rows of a batch interact")
     evidence = "; ".join(faults) or f"{ROWS - answer['apart']} of {ROWS} actions the same, all of them allowed"
     return Probe("forward", question, not faults, evidence, details=answer)
 
@@ -216,14 +216,14 @@ def probe_leak(spec: Spec, folder: Path, start: Start) -> list[Probe]:
     are known to do (else the trainer is to blame), once with the spec's own (else they are)."""
     known = {**LEAK_KNOBS, "n_steps": max(1, LEAK_ROWS // spec.env.num_envs), "total_timesteps": LEAK_STEPS}
     share, said = _share_found(spec, {"ppo": known, "schedules": {}}, folder, start)
-    question = "Does the trainer find an edge that nobody could miss, with knobs that are known to do?"
-    remedy = f"{LEAK_SHARE:.0%} is asked: the trainer is at fault, not the spec; p3kit check SPEC --learn says more"
+    question = "Does the trainer find an obvious edge, with hyperparameters that are known to work?"
+    remedy = f"{LEAK_SHARE:.0%} is required: the trainer is at fault, not the spec; p3kit check SPEC --learn adds runs"
     probes = [_found("leak", question, share, said, LEAK_SHARE, LEAK_STEPS, remedy)]
 
     steps = min(int(spec.ppo.total_timesteps), LEAK_STEPS)
     share, said = _share_found(spec, {"ppo": {"total_timesteps": steps}}, folder, start)
-    question = "Do the spec's own knobs find it?"
-    remedy = f"{LEAK_SHARE_OWN:.0%} is asked. Few updates: a smaller ppo.n_steps; short signals: a smaller ppo.gamma"
+    question = "Do the spec's own hyperparameters find it?"
+    remedy = f"{LEAK_SHARE_OWN:.0%} is required. Few updates: a smaller ppo.n_steps; short signals: a smaller ppo.gamma"
     return [*probes, _found("leak-own", question, share, said, LEAK_SHARE_OWN, steps, remedy)]
 
 
@@ -284,7 +284,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
 def _train(
     spec: Spec, market: Mapping[str, SymbolData], folder: Path, start: Start, task: str | None = None
 ) -> tuple[RunDir, str]:
-    """A run to its end, and what its trainer said where it failed."""
+    """Train a run to its end. Return it, and the error text of its trainer if it failed."""
     (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     run = RunDir.create(folder, _described(plan, market) | {"env_id": task}, "# made by p3kit check\n", plan.trainer)
     ended = start(run, [])
@@ -299,4 +299,4 @@ def _described(plan: RunPlan, market: Mapping[str, SymbolData]) -> dict[str, Any
 
 def _last_words(ended: subprocess.CompletedProcess[str]) -> str:
     said = (ended.stderr or ended.stdout or "").strip().splitlines()
-    return said[-1] if said else f"its trainer ended with exit code {ended.returncode} and said nothing"
+    return said[-1] if said else f"its trainer ended with exit code {ended.returncode} and without output"

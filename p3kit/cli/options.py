@@ -65,7 +65,7 @@ class Whole(click.IntRange):
 jobs_option = click.option(
     "--jobs",
     type=Whole(min=1),
-    help="Runs that train at a time.  [default: the number of cores; on a cluster all that find room]",
+    help="Runs that train at a time.  [default: a core for each thread; on a cluster all that find room]",
 )
 
 engine_option = click.option(

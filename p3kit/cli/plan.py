@@ -123,7 +123,8 @@ def _print_table(plan: Plan) -> None:
 
     runs = [[agent_work(agent) for agent in run.agents] for run in plan.runs]
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-    click.echo(f"{plan.loaded.spec.name}: {count} of the trainer {plan.trainer}, {plan.jobs} at a time")
+    threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
+    click.echo(f"{plan.loaded.spec.name}: {count} of the trainer {plan.trainer}, {plan.jobs} at a time, {threads}")
     optional = ("buffer", "iterations", "gradient steps", "env steps", "run")
     table = FittingTable(optional=optional, footer_style="bold", show_footer=True)
     table.add_column("run", "", justify="right", no_wrap=True)

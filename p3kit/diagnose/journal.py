@@ -67,9 +67,11 @@ def did_in_words(entry: Entry) -> list[str]:
 
 
 def back_to(checkpoint: str) -> str:
-    """`back to init`, `back to step 49k`."""
+    """`back to init`, `back to step 49k`, `back to the snapshot of step 49k`."""
     name, _, step = checkpoint.partition("-")
-    return f"back to step {format_steps(int(step))}" if name == "good" and step.isdigit() else f"back to {checkpoint}"
+    if name not in ("good", "before") or not step.isdigit():
+        return f"back to {checkpoint}"
+    return f"back to {'the snapshot of ' if name == 'before' else ''}step {format_steps(int(step))}"
 
 
 _PARTS = {

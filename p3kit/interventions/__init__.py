@@ -4,6 +4,7 @@ from p3kit.interventions.decision import STRICT, Check, Decision, SymptomChange
 from p3kit.interventions.engine import Engine
 from p3kit.interventions.member import Member, good_name
 from p3kit.interventions.modifiers import Clock, Modifier, effective
+from p3kit.interventions.probation import snapshot_name
 from p3kit.interventions.record import Record
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "SymptomChange",
     "effective",
     "good_name",
+    "snapshot_name",
 ]

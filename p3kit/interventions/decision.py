@@ -21,7 +21,7 @@ OSCILLATES = "intervention.oscillates"
 STRICT = "diagnose.strict"
 """The name in the journal of a stop by `diagnose.strict`."""
 
-_OPTIONAL = ("gradual", "component", "by_agent")
+_OPTIONAL = ("gradual", "component", "by_agent", "took_back")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Decision:
     min_data: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     keys: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
     gradual: Mapping[str, str] = field(default_factory=dict)
-    """Keys that reach their new value over a span, with the span in words."""
+    """Keys that reach their new value over a span, with the span as text."""
     checkpoint: str | None = None
     factor: float | None = None
     expired: bool = False
@@ -54,6 +54,8 @@ class Decision:
     """Actions for the runtime; modifiers are applied by the engine itself."""
     of_group: bool = False
     """True for a rule of a group or run: its journal entry lists `agents`."""
+    took_back: tuple[str, ...] = ()
+    """Ids of the rules whose actions the snapshot undoes, because the evaluations fell after them."""
 
     def to_event(self) -> dict[str, Any]:
         """Fields of the event in `events.jsonl`, without those that every event has."""

@@ -22,6 +22,7 @@ from p3kit.diagnose import Evidence, Finding, judge
 from p3kit.interventions.decision import STRICT, Check, Decision, SymptomChange
 from p3kit.interventions.member import Journal, Member
 from p3kit.interventions.replaying import replay
+from p3kit.interventions.returning import end_probation, on_probation_together
 from p3kit.interventions.rule import ActiveRule, Members, RuleCheck
 from p3kit.spec.actions import Stop
 
@@ -60,6 +61,9 @@ class Engine:
         for decision in list(self._decide(self._of_groups, check, running, claimed)):
             yield decision
             ended |= set(decision.agents) if decision.ends_the_check else set()
+        for decision in self._end_probations(check, {name: one for name, one in running.items() if name not in ended}):
+            yield decision
+            ended |= set(decision.agents) if decision.ends_the_check else set()
         for name, member in running.items():
             if name not in ended:
                 yield from list(self._decide(self._own[name], check, {name: member}, claimed, strict=True))
@@ -85,6 +89,11 @@ class Engine:
             peers = [other for name, other in evidences.items() if name != member.name]
             own = evidences[member.name]
             member.examine(self._judge(replace(own, peers=peers) if peers else own))
+
+    def _end_probations(self, check: Check, running: Members) -> Iterator[Decision]:
+        """Compare the evaluations of actions whose probation is over, or do what the journal says."""
+        for together in on_probation_together(running) if check == "eval" else ():
+            yield from end_probation(together, self.journal)
 
     def _decide(
         self, rules: Sequence[ActiveRule], check: Check, running: Members, claimed: Claimed, *, strict: bool = False

@@ -12,15 +12,16 @@ from p3kit.diagnose.evidence import TICK
 from p3kit.diagnose.journal import for_agent
 from p3kit.interventions.decision import OSCILLATES, Check, Decision, Objection, SymptomChange, runtime_actions
 from p3kit.interventions.modifiers import UNITS, Clock, Modifier, effective, in_words, key_of
+from p3kit.interventions.probation import Probation, Scored, earns, newest, probation_updates, snapshot_name
 from p3kit.interventions.record import Record, Stretch
 from p3kit.interventions.state import RuleState, comparison, patience_of
-from p3kit.interventions.triggers import Snapshot
+from p3kit.interventions.triggers import Snapshot, acts_on
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir import concerns
 from p3kit.spec import Spec
 from p3kit.spec.actions import HARMLESS, Add, Dump, Normalize, Note, Rollback, Scale, Set, Stop
 from p3kit.spec.conditions import ACTIONS, PROGRESS, UPDATES_LEFT, Condition, Span
-from p3kit.spec.interventions import COMPONENT, Controller, Intervention
+from p3kit.spec.interventions import COMPONENT, Controller, Intervention, listed_symptoms
 
 Journal = Sequence[Mapping[str, Any]]
 
@@ -68,6 +69,9 @@ class Member:
         self.actions = self.rollbacks = self.lost_steps = self.fired = 0
         self.reward_edits = 0  # each changes the meaning of returns
         self.frozen: list[str] = []
+        self.probation: Probation | None = None
+        self.returns = 0  # of snapshots
+        self.harmful: list[str] = []  # rules whose actions a snapshot undid
         self.open: dict[str, Finding] = {}
         """The open symptoms at the last check."""
         self.open_rows: list[str] = []
@@ -145,11 +149,23 @@ class Member:
         exact = [name for name, one in self.open.items() if one.window == "exact" and state.fired_step >= 0]
         old = [name for name in exact if not self._is_raised_after(name, state.fired_step)]
         fresh = {name: finding for name, finding in self.open.items() if name not in old}
-        harmless = all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
+        harmless = _only_looks(rule)
         own = {PROGRESS: self.clock.progress, ACTIONS: float(self.actions)}
         if self.clock.updates > 0:
             own[UPDATES_LEFT] = self._updates_left()
-        return Snapshot(self.record, fresh, own, rule.cause, harmless, state.streaks)
+        return Snapshot(self.record, fresh, own, rule.cause, harmless, state.streaks, self._answered())
+
+    def _answered(self) -> frozenset[str]:
+        """The open symptoms that a rule acts on by their likeliest cause."""
+        acting = [rule for rule in self.rules if not _only_looks(rule)]
+        found = (
+            name
+            for name, finding in self.open.items()
+            for rule in acting
+            if name in listed_symptoms(rule)
+            and any(acts_on(finding, trigger, rule.cause) for trigger in rule.on or () if isinstance(trigger, str))
+        )
+        return frozenset(found)
 
     def _is_raised_after(self, symptom: str, step: int) -> bool:
         return DETECTORS[symptom](self.record.evidence(self.undone, after=step)).open
@@ -216,24 +232,36 @@ class Member:
 
     def objects(self, rule: Intervention, fired: Decision, claimed: set[str]) -> Objection | None:
         """The reason why this agent may not be changed, if there is one."""
+        if (harmless := self._shows_no_harm(rule, fired)) is not None:
+            return "suppressed", harmless
         if self._is_quiet() and fired.row in QUIET_AFTER_REWARD_EDIT:
             return "suppressed", f"the reward was edited: {fired.row} is judged again later"
+        if rule.id in self.harmful:
+            return "blocked", "it did harm when it was tried"
         if stuck := [key for key in fired.keys if key in self.frozen]:
             return "blocked", f"{', '.join(stuck)} went up and down twice and is moved no more"
-        if needless := [what for what in _normalized_by(fired) if self._is_normalized(what)]:
-            return "blocked", f"{needless[0]} are normalized from the start"
         if taken := sorted(claimed & fired.keys.keys()):
             return "suppressed", f"{', '.join(taken)} was moved at this check by a rule of higher priority"
         if objection := _without_effect(fired):
             return objection
         return self.over_budget(rule, fired) if self.applies else ("blocked", WATCHED)
 
+    def _shows_no_harm(self, rule: Intervention, fired: Decision) -> str | None:
+        """The reason to leave a warning alone: since it began, the evaluations are good. None without such a reason."""
+        finding = self.open.get(fired.row)
+        if finding is None or finding.severity == "critical" or _only_looks(rule):
+            return None
+        evaluations = self.record.evaluations()
+        if not evaluations or int(evaluations[-1].get("global_step") or 0) <= (finding.since_step or 0):
+            return None
+        best = max(map(Scored.of_event, evaluations), key=lambda one: one.sharpe)
+        if not earns(evaluations[-1], best):
+            return None
+        now = Scored.of_event(evaluations[-1]).sharpe
+        return f"no harm is seen: validation Sharpe {now:.2f} since {fired.row} began"
+
     def _is_quiet(self) -> bool:
         return any(self.clock.share(span, Clock.from_json(begin)) < 1 for begin, span in self._quiet)
-
-    def _is_normalized(self, what: str) -> bool:
-        own = {"rewards": self.spec.reward.scaling, "observations": self.spec.observation.normalize}
-        return own[what] == "running"
 
     def over_budget(self, rule: Intervention, fired: Decision) -> Objection | None:
         """Object if `diagnose.budget` is used up."""
@@ -259,6 +287,7 @@ class Member:
         self.live = [*self.live, *added]
         if not all(isinstance(action, HARMLESS) for action in rule.actions()):
             self.actions, self.fired = self.actions + 1, self.fired + 1
+            self._begin_probation(rule, decision)
         self._note_reward_edit(rule, decision)
         self.note_rollback(decision)
         yield from self._note_turns(decision)
@@ -268,6 +297,67 @@ class Member:
         self.live = self.without(over)
         self._note_reward_edit(rule, released)
         yield from self._note_turns(released)
+
+    # --- probation ---------------------------------------------------------------------------------------------------
+
+    @property
+    def wants_evaluation(self) -> bool:
+        """True if an action just began or ended its probation."""
+        own = self.probation
+        return own is not None and (own.begins(self.clock) or own.is_due(self.clock))
+
+    @property
+    def snapshot_file(self) -> str | None:
+        """The checkpoint to keep for the probation."""
+        return None if self.probation is None else snapshot_name(self.probation.step)
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """True right after the first action of a probation, before it is carried out."""
+        return self.probation is not None and self.probation.begins(self.clock)
+
+    def scores_of_probation(self) -> tuple[Scored, Scored] | None:
+        """The evaluations before the snapshot and of now; None without both."""
+        assert self.probation is not None  # noqa: S101  (called for members on probation)
+        events, now = self.record.evaluations(), self.clock.env_steps
+        before, after = newest(events, 0, self.probation.step), newest(events, now, now)
+        return None if before is None or after is None else (before, after)
+
+    def take_back(self, rules: Sequence[str]) -> None:
+        """Undo the actions since the snapshot."""
+        own = self.probation
+        if own is None:
+            return
+        self.live = self.live_before(own.step)
+        self.undone = [*((first, last) for first, last in own.undone), (own.step, self.clock.env_steps)]
+        self.good = [one for one in self.good if one[1] <= own.step]
+        self.reward_edits, self.probation = own.reward_edits, None
+        self.harmful = [*self.harmful, *(rule for rule in rules if rule not in self.harmful)]
+        self.returns += 1
+        for state in self.states.values():
+            state.recent, state.streaks, state.verify_since = [], {}, None
+
+    def live_before(self, step: int) -> list[Modifier]:
+        """The live modifiers that began before an env step."""
+        return [modifier for modifier in self.live if modifier.begin.env_steps < step]
+
+    def _begin_probation(self, rule: Intervention, decision: Decision) -> None:
+        if self.record.task or any(isinstance(action, Stop) for action in decision.actions):
+            return  # a task without bars has no evaluations
+        thrown_away = 0 if decision.checkpoint is None else self.clock.env_steps - step_of(decision.checkpoint)
+        updates = probation_updates(self.clock, self.record.total_timesteps, thrown_away)
+        if self.probation is not None:
+            self.probation = self.probation.joined(rule.id, self.clock, updates)
+            return
+        self.probation = Probation(
+            self.clock.env_steps,
+            self.clock.updates,
+            updates,
+            [rule.id],
+            [list(stretch) for stretch in self.undone],
+            self.reward_edits,
+            of_group=decision.of_group,
+        )
 
     def turn(self, turned: Modifier) -> None:
         """Apply the turn of a controller."""
@@ -291,9 +381,11 @@ class Member:
 
     def _note_reward_edit(self, rule: Intervention, decision: Decision) -> None:
         means_another = any(key.startswith("reward.weights.") or key == "ppo.gamma" for key in decision.keys)
-        if means_another or "reward.clip" in decision.keys or Normalize(normalize="rewards") in decision.actions:
+        normalizes = Normalize(normalize="rewards") in decision.actions
+        if means_another or "reward.clip" in decision.keys or normalizes:
             self._quiet = [(self.clock.to_json(), rule.cooldown or QUIET_SPAN)]
-        self.reward_edits += means_another
+        starts_again = normalizes and self.spec.reward.scaling == "running"
+        self.reward_edits += means_another or starts_again
 
     def note_rollback(self, decision: Decision) -> None:
         """Forget what a rollback undoes."""
@@ -353,6 +445,8 @@ class Member:
                 "counts": [self.actions, self.rollbacks, self.lost_steps, self.fired],
                 "reward_edits": self.reward_edits,
                 "frozen": self.frozen,
+                "probation": None if self.probation is None else self.probation.to_json(),
+                "harm": [self.returns, self.harmful],
                 "open_rows": self.open_rows,
                 "turns": self._turns,
                 "quiet": [[begin, span.model_dump(exclude_none=True)] for begin, span in self._quiet],
@@ -369,6 +463,8 @@ class Member:
         self.undone = [(first, last) for first, last in known["undone"]]
         self.actions, self.rollbacks, self.lost_steps, self.fired = known["counts"]
         self.reward_edits = known["reward_edits"]
+        self.probation = Probation.from_json(known.get("probation"))
+        self.returns, self.harmful = known.get("harm", [0, []])  # not in checkpoints before 0.2
         self.open_rows, self._turns = known["open_rows"], known["turns"]
         self._rows_before = self.open_rows
         self._quiet = [(begin, Span(**span)) for begin, span in known["quiet"]]
@@ -383,7 +479,7 @@ def good_name(step: int) -> str:
 
 def step_of(checkpoint: str) -> int:
     """The env steps at which a checkpoint was written; 0 for `init`."""
-    return 0 if checkpoint == "init" else int(checkpoint.removeprefix("good-"))
+    return 0 if checkpoint == "init" else int(checkpoint.rpartition("-")[2])
 
 
 def stop_instead(actions: Sequence[Any]) -> tuple[Any, ...]:
@@ -401,13 +497,13 @@ def _checkpoints_of(journal: Journal, agent: str) -> set[str | None]:
     return {for_agent(event, agent).get("checkpoint") for event in journal if concerns(event, agent)}
 
 
+def _only_looks(rule: Intervention) -> bool:
+    return all(isinstance(action, (*HARMLESS, Stop)) for action in rule.actions())
+
+
 def _rolls_back(rule: Intervention) -> bool:
     last_good = any(getattr(action, "rollback", None) == "last_good" for action in rule.actions())
     return rule.on_fail == "rollback" or last_good
-
-
-def _normalized_by(fired: Decision) -> list[str]:
-    return [action.normalize for action in fired.actions if isinstance(action, Normalize)]
 
 
 def _without_effect(fired: Decision) -> Objection | None:
@@ -420,7 +516,7 @@ def _without_effect(fired: Decision) -> Objection | None:
 
 
 def _reason(view: Snapshot) -> str:
-    """The trigger in words, with the measured numbers."""
+    """The trigger as text, with the measured numbers."""
     found = [one.evidence if isinstance(one, Finding) else comparison(one) for one in view.support]
     return "; ".join(dict.fromkeys(found))
 

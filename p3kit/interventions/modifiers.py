@@ -61,7 +61,7 @@ def in_words(span: Span) -> str:
 
 
 def amount(unit: str, count: float) -> str:
-    """So many of a unit, in words."""
+    """An amount with its unit, as text."""
     if unit == "progress":
         return f"{count:.0%} of training"
     words = unit.replace("_", " ")

@@ -44,6 +44,10 @@ class Record:
         if event["kind"] in READ_BY_DETECTORS:
             self._events.append(event)
 
+    def evaluations(self) -> list[Mapping[str, Any]]:
+        """The events of the evaluations, oldest first."""
+        return [event for event in self._events if event["kind"] == "evaluation"]
+
     def last(self, metric: str, count: int = 1) -> list[float]:
         """The last `count` values of a metric, oldest first; fewer if there are fewer."""
         return self._columns[metric][1][-count:] if metric in self._columns else []

@@ -24,7 +24,8 @@ def replay(
     `diagnose.strict`."""
     step = next(iter(running.values())).clock.env_steps
     for event in journal:
-        if (event.get("global_step"), event.get("check")) != (step, check) or event.get("expired"):
+        here = (event.get("global_step"), event.get("check")) == (step, check)
+        if not here or event.get("expired") or event.get("took_back"):
             continue
         names = list(event.get("agents") or [event.get("agent")])
         if strict and event.get("id") == STRICT and names[0] in running:

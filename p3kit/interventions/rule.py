@@ -68,7 +68,7 @@ class RuleCheck:
     # --- fire --------------------------------------------------------------------------------------------------------
 
     def act(self) -> Iterator[Decision]:
-        """Steer or fire, if the rule is due and nothing speaks against it."""
+        """Steer or fire, if the rule is due and no condition prevents it."""
         if self.rule.controller is not None:
             yield from self._steer(self.rule.controller)
             return
@@ -117,7 +117,9 @@ class RuleCheck:
             before = self._mean(self.rule.verify.metric)
             self.state.verify_since, self.state.verify_before = self.clock.to_json(), before
         for name, member in self.present.items():
-            yield from self._of_one(member.accept(self.rule, own[name], added[name]))
+            yield from self._of_one(
+                member.accept(self.rule, replace(own[name], of_group=self.active.of_group), added[name])
+            )
 
     # --- objections --------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ class Snapshot:
     """True if the rule does not change the training, so that any cause counts."""
     streaks: dict[str, int]
     """Consecutive checks for which each condition of the rule has held; updated by every evaluation."""
+    answered: frozenset[str] = frozenset()
+    """Symptoms that a rule of the spec acts on by their likeliest cause."""
     support: list[Finding | Condition] = field(default_factory=list)
 
     def holds(self, trigger: Any, place: str) -> bool | None:
@@ -74,20 +76,28 @@ class Snapshot:
         return False
 
     def _symptom(self, trigger: str) -> bool:
-        name, _, cause = trigger.partition(":")
-        finding = self.findings.get(name)
+        finding = self.findings.get(trigger.partition(":")[0])
         if finding is None:
             return False
-        top = finding.causes[0].id if finding.causes else None
-        if cause:
-            acts = top == cause
-        elif self.causes is not None:
-            acts = top in self.causes
-        else:
-            acts = self.harmless or top is None or SYMPTOMS[name].cause(top).automatic
+        if not self.harmless and finding.follows in self.findings and finding.follows in self.answered:
+            return False  # a rule acts on the root
+        acts = acts_on(finding, trigger, self.causes, harmless=self.harmless)
         if acts:
             self.support.append(finding)
         return acts
+
+
+def acts_on(finding: Finding, trigger: str, causes: Sequence[str] | None, *, harmless: bool = False) -> bool:
+    """True if a trigger (SYMPTOM or SYMPTOM:CAUSE) with the causes of its rule takes the likeliest cause."""
+    name, _, cause = trigger.partition(":")
+    top = finding.causes[0].id if finding.causes else None
+    if finding.symptom != name:
+        return False
+    if cause:
+        return top == cause
+    if causes is not None:
+        return top in causes
+    return harmless or top is None or SYMPTOMS[name].cause(top).automatic
 
 
 def aggregated(record: Record, condition: Condition) -> float | None:

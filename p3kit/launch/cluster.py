@@ -119,7 +119,7 @@ def pack(runs: int, cpus: float, gpus: int, needs: Needs, jobs: int | None = Non
         return Packing(runs, cpus, gpus, cpu_share, _rounded_down(1 / per_gpu), per_gpu, at_a_time)
     if cpus < needs.threads:
         what = f"{needs.threads} threads a run, but the cluster has {cpus:g} CPUs"
-        raise InputError("compute.threads", what, "ask for fewer, or add nodes")
+        raise InputError("compute.threads", what, "use fewer, or add nodes; a resume works with --engine local")
     at_a_time = min(wanted, int(cpus // needs.threads))
     return Packing(runs, cpus, 0, float(needs.threads), 0.0, 0, at_a_time)
 
@@ -148,9 +148,9 @@ class Cluster:
     gpus: int
     nodes: int
 
-    def slots(self, needs: Needs, jobs: int | None) -> int:
+    def slots(self, needs: Needs) -> int:
         """Runs that keep it busy: one per GPU, or as many as have a CPU per thread."""
-        return jobs or (self.gpus if needs.gpu and self.gpus else max(1, int(self.cpus // needs.threads)))
+        return self.gpus if needs.gpu and self.gpus else max(1, int(self.cpus // needs.threads))
 
     def start(self, packing: Packing, tell: Callable[[str], None]) -> Start:
         """Return a function that starts one run of `packing`; it calls `tell` for lost attempts."""

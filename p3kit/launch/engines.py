@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+from p3kit.rundir.threads import available_cores
 
 if TYPE_CHECKING:
     from p3kit.launch.cluster import Cluster, Needs
@@ -17,23 +18,24 @@ class Engine(Protocol):
     """The part of an engine that plans and launches use."""
 
     @property
-    def slots(self) -> int:
-        """Runs that keep it busy, for which stacks of agents are planned."""
+    def slots(self) -> int | None:
+        """Runs that keep a cluster busy, for which stacks of agents are planned. None: as many as there are cores."""
 
-    def room_for(self, runs: int) -> tuple[int, Start]:
-        """For an experiment of so many runs: how many to begin at a time, and what begins one."""
+    def room_for(self, runs: int, threads: int) -> tuple[int, Start]:
+        """For an experiment of so many runs of so many threads: how many to start at a time, and what starts one."""
 
 
 @dataclass(frozen=True)
 class LocalEngine:
     """Processes of this machine."""
 
-    slots: int
+    jobs: int | None
+    slots: int | None = None
 
-    def room_for(self, runs: int) -> tuple[int, Start]:
+    def room_for(self, runs: int, threads: int) -> tuple[int, Start]:
         from p3kit.launch.process import TrainerProcess
 
-        return self.slots, TrainerProcess.start
+        return local_jobs(self.jobs, threads), TrainerProcess.start
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        return self.cluster.slots(self.needs, self.jobs)
+        return self.cluster.slots(self.needs)
 
-    def room_for(self, runs: int) -> tuple[int, Start]:
+    def room_for(self, runs: int, threads: int) -> tuple[int, Start]:
         from p3kit.launch.cluster import pack
 
-        packing = pack(runs, self.cluster.cpus, self.cluster.gpus, self.needs, self.jobs)
+        needs = replace(self.needs, threads=threads)
+        packing = pack(runs, self.cluster.cpus, self.cluster.gpus, needs, self.jobs)
         nodes = f"{self.cluster.nodes} node{'s' if self.cluster.nodes != 1 else ''}"
         self.report(f"Ray, {nodes}: {packing.words()}")
         return self.jobs or runs, self.cluster.start(packing, self.report)
@@ -67,7 +70,7 @@ def open_engine(
     `report` takes a line about the cluster. Raises InputError where the engine is not available.
     """
     if name == "local":
-        yield LocalEngine(jobs or available_cores())
+        yield LocalEngine(jobs)
         return
     from p3kit.launch.cluster import needs_of, ray_cluster
 
@@ -76,8 +79,6 @@ def open_engine(
         yield RayEngine(cluster, needs, jobs, report)
 
 
-def available_cores() -> int:
-    """Number of cores this process may use: a container's or taskset's share, not the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def local_jobs(jobs: int | None, threads: int) -> int:
+    """Runs that train at a time on this machine: `jobs`, or as many as have a core per thread."""
+    return jobs or max(1, available_cores() // threads)

@@ -10,13 +10,14 @@ from typing import Any
 
 from p3kit.plan import RunPlan
 from p3kit.rundir import RunDir, intact_runs
+from p3kit.rundir.threads import threads_of
 from p3kit.spec.trainer_file import fixed_knobs
 
 SETS_THE_PACE = {
     "ppo": ("target_kl",),
     "env": ("backend", "num_envs", "window"),
     "evaluation": ("every",),
-    "compute": ("device", "precision", "compile", "threads"),
+    "compute": ("device", "precision", "compile"),
 }
 """What two runs share, beside the sizes and words of their trainer, if the pace of one is to tell that of the other."""
 
@@ -47,6 +48,8 @@ def measured_pace(plan: RunPlan, runs_root: Path) -> Pace | None:
             continue
         info = run.info()
         if info["trainer"] != plan.trainer.stem or len(info["agents"]) != len(plan.agents):
+            continue
+        if threads_of(info) != plan.threads:
             continue
         if _pace_values(info["agents"][0]["spec"], sizes) == wanted and (pace := _pace(run)) is not None:
             paces[run.name] = pace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from p3kit.errors import InputError
 from p3kit.launch.ancestors import Ancestry
 from p3kit.plan import RunPlan
 from p3kit.rundir import RunDir, first_plan, is_extended
+from p3kit.rundir.threads import threads_of
 from p3kit.spec.interventions import NOTHING_INSIDE_AN_UPDATE
 
 
@@ -40,7 +41,7 @@ class Replay:
 
 
 def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
-    """Find `original` among the plans of a spec.
+    """Plan `original` again: its agents from the plans of a spec, in its own stack and with its own threads.
 
     Raises InputError where it is still being trained, where its journal has decisions inside an update, where the spec
     has no such run, and where the spec says anything else than it said then.
@@ -53,16 +54,18 @@ def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
         what = f'has decisions of intervention "{inside["id"]}" inside an update, which {NOTHING_INSIDE_AN_UPDATE}'
         raise InputError(f"--replay {original.name}", what, "replay it with the version of p3kit that trained it")
     names = original.agent_names()
-    plan = next((plan for plan in plans if [agent.name for agent in plan.agents] == names), None)
-    if plan is None:
+    agents = {agent.name: agent for plan in plans for agent in plan.agents}
+    if not agents.keys() >= set(names):
         has = "; ".join(", ".join(agent.name for agent in plan.agents) for plan in plans[:3])
         what = f"trained {', '.join(names[:3])}{' …' if len(names) > 3 else ''}, which is no run of this spec"
         raise InputError(f"--replay {original.name}", what, f"its runs train {has}")
-    for then, now in zip(map(first_plan, info["agents"]), plan.agents, strict=True):
+    own = tuple(agents[name] for name in names)
+    for then, now in zip(map(first_plan, info["agents"]), own, strict=True):
         if differences := list(_differences(then["spec"], now.spec.model_dump(mode="json"))):
             what = f"had another spec: {', '.join(differences[:3])}{' …' if len(differences) > 3 else ''}"
             raise InputError(f"--replay {original.name}", what, f"{original.path / 'spec.toml'} is the spec it had")
-    return Replay(original, plan, journal)
+    plan = next(plan for plan in plans if own[0] in plan.agents)
+    return Replay(original, replace(plan, agents=own, threads=threads_of(info)), journal)
 
 
 def _is_inside_an_update(event: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 from p3kit.rundir.signals import LAUNCHED
+from p3kit.rundir.threads import threads_of
 
 _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -201,9 +202,8 @@ _OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"
 
 def environment_of(run: RunDir) -> dict[str, str]:
     """The trainer's environment: its threads, and this p3kit even where it is not installed."""
-    threads = run.info().get("spec", {}).get("compute", {}).get("threads", "auto")
-    count = "1" if threads == "auto" else str(threads)
-    environment = dict(os.environ) | dict.fromkeys(_THREAD_VARIABLES, count) | _OUTPUT | {LAUNCHED: "1"}
+    threads = dict.fromkeys(_THREAD_VARIABLES, str(threads_of(run.info()))) | {"OMP_DYNAMIC": "false"}
+    environment = dict(os.environ) | threads | _OUTPUT | {LAUNCHED: "1"}
     package_root = Path(__file__).resolve().parents[2]
     if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         known = os.environ.get("PYTHONPATH")

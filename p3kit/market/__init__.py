@@ -1,8 +1,8 @@
 """Market data: bars, features, regimes, splits, the shipped sample, the synthetic market.
 
-`load_market(spec, symbols)` is the one door: it reads or makes the bars of each symbol, refuses what cannot be
-trusted, and hands back one `SymbolData` per symbol. Importing this package costs numpy only; pandas comes in when files
-are read.
+`load_market(spec, symbols)` is the only entry point. It reads or makes the bars of each symbol, raises an error for bad
+bars, and returns one `SymbolData` per symbol. Importing this package imports only numpy; pandas follows when files are
+read.
 """
 
 from p3kit.market.bars import BEAR, BULL, REGIMES, SIDEWAYS, Bars

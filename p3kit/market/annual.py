@@ -21,7 +21,7 @@ from p3kit.market.splits import SplitName
 
 SECONDS_PER_YEAR = 365.25 * 86_400
 MIN_DAYS = 355
-"""A span of this many days sees the holidays of a year."""
+"""A span of this many days contains the holidays of a year."""
 INTERRUPTION_DAYS = 30
 """A longer time without a bar is an interruption of the series, if it is also three times the usual step."""
 DIFFERENCE = 1.05

@@ -22,10 +22,10 @@ OPTIONAL_COLUMNS = ("open", "high", "low", "volume")
 
 @dataclass(frozen=True, eq=False)
 class Bars:
-    """The bars of one symbol as they were parsed, oldest first. Nothing is filled in or mended.
+    """The parsed bars of one symbol, oldest first. Nothing is filled in or corrected.
 
-    `timestamps` are UTC where the source names a time zone, and as written where it names none. `source` is the label
-    shown to users; `notes` are things worth knowing that are no reason to refuse.
+    `timestamps` are in UTC if the source names a time zone, else as written. `source` is the label that users see.
+    `notes` are remarks that are no errors.
     """
 
     symbol: str

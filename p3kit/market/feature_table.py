@@ -56,7 +56,7 @@ def needed_columns(names: Iterable[str], columns: Sequence[str]) -> tuple[str, .
 
 @dataclass(frozen=True)
 class FeatureRow:
-    """A feature as an agent sees it: (value − mean) / scale."""
+    """A feature as an agent observes it: (value − mean) / scale."""
 
     name: str
     source: str

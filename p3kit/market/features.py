@@ -31,10 +31,10 @@ REGIME_THRESHOLD = 0.5
 """A trend of this many standard deviations over `TREND_BARS` bars is a bull (or bear) market."""
 
 VOLATILITY_FLOOR = 1e-6
-"""Smallest per-bar volatility to divide by: a price that stands still gives features of 0, not of infinity."""
+"""Smallest per-bar volatility to divide by: a constant price gives features of 0, not of infinity."""
 
 _ALWAYS = 20
-"""Features that need nothing but closes."""
+"""Features that need only closes."""
 
 LIMIT = 10.0
 """Features in standard deviations are cut here: after a long stand-still the first move would be a million of them."""

@@ -316,7 +316,7 @@ def _check_ranges(sheet: Sheet, numbers: dict[str, Floats]) -> list[Fault]:
         rows = np.flatnonzero(high < low)
         if len(rows):
             what = f"high {high[rows[0]]:g} is below low {low[rows[0]]:g}"
-            return [sheet.fault(rows, what, "swap or mend them; are the columns in the right order?")]
+            return [sheet.fault(rows, what, "swap or correct them; are the columns in the right order?")]
     for name in ("open", "close"):
         if name not in numbers:
             continue
@@ -359,7 +359,7 @@ def _check_order(layout: Layout, numbers: dict[str, Floats], out_of_range: bool)
 def _adjusted(
     layout: Layout, sheet: Sheet, numbers: dict[str, Floats], mode: str, timestamps: NDArray[np.datetime64]
 ) -> tuple[dict[str, Floats], list[str]]:
-    """All four prices × adjusted close / close where `data.adjust` says so, and a note either way."""
+    """All four prices × adjusted close / close if `data.adjust` requires it, and a note in both cases."""
     path = str(layout.table.path)
     if "adj_close" not in layout.columns:
         if mode == "adj_close":

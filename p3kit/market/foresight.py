@@ -15,9 +15,9 @@ FORESIGHT_BARS = 3
 
 def feature_foresight(bars: SymbolData, names: Sequence[str] | None = None) -> tuple[str, float]:
     """The feature with the largest |correlation| with the log return of one of the next three bars, over the training
-    split, and that correlation; ("", 0.0) where nothing varies. An honest feature knows a little of the next bar.
+    split, and that correlation; ("", 0.0) if no feature varies. A sound feature correlates slightly with the next bar.
 
-    Of the columns of the user's files, the change from the bar before counts as well: tomorrow's price as a level
+    For columns of the user's files, the change from the bar before counts as well: tomorrow's price as a level
     correlates with nothing. `names` are the features to check, by default all.
     """
     first, last = bars.splits["train"]

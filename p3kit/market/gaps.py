@@ -85,9 +85,9 @@ def _is_longer(values: Floats, usual: Floats) -> NDArray[np.bool_]:
 
 
 def _long_pauses(hours: Floats, sessions: Sessions) -> NDArray[np.bool_]:
-    """Pauses that are too long, whole days between two sessions left out.
+    """Pauses that are too long, without the whole days between two sessions.
 
-    Pauses of a day and more are compared as they stand, too: the open of the week moves with daylight saving time.
+    Pauses of a day and more are also compared in full: the open of the week moves with daylight saving time.
     """
     pause = hours - 24 * np.maximum(np.diff(sessions.day) - 1, 0)
     usual = _usual(np.round(pause, 6), _pause_count(len(pause), len(sessions.counts)))

@@ -108,7 +108,7 @@ def look_back(spec: Spec) -> int:
 
 
 def _check_names(spec: Spec, symbols: Sequence[str]) -> None:
-    """Symbols become file names: nothing but letters, digits and a few harmless signs, wherever the spec came from."""
+    """Check the symbols, which become file names: letters, digits and a few harmless signs, from any spec."""
     faults = _faults_of_names(symbols)
     for symbol in symbols:
         if spec.data.source == "sample" and symbol not in SYMBOLS and _SYMBOL.fullmatch(symbol):
@@ -163,8 +163,8 @@ def reading_of(spec: Spec) -> Reading:
 def _common_columns(spec: Spec, bars: dict[str, Bars]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Optional columns that every symbol of the spec has, and those that only some have.
 
-    Decided over all symbols of the spec, not only those asked for: a trainer that loads one symbol must build the same
-    observation as one that loads them all.
+    All symbols of the spec decide, not only the requested ones: a trainer that loads one symbol must build the same
+    observation as a trainer that loads them all.
     """
     found = {symbol: set(table.columns) for symbol, table in bars.items()}
     if spec.data.source in ("csv", "parquet"):
@@ -233,7 +233,7 @@ def _prepare(
     elif spec.observation.normalize == "train":
         mean, scale, constant = standard_scale(features, *splits["train"], own)
         if constant:
-            notes.append(f"constant in the training split, so they say nothing: {', '.join(constant)}")
+            notes.append(f"constant in the training split, so without information: {', '.join(constant)}")
     else:
         mean, scale = np.zeros(len(features.names)), np.ones(len(features.names))
 

@@ -1,9 +1,9 @@
 """Novelty: the distance of an agent's inputs from the bars it was trained on.
 
-The features of a bar are looked at in three ways: the newest bar, the mean over a window of bars, and the logarithm of
-the standard deviation over that window. In each of the three, a residual says how far one feature lies from its value
-that the others predict, in standard deviations. It is (P z)ᵢ / √Pᵢᵢ with z the standardised values and P the inverse of
-their covariance on the training bars. Its square is what feature i alone adds to the squared Mahalanobis distance
+The features of a bar are used in three ways: the newest bar, the mean over a window of bars, and the logarithm of the
+standard deviation over that window. In each of the three, a residual is the distance of one feature from the value that
+the other features predict, in standard deviations. It is (P z)ᵢ / √Pᵢᵢ with z the standardised values and P the inverse
+of their covariance on the training bars. Its square is feature i's own part of the squared Mahalanobis distance
 (Mahalanobis 1936). The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf 2004).
 
 The distance of a bar is its largest residual. The threshold is the split conformal one (Vovk, Gammerman and Shafer
@@ -36,7 +36,7 @@ WINDOW_BARS = 24
 """Longest window of the mean and the spread. An agent with a shorter `env.window` has that one."""
 
 LEAST_WINDOW = 8
-"""Bars below which the window of an agent says nothing about a mean, a spread or a frozen feature."""
+"""Bars below which an agent's window is too short for a mean, a spread or a frozen feature."""
 
 FROZEN = 1e-6
 """Standard deviation over the window, in training standard deviations, at or below which a feature is frozen."""
@@ -68,7 +68,7 @@ class Novelty:
     outside_fraction: float = 0.0
     """Fraction of the features that are outside."""
     frozen: tuple[str, ...] = ()
-    """Features that stand still over the window, and never did on training and validation bars."""
+    """Features that are constant over the window, and never were on training and validation bars."""
 
     @property
     def is_novel(self) -> bool:
@@ -168,7 +168,7 @@ class Distribution:
     constant: tuple[int, ...]
     """Features with one value on all training and validation bars. Another value is as novel as can be."""
     watched: tuple[int, ...]
-    """Features that never stand still over a window of training and validation bars."""
+    """Features that are never constant over a window of training and validation bars."""
     threshold: float = math.inf
     calibration: Mapping[str, Any] | None = None
 

@@ -5,9 +5,9 @@ fill as the environment. (SELL_HALF and ADD are left out: the growth-optimal sha
 the best position is nearly always all or nothing.) What it maximises: the mean log return per bar,
 without episode limits, by relative value iteration on a grid of signal × regime × position.
 
-What it knows: the formula and its parameters, the signal s[t] (anybody can compute it from the bars) and, where the
-market has regimes, the hidden regime that drives the next return, which nobody can see. So without regimes it is
-exactly the optimal rule, and with regimes an upper bound that no learner reaches; proofs use a market without.
+The rule uses the formula, its parameters, and the signal s[t], which anybody can compute from the bars. If the market
+has regimes, it also uses the hidden regime that drives the next return. So it is exactly optimal without regimes. With
+regimes it is an upper bound that no learner reaches; proofs use a market without regimes.
 
 Between buying and selling the share of equity in the position is taken as constant. That is exact for a size of 1 and
 leaves out a second-order drift of the share for smaller ones.
@@ -62,7 +62,7 @@ class OptimalRule:
     """For every grid point of the signal, regime k and position: which position to hold over the next bar.
 
     Positions are 0 (flat) and 1 … n (the sizes). `gain` is the mean log return per bar that the rule earns in the long
-    run, as value iteration sees it.
+    run, computed by value iteration.
     """
 
     grid: Floats  # (S,) signal

@@ -73,7 +73,7 @@ def _fault(sheet: Sheet, name: str, numbers: Floats) -> Fault | None:
 
 
 def own_notes(bars: Bars) -> list[str]:
-    """Notes on columns that stand still at an end, or change their nature on the way."""
+    """Notes on columns that are constant at an end, or change their scale on the way."""
     return [note for name, values in bars.own.items() for note in _notes(bars, name, values)]
 
 
@@ -109,10 +109,10 @@ def _still_ends(bars: Bars, name: str, values: Floats, first: int) -> Iterator[s
 
 
 def scale_break(values: Floats) -> tuple[int, str] | None:
-    """(row, what changed) where the spread or the level of a series changes at once and for good; None elsewhere.
+    """(row, the change) if the spread or the level of a series changes at once and permanently, else None.
 
-    Quartiles of the parts just before and just after a place, and of everything before and after it, are compared. A
-    series that grows or drifts over many parts has no such place.
+    The function compares quartiles of the parts just before and just after a row, and of everything before and after
+    it. A series that grows or drifts over many parts has no such row.
     """
     if len(values) < _PARTS * _LEAST:
         return None

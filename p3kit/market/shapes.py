@@ -79,9 +79,9 @@ class Shape:
     found_in: str
     recognised: Callable[[Layout], bool]
     how: str
-    """How it is recognised, in words."""
+    """Mark by which it is recognised, as text for a page."""
     reading: str
-    """How it is read, in words."""
+    """Result of reading it, as text for a page."""
 
 
 def plain(name: str) -> str:

@@ -17,7 +17,7 @@ AnySplit = Literal["train", "validation", "test", "outside"]
 
 @dataclass(frozen=True, eq=False)
 class SymbolData:
-    """All an environment needs to know of one symbol.
+    """All data of one symbol that an environment needs.
 
     Rows of `features` before the longest look-back are NaN and `regime` is −1 there; no split reaches them: for every
     split (first, last) the rows first − window … last − 1 are finite.

@@ -4,14 +4,14 @@
 
 r are log returns, ε is standard normal, α = 2/(span + 1), so m is the EWMA of past returns; c is chosen so that s has
 variance 1 (with its own feedback, and without regimes). `edge` is then the correlation of the signal with the next
-return, up to 1/√(1 + edge²). All the signal is in the closes: whoever sees the bars can compute s. The term −σ²/2 makes
-the expected simple return of a bar zero where drift and edge are: without an edge the price is a fair game, every trade
-loses its costs, and HOLD is right.
+return, up to 1/√(1 + edge²). The whole signal is in the closes: s can be computed from the bars. The term −σ²/2 makes
+the expected simple return of a bar zero if drift and edge are zero. Without an edge the price is then a fair game:
+every trade loses its costs, and HOLD is right.
 
-With regimes, k is a hidden Markov chain of bear, sideways and bull phases that last `REGIME_BARS` bars on average;
-drift and volatility follow it (`DRIFT`, `VOLATILITY`), and the drifts average to zero. Who knew the regime could profit
-from it even at edge 0 (about 7 % a year); a trailing trend tells little of it in a quarter of a year. Without regimes
-drift is 0 and volatility constant: that is the market for proofs, for there `optimal.py` knows the exact optimal rule.
+With regimes, k is a hidden Markov chain of bear, sideways and bull phases that last `REGIME_BARS` bars on average.
+Drift and volatility follow it (`DRIFT`, `VOLATILITY`), and the drifts average to zero. A rule with access to the regime
+could profit even at edge 0 (about 7 % a year); a trailing trend contains little of it within a quarter of a year.
+Without regimes drift is 0 and volatility constant. Proofs use that market, because `optimal.py` is exact there.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SyntheticSettings:
     def signal_scale(self) -> float:
         """1/c: what m/σ is multiplied by to have variance 1.
 
-        s is an AR(1) process: s' = (1 − α + α edge/c) s + (α/c) ε. Unit variance asks for
+        s is an AR(1) process: s' = (1 − α + α edge/c) s + (α/c) ε. Unit variance requires
         (α/c)² + (1 − α + α edge/c)² = 1, a quadratic in 1/c.
         """
         a, e = self.alpha, self.edge
@@ -93,7 +93,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True, eq=False)
 class SyntheticMarket:
-    """The bars, and what only their maker knows."""
+    """The bars, and the hidden state of their generator."""
 
     bars: Bars
     settings: SyntheticSettings
@@ -111,7 +111,7 @@ def make_market(symbol: str, settings: SyntheticSettings, seed: int | None = Non
     total = settings.bars
     if total > MAX_BARS:
         raise DataError(
-            "data.synthetic.bars", f"{total:,} hourly bars reach past the year 2262", f"ask for at most {MAX_BARS:,}"
+            "data.synthetic.bars", f"{total:,} hourly bars reach past the year 2262", f"use at most {MAX_BARS:,}"
         )
     rng = np.random.default_rng(seed_of(symbol) if seed is None else seed)
     gap_noise, noise = rng.standard_normal((2, total))

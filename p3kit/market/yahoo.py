@@ -1,12 +1,12 @@
-"""Bars from Yahoo Finance into files that `[data]` reads. The only part of p3kit that asks the network for anything.
+"""Bars from Yahoo Finance, written to files that `[data]` reads. No other part of p3kit uses the network.
 
-yfinance (the extra `yahoo`) does the asking. What it returns is one wide table for all symbols, two levels of columns,
-with empty rows where one symbol traded and another did not; what comes out here is a file per symbol that the reader of
+yfinance (the extra `yahoo`) sends the requests. It returns one wide table for all symbols, with two levels of columns
+and empty rows where only some symbols traded. This module writes a file per symbol that the reader of
 `data.source = "csv"` or `"parquet"` accepts, and `provenance.json` beside them: source, versions, time, and a
 fingerprint for every file. Prices are adjusted for splits and dividends, all four of a bar alike.
 
-How far back Yahoo goes is Yahoo's affair: all daily bars, hourly ones for 730 days, finer ones for 60. Asked for more
-it answers with nothing, so more is refused before it is asked.
+Yahoo keeps all daily bars, hourly bars for 730 days and finer bars for 60. It returns nothing for a longer span, so
+p3kit refuses a longer span before the request.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Missed:
 
 
 def span(interval: str, first: dt.date | None, last: dt.date | None, today: dt.date) -> tuple[dt.date, dt.date]:
-    """First and last day to ask for, the longest span that Yahoo keeps where `first` is None. Raises InputError."""
+    """Return the first and last day of the request, by default the longest span that Yahoo keeps. Raises InputError."""
     days = DAYS_KEPT[interval]
     earliest = _FIRST_DAY if days is None else today - dt.timedelta(days=days - 1)
     begin, end = first or earliest, min(last or today, today)
@@ -90,10 +90,10 @@ def fetch(
     now: dt.datetime,
     overwrite: bool,
 ) -> tuple[list[Fetched], list[Missed]]:
-    """Asks Yahoo and writes `folder/SYMBOL.csv` (or .parquet), each checked by the reader before it takes its name.
+    """Request bars from Yahoo and write `folder/SYMBOL.csv` (or .parquet), after the reader has checked each file.
 
-    What arrives is kept even where other symbols do not. Raises InputError before anything is asked where a file is
-    there already, MissingExtra without yfinance, InputError where nothing came at all.
+    Bars that arrive are kept even if other symbols fail. Raises InputError before any request if a file exists already,
+    MissingExtra without yfinance, InputError if no bars came at all.
     """
     files = {symbol: folder / f"{symbol}.{kind}" for symbol in symbols}
     there = [str(path) for path in files.values() if path.exists()]
@@ -117,7 +117,7 @@ def fetch(
 
 
 def _ask(symbols: Sequence[str], interval: str, days: tuple[dt.date, dt.date]) -> tuple[pd.DataFrame, list[str]]:
-    """Yahoo's table, and what yfinance said on the way."""
+    """Yahoo's table, and yfinance's messages."""
     try:
         import yfinance
     except ImportError:
@@ -139,7 +139,7 @@ def _ask(symbols: Sequence[str], interval: str, days: tuple[dt.date, dt.date]) -
         except Exception as error:  # noqa: BLE001  another's program on another's network: whatever it raises
             reason = (str(error).splitlines() or [""])[0]
             raise InputError(
-                "Yahoo Finance", f"could not be asked: {type(error).__name__}: {reason}", NETWORK
+                "Yahoo Finance", f"the request failed: {type(error).__name__}: {reason}", NETWORK
             ) from None
     return pd.DataFrame() if table is None else table, said
 
@@ -210,7 +210,7 @@ def _columns_of(table: pd.DataFrame, symbol: str) -> pd.DataFrame:
 
 
 def _keep(table: pd.DataFrame, symbol: str, path: Path, kind: Kind, interval: str, now: dt.datetime) -> Fetched | str:
-    """The file of one symbol; a reason where there is nothing to keep, "" where Yahoo has to say it."""
+    """The file of one symbol. A reason if there are no bars; "" if Yahoo must give the reason."""
     bars, without_price, unfinished = bars_of(table, symbol, interval, now)
     if bars.empty:
         return "none of its bars has a price and is over" if without_price or unfinished else ""

@@ -22,7 +22,7 @@ from p3kit.paper.account_journal import time_text
 from p3kit.paper.book import Book, Point
 
 LEAST_RETURNS = 20
-"""Bars since the opening below which nothing is said about a Sharpe ratio."""
+"""Bars since the opening below which there is no Sharpe ratio."""
 
 
 def status_of(book: Book, agent: str) -> dict[str, Any]:

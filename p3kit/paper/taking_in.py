@@ -25,7 +25,7 @@ _RULES = ("sizes", "max_position", "max_adds", "fill", "commission", "slippage",
 
 @dataclass(frozen=True)
 class Decider:
-    """An agent as an account sees it."""
+    """The parts of an agent that an account uses."""
 
     agent: str
     symbol: str
@@ -138,7 +138,7 @@ def _check_symbol(journal: Journal, book: Book, decider: Decider) -> None:
 
 
 def _new_weights(book: Book, decider: Decider) -> list[Row]:
-    """The row that says that other weights, or other rules, decide from here on."""
+    """The row that records a change of the weights or of the rules, if there is one."""
     if book.weights.get("sha256") == decider.weights.get("sha256") and book.rules == _rules_of(decider):
         return []
     return [{"kind": "weights", "weights": dict(decider.weights), "rules": _rules_of(decider)}]

@@ -134,7 +134,7 @@ def actions_card(spec: Spec) -> list[dict[str, Any]]:
 
 
 def account_card(spec: Spec) -> dict[str, Any]:
-    """Rules and costs of the account, as numbers and in words."""
+    """Rules and costs of the account, as numbers and as text."""
     rules = Rules.from_spec(spec)
     numbers = {name: getattr(rules, name) for name in (*_RULES, *_RULES_OF_TIME)}
     return {**numbers, "sizes": list(rules.sizes), "units": texts.ACCOUNT_UNITS, "steps": list(texts.STEP_TEXTS)}

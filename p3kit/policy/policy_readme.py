@@ -57,7 +57,7 @@ def policy_readme(card: Mapping[str, Any]) -> str:
     return _TEMPLATE.format(
         name=escape.markdown(card["name"]),
         symbol=escape.markdown(card["symbol"]),
-        synthetic=" on SYNTHETIC bars, which say nothing about a real market" if card["synthetic"] else "",
+        synthetic=" on SYNTHETIC bars, which are no evidence about a real market" if card["synthetic"] else "",
         use=card["intended_use"],
         opset=card["network"]["opset"],
         size=observation["size"],

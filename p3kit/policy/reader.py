@@ -136,7 +136,7 @@ def features(bars: Bars, card: dict[str, Any]) -> Array:
 
 
 def raw_features(bars: Bars, columns: list[str], bars_per_year: float, look_back: int) -> dict[str, Array]:
-    """Every built-in feature before it is normalised, by name; the card has the formulas in words."""
+    """Every built-in feature before normalisation, by name; the card has the formulas as text."""
     close = bars["close"]
     high = bars["high"] if {"high", "low"} <= set(columns) else close
     low = bars["low"] if {"high", "low"} <= set(columns) else close

@@ -70,9 +70,9 @@ class Deflated:
 class Outcome:
     """Effect of one intervention on a symptom, from the journal.
 
-    `symptom` is the row it was on, or `intervention "ID"` where its trigger names none. `keys`: spec path → value
-    before and after. `ended` is the step at which it was verified, released or found to have failed; None while it is
-    live. `recovered` is None where neither the journal nor the diagnosis tells.
+    `symptom` is the row it was on, or `intervention "ID"` if its trigger names none. `keys`: spec path → value before
+    and after. `ended` is the step at which it was verified, released or failed; None while it is live. `recovered` is
+    None if neither the journal nor the diagnosis has the answer.
     """
 
     symptom: str
@@ -81,13 +81,13 @@ class Outcome:
     recovered: bool | None
     ended: int | None = None
     word: str = ""
-    """How the journal says it ended: verified, released, failed, or over after the span it was meant to last."""
+    """Journalled end of the intervention: verified, released, failed, or over after its span."""
     rolled_back_to: str = ""
     """The checkpoint that training went back to."""
     rule: str = ""
     """The intervention, by its id."""
     did: Sequence[str] = ()
-    """What it did beside, in words: `update ended`."""
+    """Further changes, as text: `update ended`."""
     turns: int = 1
     """How often a controller has turned the key; `keys` has its first value and its last."""
 
@@ -104,7 +104,7 @@ class FinalLook:
 
 @dataclass(frozen=True)
 class AgentSummary:
-    """One agent of an experiment at the moment of the report. `run` is None while nobody has begun it."""
+    """One agent of an experiment at the time of the report. `run` is None before its training starts."""
 
     name: str
     symbol: str
@@ -143,7 +143,7 @@ class AgentSummary:
     spec: Mapping[str, Any] = field(default_factory=dict)
     """The resolved spec as it applies to this agent, as plain tables."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What run.json says about its bars: fingerprint, source, synthetic, bars_per_year; empty where there are none."""
+    """Facts about its bars in run.json: fingerprint, source, synthetic, bars_per_year; empty if there are none."""
     window: str | None = None
     """First validation day of its walk-forward window."""
 
@@ -174,7 +174,7 @@ class AgentSummary:
 
     @property
     def evidence(self) -> str:
-        """Evidence of an edge in its returns, in words."""
+        """Evidence of an edge in its returns, as text."""
         return edge.evidence(self.grade or "", self.judged)
 
     def over(self, yardstick: str) -> Mapping[str, Any] | None:
@@ -334,8 +334,8 @@ _ENDINGS = {"verified": True, "released": True, "failed": False}
 
 
 def _outcomes(events: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> list[Outcome]:
-    """Interventions that fired, each with what became of its symptom: as the journal says, else as the diagnosis does
-    (over by the end of the record, or not). A change that ended because its time was up tells neither."""
+    """Interventions that fired, each with the outcome for its symptom: from the journal, else from the diagnosis (over
+    by the end of the record, or not). A change that ended after its span has no outcome of its own."""
     open_now = {finding.symptom: finding.open for finding in findings if finding.raised}
     outcomes: list[Outcome] = []
     for event in events:

@@ -36,7 +36,7 @@ BY_IDENTITY = ("run", "symbol", "seed", "trainer")
 
 GRADES = ("STRETCH", "STRONG", "PASS", "FAIL")
 _NAMES = ("name", "start_date", "symbols", "seeds", "matrix", "agents")
-"""Paths that say which agents there are, not how one is trained."""
+"""Paths that define the agents, not their training."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,9 @@ class Contrast:
 
     @cached_property
     def parity(self) -> Parity | None:
-        """`match`: the mean difference is not told from 0, and its whole interval is within what another seed would do.
-        `differ`: the interval leaves out 0, or numbers became NaN. `undecided`: neither is shown by so few agents.
-        None where more than the computing differs."""
+        """`match`: the mean difference is compatible with 0, and its whole interval is within the effect of another
+        seed. `differ`: the interval excludes 0, or numbers became NaN. `undecided`: too few agents to show either.
+        None if more than the computation differs."""
         if not self.only_compute or not self.pairs:
             return None
         if self.nan_in:
@@ -194,14 +194,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that `p3kit compare` tells."""
+    """All contents of `p3kit compare`."""
 
     by: str
     """`run`, `agent`, or the key the agents were grouped by."""
     groups: tuple[Group, ...]
     differences: tuple[SpecDifference, ...]
     beside: tuple[str, ...]
-    """What differs that no spec says: data, code, versions."""
+    """Differences outside the spec: data, code, versions."""
     contrasts: tuple[Contrast, ...]
 
     @property

@@ -151,7 +151,7 @@ def contrast_lines(contrast: Contrast) -> list[str]:
         bounds = contrast.known[0].interval
         if bounds is not None and not contrast.known[0].identical:
             word = "shown" if bounds[0] > 0 or bounds[1] < 0 else "not shown"
-            lines.append(f"A difference is {word} on these dates; what another seed would do, one pair cannot tell.")
+            lines.append(f"A difference is {word} on these dates; one pair gives no estimate of the effect of a seed.")
     elif contrast.mean is not None and contrast.interval is not None:
         word = "shown" if contrast.interval[0] > 0 or contrast.interval[1] < 0 else "not shown"
         lines.append(
@@ -182,8 +182,8 @@ def parity_words(contrast: Contrast) -> str:
             return "Every agent does the same, bar for bar."
         case "match":
             most = max(abs(bound) for bound in contrast.interval or (0.0,))
-            within = f"its whole interval is within what another seed would do; up to {most:.2f} cannot be ruled out"
-            return f"The mean difference is not told from 0, and {within}."
+            within = f"its whole interval is within the effect of another seed; up to {most:.2f} cannot be ruled out"
+            return f"The mean difference is compatible with 0, and {within}."
         case _ if contrast.other_seed is None:
             return f"No spread over seeds is known, so the difference has nothing to be measured by. {seeds}."
         case _:

@@ -25,8 +25,8 @@ _ACTION_MARKS = {
 
 
 def draw_episode(episode: Mapping[str, Any], title: str, path: Path) -> None:
-    """One episode as `p3kit.runtime.replay` tells it: price with the trades, what each component paid, and how much
-    reward was still to come beside what the account made. An order is drawn at the bar after the one it was decided on.
+    """Draw one episode of `p3kit.runtime.replay`: price with the trades, the reward of each component, and the reward
+    still to come beside the profit of the account. An order is drawn at the bar after its decision.
     """
     bars = episode["bars"]
     step = np.arange(1, len(bars["price"]) + 1)

@@ -163,7 +163,7 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
         hint = f"name an agent: {', '.join(f'{run.name}/{agent_name}' for agent_name in list(own.values())[:6])}"
         raise InputError(reference, f"has {len(own)} settings", hint)
     if not own:
-        run.verify()  # a damaged run has no say among the settings; its own fault is what to tell
+        run.verify()  # a damaged run is no setting; this raises its own fault
     export = Export(runs_root, settings[next(iter(own))])
     if not export.graded:
         raise InputError(reference, "has no verdict yet", f"p3kit resume {run.name}, or wait until it is done")

@@ -105,7 +105,7 @@ def remarks(export: Export) -> list[str]:
     """Remarks that limit the meaning of the values."""
     lines = [f"Values of {export.name}, as validated by {count_of(len(export.graded), 'graded agent')}."]
     if export.synthetic:
-        lines.append("SYNTHETIC data: nothing is said about a real market.")
+        lines.append("SYNTHETIC data: no evidence about a real market.")
     if export.family is not None:
         lines.append(family_sentence(export.family))
     if len(export.graded) - len(export.sharpes):

@@ -17,10 +17,10 @@ _MARKER = re.compile(r"<!-- (?P<end>/)?keep(?::[^\n]*?)? -->")
 
 
 def keep_hand_written(generated: str, path: Path) -> str:
-    """`generated` with the keep-blocks of the file at `path` put back in, by name.
+    """Return `generated` with the keep-blocks of the file at `path`, by name.
 
-    A block that the new text has no place for goes to the end: nothing written by hand is ever dropped. Raises
-    InputError for a marker without its partner, since nobody can tell then where the hand-written part ends.
+    A block without a place in the new text goes to the end: text written by hand is never dropped. Raises InputError
+    for a marker without its partner, because the end of the hand-written part is unknown then.
     """
     if not path.exists():
         return generated
@@ -43,7 +43,7 @@ def _check_pairs(text: str, path: Path) -> None:
         line = text.count("\n", 0, match.start()) + 1
         if bool(match["end"]) == (opened_at is None):
             what = "ends a kept part that never began" if match["end"] else "begins a kept part inside another"
-            raise InputError(f"{path}:{line}", f"{match[0]} {what}", "mend the markers; nothing was overwritten")
+            raise InputError(f"{path}:{line}", f"{match[0]} {what}", "correct the markers; nothing was overwritten")
         opened_at = None if match["end"] else line
     if opened_at is not None:
         raise InputError(f"{path}:{opened_at}", "a kept part never ends", "add <!-- /keep --> on a line of its own")

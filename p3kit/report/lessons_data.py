@@ -29,7 +29,7 @@ ENOUGH = 3
 
 Interval = tuple[float, float]
 NO_KNOBS = ("name", "start_date", "symbols", "seeds", "matrix", "agents", "criteria", "baselines", "tune")
-"""Tables that say which agents there are and how they are judged, not how one is trained."""
+"""Tables that define the agents and their criteria, not their training."""
 
 
 @dataclass(frozen=True)
@@ -214,14 +214,14 @@ class AttemptHistory:
 
     @cached_property
     def effects(self) -> list[KnobEffect]:
-        """Of every varied knob, every two values that some pair of attempts tells apart, the smaller or commoner value
-        first; knobs without any such pair are in `entangled`."""
+        """Effects of every varied knob: each two values that separate some pair of attempts, the smaller or more common
+        value first. Knobs without such a pair are in `entangled`."""
         found = [effect for path, values in self.varied.items() for effect in self._effects_of(path, values)]
         return [replace(effect, looked_at=len(found)) for effect in found]
 
     @property
     def entangled(self) -> list[str]:
-        """Knobs that never varied alone, so that nobody can say what they did."""
+        """Knobs that never varied alone, so that their effects cannot be separated."""
         alone = {effect.path for effect in self.effects}
         return [path for path in self.varied if path not in alone]
 
@@ -334,7 +334,7 @@ def _knobs(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _size(value: str) -> float:
-    """Numbers in TOML by their size; words stay as they stand."""
+    """Numbers in TOML by their size; words unchanged."""
     try:
         return float(value)
     except ValueError:

@@ -1,7 +1,7 @@
 """`p3kit report --lessons`: the guide's five sections (7.3), every line computed.
 
-Each says how many cases stand behind it, how far they spread, and in which runs. Fewer than three cases are
-"insufficient data"; what failed is listed like what worked.
+Each line gives the number of cases, their spread, and their runs. Fewer than three cases are "insufficient data".
+Failures are listed like successes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOLD_APART = 0.2
 _MOST_LINKS = 6
 _MOST_EFFECTS = 20
 _ENVIRONMENT = ("num", "env", "mask", "obs", "data", "reward", "run", "repro")
-"""Groups of symptoms that speak of the environment, the data and the machine."""
+"""Groups of symptoms about the environment, the data and the machine."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def render_lessons(history: AttemptHistory, path: Path, runs_root: Path, templat
 
 
 def _line(lesson: Lesson, to_runs: str) -> str:
-    """The lesson with its n and links; short of three cases it says so."""
+    """The lesson with its n and links; "insufficient data" for fewer than three cases."""
     links = [f"[{safe(run)}]({to_runs}/{quote(run)})" for run in lesson.runs[:_MOST_LINKS]]
     if len(lesson.runs) > _MOST_LINKS:
         links.append(f"and {len(lesson.runs) - _MOST_LINKS} more")
@@ -272,13 +272,13 @@ def _hyperparameters(history: AttemptHistory) -> list[Lesson]:
     if history.entangled:
         names = ", ".join(map(code, history.entangled[:12]))
         more = f" and {len(history.entangled) - 12} more" if len(history.entangled) > 12 else ""
-        text = f"{names}{more} varied, but never alone: what each of them did cannot be told"
+        text = f"{names}{more} varied, but never alone: their effects cannot be separated"
         lessons.append(Lesson(text, 0, "pair"))
     if history.seed_spread is not None:
         pairs = _pairs_needed(history.seed_spread)
         text = (
-            f"the seed alone moves the Sharpe ratio by {history.seed_spread:.2f} (standard deviation); to tell a "
-            f"difference of {_TOLD_APART} from that takes about {pairs} pairs of agents (power 80%)"
+            f"the seed alone moves the Sharpe ratio by {history.seed_spread:.2f} (standard deviation); to detect a "
+            f"difference of {_TOLD_APART} takes about {pairs} pairs of agents (power 80%)"
         )
         lessons.append(Lesson(text, len(history.seed_differences), "seed pair"))
     if not history.varied:
@@ -347,7 +347,7 @@ def _recommendations(history: AttemptHistory) -> list[Lesson]:
     if begun:
         sound = [attempt for attempt in begun if attempt.sound]
         score = len(sound) / len(begun)
-        advice = "at or above" if score >= _STEADY else "mend what is listed above first; it is below"
+        advice = "at or above" if score >= _STEADY else "fix what is listed above first; it is below"
         what = f"were trained soundly: training stability score {score:.2f}, {advice} the guide's {_STEADY}"
         lessons.append(_share(what, sound, begun))
     if costs := _core_seconds(history):
@@ -381,7 +381,7 @@ def _advice_on_scale(graded: Sequence[Attempt]) -> Lesson:
 def _advice_on(repair: Repair) -> Lesson:
     """Advice on an intervention with enough known outcomes."""
     low, high = repair.interval or (0.0, 1.0)
-    word = "keep" if low > 0.5 else "drop or mend" if high < 0.5 else "go on watching"
+    word = "keep" if low > 0.5 else "drop or change" if high < 0.5 else "go on watching"
     lesson = _repair_lesson(repair)
     return Lesson(f"{word} the {lesson.text}", lesson.n, lesson.unit, lesson.runs)
 

@@ -81,7 +81,7 @@ def _check_own(folder: Path) -> None:
 
 
 def _line_of(error: Exception, path: Path) -> str:
-    """`:12`, where the error tells its line in the template."""
+    """`:12`, if the error has its line in the template."""
     if isinstance(error, TemplateSyntaxError):
         return f":{error.lineno}"
     trace, line = error.__traceback__, None

@@ -24,7 +24,7 @@ LEAST_SYMBOLS = 3
 """Two symbols are a comparison."""
 
 LEAST_POINTS = 60
-"""Moments at which all curves were marked; from fewer a Sharpe ratio or a correlation says nothing."""
+"""Fewest common moments of all curves for a Sharpe ratio or a correlation."""
 
 _YEAR = np.timedelta64(365 * 24 * 3600 + 6 * 3600, "s")
 

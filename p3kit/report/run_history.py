@@ -28,7 +28,7 @@ class RunHistory:
         return max(time for time in self.all_times if time <= self.moment)
 
     def state(self, agent: str) -> tuple[str, str]:
-        """(state, message) of an agent. `status.json` knows only the present; for the past the journal is asked."""
+        """(state, message) of an agent. `status.json` has only the present state; the journal has the past."""
         status = self.run.status()
         if float(status.get("heartbeat") or 0.0) <= self.moment:
             entry = (status.get("agents") or {}).get(agent) or {}

@@ -87,7 +87,7 @@ def draw_reward_histogram(data: Mapping[str, Any], title: str, path: Path) -> No
             axes.set_yscale("log")
             axes.set_ylim(0.5, counts.max() * 2)
             axes.minorticks_off()  # they take longer to draw than all the rest
-        axes.set(title=f"{title}: rewards per step", xlabel="reward as the learner sees it", ylabel="steps")
+        axes.set(title=f"{title}: rewards per step", xlabel="reward that the learner receives", ylabel="steps")
         axes.legend(fontsize=7, loc="upper right")
         _write_flags(axes, data)
 

@@ -29,7 +29,7 @@ from p3kit.rundir import RunDir, intact_runs
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """Agents that differ in nothing but the seed. `sharpes` has those that traded; None where fewer than two did."""
+    """Agents that differ only in the seed. `sharpes` has those that traded; None if fewer than two did."""
 
     name: str
     agents: int
@@ -59,14 +59,14 @@ class WindowSummary:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All agents that one spec asks for, at the moment of the report. Days are UTC."""
+    """All agents of one spec, at the time of the report. Days are UTC."""
 
     name: str
     week: int
     first_day: date
     last_day: date
     as_of: datetime | None
-    """The newest record that the report knows; None in a week without runs."""
+    """The newest record in the report; None in a week without runs."""
     weeks_with_runs: Sequence[int]
     is_future: bool = False
     """True for a week that starts after the report."""
@@ -97,8 +97,8 @@ class Experiment:
 
     @property
     def over_seeds(self) -> list[OverSeeds]:
-        """Graded agents with several seeds, one row per symbol and matrix point. A seed counts once: agents that
-        the newest spec asks for come before those that only older runs know."""
+        """Graded agents with several seeds, one row per symbol and matrix point. A seed counts once: agents of the
+        newest spec come before agents that only older runs have."""
         groups: dict[str, dict[int, AgentSummary]] = {}
         for agent in self.complete:
             groups.setdefault(agent.name.replace(f".s{agent.seed}", "", 1), {}).setdefault(agent.seed, agent)
@@ -115,7 +115,7 @@ class Experiment:
 
     @cached_property
     def portfolio(self) -> Portfolio | None:
-        """The graded agents as one account; None where that says nothing."""
+        """The graded agents as one account; None if there is too little data."""
         return build_portfolio(self.complete, synthetic=self.synthetic)
 
     @cached_property
@@ -204,8 +204,8 @@ def _summarise(group: Sequence[tuple[RunDir, dict[str, Any]]], name: str, week: 
 
 
 def _agents(histories: Sequence[RunHistory]) -> list[AgentSummary]:
-    """Every agent that the newest spec asks for, then those that only older runs know; each from the run that tells
-    most: the newest that was graded, else the newest."""
+    """Every agent of the newest spec, then those that only older runs have. Each comes from its newest graded run, else
+    from its newest run."""
     runs_of: dict[str, list[tuple[RunHistory, Mapping[str, Any]]]] = {}
     for history in histories:
         for plan in history.info["agents"]:
@@ -243,8 +243,8 @@ def _deflate(scores: Scores | None, tried: Sequence[float]) -> Deflated | None:
 
 
 def _planned(info: Mapping[str, Any]) -> dict[str, str]:
-    """Agent name → symbol, for every agent that the spec of a run asks for (a run may train one of them only). Read
-    from the stored tables: a report is written long after the data or the trainer that the spec names may have gone."""
+    """Agent name → symbol, for every agent in the spec of a run (the run may train only one of them). Read from the
+    stored tables, because the data or the trainer of the spec may be gone at the time of the report."""
     spec = info["spec"]
     seeds, matrix = spec.get("seeds") or [1], spec.get("matrix") or {}
     points = [dict(zip(matrix, values, strict=True)) for values in product(*matrix.values())]

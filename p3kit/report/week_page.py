@@ -31,8 +31,8 @@ from p3kit.symptoms import SYMPTOMS
 CAPTIONS = {
     "Learning curves": "Upright lines part the guide's phases by share of training: exploration, initial learning, "
     "refinement, convergence. The entropy's tint is the path expected over them.",
-    "Reward composition": "Share of each component in the sum of |weighted component over an episode|. The guide wants "
-    "P&L to lead; a penalty that grows over training is a reward that is being farmed.",
+    "Reward composition": "Share of each component in the sum of |weighted component over an episode|. The guide "
+    "expects P&L to lead; if a penalty grows over training, the agent exploits the reward.",
     "Equity on the validation split": "Growth of 1 at full costs, at the weights that validation chose, beside rules "
     "that learnt nothing.",
     "Portfolio": "Left: the agents' accounts together, beside buy-and-hold of their symbols; the tint holds eight of "
@@ -182,7 +182,7 @@ def _command(*words: str | None) -> str:
 
 
 def _in_order(agents: Sequence[AgentSummary]) -> list[AgentSummary]:
-    """Passed by Sharpe, then failed, then what still runs, what stands still, and what was never begun."""
+    """Passed by Sharpe ratio, then failed, then running, then stopped or crashed, then never started."""
     ranks = {"running": 2, "stopped": 3, "crashed": 4, "failed": 4, "done": 4, "queued": 5, "untrained": 6}
 
     def key(agent: AgentSummary) -> tuple[float, ...]:
@@ -354,7 +354,7 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     words = f"Better than buy-and-hold in {positive} of {len(excesses)} windows (95% interval {low:.0%} to {high:.0%})"
     bounds = mean_interval(np.array(excesses))
     if bounds is None:
-        return f"{words}; one window tells nothing about others.{cut}"
+        return f"{words}; one window gives no spread over windows.{cut}"
     return (
         f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
         f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
@@ -364,8 +364,8 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
 
 
 def next_steps(experiment: Experiment) -> list[str]:
-    """Next steps, most urgent first: agents with critical rows, runs that stand still, agents never trained, failures
-    without an explanation, then what the passed ones are ready for."""
+    """Next steps, most urgent first: agents with critical rows, stopped or crashed runs, agents never trained, failures
+    without an explanation, then next uses of the passed agents."""
     agents = experiment.agents
     steps = _repair_steps(experiment)
     halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *_ENDED_BADLY)]
@@ -400,7 +400,7 @@ def _repair_steps(experiment: Experiment) -> list[str]:
     """Next steps for symptoms: with a patch, with a failed intervention, and without a known change."""
     agents = [agent for agent in experiment.agents if not agent.passed]
     steps = [
-        f"Mend {safe(agent.name)}: {_command('diagnose', _reference(experiment, agent), '--patch')} prints the change"
+        f"Fix {safe(agent.name)}: {_command('diagnose', _reference(experiment, agent), '--patch')} prints the change"
         for agent in agents
         if agent.patch
     ]

@@ -11,7 +11,7 @@ import yaml
 
 _PLAIN_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _TAKEN = ("y", "n")
-"""Booleans of YAML 1.1 that PyYAML does not know. It quotes the other ones itself."""
+"""Booleans of YAML 1.1 that PyYAML does not quote. It quotes the other ones itself."""
 
 
 def to_yaml(tables: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The run directory: plain files that own the truth about a run. No other package knows a file name in it.
+"""The run directory: plain files that hold all facts of a run. Only this package contains their names.
 
 run.json        the plan: resolved spec, agents, versions, data fingerprints, command line; written once
 spec.toml       the spec as the user wrote it
@@ -12,9 +12,9 @@ histograms/     reward and action histograms, value maps, equity curves, returns
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
 prices/         prices of the bars from files, as 32-bit floats, to find out later what has changed
-stop            present when someone asked the run to end
+stop            present after a stop request
 
-Rows and JSON documents end with their own checksum, `"crc"`: what was changed or damaged later is named, not believed.
+Rows and JSON documents end with their own checksum, `"crc"`: a row that was changed or damaged later is reported.
 """
 
 from p3kit.rundir.candidates import judge_evaluations, planned_over_made, read_candidates

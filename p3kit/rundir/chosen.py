@@ -13,8 +13,8 @@ Event = TypeVar("Event", bound=Mapping[str, Any])
 
 
 def choice_rank(plan: Mapping[str, Any], global_step: int, sharpe: float) -> tuple[bool, float]:
-    """Sort key for choosing an agent's weights, largest first: whether they had the fraction of training that
-    `checkpoints.best_from` asks for, and their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
+    """Sort key for choosing an agent's weights, largest first: true if they had the fraction of training in
+    `checkpoints.best_from`, then their validation Sharpe ratio. `plan` is the agent's entry in run.json."""
     share = (plan.get("spec", {}).get("checkpoints") or {}).get("best_from", 0.0)
     return global_step >= share * total_at(plan, global_step), sharpe
 

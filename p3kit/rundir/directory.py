@@ -28,13 +28,13 @@ SCHEMA_VERSION = 2
 1: until the feature recipe. 2: run.json and checkpoints hold the recipe of each symbol and the days of its splits."""
 
 STATES = ("queued", "running", "done", "failed", "crashed", "stopped")
-"""queued: not begun. done: to the end, or ended early by its own rules. failed: the trainer said why. crashed: it could
-not say. stopped: asked to end, checkpoint written. Failed, crashed and stopped runs can be resumed."""
+"""queued: not started. done: complete, or ended early by its own rules. failed: the trainer gave the reason. crashed:
+the trainer could not give one. stopped: ended by request, with a checkpoint. The last three can be resumed."""
 
 ACTIVE_STATES = ("queued", "running")
 
 _AT_ONCE = "at once"
-"""What the file `stop` says where a checkpoint is not to be waited for."""
+"""Content of the file `stop` if the launcher should not wait for a checkpoint."""
 
 RUN_NAME = re.compile(r"run-(\d+)")
 _HISTOGRAM_NAME = re.compile(r"(?P<kind>[a-z_]+)-(?P<agent>.+)-(?P<step>\d{9,})\.json")
@@ -42,7 +42,7 @@ _HISTOGRAM_NAME = re.compile(r"(?P<kind>[a-z_]+)-(?P<agent>.+)-(?P<step>\d{9,})\
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run directory. Cheap to make: nothing is read before it is asked for, nothing is cached."""
+    """One run directory. Cheap to make: files are read on access, and nothing is cached."""
 
     path: Path
 
@@ -142,9 +142,9 @@ class RunDir:
         return []
 
     def trim_log(self, most: int = 64_000_000, keep: int = 1_000_000) -> int:
-        """Cuts a log of more than `most` bytes down to its last `keep`, and says so in it; returns how many went.
+        """Cut a log of more than `most` bytes down to its last `keep`, with a line about it. Return the bytes removed.
 
-        The process that prints goes on at the new end, since it appends; what it prints meanwhile may be lost.
+        The process that prints continues at the new end, because it appends. Its output meanwhile may be lost.
         """
         with contextlib.suppress(FileNotFoundError):
             size = self.log_file.stat().st_size
@@ -242,10 +242,10 @@ class RunDir:
         return [row for row in self.tail_metrics()[0] if agent is None or row["agent"] == agent]
 
     def tail_metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The rows from byte `offset` on, and the offset to ask with next time.
+        """The rows from byte `offset` on, and the offset for the next call.
 
-        A resume rewrites the file without the rows newer than its checkpoint: followers start again at 0 when they see
-        an event of kind `resume`.
+        A resume rewrites the file without the rows newer than its checkpoint. Followers start again at 0 on an event of
+        kind `resume`.
         """
         found, offset = rows.read_rows(self._metrics_file, validation.METRICS, offset)
         for row in found:
@@ -290,8 +290,8 @@ class RunDir:
         return seq
 
     def read_events(self, kind: str | None = None, agent: str | None = None, after: int = -1) -> list[dict[str, Any]]:
-        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`; only those of a kind, an agent, or
-        with a number above `after`, where asked for. Numbers never come twice, not even after a resume.
+        """Events in order: `{"seq", "time", "kind", "agent", "global_step", …}`. Filters: a kind, an agent, or numbers
+        above `after`. Numbers are unique, even after a resume.
         """
         found, _ = rows.read_rows(self._events_file, validation.EVENTS)
         return [
@@ -308,11 +308,11 @@ class RunDir:
     # ------------------------------------------------------------------ resume
 
     def cut_after(self, global_steps: Mapping[str, int]) -> int:
-        """Drops rows and histograms newer than `global_steps[agent]`; returns how many metric and event rows went.
+        """Drop rows and histograms newer than `global_steps[agent]`. Return the removed metric and event rows.
 
-        For a resume: what was recorded after the checkpoint will be recorded again. Agents that are not named keep
-        their rows. Events without an agent are judged by the largest step named, events without a step stay. Where
-        events went, a `note` says so and keeps their numbering going up.
+        For a resume, which records these steps again. Other agents keep their rows. Events without an agent are
+        compared with the largest step in `global_steps`; events without a step stay. If events were removed, a `note`
+        records it and keeps their numbering increasing.
         """
 
         def is_newer(row: Mapping[str, Any]) -> bool:
@@ -390,7 +390,7 @@ class RunDir:
         return processes.is_alive(self.status(), time.time())
 
     def mark_crashed(self) -> bool:
-        """Marks the run crashed if it says it is queued or running but its process is gone. Returns whether it did."""
+        """Mark the run crashed if its state is queued or running but its process is gone. Return True if it did."""
         status = self.status()
         if status["state"] not in ACTIVE_STATES or processes.is_alive(status, time.time()) or self.is_locked():
             return False
@@ -403,10 +403,10 @@ class RunDir:
     # ------------------------------------------------------------------ stop and lock
 
     def request_stop(self, reason: str = "", *, at_once: bool = False) -> None:
-        """Asks the run to write a checkpoint and end: the file `stop`, and SIGTERM to its process if it is alive here.
+        """Request a checkpoint and the end of the run: the file `stop`, and SIGTERM if its process is alive here.
 
-        A run that has not begun will not begin. `reason` is journalled. `at_once`: whoever started its process shall
-        kill it, wherever that is; what came after the last checkpoint is lost.
+        A queued run will not start. `reason` is journalled. With `at_once` the launcher kills the process on its
+        machine; progress after the last checkpoint is lost.
         """
         (self.path / "stop").write_text(_AT_ONCE if at_once else "")
         if reason:

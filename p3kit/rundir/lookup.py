@@ -27,10 +27,10 @@ def list_runs(runs_root: Path | str) -> list[RunDir]:
 
 
 def intact_runs(runs_root: Path | str, *, of_metrics: bool = True) -> tuple[list[RunDir], list[P3kitError]]:
-    """The runs whose files can be read, and what is wrong with each of the others.
+    """The runs whose files can be read, and the fault of each of the others.
 
-    One damaged directory must not hide the others: whoever speaks of all runs takes these and says the faults. Without
-    `of_metrics`, for readers that take no metrics, those are not looked at: a file of them may be long.
+    One damaged directory must not hide the others: a command about all runs uses these and prints the faults. Without
+    `of_metrics` the metrics, which can be long, are not checked.
     """
     intact, faults = [], []
     for run in list_runs(runs_root):

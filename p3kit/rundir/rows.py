@@ -1,11 +1,11 @@
 """Files of JSON rows that survive a kill at any moment, and JSON documents that are replaced whole.
 
-A row counts once its newline is on disk. What follows the last newline is a torn row: readers leave it out, the next
-append cuts it off and says so. Numbers that are not finite are written as the strings "nan", "inf" and "-inf", which
-every JSON reader takes, and come back as floats.
+A row counts once its newline is on disk. Text after the last newline is a torn row: readers leave it out, and the next
+append cuts it off and reports it. Numbers that are not finite are written as the strings "nan", "inf" and "-inf", which
+every JSON reader accepts, and are read as floats.
 
-What we write ends with its own checksum, `"crc": "1f0a99c2"`: a bit that flipped, a block of zeros or a line that an
-editor changed is named, and never believed. Rows and documents without one are taken as they are.
+Rows and documents end with their own checksum, `"crc": "1f0a99c2"`. A flipped bit, a block of zeros or an edited line
+is reported and never used. Rows and documents without a checksum are accepted.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ EVENT_KINDS = {
     "oom": "an allocation failed",
     "crash": "the trainer process ended without a final status",
     "failed": "a fault of one agent ended it; the others of its run went on",
-    "stop": "someone asked the run to end",
+    "stop": "a stop of the run was requested",
     "paper": "a paper account of the agent was opened",
-    "final_evaluation": "the test split was touched: once when a look begins, once more with what it found",
+    "final_evaluation": "the test split was used: one event at the start of the evaluation, one with its result",
 }
-"""Every kind of event, and what it says."""
+"""Every kind of event, and its meaning."""
 
 BACKTEST_RESULT = "p3kit-backtest "
 """What a trainer process prints before the one line of JSON that a backtest results in."""
@@ -180,7 +180,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "mend the file") from error
+        raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "repair the file") from error
     except _NO_JSON as error:
         what, remedy = f"is not valid JSON ({error})", "restore the file or delete the run"
         if str(error) == CHANGED:
@@ -213,8 +213,8 @@ def append_numbered(path: Path, row: Mapping[str, Any]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RowKind:
-    """The rows of one file. A row under its checksum that begins as they do is believed; what another version wrote, or
-    another file's row under a checksum of its own, is asked what it lacks."""
+    """The rows of one file. A row with a valid checksum and the right first keys is accepted. Any other row, of another
+    version or another file, is checked key by key."""
 
     begins: bytes
     lacks: Callable[[Any], str]
@@ -240,7 +240,7 @@ def read_rows(path: Path, kind: RowKind, offset: int = 0) -> tuple[list[dict[str
 
 
 def verify_rows(path: Path, kind: RowKind) -> None:
-    """`read_rows` without the rows: raises what that would, at the cost of a look at every byte."""
+    """Check like `read_rows` and raise the same errors, without returning the rows."""
     for number, line in enumerate(complete_lines(path), start=1):
         found = _SEAL.search(line, max(0, len(line) - 40), len(line) - 1)
         intact = found is not None and zlib.crc32(b"}", zlib.crc32(memoryview(line)[: found.start()])) == int(
@@ -259,7 +259,7 @@ def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "mend the file") from error
+        raise P3kitError(str(path), f"cannot be read ({error.strerror or error})", "repair the file") from error
 
 
 def _checked(line: bytes, kind: RowKind, place: str) -> dict[str, Any]:

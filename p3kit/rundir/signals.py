@@ -1,7 +1,7 @@
 """Signal handlers that leave ignored signals ignored.
 
-`nohup` ignores SIGHUP, and shells ignore SIGINT for jobs in the background. A program that sets a handler all the same
-undoes what its user asked for.
+`nohup` ignores SIGHUP, and shells ignore SIGINT for jobs in the background. A program that sets a handler anyway would
+undo this.
 """
 
 from __future__ import annotations

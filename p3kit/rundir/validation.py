@@ -1,7 +1,6 @@
 """Checks of the files of a run directory that have no checksum: of another version, or edited.
 
-Each function says what is wrong in a few words, and nothing where all is right. What only one reader needs, that reader
-asks for itself.
+Each function returns a short description of the fault, and None if there is none. A reader checks what only it needs.
 """
 
 from __future__ import annotations
@@ -17,8 +16,18 @@ from p3kit.rundir.rows import EVENT_KINDS, RowKind, encode
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 _NUMBER = (int, float)
+MOST_THREADS = 1_024
+"""Most torch threads of a run, as `compute.threads` has it."""
 _RUN: Kinds = {"name": str, "agents": list}
-_RUN_MAY_HAVE: Kinds = {"run": str, "created": _NUMBER, "spec": dict, "data": dict, "command": list, "trainer": str}
+_RUN_MAY_HAVE: Kinds = {
+    "run": str,
+    "created": _NUMBER,
+    "spec": dict,
+    "data": dict,
+    "command": list,
+    "trainer": str,
+    "threads": int,
+}
 _AGENT_MAY_HAVE: Kinds = {"symbol": str, "seed": int, "total_timesteps": int, "spec": dict}
 _STATUS_MAY_HAVE: Kinds = {"pid": int, "heartbeat": _NUMBER, "message": str, "agents": dict}
 _METRICS: Kinds = {"agent": str, "iteration": int, "global_step": int, "time": _NUMBER, "metrics": dict}
@@ -39,6 +48,9 @@ def wrong_run(info: Any, newest: int) -> str:
         return f"has a schema newer than {newest}"
     if wrong := _wrong(info, _RUN, _RUN_MAY_HAVE):
         return wrong
+    threads = info.get("threads")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        return f"threads is {threads}"
     for number, agent in enumerate(info["agents"]):
         if wrong := _wrong(agent, {"name": str}, _AGENT_MAY_HAVE):
             return f"agents[{number}]: {wrong}"

@@ -104,6 +104,7 @@ class Agent(Generic[A]):
         self.market = market
         self.fault: P3kitError | None = None
         self._early_stop = EarlyStop()
+        self._is_planned = True  # the evaluation of now; others do not count for early stopping
         self._ledger = EpisodeLedger.empty(self.spec.env.num_envs)
         self._observation_scaler: ObservationScaler | None = None
         self._nonfinite = 0.0
@@ -215,9 +216,10 @@ class Agent(Generic[A]):
         return self._observation_scaler
 
     def begin_normalizing(self) -> None:
-        """Standardise observations from the next rollout on, if an intervention requested it."""
+        """Start the statistics of observations, or start them again, if an intervention did so."""
+        again, self.repair.starts_observations_again = self.repair.starts_observations_again, False
         if self._observation_scaler is not None:
-            self._observation_scaler.begin()
+            self._observation_scaler.begin(again=again)
 
     def take_rollback(self) -> str | None:
         """The checkpoint that a rollback goes back to, returned once. The generator is seeded anew by the number of
@@ -286,6 +288,11 @@ class Agent(Generic[A]):
         """Return True if a thing done `every` so many steps is due between `before` and now, or training ended."""
         total = self.segments.starting(before).total_timesteps
         return self.global_step // every > before // every or self.global_step >= total
+
+    def evaluates(self, before: int) -> bool:
+        """True if an evaluation is planned between `before` and now, or an intervention needs one to compare."""
+        self._is_planned = self.due(self.spec.evaluation.every, before)
+        return self._is_planned or self.repair.wants_evaluation
 
     def record(
         self,
@@ -363,11 +370,15 @@ class Agent(Generic[A]):
         self.process.directory.write_histogram("returns", self.name, step, evaluation.candidate(step).to_json())
         self.journal("evaluation", **event)
         self.process.directory.write_histogram("equity", self.name, step, evaluation.equity_curves())
+        if self._is_planned:
+            self._stop_early(metrics)
+        self.repair.evaluated(row)
+
+    def _stop_early(self, metrics: Mapping[str, float]) -> None:
         progress = self.global_step / self.segments.reaching(self.global_step).total_timesteps
         reason = self._early_stop.update(self.spec, metrics, self.global_step, progress)
         if reason and progress < 1 and not self.segments.extended_at(self.global_step):
             self.end_early(reason)
-        self.repair.evaluated(row)
 
     def report_backtest(self, policy: Policy) -> None:
         """Backtest `policy` as `run.backtest` asks, and print the result as one line of JSON on stdout.

@@ -213,7 +213,7 @@ class AgentRun(Generic[A]):
             whole["diag/amp_scale"] = self._grad_scaler.get_scale()
         end_step = min(self._start_step + iteration.rows, args.total_timesteps)
         self._agent.record(self._iteration, self._start_step, end_step, rollout, steps, whole)
-        if self._agent.due(self._agent.spec.evaluation.every, self._start_step):
+        if self._agent.evaluates(self._start_step):
             self._evaluate(rollout, buffer)
         self._act(observation)
         due = self._agent.due(self._agent.spec.checkpoints.every, self._start_step)
@@ -280,6 +280,7 @@ class AgentRun(Generic[A]):
 
     def _act(self, observation: Tensor) -> None:
         """Roll back and draw anew where an intervention asked for it."""
+        self._run.save_snapshot([self._agent], self._state)
         for _, earlier in self._run.rolled_back([self._agent]):
             self._registry.go_back(earlier)
         for _, part, generator in self._run.reinitialised([self._agent]):

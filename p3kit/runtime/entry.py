@@ -16,6 +16,7 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
+from p3kit.rundir.threads import available_cores
 from p3kit.runtime.backtest_request import Backtest
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
 from p3kit.runtime.run import Run
@@ -128,7 +129,7 @@ def _scratch(flags: dict[str, Any], knobs: list[Knob], trainer_file: Path) -> Ru
     """A run directory of one agent from flags: the same path through spec, plan and run directory as `p3kit run`."""
     tables, places = _tables_of(flags, knobs, trainer_file)
     spec = spec_from_flags(tables, places, flags["set"])
-    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
+    (plan,) = plan_runs(spec, read_trainer(spec.trainer), available_cores())
     market = {} if flags["env_id"] else load_market(plan.market_spec, spec.symbols)
     info = plan.run_json(market, [trainer_file.name, *sys.argv[1:]]) | {"env_id": flags["env_id"]}
     directory = RunDir.create(home(flags["runs"]), info, to_toml(tables), trainer_file)

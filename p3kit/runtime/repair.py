@@ -45,6 +45,7 @@ class Repair:
         self.reinits: list[str] = []  # parts of the net to reinitialise
         self.frozen_normalizer = self.frozen_encoder = False
         self.normalizes = {"rewards": False, "observations": False}  # started while the run trains
+        self.starts_observations_again = False
         self.acts: list[tuple[int, str]] = []  # number and words of the newest acts of rules, for the board
         self._rollout: Rollout | None = None
         self._update: Mapping[str, Any] = {}
@@ -107,6 +108,30 @@ class Repair:
         self.happened("oom", message=message)
         self.member.fired += 1
 
+    # --- probation of actions ----------------------------------------------------------------------------------------
+
+    @property
+    def wants_evaluation(self) -> bool:
+        """True if an action is to be compared with an evaluation of now."""
+        return self.is_on and self.member.wants_evaluation
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """True if an action of now needs a snapshot before it is carried out."""
+        return self.is_on and self.member.wants_snapshot
+
+    def undo(self, rules: Iterable[str]) -> None:
+        """Forget what rules froze or let begin, before a snapshot returns."""
+        for rule in (rule for rule in self.member.rules if rule.id in set(rules)):
+            for action in rule.actions():
+                match action:
+                    case Freeze(freeze="normalizer"):
+                        self.frozen_normalizer = False
+                    case Freeze(freeze="encoder"):
+                        self.frozen_encoder = False
+                    case Normalize(normalize=what):
+                        self.normalizes[what] = False
+
     # --- what is decided ---------------------------------------------------------------------------------------------
 
     def take(self, action: Table, checkpoint: str | None) -> None:
@@ -120,6 +145,8 @@ class Repair:
                 self.frozen_normalizer = True
             case Freeze(freeze="encoder"):
                 self.frozen_encoder = True
+            case Normalize(normalize="observations") if self.member.spec.observation.normalize == "running":
+                self.starts_observations_again = True
             case Normalize(normalize=what):
                 self.normalizes[what] = True
 

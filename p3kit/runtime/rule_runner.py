@@ -68,6 +68,7 @@ class RuleRunner:
 
     def _carry_out(self, decision: Decision, agent: Agent[Any]) -> None:
         agent.repair.add_act(decision.for_agent(agent.name))
+        agent.repair.undo(decision.took_back)
         for action in decision.actions:
             match action:
                 case Stop(stop="fail"):
@@ -141,7 +142,9 @@ class RuleRunner:
 
     def kept(self) -> set[str]:
         """The names of all checkpoints that an intervention may go back to."""
-        return {good_name(step) for member in self._engine.members.values() for _, step in member.good}
+        members = self._engine.members.values()
+        snapshots = {name for member in members if (name := member.snapshot_file) is not None}
+        return {good_name(step) for member in members for _, step in member.good} | snapshots
 
     def state(self) -> str:
         """The state of the group rules, for a checkpoint."""

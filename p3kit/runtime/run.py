@@ -23,11 +23,12 @@ import torch
 
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.errors import CheckpointError, InputError, P3kitError
-from p3kit.interventions import Check
+from p3kit.interventions import Check, snapshot_name
 from p3kit.market import SymbolData
 from p3kit.rundir import RunDir, first_plan
 from p3kit.rundir.record_marks import RecordMarks, lost_rows
 from p3kit.rundir.signals import LAUNCHED, handle_signals
+from p3kit.rundir.threads import threads_of
 from p3kit.runtime.agent import Agent
 from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
@@ -108,7 +109,7 @@ class Run(Process[A]):
         if LAUNCHED in os.environ:
             signal.signal(signal.SIGTERM, self._on_signal)
         handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
-        torch.set_num_threads(1 if self.spec.compute.threads == "auto" else self.spec.compute.threads)
+        torch.set_num_threads(threads_of(self.directory.info()))
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:
             self._write_status()
@@ -195,12 +196,19 @@ class Run(Process[A]):
         if name == "last":
             kept = self._rules.kept()
             for path in self.directory.checkpoints():
-                if path.stem.startswith("good-") and path.stem not in kept:
+                if path.stem.startswith(("good-", "before-")) and path.stem not in kept:
                     path.unlink()
         for agent in self.agents:
             step = agent.global_step
             self.directory.append_event("checkpoint", agent=agent.name, global_step=step, file=f"{name}.pt")
         self._write_status()
+
+    def save_snapshot(self, agents: Sequence[Agent[A]], trainer_state: Callable[[], Flat]) -> None:
+        """Write `before-<step>.pt` if an intervention is about to change one of the agents."""
+        acting = next((agent for agent in agents if agent.repair.wants_snapshot), None)
+        if acting is not None:
+            path = self.directory.checkpoint(snapshot_name(acting.global_step))
+            save_checkpoint(path, under("trainer", trainer_state()), compress=self.spec.checkpoints.compress)
 
     def _mark_rows(self, path: Path) -> None:
         """Put the newest marks of the rows into a checkpoint that is there: rows came after it, and an extension or a

@@ -81,9 +81,12 @@ class ObservationScaler:
     def running(self) -> bool:
         return self._running or self._has_begun() or self.moments.count > 0  # a backtest is told of no intervention
 
-    def begin(self) -> None:
-        """Start the statistics with the newest data if an intervention requested it; the next rollout uses them."""
-        if self._has_begun() and self.moments.count == 0 and self._seen is not None:
+    def begin(self, *, again: bool = False) -> None:
+        """Start the statistics with the rows of the last rollout, if an intervention did so. With `again`, forget what
+        was seen before them."""
+        if again:
+            self.moments = RunningMoments(len(self.moments.mean), self.moments.mean.device)
+        if (again or self._has_begun()) and self.moments.count == 0 and self._seen is not None:
             self.moments.update(self._seen)
 
     def __call__(self, observation: Tensor) -> Tensor:
@@ -98,8 +101,8 @@ class ObservationScaler:
 
     def update(self, observation: Tensor) -> None:
         """Take in rows of shape (rows, size) as the environment gave them."""
+        self._seen = observation
         if not self.running:
-            self._seen = observation
             return
         if self.is_frozen():
             self.drift = None

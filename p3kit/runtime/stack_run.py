@@ -438,7 +438,7 @@ class Stack(Generic[A]):
         due = [
             k
             for k, agent in enumerate(self._agents)
-            if agent in self._running and agent.state == "running" and agent.due(agent.spec.evaluation.every, start)
+            if agent in self._running and agent.state == "running" and agent.evaluates(start)
         ]
         if not due:
             return
@@ -467,6 +467,7 @@ class Stack(Generic[A]):
 
     def _act(self, observation: Tensor) -> None:
         """Roll back and draw anew where an intervention asked for it; observations (K, B, D) of the last rollout."""
+        self._run.save_snapshot(self._running, self._state)
         back = dict(self._run.rolled_back(self._agents))
         for k, earlier in back.items():
             self._registry.go_back(earlier, k, earlier["agents"].split("\n").index(self._agents[k].name))

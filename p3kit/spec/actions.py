@@ -17,7 +17,7 @@ Duration = Permanent | UntilRelease | Span
 
 
 class Set(Table):
-    """Give a key a value; a schedule on it is masked meanwhile and keeps its own clock."""
+    """Set a key to a value. A schedule on it continues and is hidden meanwhile."""
 
     set: str
     """A spec path; a bare name means ppo.NAME."""
@@ -26,11 +26,11 @@ class Set(Table):
     until: Duration = "permanent"
     """permanent, release, or a span such as { env_steps = 10_000 }."""
     ramp: Span | None = None
-    """Get there gradually over this span."""
+    """Change gradually over this span."""
 
 
 class Scale(Table):
-    """Multiply the effective value of a key; schedules go on beneath."""
+    """Multiply the effective value of a key; schedules continue."""
 
     scale: str
     """A spec path; a bare name means ppo.NAME."""
@@ -43,7 +43,7 @@ class Scale(Table):
     until: Duration = "permanent"
     """permanent, release, or a span such as { env_steps = 10_000 }."""
     ramp: Span | None = None
-    """Get there gradually over this span."""
+    """Change gradually over this span."""
 
     @model_validator(mode="after")
     def _is_bounded(self) -> Scale:
@@ -53,12 +53,12 @@ class Scale(Table):
 
 
 class Add(Table):
-    """Add to the effective value of a key; schedules go on beneath."""
+    """Add to the effective value of a key; schedules continue."""
 
     add: str
     """A spec path; a bare name means ppo.NAME."""
     by: Number
-    """What is added; may be negative."""
+    """Number to add; may be negative."""
     max: Number | None = None
     """Never above this; needed when `by` is above 0."""
     min: Number | None = None
@@ -66,7 +66,7 @@ class Add(Table):
     until: Duration = "permanent"
     """permanent, release, or a span such as { env_steps = 10_000 }."""
     ramp: Span | None = None
-    """Get there gradually over this span."""
+    """Change gradually over this span."""
 
     @model_validator(mode="after")
     def _is_bounded(self) -> Add:
@@ -86,33 +86,34 @@ def _check_bound(modifier: Modifier, by: float, upwards: bool) -> Modifier:
 
 
 class Rollback(Table):
-    """Return to earlier weights, optimiser and normalisers. Needs a change beside it, or the same failure replays."""
+    """Return to earlier weights, optimiser and normalisers. Needs a change beside it, or the same failure repeats."""
 
     rollback: Literal["last_good", "init"]
     """The newest checkpoint without an open symptom, or the initial weights."""
     otherwise: Literal["init", "stop"] = Field("init", alias="else")
-    """What to do when there is none."""
+    """Fallback if there is none."""
 
 
 class Reinit(Table):
-    """Draw new initial weights for a part of the network, at the end of the update; its moments begin at 0 again."""
+    """Draw new initial weights for a part of the network, at the end of the update; its optimiser moments are reset to
+    0."""
 
     reinit: Literal["dormant", "policy_head", "value_head"]
-    """Which part: hidden units that hardly answer to anything, or a head; a policy's head begins small."""
+    """Part to draw: dormant hidden units, or a head; a policy's head gets small weights."""
 
 
 class Freeze(Table):
     """Stop a part from changing, for the rest of the run."""
 
     freeze: Literal["encoder", "normalizer"]
-    """Which part: the encoder that all agents share (scope = "run"), or the statistics of observations."""
+    """Part to freeze: the encoder that all agents share (scope = "run"), or the statistics of observations."""
 
 
 class Normalize(Table):
-    """Let running statistics begin where the spec has none, for the rest of the run."""
+    """Start running statistics for the rest of the run. Statistics that the spec has from the start begin again."""
 
     normalize: Literal["rewards", "observations"]
-    """What is divided by its own spread from now on: rewards as reward.scaling = "running" does, of observations the
+    """Values to divide by their spread from now on: rewards as with reward.scaling = "running", or the observation
     values whose root mean square is above 5."""
 
 
@@ -120,7 +121,7 @@ class Dump(Table):
     """Write evidence into the run directory."""
 
     dump: Literal["episode_replay", "minibatch"]
-    """What to write."""
+    """Evidence to write."""
     episodes: Annotated[int, Ge(1), Le(1_000)] = 2
     """Episodes to replay."""
 
@@ -129,7 +130,7 @@ class Stop(Table):
     """End the agent's training."""
 
     stop: Literal["fail", "done"]
-    """With which result."""
+    """Result of the run."""
 
 
 class Note(Table):

@@ -17,7 +17,7 @@ from p3kit.spec.models import Spec
 def agent_spec(spec: Spec, symbol: str, point: Mapping[str, Any] | None = None) -> Spec:
     """The spec of one agent: `[agents.SYMBOL]` and then the matrix point applied; neither table remains.
 
-    Raises SpecError when the combination is at fault (a batch larger than the rollout, say).
+    Raises SpecError if the combination is invalid (a batch larger than the rollout, for example).
     """
     point = point or {}
     tables = agent_tables(spec, symbol, point)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Stric
 
 
 class Table(BaseModel):
-    """A table of the spec: immutable, and every key in it is one that we know."""
+    """A table of the spec: immutable, with known keys only."""
 
     model_config = ConfigDict(
         strict=True,

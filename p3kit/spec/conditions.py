@@ -64,7 +64,7 @@ class Span(Table):
     evals: Count | None = None
     """Evaluations."""
     progress: PositiveShare | None = None
-    """Share of the whole training, so that it suits runs of any length."""
+    """Fraction of the whole training, for runs of any length."""
 
     @model_validator(mode="after")
     def _one_unit(self) -> Span:
@@ -87,26 +87,26 @@ class MinimumData(Table):
     evals: Count | None = None
     """Evaluations."""
     progress: PositiveShare | None = None
-    """Share of the whole training."""
+    """Fraction of the whole training."""
 
 
 class Condition(Table):
     """A metric compared with a number."""
 
     metric: Metric
-    """A metric of the glossary, progress (share of training done), actions (how often rules have changed the agent's
-    training), or updates_left (how many are to come at the pace so far; one of less than 4,096 env steps counts by its
-    share of them)."""
+    """A metric of the glossary, progress (fraction of training done), actions (number of times that rules have changed
+    the agent), or updates_left (updates still to come at the pace so far; an update of fewer than 4,096 env steps
+    counts in proportion)."""
     op: Comparison
-    """How it is compared."""
+    """Comparison operator."""
     value: Number
-    """What it is compared with."""
+    """Number to compare with."""
     agg: Literal["last", "mean", "median", "min", "max", "ewma"] = "last"
-    """How several values become one."""
+    """Aggregate of several values."""
     span: Count = 1
-    """Over how many values."""
+    """Number of values."""
     patience: Count = 1
-    """Consecutive checks for which it must hold."""
+    """Number of consecutive checks for which it must hold."""
 
 
 class All(Table):

@@ -155,7 +155,7 @@ def _briefly(live: list[str]) -> str:
 
 
 _BY_THE_DOZEN = {"agents", "intervention", "matrix", "schedules", "tune"}
-"""Tables that name other keys, and say nothing of what those may be."""
+"""Tables whose keys name other keys, so that their own keys have no fixed list."""
 
 
 def _refused(spec: Spec, path: str, value: Any, *, alone: bool = False) -> str:
@@ -213,7 +213,7 @@ def _interventions(spec: Spec) -> Iterator[Found]:
 
 
 def nothing_to_freeze(spec: Spec) -> Iterator[Problem]:
-    """Message for a trainer without shared parts that is told to freeze one."""
+    """Message for a rule that freezes a shared part of a trainer without one."""
     for index, rule in enumerate(spec.intervention):
         for number, action in enumerate(rule.actions()):
             if isinstance(action, Freeze) and action.freeze == "encoder":

@@ -60,7 +60,7 @@ LONGEST_VALUE = 60
 
 
 MOST_PROBLEMS = 50
-"""More are counted, not printed: nobody mends fifty slips one by one, and looking for the right words takes time."""
+"""More are counted, not printed: nobody corrects fifty mistakes one by one, and the search for right words is slow."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def problems_of(error: ValidationError, model: type[Spec], tables: Mapping[str, 
     for detail in details[:MOST_PROBLEMS]:
         path, kind, value = _locate(detail, model, tables)
         if detail["type"] == "too_short" and value:
-            continue  # pydantic counts only the items it accepted; what is wrong with the others is said anyway
+            continue  # pydantic counts only the accepted items; the others have their own errors
         by_path.setdefault(path, _problem(detail, path, kind, value, model, tables))
     if len(details) > MOST_PROBLEMS:
         rest = Problem((), f"{len(details) - MOST_PROBLEMS:,} more faults; this does not look like a spec of p3kit")
@@ -90,7 +90,7 @@ def problems_of(error: ValidationError, model: type[Spec], tables: Mapping[str, 
 def _locate(detail: ErrorDetails, model: type[Spec], tables: Mapping[str, Any]) -> tuple[KeyPath, Any, Any]:
     """Path, type and value of the place that an error is about.
 
-    pydantic's `loc` names members of unions beside keys; walking value and type together tells them apart.
+    pydantic's `loc` contains the members of unions beside keys. A walk over value and type together separates them.
     """
     path: list[str | int] = []
     kind: Any = model
@@ -130,7 +130,7 @@ def _problem(
         case "unknown_form":
             return Problem(path, said(detail["msg"]))
         case "union_tag_invalid":
-            path, value = (*path, "kind"), value["kind"]  # `said` speaks of these
+            path, value = (*path, "kind"), value["kind"]  # `said` names these
             known = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
             return Problem(path, said(f"expected {_one_of(known)}"), _near(value, known))
         case "union_tag_not_found":
@@ -157,7 +157,7 @@ def _reversed(text: str) -> str:
 
 
 def name_of(path: KeyPath, tables: Mapping[str, Any]) -> str:
-    """A path for a message. Interventions go by their id: their number says nothing to a user who extends a pack."""
+    """A path for a message. Interventions have their id: their number is useless for a user who extends a pack."""
     if len(path) > 1 and path[0] == "intervention":
         rule = tables["intervention"][path[1]]
         if isinstance(rule, Mapping) and isinstance(rule.get("id"), str):
@@ -195,7 +195,7 @@ def _unknown_key(path: KeyPath, value: Any, model: type[Spec], said: Callable[[s
 
 
 def _right_word(path: KeyPath, model: type[Spec]) -> str:
-    """The best hint there is for a key nobody knows."""
+    """The best hint for an unknown key."""
     *above, word = (str(part) for part in path)
     here = _keys_at(model, path[:-1])
     if wish := not_offered(word):

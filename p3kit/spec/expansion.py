@@ -18,7 +18,7 @@ OWN_KEYS = {"kind", "start", "end", "points", "low", "high"}
 """Keys of a schedule or a search range: a table with one of these is no part of a path."""
 
 PACKS = ("guide", "repair")
-"""Named packs of interventions, `interventions = "guide"`: the guide's own fixes, and what mends most."""
+"""Named packs of interventions, `interventions = "guide"`: the guide's fixes, and the pack with most repairs."""
 
 
 @dataclass

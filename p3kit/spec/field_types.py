@@ -1,4 +1,4 @@
-"""The types behind the spec's fields: walking down them by key, and saying in words what they accept."""
+"""The types of the spec's fields: walk down by key, and describe the accepted values as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOUNDS: dict[type, tuple[str, str]] = {
 
 
 def bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without `Annotated`, and what the annotations said."""
+    """A type without `Annotated`, and the arguments of `Annotated`."""
     if get_origin(kind) is Annotated:
         core, *metadata = get_args(kind)
         return core, tuple(metadata)
@@ -45,7 +45,7 @@ def alternatives(kind: Any) -> list[Any]:
 
 
 def tagged(kind: Any, tag: str) -> Any | None:
-    """The member of a tagged union that goes by `tag`; None when `kind` is no tagged union or has no such member."""
+    """The member of a tagged union with `tag`; None if `kind` is no tagged union or has no such member."""
     for member in alternatives(kind):
         core, metadata = bare(member)
         if any(isinstance(mark, Tag) and mark.tag == tag for mark in metadata):
@@ -126,7 +126,7 @@ def key_paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[t
             yield from key_paths(bare(of_field(field))[0], (*above, key))
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- as text ----------------------------------------------------------------------------------------------------------
 
 
 def in_words(kind: Any) -> str:

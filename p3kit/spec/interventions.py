@@ -42,9 +42,9 @@ class Controller(Table):
     """A closed loop: keep a metric near a target by moving a key (KL-adaptive learning rate, as in rsl_rl)."""
 
     key: str
-    """The spec path that is moved."""
+    """The spec path to change."""
     metric: Metric
-    """What is held near the target."""
+    """Metric to keep near the target."""
     target: Number
     """The target."""
     band: Annotated[float, Gt(1), Le(MOST)] = 2.0
@@ -67,13 +67,13 @@ class Verify(Table):
     """Test of an intervention's success."""
 
     metric: Metric
-    """What is looked at."""
+    """Metric to check."""
     op: Comparison
-    """How it is compared."""
+    """Comparison operator."""
     than: Literal["before"] | Number
-    """With its value before the intervention, or with a number."""
+    """Compare with the value before the intervention, or with a number."""
     within: Span
-    """When it is judged."""
+    """Time of the check."""
 
 
 def _a_list(value: Any) -> Any:
@@ -118,14 +118,14 @@ Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 class Intervention(Table):
-    """One rule: a trigger, what to do, and how to tell whether it helped."""
+    """One rule: a trigger, its actions, and a check of their effect."""
 
     id: Identifier
     """Its name in the journal: small letters, digits, - and _."""
     on: Annotated[Items[Trigger], MinLen(1), BeforeValidator(_a_list)] | None = None
     """A symptom, a condition on a metric, or several (any of them triggers)."""
     do: Annotated[Items[Action], MinLen(1), BeforeValidator(_no_early_stop_update)] | None = None
-    """What to do, in this order."""
+    """Actions, in this order."""
     controller: Controller | None = None
     """A closed loop, in place of `on` and `do`."""
     cause: Annotated[Items[str], MinLen(1)] | None = None
@@ -133,30 +133,30 @@ class Intervention(Table):
     unless: Annotated[Items[Symptom], MinLen(1)] | None = None
     """Do nothing while one of these symptoms is raised."""
     scope: Literal["agent", "group", "run"] = "agent"
-    """Whose training is changed: the agent's own, that of all agents of the run with its seed and matrix point, or that
-    of all agents of the run. What agents share (an encoder) needs group or run."""
+    """Agents that are changed: the agent itself, all agents of the run with its seed and matrix point, or all agents of
+    the run. A shared encoder needs group or run."""
     share: PositiveShare | None = None
-    """For scope = "group" and "run": the share of agents that must show the symptom; unset: 0.3."""
+    """For scope = "group" and "run": the fraction of agents that must show the symptom; unset: 0.3."""
     check: Annotated[Literal["update", "eval"], BeforeValidator(_not_inside_an_update)] = "update"
-    """When the trigger is checked: after each update, or after each evaluation."""
+    """Time of the check of the trigger: after each update, or after each evaluation."""
     min_data: MinimumData = MinimumData()
-    """What must have been seen before the trigger is believed."""
+    """Data required before the trigger may fire."""
     patience: Count = 1
-    """Consecutive checks for which the trigger must hold."""
+    """Number of consecutive checks for which the trigger must hold."""
     within: Annotated[str, AfterValidator(_k_of_n)] | None = None
     """In place of patience: "3 of 5" checks."""
     release: Condition | None = None
-    """When the trouble counts as over: ends what lasts `until = "release"`. Keep it apart from the trigger."""
+    """Condition that ends actions with `until = "release"`. Keep its threshold apart from the trigger's."""
     cooldown: Span | None = None
-    """How long to wait before acting again."""
+    """Time to wait before the next action."""
     max_times: Count = 1
-    """How often it may act."""
+    """Largest number of actions."""
     priority: Annotated[int, Ge(0), Le(1000)] = 100
     """One intervention per key and check; the lowest number wins, those of a group or run before an agent's own."""
     verify: Verify | None = None
-    """How to tell whether it helped."""
+    """Condition that shows that the actions helped."""
     on_fail: Literal["next", "rollback", "stop", "keep"] = "keep"
-    """When it did not help: try the next one, roll back, stop, or leave it."""
+    """Reaction if it did not help: try the next action, roll back, stop, or keep it."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Intervention:

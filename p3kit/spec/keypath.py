@@ -14,7 +14,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def quoted(text: str) -> str:
-    """Text as TOML writes it. JSON's escapes are TOML's, but TOML wants DEL escaped as well."""
+    """Text in TOML form. JSON's escapes are valid in TOML, but TOML also requires an escape for DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -34,10 +34,10 @@ from p3kit.spec.models import Knobs
 SCALARS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 BOUNDS: dict[str, Callable[[Any], BaseMetadata]] = {"Gt": Gt, "Ge": Ge, "Lt": Lt, "Le": Le}
 MARKERS = ("size", "fixed")
-"""Annotations that say a knob cannot move while a run trains."""
+"""Annotations of knobs that cannot change while a run trains."""
 
 REQUIRED = {"total_timesteps": int}
-"""What a plan needs to know of every trainer."""
+"""Knobs of every trainer that a plan needs."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,9 @@ class _Reader:
         where = field.lineno, field.col_offset + 1
         name = field.target.id if isinstance(field.target, ast.Name) else ast.unparse(field.target)
         if not doc:
-            self._fault(*where, f"Args.{name} has no sentence under it", "say meaning, unit, and effect of raising it")
+            self._fault(
+                *where, f"Args.{name} has no sentence under it", "write meaning, unit, and effect of raising it"
+            )
         try:
             kind = _Kind.of(field.annotation)
             default = ast.literal_eval(field.value) if field.value is not None else ...

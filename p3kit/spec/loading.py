@@ -91,9 +91,9 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
 
 
 def load_rules(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Thresholds of single rows from a file that holds nothing but `[diagnose.rows."ID"]` tables, by symptom.
+    """Thresholds of single rows from a file that contains only `[diagnose.rows."ID"]` tables, by symptom.
 
-    For judging recorded runs anew. Raises SpecError with all faults at once, each with file, line and column.
+    For a new diagnosis of recorded runs. Raises SpecError with all faults at once, each with file, line and column.
     """
     written = _read_file(Path(path))
     rows = written.tables.get("diagnose", {})
@@ -191,12 +191,12 @@ def stored_origins(
     overrides: Sequence[str],
     symbol: str | None = None,
 ) -> dict[str, str]:
-    """Origins of resolved tables long after they were loaded, from what a run directory keeps: the file as it was
-    written, and what was given to `--set`.
+    """Origins of resolved tables long after they were loaded, from the content of a run directory: the spec file and
+    the arguments of `--set`.
 
     Dotted path → `spec.toml:14:1`, `--set ppo.ent_coef=0.05`, `[agents.AMD]`, `matrix`, `default`, or `an extended
-    file`, whose text is not kept. `trainer_file` is the run's own, which knows the defaults of its knobs; `symbol` the
-    agent whose tables these are. The tables are not checked: a run of an older version has origins too.
+    file`, whose text is not kept. `trainer_file` is the run's own, with the defaults of its knobs. `symbol` is the
+    agent of these tables. The tables are not checked: a run of an older version has origins too.
     """
     written = _with_overrides(_read_source(source_text), overrides, trainer_file)
     expansion = expand(written.tables)
@@ -245,7 +245,7 @@ def _build(written: Written, where: str, trainer_file: str | Path | None) -> tup
         ordered = _in_file_order(problems, written)
         faults = list(dict.fromkeys(Fault(written.place(p.path, where), p.what, p.hint) for p in ordered))
         if len(faults) > MOST_FAULTS:
-            faults[MOST_FAULTS:] = [Fault(where, f"{len(faults) - MOST_FAULTS:,} more faults", "mend these first")]
+            faults[MOST_FAULTS:] = [Fault(where, f"{len(faults) - MOST_FAULTS:,} more faults", "correct these first")]
         raise SpecError(faults)
     return spec, written
 
@@ -447,7 +447,7 @@ _SYNTAX_REMEDIES = {
     "Expected '=' after a key in a key/value pair": "write key = value; text over several lines has triple quotes",
     "Expected ']' at the end of a table declaration": "write [table]",
 }
-"""What tomli says → the remedy."""
+"""tomli's message → the remedy."""
 
 
 def _syntax_hint(message: str, text: str, position: int) -> str:

@@ -149,14 +149,15 @@ SplitPart = OpenShare | Days
 
 
 class Split(Table):
-    """Cut of the bars into training, validation and test: fractions that sum to 1, or three ranges of days in order."""
+    """Split of the bars into training, validation and test: fractions that sum to 1, or three ranges of days in
+    order."""
 
     train: SplitPart
-    """What the agent learns from: a share of the bars, or days as "2010-01-01..2018-12-31" (both included)."""
+    """Bars for training: a fraction of the bars, or days as "2010-01-01..2018-12-31" (both included)."""
     validation: SplitPart
-    """What weights are chosen by and grades are given on."""
+    """Bars on which weights are chosen and grades are given."""
     test: SplitPart
-    """Touched only by `p3kit evaluate RUN --final`, and every touch is journalled."""
+    """Bars that only `p3kit evaluate RUN --final` uses; every use is journalled."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Split:
@@ -186,29 +187,29 @@ Span = Annotated[str, _read_by(parse_span, _SPANS), Words(_SPANS)]
 
 
 class WalkForward(Table):
-    """Train and judge again and again, further on in time: one agent per window, all of them before the test split."""
+    """Train and judge one agent per window of time, all windows before the test split."""
 
     train: Span
-    """Length of a window's training part; a longer one remembers more, and leaves fewer windows."""
+    """Length of a window's training part; a longer one uses more data, and gives fewer windows."""
     validation: Span
     """Length of the part right after it, on which the window's weights are chosen and graded."""
     step: Span
-    """From the beginning of a window to that of the next; shorter than validation, and bars are judged twice."""
+    """Time from the start of a window to the next start; if shorter than validation, bars are judged twice."""
 
 
 class Synthetic(Table):
-    """The synthetic regime market: hourly bars in which the past hints at the next return by a known amount."""
+    """The synthetic regime market: hourly bars whose past predicts the next return to a known degree."""
 
     bars: Annotated[int, Ge(2_000), Le(450_000)] = 60_000
     """Bars per symbol; more bars make validation less noisy."""
     edge: Annotated[float, Ge(0), Le(10)] = 0.18
-    """Next return = edge × volatility × signal + noise; 0 makes HOLD the right answer, 0.18 is a clear edge."""
+    """Next return = edge × volatility × signal + noise; 0 makes HOLD optimal, 0.18 is a clear edge."""
     volatility: Annotated[float, Gt(0), Lt(0.2)] = 0.0055
     """Standard deviation of a bar's return, as a fraction."""
     span: Annotated[int, Ge(2), Le(500)] = 12
     """Bars of the exponentially weighted mean of past returns that is the signal; longer means slower trades."""
     regimes: bool = True
-    """Whether drift and volatility switch between bull, bear and sideways; false gives one calm market."""
+    """Switch drift and volatility between bull, bear and sideways; false gives one calm market."""
 
 
 Column = Annotated[str, MinLen(1)] | Count
@@ -222,7 +223,7 @@ class Columns(Table):
     time: Column | None = None
     """The time of day, in a column of its own."""
     symbol: Column | None = None
-    """The symbol, in a file with the rows of several symbols; "off" where such a column is no symbol."""
+    """The symbol, in a file with the rows of several symbols; "off" if the column has no symbols."""
     open: Column | None = None
     """First price of a bar; "off" reads the file without it, as for the columns below."""
     high: Column | None = None
@@ -232,7 +233,7 @@ class Columns(Table):
     close: Column | None = None
     """Last price of a bar."""
     volume: Column | None = None
-    """What was traded in a bar."""
+    """Volume traded in a bar."""
     adj_close: Column | None = None
     """The close adjusted for splits and dividends, for `data.adjust`."""
     own: dict[str, Column] = Field(default_factory=dict)
@@ -240,24 +241,24 @@ class Columns(Table):
 
 
 class Data(Table):
-    """Bars, and their cut into training, validation and test."""
+    """Bars, and their split into training, validation and test."""
 
     source: Literal["sample", "csv", "parquet", "synthetic"] = "sample"
-    """Ten real US stocks shipped with p3kit (daily, 2010 to 2022), your own files, or a made-up market."""
+    """Ten real US stocks shipped with p3kit (daily, 2010 to 2022), your own files, or a simulated market."""
     path: str | None = None
     """The file of a symbol, for csv and parquet: "data/{symbol}.csv", relative to the spec file; {{ is a brace."""
     columns: Columns = Columns()
     """Columns that have other names in your files: { close = "Adj Close" }."""
     adjust: Literal["off", "adj_close", "auto"] = "off"
-    """Multiplies all four prices by adjusted close / close; auto: where that column is whole and differs."""
+    """Multiplies all four prices by adjusted close / close; auto: if that column is complete and differs."""
     split: Split = Split(train=0.70, validation=0.15, test=0.15)
-    """Shares or days of training, validation and test, in that order in time."""
+    """Fractions or days of training, validation and test, in this order in time."""
     walk_forward: WalkForward | None = None
     """One agent per window of time instead of one: { train = "5y", validation = "1y", step = "1y" }."""
     embargo: CountOrNone | Auto = "auto"
-    """Bars left out at the end of a split so that no feature sees across; auto: window + longest look-back."""
+    """Bars left out at the end of a split so that no feature reaches across; auto: window + longest look-back."""
     bars_per_year: Positive | Auto = "auto"
-    """Bars by which returns are annualised; auto: counted per split, or 252 sessions × bars where a split is short."""
+    """Bars by which returns are annualised; auto: counted per split, or 252 sessions × bars if a split is short."""
     synthetic: Synthetic = Synthetic()
     """Settings of `source = "synthetic"`."""
 
@@ -289,16 +290,16 @@ OwnColumn = Annotated[str, AfterValidator(_own_column), Words('the name of a col
 
 
 class Observation(Table):
-    """Features of a bar, and how observations are normalised before the network sees them."""
+    """Features of a bar, and the normalisation of observations before the network."""
 
     features: Annotated[Literal["all"] | Items[_BuiltIn], BeforeValidator(_built_in)] = "all"
-    """Built-in features by name; all: those that the columns of your files allow."""
+    """Built-in features by name; all: every feature that the columns of your files allow."""
     columns: Annotated[Items[OwnColumn], AfterValidator(_distinct)] = ()
-    """Columns of your files as further features: the value of a bar must be known at its close."""
+    """Columns of your files as further features; the value of a bar must exist at its close."""
     normalize: Literal["train", "running", "none"] = "train"
-    """By statistics of the training split (they never move), by running statistics, or not at all."""
+    """Normalise by fixed statistics of the training split, by running statistics, or not at all."""
     clip: Positive = 10.0
-    """Normalised values are cut to ± this; a lower value hides more outliers."""
+    """Normalised values are clipped to ± this; a lower value removes more outliers."""
 
     @model_validator(mode="after")
     def _something_is_seen(self) -> Observation:
@@ -311,7 +312,7 @@ class Observation(Table):
 
 
 class Env(Table):
-    """The trading account: what it may do, what that costs, how long an episode lasts."""
+    """The trading account: its actions, costs and episode length."""
 
     backend: Literal["batched", "scalar"] = "batched"
     """All accounts as tensors, or one plain Python account at a time (slow; for debugging)."""
@@ -322,27 +323,27 @@ class Env(Table):
     initial_capital: Positive = 100_000.0
     """Money at the start of an episode; results are relative to it."""
     sizes: Annotated[tuple[PositiveShare, PositiveShare, PositiveShare], Strict(False)] = (0.25, 0.50, 1.00)
-    """Shares of equity that BUY_SMALL, BUY_MEDIUM and BUY_LARGE spend, costs included."""
+    """Fractions of equity that BUY_SMALL, BUY_MEDIUM and BUY_LARGE spend, with costs."""
     max_position: PositiveShare = 1.0
-    """Largest share of equity that a position may reach by buying."""
+    """Largest fraction of equity that a position may reach by buying."""
     max_adds: CountOrNone = 2
-    """How often a position may be added to; 0 switches ADD off."""
+    """Largest number of additions to a position; 0 disables ADD."""
     fill: Literal["next", "close"] = "next"
-    """At the next bar's open (its close where there is no open), or, optimistically, at the close just seen."""
+    """Fill at the next bar's open (its close if there is no open), or, optimistically, at the current close."""
     commission_bps: Annotated[float, Ge(0), Lt(10_000)] = 10.0
     """Commission in basis points of the traded value, on both sides."""
     slippage_bps: Annotated[float, Ge(0), Lt(10_000)] = 5.0
-    """Slippage in basis points, charged once, in the price."""
+    """Slippage in basis points, charged once, as part of the price."""
     stop: OpenShare | Off = "off"
-    """Forced exit when the price falls this share below the entry price."""
+    """Forced exit when the price falls this fraction below the entry price."""
     target: Positive | Off = "off"
-    """Forced exit when the price rises this share above the entry price."""
+    """Forced exit when the price rises this fraction above the entry price."""
     max_hold: Count | Off = "off"
     """Forced exit after this many bars in a position."""
     episode_bars: Annotated[int, Ge(2), Le(MOST_COUNT)] = 252
-    """Bars of an episode; its end is a truncation, after which the value function still counts the future."""
+    """Bars of an episode; its end is a truncation, so the update bootstraps with the value function."""
     ruin: Annotated[float, Ge(0), Lt(1)] = 0.5
-    """The episode ends for good when equity falls below this share of the initial capital."""
+    """The episode terminates when equity falls below this fraction of the initial capital."""
 
     @model_validator(mode="after")
     def _sizes_can_be_bought(self) -> Env:
@@ -363,19 +364,19 @@ class Weights(Table):
     """Weights of the seven reward components. Only their ratios matter under running scaling."""
 
     pnl: Weight = 0.40
-    """Change of equity: the aim itself."""
+    """Change of equity: the objective."""
     cost: Weight = 0.15
-    """Commission and slippage paid; higher means fewer trades."""
+    """Penalty for commission and slippage; higher means fewer trades."""
     time: Weight = 0.15
-    """Quick winners and slow losers; higher means earlier exits."""
+    """Reward for quick winners, penalty for slow losers; higher means earlier exits."""
     sharpe: Weight = 0.05
     """Risk-adjusted return; higher means steadier equity."""
     drawdown: Weight = 0.10
-    """New drawdowns; higher means more caution."""
+    """Penalty for new drawdowns; higher means more caution."""
     sizing: Weight = 0.05
-    """Distance of a position's size from what its volatility asks for."""
+    """Penalty for the distance of a position's size from the size that its volatility suggests."""
     hold: Weight = 0.00
-    """Sitting on an old position; 0 switches it off, so that patience costs nothing."""
+    """Penalty for holding an old position; 0 disables it."""
 
     @model_validator(mode="after")
     def _something_is_rewarded(self) -> Weights:
@@ -388,17 +389,18 @@ class Reward(Table):
     """Reward of the agent."""
 
     formulas: Literal["sound", "guide"] = "sound"
-    """The guide's intent without its defects, or its formulas to the letter (`p3kit validate` names the defects)."""
+    """Corrected formulas with the guide's intent, or the guide's exact formulas (`p3kit validate` names their
+    defects)."""
     scaling: Literal["running", "tanh", "none"] = "running"
-    """Divide by the running standard deviation of the discounted return, squash by tanh, or leave as it is."""
+    """Divide by the running standard deviation of the discounted return, apply tanh, or leave unchanged."""
     clip: Annotated[float, Gt(0), Le(MOST), LIVE] | Off = 10.0
-    """The scaled reward is cut to ± this; how often is counted."""
+    """The scaled reward is clipped to ± this; clipped steps are counted."""
     target_volatility: Annotated[float, Gt(0), Le(10)] = 0.25
-    """Volatility a year that the sizing component aims at, as a fraction."""
+    """Target volatility per year of the sizing component, as a fraction."""
     target_sharpe: Number = 1.0
     """Annual Sharpe ratio that the guide's Sharpe component subtracts (`formulas = "guide"` only)."""
     action_bonus: Annotated[float, Ge(0), Le(MOST), LIVE] = 0.0
-    """Paid for every action but HOLD; above 0 it pays for churn, so use it for a while only."""
+    """Bonus for every action except HOLD; above 0 it rewards churn, so use it only for a limited time."""
     weights: Weights = Weights()
     """Weights of the seven components."""
 
@@ -416,16 +418,22 @@ def _device(text: str) -> str:
 
 
 class Compute(Table):
-    """Device, precision and threads. Results do not depend on threads or grouping."""
+    """Device, number format, compiling, threads and grouping. The last bits of results depend on them, learning does
+    not.
+
+    Sums over one thread and over two differ in the last bits, and so do stacks of other sizes. So "auto" of `threads`
+    and `group` follows from the spec and the cores of the machine, never from `--jobs`, the engine or other runs.
+    `p3kit plan` prints the threads, `run.json` records them, and a resume uses the recorded number. Trials of a sweep
+    have one thread each."""
 
     device: Annotated[str, AfterValidator(_device), Words(DEVICES)] = "auto"
-    """auto takes CUDA where there is one; or cpu, cuda, cuda:1."""
+    """auto uses CUDA if available; or cpu, cuda, cuda:1."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto is bf16 on CUDA that has it, fp16 on other CUDA, fp32 on a CPU."""
+    """auto is bf16 on CUDA devices that support it, fp16 on other CUDA devices, fp32 on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto compiles where it repays."""
+    """torch.compile; auto compiles if it saves time."""
     threads: Annotated[int, Ge(1), Le(1_024)] | Auto = "auto"
-    """Torch threads per trainer process; auto is 1, since processes already fill the cores."""
+    """Torch threads per trainer process; auto is 1, and up to 4 idle cores for a shared encoder."""
     group: Annotated[int, Ge(1), Le(10_000)] | Auto = "auto"
     """Agents per process in a stacked trainer."""
 
@@ -448,9 +456,9 @@ class Checkpoints(Table):
     every: Count = 10_000
     """Env steps of an agent between checkpoints, rounded up to the next update; a kill loses at most these."""
     keep_best: Annotated[int, Ge(1), Le(1_000)] = 3
-    """How many of the best weights to keep, by validation Sharpe ratio."""
+    """Number of best weights to keep, by validation Sharpe ratio."""
     best_from: Share = 0.0
-    """Weights from before this share of the training are chosen only where there are no later ones: an early policy
+    """Weights from before this fraction of the training are chosen only if there are no later ones: an early policy
     that hardly trades is often lucky."""
     compress: bool = False
     """Compress checkpoints with zlib: about 7 % smaller, slower, and other readers of safetensors cannot open them."""
@@ -460,11 +468,12 @@ class EarlyStop(Table):
     """End of training before `ppo.total_timesteps`: on a plateau, or when the stretch goal is reached."""
 
     min_progress: Share = 0.5
-    """No stop before this share of the training is done."""
+    """No stop before this fraction of the training is done."""
     patience: Count | Off = 5
-    """Evaluations without a better validation Sharpe ratio that make a plateau; off never stops on a plateau."""
+    """Number of evaluations without a better validation Sharpe ratio that is a plateau; off never stops on a
+    plateau."""
     min_delta: NotNegative = 0.01
-    """How much better the Sharpe ratio must be to count as better."""
+    """Smallest increase of the Sharpe ratio that counts as better."""
     plateau_steps: CountOrNone = 10_000
     """A plateau also lasts at least this many env steps."""
     stretch_sharpe: Number | Off = 0.8
@@ -485,7 +494,7 @@ class MinimumCriteria(Table):
     explained_variance: Annotated[float, Ge(-MOST), Le(1)] | Literal["reference"] | Off = "reference"
     """Explained variance of the value function; reference: ≥ 0.5, or ≥ a ridge regression on the same batch."""
     entropy: Annotated[Pair, AfterValidator(_rising)] | Off = (0.5, 1.5)
-    """Policy entropy in nats must lie between these two."""
+    """Policy entropy in nats must be between these two."""
 
 
 class StrongCriteria(Table):
@@ -496,22 +505,22 @@ class StrongCriteria(Table):
     beats_supervised: Number | Off = 0.20
     """Total return must be at least the supervised baseline's plus this (0.20 is 20 points)."""
     max_drawdown: PositiveShare | Off = 0.20
-    """Deepest fall from a peak must be below this share."""
+    """Deepest fall from a peak must be below this fraction."""
     actions_used: Annotated[int, Ge(1), Le(7)] | Off = 4
     """At least this many of the seven actions must have 1 % of the steps each."""
 
 
 class Grades(Table):
-    """The criteria behind the grades; each can be "off"."""
+    """The criteria of the grades; each can be "off"."""
 
     minimum: MinimumCriteria = MinimumCriteria()
-    """All of these make a PASS."""
+    """All of these are required for PASS."""
     strong: StrongCriteria = StrongCriteria()
-    """All of these on top make it STRONG."""
+    """All of these are required, too, for STRONG."""
 
 
 class Baselines(Table):
-    """Results from before, to stand beside the agents'."""
+    """Earlier results for comparison."""
 
     supervised: dict[str, Number | Off] = Field(default_factory=dict)
     """Total return of your earlier models: by symbol, and `default` for the rest (-0.88: a loss of 88 %), or "off"."""
@@ -533,9 +542,9 @@ class Init(Table):
     ] = Field(alias="from")
     """A run, an agent of it, or the path of a run, a checkpoint or an exported policy. A list names several."""
     checkpoint: Annotated[str, MinLen(1), Words('"best", "last", or a file such as "best-000049152"')] = "best"
-    """Weights to take: "best" (those that validation chose), "last", or the name of a file in checkpoints/."""
+    """Weights to use: "best" (those that validation chose), "last", or the name of a file in checkpoints/."""
     optimizer: bool = False
-    """Take the optimiser's state too, which checkpoint = "last" has; false begins with an optimiser of its own."""
+    """Use the optimiser's state too, which checkpoint = "last" has; false starts with a new optimiser."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -557,7 +566,7 @@ class Budget(Table):
     rollbacks: CountOrNone = 2
     """Returns to an earlier checkpoint."""
     lost_steps_pct: Annotated[float, Ge(0), Le(100)] = 20.0
-    """Percent of the steps that rollbacks may throw away."""
+    """Percent of the steps that rollbacks may discard."""
 
 
 class RowOverride(Table):
@@ -572,16 +581,16 @@ class RowOverride(Table):
 
 
 class Diagnose(Table):
-    """Watching a run for symptoms while it trains."""
+    """Diagnosis of a run while it trains."""
 
     mode: Literal["off", "watch", "act"] = "watch"
-    """watch: journal symptoms and what would be done; act: let interventions act. Unset: act where there are any."""
+    """watch: journal symptoms and planned actions; act: let interventions act. Unset: act if there are any."""
     catalogue: Literal["p3kit@1"] = "p3kit@1"
     """The rule pack and its version."""
     strict: bool = True
     """Stop a run whose contract is broken (ratio not 1, masked action taken, NaN in an observation)."""
     budget: Budget = Budget()
-    """How much automatic repair an agent may use up."""
+    """Limit of automatic repair per agent."""
     rows: dict[str, RowOverride] = Field(default_factory=dict)
     """Thresholds of single rows, by symptom: `[diagnose.rows."policy.hold"]`."""
 
@@ -624,15 +633,15 @@ class Tune(Table):
     space: Annotated[dict[str, Range | Choices], MinLen(1)]
     """By spec path: a range { low, high, log } or a list of choices."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """Learn from the trials so far (tree-structured Parzen estimator), or draw every setting by chance."""
+    """Learn from the trials so far (tree-structured Parzen estimator), or draw every setting at random."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    """Of the sampler; another one gives another sweep."""
+    """Seed of the sampler; another seed gives another sweep."""
     startup: Count = 8
     """Trials before the sampler learns and before any trial is pruned; more make it less greedy."""
     prune: Literal["median", "off"] = "median"
     """End a trial whose mean Sharpe ratio falls below the median of the completed ones at equal steps."""
     prune_after: Share = 0.3
-    """Share of the training before which no trial is pruned; a later one prunes less by mistake."""
+    """Fraction of the training before which no trial is pruned; a later one prunes fewer good trials."""
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -654,9 +663,9 @@ class Spec(Table):
     trainer: Annotated[str, MinLen(1)] = "ppo"
     """A trainer shipped in trainers/, or the path of your own file, relative to the spec file."""
     symbols: Annotated[Items[Symbol], MinLen(1), AfterValidator(_distinct)]
-    """What is traded: one agent per symbol, seed and matrix point."""
+    """Symbols to trade: one agent per symbol, seed and matrix point."""
     seeds: Annotated[Items[Annotated[int, Ge(0), Lt(2**32)]], MinLen(1), AfterValidator(_distinct)] = (1,)
-    """Random seeds; several give an honest spread."""
+    """Random seeds; several seeds show the spread of results."""
     start_date: Annotated[date, BeforeValidator(_iso_date)] | None = None
     """The day on which week 1 of the reports begins; unset: the day of the first run."""
     data: Data = Data()
@@ -686,13 +695,13 @@ class Spec(Table):
     baselines: Baselines = Baselines()
     """Results from before."""
     agents: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Per-symbol overrides: `[agents.AMD]` may hold any table that may differ from agent to agent."""
+    """Per-symbol overrides: `[agents.AMD]` may contain any table that may differ between agents."""
     diagnose: Diagnose = Diagnose()
     """Watching for symptoms."""
     intervention: Items[Intervention] = ()
-    """What to do when a symptom shows."""
+    """Actions on a symptom."""
     matrix: dict[str, Values] = Field(default_factory=dict)
-    """By spec path, the values to try: one agent per combination."""
+    """Values to try, by spec path: one agent per combination."""
     tune: Tune | None = None
     """What `p3kit tune` searches."""
 

@@ -34,7 +34,7 @@ MOST_BEFORE_A_RUN = 3
 
 
 def notes(loaded: LoadedSpec) -> list[str]:
-    """All that is worth saying without the bars, one sentence each."""
+    """All notes that need no bars, one sentence each."""
     return [note for about in (*_SIZES, *_VALUES) for note in about(loaded)]
 
 
@@ -163,7 +163,7 @@ GUIDE_DEFECTS = (
     "the Sharpe component reaches ±1,000 on flat returns, and compares a ratio per bar with an annual target",
     "trailing levels of drawdown and Sharpe go on paying for the past",
 )
-"""Known defects of the guide's formulas (guide 2.2), which `formulas = "sound"` mends."""
+"""Known defects of the guide's formulas (guide 2.2), which `formulas = "sound"` corrects."""
 
 
 def _fills(loaded: LoadedSpec) -> Iterator[str]:
@@ -209,7 +209,7 @@ def _unused(loaded: LoadedSpec) -> Iterator[str]:
 
 
 def _own_columns(spec: Spec) -> set[str]:
-    """Columns that any agent sees."""
+    """Columns that any agent observes."""
     lists = [spec.observation.columns, *spec.matrix.get("observation.columns", ())]
     lists += [tables.get("observation", {}).get("columns", ()) for tables in spec.agents.values()]
     return {str(name) for names in lists if isinstance(names, list | tuple) for name in names}
@@ -239,7 +239,7 @@ def _search(loaded: LoadedSpec) -> Iterator[str]:
     if tune is not None:
         agents = len(loaded.spec.symbols) * len(loaded.spec.seeds)
         searched = f"{_count(tune.trials, 'trial')} of {_count(agents, 'agent')} over {', '.join(tune.space)}"
-        yield f"[tune]: {searched}; `p3kit tune` searches, every other command takes the spec as it stands"
+        yield f"[tune]: {searched}; `p3kit tune` searches, every other command uses the spec without a search"
         if len(loaded.spec.seeds) == 1:
             yield "[tune]: with one seed, what is chosen may be the luck of that seed"
         if (unfit := unfit_settings(loaded.spec)) is not None:

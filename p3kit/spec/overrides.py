@@ -47,7 +47,7 @@ def read_override(override: str, model: type[Spec]) -> dict[str, Any]:
 
 
 def _kind_at(model: type[Spec], path: KeyPath) -> Any | None:
-    """The type of a key; None for keys that nobody knows."""
+    """The type of a key; None for an unknown key."""
     if path[0] == "agents":
         path = path[2:]
     kind: Any = model

@@ -32,7 +32,7 @@ def from_here(path: str | Path) -> str:
 
 
 def beside(folder: Path, name: str) -> str:
-    """`name` as it stands in a spec in `folder`, seen from the current folder. Absolute paths and `~` stay."""
+    """`name` of a spec in `folder`, as a path from the current folder. Absolute paths and `~` stay."""
     return name if Path(name).is_absolute() or name.startswith("~") else from_here(folder / name)
 
 

@@ -1,9 +1,9 @@
-"""Positions of the keys in a TOML text, so that a message can say `specs/phase3.toml:14:1`.
+"""Positions of the keys in a TOML text, for messages such as `specs/phase3.toml:14:1`.
 
-`tomli` parses and finds every syntax error, but its result has no positions. This scanner walks the same text once more
-and notes only where keys and list items begin. It relies on tomli having accepted the text (or all of it up to `stop`),
-so it need not understand values: strings, brackets and commas are enough. A property test holds its result against
-tomli's.
+`tomli` parses the text and finds every syntax error, but its result has no positions. This scanner reads the same text
+again and records only the beginnings of keys and list items. It requires that tomli accepted the text (or all of it up
+to `stop`), so it does not parse values: strings, brackets and commas are enough. A property test compares its result
+with tomli's.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def scan(text: str, stop: int | None = None) -> Positions:
 
 
 class _UnreadableError(Exception):
-    """The text is not TOML from here on; tomli says what is wrong with it."""
+    """The text is not TOML from here on; tomli reports the fault."""
 
 
 class _Scanner:

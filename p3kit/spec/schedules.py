@@ -13,7 +13,7 @@ from p3kit.spec.base_model import Items, Number, Pair, Positive, Table
 
 
 class Constant(Table):
-    """The same value throughout; undoes a schedule of a base spec."""
+    """The same value throughout; cancels a schedule of a base spec."""
 
     kind: Literal["constant"]
     """constant"""
@@ -44,7 +44,7 @@ class Cosine(Table):
 
 
 class Exponential(Table):
-    """The same factor over equal shares of the training: a straight line on a log scale."""
+    """The same factor over equal parts of the training: a straight line on a log scale."""
 
     kind: Literal["exponential"]
     """exponential"""

@@ -57,7 +57,7 @@ def _with_knobs_of(trainer_file: Path) -> dict[str, Any]:
 def _add_knobs_of_the_others(schema: dict[str, Any]) -> None:
     """One file for the specs of all shipped trainers: an editor must not underline a knob that the spec's trainer has.
 
-    Which trainer a knob belongs to, its description says; that a spec gives it to another one, `p3kit validate` says.
+    The description of a knob names its trainer. `p3kit validate` reports a spec that sets a knob of another trainer.
     """
     knobs = schema["$defs"]["Knobs"]["properties"]
     trainers = {name: _with_knobs_of(file) for name, file in shipped_trainers().items()}

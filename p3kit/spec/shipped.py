@@ -45,7 +45,7 @@ def find_spec(path: Path) -> Path:
 
 
 def shipped_spec(name: str | Path) -> Path | None:
-    """The shipped spec that goes by `specs/NAME.toml` or `NAME.toml`."""
+    """The shipped spec with the name `specs/NAME.toml` or `NAME.toml`."""
     plain = Path(name).as_posix().removeprefix("specs/")
     return next((spec for spec in shipped_specs() if spec.name == plain), None)
 

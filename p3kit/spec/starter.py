@@ -1,6 +1,6 @@
-"""The files that a newcomer starts from: a spec of one's own, a shipped spec to change, a trainer to change.
+"""The files for a start: a new spec, a shipped spec to change, a trainer to change.
 
-Nothing is written until everything is known to be right, and no file is written over unless that is asked for.
+All checks pass before a file is written, and an existing file is overwritten only on request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Started:
     written: tuple[Path, ...]
     kept: tuple[Path, ...]
     has_own_bars: bool = False
-    """Whether the spec reads files of the user's own, which are worth a look before anything is trained."""
+    """True if the spec reads the user's own files, which should be checked before training."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ def _starter(file: Path, schema: str, bars: OwnBars | None, trainer: str) -> str
 
 def _check(text: str, file: Path, trainer: str) -> None:
     """A symbol or a name that the language does not allow is found before anything is written."""
+    tables = {**read_toml(text), "trainer": trainer}
+    del tables["extends"]  # a shipped spec, which is right
     try:
-        resolve_spec({**read_toml(text), "trainer": trainer}, str(file))
+        resolve_spec(tables, str(file))
     except SpecError as error:
         raise SpecError(Fault(str(file), fault.what, fault.hint) for fault in error.faults) from None
 

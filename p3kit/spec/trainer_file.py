@@ -12,7 +12,7 @@ from p3kit.spec.shipped import find_trainer
 
 @dataclass(frozen=True)
 class TrainerFile:
-    """A trainer as planning sees it."""
+    """The facts about a trainer that planning uses."""
 
     path: Path
     agents: Literal["one", "stack", "all"]

@@ -102,13 +102,13 @@ def _validate(model: type[Spec], tables: Mapping[str, Any]) -> tuple[Spec | None
 
 
 def _sound_part(model: type[Spec], tables: Mapping[str, Any], refused: list[Problem]) -> Spec | None:
-    """The spec with defaults in place of what the models refused, so that checks across tables can still speak."""
+    """The spec with defaults in place of refused values, so that checks across tables can still run."""
     sound = dict(tables)
     if any(not problem.path for problem in refused):
         return None  # too much is wrong
     for _ in range(MAX_ROUNDS):
         for problem in refused:
-            # a missing key is mended by leaving out the table that misses it
+            # a missing key is corrected by leaving out its table
             path = problem.path if is_written(sound, problem.path) else problem.path[:-1]
             sound = without(sound, path) if path else sound
         spec, refused = _validate(model, {"name": "unnamed", "symbols": ["UNKNOWN"], **sound})

@@ -30,7 +30,7 @@ STATE_COLOURS = {
 
 
 class TrialDisplay(Display, Protocol):
-    """A display that also hears of the usual course of things."""
+    """A display that also receives ordinary notes."""
 
     def __enter__(self) -> TrialDisplay: ...
 
@@ -39,7 +39,7 @@ class TrialDisplay(Display, Protocol):
 
 
 def trial_display(console: Console, title: str, before: int, wanted: int, views: Views) -> TrialDisplay:
-    """`before`: trials that had ended when this session began; `wanted`: trials in all."""
+    """`before`: trials that had ended when this session started; `wanted`: trials in all."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveTrials(console, title, before, wanted, views)
     return TrialLines(console, title, before, wanted)
@@ -68,7 +68,7 @@ class LiveTrials:
         self._console.print(text, markup=False, highlight=False)
 
     def note(self, text: str) -> None:
-        """The table tells."""
+        """Print nothing: the table shows it."""
 
     def __rich__(self) -> Group:
         done = [trial for trial in self._trials if trial.state == "complete" and trial.value is not None]

@@ -17,7 +17,7 @@ from p3kit.tune.study import TrialRecord
 
 @dataclass(frozen=True)
 class Result:
-    """A sweep as it stands. Sharpe ratios are annualised, on the validation split."""
+    """Current state of a sweep. Sharpe ratios are annualised, on the validation split."""
 
     sweep: str
     experiment: str
@@ -28,7 +28,7 @@ class Result:
     trials: tuple[TrialRecord, ...]
     """In the order of their numbers, without those that were queued again or repeated another."""
     own: int | None
-    """The trial that is the spec as it stands, where that is one."""
+    """Number of the trial with the unchanged spec, if there is one."""
     importance: Mapping[str, float]
     export: Export | None
     """The winner's setting; None while no trial is complete."""

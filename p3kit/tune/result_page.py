@@ -29,7 +29,7 @@ def result_lines(result: Result) -> list[RenderableType]:
     """The table of the best trials and what is to be thought of them."""
     counts = Counter(trial.state for trial in result.trials)
     tally = ", ".join(f"{n} {state}" for state in ("complete", "pruned", "failed", "waiting") if (n := counts[state]))
-    synthetic = ", SYNTHETIC data: nothing is said about a real market" if result.synthetic else ""
+    synthetic = ", SYNTHETIC data: no evidence about a real market" if result.synthetic else ""
     title = f"{result.experiment}: {result.sweep}, {result.wanted} trials: {tally}{synthetic}"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if result.best is None:
@@ -91,7 +91,7 @@ def _gain_words(result: Result, best: TrialRecord) -> str:
     if not gain:
         return "the spec's own values are no completed trial, so the winner stands beside nothing"
     bounds = mean_interval(np.array(gain))
-    how_sure = "one agent cannot tell how sure that is"
+    how_sure = "one agent gives no interval"
     if bounds is not None:
         how_sure = f"95 % interval {interval(bounds)} over {len(gain)} agents"
     return (

@@ -76,9 +76,9 @@ class TrialRecord:
 
 
 class Study:
-    """The journal of an owned sweep, opened: ask, report, tell.
+    """The journal of an owned sweep, opened: draw settings, report means, record scores.
 
-    What a kill left in the way (a torn last row, Optuna's lock) is cleared first. Raises P3kitError when the journal is
+    The remains of a kill (a torn last row, Optuna's lock) are cleared first. Raises P3kitError if the journal is
     damaged otherwise.
     """
 
@@ -138,22 +138,22 @@ class Study:
         )
 
     def importance(self) -> dict[str, float]:
-        """Share of each path in telling good settings from middling ones (PED-ANOVA, Watanabe et al. 2023), the largest
-        first; empty for fewer than four completed trials, of which nothing can be said."""
+        """Fraction of each path in the difference between good and medium settings (PED-ANOVA, Watanabe et al. 2023),
+        the largest first; empty for fewer than four completed trials."""
         import optuna
 
         done = [record for record in self.records() if record.state == "complete"]
         if len(done) < _ENOUGH_FOR_IMPORTANCE:
             return {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is a rough measure, docs/tuning.md says
+            warnings.simplefilter("ignore")  # docs/tuning.md explains that the measure is rough
             return dict(optuna.importance.get_param_importances(self._study))
 
-    # ------------------------------------------------------------------ ask
+    # ------------------------------------------------------------------ propose
 
     def enqueue_first(self, spec: Spec) -> list[str]:
-        """Queues the spec as it stands, and every setting where there are no more than trials. Returns the paths whose
-        own value lies outside of the space: then the spec itself is no trial."""
+        """Queue the unchanged spec, and every setting if there are no more than trials. Return the paths whose value in
+        the spec is outside the space; if there are any, the spec itself is no trial."""
         params, outside = self.space.of_spec(spec)
         settings = list(self._settings) if self._settings is not None else None
         if settings is not None and len(settings) <= self.tune.trials:
@@ -166,7 +166,7 @@ class Study:
         return outside
 
     def wanted(self) -> int:
-        """Trials in all: as many as asked for, but no more than there are settings that fit."""
+        """Trials in all: the number in the spec, but no more than there are settings that fit."""
         return self.tune.trials if self._settings is None else min(self.tune.trials, len(self._settings))
 
     @cached_property
@@ -179,11 +179,11 @@ class Study:
         return misfit(self._spec, self.space.to_spec(params))
 
     def ask(self) -> optuna.Trial | None:
-        """The next trial, those queued again first; None when there are as many as wanted, or nothing new to try.
+        """The next trial, requeued ones first; None if there are enough, or if no new setting is left.
 
-        What is drawn follows from the seed, the trial's place in the sweep and the trials before it alone, so that an
-        interrupted sweep goes on as it would have. A draw that repeats an earlier setting, or whose values do not fit,
-        is recorded as failed and does not count; the next one is left to chance.
+        A draw depends only on the seed, the trial's place in the sweep and the trials before it. So an interrupted
+        sweep continues as it would have. A draw that repeats an earlier setting, or whose values do not fit, is
+        recorded as failed and does not count; the next draw is random.
         """
 
         repeats = twins = 0
@@ -219,7 +219,7 @@ class Study:
         values = self.space.to_spec(trial.params)
         return next((one.number for one in records if one.was_tried and one.values == values), None)
 
-    # ------------------------------------------------------------------ tell
+    # ------------------------------------------------------------------ record
 
     def should_prune(self, trial: optuna.Trial) -> bool:
         return trial.should_prune()
@@ -233,7 +233,7 @@ class Study:
         return (float(np.median(known)), len(known)) if known else (math.nan, 0)
 
     def complete(self, trial: optuna.Trial, agents: Mapping[str, float]) -> float:
-        """Tells the mean over the agents, and returns it."""
+        """Record the mean over the agents, and return it."""
         value = float(np.mean(list(agents.values())))
         trial.set_user_attr("agents", dict(agents))
         self._study.tell(trial, value)

@@ -41,7 +41,7 @@ class Messages(Protocol):
 
 
 class Sweep:
-    """A feed of `launch.train`: asks for settings, makes their runs, prunes, tells. See `p3kit.launch.Feed`."""
+    """A feed of `launch.train`: draws settings, makes their runs, prunes, records scores. See `p3kit.launch.Feed`."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Sweep:
         self.folder, self.loaded, self.study, self.runs_root, self.market = folder, loaded, study, runs_root, market
         self.overrides = [one for one in overrides if not one.startswith("tune.")]
         self.notes: list[str] = []
-        """What its user should know before it begins."""
+        """Notes for the user before the sweep starts."""
         self.messages: Messages | None = None
         self.trials: list[ActiveTrial] = []
         self._rung = int(loaded.spec.evaluation.every)
@@ -163,8 +163,8 @@ class Sweep:
     # ------------------------------------------------------------------ judging
 
     def _report(self, trial: ActiveTrial) -> bool:
-        """Tells the study of every rung passed since. A rung is a multiple of `evaluation.every`; what counts there is
-        what was known by then, so that trials whose evaluations fall on other steps can be compared."""
+        """Report every rung passed since to the study. A rung is a multiple of `evaluation.every`. Each trial reports
+        its values at that step, so that trials with other evaluation steps can be compared."""
         reported = False
         while (step := (trial.reported + 1) * self._rung) <= min(trial.mean.reached, self._total):
             trial.reported += 1
@@ -204,7 +204,7 @@ class Sweep:
                 run.request_stop(reason)
 
     def _settle(self, trial: ActiveTrial) -> None:
-        """Tells the study how a trial ended whose runs have all ended."""
+        """Record the result of a trial whose runs have all ended."""
         if self._update(trial):
             self._report(trial)
         unfinished = [name for name, state in trial.ended.items() if state != "done"]
@@ -212,7 +212,7 @@ class Sweep:
         if silent := [name for name, sharpe in sharpes.items() if sharpe is None]:
             trial.failed = f"{', '.join(silent)}: no verdict"
         elif unfinished and not (trial.pruned or trial.failed):
-            trial.failed = f"{', '.join(unfinished)} was asked to stop"
+            trial.failed = f"{', '.join(unfinished)} was stopped by request"
         if trial.failed:
             trial.state = "failed"
             self.study.failed(trial.asked, trial.failed)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from p3kit.market import SymbolData
 
 ORPHANS_END_WITHIN_S = 300.0
-"""Trainers whose p3kit was killed train on; asked to end, they finish an update and write a checkpoint first."""
+"""A trainer survives the death of its p3kit. On SIGTERM it finishes an update and writes a checkpoint first."""
 
 _NOT_COMPARED = ("trainer", "data.path", "tune.trials")
 """What may look different when a sweep goes on: paths seen from another folder, and how far to go."""
@@ -43,7 +43,7 @@ def check_spec(loaded: LoadedSpec) -> Tune:
     spec = loaded.spec
     if spec.tune is None:
         hint = 'for example space = { "ppo.learning_rate" = { low = 1e-4, high = 1e-3, log = true } } under [tune]'
-        raise SpecError([Fault(f"{loaded.path}:1:1", "tune: missing; nothing says what to search", hint)])
+        raise SpecError([Fault(f"{loaded.path}:1:1", "tune: missing; the sweep has no values to search", hint)])
     if spec.matrix:
         origin = loaded.origins.get(f"matrix.{written_path((next(iter(spec.matrix)),))}", str(loaded.path))
         hint = "a trial is one setting; move what is to be searched to [tune] space"
@@ -81,7 +81,7 @@ def begin(loaded: LoadedSpec, overrides: Sequence[str], runs_root: Path, command
         sweep = Sweep(folder, loaded, overrides, study, runs_root, market)
         if outside := study.enqueue_first(loaded.spec):
             what = f"the spec's own {', '.join(outside)} lies outside of tune.space"
-            sweep.notes.append(f"{what}: the spec as it stands is no trial")
+            sweep.notes.append(f"{what}: the unchanged spec is no trial")
         if (unfit := unfit_settings(loaded.spec)) is not None:
             sweep.notes.append(unfit.note())
         if study.wanted() < tune.trials:
@@ -151,7 +151,7 @@ def _fingerprints(market: Mapping[str, SymbolData]) -> dict[str, str]:
 
 
 def _end_orphans(runs_root: Path, runs_of: Sequence[Sequence[str]]) -> None:
-    """Asks trainers that outlived the process of their sweep to write a checkpoint and end, and waits for it."""
+    """Make trainers that outlived the process of their sweep write a checkpoint and end, and wait for them."""
     runs = [RunDir(runs_root / name) for names in runs_of for name in names]
     alive = [run for run in runs if (run.path / "run.json").is_file() and run.is_locked()]
     for run in alive:
@@ -160,5 +160,5 @@ def _end_orphans(runs_root: Path, runs_of: Sequence[Sequence[str]]) -> None:
     while alive := [run for run in alive if run.is_locked()]:
         if time.monotonic() > deadline:
             names = ", ".join(run.name for run in alive)
-            raise P3kitError(names, "still trains, though it was asked to stop", "try again when it has ended")
+            raise P3kitError(names, "still trains after a stop request", "try again when it has ended")
         time.sleep(0.1)

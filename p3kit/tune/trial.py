@@ -21,8 +21,8 @@ _Agent = tuple[str, str]
 class SeedMean:
     """The mean over a trial's agents of the best validation Sharpe ratio so far, read from the metrics of its runs.
 
-    That is what the trial is worth if it ends there, since an agent's weights are chosen by validation. An agent whose
-    evaluations hold no trade counts as 0.
+    It is the trial's score at its end, because validation chooses an agent's weights. An agent whose evaluations
+    contain no trade counts as 0.
     """
 
     def __init__(self, runs: Sequence[RunDir]) -> None:
@@ -99,7 +99,7 @@ class ActiveTrial:
 
 @dataclass(frozen=True)
 class TrialView:
-    """A trial of this session as it stands."""
+    """Current state of a trial of this session."""
 
     number: int
     state: str

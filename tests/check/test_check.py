@@ -114,7 +114,7 @@ def test_the_command_says_what_failed_and_ends_with_3() -> None:
     fine = call()
     assert fine.exit_code == 0, fine.output
     asked = {row.removeprefix("probe.").replace("env", "environment") for row in SYMPTOMS if row.startswith("probe.")}
-    for name in (*(asked - {"learning"}), "reward", "reward-edge"):  # --learn asks for that one
+    for name in (*(asked - {"learning"}), "reward", "reward-edge"):  # --learn checks that one
         assert f"passed {name}: " in fine.output
     assert "SYNTHETIC" in fine.output
     bad = call("--set", 'reward.formulas="guide"', "--json")

@@ -55,7 +55,7 @@ def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir
     for key in ("baselines", "regimes", "sharpe_interval", "excess_interval", "mode", "constant", "returns"):
         assert told[key] == event[key], key
     assert Path(told["picture"]).stat().st_size > 10_000
-    assert {path: path.read_bytes() for path in before} == before, "a look at validation leaves no trace"
+    assert {path: path.read_bytes() for path in before} == before, "an evaluation on validation leaves no trace"
 
 
 @pytest.mark.slow

@@ -314,7 +314,7 @@ def test_a_gross_breach_is_not_waited_for(
         # a policy that has settled
         ("ppo.adv_signal", lambda r, p, t: r.update({"diag/advantage_signal": 0.15 if p < 0.5 else 0.02})),
         ("ppo.adv_signal", lambda r, p, t: r.update({"diag/advantage_signal": 0.0, "policy/kl_divergence": 2e-4} if p > 0.3 else {})),
-        # near uniform half way, as where the market pays little, with the bonus that the guide asks for
+        # near uniform half way, as in a market that pays little, with the guide's bonus
         ("policy.uniform", lambda r, p, t: r.update({"policy/entropy_norm": 0.995 if p < 0.45 else 0.9})),
         ("policy.uniform", lambda r, p, t: r.update({"policy/entropy_norm": 1 - 0.05 * p * p})),  # late, and on its way
         ("reward.corr", after(0.3, {"reward/corr_pnl_sharpe": -0.3})),  # where reward means equity all the same

@@ -1,4 +1,4 @@
-"""One row with all its numbers, judging anew by other rules, and the table as markdown."""
+"""One row with all its numbers, diagnosis with other rules, and the table as Markdown."""
 
 from __future__ import annotations
 

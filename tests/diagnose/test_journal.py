@@ -1,4 +1,4 @@
-"""The journal of interventions in words."""
+"""The journal of interventions as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages that are written from the code they are about: the spec reference, the glossary of metrics, the commands.
+"""Pages generated from code: the spec reference, the glossary of metrics, the commands.
 
 Each function returns a whole page. `tests/docs/test_generated.py` keeps the committed pages equal to them.
 """
@@ -24,25 +24,24 @@ from p3kit.spec.models import Spec
 from p3kit.spec.not_offered import NOT_OFFERED
 from p3kit.spec.writing import toml_value
 
-WRITTEN = "*This page is written from the code: `pytest tests/docs --refresh-golden`.*"
+WRITTEN = "*This page is generated from the code: `pytest tests/docs --refresh-golden`.*"
 
 # --- the spec ---------------------------------------------------------------------------------------------------------
 
-SPEC_HEAD = f"""# Every word of a spec
+SPEC_HEAD = f"""# Every key of a spec
 
-A spec says what differs from these defaults; `name` and `symbols` are the only keys it must have. `p3kit show SPEC` prints
-every value in force with its origin, `--set KEY=VALUE` changes one for a run, and `p3kit schema` gives editors all of this.
+A spec holds what differs from these defaults. Only `name` and `symbols` are required. `p3kit show SPEC` prints every value in force
+with its origin. `--set KEY=VALUE` changes one value for a run. `p3kit schema` prints a JSON schema for editors.
 
-**~** marks numbers that may move while a run trains: by `[schedules]`, and by interventions. Tables that may differ from agent
-to agent (`[agents.AMD]`, `[matrix]`) are observation, env, reward, ppo, schedules, evaluation, checkpoints, early_stop and
-criteria.
+**~** marks numbers that `[schedules]` and interventions can change during a run. These tables may differ between agents
+(`[agents.AMD]`, `[matrix]`): observation, env, reward, ppo, schedules, evaluation, checkpoints, early_stop and criteria.
 
 {WRITTEN}
 """
 
 
 def spec_reference() -> str:
-    """Every table and key, with what it accepts, its default, and its sentence."""
+    """Every table and key, with its accepted values, default and sentence."""
     parts = [SPEC_HEAD, "## At the top\n", _table_of(Spec, only_values=True)]
     for key, field in field_types.fields_by_key(Spec).items():
         if key == "ppo":
@@ -59,7 +58,7 @@ def spec_reference() -> str:
 
 
 def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
-    """A heading and a table for a model, then for the models inside it."""
+    """Yield a heading and a table for a model, then for the models inside it."""
     yield f"## [{path}]\n\n{_doc(model)}\n\n{_table_of(model)}"
     for key, field in field_types.fields_by_key(model).items():
         if inner := _model_of(field_types.of_field(field)):
@@ -85,15 +84,15 @@ def _knob_tables() -> Iterator[str]:
     common = [knob for knob in knobs["ppo"] if all(knob.name in {k.name for k in own} for own in knobs.values())]
     shared = {knob.name for knob in common}
     yield (
-        "## [ppo]\n\nThe trainer's own knobs, read from the class `Args` at the top of its file; a trainer of yours brings its "
-        f"own ([how](own.md)). These are in all shipped trainers:\n\n{_knob_table(common)}"
+        "## [ppo]\n\nThe trainer's hyperparameters. p3kit reads them from the class `Args` at the top of its file; your own "
+        f"trainer can have its own ([how](own.md)). All shipped trainers have these:\n\n{_knob_table(common)}"
     )
     for name, own in knobs.items():
         rest = [knob for knob in own if knob.name not in shared]
         runs = {"one": "one agent", "stack": "a stack of agents", "all": "all agents of a seed"}
         agents = runs[read_agents(shipped_trainers()[name])]
         if rest:
-            yield f"### [ppo] of `{name}`\n\nOne run is {agents}. Beside the above:\n\n{_knob_table(rest)}"
+            yield f"### [ppo] of `{name}`\n\nOne run is {agents}. Further hyperparameters:\n\n{_knob_table(rest)}"
 
 
 def _knob_table(knobs: list[Knob]) -> str:
@@ -106,7 +105,7 @@ def _knob_table(knobs: list[Knob]) -> str:
 
 
 def _parts_of_interventions() -> list[type[BaseModel]]:
-    """Tables that can stand inside an intervention, each once, in the order of their modules."""
+    """Return the tables that an intervention can contain, each once, in the order of their modules."""
     from p3kit.spec import actions, conditions, interventions
 
     found = []
@@ -152,11 +151,11 @@ def _default(field: FieldInfo) -> str:
 
 METRICS_HEAD = f"""# Every metric
 
-What `metrics.jsonl`, the reports and the dashboard call by name. A trainer can record nothing that is not here. Returns and shares
-are fractions, never percent. *Healthy* is what a healthy run shows, not what a verdict asks for; a dash means that no range is
-known to be right for every task. What a value outside means, [the diagnosis](diagnosis.md) says.
+These names stand in `metrics.jsonl`, the reports and the dashboard. A trainer cannot record any other metric. Returns and shares are
+fractions, never percent. *Healthy* is the range of healthy runs, not a criterion of the verdict. A dash means that no range is right for
+every task. [The diagnosis](diagnosis.md) explains values outside the range.
 
-`effective/PATH` is the value in force of any key that moves: `effective/ppo.learning_rate`, `effective/reward.weights.cost`.
+`effective/PATH` is the current value of any key that changes during a run: `effective/ppo.learning_rate`, `effective/reward.weights.cost`.
 
 {WRITTEN}
 """
@@ -196,10 +195,10 @@ def _range(healthy: tuple[float | None, float | None] | None) -> str:
 
 COMMANDS_HEAD = f"""# Every command
 
-stdout is the result, stderr the progress. Exit codes: 0 fine, 1 the work failed, 2 the input is at fault, 3 a probe or criterion was
-not met, or bars are too few or too old for a decision, 4 inputs are beyond the novelty threshold (`predict --strict`), 130 interrupted.
-`--json` prints the result as [a documented form](json.md); completion for names of commands, specs, runs,
-agents and trainers comes with `p3kit completion`.
+The result goes to stdout, progress and messages go to stderr. Exit codes: 0 success, 1 the work failed, 2 the input is wrong, 3 a probe or
+criterion was not met, or the bars are too few or too old for a decision, 4 the inputs are beyond the novelty threshold
+(`predict --strict`), 130 interrupted. `--json` prints the result as [documented JSON](json.md). `p3kit completion` completes the names of
+commands, specs, runs, agents and trainers.
 
 {WRITTEN}
 """
@@ -227,14 +226,14 @@ def _help(command: click.Command, parent: click.Context, name: str) -> str:
 
 
 def _row(*cells: str) -> str:
-    """Nothing in a cell may break out of it."""
+    """Return a Markdown row with escaped cells."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
 DATA_HEAD = f"""# Files of bars
 
-p3kit reads files of bars as programs and vendors write them. `p3kit data FILE` names the shape of a file, shows its columns and its
-bars, and prints the `[data]` table that reads it:
+p3kit reads the files that vendors and programs write. `p3kit data FILE` prints the shape of a file, its columns, its bars, and the `[data]`
+table that reads it:
 
 ```sh
 p3kit data data/AAPL.csv            # one file, without a spec
@@ -242,11 +241,11 @@ p3kit init mine.toml --bars data    # a spec for the files of a folder, or for o
 p3kit data mine.toml                # the bars of the spec: range, gaps, bars a year, splits
 ```
 
-Nothing is filled, sorted or dropped. What is in doubt is an error that names the file, the row, and the line to write.
+p3kit never fills, sorts or drops bars. If a file is ambiguous, an error names the file, the row, and the line to add to the spec.
 
 ## Shapes
 
-A file may have several of these shapes at once.
+A file can have several of these shapes at once.
 
 {WRITTEN}
 
@@ -255,7 +254,7 @@ A file may have several of these shapes at once.
 DATA_TAIL = """
 ## Columns
 
-Names count in any case, and without signs: `Adj. Close` is `adjclose`. For other names, or none, `[data]` maps them:
+Case and punctuation of names do not matter: `Adj. Close` is `adjclose`. `[data]` maps other names, and columns without a name:
 
 ```toml
 [data]
@@ -266,7 +265,7 @@ adjust = "adj_close"                                # all four prices × adjuste
 bars_per_year = 252                                 # a number of your own
 ```
 
-`columns = { open = "off" }` reads a file without its opens, `{ symbol = "off" }` without its column of symbols.
+`columns = { open = "off" }` ignores the opens of a file. `{ symbol = "off" }` ignores its column of symbols.
 
 | missing | orders fill | stops and targets see |
 |---|---|---|
@@ -276,42 +275,42 @@ bars_per_year = 252                                 # a number of your own
 | `low` | as before | the smaller of open and close as the low; the close where `open` is missing, too |
 | all three | at the close of the next bar | the close alone |
 
-Features use `high` and `low` only together. The exact words are in the docstring of
-[`p3kit.env`](../p3kit/env/__init__.py), and `tests/env/test_missing_columns.py` compares every set of columns with a ledger.
+Features use `high` and `low` only if both exist. The docstring of [`p3kit.env`](../p3kit/env/__init__.py) has the exact definition.
+`tests/env/test_missing_columns.py` compares every set of columns with a ledger.
 
 ## Adjusted closes
 
-`adjust = "off"`, the default, reads prices as they stand, and a note gives the size and the time of the difference.
-`"adj_close"` multiplies all four prices by adjusted close / close, as yfinance does. `"auto"` does so where the adjusted close is
-complete, positive and different. `p3kit init` writes `"auto"` where the first file has such a column.
+`adjust = "off"`, the default, reads prices unchanged, and a note gives the size and the time of the difference. `"adj_close"` multiplies
+all four prices by adjusted close / close, as yfinance does. `"auto"` does this if the adjusted close is complete, positive and different.
+`p3kit init` writes `"auto"` if the first file has such a column.
 
 ## Days and time zones
 
-Timestamps with an offset are kept in UTC, and so are the days of `data.split`. Where every bar stands at local midnight, the local
-day is kept: a day in Tokyo does not become the day before.
+Timestamps with an offset are converted to UTC. The days of `data.split` are in UTC, too. If every bar is at local midnight, p3kit keeps
+the local day, so a day in Tokyo does not become the day before.
 
 ## Bars per year
 
-Returns and volatilities are annualised by bars per year. Metrics use the number of their split. Features use that of the training
-split, which `run.json` keeps with the agent.
+Returns and volatilities are annualised by bars per year. Metrics use the number of their split. Features use the number of the training
+split, which `run.json` records with the agent.
 
 - A split of a year or more is counted: bars ÷ years. Interruptions of more than 30 days are left out.
-- A shorter one cannot see all holidays. It uses 252 sessions (365 where the weekend trades) × the bars of a session, and a note.
+- A shorter split does not contain all holidays. It uses 252 sessions (365 if the weekend trades) × bars per session, and prints a note.
 - Splits that differ by more than 5 % get a note.
-- `data.bars_per_year` states one number for all.
+- `data.bars_per_year` sets one number for all splits.
 
-Sessions come from the bars alone. A session has the date of its middle, so the Sunday evening of futures belongs to Monday.
-Foreign exchange by the hour has 252 × 24 = 6,048 bars a year, US stocks by the minute 252 × 390 = 98,280.
+Sessions are derived from the bars only. A session has the date of its middle, so the Sunday evening of futures belongs to Monday.
+Hourly foreign exchange has 252 × 24 = 6,048 bars a year, US stocks by the minute 252 × 390 = 98,280.
 
 ## Gaps
 
-Nights, weekends, lunch breaks and shortened sessions are no gaps, and neither are holidays that come again and again. A hole within a
-session and a missing day are. A bar that comes much sooner than usual is noted: a day that still runs, or two exports in one file.
+Nights, weekends, lunch breaks, shortened sessions and regular holidays are no gaps. Missing bars within a session and a missing day are
+gaps. A note reports a bar that comes much earlier than usual: an unfinished day, or two exports in one file.
 """
 
 
 def data_reference() -> str:
-    """One line per shape, and what the keys of [data] mean."""
+    """One line per shape, and the meaning of the keys of [data]."""
     from p3kit.market.shapes import SHAPES
 
     rows = [_row("shape", "found in", "recognised by", "read"), "|---|---|---|---|"]
@@ -321,7 +320,7 @@ def data_reference() -> str:
 
 LIMITS_HEAD = f"""# What p3kit does not do
 
-A spec that uses one of these words is refused with the reason and the nearest thing that p3kit does.
+p3kit refuses a spec with one of these words. The error gives the reason and the nearest alternative.
 
 {WRITTEN}
 
@@ -329,7 +328,7 @@ A spec that uses one of these words is refused with the reason and the nearest t
 
 
 def limits_page() -> str:
-    """Wishes that are not offered, with the reason and what comes nearest."""
+    """Wishes that are not offered, with the reason and the nearest alternative."""
     rows = [_row("wish", "not offered, because", "nearest", "words in a spec"), "|---|---|---|---|"]
     rows += [
         _row(wish.name, wish.because, wish.nearest, ", ".join(f"`{word}`" for word in wish.words))

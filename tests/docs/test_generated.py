@@ -1,4 +1,4 @@
-"""Pages written from code are current; `pytest tests/docs --refresh-golden` writes them anew."""
+"""Pages written from code are current; `pytest tests/docs --refresh-golden` rewrites them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """docs/json.md: the keys that every command's `--json` prints are those of the page.
 
-Commands that read runs are asked on made-up ones; those that draw pictures, and a real run, are slow.
-`pytest tests/docs/test_json_forms.py --refresh-golden -m ""` writes the page anew.
+Commands that read runs are tested on generated ones. Commands that draw pictures, and a real run, are slow.
+`pytest tests/docs/test_json_forms.py --refresh-golden -m ""` rewrites the page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/own.md: a knob, a reward term and bars of one's own, each as the page says."""
+"""docs/own.md: your own hyperparameter, reward term and bars, each exactly as on the page."""
 
 from __future__ import annotations
 

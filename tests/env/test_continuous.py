@@ -73,7 +73,7 @@ def test_a_path_may_be_longer_than_an_episode() -> None:
 
 @pytest.mark.parametrize("columns", ["", "ohl"])
 def test_a_flat_account_sees_the_fields_of_the_start(columns: str) -> None:
-    """The past of an account leaves nothing but the last action."""
+    """The past of an account has no effect except its last action."""
     data = random_symbol(5, WINDOW + 300, scale=0.02, level=50.0, columns=columns)
     env = continuous_env(data, make_spec(stop=0.05, target=0.05, max_hold=12, max_adds=2))
     start = fields(whole_path(env, data))
@@ -88,7 +88,7 @@ def test_a_flat_account_sees_the_fields_of_the_start(columns: str) -> None:
 @pytest.mark.parametrize("columns", ["", "ohl"])
 @pytest.mark.parametrize("fill", ["next", "close"])
 def test_the_open_trade_alone_decides(columns: str, fill: str) -> None:
-    """An account that begins flat where another was flat sees the same from there on, to rounding."""
+    """An account that starts flat where another was flat gets the same observations from there on, to rounding."""
     data = random_symbol(7, WINDOW + 200, scale=0.02, level=50.0, columns=columns)
     spec = make_spec(stop=0.08, max_hold=15, max_adds=2, fill=fill)
     path = list(random_path(continuous_env(data, spec), data, seed=2))

@@ -34,7 +34,7 @@ def random_actions(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def test_envpool_still_asks_for_what_we_give() -> None:
-    """Its C++ environments have the same private parts as ours; a new EnvPool that wants others is noticed here."""
+    """Its C++ environments have the same private parts as ours. The test fails if a new EnvPool requires others."""
     spec = envpool.make_spec("CartPole-v1", num_envs=2)
     own = envpool.make_spec("p3kit/Trading-v1", num_envs=2, symbol="AAPL")
     standard = set(spec._config_keys) - {"max_episode_steps", "reward_threshold"}

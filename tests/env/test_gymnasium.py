@@ -1,4 +1,4 @@
-"""`p3kit/Trading-v1`: the environment as gymnasium, and those who speak its language, know environments."""
+"""`p3kit/Trading-v1`: the environment through gymnasium and compatible libraries."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_spec_becomes_an_env_in_one_call() -> None:
 
 
 def test_with_nothing_said_the_sample_is_traded() -> None:
-    """Tools that know an id and a number of rows alone can make it."""
+    """Tools with only an id and a number of rows can make it."""
     many = make_vec(12).unwrapped
     assert many.trading.symbols == sample.SYMBOLS
     many.reset(seed=0)

@@ -1,4 +1,4 @@
-"""The path of a bar whose symbol lacks some of open, high and low, as `p3kit.env` has it in words.
+"""The path of a bar whose symbol lacks some of open, high and low, as the docstring of `p3kit.env` defines it.
 
 A ledger of its own computes the path from the docstring; the engines must fill stops and targets where it does.
 """

@@ -318,7 +318,7 @@ def test_tiny_and_huge_prices_keep_the_books_straight(price: float) -> None:
 
 
 def test_a_position_halved_sixty_times_is_still_told_right() -> None:
-    """The last 10⁻¹⁸ of a position: worth 4 % more than was paid, though equity cannot tell it from nothing."""
+    """The last 10⁻¹⁸ of a position: its value is 4 % above its cost, a difference below the precision of equity."""
     data = make_symbol([100.0] * (WINDOW + 60) + [104.0] * 3)
     steps = play(data, make_spec(**FREE), ["BUY_LARGE"] + ["SELL_HALF"] * 60)
     fields = dict(zip(TradingEnv.account_fields, steps[61].account[0].tolist(), strict=True))
@@ -330,7 +330,7 @@ def test_a_position_halved_sixty_times_is_still_told_right() -> None:
 @pytest.mark.parametrize("columns", ["", "o", "hl", "ohl"])
 @pytest.mark.parametrize("fill", ["next", "close"])
 def test_observations_never_see_the_future(fill: str, columns: str) -> None:
-    """Everything after bar t changed: all that was told up to its close is the same bits; what t + 1 tells is not."""
+    """Everything after bar t changed: all outputs up to its close have the same bits; those of t + 1 do not."""
     data = random_symbol(3, 60, scale=0.02, level=10.0, columns=columns)
     spec = make_spec(fill=fill, stop=0.02, target=0.03)
     for t in range(WINDOW, 50, 7):

@@ -1,4 +1,4 @@
-"""The batched engine and the plain reference tell the same story, to 1e-9, over every axis together."""
+"""The batched engine and the plain reference agree to 1e-9, over every axis together."""
 
 from __future__ import annotations
 

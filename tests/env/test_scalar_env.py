@@ -87,7 +87,7 @@ def test_training_steps_are_the_same_over_many_episodes(formulas: str, continuou
 
 @pytest.mark.parametrize("formulas", ["sound", "guide"])
 def test_some_rows_moved_alone_are_the_same(formulas: str) -> None:
-    """As EnvPool moves them: any rows in any order, the others wait; now and then some begin anew."""
+    """As EnvPool moves them: any rows in any order, the others wait; now and then some start again."""
     spec = ruinous(formulas)
     batched, scalar = both(spec)
     generator = torch.Generator().manual_seed(3)

@@ -1,6 +1,6 @@
-"""docs/errors.md: every wrong input we know of, with the exact words it gets.
+"""docs/errors.md: every documented wrong input with its exact message.
 
-`pytest tests/errors --refresh-golden` writes the page anew; then read the diff.
+`pytest tests/errors --refresh-golden` rewrites the page; then read the diff.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ WRONG_SPECS = ROOT / "tests" / "spec" / "wrong"
 MESSAGES = ROOT / "tests" / "golden" / "spec"
 HEAD = """# Error messages
 
-Every message names the place, the value, what was expected, the nearest right word where there is one, and the remedy.
-A spec's faults are told all at once, with file, line and column. A slip ends with exit code 2 before anything is
-written; `p3kit predict` ends with 3 for bars that are too few or too old; a traceback is always a fault of ours.
+Every message names the place, the value, the expected value, the nearest valid word if there is one, and the remedy.
+p3kit prints all faults of a spec at once, with file, line and column. A mistake ends with exit code 2 before p3kit
+writes anything. `p3kit predict` ends with 3 if bars are too few or too old. A traceback is always a bug of p3kit.
 
-This page is the list that the tests hold p3kit to. It is written by `pytest tests/errors --refresh-golden`: a message
-that changes, changes here.
+The tests compare this page with p3kit's output. `pytest tests/errors --refresh-golden` rewrites it.
 """
 CASES = [case for group in GROUPS.values() for case in group]
 
 
-def told(case: Wrong, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def printed(case: Wrong, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Output for the user, without paths of the machine and dates."""
     for name, content in case.files.items():
         path = folder / name
@@ -55,7 +54,7 @@ def told(case: Wrong, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Command and folder → message, of every case."""
     with pytest.MonkeyPatch.context() as patch:
-        return {case.what: told(case, tmp_path_factory.mktemp("wrong"), patch) for case in CASES}
+        return {case.what: printed(case, tmp_path_factory.mktemp("wrong"), patch) for case in CASES}
 
 
 def test_the_page_is_current(messages: dict[str, str], request: pytest.FixtureRequest) -> None:
@@ -69,7 +68,7 @@ def test_the_page_is_current(messages: dict[str, str], request: pytest.FixtureRe
         if message.exists():
             text = spec.read_text(encoding="utf-8").strip("\n")
             what = re.search(r"^# Wrong: (.*)\.$", text, re.MULTILINE)
-            assert what, f"{spec.name} does not say what is wrong"
+            assert what, f"{spec.name} lacks its line '# Wrong: ...'"
             body = "\n".join(line for line in text.splitlines() if not line.startswith("# Wrong: "))
             shown = message.read_text(encoding="utf-8").strip()
             parts.append(

@@ -75,7 +75,7 @@ COMMANDS_AND_FLAGS = [
     Wrong("a folder in place of a spec", "validate folder", {"folder/a.toml": TWO}),
     Wrong("no number", "run two.toml --jobs two", {"two.toml": TWO}),
     Wrong("a number that cannot be", "run two.toml --jobs 0", {"two.toml": TWO}),
-    Wrong("a key that nobody knows", "run two.toml --set ppo.ent_coeff=0.1", {"two.toml": TWO}),
+    Wrong("an unknown key", "run two.toml --set ppo.ent_coeff=0.1", {"two.toml": TWO}),
     Wrong("a value outside its bounds", "run two.toml --set ppo.gamma=2", {"two.toml": TWO}),
     Wrong("no value", "run two.toml --set ppo.gamma", {"two.toml": TWO}),
     Wrong("a value that is no TOML", "run two.toml --set ppo.gamma=[1", {"two.toml": TWO}),

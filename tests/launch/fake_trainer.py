@@ -1,6 +1,6 @@
-"""A trainer that learns nothing: it keeps every promise a trainer makes to the launcher, and breaks them on request.
+"""A trainer that learns nothing: it keeps every promise of a trainer to the launcher, and breaks them on request.
 
-It knows p3kit.rundir only, so it starts in a moment.
+It imports only p3kit.rundir, so it starts at once.
 """
 
 import json

@@ -143,7 +143,7 @@ def test_a_run_that_is_done_is_not_resumed(start, plan, console):
 
 
 def test_a_run_that_another_process_trains_is_left_alone(start, plan, console):
-    """Two `p3kit resume` at once: both find it crashed, one gets it, the other must not speak for it."""
+    """Two `p3kit resume` at once: both find it crashed, one gets it, the other must not change its status."""
     (run,) = start(plan(end="kill", at=700)).runs
     lock = run.lock()
     outcome = resume([run], jobs=1, console=console)

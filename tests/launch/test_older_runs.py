@@ -1,4 +1,4 @@
-"""Run directories of format 1: reading commands read them, and a resume that cannot work says so.
+"""Run directories of format 1: reading commands read them, and a resume that cannot work is refused with a message.
 
 `tests/golden/older_runs/format-1.tar.xz` is run-1 of `p3kit run` at commit a889794 (23 November 2026), without its
 pictures, histograms and other checkpoints. Its trainer imports names of `p3kit.runtime` that are gone.

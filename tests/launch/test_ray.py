@@ -21,6 +21,8 @@ from ray.cluster_utils import Cluster as RayNodes
 from p3kit.launch import compare_weights, launch, make_runs, resume
 from p3kit.launch.cluster import RETRIES, Needs, pack, ray_cluster
 from p3kit.rundir import RunDir, list_runs
+from p3kit.rundir.threads import threads_of
+from tests.launch.tiny_spec import tiny_spec
 
 pytestmark = pytest.mark.ray
 
@@ -239,34 +241,25 @@ def p3kit(*arguments, cwd):
     )
 
 
-TINY = """
-name = "tiny"
-trainer = "ppo"
-symbols = ["AAPL"]
-ppo = { total_timesteps = 1_024, n_steps = 128, n_epochs = 2, hidden = [16] }
-evaluation = { every = 512 }
-checkpoints = { every = 512 }
-env = { num_envs = 4 }
-compute = { compile = "off" }
-"""
-
-
-def test_both_engines_give_the_same_bits(tmp_path):
-    (tmp_path / "tiny.toml").write_text(TINY)
+@pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
+def test_both_engines_give_the_same_bits(tmp_path, trainer):
+    (tmp_path / "tiny.toml").write_text(tiny_spec(trainer))
     for engine in ("local", "ray"):
         process = p3kit("run", "tiny.toml", "--engine", engine, "--jobs", 1, "--no-aim", cwd=tmp_path)
         _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
-    here, there = list_runs(tmp_path / "runs")
-    same, told = compare_weights(here, there)
-    assert same, told
-    assert _numbers(here) == _numbers(there)
-    verdicts = [run.status()["agents"]["AAPL"]["verdict"] for run in (here, there)]
-    assert verdicts[0] == verdicts[1]
+    runs = list_runs(tmp_path / "runs")
+    for here, there in zip(runs[: len(runs) // 2], runs[len(runs) // 2 :], strict=True):
+        assert threads_of(here.info()) == threads_of(there.info())
+        same, told = compare_weights(here, there)
+        assert same, told
+        assert _numbers(here) == _numbers(there)
+        verdicts = [[agent["verdict"] for agent in run.status()["agents"].values()] for run in (here, there)]
+        assert verdicts[0] == verdicts[1]
 
 
 def _numbers(run):
-    """All that was recorded, without what a clock says."""
+    """All records, without values from a clock."""
     return [
         (row["global_step"], {k: repr(v) for k, v in row["metrics"].items() if not k.startswith("perf/")})
         for row in run.read_metrics()

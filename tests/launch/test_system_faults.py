@@ -80,7 +80,7 @@ def test_one_degraded_run_among_ten(start, plan, console) -> None:
 
 
 def test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead(start, plan, monkeypatch) -> None:
-    """The watchdog goes by its own clock; what the status says of the time of day counts only where it changes."""
+    """The watchdog uses its own clock; times in the status count only if they change."""
     monkeypatch.setattr(local, "HUNG_AFTER_S", 60.0)
     clock, real = {"ahead": 0.0}, time.time
 

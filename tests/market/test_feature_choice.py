@@ -1,4 +1,4 @@
-"""`observation.features` and `observation.columns`: what an agent sees, and the look-ahead check."""
+"""`observation.features` and `observation.columns`: the inputs of an agent, and the look-ahead check."""
 
 from __future__ import annotations
 

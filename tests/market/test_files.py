@@ -83,7 +83,7 @@ REFUSED = {
     ),
     "high below low": (
         lambda f: cell("high", 9, "1")(cell("low", 9, "2")(f)),
-        "X.csv: row 11 (2015-01-14): high 1 is below low 2; swap or mend them; are the columns in the right order?",
+        "X.csv: row 11 (2015-01-14): high 1 is below low 2; swap or correct them; are the columns in the right order?",
     ),
     "close above high": (
         cell("close", 9, "1000"),

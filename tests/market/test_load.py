@@ -1,4 +1,4 @@
-"""`load_market`: one door, the same answer whoever asks, refusals of several symbols at once."""
+"""`load_market`: one entry point, the same result for every caller, errors of several symbols at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_raw_features_unless_the_spec_asks_for_training_statistics() -> None:
 
 
 def test_columns_that_only_some_symbols_have_are_left_out_for_all(tmp_path: Path) -> None:
-    """Decided over all symbols of the spec, so that a trainer of one symbol sees the same observation."""
+    """Decided over all symbols of the spec, so that a trainer of one symbol builds the same observation."""
     write_csv(frame_of(random_bars(600, 1)), tmp_path, "FULL")
     write_csv(frame_of(random_bars(600, 2, ohlcv=False)), tmp_path, "BARE")
     spec = csv_spec(tmp_path, ["FULL", "BARE"])
@@ -111,7 +111,7 @@ def test_unknown_symbols_of_the_sample_get_the_nearest_name() -> None:
     "symbol", ["../../etc", "a/b", "..", ".", "", "a\\b", "a\n", "a b", "x" * 33, "{symbol}", "\0"]
 )
 def test_a_symbol_never_becomes_a_path_unchecked(symbol: str) -> None:
-    """Even past the spec's own check: here the spec is not asked."""
+    """Even past the spec's own check: this test does not use the spec."""
     spec = SimpleNamespace(symbols=[symbol], data=SimpleNamespace(source="csv", path="data/{symbol}.csv"))
     with pytest.raises(DataError, match="is no symbol"):
         load_market(spec, [symbol])  # type: ignore[arg-type]

@@ -117,7 +117,7 @@ def test_novel_bars_are_counted_by_feature() -> None:
 
 def test_flags_are_no_matter_of_distances_and_a_constant_may_not_move() -> None:
     features = correlated()
-    features[:, 1] = np.arange(len(features)) // 400 % 2  # a flag that stands still for long
+    features[:, 1] = np.arange(len(features)) // 400 % 2  # a flag that is constant for a long time
     features[:, 2] = 0.25
     found = fitted(features)
     assert found.watched == (0, 3)

@@ -91,7 +91,7 @@ def test_no_threshold_rule_is_better(rule: OptimalRule, long_market: SyntheticMa
         if sell <= buy
     ]
     assert max(others) <= 1.01 * best.log_return_per_bar
-    assert best.log_return_per_bar == pytest.approx(rule.gain, rel=0.15), "value iteration knows what it will earn"
+    assert best.log_return_per_bar == pytest.approx(rule.gain, rel=0.15), "value iteration predicts its profit"
 
 
 @pytest.mark.parametrize("symbol", ["ONE", "TWO", "THREE", "FOUR"])

@@ -48,7 +48,7 @@ def first_close(file: Path) -> float:
 
 
 def test_the_parent_of_a_linked_folder_is_that_of_the_real_one(here: Path) -> None:
-    """As text, link/../data is data; the file system says real/data."""
+    """As text, link/../data is data; in the file system it is real/data."""
     bars(here / "real" / "data")
     bars(here / "data", OTHER)
     spec("../data/{symbol}.csv", here / "real" / "specs" / "s.toml")

@@ -1,4 +1,4 @@
-"""The shipped sample is what its provenance says."""
+"""The shipped sample agrees with its provenance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = resources.files("p3kit.market.sample")
 
 
 def test_numbers_of_the_original() -> None:
-    """First and last rows as they stand in skfolio's file."""
+    """First and last rows of skfolio's file."""
     aapl, xom = sample.sample_bars("AAPL"), sample.sample_bars("XOM")
     assert len(aapl) == 3_270
     assert (str(aapl.timestamps[0])[:10], aapl.close[0], xom.close[0]) == ("2010-01-04", 6.496, 41.319)

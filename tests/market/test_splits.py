@@ -1,4 +1,4 @@
-"""Splits: no bar in two of them, an embargo between, and no observation that starts cold or sees across."""
+"""Splits: no bar in two of them, an embargo between them, and no observation that starts cold or crosses a split."""
 
 from __future__ import annotations
 

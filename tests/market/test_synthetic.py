@@ -1,4 +1,4 @@
-"""The synthetic market is what its formula says."""
+"""The synthetic market agrees with its formula."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_signal_is_the_ewma_of_past_returns() -> None:
             scale = PLAIN.signal_scale / PLAIN.volatility
             assert signal_of(close, PLAIN)[t] == pytest.approx(mean * scale, rel=1e-9)
     truncated = signal_of(close[:1_000], PLAIN)
-    np.testing.assert_array_equal(signal_of(close, PLAIN)[:1_000], truncated)  # it knows nothing of later bars
+    np.testing.assert_array_equal(signal_of(close, PLAIN)[:1_000], truncated)  # independent of later bars
 
 
 def test_without_an_edge_the_price_is_a_fair_game() -> None:

@@ -55,7 +55,7 @@ def hourly() -> pd.DatetimeIndex:
 
 @pytest.fixture
 def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """`p3kit data fetch …` in an empty folder, with Yahoo's answer given; `asked` has what it was asked."""
+    """`p3kit data fetch …` in an empty folder, with a given answer of Yahoo; `asked` has the requests."""
     monkeypatch.chdir(tmp_path)
 
     def call(answer: Any, *words: str) -> Result:
@@ -168,7 +168,7 @@ def test_without_a_network_one_line_says_so(fetch: Any, tmp_path: Path) -> None:
     result = fetch(answer, "AAPL")
     assert result.exit_code == 2
     assert result.stderr == (
-        "Yahoo Finance: could not be asked: ConnectionError: Failed to resolve 'finance.yahoo.com'; "
+        "Yahoo Finance: the request failed: ConnectionError: Failed to resolve 'finance.yahoo.com'; "
         "this command needs the network; is there one, and may it reach finance.yahoo.com?\n"
     )
     assert not (tmp_path / "data").exists()
@@ -205,7 +205,7 @@ def test_nothing_is_written_over_unless_told(fetch: Any, tmp_path: Path) -> None
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anybody_is_asked(fetch: Any, words: list[str], message: str) -> None:
     def answer() -> None:
-        raise AssertionError("Yahoo was asked")
+        raise AssertionError("a request was sent to Yahoo")
 
     result = fetch(answer, *words)
     assert (result.exit_code, result.stderr) == (2, message)

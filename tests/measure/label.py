@@ -32,7 +32,7 @@ VOLATILITY = 0.015
 COST = 0.0015
 """Commission and slippage of a switch, as in the shipped spec."""
 STAY = 0.9
-"""Autocorrelation of what the policies go by: they change sides every seven bars."""
+"""Autocorrelation of the policies' signal: they change sides every seven bars."""
 TOTAL = 100_000
 
 
@@ -241,7 +241,7 @@ def moving_average(held: Floats, cost: float) -> Floats:
 def judge_single(
     world: World, spec: Spec, held: Floats, policy: Floats, timing: Floats, position: Floats
 ) -> dict[str, int]:
-    """Test → markets in which it says shown, for one agent a market: held (T, M, 1), the others (T, M, 1, K)."""
+    """Test → markets with the label "shown", for one agent a market: held (T, M, 1), the others (T, M, 1, K)."""
     held, policy, timing, position = held[..., 0], policy[:, :, 0], timing[:, :, 0], position[:, :, 0]
     everyone = np.arange(held.shape[1])
     made, chosen = choices(spec, policy, held)
@@ -291,7 +291,7 @@ def p_alone(returns: Floats, reference: Floats | None) -> Floats:
 def judge_many(
     world: World, spec: Spec, held: Floats, policy: Floats, timing: Floats, position: Floats
 ) -> dict[str, int]:
-    """Test → markets in which it says shown: held (T, M, A), the others (T, M, A, K)."""
+    """Test → markets with the label "shown": held (T, M, A), the others (T, M, A, K)."""
     found: dict[str, int] = {}
     for m in range(held.shape[1]):
         members = []

@@ -47,5 +47,5 @@ def test_a_killed_account_is_finished_to_the_same_bytes(tmp_path) -> None:
         process.wait(timeout=60)
         lengths.add(size_of(folder / FILE))
         called(folder, bars, start=start_of(bars))
-        assert files_of(folder) == whole, f"kill {number}, wanted at {wanted} bytes"
+        assert files_of(folder) == whole, f"kill {number}, planned at {wanted} bytes"
     assert len(lengths) > KILLS / 2, "the kills came at different moments"

@@ -36,7 +36,7 @@ def test_bar_by_bar_gives_the_same_account_as_all_at_once(tmp_path, whole) -> No
     own, other = (files[FILE].split(b"\n") for files in (files_of(tmp_path), whole))
     assert own[1:] == other[1:]
     assert opened["made_later"] is None
-    assert b'"made_later": "' in other[0], "decisions on bars that were there already say so"
+    assert b'"made_later": "' in other[0], "decisions on earlier bars are marked"
 
 
 def test_a_repeated_call_changes_no_byte(tmp_path, whole) -> None:

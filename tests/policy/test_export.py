@@ -56,7 +56,7 @@ def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alone(folder: Path, *arguments: str) -> list[Any]:
-    """Run `policy.py` where nothing but numpy and onnxruntime can be imported. Returns its JSON documents."""
+    """Run `policy.py` in a process that can import only numpy and onnxruntime. Returns its JSON documents."""
     command = [sys.executable, "-I", "-c", ALONE, str(folder / "policy.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

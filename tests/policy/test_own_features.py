@@ -1,4 +1,4 @@
-"""Agents that see columns of the user's files: trained, loaded, and asked about bars that are new."""
+"""Agents with columns of the user's files: training, loading, and decisions on new bars."""
 
 from __future__ import annotations
 

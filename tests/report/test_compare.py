@@ -75,7 +75,7 @@ def test_differences_carry_their_origins(tmp_path: Path) -> None:
 def test_what_differs_beside_the_spec_is_said(tmp_path: Path) -> None:
     make_run(tmp_path)
     other = make_run(tmp_path)
-    other.trainer_file.write_text(other.trainer_file.read_text() + "# mended\n")
+    other.trainer_file.write_text(other.trainer_file.read_text() + "# changed\n")
     change_plan(other, lambda plan: plan["data"]["AAPL"].update(fingerprint="other"))
     change_plan(other, lambda plan: plan["versions"].update(torch="2.14.0"))
     beside = compare_runs(tmp_path, ["1", "2"]).beside

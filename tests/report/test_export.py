@@ -1,4 +1,4 @@
-"""Exported values: a spec that loads back, a record that tells against them too, the same as YAML."""
+"""Exported values: a spec that loads back, a record with the evidence against them, the same as YAML."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_yaml_says_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tables",
     [
-        {"off": "off", "y": "y", "2": 1, "a b": 'say "no"', "date": "2027-01-04", "empty": {}, "none": []},
+        {"off": "off", "y": "y", "2": 1, "a b": 'a "no"', "date": "2027-01-04", "empty": {}, "none": []},
         {"small": 1e-5, "huge": 1e22, "negative": -3.0, "true": True, "text": "1e3", "tab": "a\tb\nc", "ü": "ü"},
         {
             "rules": [{"id": "a", "do": [{"scale": "ppo.ent_coef", "by": 5.0}]}, {"id": "b"}],
@@ -138,7 +138,7 @@ def test_settings_are_told_apart(tmp_path: Path) -> None:
         make_run(tmp_path, seed=seed, spec=spec_with(seeds=[1, 2]), agent_name=f"AAPL.s{seed}")
     make_run(tmp_path, spec=spec_with(ppo__gamma=0.9))
     mended = make_run(tmp_path, seed=3, spec=spec_with(seeds=[3]))
-    mended.trainer_file.write_text(mended.trainer_file.read_text() + "# mended\n")
+    mended.trainer_file.write_text(mended.trainer_file.read_text() + "# changed\n")
     assert [a.run for a in find_export(tmp_path, "run-1").attempts] == ["run-1", "run-2"]
     assert [a.run for a in find_export(tmp_path, "run-3").attempts] == ["run-3"]
     assert [a.run for a in find_export(tmp_path, "run-4").attempts] == ["run-4"]

@@ -1,4 +1,4 @@
-"""Lessons: drawn from every run, with n, spread and links; too few cases are called so, and failures are told."""
+"""Lessons over every run, with n, spread and links; too few cases are marked, and failures are listed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_knobs_that_vary_together_are_not_told_apart(tmp_path: Path) -> None:
     assert "never alone" in texts(draw_lessons(history).hyperparameters)
 
 
-@pytest.mark.parametrize(("times", "recovered", "advice"), [(6, 6, "keep"), (6, 0, "drop or mend"), (4, 2, "go on")])
+@pytest.mark.parametrize(("times", "recovered", "advice"), [(6, 6, "keep"), (6, 0, "drop or change"), (4, 2, "go on")])
 def test_interventions_by_how_often_they_helped(times: int, recovered: int, advice: str, tmp_path: Path) -> None:
     repaired(tmp_path, times, recovered=recovered)
     history = gather_attempts(tmp_path)

@@ -1,4 +1,4 @@
-"""All agents as one account: arithmetic on curves that are known, and the report that tells of it."""
+"""All agents as one account: arithmetic on known curves, and its part of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody deleted: the message says so, and tells them from weights that were never chosen."""
+"""Checkpoints that somebody deleted: the message reports them, and separates them from weights never chosen."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ NONFINITE = ("nan", "inf", "-inf")
 
 @given(PLAIN)
 def test_plain_data_survive_writing_and_reading(value):
-    """repr tells -0.0 from 0.0 and takes nan for nan."""
+    """repr separates -0.0 from 0.0 and treats nan as equal to nan."""
     assert repr(rows.decode(json.loads(rows.dump(value)))) == repr(value)
 
 

@@ -134,7 +134,7 @@ def test_the_moving_average_rule_trades_on_its_signal(spec: Spec, bars: SymbolDa
     same_window = np.diff(walk.bar, prepend=walk.bar[0]) == 1
     ends_here = np.isin(walk.bar, [b - 1 for _, b in windows(*bars.splits["validation"], spec.env.episode_bars)])
     judged = same_window & ~ends_here & (np.roll(same_window, 1))
-    # a market order fills at the next close: what is held after the step is what the signal wanted at its bar
+    # a market order fills at the next close: the position after the step follows the signal at its bar
     assert judged.sum() > 100
     assert (held[judged] == signal[judged]).mean() > 0.99
 

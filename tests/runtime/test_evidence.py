@@ -158,7 +158,7 @@ def test_the_observed_return_agrees_with_the_pnl_of_its_own_row_alone() -> None:
     move = torch.randn(400, generator=generator)
     exposure = 0.25 + torch.rand(400, generator=generator)
     held = torch.rand(400, generator=generator) < 0.6
-    pnl = torch.where(held, exposure * move, 7.0)  # what is not held says nothing, whatever it is
+    pnl = torch.where(held, exposure * move, 7.0)  # rows without a position must have no effect
     assert float(obs_agreement(move, pnl, exposure, held)) == pytest.approx(1)
     assert abs(float(obs_agreement(move.roll(1), pnl, exposure, held))) < 0.25
     assert obs_agreement(move, pnl, exposure, held & (torch.arange(400) < 100)).isnan()

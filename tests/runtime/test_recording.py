@@ -174,7 +174,7 @@ def test_an_edited_reward_has_a_scale_of_its_own() -> None:
     scale = stack(rollouts[2], never, 0.9)[2]
     assert float(scale[0]) == pytest.approx(float(untouched(rollouts[2][..., 0], never[..., 0], 0.9)[2]))
     assert float(scale[1]) == pytest.approx(float(fresh(rollouts[2][..., 1], never[..., 1], 0.9)[2]))
-    # going back to before the edit brings the old statistics, which say nothing of the reward now
+    # going back to before the edit restores the old statistics, which do not describe the reward now
     stack.go_back(saved, 1, 1)
     again = stack(rollouts[2], never, 0.9)[2]
     assert float(again[1]) == pytest.approx(float(scale[1]))
@@ -230,7 +230,7 @@ def test_what_an_intervention_lets_begin_brings_down_what_is_large_and_leaves_th
     assert torch.equal(scaled[:, 0], rows[:, 0])
     torch.testing.assert_close(scaled[:, 1:].mean(0), torch.zeros(2), atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled[:, 1:].std(0), torch.ones(2), atol=1e-2, rtol=0)
-    backtest = ObservationScaler(3, running=False, clip=10.0, device=CPU)  # which knows the checkpoint, no intervention
+    backtest = ObservationScaler(3, running=False, clip=10.0, device=CPU)  # reads the checkpoint, no intervention
     assert torch.equal(backtest(rows), rows)
     backtest.load_state_dict(begun.state_dict())
     assert torch.equal(backtest(rows), scaled)

@@ -1,4 +1,4 @@
-"""The shape of rewards: modes, reward-to-go, correlations, against what each was built to tell apart."""
+"""The shape of rewards: modes, reward-to-go, correlations, against cases that each must separate."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_two_environments_at_the_same_bars_are_seen_whatever_their_size() -> Non
     assert env_twins(moves * held * size) == 0
     moves[:, 5] = moves[:, 2]
     assert env_twins(moves * held * size) == pytest.approx(2 / 6)
-    assert env_twins((moves * held)[:40]) is None  # too short to tell
+    assert env_twins((moves * held)[:40]) is None  # too short
 
 
 def test_what_the_data_cannot_say_is_left_out() -> None:

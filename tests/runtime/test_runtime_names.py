@@ -1,4 +1,4 @@
-"""`p3kit.runtime` is all that a trainer imports. A name that is gone says so, and what to do."""
+"""`p3kit.runtime` is the only import of a trainer. A removed name raises an error with the remedy."""
 
 from __future__ import annotations
 

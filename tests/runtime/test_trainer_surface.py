@@ -132,7 +132,7 @@ def test_another_error_is_raised() -> None:
 
 
 class Elsewhere(torch.Tensor):
-    """A CPU tensor that says that it is on another device, so that it is packed."""
+    """A CPU tensor that reports another device, so that it is packed."""
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]

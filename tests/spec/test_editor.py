@@ -37,7 +37,7 @@ fill = "nxt"
 
 
 class Editor:
-    """As much of an editor as is needed to ask a language server: the Language Server Protocol over its pipes."""
+    """The part of an editor that talks to a language server: the Language Server Protocol over its pipes."""
 
     def __init__(self, folder: Path) -> None:
         self._server = subprocess.Popen(
@@ -77,7 +77,7 @@ class Editor:
             if message.get("id") == self._number and "method" not in message:
                 assert "error" not in message, message
                 return message["result"]
-            if "id" in message:  # the server asks something of the editor, which has nothing to say
+            if "id" in message:  # a request of the server to the editor, which has no answer
                 self._write({"jsonrpc": "2.0", "id": message["id"], "result": None})
 
     def _send(self, method: str, params: dict[str, Any], number: int | None = None) -> None:

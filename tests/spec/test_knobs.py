@@ -93,9 +93,9 @@ def test_equal_knobs_give_the_same_model(tmp_path: Path, model: Any) -> None:
 
 def test_what_is_wrong_with_args_is_told_at_once(tmp_path: Path) -> None:
     assert faults(tmp_path, "class Args:\n    a: dict = 1\n    b: int = 2 + 3\n    c = 4\n") == [
-        "trainer.py:2:5: Args.a has no sentence under it; say meaning, unit, and effect of raising it",
+        "trainer.py:2:5: Args.a has no sentence under it; write meaning, unit, and effect of raising it",
         "trainer.py:2:5: Args.a: dict is not a type a knob may have; see p3kit/spec/knobs.py",
-        "trainer.py:3:5: Args.b has no sentence under it; say meaning, unit, and effect of raising it",
+        "trainer.py:3:5: Args.b has no sentence under it; write meaning, unit, and effect of raising it",
         "trainer.py:3:5: Args.b: expected a literal default",
         "trainer.py:4:5: a field of Args without a type; write name: type = value",
     ]

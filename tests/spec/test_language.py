@@ -196,7 +196,7 @@ LEFT_BY_GUIDE = {
     "multi.interference": "no row of the guide's; the pack repair normalizes the rewards of the agent that outweighs",
     "net.rank": "follows opt.step_too_big, net.dormant or a reward row, each of which has a rule",
 }
-"""Rows that a catalogue's change mends and no rule of the pack: why."""
+"""Rows that a change of the catalogue fixes but no rule of the pack, each with the reason."""
 
 
 LEFT_BY_REPAIR = {
@@ -207,7 +207,7 @@ LEFT_BY_REPAIR = {
 
 
 def test_the_guide_pack_has_a_rule_for_what_can_be_repaired() -> None:
-    """Every row with an automatic repair, and every row of the guide that it wants looked at, has a rule on it."""
+    """Every row with an automatic repair, and every row of the guide with an instruction, has a rule on it."""
     spec = resolve_spec({"name": "x", "symbols": ["AAPL"], "interventions": "guide"}, "a test")
     covered = {name for rule in spec.intervention for name in symptoms_of(rule)}
     repairable = {row.id for row in SYMPTOMS.values() if row.automatic}
@@ -217,7 +217,7 @@ def test_the_guide_pack_has_a_rule_for_what_can_be_repaired() -> None:
 
 
 def test_what_the_pack_changes_for_a_while_has_an_end() -> None:
-    """The guide says "temporarily" of the entropy bonus against all HOLD and of the weights; a bonus pays for churn."""
+    """The guide raises the entropy bonus and the weights "temporarily"; a permanent bonus pays for churn."""
     spec = resolve_spec({"name": "x", "symbols": ["AAPL"], "interventions": "guide"}, "a test")
     for name in ("guide-all-hold-entropy", "guide-all-hold-penalties", "guide-all-hold-diversity"):
         (rule,) = [rule for rule in spec.intervention if rule.id == name]

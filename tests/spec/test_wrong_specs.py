@@ -1,6 +1,6 @@
 """Specs that are wrong, one slip each: the exact words a user gets, exit code 2, no traceback, nothing left behind.
 
-The specs are in `wrong/`, the messages in `tests/golden/spec/`. A comment in each spec says what is wrong with it.
+The specs are in `wrong/`, the messages in `tests/golden/spec/`. A comment in each spec describes its fault.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ GAMMA, LAMBDA, STEPS, ENVS = 0.9, 0.8, 31, 3
 
 
 class Stairs(gymnasium.Env[np.ndarray, int]):
-    """Episodes of 2 to 5 steps that end by ruin or by the clock, as the last action says."""
+    """Episodes of 2 to 5 steps that end by ruin or by the clock, depending on the last action."""
 
     observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from p3kit.cli import main
 from p3kit.diagnose import DETECTORS
+from p3kit.diagnose.journal import DONE
 from p3kit.errors import InputError
 from p3kit.launch import compare_weights, plan_replay
 from p3kit.launch.journal_replay import weights_hash
@@ -27,7 +28,7 @@ from p3kit.spec.trainer_file import read_trainer
 
 from .conftest import load_trainer
 from .test_ppo_shared import SMALL
-from .tiny_runs import train
+from .tiny_runs import go_on, train
 
 TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
 # What is fast for one trainer is slow for three; a rollback, which every trainer has lines of its own for, is not.
@@ -357,10 +358,20 @@ def test_running_statistics_begin_while_a_run_trains(trainer: str, tmp_path: Pat
     assert int(torch.as_tensor(count).flatten()[0]) > 0
 
 
-def test_what_a_spec_has_from_the_start_does_not_begin(tmp_path: Path) -> None:
-    done = run("ppo", tmp_path, {"intervention": [BEGIN], **ROOMY})
-    (event,) = [event for event in done.read_events("intervention") if event["id"] == "begin"]
-    assert (event["decision"], event["reason"]) == ("blocked", "rewards are normalized from the start")
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_statistics_that_a_spec_has_from_the_start_begin_again(trainer: str, tmp_path: Path) -> None:
+    """Only what was seen since then counts, so that a fault before it leaves nothing behind."""
+    settings = {"reward.scaling": "running", "observation.normalize": "running"}
+    done = run(trainer, tmp_path, {"intervention": [BEGIN], **ROOMY, **settings})
+    plain = run(trainer, tmp_path, settings)
+    (event,) = fired(done)
+    assert [did for did in event["did"] if "normalize" in did] == BEGIN["do"][:2]
+    for part_of, key in (("observation", "count"), ("reward", "counts" if trainer != "ppo" else "count")):
+        seen, all_seen = (
+            float(torch.as_tensor(part(part_of, part("trainer", load_checkpoint(one.checkpoint("last"))))[key]).sum())
+            for one in (done, plain)
+        )
+        assert 0 < seen < all_seen
 
 
 # --- what all agents share --------------------------------------------------------------------------------------------
@@ -420,8 +431,8 @@ def test_a_trainer_that_does_not_know_what_is_asked_says_so(tmp_path: Path, monk
     assert 'does not do what an intervention asks for: reinit = "dormant"' in done.status()["message"]
 
 
-def test_the_guide_pack_mends_a_value_function_that_fails(tmp_path: Path) -> None:
-    """A made sick run: values that hardly learn, on returns that change their scale every bar."""
+def test_the_guide_pack_repairs_a_value_function_that_fails(tmp_path: Path) -> None:
+    """A degraded run: values that hardly learn, on returns that change their scale every bar."""
     sick = {
         "ppo.total_timesteps": 36_864,
         "env.num_envs": 64,
@@ -482,6 +493,51 @@ def test_the_journal_alone_gives_the_same_weights(
     assert journals[0] == journals[1]
 
 
+QUICK = {"id": "quick", "on": later(0.25), "do": [{"scale": "ent_coef", "by": 5.0, "max": 0.1},
+                                                  {"normalize": "rewards"}]}  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", ONE_IS_FAST)
+def test_an_action_that_does_harm_is_undone_and_that_repeats(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot returns; a replay and a resume in between give the same bits."""
+    monkeypatch.setattr("p3kit.interventions.returning.fall", lambda before, after: (1.0, 0.0, 0.5))
+    changes = {"intervention": [QUICK], "diagnose.mode": "act", "ppo.n_steps": 30, "checkpoints.every": 100} | RAW
+    whole = run(trainer, tmp_path / "whole", changes)
+    agent = whole.agent_names()[0]
+    told = [event for event in whole.read_events("intervention", agent=agent) if event["decision"] in DONE]
+    assert [event["decision"] for event in told] == ["fired", "failed"]
+    begun, ended = (event["global_step"] for event in told)
+    assert told[1]["checkpoint"] == f"before-{begun:09d}"
+    assert not [path for path in whole.checkpoints() if path.stem.startswith("before-")]  # it has served
+    entropy = whole.series(agent)["effective/ppo.ent_coef"]
+    assert {float(v) for s, v in zip(entropy.steps, entropy.values, strict=True) if begun < s <= ended} == {0.05}
+    assert {float(v) for s, v in zip(entropy.steps, entropy.values, strict=True) if s <= begun or s > ended} == {0.01}
+    scale = whole.series(agent)["reward/scale"]
+    assert set(scale.values[scale.steps > ended].tolist()) == {1.0}
+    evaluated = [event["global_step"] for event in whole.read_events("evaluation", agent=agent)]
+    assert {begun, ended} <= set(evaluated)
+    assert set(evaluated) == {one.global_step for one in whole.histograms("returns", agent)}  # candidates of the label
+    assert compare_weights(whole, replayed(whole, trainer))[0]
+    for stops_at in (begun, ended - 100, ended):
+        cut = cut_at(stops_at, trainer, tmp_path / f"cut{stops_at}", changes, monkeypatch)
+        assert weights_hash(cut.checkpoint("last")) == weights_hash(whole.checkpoint("last"))
+
+
+def cut_at(step: int, trainer: str, folder: Path, changes: dict[str, Any], patch: pytest.MonkeyPatch) -> RunDir:
+    """A run that was stopped at a step and resumed."""
+
+    def stop(self: Any) -> bool:
+        return bool(self.agents[0].global_step >= step)
+
+    with patch.context() as inner:
+        inner.setattr("p3kit.runtime.run.Run.stop_requested", property(stop))
+        cut = run(trainer, folder, changes)
+    assert cut.status()["state"] == "stopped"
+    return go_on(load_trainer(trainer), cut, "--resume")
+
+
 @pytest.mark.parametrize("trainer", ONE_IS_FAST)
 def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -490,20 +546,7 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     changes = {"intervention": [*rules, BACK, COST, ANEW, BEGIN, FOR_ALL], **ROOMY, **RAW}
     whole = run(trainer, tmp_path / "whole", changes)
     for stops_at in (300, 600):
-        asked = {"at": stops_at}
-
-        def stop(self: Any, asked: dict[str, int] = asked) -> bool:
-            return bool(self.agents[0].global_step >= asked["at"])
-
-        with monkeypatch.context() as patch:
-            patch.setattr("p3kit.runtime.run.Run.stop_requested", property(stop))
-            cut = run(trainer, tmp_path / f"cut{stops_at}", changes)
-        assert cut.status()["state"] == "stopped"
-        argv, sys.argv = sys.argv, ["trainer", "--run-dir", str(cut.path), "--resume"]
-        try:
-            load_trainer(trainer).main()
-        finally:
-            sys.argv = argv
+        cut = cut_at(stops_at, trainer, tmp_path / f"cut{stops_at}", changes, monkeypatch)
         assert weights_hash(cut.checkpoint("last")) == weights_hash(whole.checkpoint("last"))
         told = [[(e["id"], e["decision"], e["reason"]) for e in r.read_events("intervention")] for r in (whole, cut)]
         assert told[0] == told[1]

@@ -1,4 +1,4 @@
-"""The device is never waited for inside a rollout, nor once per gradient step: a GPU would stand still meanwhile."""
+"""The CPU never waits for the device inside a rollout, nor once per gradient step: a GPU would idle meanwhile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Waits:
             self.steps += self._rolling
             return step(env, action, start)
 
-        def counted_faults(env: TradingEnv) -> Any:  # asked for once, when a rollout is over
+        def counted_faults(env: TradingEnv) -> Any:  # called once, at the end of a rollout
             self._rolling = False
             return faults(env)
 

@@ -126,7 +126,7 @@ def test_weights_are_chosen_among_late_ones_where_the_spec_asks(tmp_path: Path, 
     sharpes = {e["global_step"]: e["metrics"]["eval/sharpe_ratio"] for e in run.read_events("evaluation")}
     late = {step: sharpe for step, sharpe in sharpes.items() if step >= float(share) * 1_500}
     early = sorted(sharpes.keys() - late.keys(), key=lambda step: -sharpes[step])
-    assert sharpes[early[0]] > max(late.values()), "this seed tells nothing: its best weights are late anyway"
+    assert sharpes[early[0]] > max(late.values()), "this seed is no test: its best weights are late anyway"
     chosen = max(late, key=lambda step: late[step])
     assert run.status()["agents"]["TINY"]["verdict"]["chosen_step"] == chosen
     kept = [*sorted(late, key=lambda step: -late[step]), *early][:keep]  # an early one only where late ones are few
@@ -165,7 +165,7 @@ def test_killed_and_resumed_ends_as_if_never_killed(undisturbed: RunDir, tmp_pat
     wait_for(lambda: run.read_metrics() and run.read_metrics()[-1]["global_step"] >= steps)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert run.status()["state"] == "running"  # it could not say goodbye
+    assert run.status()["state"] == "running"  # it could not write its end
     train(run, "--resume")
     assert_equal_runs(undisturbed, run)
     assert run.read_events("resume")[0]["rows_dropped"] >= 0

@@ -110,8 +110,8 @@ def test_heads_begin_with_their_own_eyes(shared: ModuleType) -> None:
 
 
 def test_heads_follow_the_token_as_slowly_as_its_weight(shared: ModuleType) -> None:
-    """A weight of 0.1 is a first layer whose token rows are a tenth, in what it says; and its gradient there is a tenth
-    too, where the other inputs keep theirs."""
+    """A weight of 0.1 is a first layer whose token rows have a tenth of the output and of the gradient. The other
+    inputs keep theirs."""
     shape, whole, slow = shared.Shape(6, 5, 3), shared.Args(token_gain=1.0), shared.Args(token_weight=0.1)
     encoder = shared.make_encoder(shape, whole, torch.Generator().manual_seed(2))
     heads = shared.make_heads(shape, 7, whole, torch.Generator().manual_seed(1))
@@ -209,7 +209,7 @@ def test_only_as_much_of_the_values_gradient_reaches_the_encoder_as_was_asked_fo
 
 
 def pcgrad(gradients: list[Tensor], orders: Tensor) -> list[Tensor]:
-    """Algorithm 1 of Yu et al. 2020 as it stands there."""
+    """Algorithm 1 of Yu et al. 2020, copied."""
     changed = []
     for i, gradient in enumerate(gradients):
         left = gradient.clone()

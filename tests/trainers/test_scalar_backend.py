@@ -1,4 +1,4 @@
-"""trainers/ppo.py learns the same from either backend: a whole run, training and evaluation, told twice."""
+"""trainers/ppo.py learns the same from either backend: a whole run, training and evaluation, done twice."""
 
 from __future__ import annotations
 

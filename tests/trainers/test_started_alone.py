@@ -72,7 +72,7 @@ def test_a_knob_of_text_takes_text_that_toml_would_read_as_a_number(tmp_path: Pa
     fields += ['limit: float | Literal["off"] = 1.0']
     trainer.write_text("class Args:\n" + "".join(f'    {field}\n    """Meaning."""\n' for field in fields))
     knobs = {knob.name: knob for knob in read_knobs(trainer)}
-    for text in ("600519", "true", "[1]", 'say "x"', "a.b = 3"):
+    for text in ("600519", "true", "[1]", 'an "x"', "a.b = 3"):
         assert knob_value(knobs["label"], text) == text
     assert knob_value(knobs["widths"], "[1, 2]") == [1, 2]
     assert [knob_value(knobs["limit"], text) for text in ("off", "0.5", "1e-3")] == ["off", 0.5, 1e-3]

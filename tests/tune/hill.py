@@ -1,7 +1,7 @@
-"""A trainer that learns nothing and knows at once how well it does: best at x = 0.3, a little better with seed 2.
+"""A trainer that learns nothing and has a fixed score: best at x = 0.3, slightly better with seed 2.
 
-It keeps every promise that a trainer makes to a sweep (metrics, verdicts, checkpoints, stop, resume), and knows
-p3kit.rundir only, so it starts in a moment. HILL_PAUSE makes it take its time: seconds per 100 steps.
+It keeps every promise of a trainer to a sweep (metrics, verdicts, checkpoints, stop, resume). It imports only
+p3kit.rundir, so it starts at once. HILL_PAUSE slows it down: seconds per 100 steps.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`p3kit tune` over a trainer that is done in a moment: what is tried, pruned, told, kept, and what a kill costs."""
+"""`p3kit tune` with a very fast trainer: trials, pruning, scores, kept files, and the cost of a kill."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_a_repeated_draw_is_not_trained_again(folder: Path) -> None:
 def test_the_spec_itself_may_lie_outside(folder: Path) -> None:
     result = tune(write(), "--json", "--trials", 2, "--set", "ppo.hidden=[4]")
     assert result.exit_code == 0, result.output
-    assert "the spec's own ppo.hidden lies outside of tune.space: the spec as it stands is no trial" in result.stderr
+    assert "the spec's own ppo.hidden lies outside of tune.space: the unchanged spec is no trial" in result.stderr
     assert told(result)["spec_trial"] is None
 
 
@@ -384,7 +384,7 @@ def test_ctrl_c_loses_nothing(folder: Path, uninterrupted: list[dict[str, Any]])
     (resumed,) = run.read_events("resume")
     assert resumed["global_step"] == stopped_at
     assert run.info()["tune"]["trial"] == 2, "the run belongs to the trial that was queued in place of the dead one"
-    assert len(list_runs(folder / "runs")) == 4, "no run was begun anew"
+    assert len(list_runs(folder / "runs")) == 4, "no run was started again"
     assert [{key: trial[key] for key in ("values", "sharpe")} for trial in result["trials"]] == uninterrupted
 
 
@@ -407,7 +407,7 @@ def test_a_kill_fails_and_requeues_what_was_running(folder: Path, uninterrupted:
     assert "note: running when their process died, and queued again: trial 1" in result["stderr"]
     assert states(journal(folder)) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert journal(folder).trials[2].user_attrs["retry_of"] == 1
-    assert len(run.read_events("resume")) <= 1  # none where it got to its end before it was asked to stop
+    assert len(run.read_events("resume")) <= 1  # none if it ended before the stop request
     assert len(list_runs(folder / "runs")) == 4
     assert [{key: trial[key] for key in ("values", "sharpe")} for trial in result["trials"]] == uninterrupted
 
@@ -450,7 +450,7 @@ def test_what_dies_again_and_again_is_given_up(folder: Path) -> None:
         (
             SPEC.partition("[tune]")[0],
             (),
-            "hill.toml:1:1: tune: missing; nothing says what to search; for example space",
+            "hill.toml:1:1: tune: missing; the sweep has no values to search; for example space",
         ),
         (SPEC + "[matrix]\nsteps = [1, 2]\n", (), "matrix: cannot be searched over; a trial is one setting"),
         (SPEC.replace("space.x", "space.y"), (), "tune.space: ppo.y: unknown key"),
@@ -519,7 +519,7 @@ def test_a_changed_trainer_ends_a_sweep(folder: Path) -> None:
     own = folder / "own.py"
     own.write_text(HILL.read_text())
     assert tune(write(SPEC.replace(str(HILL), "own.py")), "--trials", 1).exit_code == 0
-    own.write_text(HILL.read_text() + "\n# mended\n")
+    own.write_text(HILL.read_text() + "\n# changed\n")
     result = tune("--resume", "latest", "--trials", 2)
     assert result.exit_code == 2
     assert "own.py: has changed since tune-1 began; put it back, or begin a new sweep" in result.stderr
@@ -590,7 +590,7 @@ def test_the_seed_mean_is_of_the_best_so_far(folder: Path) -> None:
 
     evaluate("A.s1", 100, 0.4)
     mean.update()
-    assert (mean.reached, mean.at(100)) == (0, None)  # the other one has not begun
+    assert (mean.reached, mean.at(100)) == (0, None)  # the other one has not started
     evaluate("A.s2", 100, None)
     evaluate("A.s1", 200, 0.1)
     mean.update()

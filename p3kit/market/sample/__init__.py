@@ -1,4 +1,4 @@
-"""The shipped sample: ten real US stocks, daily adjusted closes 2010–2022. `PROVENANCE.md` beside it says more."""
+"""The shipped sample: ten real US stocks, daily adjusted closes 2010–2022. `PROVENANCE.md` beside it has details."""
 
 from __future__ import annotations
 

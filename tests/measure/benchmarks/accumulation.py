@@ -1,9 +1,9 @@
 """Measure the memory that gradient accumulation saves: `python tests/measure/benchmarks/accumulation.py`.
 
 One update of each trainer on a rollout of 16,384 rows in one effective batch, summed up from 1, 4 and 16 minibatches.
-Printed are the peak memory of the process over that of a run with minibatches of 64 rows (which is next to nothing but
-the program itself), the seconds of the update, and how far the first epoch's losses differ from those of the whole
-batch: by rounding alone.
+Printed are the memory, the seconds of the update, and the difference between the first epoch's losses and those of the
+whole batch, which is rounding. The memory is the peak above a run with minibatches of 64 rows, which needs little more
+than the program.
 """
 
 from __future__ import annotations

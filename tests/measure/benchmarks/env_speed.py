@@ -12,10 +12,9 @@ mask inside it. The others:
   second, and 80 processes would not fit into the memory of a small machine.
 
 All contestants of one N play in turn, round after round, so that a change in the machine's speed meets all of them.
-Printed are env steps per second by the clock and per second of processor time (of all threads and of the worker
+Printed are env steps per second of wall time and per second of processor time (of all threads and of the worker
 processes), as medians of the rounds, and the median over rounds of the ratio to ours (state, eager) by either. On a
-machine that others use at the same time the clock says little, and processor time is to be read; where a contestant
-uses several cores, the clock is in its favour.
+busy machine use the processor time. Wall time favours a contestant that uses several cores.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from p3kit.market import load_market
 from p3kit.spec import Spec, resolve_spec
 
 Round = Callable[[], "Speed"]
-"""Plays for about half a second and says how fast that was."""
+"""Plays for about half a second and returns its speed."""
 SCALAR_ROWS = 8
 SECONDS = 0.5
 

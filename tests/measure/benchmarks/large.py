@@ -3,8 +3,8 @@
     python -m tests.measure.benchmarks.large --output docs/benchmarks/large.json
     python -m tests.measure.benchmarks.large --runs 100 --rows 10_000 --launched 10      small, to try it
 
-Commands are given in processes of their own. Told are seconds of the processor (the clock says little on a busy
-machine) and the largest resident memory. Runs are made up; the launched ones are of a trainer that learns nothing.
+Each command runs in its own process. Printed are processor seconds (wall time is useless on a busy machine) and the
+largest resident memory. Runs are generated; the launched ones use a trainer that learns nothing.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def scalar_env(spec_file: str, symbol: str) -> Any:
 
 
 def batched_env(spec: Spec, symbol: str) -> Any:
-    """All accounts as one of our environments behind Stable-Baselines3's interface: more steps a second than its
-    DummyVecEnv gets out of any environment in Python; its masks are there for who asks."""
+    """All accounts as one of our environments behind Stable-Baselines3's interface. It makes more steps a second than
+    DummyVecEnv does with any environment in Python. Masks are available on request."""
     from tests.measure.learning.sb3 import TradingVecEnv
 
     class MaskedVecEnv(TradingVecEnv):

@@ -1,7 +1,7 @@
-"""docs/reliability.md from what the tests wrote down: `python -m tests.measure.benchmarks.reliability_page`.
+"""docs/reliability.md from the recorded results of the tests: `python -m tests.measure.benchmarks.reliability_page`.
 
-Nothing is tried here. The figures are those of `tests.measure.kills`, `tests.measure.fuzz` and
-`tests.measure.benchmarks.large`. Every promise names the tests that hold it, and a test holds the page to both.
+This module runs no test. The figures are those of `tests.measure.kills`, `tests.measure.fuzz` and
+`tests.measure.benchmarks.large`. Every promise names its tests, and a test compares the page with both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Promise:
-    """`tests`: `file.py::function` below tests/, or a command; `figure`: the part of the figures that tells more."""
+    """`tests`: `file.py::function` below tests/, or a command; `figure`: the part of the figures with more detail."""
 
     what: str
     tests: Sequence[str]
@@ -32,7 +32,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that the world does, and what a user then reads; `…` stands for what differs."""
+    """A fault from outside, and the message that a user reads; `…` stands for the variable part."""
 
     what: str
     message: str
@@ -41,24 +41,24 @@ class Fault:
 
 PROMISES = (
     Promise(
-        "A run killed at any moment and resumed ends with the same weights and the same rows as one that nobody "
-        "touched: by SIGKILL at a chosen place or instant, SIGTERM, Ctrl-C, or the death of its launcher",
+        "A run that is killed at any moment and resumed ends with the same weights and rows as an undisturbed one. "
+        "Kills are SIGKILL at a chosen place or instant, SIGTERM, Ctrl-C, and the death of the launcher",
         ["python -m tests.measure.kills"],
         "kills",
     ),
     Promise(
-        "No spec brings about a traceback, a hang or a wrong exit code; what `show` prints is the same spec again",
+        "No spec causes a traceback, a hang or a wrong exit code; the output of `show` is an equal spec",
         ["python -m tests.measure.fuzz", "measure/fuzz/test_fuzz.py::test_changed_specs_are_read_or_refused"],
         "fuzz_specs",
     ),
     Promise(
-        "No damage to a run directory brings about a traceback or a hang in any command, hides another run, or makes a "
-        "reader write over a file of it",
+        "No damage to a run directory causes a traceback or a hang in any command, hides another run, or makes a "
+        "reader overwrite a file of the run",
         ["python -m tests.measure.fuzz", "measure/fuzz/test_fuzz.py::test_damaged_directories_are_read_or_named"],
         "fuzz_directories",
     ),
     Promise(
-        "A number that was changed or damaged after it was written is named, and never believed",
+        "A number that was changed or damaged after it was written is reported, and never used",
         [
             "rundir/test_rundir.py::test_a_number_that_was_changed_later_is_never_believed",
             "rundir/test_rundir.py::test_documents_carry_a_checksum_too",
@@ -66,7 +66,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A write that fails keeps what was there, whichever writer it is",
+        "A failed write of any writer keeps the old content",
         [
             "launch/test_system_faults.py::test_every_writer_of_a_run_keeps_what_was_there_when_a_write_fails",
             "launch/test_system_faults.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
@@ -83,7 +83,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A run whose process is gone is found by the next command, marked, and offered for resume",
+        "The next command finds a run without a process, marks it as crashed, and offers resume",
         [
             "rundir/test_rundir.py::test_a_run_whose_process_was_killed_is_marked_crashed",
             "rundir/test_rundir.py::test_a_recycled_pid_is_not_taken_for_the_run",
@@ -91,7 +91,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A checkpoint never runs code, and one of another spec, version or file is refused by name",
+        "A checkpoint never runs code. A checkpoint of another spec, version or file is refused with its name",
         [
             "runtime/test_checkpoints.py::test_a_pickle_is_not_executed",
             "runtime/test_checkpoints.py::test_what_is_harmful_is_refused_under_a_right_checksum_too",
@@ -100,8 +100,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A paper account that was killed at any moment is finished by the next call, to the same bytes; a call on the "
-        "same bars changes none",
+        "After a kill at any moment, the next call completes a paper account to the same bytes. A repeated call on the "
+        "same bars changes nothing",
         [
             "paper/test_paper_kills.py::test_a_killed_account_is_finished_to_the_same_bytes",
             "paper/test_trading.py::test_a_journal_torn_at_any_byte_is_finished_to_the_same_bytes",
@@ -110,8 +110,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A run of an earlier format is read by every reading command, and a resume that cannot work is refused before "
-        "a file changes, with the version that can",
+        "Every reading command reads a run of an earlier format. A resume that cannot work is refused before a file "
+        "changes, and the message names the version that can",
         [
             "launch/test_older_runs.py::test_reading_commands_read_it",
             "launch/test_older_runs.py::test_its_policy_decides_by_the_shipped_trainer",
@@ -119,14 +119,14 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A decision from past bars and an account is that of the backtest at the same bar, whatever bars come before",
+        "A decision from past bars and an account equals the backtest's at the same bar, for any earlier bars",
         [
             "policy/test_predict.py::test_it_sees_and_does_what_the_continuous_account_does",
             "market/test_recipe.py::test_a_row_has_the_bits_of_training_whatever_bars_stand_beside_it",
         ],
     ),
     Promise(
-        "Two runs, and mirrors of both, may go on in one folder at once",
+        "Two runs and their mirrors can work in one folder at the same time",
         [
             "launch/test_system_faults.py::test_two_runs_and_a_mirror_at_once_in_one_folder",
             "rundir/test_rundir.py::test_processes_that_start_runs_at_once_get_different_numbers",
@@ -135,7 +135,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A mirror in Aim that is broken, deleted, locked or not installed stops no training, and is rebuilt",
+        "A broken, deleted, locked or missing mirror in Aim stops no training, and can be rebuilt",
         [
             "test_aim_mirror.py::test_a_broken_repository_says_what_to_do_and_rebuild_mends_it",
             "test_aim_mirror.py::test_a_repository_that_was_deleted_is_made_anew",
@@ -145,7 +145,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A thousand runs, and a run of a million rows, stay usable; a launcher does not grow with its runs",
+        "A thousand runs, and a run of a million rows, stay usable. The launcher's memory does not grow with its runs",
         ["python -m tests.measure.benchmarks.large"],
         "large",
     ),
@@ -159,12 +159,12 @@ FAULTS = (
         "launch/test_system_faults.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
     ),
     Fault(
-        "the runs folder may only be read",
+        "the runs folder is read-only",
         "run-2: its process is gone, which cannot be written down: …; everything is listed all the same",
         "launch/test_system_faults.py::test_a_folder_that_may_only_be_read_is_read",
     ),
     Fault(
-        "a checkpoint is torn, or a bit of it flipped",
+        "a checkpoint is truncated, or one bit is wrong",
         "last.pt: is torn or altered: its checksum does not fit its content; delete it: p3kit resume then begins at "
         "init.pt, the first checkpoint",
         "runtime/test_checkpoints.py::test_a_torn_or_missing_file_is_refused",
@@ -182,18 +182,18 @@ FAULTS = (
         "runtime/test_resume_state.py::test_a_checkpoint_of_another_spec_is_refused_and_stays",
     ),
     Fault(
-        "a row was edited, or a bit of it flipped",
+        "a row was edited, or one bit is wrong",
         "metrics.jsonl:2: was changed or damaged after it was written: its checksum does not fit; delete that line to "
         'read the rest, or take its "crc" out if the change was meant',
         "rundir/test_rundir.py::test_a_number_that_was_changed_later_is_never_believed",
     ),
     Fault(
         "the clock is set back or forth",
-        "nothing: heartbeats and the watchdog go by a clock that never jumps",
+        "nothing: heartbeats and the watchdog use a monotonic clock",
         "launch/test_system_faults.py::test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead",
     ),
     Fault(
-        "a power cut takes rows that a checkpoint rests on",
+        "a power cut deletes rows that a checkpoint needs",
         "run-1: events.jsonl has 4,068 bytes, and had 8,146 when the checkpoint was written: rows were lost; "
         "restore the file; or delete checkpoints/last.pt: p3kit resume then begins at init.pt",
         "trainers/test_ppo_runs.py::test_rows_lost_in_a_power_cut_are_refused_by_name",
@@ -205,7 +205,7 @@ FAULTS = (
     ),
     Fault(
         "the terminal of `nohup p3kit run` is closed",
-        "nothing: a signal that is ignored stays so",
+        "nothing: an ignored signal stays ignored",
         "launch/test_ignored_signals.py::test_nohup_survives_a_closed_terminal",
     ),
     Fault(
@@ -246,7 +246,7 @@ FAULTS = (
 
 
 def results() -> dict[str, Figures]:
-    """Recorded results of each part; none for parts never run."""
+    """Recorded results of each part that was run."""
     files = {part: RESULTS / f"{part}.json" for part in PARTS}
     return {part: json.loads(file.read_text(encoding="utf-8")) for part, file in files.items() if file.exists()}
 
@@ -285,14 +285,14 @@ def page(found: Mapping[str, Figures]) -> str:
 def lines(found: Mapping[str, Figures]) -> Iterator[str]:
     yield "# Nothing is lost\n"
     yield (
-        "What p3kit promises when things go wrong, and how that is tried. Written by `python -m "
-        "tests.measure.benchmarks.reliability_page` from the tests' own figures in [benchmarks/](benchmarks/).\n"
+        "This page lists p3kit's promises for faults, and the tests of each. `python -m "
+        "tests.measure.benchmarks.reliability_page` writes it from the figures in [benchmarks/](benchmarks/).\n"
     )
     yield "## Promises\n"
-    yield "| we promise | held by | figure |"
+    yield "| promise | tests | figure |"
     yield "|---|---|---|"
     for promise in PROMISES:
-        held = "<br>".join(told(test) for test in promise.tests)
+        held = "<br>".join(link_to(test) for test in promise.tests)
         yield f"| {promise.what} | {held} | {figure_of(promise, found)} |"
     yield ""
     yield from kills(found.get("kills"))
@@ -301,7 +301,7 @@ def lines(found: Mapping[str, Figures]) -> Iterator[str]:
     yield from large(found.get("large"))
 
 
-def told(test: str) -> str:
+def link_to(test: str) -> str:
     file, _, name = test.partition("::")
     return f"`{name}` in [{Path(file).name}](../tests/{file})" if name else f"`{file}`"
 
@@ -319,10 +319,10 @@ def kills(figures: Figures | None) -> Iterator[str]:
         yield "Not measured yet: `tox -e kill`.\n"
         return
     yield (
-        f"{made_by(figures)}. A run of each trainer is trained undisturbed; others of the same spec are killed and "
-        "resumed, and every recorded row (times aside), evaluation, intervention and verdict is compared, and every "
-        "kept checkpoint bit for bit. Places are drawn evenly, however often training comes by. `tox -e kill` makes a "
-        "hundred kills; told here are those that were made so far.\n"
+        f"{made_by(figures)}. One run of each trainer is trained undisturbed. Other runs of the same spec are killed "
+        "and resumed. Every recorded row (except times), evaluation, intervention, verdict and kept checkpoint must be "
+        "equal, bit for bit. Each place is equally likely. `tox -e kill` makes a hundred kills; the table has those "
+        "made so far.\n"
     )
     yield "| | kills | the same |"
     yield "|---|---|---|"
@@ -340,10 +340,11 @@ def fuzz(figures: Figures | None) -> Iterator[str]:
         return
     both = " and ".join(dict.fromkeys(made_by(figures[part]) for part in ("specs", "directories")))
     yield (
-        f"{both}. Specs are shipped ones, those with one slip each, and made-up right ones, changed by "
-        "their grammar or by their bytes. Directories have one to three files torn, flipped, emptied, edited, swapped "
-        "or deleted, checkpoints under a right checksum too, and stand between two sound ones. `tox -e fuzz` tries ten "
-        "thousand specs and a thousand directories; told here are those that were tried so far.\n"
+        f"{both}. Specs are shipped specs, specs with one mistake, and generated valid specs, changed "
+        "by their grammar or by their bytes. Directories have one to three damaged files, between two intact ones. A "
+        "file is truncated, emptied, edited, swapped or deleted, or has a wrong bit; a checkpoint can be damaged "
+        "under a valid checksum. `tox -e fuzz` tries ten thousand specs and a thousand "
+        "directories; the table has those tried so far.\n"
     )
     yield "| | times |"
     yield "|---|---|"
@@ -356,11 +357,11 @@ def fuzz(figures: Figures | None) -> Iterator[str]:
 
 
 def faults() -> Iterator[str]:
-    yield "## Faults of the world\n"
-    yield "| when | a user reads | tried by |"
+    yield "## System faults\n"
+    yield "| fault | message | test |"
     yield "|---|---|---|"
     for fault in FAULTS:
-        yield f"| {fault.what} | {fault.message} | {told(fault.test)} |"
+        yield f"| {fault.what} | {fault.message} | {link_to(fault.test)} |"
     yield ""
 
 
@@ -371,9 +372,9 @@ def large(figures: Figures | None) -> Iterator[str]:
         return
     many, long, processes = figures["many_runs"], figures["a_long_run"], figures["many_processes"]
     yield (
-        f"{made_by(figures)}. Each command in a process of its own: seconds of the processor, start of Python "
-        "included, and largest resident memory. The runs are made up, and the launched trainer learns nothing. By "
-        "default it measures 1,000 runs, 1,000,000 rows and 150 launched runs.\n"
+        f"{made_by(figures)}. Each command runs in its own process. Figures are processor seconds, with the "
+        "start of Python, and the largest resident memory. The runs are generated, and the launched trainer learns "
+        "nothing. By default it measures 1,000 runs, 1,000,000 rows and 150 launched runs.\n"
     )
     yield "| | processor | memory |"
     yield "|---|---|---|"
@@ -389,8 +390,8 @@ def large(figures: Figures | None) -> Iterator[str]:
     memory = processes["launcher_memory_mb"]
     yield ""
     yield (
-        f"One launcher over {processes['runs']} runs, two at a time: {processes['launcher_cpu_s']:.1f} s of the "
-        f"processor for itself; resident memory {memory[0]:.0f} MB after ten runs, {memory[-1]:.0f} MB after the last."
+        f"One launcher over {processes['runs']} runs, two at a time: {processes['launcher_cpu_s']:.1f} "
+        f"processor seconds; resident memory {memory[0]:.0f} MB after ten runs, {memory[-1]:.0f} MB after the last."
     )
 
 

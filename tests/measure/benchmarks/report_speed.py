@@ -1,7 +1,7 @@
 """Measure the time of the weekly report of 150 runs: `python -m tests.measure.benchmarks.report_speed [RUNS]`.
 
-The runs are made up (24 rows of metrics each). The time of the process is told beside that of the wall, which says
-nothing on a busy machine.
+The runs are generated (24 rows of metrics each). Printed are the process time and the wall time; the wall time is
+useless on a busy machine.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Measure the growth of cost with agents, steps and runs, and extrapolate it to clusters.
 
 `python -m tests.measure.benchmarks.scale measure FILE.json`: one core, some minutes. Trainers are timed by
-the processor time they take, which says much on a busy machine where the wall says nothing.
+processor time, because wall time is useless on a busy machine.
 `python -m tests.measure.benchmarks.scale simulate FILE.json PICTURE.png`: seconds. 143 and 10,000 agents on 1 to 64
 GPUs, with failures, fed by those figures.
 
-What is simulated: a driver that makes run directories one after another; slots (18 a GPU, 8 GPUs a node) that take the
-next run when they are free; nodes that fail at random and come back, whose runs go on elsewhere from their last
-checkpoint. The pace of a slot is that of one core here: on a GPU put your own, from `p3kit plan --calibrate`.
+Simulated are a driver, slots and nodes. The driver makes run directories one after another. A free slot takes the next
+run (18 slots a GPU, 8 GPUs a node). Nodes fail at random and return; their runs continue elsewhere from the last
+checkpoint. The pace of a slot is that of one core here: for a GPU set your own, from `p3kit plan --calibrate`.
 """
 
 from __future__ import annotations

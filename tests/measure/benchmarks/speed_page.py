@@ -51,26 +51,26 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
     rounds = min(len(rates_of(results, c.name)) for c in measured)
     loads = [one["load_before"] for one in results["rounds"]]
     versions = ", ".join(f"{name} {version}" for name, version in made_by["packages"].items())
-    yield "# How fast the trainers are\n"
+    yield "# Speed of the trainers\n"
     yield (
-        "Written by `python tests/measure/benchmarks/trainer_speed.py`; the figures are in "
+        "`python tests/measure/benchmarks/trainer_speed.py` writes this page. The figures are in "
         "[benchmarks/trainers.json](benchmarks/trainers.json).\n"
     )
     yield (
         f"Commit {made_by['commit']}, {made_by['cores']} cores ({made_by['processor']}), Python {made_by['python']}, "
-        f"{versions}. Rounds: {rounds}; in each, every contestant had its turn. Medians, and in brackets the "
-        "smallest and the largest. Load of the machine before a measurement (one-minute average, the contestant before "
-        f"included): {statistics.median(loads):.1f} in the median, {max(loads):.1f} at most.\n"
+        f"{versions}. Rounds: {rounds}, each with every program once. Figures are medians, with the "
+        "smallest and the largest in brackets. Load of the machine before a measurement (one-minute average, with the "
+        f"program before): {statistics.median(loads):.1f} in the median, {max(loads):.1f} at most.\n"
     )
-    yield f"![Env steps per second of each contestant, and growth with agents, envs and window]({PICTURE})\n"
+    yield f"![Env steps per second of each program, and growth with agents, envs and window]({PICTURE})\n"
     yield "## The reference workload\n"
     yield (
         "Ten symbols, 8 envs, n_steps 2048, batches of 64, 10 epochs, a window of 24 bars (about 500 observation "
-        "values), 7 actions, Adam, policy and value nets of 2 × 64; `target_kl` and early stop off. Every contestant "
-        f"took {gradient_steps_per_rollout(results):,} gradient steps for every 16,384 env steps, by count. Rates are "
-        "compared, so nobody trains to the end.\n"
+        "values), 7 actions, Adam, policy and value nets of 2 × 64; `target_kl` and early stop off. Every program "
+        f"took {gradient_steps_per_rollout(results):,} gradient steps per 16,384 env steps, by count. The table "
+        "compares rates, so no training runs to its end.\n"
     )
-    yield "| | env steps per second | ours, whole | ours, once started | update's share | measured on |"
+    yield "| | env steps per second | speed-up, whole run | speed-up after the start | time in updates | size |"
     yield "|---|---|---|---|---|---|"
     yield from (table_row(results, c, measured) for c in measured)
     yield from (f"| {c.title} | not measured | | | | |" for c in missing)
@@ -97,56 +97,55 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
-    yield "What each row is:\n"
+    yield "The rows:\n"
     yield (
         "- **p3kit** is a whole `p3kit run --jobs 2`, from the command to the prompt: start of Python, reading of "
         "bars, training, evaluation at every update (the guide's 5,000 steps, rounded up), checkpoints, the evidence "
-        "for the diagnosis, verdicts, plots. What torch.compile makes is in its cache. Its start counts (*whole*); "
-        "that of the others does not, so *once started* compares like with like: ours after its first iteration."
+        "for the diagnosis, verdicts, plots. The cache of torch.compile is full. *Whole run* includes p3kit's start "
+        "and excludes the start of the others. *After the start* excludes both: p3kit after its first iteration."
     )
     for contestant in measured:
         steady = list(rates_of(results, contestant.name, "steady_rate").values())
         if steady:
-            yield f"  {contestant.title.removeprefix('p3kit, ')} once started: {spread(steady, ',.0f')} steps/s."
+            yield f"  {contestant.title.removeprefix('p3kit, ')} after the start: {spread(steady, ',.0f')} steps/s."
     if rates_of(results, "stacked_bf16"):
         best = ratio_by_round(results, "sb3_best", "stacked_bf16", "steady_rate")
         against_fp32 = ratio_by_round(results, "stacked", "stacked_bf16")
         yield (
             '- **bf16** is `[compute] precision = "bf16"`: matrix products of half the width, which this processor '
-            f"multiplies faster. It is {spread(against_fp32, '.2f')} × our fp32 over whole runs"
+            f"multiplies faster. It is {spread(against_fp32, '.2f')} × p3kit's fp32 over whole runs"
             + (
-                f", and once started {spread(best, '.1f')} × SB3's best case, which has no such setting."
+                f", and after the start {spread(best, '.1f')} × SB3's best case, which has no such setting."
                 if best
                 else "."
             )
         )
     yield (
-        "- **SB3 PPO, SubprocVecEnv × 8** is what the training guide prescribes: a process per env around our scalar "
-        "gymnasium env, one symbol after another, PyTorch's own number of threads. Only `learn` is timed."
+        "- **SB3 PPO, SubprocVecEnv × 8** follows the training guide: a process per env around p3kit's scalar "
+        "gymnasium env, one symbol after another, PyTorch's default number of threads. Only `learn` is timed."
     )
     yield (
-        "- **SB3 PPO, 2 processes of 1 thread** is the best that we found for it: a symbol per process, and in place "
-        "of DummyVecEnv our batched environment behind SB3's own interface, which steps 8 accounts at once. Only "
-        "`learn` is timed. MaskablePPO likewise, with the masks in use."
+        "- **SB3 PPO, 2 processes of 1 thread** is its best case that we found: a symbol per process, with p3kit's "
+        "batched environment in place of DummyVecEnv, which steps 8 accounts at once. Only `learn` is timed. "
+        "MaskablePPO runs in the same way, with masks."
     )
     yield (
-        "- **its DummyVecEnv × 8** is the best case that Stable-Baselines3 has of its own: ordinary gymnasium envs in "
-        "one process, a symbol per process and a thread each. It spends most of its time in them: ours steps one "
-        "account in Python, written to be plain and not fast."
+        "- **its DummyVecEnv × 8** is the best case with Stable-Baselines3's own parts: ordinary gymnasium envs in one "
+        "process, one symbol per process, one thread each. Most of the time is spent in the envs: each is p3kit's "
+        "scalar account in Python, which is simple and slow."
     )
     yield (
-        "- **2 × 256** takes half the reference's steps of ours, compiled where p3kit thinks that it pays; everything "
-        "else is as in the reference."
+        "- **2 × 256** takes half the steps of p3kit's reference row, compiled if p3kit expects to save time. "
+        "Everything else is as in the reference row."
     )
     yield (
-        "- **TorchTrade** has no trainer of its own; its example is a loop over TorchRL's GAE, ClipPPOLoss and replay "
-        "buffer. Timed is that loop over made rollouts with the same nets, without any environment, collector or "
-        "logging: its training cannot be faster than this. `pip install torchtrade` in an environment of its own."
+        "- **TorchTrade** has no trainer; its example is a loop over TorchRL's GAE, ClipPPOLoss and replay buffer. "
+        "That loop is timed over generated rollouts with the same networks, without environment, collector or "
+        "logging. Its training cannot be faster than this. Install torchtrade in a separate environment."
     )
     yield (
-        "- **The same transformer** is the encoder of trainers/ppo_shared.py itself as a features extractor, with "
-        "heads of the same width; ours trains ten agents through one encoder, and measures their interference on the "
-        "way.\n"
+        "- **The same transformer** is the encoder of trainers/ppo_shared.py as a features extractor, with heads of "
+        "the same width. p3kit trains ten agents through one encoder and also measures their interference.\n"
     )
     free = [
         (c.title, list(rates_of(results, c.name, "update_rate").values()))
@@ -154,7 +153,7 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
         if c.kind in ("subproc", "dummy", "scalar", "masked", "shared")
     ]
     if free:
-        yield "If their environments cost nothing, from the time in `train` alone:\n"
+        yield "Rates without the time of the environments, from the time in `train` alone:\n"
         yield "| | env steps per second, update alone |"
         yield "|---|---|"
         yield from (f"| {title} | {spread(rates, ',.0f')} |" for title, rates in free)
@@ -175,10 +174,10 @@ def growth_tables(results: Measured, growth: Sequence[Any]) -> Iterator[str]:
     workloads = results["made_by"]["workloads"]
     yield "## Growth\n"
     yield (
-        "ppo_stacked, one measurement each, two short iterations: *steady* is the second one, *whole* everything from "
-        "the command to the prompt, in which the start weighs much here. All compiled, whatever the size. Memory is "
-        "the peak of the two largest trainers together. Growth with agents is on synthetic symbols, in stacks as "
-        "p3kit makes them: more than ten agents or so take turns.\n"
+        "ppo_stacked, one measurement each, two short iterations. *Steady* is the second iteration. *Whole* is "
+        "everything from the command to the prompt; here the start is a large part of it. All are compiled. Memory is "
+        "the peak of the two largest trainers together. Growth with agents uses synthetic symbols, in p3kit's stacks: "
+        "beyond about ten agents, stacks run one after another.\n"
     )
     for family, rows in grown.items():
         if family == "cold":
@@ -203,7 +202,7 @@ def growth_tables(results: Measured, growth: Sequence[Any]) -> Iterator[str]:
 
 
 def draw(results: Measured, measured: Sequence[Any], growth: Sequence[Any], path: Path) -> None:
-    """Bars of the contestants, and a line for each thing that grows."""
+    """Bars of the programs, and a line for each growing size."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -216,7 +215,7 @@ def draw(results: Measured, measured: Sequence[Any], growth: Sequence[Any], path
         draw_bars(parts[0].subplots(), results, measured)
         panels = parts[1].subplots(1, len(grown), squeeze=False)[0] if grown else []
         if grown:
-            parts[1].suptitle("ppo_stacked, env steps per second once started, as there are more of", fontsize=9)
+            parts[1].suptitle("ppo_stacked, env steps per second after the start, by number of", fontsize=9)
         for axes, (family, rows) in zip(panels, grown.items(), strict=True):
             axes.plot(range(len(rows)), [one["steady_rate"] for _, one in rows], "o-", color=OURS)
             axes.set_xticks(range(len(rows)), [title for title, _ in rows])
@@ -241,7 +240,7 @@ def draw_bars(axes: Any, results: Measured, measured: Sequence[Any]) -> None:
         )
     axes.set_yticks(range(len(rows)), [c.title for c in rows])
     axes.set_title(
-        "Env steps per second of training (blue: p3kit, its start included; pale: once started; line: all rounds)",
+        "Env steps per second of training (blue: p3kit, with its start; pale: after the start; line: all rounds)",
         loc="right",
         fontsize=9,
     )

@@ -1,4 +1,4 @@
-"""The benchmark of the diagnosis cuts out what it says, pairs within rounds, and the page tells what was measured."""
+"""The benchmark of the diagnosis removes the right parts, pairs within rounds, and its page has the figures."""
 
 import json
 from pathlib import Path

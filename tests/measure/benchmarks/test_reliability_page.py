@@ -1,4 +1,4 @@
-"""The page of promises says what the tests found, and every test that it names exists."""
+"""The page of promises agrees with the results of the tests, and every test on it exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's page says what was measured: medians, ratios round by round, and no comparison of unequal work."""
+"""The benchmark's page agrees with the results: medians, ratios by round, and no comparison of unequal work."""
 
 from pathlib import Path
 from typing import Any

@@ -5,9 +5,9 @@
   python tests/measure/benchmarks/trainer_speed.py --render  the page and the plot again, nothing measured
   python tests/measure/benchmarks/trainer_speed.py --torchtrade PYTHON  an interpreter that has torchtrade beside p3kit
 
-What is measured goes into docs/benchmarks/trainers.json at once, so that a run that was cut off goes on where it was;
-`--fresh` begins anew, and has to after the code has changed. Nothing else should be running: the load of the machine
-before each measurement is kept with it.
+Each measurement goes into docs/benchmarks/trainers.json at once, so that an interrupted run continues; `--fresh` starts
+from scratch, which is necessary after the code has changed. Stop all other work: the load of the machine before each
+measurement is recorded.
 
 Whatever of ours is timed is a whole `p3kit run`, started as a user starts it, with everything on. The first time, ours
 is run once before it is measured, so that what torch.compile makes is found in the cache; *cold* is without a cache.
@@ -176,7 +176,7 @@ def iterations(run: RunDir) -> dict[str, float]:
     agents = len(run.agent_names())
     first_steps = min(row["global_step"] for row in whole)
     steps = agents * (max(row["global_step"] for row in whole) - first_steps)
-    update_s = sum(row["metrics"]["perf/update_s"] for row in later) / agents  # a stack's update is told by each agent
+    update_s = sum(row["metrics"]["perf/update_s"] for row in later) / agents  # each agent reports a stack's update
     return {
         "rate": steps / (end(last) - end(1)),
         "gradient_steps": sum(row["metrics"]["policy/epochs_done"] * batches for row in whole),
@@ -248,7 +248,7 @@ def read_results(fresh: bool) -> Measured:
     found: Measured = json.loads(RESULTS.read_text(encoding="utf-8"))
     if found["made_by"] != here:
         different = [name for name in here if found["made_by"].get(name) != here[name]]
-        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh begins anew")
+        sys.exit(f"{RESULTS.relative_to(ROOT)} was measured with other {', '.join(different)}; --fresh starts again")
     return found
 
 
@@ -279,7 +279,7 @@ def git(*words: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells it."""
+    """The processor's name from Linux."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 

@@ -1,11 +1,11 @@
-"""A whole experiment, from the command to the prompt: how long, and how much memory all its processes have together.
+"""Measure a whole experiment, from the command to the prompt: its time, and the memory of all its processes together.
 
     python tests/measure/benchmarks/whole_run.py specs/phase4.toml           about a quarter of an hour on 2 quiet cores
     python tests/measure/benchmarks/whole_run.py specs/phase3.toml specs/phase3_stacked.toml
 
-Each spec is run once as a user runs it, with everything on, in a folder that is gone afterwards. Memory is sampled
-every second: the proportional set size (what processes share is counted once) of the launcher and all its children.
-Figures go into docs/benchmarks/whole.json, in the place of those of the same spec; trainers/README.md tells them.
+Each spec is run once as a user runs it, with everything on, in a temporary folder. Memory is sampled every second: the
+proportional set size (shared pages count once) of the launcher and all its children. Figures go into
+docs/benchmarks/whole.json, in the place of those of the same spec; trainers/README.md shows them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(spec: Path) -> dict[str, Any]:
 
 
 def memory_mb(root: int) -> dict[int, float]:
-    """Proportional set size of a process and all that it has begun, by process number; of those that still live."""
+    """Proportional set size of a process and all that it has started, by process number; of those still alive."""
     found: dict[int, float] = {}
     try:
         processes = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]

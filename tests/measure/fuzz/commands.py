@@ -57,9 +57,9 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def call(*arguments: str, codes: Sequence[int] = (0, 1, 2), seconds: float = LONGEST_S) -> Answer:
-    """Give a command; its answer.
+    """Run a command and return its result.
 
-    Raises Finding for a traceback, a hang, an exit code that is none of `codes`, and an end without a word.
+    Raises Finding for a traceback, a hang, an exit code that is none of `codes`, and a failure without a message.
     """
     command = " ".join(arguments)
     try:
@@ -77,7 +77,7 @@ def call(*arguments: str, codes: Sequence[int] = (0, 1, 2), seconds: float = LON
     if answer.code not in codes:
         raise Finding(f"{command}: exit code {answer.code}: {answer.stderr[-300:]}")
     if answer.code and not answer.stderr.strip():
-        raise Finding(f"{command}: exit code {answer.code} without a word")
+        raise Finding(f"{command}: exit code {answer.code} without a message")
     if len(answer.stderr) > LONGEST_MESSAGE:
         raise Finding(f"{command}: {len(answer.stderr)} characters of message")
     return answer

@@ -115,7 +115,7 @@ BYTES: list[Callable[[bytes, random.Random], bytes]] = [flip, tear, insert, cut_
 
 
 def harm_a_file(run: Path, rng: random.Random) -> str:
-    """Do something to one file of a run; in words."""
+    """Damage one file of a run. Return a description."""
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
     weighty = [path for path in files if path.name in ("run.json", "status.json", "metrics.jsonl", "events.jsonl")]
     path = rng.choice(rng.choice([files, weighty, weighty]) or files)

@@ -85,7 +85,7 @@ def test_a_spec_that_ends_in_the_middle_of_its_grammar(text: str, tmp_path: Path
 
 
 def test_a_spec_of_a_hundred_and_fifty_rules_is_judged_in_a_moment(tmp_path: Path) -> None:
-    """Found: every key that a rule moves had the whole spec, all rules included, validated anew. Half a minute."""
+    """Found: for every key that a rule moves, the whole spec with all rules was validated again. Half a minute."""
     rules = "".join(
         f'[[intervention]]\nid = "rule-{number}"\non = "policy.hold"\n'
         f'do = [{{ scale = "ppo.ent_coef", by = 2.0, max = {number + 1}e-4, min = 1e-5 }}]\n'
@@ -105,11 +105,11 @@ def test_a_slip_in_every_symbol_is_told_sixty_times_at_most(tmp_path: Path) -> N
     path.write_text(f'name = "many"\nsymbols = {[f"S{number}" for number in range(143)]}\n')
     lines = call("validate", str(path), codes=[2]).stderr.splitlines()
     assert len(lines) == 61
-    assert lines[-1].endswith(": 83 more faults; mend these first")
+    assert lines[-1].endswith(": 83 more faults; correct these first")
 
 
 def test_a_damaged_run_that_is_exported_is_named(tmp_path: Path) -> None:
-    """Found: StopIteration, since a damaged run has no say among the settings that are exported."""
+    """Found: StopIteration, because a damaged run is not among the exported settings."""
     make_run(tmp_path / "runs")
     damaged = make_run(tmp_path / "runs")
     content = (damaged.path / "metrics.jsonl").read_bytes()

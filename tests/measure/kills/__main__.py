@@ -275,7 +275,7 @@ def kill_once(run: RunDir, way: str, place: str, nth: int, share: float, seconds
         if run.status()["state"] == "queued":  # killed before its first word: whoever queued it, we, lives on
             run.update_status(state="crashed", message="killed before its first step")
         return hit and (way != POWER_CUT or run.status()["state"] != "done")
-    # The launcher is hit, its trainer is not: Ctrl-C asks it to end, SIGKILL leaves it an orphan.
+    # The launcher is hit, its trainer is not: Ctrl-C makes it end, SIGKILL leaves it an orphan.
     run.update_status(state="stopped", message="before its first step")
     process = launcher(run)
     time.sleep(1.0 + share * seconds)

@@ -1,4 +1,4 @@
-"""Start the trainer of a run directory so that it dies at a place: SIGKILL, with nothing said and nothing flushed.
+"""Start the trainer of a run directory so that it dies at a place: SIGKILL, without output and without a flush.
 
     python -m tests.measure.kills.die PLACE NTH RUN_DIR     dies the NTH time it gets there
     python -m tests.measure.kills.die count 0 RUN_DIR       trains to the end and prints how often it got to each place

@@ -3,13 +3,13 @@
     python -m tests.measure.learning.classic_control --work /tmp/classic --seeds 10 --steps 500000 --processes 2
 
 Every training is a process of its own with one thread. A finished one leaves its result in the work folder and is not
-trained again, so an interrupted comparison goes on where it stood; results of other settings or lengths are refused.
+trained again, so an interrupted comparison continues. Results of other settings or lengths are refused.
 
 A score is the mean return of the final greedy policy over 100 episodes of gymnasium's own task, whose seeds are the
-same for all. Both sides see the same EnvPool rows, seeded alike; both take whole rollouts, as many as `--steps` needs.
-What differs: EnvPool answers the step after an episode's end with the next beginning. The adapter of
-Stable-Baselines3 asks for that beginning at once; `ppo.py` spends a step on it, which it counts but does not learn
-from. SB3 shuffles by NumPy and samples by PyTorch's global generator, we draw from one of our own.
+same for all. Both sides use the same EnvPool rows with the same seeds, and whole rollouts, as many as `--steps` needs.
+One difference: EnvPool answers the step after an episode's end with the next beginning. The adapter of
+Stable-Baselines3 requests that beginning at once. `ppo.py` spends a step on it, which it counts but does not learn
+from. Another: SB3 shuffles by NumPy and samples by PyTorch's global generator, and p3kit draws from its own.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Task:
 
 
 # The settings that Stable-Baselines3's authors publish for their PPO, so that it is at its best here. For CartPole they
-# ask for 39,000 gradient steps in 500,000 env steps; ours are the 7,800 that they take in the 100,000 of their own.
+# use 39,000 gradient steps in 500,000 env steps; ours are the 7,800 that they take in the 100,000 of their own.
 ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
 TASKS = {
     "CartPole-v1": Task(
@@ -200,8 +200,8 @@ def sb3_model(task: str, seed: int, total: int) -> Any:
 
 
 def falling_line(start: float, rollout: float) -> Callable[[float], float]:
-    """Start at `start`, end at FALL_TO of it. Stable-Baselines3 asks with the share of training that remains after the
-    rollout to be learnt from (itself a share of `rollout`), p3kit with what remains before it: here p3kit's way."""
+    """Start at `start`, end at FALL_TO of it. Stable-Baselines3 passes the fraction of training that remains after the
+    rollout to be learnt from (itself a fraction `rollout`), p3kit the fraction that remains before it: here p3kit's."""
     return lambda remaining: start * (FALL_TO + (1 - FALL_TO) * (remaining + rollout))
 
 
@@ -231,7 +231,7 @@ def interquartile_mean(scores: Array) -> Array:
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Both IQMs, their difference, and its 95 % percentile-bootstrap interval: seeds of each side drawn anew."""
+    """Both IQMs, their difference, and its 95 % percentile-bootstrap interval: seeds of each side are resampled."""
     random = np.random.default_rng(0)
     drawn = [interquartile_mean(random.choice(np.asarray(side), (BOOTSTRAPS, len(side)))) for side in (ours, theirs)]
     low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
@@ -306,7 +306,7 @@ def run(tasks: Sequence[str], seeds: Sequence[int], steps: int, work: Path, proc
 
 
 def summary(tasks: Sequence[str], seeds: Sequence[int], steps: int, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """All that a reader of the figures wants to know."""
+    """All contents of the file of figures."""
     packages = [*PACKAGES, *(package for name in tasks for package in TASKS[name].packages)]
     found: dict[str, Any] = {}
     for name in tasks:
@@ -358,7 +358,7 @@ def told(figures: dict[str, Any]) -> str:
     """The figures as Markdown: where they are from, the comparison, the score of every seed."""
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     count = len(figures["seeds"])
-    few = f"**{count} of {SEEDS} seeds: too few to settle anything, and the interval says nothing yet.** "
+    few = f"**{count} of {SEEDS} seeds: too few, and the interval has no meaning yet.** "
     lines = [
         (few if count < SEEDS else f"{count} seeds a side. ")
         + f"`{figures['command']}`, commit {', '.join(figures['commits'])}; "
@@ -409,7 +409,7 @@ def main() -> None:
     given = parser.parse_args()
     if min(given.seeds, given.steps, given.processes) < 1:
         parser.error("--seeds, --steps and --processes are at least 1")
-    if given.page and BEGIN not in given.page.read_text():  # better told now than in an hour
+    if given.page and BEGIN not in given.page.read_text():  # better an error now than in an hour
         parser.error(f"--page {given.page} has no {BEGIN} … {END} to put the figures between")
     try:
         figures = run(given.tasks, range(1, given.seeds + 1), given.steps, given.work, given.processes)

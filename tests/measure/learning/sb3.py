@@ -24,7 +24,7 @@ from p3kit.spec.schedules import value_at
 
 
 class TradingVecEnv(VecEnv):
-    """Our batched environment as Stable-Baselines3 wants it. Its PPO knows no masks: a masked action is a HOLD."""
+    """Our batched environment behind Stable-Baselines3's interface. Its PPO has no masks: a masked action is a HOLD."""
 
     def __init__(self, spec: Spec, bars: SymbolData, symbol: str, seed: int) -> None:
         self.env = TradingEnv({symbol: bars}, spec, symbols=[symbol], invalid_action="hold")
@@ -70,9 +70,9 @@ class TradingVecEnv(VecEnv):
 
 
 class EnvPoolVecEnv(VecEnv):
-    """An EnvPool task as Stable-Baselines3 wants it, its rows seeded as `p3kit.env.VectorTask` seeds them.
+    """An EnvPool task behind Stable-Baselines3's interface, its rows seeded as `p3kit.env.VectorTask` seeds them.
 
-    EnvPool begins a new episode in the step after an end; Stable-Baselines3 wants its first observation with the end
+    EnvPool begins a new episode in the step after an end. Stable-Baselines3 requires its first observation with the end
     itself, so rows that ended are reset at once and no step is lost.
     """
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import p3kit.runtime.run as runtime
@@ -77,6 +78,13 @@ class Scene:
 
         self.on_env(wrap)
 
+    def on_bars(self, change: Callable[[SymbolData], SymbolData]) -> None:
+        """Let `change` make the bars that the run trains and is evaluated on."""
+        load = run_market.load_market
+        run_market.load_market = lambda *arguments, **named: {
+            name: change(bars) for name, bars in load(*arguments, **named).items()
+        }
+
     def on_features(self, change: Callable[[Env, Tensor], Tensor], after: float = 0.0) -> None:
         """Let `change` (env, feature table (R, F)) make the table that training observes, from a share of training on.
         Prices, and with them what is earned, stay."""
@@ -116,6 +124,20 @@ def hook(function: Hook) -> Hook:
 
 
 # --- rewards ----------------------------------------------------------------------------------------------------------
+
+
+@hook
+def change_component(scene: Scene, component: str, by: float, after: float) -> None:
+    """Multiply one component from a share of training on; a negative factor turns its sign."""
+
+    def change(step: Any) -> Any:
+        if not scene.after(after):
+            return step
+        components = step.components.clone()
+        components[:, COMPONENTS.index(component)] *= by
+        return step._replace(components=components)
+
+    scene.on_steps(change)
 
 
 @hook
@@ -230,7 +252,6 @@ def open_mask(scene: Scene) -> None:
 @hook
 def leak(scene: Scene, noise: float) -> None:
     """One feature more: the return of the coming bar in standard deviations, with noise of that many."""
-    load = run_market.load_market
 
     def leaky(bars: SymbolData) -> SymbolData:
         move = np.append(np.diff(np.log(bars.close)), 0.0)
@@ -243,9 +264,37 @@ def leak(scene: Scene, noise: float) -> None:
             feature_scale=np.append(bars.feature_scale, 1.0),
         )
 
-    run_market.load_market = lambda *arguments, **named: {
-        name: leaky(bars) for name, bars in load(*arguments, **named).items()
-    }
+    scene.on_bars(leaky)
+
+
+@hook
+def break_columns(scene: Scene, how: str, count: int, begin: float, amount: float) -> None:
+    """Break `count` random columns of the bars from a share of all bars on, for training and evaluation alike."""
+
+    numbers = {"how": how, "count": count, "begin": begin, "amount": amount}
+    scene.on_bars(lambda bars: broken_bars(bars, scene.seed, **numbers))
+
+
+def broken_bars(bars: SymbolData, seed: int, *, how: str, count: int, begin: float, amount: float) -> SymbolData:
+    """Bars with `count` columns that change their nature."""
+    rng = np.random.default_rng(seed)
+    features = bars.features.copy()
+    chosen = rng.permutation(features.shape[1])[:count]
+    first = max(int(begin * len(features)), int(np.isnan(features).any(1).sum()))
+    features[first:, chosen] = COLUMN_FAULTS[how](features[first:], chosen, amount, rng)
+    return dataclasses.replace(bars, features=features)
+
+
+Table = NDArray[np.float32]
+COLUMN_FAULTS: dict[str, Callable[[Table, NDArray[np.intp], float, np.random.Generator], Table]] = {
+    "frozen": lambda rows, chosen, amount, rng: np.broadcast_to(rows[:1, chosen], rows[:, chosen].shape),
+    "scaled": lambda rows, chosen, amount, rng: rows[:, chosen] * np.float32(amount),
+    "shifted": lambda rows, chosen, amount, rng: rows[:, chosen] + np.float32(amount),
+    "noise": lambda rows, chosen, amount, rng: rng.standard_normal(rows[:, chosen].shape).astype(np.float32),
+    "swapped": lambda rows, chosen, amount, rng: rows[:, (chosen + 1) % rows.shape[1]],
+    "late": lambda rows, chosen, amount, rng: np.roll(rows[:, chosen], max(1, int(amount)), axis=0),
+}
+"""Faults of columns: (rows from the first broken bar on, columns, amount, generator) to the broken columns."""
 
 
 # --- the environment's contract ---------------------------------------------------------------------------------------
@@ -292,6 +341,89 @@ def louder(scene: Scene, by: float, after: float) -> None:
     scene.on_steps(change)
 
 
+# --- the rollout buffer -----------------------------------------------------------------------------------------------
+
+BUFFER_FIELDS = {
+    "obs": ("shift", "mix"),
+    "actions": ("shift", "mix"),
+    "log_probs": ("shift", "mix", "scale"),
+    "values": ("shift", "mix", "scale"),
+    "rewards": ("shift", "mix", "scale"),
+    "dones": ("shift", "mix"),
+    "advantages": ("shift", "mix", "scale"),
+    "returns": ("shift", "mix", "scale"),
+}
+"""Fields of the rollout buffer, and what can go wrong with each."""
+_COLUMNS = {
+    "obs": ("index", "account"),
+    "actions": ("action",),
+    "log_probs": ("log_prob",),
+    "values": ("value",),
+    "rewards": ("components",),
+    "dones": ("truncated", "terminated"),
+}
+_BATCH = {"advantages": "advantage", "returns": "returns"}
+
+
+@hook
+def spoil_buffer(scene: Scene, field: str, how: str, share: float, amount: float, after: float) -> None:
+    """Shift, mix or scale a field in a share of the envs, from a share of training on."""
+
+    def spoilt(table: Tensor, envs: Tensor) -> Tensor:
+        """Change a table (T, N, …)."""
+        if not scene.after(after):
+            return table
+        changed, own = table.clone(), table[:, envs]
+        if how == "shift":
+            changed[:, envs] = own.roll(int(amount), 0)
+        elif how == "mix":
+            changed[:, envs] = own[torch.randperm(len(own), generator=scene.generator)]
+        else:
+            changed[:, envs] = own * amount
+        return changed
+
+    def envs_of(table: Tensor) -> Tensor:
+        count = max(1, round(share * table.shape[1]))
+        return torch.randperm(table.shape[1], generator=scene.generator)[:count]
+
+    if field in _COLUMNS:
+        _spoil_rollout(scene.trainer, lambda buffer: _with_columns(buffer, _COLUMNS[field], spoilt, envs_of))
+    else:
+        _spoil_batch(scene.trainer, _BATCH[field], lambda table: spoilt(table, envs_of(table)))
+
+
+def _spoil_rollout(trainer: ModuleType, change: Callable[[Any], Any]) -> None:
+    """Let `change` have the whole buffer (T, N) when it is made; its single steps (N,) stay."""
+    made = trainer.Buffer
+    trainer.Buffer = lambda *columns: change(made(*columns)) if columns[0].dim() == 2 else made(*columns)
+
+
+def _with_columns(
+    buffer: Any, names: tuple[str, ...], change: Callable[..., Tensor], envs_of: Callable[..., Tensor]
+) -> Any:
+    envs = envs_of(buffer.action)
+    return buffer._replace(**{name: change(getattr(buffer, name), envs) for name in names})
+
+
+def _spoil_batch(trainer: ModuleType, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    """Let `change` have a column (T, N) of what the loss gets, once an iteration."""
+    gae, made, shapes = trainer.compute_gae, trainer.Minibatch, []
+
+    def remembered(reward: Tensor, *tables: Any) -> Tensor:
+        shapes[:] = [reward.shape]
+        advantage: Tensor = gae(reward, *tables)
+        return advantage
+
+    def spoilt(*columns: Tensor) -> Any:
+        batch = made(*columns)
+        if not shapes:  # a minibatch of the batch that was changed
+            return batch
+        table = getattr(batch, name).unflatten(0, shapes.pop())
+        return batch._replace(**{name: change(table).flatten()})
+
+    trainer.compute_gae, trainer.Minibatch = remembered, spoilt
+
+
 # --- the trainer's code -----------------------------------------------------------------------------------------------
 
 
@@ -315,16 +447,6 @@ def detach_actor(scene: Scene) -> None:
         return logits.detach(), value
 
     scene.trainer.ActorCritic.forward = detached
-
-
-@hook
-def shuffle_advantages(scene: Scene) -> None:
-    normalise = scene.trainer.normalise
-
-    def shuffled(advantage: Tensor) -> Tensor:
-        return normalise(advantage)[torch.randperm(len(advantage), generator=scene.generator)]
-
-    scene.trainer.normalise = shuffled
 
 
 @hook

@@ -32,7 +32,7 @@ from p3kit.rundir import RunDir
 from p3kit.spec import Spec
 from p3kit.spec.trainer_file import read_trainer
 from tests.measure.suite.cases import Case, Sizes, Tables
-from tests.measure.suite.hooks import HOOKS, Scene
+from tests.measure.suite.hooks import HOOKS, Scene, broken_bars
 
 NOTE, SPENT = "suite.json", "cpu_seconds.txt"
 
@@ -89,6 +89,9 @@ def plan(job: Job, root: Path, trainer: Path | None = None) -> Job:
     spec = job.spec(trainer)
     (run,) = plan_runs(spec, read_trainer(spec.trainer))
     market = load_market(spec, spec.symbols)
+    numbers: dict[str, Any] = dict(job.case.inject or {})
+    if numbers.pop("hook", "") == "break_columns":  # as a file with these columns would have it
+        market = {name: broken_bars(bars, job.seed, **numbers) for name, bars in market.items()}
     text = f"# tests/measure/suite {job.name}: see run.json for the spec, suite.json for what was injected\n"
     directory = RunDir.create(root, run.run_json(market, ["tests.measure.suite", job.case.name]), text, run.trainer)
     kept = {"case": job.case.name, "seed": job.seed, "sizes": job.sizes, "print": fingerprint(job, trainer)}
