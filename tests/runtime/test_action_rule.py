@@ -1,4 +1,4 @@
-"""Action rules: what they pick, and that a decision depends on nothing but its bar, its agent and its probabilities."""
+"""Action rules: the actions that they pick. A decision depends on its bar, its agent and its probabilities alone."""
 
 from __future__ import annotations
 
