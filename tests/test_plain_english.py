@@ -106,10 +106,10 @@ def texts(name: str, content: str) -> Iterator[tuple[int, str]]:
 
 
 def _plain(text: str) -> str:
-    """Return a text without names in backticks, and a string token without the expressions of an f-string."""
+    """Return a text without names in backticks and without expressions of f-strings and Jinja templates."""
     if re.match(r"[rbu]*f[\"']", text, re.IGNORECASE):
         text = re.sub(r"\{[^{}\n]*\}", "…", text)
-    return re.sub(r"`[\w.]+`", "…", text)
+    return re.sub(r"`[\w.]+`|\{[{%][^{}\n]*[}%]\}", "…", text)
 
 
 def dialect(name: str, content: str) -> list[str]:
@@ -123,9 +123,9 @@ def dialect(name: str, content: str) -> list[str]:
 
 
 def tracked() -> list[str]:
-    """Return the Python, Markdown and TOML files of the repository."""
+    """Return the Python, Markdown, template and TOML files of the repository."""
     listed = subprocess.run(
-        ["git", "ls-files", "*.py", "*.md", "*.toml"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "*.py", "*.md", "*.j2", "*.toml"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return [name for name in listed.stdout.split() if not EXEMPT.match(name)]
 

@@ -45,6 +45,7 @@ from p3kit.runtime.stacking import (
     Weights,
     adamw_step,
     add_weighted,
+    autocast,
     by_agent,
     by_env,
     flatten_weights,
@@ -525,7 +526,7 @@ def find_gradients(
         scale: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         own_encoder, own_heads = weights
-        with torch.autocast(seen.device.type, dtype=precision, enabled=precision != torch.float32):
+        with autocast(seen.device, precision):
             token = encode(own_encoder, seen, shape, args, kept)
             logits, value = read_heads(own_heads, hidden_units(own_heads, token, seen, shape, args, kept))
         settings = {name: getattr(own, name).squeeze(-1) for name in ("clip_range", "ent_coef", "vf_coef")}
@@ -625,7 +626,7 @@ def decide(
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
-    with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+    with autocast(observation.device, precision):
         # differs: encoder and heads (1 line)
         logits, value, _, _ = forward_all(encoder, heads, observation, shape, args, dropout)
         # end

@@ -38,6 +38,7 @@ from p3kit.runtime.stacking import (
     Weights,
     adamw_step,
     add_weighted,
+    autocast,
     by_agent,
     by_env,
     flatten_weights,
@@ -428,7 +429,7 @@ def find_gradient(
     """
 
     def total(weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+        with autocast(observation.device, precision):
             logits, value = forward_stack(weights, observation, activation, dropout)
         losses, stats = ppo_loss(logits, value, batch, knobs, value_loss)
         return (losses * loss_scale).sum(), (losses.detach(), stats)
@@ -472,7 +473,7 @@ def decide(
     precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions (K, N), their log-probabilities and the values of observations (K, N, D)."""
-    with torch.autocast(observation.device.type, dtype=precision, enabled=precision != torch.float32):
+    with autocast(observation.device, precision):
         logits, value = forward_stack(stack, observation, activation, dropout)
     action, log_prob = sample_action(masked_log_softmax(logits, mask), noise)
     return action, log_prob, value
@@ -484,7 +485,7 @@ def decide(
 def compiling_pays_from(weights: int) -> float:
     """Env steps of a run, over all agents, that repay half a minute of compiling on a CPU. Policy and value nets of
     2 × 64 over the guide's observation have 75,000 weights; larger ones gain more by each step."""
-    return 300_000 * min(1.0, 75_000 / weights)
+    return 200_000 * min(1.0, 75_000 / weights)
 
 
 def train(run: Stack[Args]) -> None:

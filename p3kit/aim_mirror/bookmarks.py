@@ -9,7 +9,8 @@
 | best model | a bookmark of the run with the best validation Sharpe ratio |
 | distributions | links: a run's own page is the only place where Aim shows them |
 
-A file beside the mirror remembers what was written: a bookmark that a user changed, renamed or deleted is left alone.
+A file beside the mirror records each written bookmark. A bookmark that a user changed, renamed or deleted is not
+touched.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The run directories under one root, kept in step with an Aim repository.
+"""Copy the run directories under one root into an Aim repository.
 
-One Aim run per run directory, under a hash that follows from the run, so that links, notes and bookmarks survive a
-rebuild. What was mirrored already is remembered in a cursor file per run inside the Aim repository; a lost cursor only
-means that the run is sent again, which overwrites what is there with the same.
+Each run directory has one Aim run. Its hash depends only on the run, so links, notes and bookmarks survive a rebuild. A
+cursor file per run inside the Aim repository records the progress of the copy. If a cursor is lost, the run is sent
+again and overwrites equal values.
 """
 
 from __future__ import annotations

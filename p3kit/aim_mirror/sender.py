@@ -1,4 +1,4 @@
-"""One run's news, as they look in Aim.
+"""The new records of one run, in Aim's form.
 
 | in the run directory | in Aim |
 |---|---|
@@ -10,9 +10,9 @@
 | events | texts `events`: step = sequence number, context {kind}; an intervention begins with before → after |
 | interventions that changed an agent | tag `intervened`, params `run.interventions`, points `interventions` |
 
-The points `interventions` count them at their steps: a stair where something was changed, beside the other curves.
-`context.agent` is there only when a run trains several agents. Numbers that are not finite go in as they are: Aim keeps
-NaN and infinity as points, and its charts leave them out.
+The points `interventions` count interventions at their steps. `context.agent` exists only if a run trains several
+agents. Numbers that are not finite are sent unchanged: Aim keeps NaN and infinity as points, and its charts leave them
+out.
 """
 
 from __future__ import annotations

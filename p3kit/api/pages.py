@@ -107,8 +107,8 @@ def export_run(
 ) -> Exported:
     """Export the spec of a run with every value pinned, and its validation results.
 
-    `run` is a run, or `best`: the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio,
-    of the experiment `name` where that is given. The text is written to `output` as well, in the format of its ending.
+    `run` is a run, or `best`: the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio. The
+    setting is from the experiment `name`, if given. The text is also written to `output`, in the format of its ending.
     """
     from p3kit.report.export_data import find_export
     from p3kit.report.export_page import export_json, export_toml, export_yaml

@@ -16,11 +16,11 @@ Observation = np.ndarray[Any, np.dtype[np.float32]]
 class ProbeTask(gymnasium.Env[Observation, np.int64]):
     """One of five tasks of one or two steps; the observation is one number.
 
-    1. one action, observation 0, one step, reward 1: the value can be learnt at all
-    2. one action, observation ±1, one step, reward = observation: the value reads the observation
-    3. one action, observation 0 then 1, two steps, reward 1 at the end: the reward is discounted back
-    4. two actions, observation 0, one step, reward +1 or −1 by the action: advantage, loss and policy work
-    5. two actions, observation ±1, one step, reward +1 where the action matches: policy and value read it together
+    1. one action, observation 0, one step, reward 1: tests that the value is learnt at all
+    2. one action, observation ±1, one step, reward = observation: tests that the value reads the observation
+    3. one action, observation 0 then 1, two steps, reward 1 at the end: tests the discount
+    4. two actions, observation 0, one step, reward +1 or −1 by the action: tests advantage, loss and policy
+    5. two actions, observation ±1, one step, reward +1 if the action matches: tests policy and value together
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)

@@ -212,8 +212,8 @@ def _learnt(number: int, run: RunDir, said: str) -> Probe:
 
 
 def probe_leak(spec: Spec, folder: Path, start: Start) -> list[Probe]:
-    """A positive control: where the next return is nearly known, the spec's trainer must find it, once with knobs that
-    are known to do (else the trainer is to blame), once with the spec's own (else they are)."""
+    """A positive control. If the next return is nearly known, the spec's trainer must find it, once with
+    hyperparameters that work (else the trainer is at fault), once with the spec's own (else they are at fault)."""
     known = {**LEAK_KNOBS, "n_steps": max(1, LEAK_ROWS // spec.env.num_envs), "total_timesteps": LEAK_STEPS}
     share, said = _share_found(spec, {"ppo": known, "schedules": {}}, folder, start)
     question = "Does the trainer find an obvious edge, with hyperparameters that are known to work?"

@@ -98,7 +98,7 @@ def step_training(
     """A step in which a row whose episode ends stands at a new start, `start_row(start)`, in the same step."""
     arrived, after, allowed = _play_bar(rows, action, course, tables, rules, any_late)
     ended = arrived.terminated | arrived.truncated
-    account = Account(*torch.where(ended, course.fresh, torch.stack(after)).unbind(0))
+    account = Account(*torch.where(ended, course.fresh, torch.stack([*after])).unbind(0))
     index = torch.where(ended, start_row(start, course), arrived.index)
     fields = torch.where(ended.unsqueeze(1), course.fresh_fields, arrived.account)
     mask = action_mask(account, tables.masks)
@@ -112,7 +112,7 @@ def step_windows(
     """A step in which a row whose window had ended before stays where it is, and nothing happens to it."""
     arrived, after, allowed = _play_bar(rows, action, course, tables, rules, any_late)
     played = rows.alive
-    account = Account(*torch.where(played, torch.stack(after), torch.stack(rows.account)).unbind(0))
+    account = Account(*torch.where(played, torch.stack([*after]), torch.stack([*rows.account])).unbind(0))
     index = torch.where(played, arrived.index, rows.index)
     fields = torch.where(played.unsqueeze(1), arrived.account, rows.fields)
     alive = played & ~arrived.terminated & ~arrived.truncated

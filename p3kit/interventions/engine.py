@@ -91,7 +91,7 @@ class Engine:
             member.examine(self._judge(replace(own, peers=peers) if peers else own))
 
     def _end_probations(self, check: Check, running: Members) -> Iterator[Decision]:
-        """Compare the evaluations of actions whose probation is over, or do what the journal says."""
+        """Compare the evaluations of actions whose probation is over, or repeat the decision of the journal."""
         for together in on_probation_together(running) if check == "eval" else ():
             yield from end_probation(together, self.journal)
 

@@ -123,10 +123,10 @@ def key_of(what: object) -> str:
 
 
 def effective(scheduled: float, modifiers: Iterable[Modifier], clock: Clock) -> float:
-    """The value in force of a key whose live modifiers these are.
+    """The current value of a key with these live modifiers.
 
-    A bound stops a modifier, it does not turn it round: what raises a value never takes it below the scheduled one
-    (or the `set` that masks it), even where that lies above the bound, and the other way round.
+    A bound limits a modifier and never reverses it. A modifier that raises a value never lowers it below the scheduled
+    value (or the `set` that masks it), even if that value is above the bound. The same holds for lowering.
     """
     live = list(modifiers)
     base = scheduled

@@ -26,7 +26,7 @@ def on_probation_together(running: Members) -> list[Members]:
 
 
 def end_probation(members: Members, journal: Journal | None) -> Iterator[Decision]:
-    """Compare the evaluations of agents that were changed together; a replay does what its journal says."""
+    """Compare the evaluations of agents that were changed together; a replay repeats the decision of its journal."""
     first = next(iter(members.values()))
     found = _fall(list(members.values()))
     fell = found is not None and found[0] - found[1] > found[2]

@@ -4,8 +4,8 @@ Row t uses bars t − 64 … t and nothing else: no centred window, no statistic
 filter that remembers further back than `LOOKBACK`. That makes the embargo between splits exact. Rows before `LOOKBACK`
 are NaN.
 
-Most features are moves divided by what a random walk of the current volatility would do over the same span, so that 1
-means "one standard deviation" for any stock and any bar length.
+Most features are moves divided by the move of a random walk with the current volatility over the same span. So 1 means
+"one standard deviation" for any stock and any bar length.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def rolling_volatility(close: Floats, bars: int = VOLATILITY_BARS) -> Floats:
 def compute_regimes(close: Floats) -> NDArray[np.int8]:
     """Regime of each bar from trailing trend and volatility, (T,): 0 bear, 1 sideways, 2 bull, −1 before `LOOKBACK`.
 
-    The trend is the log return of the last 60 bars divided by what their own volatility makes likely (σ√60), averaged
-    over the last 5 bars, or regimes would flicker whenever it crosses a threshold.
+    The trend is the log return of the last 60 bars divided by its standard deviation (σ√60), averaged over the last 5
+    bars. Without the average, regimes would change each time the trend crosses a threshold.
     """
     returns = log_returns(close)
     volatility = np.maximum(rolling(returns, TREND_BARS, _std), VOLATILITY_FLOOR)

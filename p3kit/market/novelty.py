@@ -254,8 +254,8 @@ class Distribution:
 
 
 def count_novel(distribution: Distribution, features: NDArray[Any], first: int, last: int) -> dict[str, Any]:
-    """Novel bars among the rows first … last − 1, as plain values: their number, the first one, and per feature the
-    bars on which it is unusual or frozen, the most frequent first."""
+    """Novel bars among the rows first … last − 1, as plain values: their number, the first one, and the features. Each
+    feature has its number of unusual or frozen bars, the most frequent first."""
     found = distribution.assess_rows(features, first, last)
     named = Counter(name for one in found if one.is_novel for name in {*one.unusual, *one.frozen})
     rows = [first + at for at, one in enumerate(found) if one.is_novel]

@@ -1,16 +1,16 @@
-"""The best that can be done on the synthetic market, by value iteration: the yardstick of every learner.
+"""The optimal rule of the synthetic market, by value iteration: the reference for every learner.
 
-What the rule may do: stay flat, buy any of the sizes, hold, or sell all, once per bar, at the same costs and the same
-fill as the environment. (SELL_HALF and ADD are left out: the growth-optimal share is edge·s/σ, about 30 for s = 1, so
-the best position is nearly always all or nothing.) What it maximises: the mean log return per bar,
-without episode limits, by relative value iteration on a grid of signal × regime × position.
+Once per bar the rule may stay flat, buy any of the sizes, hold, or sell all, at the same costs and the same fill as the
+environment. SELL_HALF and ADD are left out: the growth-optimal fraction is edge·s/σ, about 30 for s = 1, so the best
+position is nearly always all or nothing. The rule maximises the mean log return per bar, without episode limits, by
+relative value iteration on a grid of signal × regime × position.
 
 The rule uses the formula, its parameters, and the signal s[t], which anybody can compute from the bars. If the market
 has regimes, it also uses the hidden regime that drives the next return. So it is exactly optimal without regimes. With
 regimes it is an upper bound that no learner reaches; proofs use a market without regimes.
 
-Between buying and selling the share of equity in the position is taken as constant. That is exact for a size of 1 and
-leaves out a second-order drift of the share for smaller ones.
+Between buying and selling, the fraction of equity in the position is taken as constant. That is exact for a size of 1.
+For smaller sizes it leaves out a second-order drift of the fraction.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def optimal_rule(
     """Solve the market.
 
     - noise: (values, probabilities) of ε; default: 41-point Gauss–Hermite quadrature of the standard normal
-    - horizon: so many bars, the position marked at its value at the end, instead of for ever (for tests: `gain` is then
-      the mean log return per bar of a flat account that starts at s = 0 in the middle regime)
+    - horizon: a finite number of bars, for tests; the position is valued at the end. `gain` is then the mean log return
+      per bar of a flat account that starts at s = 0 in the middle regime
     """
     eps, probability = _normal_quadrature(41) if noise is None else noise
     drift, sigma = np.array(settings.drift), np.array(settings.sigma)  # (K,)

@@ -26,14 +26,14 @@ def split_bars(
     warm_up: int,
     episode_bars: int,
 ) -> tuple[dict[SplitName, tuple[int, int]], list[Problem]]:
-    """Bar ranges (first, last exclusive) on which an account may act, and all that is wrong with them.
+    """Bar ranges (first, last exclusive) on which an account may act, and all their faults.
 
     - timestamps: (T,) strictly increasing
-    - parts: train, validation, test in the order of time (the spec has checked that), each a share of the bars or days
-      "FROM..TO", both included, in UTC where the timestamps have a time zone
+    - parts: train, validation, test in the order of time (the spec has checked that), each a fraction of the bars or
+      days "FROM..TO", both included, in UTC if the timestamps have a time zone
     - embargo: bars between the end of one split and the start of the next, taken from the end of the earlier one
-    - warm_up: bars behind the first acting bar that an observation needs (window + longest look-back). Only bars at the
-      very start of the series are spent on it: validation and test warm up on the bars before their boundary.
+    - warm_up: bars before the first acting bar that an observation needs (window + longest look-back). Only bars at the
+      start of the series are spent on it: validation and test warm up on the bars before their boundary.
     """
     bounds = _bounds(timestamps, parts)
     first = {name: max(bounds[name][0], warm_up) for name in SPLITS}

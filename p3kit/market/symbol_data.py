@@ -19,7 +19,7 @@ AnySplit = Literal["train", "validation", "test", "outside"]
 class SymbolData:
     """All data of one symbol that an environment needs.
 
-    Rows of `features` before the longest look-back are NaN and `regime` is −1 there; no split reaches them: for every
+    Rows of `features` before the longest look-back are NaN, and `regime` is −1 there. No split reaches them: for every
     split (first, last) the rows first − window … last − 1 are finite.
     """
 

@@ -1,9 +1,9 @@
 """Reports: run directories → plain data → template → markdown and pictures.
 
-*_data.py               run directories in, frozen dataclasses out: agent, week, portfolio, comparison, lessons, export
-*_page.py               the words for the data of the same name, as markdown or JSON
+*_data.py               read run directories, return frozen dataclasses: agent, week, portfolio, comparison, …
+*_page.py               the text for the data of the same name, as markdown or JSON
 *_picture(s).py         the pictures of the data of the same name
-run_history.py          one run as it was known at one moment
+run_history.py          the state of one run at a moment
 figure.py, markdown.py  parts that all pictures and all pages share
 hand_written.py         hand-written parts of a generated page
 

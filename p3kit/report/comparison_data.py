@@ -1,7 +1,7 @@
 """A comparison of runs as plain data: groups of agents, differences of their specs, differences of their results.
 
-A group is a run, an agent, or all agents with one value of a knob. The first group is the reference: every other one is
-set against it agent by agent, each with its partner of equal symbol, seed and matrix point, over the same dates.
+A group is a run, an agent, or all agents with one value of a knob. The first group is the reference. Every agent of
+another group is compared with its partner of equal symbol, seed and matrix point, over the same dates.
 """
 
 from __future__ import annotations

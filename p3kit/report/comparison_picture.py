@@ -30,8 +30,8 @@ _GROUP_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> bool:
-    """Equity at the chosen evaluations in one picture: a panel per symbol (the first twelve), a colour per group, thin
-    lines where a group has several agents of a symbol, buy-and-hold in grey. False where no curve was recorded."""
+    """Equity at the chosen evaluations: a panel per symbol (the first twelve), a colour per group, and buy-and-hold in
+    grey. Lines are thin if a group has several agents of a symbol. False if no curve was recorded."""
     drawn = [member for member in comparison.members if member.agent.equity is not None]
     symbols = list(dict.fromkeys(member.agent.symbol for member in drawn))[:LARGEST_GRID]
     if not symbols:

@@ -66,8 +66,8 @@ class Export:
     @property
     def worth(self) -> tuple[float, float]:
         """Score of `best`: the lower end of the 95 % interval of the mean Sharpe ratio over agents, so that one lucky
-        agent is no best setting; without an interval, after all those that have one, the ratio itself. An agent
-        that never traded counts as 0."""
+        agent is not the best setting. A setting without an interval comes after all others, by its ratio. An agent
+        without a trade counts as 0."""
         values = np.array([attempt.sharpe or 0.0 for attempt in self.graded])
         bounds = mean_interval(values)
         return (1.0, bounds[0]) if bounds is not None else (0.0, float(values.mean()))

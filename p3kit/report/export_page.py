@@ -52,10 +52,10 @@ def _from(folder: Path, paths_from: Path, name: str) -> str:
 def record(export: Export) -> dict[str, Any]:
     """Evidence for and against the setting: scores over seeds, stability, grades, bars, provenance.
 
-    `validation_sharpe_mean` is the mean over seeds of the mean over symbols, `validation_sharpe_std` its standard
-    deviation over seeds (absent for one seed), `training_stability_score` the share of agents that neither crashed or
-    failed nor ended with a symptom that was not repaired, `deflated_sharpe` the probability that the ratio is truly
-    above 0 after `settings_tried` settings.
+    - `validation_sharpe_mean`: mean over seeds of the mean over symbols
+    - `validation_sharpe_std`: its standard deviation over seeds (absent for one seed)
+    - `training_stability_score`: fraction of agents without a crash, a failure and an unrepaired symptom
+    - `deflated_sharpe`: probability that the true ratio is above 0 after `settings_tried` settings
     """
     means = list(export.seed_means().values())
     begun = [attempt for attempt in export.every if attempt.agent.global_step > 0]  # those trained again count too

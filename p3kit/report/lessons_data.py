@@ -90,7 +90,7 @@ class KnobEffect:
     differences: tuple[float, ...]
     runs: tuple[str, ...]
     looked_at: int = 1
-    """How many effects were looked at beside each other, this one included."""
+    """Number of effects that were tested together, with this one."""
 
     @property
     def mean(self) -> float:
@@ -107,7 +107,7 @@ class KnobEffect:
 
     @property
     def shown(self) -> bool:
-        """True if the interval excludes 0 at 5 % for all effects looked at together (Bonferroni)."""
+        """True if the interval excludes 0 at 5 % for all effects tested together (Bonferroni)."""
         bounds = mean_interval(np.array(self.differences), level=1.0 - 0.05 / self.looked_at)
         return self.enough and bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
 

@@ -359,10 +359,10 @@ def _recommendations(history: AttemptHistory) -> list[Lesson]:
     if history.seed_spread is not None:
         pairs = _pairs_needed(history.seed_spread)
         text = f"compare settings over {pairs} pairs of agents (symbols × seeds) or more"
-        less = f"with fewer a difference of {_TOLD_APART} Sharpe is lost in what seeds do"
+        less = f"with fewer, the effect of seeds hides a difference of {_TOLD_APART} Sharpe"
         lessons.append(Lesson(f"{text}; {less}", len(history.seed_differences), "seed pair"))
     elif graded:
-        text = "no spread over seeds is known, so no setting can be judged: train with `seeds = [1, 2, 3]`"
+        text = "the spread over seeds is unknown, so no setting can be judged: train with `seeds = [1, 2, 3]`"
         lessons.append(Lesson(text, 0, "seed pair"))
     return lessons
 

@@ -28,8 +28,8 @@ _WIDE = 5.0
 
 
 def draw_data(market: Mapping[str, SymbolData], title: str, path: Path) -> None:
-    """A panel per symbol, two in a row: the close on a logarithmic scale, coloured by the split an account may act in
-    (grey: warm-up and embargo), the regime of each bar in a strip below, red ticks on top where bars are missing."""
+    """A panel per symbol, two in a row. Each has the close on a logarithmic scale, coloured by split (grey: warm-up and
+    embargo), the regime of each bar in a strip below, and red ticks on top for missing bars."""
     columns = 1 if len(market) == 1 else 2
     rows = math.ceil(len(market) / columns)
     with figure_to(path, 9.6, 0.9 + 1.9 * rows) as figure:

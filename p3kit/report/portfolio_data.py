@@ -103,8 +103,8 @@ class Portfolio:
 
 
 def build_portfolio(graded: Sequence[AgentSummary], *, synthetic: bool) -> Portfolio | None:
-    """The portfolio of the graded agents that left a curve; None for fewer than three symbols, for windows of a
-    walk-forward, and where the curves have hardly a moment in common."""
+    """The portfolio of the graded agents with a curve. None for fewer than three symbols, for windows of a walk-
+    forward, and if the curves have hardly a moment in common."""
     drawn = [agent for agent in graded if agent.equity is not None]
     if len({agent.symbol for agent in drawn}) < LEAST_SYMBOLS or any(agent.window for agent in drawn):
         return None

@@ -34,8 +34,8 @@ def portfolio_words(portfolio: Portfolio | None) -> str:
     if portfolio.excess is not None and portfolio.excess_interval is not None:
         words.append(
             f"The account's Sharpe ratio minus buy-and-hold's is {portfolio.excess:+z.2f} "
-            f"{interval(portfolio.excess_interval)}. The interval leaves out that every agent's weights were chosen on "
-            "these bars, so it shows no edge by itself."
+            f"{interval(portfolio.excess_interval)}. Every agent's weights were chosen on these bars, so the "
+            "interval is no evidence of an edge."
         )
     if portfolio.mean_correlation is not None:
         alike = f"Mean correlation of two agents {portfolio.mean_correlation:z.2f}"

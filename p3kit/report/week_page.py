@@ -29,17 +29,17 @@ from p3kit.spec.writing import toml_value
 from p3kit.symptoms import SYMPTOMS
 
 CAPTIONS = {
-    "Learning curves": "Upright lines part the guide's phases by share of training: exploration, initial learning, "
-    "refinement, convergence. The entropy's tint is the path expected over them.",
+    "Learning curves": "Vertical lines separate the guide's phases: exploration, initial learning, refinement, "
+    "convergence. The shaded area shows the expected entropy.",
     "Reward composition": "Share of each component in the sum of |weighted component over an episode|. The guide "
     "expects P&L to lead; if a penalty grows over training, the agent exploits the reward.",
-    "Equity on the validation split": "Growth of 1 at full costs, at the weights that validation chose, beside rules "
-    "that learnt nothing.",
-    "Portfolio": "Left: the agents' accounts together, beside buy-and-hold of their symbols; the tint holds eight of "
-    "ten agents. Middle: how many agents earned which Sharpe ratio. Right: correlation of their returns, those that go "
-    "together side by side; a red square is a group that wins and loses together.",
+    "Equity on the validation split": "Growth of 1 after costs, with the weights that validation chose, beside "
+    "the baselines.",
+    "Portfolio": "Left: the agents' accounts together, beside buy-and-hold of their symbols; the shaded area contains "
+    "eight of ten agents. Middle: histogram of the agents' Sharpe ratios. Right: correlation of their returns, with "
+    "similar agents side by side; a red square is a group of correlated agents.",
 }
-"""What to see in each picture."""
+"""Caption of each picture."""
 
 _ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
@@ -161,10 +161,10 @@ def _agent_line(agent: AgentSummary) -> str:
         best = f", best so far {agent.sharpe_text}" if agent.scores is not None else ""
         return f"⏳ {name}: Training ({progress}){best}"
     if agent.state == "stopped":
-        return f"⏳ {name}: stopped at {progress}; {_command('resume', agent.run)} goes on"
+        return f"⏳ {name}: stopped at {progress}; {_command('resume', agent.run)} continues"
     if agent.state in _ENDED_BADLY:
         why = f": {safe(agent.message)}" if agent.message else ""
-        resume = f"{_command('resume', agent.run)} goes on from its last checkpoint"
+        resume = f"{_command('resume', agent.run)} continues from its last checkpoint"
         return f"❌ {name}: {agent.state} at {progress}{why}; {resume}"
     if agent.state == "done":
         return f"❌ {name}: trained ({progress}), never evaluated"
@@ -340,7 +340,7 @@ def _value(value: Any) -> str:
 
 
 def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
-    """In how many windows the agents did better than buy-and-hold, and how far the windows lie apart."""
+    """Text on the windows in which the agents did better than buy-and-hold, and on the spread over windows."""
     excesses = [window.excess for window in windows if window.excess is not None]
     if not excesses:
         return ""
@@ -348,7 +348,7 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     usual = max((window.bars or 0 for window in windows), default=0)
     cut = ""
     if last.bars and last.bars < _WHOLE_WINDOW * usual:
-        cut = " The last window is cut short: bars before the test split are left out (embargo)."
+        cut = " The last window is shorter: bars before the test split are left out (embargo)."
     positive = sum(excess > 0 for excess in excesses)
     low, high = share_interval(positive, len(excesses))
     words = f"Better than buy-and-hold in {positive} of {len(excesses)} windows (95% interval {low:.0%} to {high:.0%})"
@@ -358,8 +358,8 @@ def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     return (
         f"{words}. Mean excess {np.mean(excesses):+z.2f}, standard deviation over windows "
         f"{np.std(excesses, ddof=1):.2f}, 95% interval {interval(bounds)} (Student's t, as if windows were "
-        f"independent). It leaves out that the weights of each window were chosen on its bars, so it shows no edge by "
-        f"itself.{cut}"
+        f"independent). The weights of each window were chosen on its bars, so this is no evidence of an "
+        f"edge.{cut}"
     )
 
 

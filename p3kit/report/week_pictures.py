@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _CURVES = (
     ("eval/sharpe_ratio", "Validation Sharpe\n(dashed: buy-and-hold)"),
     ("episode/episode_reward_mean", "Episode reward"),
-    ("policy/entropy_norm", "Entropy / maximum\n(tint: expected)"),
+    ("policy/entropy_norm", "Entropy / maximum\n(shaded: expected)"),
     ("policy/hold_share", "Share of HOLD"),
     ("value/value_loss", "Value loss"),
     ("value/explained_variance", "Explained variance\n(-- ridge, ·· guide)"),
@@ -47,7 +47,7 @@ _GUIDE_VARIANCE = ((0.5, 0.5), (0.8, 0.5), (0.8, 0.7), (1.0, 0.7))
 
 def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
     """Small multiples: a row per agent, a column per curve, one scale per column. Upright lines part the guide's four
-    phases; the tint behind the entropy is the path expected over them, the dotted line the guide's explained variance.
+    phases; the shaded area behind the entropy is its expected path, the dotted line the guide's explained variance.
     Dashed: buy-and-hold's Sharpe ratio and the ridge reference of explained variance. More than twelve agents share one
     row, with their median. False where nothing was recorded."""
     agents = [agent for agent in experiment.agents if agent.curves]

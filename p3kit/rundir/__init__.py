@@ -5,13 +5,13 @@ spec.toml       the spec as the user wrote it
 trainer.py      the very code that ran
 status.json     state, pid, heartbeat, progress and verdict per agent; replaced atomically
 metrics.jsonl   one row per agent and recorded point
-events.jsonl    numbered happenings: evaluations, checkpoints, symptoms, interventions, resumes
-log.txt         what the trainer process printed
+events.jsonl    numbered events: evaluations, checkpoints, symptoms, interventions, resumes
+log.txt         output of the trainer process
 checkpoints/    last.pt, init.pt, best-<step>.pt, and start-1.pt where a run starts from old weights
 histograms/     reward and action histograms, value maps, equity curves, returns of evaluations, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
-prices/         prices of the bars from files, as 32-bit floats, to find out later what has changed
+prices/         prices of the bars from files, as 32-bit floats, to detect later changes
 stop            present after a stop request
 
 Rows and JSON documents end with their own checksum, `"crc"`: a row that was changed or damaged later is reported.

@@ -26,6 +26,7 @@ from p3kit.market.foresight import feature_foresight
 from p3kit.runtime.action_rule import ACTION_RULES, GREEDY, SAMPLED, choose_by_agent
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
+from p3kit.runtime.lookahead import DecideRows, walk_ahead
 from p3kit.runtime.walk_metrics import holding_times, rule_metrics, walk_metrics
 from p3kit.runtime.walks import Array, Decide, Mode, Player, Span, Split, Walk, join, play
 from p3kit.significance import excess_interval, sharpe_interval
@@ -106,7 +107,7 @@ class Evaluator(Player):
 
     def decide(self, split: Split, policy: Policy) -> Decide:
         """The policy's decisions on rows of this agent."""
-        return decide_by([self], split, _stack_of_one(policy), [[self.action_rule]])
+        return _decide(_decide_rows([self], split, _stack_of_one(policy), [[self.action_rule]]), 1, 1)
 
     def windows(self, split: Split) -> list[Span]:
         """The windows of a split; ValueError for a look at the test split that nobody asked for."""
@@ -173,45 +174,49 @@ def walk_together(
     `rules` (K, P) names equally many for each agent. Default: the rule of its spec.
     """
     by_path = list(zip(*(rules or [[one.action_rule] for one in evaluators]), strict=True))
+    decide, paths = _decide_rows(evaluators, split, policy, by_path), len(by_path)
+    if (found := walk_ahead(evaluators, split, decide, paths)) is not None:
+        return [found[at : at + paths] for at in range(0, len(found), paths)]
     spans = [one.spans(split) for one in evaluators]
-    most, paths = max(map(len, spans)), len(by_path)  # agents with fewer windows play their first one again, unseen
+    most = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
     padded = [span for own in spans for span in (own + own[:1] * (most - len(own))) * paths]
-    walks = play(evaluators, decide_by(evaluators, split, policy, by_path), split, padded)
+    walks = play(evaluators, _decide(decide, len(evaluators), paths), split, padded)
     starts = [range(k * paths * most, (k + 1) * paths * most, most) for k in range(len(evaluators))]
     return [[join(walks[at : at + len(own)]) for at in starts[k]] for k, own in enumerate(spans)]
 
 
-def decide_by(
+def _decide(decide: DecideRows, agents: int, paths: int) -> Decide:
+    """`decide` on the rows of an environment, in the order agents × paths × windows."""
+
+    def on_rows(step: Timestep, env: TradingEnv) -> Tensor:
+        tables = (env.observe(step.index, step.account), step.mask, step.bar.unsqueeze(-1))
+        seen, mask, bar = (table.reshape(agents, paths, -1, table.shape[-1]) for table in tables)
+        return decide(seen, mask, bar.squeeze(-1)).flatten()
+
+    return on_rows
+
+
+def _decide_rows(
     evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy, by_path: Sequence[Sequence[str]]
-) -> Decide:
-    """The decisions of K agents on rows in the order agents × paths × windows. `by_path` (P, K) names action rules."""
+) -> DecideRows:
+    """The decisions of K agents on P paths each. `by_path` (P, K) names action rules."""
     drawn = [torch.from_numpy(one.draws(split)) for one in evaluators]
     draws = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(evaluators[0].device)  # (K, bars)
     agent = torch.arange(len(evaluators), device=draws.device).view(-1, 1, 1)
+    samples = any(one.action_rule == SAMPLED for one in evaluators)
 
-    def decide(step: Timestep, env: TradingEnv) -> Tensor:
-        shape = (len(evaluators), len(by_path), -1)
-        seen, mask = (
-            table.reshape(*shape[:2], -1, table.shape[-1])
-            for table in (env.observe(step.index, step.account), step.mask)
-        )
-        own = draws[agent, step.bar.reshape(shape)]
-        # a call per rule: a network rounds differently in a batch of another size, and live decisions are single
-        found = [policy(seen[:, p].contiguous(), mask[:, p].contiguous()) for p in range(len(by_path))]
-        actions = [_act(*each, evaluators) for each in zip(found, by_path, own.unbind(1), strict=True)]
-        return torch.stack(actions, 1).flatten()
+    def decide(seen: Tensor, mask: Tensor, bar: Tensor) -> Tensor:
+        found, own = policy(seen.flatten(1, 2), mask.flatten(1, 2)), draws[agent, bar]
+        if found.is_floating_point():
+            log_probs = found.reshape(mask.shape)
+            chosen = [choose_by_agent(log_probs[:, p], rules, own[:, p]) for p, rules in enumerate(by_path)]
+            return torch.stack(chosen, 1)
+        if samples:
+            what = 'its policy returns actions, and evaluation.action = "sampled" needs log-probabilities'
+            raise InputError(evaluators[0].symbol, what, 'return them, or write action = "greedy"')
+        return found.reshape(bar.shape)
 
     return decide
-
-
-def _act(found: Tensor, rules: Sequence[str], draws: Tensor, evaluators: Sequence[Evaluator]) -> Tensor:
-    """Actions (K, R) of what a policy returned for K agents: log-probabilities (K, R, A), or actions."""
-    if found.is_floating_point():
-        return choose_by_agent(found, rules, draws)
-    if any(one.action_rule == SAMPLED for one in evaluators):
-        what = 'its policy returns actions, and evaluation.action = "sampled" needs log-probabilities'
-        raise InputError(evaluators[0].symbol, what, 'return them, or write action = "greedy"')
-    return found
 
 
 def _stack_of_one(policy: Policy) -> StackPolicy:

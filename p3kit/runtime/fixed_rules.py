@@ -18,7 +18,9 @@ from torch import Tensor
 
 from p3kit import metrics as formulas
 from p3kit.env import Timestep, TradingEnv
+from p3kit.env.account import mask_table
 from p3kit.market import REGIMES, SymbolData
+from p3kit.runtime.lookahead import walk_actions
 from p3kit.runtime.walk_metrics import walk_metrics
 from p3kit.runtime.walks import Array, Player, Span, Split, Walk, join, play
 
@@ -158,13 +160,18 @@ def _follow(
 ) -> list[list[Walk]]:
     """Per agent one path per rule: all in while its signal (rules, T) is on, out while it is off; then `random_paths`
     that draw from what is allowed, each agent from a generator of its own. Agents have equally many rules."""
+    if players[0].mode_of(split) == "continuous":
+        actions = [_actions(*own, split, random_paths) for own in zip(players, signals, strict=True)]
+        if (found := walk_actions(players, split, actions)) is not None:
+            paths = len(found) // len(players)
+            return [found[i : i + paths] for i in range(0, len(found), paths)]
     device, rules = players[0].device, len(signals[0])
     count, most = len(players), max(map(len, spans))  # who has fewer windows plays the first one again, unseen
     long = np.zeros((count, rules, max(own.shape[1] for own in signals)), bool)
     for table, own in zip(long, signals, strict=True):
         table[:, : own.shape[1]] = own
     on = torch.as_tensor(long, device=device)
-    generators = [torch.Generator().manual_seed(seed_of("random baseline", one.seed, one.symbol)) for one in players]
+    generators = [_random_generator(one) for one in players]
     agent = torch.arange(count, device=device).view(-1, 1, 1)
     rule = torch.arange(rules, device=device).view(1, -1, 1)
 
@@ -188,6 +195,24 @@ def _follow(
     starts = range(0, len(walks), most)
     joined = [join(walks[at : at + len(spans[i // paths])]) for i, at in enumerate(starts)]
     return [joined[i : i + paths] for i in range(0, len(joined), paths)]
+
+
+def _actions(player: Player, signals: Array, split: Split, random_paths: int) -> Array:
+    """The actions of `_follow` on one account over the whole split, (paths, 3, B) by row of `mask_table` and bar."""
+    first, last = player.spans(split)[0]
+    wanted = signals[:, first:last]
+    bought, sold = np.where(wanted, BUY_LARGE, HOLD), np.where(wanted, HOLD, SELL_ALL)
+    chosen = np.stack([bought, sold, sold], 1)
+    if not random_paths:
+        return chosen
+    masks = mask_table(torch.device("cpu"))
+    noise = torch.rand(last - first, random_paths, 1, masks.shape[1], generator=_random_generator(player))
+    drawn = noise.masked_fill(~masks, -1).argmax(-1)  # (B, paths, 3)
+    return np.concatenate([chosen, drawn.permute(1, 2, 0).numpy()])
+
+
+def _random_generator(player: Player) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of("random baseline", player.seed, player.symbol))
 
 
 def moving_average_signal(close: Array) -> Array:

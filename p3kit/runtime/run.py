@@ -41,7 +41,7 @@ from p3kit.runtime.run_process import A, Process
 from p3kit.spec import Spec, resolve_spec
 
 STATUS_SECONDS = 1.0
-ENV_PAYS_FROM = 300_000
+ENV_PAYS_FROM = 200_000
 """Env steps of a run from which compiling its environment repays."""
 
 

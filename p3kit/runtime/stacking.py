@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -90,6 +91,12 @@ def add_weighted(total: Weights, term: Weights, weight: float) -> Weights:
 def flatten_weights(weights: Weights, start: int = 1) -> Tensor:
     """All numbers of a dict of weights, with the dimensions from `start` on flattened: (K, P), or (P,) from 0 on."""
     return torch.cat([tensor.flatten(start) for tensor in weights.values()], -1)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
+    """The number format of a forward pass. In fp32 there is nothing to change, and a compiled function without the
+    context of autocast is found in PyTorch's cache of traced functions."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, dtype=precision)
 
 
 # ── settings in force ─────────────────────────────────────────────────────────────────────────────────────────────────

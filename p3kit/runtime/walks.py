@@ -110,7 +110,10 @@ def play(players: Sequence[Player], decide: Decide, split: Split, spans: Sequenc
     continuous = players[0].mode_of(split) == "continuous"
     table = play_spans(players, decide, split, spans, _STEP_COLUMNS, continuous=continuous)
     capital = players[0].spec.env.initial_capital
-    return [_cut(table, row, *span, capital) for row, span in enumerate(spans)]
+    return [
+        walk_of({name: values[table["alive"][:, row], row] for name, values in table.items()}, *span, capital)
+        for row, span in enumerate(spans)
+    ]
 
 
 @torch.no_grad()
@@ -129,15 +132,7 @@ def play_spans(
     of `names` what the Timestep after it says; `mask` is the one that the decision was made under.
     """
     first_one = players[0]
-    env = make_trading_env(
-        {one.symbol: one.bars for one in players},
-        first_one.spec,
-        symbols=[one.symbol for one in players],
-        split=split,
-        num_envs=len(spans),
-        device=first_one.device,
-        continuous=continuous,
-    )
+    env = env_of(players, split, len(spans), continuous=continuous)
     first, last = (torch.tensor(edge, device=first_one.device) for edge in zip(*spans, strict=True))
     whose = torch.arange(len(spans), device=first_one.device) // (len(spans) // len(players))
     step = env.reset_windows(whose, first, last)
@@ -156,13 +151,25 @@ def play_spans(
     return {name: torch.stack(values).cpu().numpy() for name, values in columns.items()}
 
 
-def _cut(table: Mapping[str, Array], row: int, first: int, last: int, capital: float) -> Walk:
+def env_of(players: Sequence[Player], split: Split, num_envs: int, *, continuous: bool) -> TradingEnv:
+    """One environment in which all players act by the rules of the first."""
+    return make_trading_env(
+        {one.symbol: one.bars for one in players},
+        players[0].spec,
+        symbols=[one.symbol for one in players],
+        split=split,
+        num_envs=num_envs,
+        device=players[0].device,
+        continuous=continuous,
+    )
+
+
+def walk_of(column: Mapping[str, Array], first: int, last: int, capital: float) -> Walk:
     """One span as a path over all its bars: who was ruined on the way stays in cash for the rest of it."""
-    played = table["alive"][:, row]
-    column = {name: values[played, row] for name, values in table.items()}
     profit = column["closed_profit"][~np.isnan(column["closed_profit"])] / capital
-    rest = last - first - int(played.sum())
-    column = {name: np.pad(values, (0, rest)) for name, values in column.items()}  # 0 is HOLD, and no return
+    rest = last - first - len(column["action"])
+    if rest:
+        column = {name: np.pad(values, (0, rest)) for name, values in column.items()}  # 0 is HOLD, and no return
     equity = capital * np.concatenate([[1.0], np.cumprod(1 + column["bar_return"])[:-1]])
     return Walk(
         bar=np.arange(first, last),

@@ -173,8 +173,8 @@ class Intervention(Table):
         return any(COMPONENT in key for action in self.actions() for key in written_keys(action))
 
     def retries_smaller_minibatches(self) -> bool:
-        """True if it is the one rule that may move a size: out of memory, the gradient of the same batch is summed up
-        from smaller minibatches, which `accumulation_steps` follows by itself."""
+        """True if it is the one rule that may change a size: out of memory. The gradient of the same batch is then
+        summed over smaller minibatches, and `accumulation_steps` follows."""
         return self.on == (OUT_OF_MEMORY,) and all(
             isinstance(action, HARMLESS)
             or (isinstance(action, Scale) and action.scale in ("ppo.batch_size", "batch_size") and action.by < 1)

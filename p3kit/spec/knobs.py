@@ -68,8 +68,8 @@ def read_knobs(trainer_file: str | Path) -> list[Knob]:
 
 
 AGENTS = ("one", "stack", "all")
-"""How many agents a trainer trains in one run: one; several that have nothing to do with each other; or all of a seed
-and a matrix point, which share something."""
+"""Agents per run of a trainer: one; several independent ones; or all of a seed and a matrix point, which share an
+encoder."""
 
 
 @lru_cache(maxsize=64)

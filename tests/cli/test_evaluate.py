@@ -131,7 +131,7 @@ def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: Ru
     assert experiment.final_looks == 2
     text = render_week([experiment], {})
     assert "## Test split" in text
-    assert "Looked at 2 times" in text
+    assert "Used 2 times" in text
 
 
 def test_a_look_that_is_killed_was_a_look(run: RunDir) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch._dynamo.utils import counters
 
 from p3kit.rundir import RunDir
 
@@ -49,7 +50,11 @@ def assert_agree(made: RunDir, plain: RunDir, rel: float, abs_: float) -> None:
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_compiled_is_eager_to_rounding(trainer: str, tmp_path: Path) -> None:
     plain = run(trainer, tmp_path / "plain", compile="off")
+    counters.clear()
     fast = run(trainer, tmp_path / "fast", compile="on")
+    traced = counters["aot_autograd"]
+    assert traced["total"] > 0
+    assert traced["autograd_cache_bypass"] == 0, "PyTorch does not cache what it traced; every run traces it again"
     assert not [event for event in fast.read_events("note") if "not compiled" in event["text"]]
     assert_agree(fast, plain, rel=5e-3, abs_=1e-4)
 

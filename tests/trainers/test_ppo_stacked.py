@@ -222,5 +222,5 @@ def test_advantages_of_stacks_are_those_of_the_plain_sum(stacked: ModuleType) ->
 
 
 def test_larger_nets_repay_compiling_sooner_and_smaller_ones_never_later(stacked: ModuleType) -> None:
-    assert stacked.compiling_pays_from(75_000) == stacked.compiling_pays_from(10_000) == 300_000
-    assert stacked.compiling_pays_from(375_000) == 60_000
+    assert stacked.compiling_pays_from(75_000) == stacked.compiling_pays_from(10_000) == 200_000
+    assert stacked.compiling_pays_from(375_000) == 40_000
