@@ -1,7 +1,9 @@
 """The glossary of every metric p3kit records, and the formulas behind the trading ones.
 
 Metric names are `group/name`, the name being the training guide's. A trainer can record nothing that is not listed here;
-`effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`).
+`effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`), and so
+does `realised/`: the value of a setting that the record itself shows. `mismatch/` takes a field of a rollout: the fraction
+of replayed rows in which it departs from a replay.
 Returns are fractions, never percent. Ranges are those of healthy runs, not pass criteria.
 """
 
@@ -24,6 +26,9 @@ COMPONENTS = ("pnl", "cost", "time", "sharpe", "drawdown", "sizing", "hold")
 ACTIONS = ("HOLD", "BUY_SMALL", "BUY_MEDIUM", "BUY_LARGE", "SELL_HALF", "SELL_ALL", "ADD")
 """The seven actions, in the order of every tensor that holds them."""
 
+NETS = ("policy", "value", "encoder")
+"""The parts of a net that are measured apart."""
+
 FORESIGHT = 0.4
 """|Correlation| of a feature with a coming return: clear synthetic edges reach 0.2, real markets far less."""
 
@@ -43,6 +48,7 @@ def _glossary() -> dict[str, Metric]:
     rows = [
         # policy: optimiser side, mean over an equal share of the update's epochs
         Metric("policy/policy_loss", "1", "clipped surrogate loss; hovers around 0 by construction"),
+        Metric("policy/total_loss", "1", "the loss that is minimised: policy, value and entropy terms with their weights"),
         Metric("policy/entropy", "nats", "mean entropy of the masked policy", (0.3, None)),
         Metric("policy/entropy_norm", "fraction", "entropy / ln(valid actions), states with one valid action left out", (0.15, 0.965)),
         Metric("policy/kl_divergence", "nats", "mean k3 estimate of KL(old, new) over the epochs of this row", (None, 0.02)),
@@ -102,6 +108,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("eval/win_rate", "fraction", "fraction of round trips with a profit net of both fees", (0.52, None)),
         Metric("eval/profit_factor", "1", "profit of winners / loss of losers, net", (1.3, None)),
         Metric("eval/exposure", "fraction", "mean fraction of equity invested"),
+        Metric("eval/market_correlation", "1", "correlation of the policy's bar returns with buy-and-hold's on the same bars"),
         Metric("eval/turnover", "1/year", "traded value per year / mean equity"),
         Metric("eval/cost_paid", "fraction of initial", "commission and slippage paid"),
         Metric("eval/hold_share", "fraction", "fraction of HOLD among the actions taken"),
@@ -134,6 +141,9 @@ def _glossary() -> dict[str, Metric]:
         # evidence for the diagnosis
         Metric("diag/ev_reference", "fraction", "explained variance of a ridge fit on (at most 2,048 rows of) the same batch"),
         Metric("diag/update_ratio", "1", "‖ΔW‖/‖W‖/√(gradient steps) of the update", (2e-3, 0.03)),
+        *(Metric(f"diag/update_ratio.{net}", "1", f"the same of the {net} alone") for net in NETS),
+        *(Metric(f"diag/weight_norm.{net}", "1", f"norm of the weights of the {net}") for net in NETS),
+        *(Metric(f"diag/still_share.{net}", "fraction", f"tensors of the {net} that an update did not move at all", (0.0, 0.0)) for net in NETS),
         Metric("diag/dormant_share", "fraction", "fraction of hidden units with a normalised activation below 0.025", (None, 0.5)),
         Metric("diag/dead_share", "fraction", "fraction of hidden units that are 0 on all sampled states (ReLU)", (None, 0.5)),
         Metric("diag/feature_rank", "units", "singular values behind 99 % of the energy of the last hidden layer"),
@@ -144,6 +154,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("diag/advantage_signal", "1", "correlation of advantage and change of log-probability over the update", (0.03, None)),
         Metric("diag/gae_error", "1", "largest |R − (r + γ((1 − λ) V′ + λ R′))| / std(R): 0 up to rounding", (0.0, 1e-3)),
         Metric("diag/wrong_bootstraps", "fraction", "fraction of truncated steps without a bootstrap value, or with that of the next episode", (0.0, 0.1)),
+        Metric("diag/mismatch", "fraction", "largest fraction of replayed rows in which a field of the rollout departs from a replay", (0.0, 0.0)),
         Metric("diag/obs_agreement", "1", "correlation of the return shown by the newest observed bar and the P&L per exposure of the step that led there", (0.5, None)),
         Metric("diag/obs_drift", "1", "largest move of a mean of the running observation statistics, in standard deviations"),
         Metric("diag/env_twins", "fraction", "fraction of environments whose P&L follows another's while both hold a position", (None, 0.3)),
@@ -163,8 +174,9 @@ METRICS = _glossary()
 
 
 def is_metric(name: str) -> bool:
-    """Return True if `name` may be recorded or named in a trigger (`effective/` paths are checked against the spec elsewhere)."""
-    return name in METRICS or name.startswith("effective/")
+    """Return True if `name` may be recorded or named in a trigger. The paths after `effective/`, `realised/` and
+    `mismatch/` are not checked here."""
+    return name in METRICS or name.startswith(("effective/", "realised/", "mismatch/"))
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------

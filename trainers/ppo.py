@@ -36,7 +36,7 @@ class Args:
     """The knobs of `[ppo]`. p3kit reads this class from the source; "size" marks what fixes the shape of tensors."""
 
     total_timesteps: Annotated[int, Ge(1), Le(10_000_000_000), "size"] = 100_000
-    """Env steps to train for, per agent; exactly so many are taken."""
+    """Env steps per agent, taken exactly."""
     learning_rate: Annotated[float, Gt(0), Le(1)] = 3e-4
     """Step size of Adam; raising it learns faster and breaks sooner."""
     n_steps: Annotated[int, Ge(1), Le(1_000_000), "size"] = 2048
@@ -50,7 +50,7 @@ class Args:
     gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
     """Mix of one-step and whole-episode advantages; raising it trades bias for variance."""
     clip_range: Annotated[float, Gt(0), Lt(1)] = 0.2
-    """How far the probability ratio may leave 1 before its gradient is cut."""
+    """Largest distance of the probability ratio from 1 before its gradient is cut."""
     ent_coef: Annotated[float, Ge(0), Le(1_000)] = 0.01
     """Weight of the entropy bonus in nats; raising it keeps the policy exploring."""
     vf_coef: Annotated[float, Ge(0), Le(1_000)] = 0.5
@@ -66,7 +66,7 @@ class Args:
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation of the hidden layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    """Fraction of hidden units dropped per env; constant within an iteration, so that the ratio starts at 1."""
     weight_decay: Annotated[float, Ge(0), Le(100)] = 0.0
     """Decoupled weight decay (AdamW); raising it keeps weights small."""
     value_loss: Literal["mse", "huber", "clipped"] = "mse"
@@ -124,7 +124,7 @@ class ActorCritic(nn.Module):
         self.value = Body([*widths, 1], args.activation, 1.0, generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all weights anew."""
+        """Draw all weights again."""
         self.policy.reset_parameters(generator)
         self.value.reset_parameters(generator)
 
@@ -244,7 +244,7 @@ LOSS_METRICS = (
     "policy/ratio_error",
 )
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
-                "diag/nonfinite")  # fmt: skip
+                "diag/nonfinite", "policy/total_loss")  # fmt: skip
 KL = LOSS_METRICS.index("policy/kl_divergence")
 
 
@@ -406,7 +406,8 @@ def train(run: AgentRun[Args]) -> None:
                 grad_scaler.step(optimizer)
                 grad_scaler.update()
                 clipped = (norm > args.max_grad_norm).float()
-                update.append(torch.cat([stats, torch.stack([stats[KL], norm, norm, clipped, broken.float()])]))
+                told = torch.stack([stats[KL], norm, norm, clipped, broken.float(), total_loss])
+                update.append(torch.cat([stats, told]))
             if args.target_kl != "off":
                 epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
                 if epoch_kl.item() > args.target_kl:  # the device is waited for once per epoch

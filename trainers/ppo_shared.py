@@ -73,7 +73,7 @@ class Args:
     """The knobs of `[ppo]`. p3kit reads this class from the source; "size" marks what fixes the shape of tensors."""
 
     total_timesteps: Annotated[int, Ge(1), Le(10_000_000_000), "size"] = 100_000
-    """Env steps to train for, per agent; exactly so many are taken."""
+    """Env steps per agent, taken exactly."""
     learning_rate: Annotated[float, Gt(0), Le(1)] = 3e-4
     """Step size of Adam; raising it learns faster and breaks sooner."""
     n_steps: Annotated[int, Ge(1), Le(1_000_000), "size"] = 2048
@@ -87,7 +87,7 @@ class Args:
     gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
     """Mix of one-step and whole-episode advantages; raising it trades bias for variance."""
     clip_range: Annotated[float, Gt(0), Lt(1)] = 0.2
-    """How far the probability ratio may leave 1 before its gradient is cut."""
+    """Largest distance of the probability ratio from 1 before its gradient is cut."""
     ent_coef: Annotated[float, Ge(0), Le(1_000)] = 0.01
     """Weight of the entropy bonus in nats; raising it keeps the policy exploring."""
     vf_coef: Annotated[float, Ge(0), Le(1_000)] = 0.5
@@ -98,9 +98,9 @@ class Args:
     """An epoch whose mean KL divergence is larger is the last of its update; "off" runs all epochs."""
     accumulation_steps: Annotated[int, Ge(1), Le(1_000_000), "size"] = 1
     """Minibatches summed into one gradient step; raising it saves memory at an equal effective batch."""
-    # differs: a shared encoder in place of layers of one's own (4 lines)
+    # differs: a shared encoder in place of separate layers (4 lines)
     patch: Annotated[int, Ge(1), Le(10_000), "size"] = 4
-    """Bars of a token; raising it makes the encoder faster and blunter in time."""
+    """Bars of a token; raising it makes the encoder faster and coarser in time."""
     d_model: Annotated[int, Ge(1), Le(16_384), "size"] = 64
     """Width of a token."""
     layers: Annotated[int, Ge(1), Le(1_000), "size"] = 2
@@ -111,16 +111,16 @@ class Args:
     """Hidden units of each agent's policy head and value head."""
     # end
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of hidden units switched off per env, the same all through an iteration, so that the ratio starts at 1."""
+    """Fraction of hidden units dropped per env; constant within an iteration, so that the ratio starts at 1."""
     # differs: a shared encoder (0 lines)
     encoder_rate: Annotated[float, Ge(0), Le(1_000), "size"] = 0.1
-    """Learning rate of the shared encoder as a share of the agents' own; raising it adapts what all see faster, and
-    unsettles the heads that look through it."""
+    """Learning rate of the shared encoder as a fraction of the agents' own; raising it adapts the encoder faster, and
+    disturbs the heads."""
     value_reach: Annotated[float, Ge(0), Le(1), "size"] = 0.0
-    """Share of the value loss's gradient that reaches the shared encoder; raising it lets values shape what policies
-    see, and their noise too."""
+    """Fraction of the value loss's gradient that reaches the shared encoder; raising it lets the values train the
+    encoder, with their noise."""
     surgery: Literal["off", "pcgrad"] = "off"
-    """What happens to gradients of agents that pull the encoder apart; "pcgrad" takes the conflicting part away."""
+    """Treatment of conflicting gradients on the encoder; "pcgrad" removes the conflicting part."""
     # end
     weight_decay: Annotated[float, Ge(0), Le(100)] = 0.0
     """Decoupled weight decay (AdamW); raising it keeps weights small."""
@@ -131,10 +131,10 @@ class Args:
     # differs: a shared encoder (0 lines)
     token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
     """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
-    the newest bar and the account, and take in the encoder's view as it becomes worth something."""
+    the newest bar and the account, and use the encoder later."""
     token_weight: Annotated[float, Ge(0), Le(1), "size"] = 1.0
-    """Weight of the encoder's token beside a head's other inputs throughout; small lets heads follow it slowly, where
-    windows hold little that the newest bar does not."""
+    """Weight of the encoder's token beside a head's other inputs throughout; small lets heads follow it slowly, for
+    windows with little information beyond the newest bar."""
     # end
 
 
@@ -435,7 +435,7 @@ LOSS_METRICS = (
 )
 # Copied from trainers/ppo.py::STEP_METRICS
 STEP_METRICS = (*LOSS_METRICS, "policy/kl_max", "grad/grad_norm", "grad/grad_norm_max", "grad/grad_clipped_pct",
-                "diag/nonfinite")  # fmt: skip
+                "diag/nonfinite", "policy/total_loss")  # fmt: skip
 # Copied from trainers/ppo.py::KL
 KL = LOSS_METRICS.index("policy/kl_divergence")
 # Copied from trainers/ppo_stacked.py::NORM
@@ -650,7 +650,7 @@ LIVE = (
     "dropout",
     "weight_decay",
 )
-"""Knobs that move while a run trains; a compiled function that saw them would be compiled anew at every move."""
+"""Knobs that change while a run trains; a function compiled with them would be compiled again at every change."""
 
 
 def train(run: Stack[Args]) -> None:
@@ -784,7 +784,7 @@ def train(run: Stack[Args]) -> None:
                         observation = run.observe(batch_index[:, piece], batch_account[:, piece])
                         given = (masks_of_rows(dropout, envs[:, piece]), knobs, loss_scale.scale)
                         # differs: gradients on the encoder are each agent's own until the step (19 lines)
-                        # A last, smaller minibatch would have to be compiled anew, for a handful of steps.
+                        # A last, smaller minibatch would need its own compilation, for a handful of steps.
                         find = fast_find if size == run.minibatch else find_gradients
                         rows_of = Minibatch(*(column[:, piece] for column in batch))
                         found = find(encoder, heads, observation, rows_of, *given, *words)

@@ -6,6 +6,8 @@ Both work in the background and neither can stop the training: a failure is one 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +18,10 @@ from rich.console import Console
 
 from p3kit.console import Console as OwnConsole
 from p3kit.launch.deadlines import abandoned
+from p3kit.launch.process import describe_exit, environment_of
 from p3kit.rundir import RunDir, intact_runs
 from p3kit.rundir.directory import ACTIVE_STATES
+from p3kit.rundir.threads import available_cores
 
 if TYPE_CHECKING:
     from p3kit.aim_mirror import Mirror
@@ -25,7 +29,13 @@ if TYPE_CHECKING:
 
 PICTURES_WITHIN_S = 600.0
 """Seconds for the pictures of one run, after the training."""
+MIRROR_AFTER_S = 6.0
+"""Seconds in which the trainers start. Aim's imports and its first look at a repository would slow them down."""
 _POLL_S = 0.2
+
+
+class PicturesFailed(Exception):
+    """The process that draws failed; its last line."""
 
 
 class Background:
@@ -37,7 +47,8 @@ class Background:
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
         self._runs_root, self._aim_repo = runs_root, aim_repo
         self._console = OwnConsole(stderr=True) if console.quiet else console  # warnings are for the quiet, too
-        self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
+        self._artist = ThreadPoolExecutor(max_workers=available_cores(), thread_name_prefix="pictures")
+        self._drawing: set[subprocess.Popen[str]] = set()
         self._pictures: list[tuple[RunDir, Future[None]]] = []
         self._stop_mirror = threading.Event()
         self._mirror_ended = threading.Event()  # Ctrl-C during Thread.join makes is_alive() False (CPython 3.11)
@@ -71,7 +82,8 @@ class Background:
                 )
                 return self._abandon()
             if failure is not None:
-                self._warn(f"no pictures of {run.name} ({_in_short(failure)})")
+                reason = str(failure) if isinstance(failure, PicturesFailed) else _in_short(failure)
+                self._warn(f"no pictures of {run.name} ({reason})")
         return None
 
     def _wait_for_mirror(self) -> None:
@@ -86,18 +98,40 @@ class Background:
         return None
 
     def _abandon(self) -> None:
-        """Note the threads that are still at work."""
+        """Note the mirror if it is still at work, and end the processes that draw."""
         if self._mirror is not None and not self._mirror_ended.is_set():
             abandoned.append(self._mirror.name)
-        if any(picture.running() for _, picture in self._pictures):
-            abandoned.append("pictures")
+        self._artist.shutdown(wait=False, cancel_futures=True)
+        for process in [*self._drawing]:
+            process.kill()
 
     def draw(self, run: RunDir) -> None:
-        """Draw the pictures of a run that ended, in the background."""
-        self._pictures.append((run, self._artist.submit(_draw, run)))
+        """Draw the pictures of a run that ended, in a process of its own: runs that end together use all cores."""
+        self._pictures.append((run, self._artist.submit(self._draw, run)))
+
+    def _draw(self, run: RunDir) -> None:
+        """Wait for the process that draws. Raises PicturesFailed where it fails."""
+        command = [sys.executable, "-m", "p3kit.report.drawing", str(run.path)]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment_of(run),
+            start_new_session=True,  # Ctrl-C in the terminal is for the launcher
+        ) as process:
+            self._drawing.add(process)
+            _, errors = process.communicate()
+            self._drawing.discard(process)
+        if process.returncode:
+            raise PicturesFailed(
+                errors.strip().splitlines()[-1] if errors.strip() else describe_exit(process.returncode)
+            )
 
     def _follow(self) -> None:
         reported: set[str] = set()
+        self._stop_mirror.wait(MIRROR_AFTER_S)
         try:
             from p3kit.aim_mirror import Mirror
 

@@ -32,11 +32,11 @@ COMMANDS = {
     "check": ("p3kit.cli.check:check", "Probe a spec before training: environment and reward."),
     "show": ("p3kit.cli.spec:show", "Print the resolved spec with the origin of every value."),
     "schema": ("p3kit.cli.spec:schema", "Print the JSON Schema that editors read."),
-    "data": ("p3kit.cli.data:data", "Say what the bars of a spec are, and where they come from."),
+    "data": ("p3kit.cli.data:data", "Describe the bars of a spec, and where they come from."),
     "runs": ("p3kit.cli.runs:runs", "List the runs."),
     "resume": ("p3kit.cli.runs:resume", "Continue a run from its last checkpoint, or extend it."),
     "retrain": ("p3kit.cli.retrain:retrain", "Train a run again with the bars of today."),
-    "stop": ("p3kit.cli.runs:stop", "Ask a run to write a checkpoint and end."),
+    "stop": ("p3kit.cli.runs:stop", "Make a run write a checkpoint and end."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
     "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
     "paper": ("p3kit.cli.paper:paper", "Trade an agent on paper as bars come in."),
@@ -174,7 +174,7 @@ class LazyCommands(click.Group):
             if error.errno == errno.ENAMETOOLONG:
                 click.echo(f"{error.filename}: {error.strerror}; name a file that is there", err=True)
                 sys.exit(InputError.exit_code)
-            where = error.filename or "a file or folder (the system does not say which)"
+            where = error.filename or "a file or folder (the system does not name it)"
             click.echo(f"{where}: {error.strerror}; free some space or fix the folder's permissions", err=True)
             sys.exit(P3kitError.exit_code)
         except KeyboardInterrupt:

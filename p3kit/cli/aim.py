@@ -37,7 +37,7 @@ Examples:
 )
 @runs_option
 @repo_option
-@click.option("--rebuild", is_flag=True, help="Drop what was mirrored and make it anew from the run directories.")
+@click.option("--rebuild", is_flag=True, help="Drop the mirrored runs and send them again from the run directories.")
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C, sending what is new.")
 @json_option
 def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json: bool) -> None:

@@ -41,11 +41,11 @@ def compare(
     as_json: bool,
     runs_root: Path,
 ) -> None:
-    """Set runs, agents or the values of a knob side by side: what differs in their specs and where it was set, results
-    with intervals, and the difference from the first one.
+    """Compare runs, agents or the values of a knob: the differences of their specs with their origins, the results with
+    intervals, and the differences from the first one.
 
-    RUN is run-42, 42, latest or run-42/AAPL. Where nothing but compute.… differs (a precision, say), a verdict tells
-    whether the results match. Without --output the page goes to stdout, as markdown.
+    RUN is run-42, 42, latest or run-42/AAPL. If only compute.… differs (a precision, for example), a verdict states if
+    the results match. Without --output the page goes to stdout, as Markdown.
     """
     from p3kit.api.judging import compare_runs
     from p3kit.report.comparison_page import comparison_json, render_comparison, write_comparison

@@ -27,7 +27,7 @@ def completion(shell: str, as_json: bool) -> None:
     from p3kit.cli import main
 
     kind = get_completion_class(shell)
-    if kind is None:  # click knows all three
+    if kind is None:  # click supports all three
         raise click.UsageError(f"click does not complete for {shell}")
     script = kind(main, {}, "p3kit", VARIABLE).source()
     if as_json:

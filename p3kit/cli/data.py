@@ -204,7 +204,7 @@ def render_file(facts: FileFacts) -> str:
 
 
 def utc_now() -> dt.datetime:
-    """The clock that says which bars are over."""
+    """The clock that decides which bars are over."""
     return dt.datetime.now(dt.UTC)
 
 
@@ -259,7 +259,7 @@ _NORMALISED = {
 
 
 def _observed(facts: Mapping[str, dict[str, Any]], spec: Spec) -> str:
-    """The features that an agent sees; means and scales are those of the first symbol."""
+    """The features that an agent observes; means and scales are those of the first symbol."""
     symbol, first = next(iter(facts.items()))
     seen = first["observed"]
     rows: list[tuple[str, ...]] = [("feature", "from", "bars", f"mean ({symbol})", "scale")]
@@ -271,7 +271,7 @@ def _observed(facts: Mapping[str, dict[str, Any]], spec: Spec) -> str:
 
 
 def _notes(facts: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Note → the symbols it is about, so that the same note is said once."""
+    """Note → the symbols it is about, so that the same note is printed once."""
     notes: dict[str, list[str]] = {}
     for symbol, f in facts.items():
         for note in f["notes"]:

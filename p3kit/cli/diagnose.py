@@ -33,13 +33,13 @@ Examples:
     "--explain",
     "wanted_row",
     metavar="N",
-    help="Tell row N of the table, or a symptom by its id, with all its numbers.",
+    help="Print row N of the table, or a symptom by its id, with all its numbers.",
 )
 @click.option(
     "--rules",
     type=UserPath(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help='Judge the recorded metrics anew by the [diagnose.rows."ID"] tables of FILE. Nothing is trained again.',
+    help='Judge the recorded metrics by the [diagnose.rows."ID"] tables of FILE. Nothing is trained again.',
 )
 @click.option(
     "--episode",
@@ -70,10 +70,10 @@ def diagnose(
 ) -> None:
     """Print the troubleshooting table of RUN: symptom, evidence, threshold, since when, causes, patch.
 
-    Below it stands what interventions did while the run trained, and what held them back.
+    Below it stand the interventions during training, and the reasons that held others back.
 
-    RUN is run-42, 42, latest or run-42/AAPL, and may still be training. A row without enough data says so and is never
-    called fine.
+    RUN is run-42, 42, latest or run-42/AAPL, and may still be training. A row without enough data is marked, and never
+    counts as healthy.
     """
     _check(wants_episode, split, checkpoint, wanted_row, rules, patch_only, as_markdown, as_json)
     found = _open(run, agent, runs_root)
@@ -198,5 +198,5 @@ def _in_words(run: str, episode: Mapping[str, Any]) -> str:
 
 
 def _with_origin(run: str, patch: str) -> str:
-    """A comment line above the fragment, so that a saved patch says where it came from; also where there is nothing."""
+    """A comment line above the fragment, so that a saved patch names its source; also for an empty patch."""
     return f"# p3kit diagnose {run} --patch" + (f"\n{patch}" if patch else ": nothing to change")

@@ -76,10 +76,9 @@ def evaluate(
 ) -> None:
     """Backtest RUN: metrics beside all-HOLD, buy-and-hold, random and a moving average, with a picture.
 
-    RUN is run-42, 42, latest or run-42/AAPL. The policy walks the whole split once, deterministic, at the fees and
-    under the rules that the spec states, with one account from the first bar to the last. --bars, --from and --to
-    backtest on bars outside the splits. A run on a Gymnasium or EnvPool task plays whole episodes and prints their
-    returns.
+    RUN is run-42, 42, latest or run-42/AAPL. The policy plays the whole split once, deterministic, with the spec's fees
+    and rules, and one account from the first bar to the last. --bars, --from and --to backtest on bars outside the
+    splits. A run on a Gymnasium or EnvPool task plays whole episodes and prints their returns.
     """
     from p3kit.api.judging import evaluate_run
     from p3kit.api.saved_run import open_run
@@ -88,7 +87,7 @@ def evaluate(
 
     if final and split is not None:
         raise InputError(
-            f"--split {split}", "was given beside --final", "--final walks the test split; say one of them"
+            f"--split {split}", "was given beside --final", "--final uses the test split; give one of them"
         )
     outside = any(option is not None for option in (bars, first_day, last_day))
     if outside and (final or split is not None):

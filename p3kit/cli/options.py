@@ -52,7 +52,7 @@ force_option = click.option("--force", is_flag=True, help="Write over files that
 
 
 class Whole(click.IntRange):
-    """A whole number within bounds, refused with the bounds in words."""
+    """A whole number within bounds; the error names the bounds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:

@@ -50,7 +50,7 @@ def progress_console() -> Console:
 
 
 def volume() -> int:
-    """QUIET, USUAL or VERBOSE, as the command in progress was asked."""
+    """QUIET, USUAL or VERBOSE, from the options of the command in progress."""
     context = click.get_current_context(silent=True)
     return USUAL if context is None else int(context.meta.get(_VOLUME, USUAL))
 
@@ -68,7 +68,7 @@ def add_volume(command: click.Command) -> click.Command:
 def volume_options() -> list[click.Option]:
     """-q and -v, before a command's name or after it."""
     return [
-        _switch("-q", "--quiet", QUIET, "Nothing but results, warnings and errors."),
+        _switch("-q", "--quiet", QUIET, "Only results, warnings and errors."),
         _switch("-v", "--verbose", VERBOSE, "Versions, time taken, and where in p3kit an error was raised."),
     ]
 

@@ -40,7 +40,7 @@ Examples:
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="Train the beginning of the first runs in a folder that is thrown away, and tell from it what all will take.",
+    help="Train the beginning of the first runs in a temporary folder, and estimate the cost of all runs from it.",
 )
 @engine_option
 @click.option("--gpus", type=click.IntRange(min=0), help="Plan for a cluster of so many GPUs (with --engine ray).")
@@ -89,7 +89,7 @@ def _check(calibrate: bool, engine: str, gpus: int | None, cpus: int | None) -> 
     if engine == "local" and (gpus is not None or cpus is not None):
         raise InputError("--gpus" if gpus is not None else "--cpus", "is for a cluster", "add --engine ray")
     if engine == "ray" and calibrate:
-        what = "trains here, which tells nothing about the nodes of a cluster"
+        what = "trains here, which gives no figures for the nodes of a cluster"
         raise InputError("--calibrate", what, "calibrate on a node with --engine local")
 
 

@@ -136,7 +136,7 @@ def _one(one: AgentDecision) -> Iterator[RenderableType]:
     decision = one.decision
     yield Text(f"{one.agent}: {decision.action} at the close of {decision.time}", style="bold")
     if one.synthetic:
-        yield Text("trained on SYNTHETIC data: nothing is said about a real market", style="yellow")
+        yield Text("trained on SYNTHETIC data: no evidence about a real market", style="yellow")
     yield f"order    {_order(decision.order)}"
     yield f"account  {_account(one.account)}"
     yield f"value    {decision.value:.4g}"

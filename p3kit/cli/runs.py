@@ -158,7 +158,7 @@ Examples:
 @runs_option
 @json_option
 def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
-    """Ask runs to write a checkpoint and end. A run that waits for its turn will not begin.
+    """Make runs write a checkpoint and end. A queued run will not start.
 
     Returns at once; `p3kit runs` shows when a run has stopped, and `p3kit resume` continues it.
     """
@@ -169,7 +169,7 @@ def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
         print_json([{"run": run.name, "state": run.state} for run in stopped])
     else:
         for run in stopped:
-            click.echo(f"{run.name} was asked to stop")
+            click.echo(f"{run.name}: stop requested")
 
 
 def _print_crashed(found: RunList) -> None:

@@ -23,9 +23,9 @@ Examples:
 @runs_option
 @json_option
 def validate(spec: Path, overrides: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
-    """Check SPEC: all faults at once, or what is worth knowing about it.
+    """Check SPEC: print all faults at once, or notes about it.
 
-    Exit code 0 when it can be run, 2 when not. Whether the bars are right, `p3kit plan` and `p3kit data` say.
+    Exit code 0 if it can be run, 2 if not. `p3kit plan` and `p3kit data` check the bars.
     """
     from p3kit.api.specs import check_init
     from p3kit.spec.loading import check_files, load_spec

@@ -1,4 +1,4 @@
-"""`p3kit init` and `p3kit eject`: files of one's own to begin with."""
+"""`p3kit init` and `p3kit eject`: new files to start with."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ Examples:
 def eject(trainer: str, place: Path | None, force: bool, as_json: bool) -> None:
     """Copy a shipped TRAINER to a file of your own, to change it: my_ppo.py in the current folder.
 
-    A field that you add to its class Args is a knob of [ppo] in every spec whose trainer is that file: checked against
-    its type and bounds, scheduled, tuned and recorded as the others are.
+    A field that you add to its class Args is a knob of [ppo] in every spec whose trainer is that file. Its type and
+    bounds are checked, and it can be scheduled, tuned and recorded like the others.
     """
     from p3kit.spec.starter import eject as copy
 

@@ -65,7 +65,7 @@ fault; 130 interrupted."""
     "--resume",
     metavar="SWEEP",
     shell_complete=complete_sweep,
-    help="Go on with a sweep: tune-1, 1 or latest. It knows its own spec.",
+    help="Go on with a sweep: tune-1, 1 or latest. It has its own spec.",
 )
 @click.option(
     "--output",
@@ -94,9 +94,9 @@ def tune(
 ) -> None:
     """Search the values under [tune] of SPEC for the highest validation Sharpe ratio, the mean over symbols and seeds.
 
-    The first trial is the spec as it stands. Every trial is trained as ordinary runs; one that falls behind the median
-    of the others is ended early. The sweep's folder (tune-1, beside the runs) keeps the journal, four pictures and the
-    winner as a spec.
+    The first trial is the unchanged spec. Every trial is trained as ordinary runs. A trial below the median of the
+    others is ended early. The sweep's folder (tune-1, beside the runs) keeps the journal, four pictures and the winner
+    as a spec.
     """
     from p3kit.api.search import TuneOptions, resume_sweep, tune_spec
     from p3kit.api.specs import load_spec

@@ -1,4 +1,4 @@
-"""From a run directory to its diagnosis: gather the evidence, ask every detector, rank, and work out the patches."""
+"""From a run directory to its diagnosis: gather the evidence, run every detector, rank, and compute the patches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.diagnose.evidence import TICK, Evidence, Recorded
-from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange
-from p3kit.diagnose.journal import for_agent, intervened
-from p3kit.diagnose.registry import about_trading
+from p3kit.diagnose.findings import SEVERITIES, AgentDiagnosis, Finding, Range, SpecChange, row_numbers
+from p3kit.diagnose.journal import changes_training, for_agent, intervened
+from p3kit.diagnose.registry import Row, about_trading
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, concerns, list_runs
 from p3kit.spec.writing import patch_toml
@@ -28,7 +28,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "policy.uniform",
         "policy.frozen",
     ),
-    "policy.early_entropy": ("policy.hold", "opt.step_too_big", "train.kl", "policy.init_scale"),
+    "policy.early_entropy": ("policy.hold", "opt.step_too_big", "train.kl", "policy.init_scale", "obs.scale"),
     "policy.uniform": (
         "policy.frozen",
         "ppo.adv_std",
@@ -37,12 +37,29 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "reward.scale",
         "env.stale_obs",
     ),
-    "env.stale_obs": ("ppo.adv_std",),
-    "value.bootstrap": ("net.dead_relu", "net.dormant", "obs.scale", "num.nan"),  # one value for every observation
-    "reward.tail": ("reward.explode", "ppo.adv_std"),
+    "env.stale_obs": ("ppo.adv_std", "reward.tail"),
+    "env.mismatch": (
+        "mask.violation",
+        "mask.tight",
+        "ppo.ratio_ne_1",
+        "value.bootstrap",
+        "env.no_end",
+        "env.stale_obs",
+        "num.nan",
+    ),  # these name one field of it
+    "net.still": ("net.dead_relu", "ppo.adv_std", "num.nan"),
+    "train.growth": ("opt.step_too_big", "train.kl", "reward.explode", "reward.scale", "reward.tail", "obs.scale"),
+    "value.bootstrap": (
+        "spec.no_effect",
+        "net.dead_relu",
+        "net.dormant",
+        "obs.scale",
+        "num.nan",
+    ),  # one value for every observation
+    "reward.tail": ("reward.explode", "ppo.adv_std", "reward.share"),
     "reward.one_sign": ("ppo.adv_std",),
     "ppo.adv_signal": ("ppo.adv_std", "obs.scale", "reward.tail", "reward.scale"),
-    "policy.frozen": ("opt.lr_decayed", "ppo.adv_std", "net.dead_relu", "net.dormant"),
+    "policy.frozen": ("opt.lr_decayed", "ppo.adv_std", "net.dead_relu", "net.dormant", "reward.tail", "reward.scale"),
     "policy.hold": ("opt.step_too_big", "ppo.adv_signal", "mask.tight"),
     "phase.ev": ("value.fail",),
     "phase.reward": ("gen.gap", "reward.hack", "opt.step_too_big", "train.kl"),
@@ -56,6 +73,9 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "reward.tail",
         "reward.share",
         "ppo.adv_std",
+        "obs.scale",
+        "env.duplicate",
+        "net.still",
     ),
     "value.mean": ("value.fail", "reward.scale", "reward.explode"),
     "trade.never": ("policy.hold", "policy.correct_inaction", "policy.frozen", "reward.share"),
@@ -75,17 +95,41 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "reward.corr": ("reward.hack", "reward.explode", "reward.share", "reward.tail", "ppo.adv_std"),
     "train.kl": ("opt.step_too_big",),
     "train.clip": ("opt.step_too_big", "train.kl", "reward.hack", "reward.explode"),
-    "opt.grad": ("reward.scale", "reward.tail", "obs.scale", "num.nan"),
-    "train.unstable": ("opt.step_too_big", "train.kl", "reward.explode"),
+    "opt.grad": ("reward.scale", "reward.tail", "obs.scale", "num.nan", "reward.hack", "reward.explode", "reward.corr"),
+    "train.unstable": ("opt.step_too_big", "train.kl", "reward.explode", "env.duplicate"),
+    "reward.hack": ("reward.corr",),
     "reward.scale": ("reward.tail", "ppo.adv_std"),
     "gen.gap": ("data.leak", "opt.step_too_big", "train.kl", "train.clip", "reward.scale", "reward.tail"),
     "perf.no_progress": ("gen.gap",),
     "trade.drawdown": ("gen.gap",),
-    "trade.too_many": ("reward.corr", "reward.share", "reward.hack", "ppo.adv_signal"),
+    "trade.too_many": ("reward.corr", "reward.share", "reward.hack", "ppo.adv_signal", "reward.scale"),
 }
 """Which raised row explains which other one, the nearest explanation first. `FOLLOW_ANY` may follow any of them."""
 
 FOLLOW_ANY = ("perf.no_progress", "phase.reward", "trade.never", "trade.drawdown", "multi.outlier_agent")
+
+EXACT = (
+    "num.nan",
+    "run.oom",
+    "spec.no_effect",
+    "env.mismatch",
+    "mask.violation",
+    "ppo.ratio_ne_1",
+    "ppo.adv_std",
+    "value.bootstrap",
+    "net.still",
+)
+"""Rows that hold or do not, whatever the policy learns. What statistics show at the same time or later is a
+consequence."""
+
+LAYERS: Mapping[str, int] = {
+    **dict.fromkeys(("data", "env", "mask", "obs", "reward"), 1),
+    **dict.fromkeys(("opt", "train", "ppo", "net", "value", "num"), 2),
+    "policy": 3,
+    **dict.fromkeys(("trade", "gen", "perf", "phase", "multi"), 4),
+}
+"""Order of causes by the prefix of a row: inputs and rewards, then the update, the policy, the outcome. A row follows
+from one of an earlier layer that began a tick or more before it."""
 
 CATALOGUE = "p3kit@1"
 """The rule pack, as `diagnose.catalogue` names it."""
@@ -116,12 +160,12 @@ Rules = Mapping[str, Mapping[str, Any]]
 def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[AgentDiagnosis]:
     """Judge every agent of a run, or one. Reads files only; a run may still be training.
 
-    With `rules` the recorded metrics are judged anew under other thresholds: nothing is trained again.
+    With `rules` the recorded metrics are judged with other thresholds: nothing is trained again.
     """
     info, status = run.info(), run.status()
     plans = {plan["name"]: plan for plan in info["agents"]}
     symbols = info["spec"].get("symbols") or []
-    return [
+    every = [
         AgentDiagnosis(
             run=run.name,
             agent=evidence.agent,
@@ -134,8 +178,10 @@ def diagnose(run: RunDir, agent: str | None = None, rules: Rules | None = None) 
             failure=f"{status['state']}: {status['message']}" if ended_badly(status) else "",
             intervened=intervened(evidence.events_of("intervention")),
         )
-        for evidence in gather_run(run, agent, rules)
+        for evidence in gather_run(run, rules=rules)
     ]
+    numbers = row_numbers(every)  # over all agents, also for one of them
+    return [replace(one, numbers=numbers) for one in every if agent in (None, one.agent)]
 
 
 def gather_run(run: RunDir, agent: str | None = None, rules: Rules | None = None) -> list[Evidence]:
@@ -215,13 +261,29 @@ def judge(evidence: Evidence) -> tuple[Finding, ...]:
     """Every row of the catalogue that has a detector: raised rows first, the worst and earliest on top. Rows about
     trading are left out for a task that is no market."""
     rows = {symptom: row for symptom, row in DETECTORS.items() if not (evidence.task and about_trading(symptom))}
-    findings = {symptom: row(evidence) for symptom, row in rows.items()}
+    findings = {symptom: _beside_own_changes(row, evidence) for symptom, row in rows.items()}
     raised = {symptom: finding for symptom, finding in findings.items() if finding.raised}
     judged = [
         _with_patch(replace(finding, follows=_explanation(finding, raised)), evidence) if finding.raised else finding
         for finding in findings.values()
     ]
     return tuple(sorted(judged, key=_order))
+
+
+OWN_CHANGE = 3 * TICK
+"""Env steps in which a row can be the mere effect of an intervention."""
+
+
+def _beside_own_changes(row: Row, evidence: Evidence) -> Finding:
+    """Judge a row. One that begins right after an intervention is judged by the record after that alone, so that the
+    change itself is no symptom."""
+    finding = row(evidence)
+    begin = finding.since_step
+    if not finding.raised or begin is None or finding.window == "exact":
+        return finding
+    changes = [int(event["global_step"]) for event in evidence.events_of("intervention") if changes_training(event)]
+    last = max((step for step in changes if step < begin <= step + OWN_CHANGE), default=None)
+    return finding if last is None else row(evidence.since(last))
 
 
 @cache
@@ -240,16 +302,35 @@ def _order(finding: Finding) -> tuple[Any, ...]:
 
 
 def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
-    """The raised row that explains this one, if it began no more than two ticks after it."""
-    candidates: Iterable[str] = FOLLOWS.get(finding.symptom, ())
+    """The raised row that explains this one: a named ancestor that began no more than two ticks after it, then an exact
+    row, then the earliest row of an earlier layer."""
+    named: Iterable[str] = FOLLOWS.get(finding.symptom, ())
     if finding.symptom in FOLLOW_ANY:
         roots = [name for name, other in raised.items() if other.alarming and name not in OUTCOMES]
-        candidates = [*candidates, *roots]
-    for name in candidates:
+        named = [*named, *roots]
+    exact = [] if finding.symptom in EXACT else [name for name in EXACT if name in raised and raised[name].alarming]
+    for name in [*named, *exact]:
         root = raised.get(name)
-        if root is not None and (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:
+        is_cycle = root is not None and finding.symptom in FOLLOWS.get(name, ())
+        if root is not None and not is_cycle and (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:
             return name
-    return None
+    return _earlier_layer(finding, raised)
+
+
+def _earlier_layer(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
+    """The alarming row of an earlier layer that began first, and a tick or more before this one."""
+    layer = _layer(finding.symptom)
+    earlier = [
+        other
+        for name, other in raised.items()
+        if other.alarming and _layer(name) < layer and (other.since_step or 0) + TICK <= (finding.since_step or 0)
+    ]
+    return min(earlier, key=lambda other: other.since_step or 0).symptom if earlier else None
+
+
+def _layer(symptom: str) -> float:
+    """The layer of a row; infinite where it takes no part in the order."""
+    return LAYERS.get(symptom.partition(".")[0], np.inf)
 
 
 OUTCOMES = (

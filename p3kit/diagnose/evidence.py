@@ -1,9 +1,8 @@
 """Input of the detectors: the recorded series of one agent on a common clock, its spec and its events.
 
-A *tick* is 4,096 env steps of one agent. Rows that lie closer than a tick are pooled into one, rows that lie further
-apart stay as they are, so that a window of three ticks means the same whatever `n_steps × num_envs` is. Everything a
-detector computes at a tick uses that tick and earlier ones only: judged live or afterwards, a run gets the same
-findings.
+A *tick* is 4,096 env steps of one agent. Rows closer than a tick are pooled into one; other rows stay unchanged. So a
+window of three ticks means the same for any `n_steps × num_envs`. A detector uses only the current tick and earlier
+ones: a run gets the same findings live and afterwards.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -61,8 +60,7 @@ class Ticks:
 
     @property
     def covered(self) -> int:
-        """Ticks of training that these rows speak for; more than their number where an iteration spans several
-        ticks."""
+        """Ticks of training that these rows cover; more than their number if an iteration spans several ticks."""
         return max(len(self), int(self.steps[-1]) // TICK) if len(self) else 0
 
     def rows_for(self, ticks: int, least: int = 2) -> int:
@@ -111,7 +109,7 @@ class Evidence:
     task: str = ""
     """The Gymnasium or EnvPool task it trains on; "" for bars."""
     failure: str = ""
-    """What a failed or crashed run said last."""
+    """Last output of a failed or crashed run."""
     peers: Sequence[Evidence] = ()
     """The other agents of the run: a free control group."""
     twins: Sequence[tuple[str, Mapping[str, Recorded]]] | None = None
@@ -130,7 +128,7 @@ class Evidence:
         """The metric by tick; empty where the run did not record it."""
         if metric not in self.series:
             return _NONE
-        if (metric, reduce) not in self._pooled:  # forty rows ask for the same few metrics
+        if (metric, reduce) not in self._pooled:  # forty rows read the same few metrics
             self._pooled[metric, reduce] = to_ticks(self.series[metric], reduce)
         return self._pooled[metric, reduce]
 
@@ -144,6 +142,14 @@ class Evidence:
         return Ticks(
             np.asarray(series.steps, np.int64)[finite], values[finite], np.asarray(series.iterations, np.int64)[finite]
         )
+
+    def since(self, step: int) -> Evidence:
+        """The record after an env step alone; the events stay."""
+        series = {}
+        for name, one in self.series.items():
+            kept = np.asarray(one.steps) > step
+            series[name] = Ticks(one.steps[kept], one.values[kept], one.iterations[kept])
+        return replace(self, series=series)
 
     def progress(self, steps: NDArray[np.int64] | int) -> Any:
         """Share of training done, 0 to 1."""

@@ -1,4 +1,4 @@
-"""One judgement with all its numbers: what was measured, tick by tick, against which rule, and what would mend it."""
+"""One judgement with all its numbers: the measured values, tick by tick, the rule, and the changes that would help."""
 
 from __future__ import annotations
 
@@ -74,20 +74,18 @@ class Explanation:
         }
 
 
-def numbered(diagnoses: Sequence[AgentDiagnosis]) -> list[Finding]:
-    """The raised rows in the order of the table; `--explain 1` is the first."""
-    return [finding for diagnosis in diagnoses for finding in diagnosis.raised]
-
-
 def pick(diagnoses: Sequence[AgentDiagnosis], wanted: str) -> Finding:
-    """The row that `--explain` asks for: its number in the table, or a symptom's id (of the first agent that raised it,
-    else of the first agent). Raises InputError with what there is."""
-    rows = numbered(diagnoses)
+    """The row that `--explain` names: its number in the table, or a symptom's id. It is that of the first agent that
+    raised it, else of the first agent. Raises InputError with the possible rows."""
     if wanted.isdigit():
-        if 1 <= int(wanted) <= len(rows):
-            return rows[int(wanted) - 1]
-        have = f"the table has rows 1 to {len(rows)}" if rows else "nothing was raised"
-        raise InputError(f"--explain {wanted}", f"no such row: {have}", "a symptom's id explains a silent row too")
+        numbers = {number: symptom for one in diagnoses for symptom, number in one.numbers.items()}
+        raised = {finding.symptom for one in diagnoses for finding in one.raised}
+        known = [number for number in sorted(numbers) if numbers[number] in raised]
+        have = ", ".join(map(str, known)) if known != list(range(1, len(known) + 1)) else f"1 to {len(known)}"
+        if numbers.get(int(wanted)) not in raised:
+            what = f"no such row: the table has rows {have}" if known else "no such row: nothing was raised"
+            raise InputError(f"--explain {wanted}", what, "a symptom's id explains a silent row too")
+        wanted = numbers[int(wanted)]
     of_symptom = [finding for diagnosis in diagnoses for finding in diagnosis.findings if finding.symptom == wanted]
     if not of_symptom:
         if wanted in SYMPTOMS:
@@ -172,12 +170,12 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
             console.print(Text(f"{cause.rank}. {cause.meaning} ({cause.evidence})"))
             console.print(Text(_indented(cause.patch) if cause.patch else "   no spec value fixes this", "green"))
     if finding.raised and (against := [cause.meaning for cause in explanation.causes if not cause.rank]):
-        console.print(Text("Nothing speaks for: " + "; ".join(against) + ".", "dim"))
+        console.print(Text("No evidence for: " + "; ".join(against) + ".", "dim"))
 
 
 def _story(explanation: Explanation) -> list[tuple[str, str]]:
     finding, row = explanation.finding, explanation.row
-    states = {"ok": "judged, and silent", "not_enough_data": "too early to say", "no_evidence": "cannot be judged"}
+    states = {"ok": "judged, no finding", "not_enough_data": "too early", "no_evidence": "cannot be judged"}
     lines = [("state", states.get(finding.state, f"raised, {finding.severity}")), ("judged by", row.evidence)]
     rule = [f"warn {format_number(explanation.rule['warn'])}"]
     if explanation.rule["critical"] != float("inf"):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p3kit.spec.writing import patch_toml
 from p3kit.symptoms import SYMPTOMS, Severity, Symptom, Value
 
 State = Literal["raised", "ok", "not_enough_data", "no_evidence"]
-"""raised: the symptom showed, now or earlier · ok: judged and silent · not_enough_data: too early to say ·
-no_evidence: the run did not record what the row needs."""
+"""raised: the symptom showed, now or earlier · ok: judged, no finding · not_enough_data: too early ·
+no_evidence: the run did not record the metrics that the row needs."""
 
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "information", "gate")
 
 
 @dataclass(frozen=True)
 class CauseFound:
-    """A cause that the evidence supports, with that evidence in words and its weight."""
+    """A cause that the evidence supports, with that evidence as text and its weight."""
 
     id: str
     evidence: str
@@ -27,7 +27,7 @@ class CauseFound:
 
 @dataclass(frozen=True)
 class SpecChange:
-    """One value of a patch: what the run used, and what to use instead. `before` is None where the run does not say."""
+    """One value of a patch: the run's value, and its replacement. `before` is None if the run does not record it."""
 
     path: str
     before: Value | None
@@ -133,6 +133,8 @@ class AgentDiagnosis:
     """`crashed: …` or `failed: …` where the run ended badly; a run may end so before any row can be judged."""
     intervened: bool = False
     """Whether an intervention changed how it trained."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Symptom → number of its row, the same for all agents of the run; see `row_numbers`."""
 
     @property
     def raised(self) -> tuple[Finding, ...]:
@@ -173,6 +175,19 @@ class AgentDiagnosis:
         }
 
 
+def row_numbers(diagnoses: Sequence[AgentDiagnosis]) -> dict[str, int]:
+    """Symptom → number of its row, over all agents of a run: roots before consequences, then the worst, then those that
+    began first. An agent's table, the run's and `--explain` share them."""
+    best: dict[str, tuple[bool, int, int, int]] = {}
+    catalogue = list(SYMPTOMS)
+    for diagnosis in diagnoses:
+        for found in diagnosis.raised:
+            place = (found.follows is not None, SEVERITIES.index(found.severity), found.since_step or 0)
+            key = (*place, catalogue.index(found.symptom))
+            best[found.symptom] = min(key, best.get(found.symptom, key))
+    return {symptom: number for number, symptom in enumerate(sorted(best, key=lambda name: best[name]), 1)}
+
+
 def format_number(value: float | None) -> str:
     """At most three significant digits, no trailing zeros, thousands in full: 0.0123, 1.2, 15.3, 1,830, 1e-05, n/a."""
     if value is None or value != value:
@@ -194,7 +209,7 @@ def format_missed(value: float, threshold: str) -> str:
 
 
 def format_value(value: Value | None) -> str:
-    """A spec value as a reader writes it: 3e-4, 0.05, 64, running; `unset` where the run does not say."""
+    """A spec value as a reader writes it: 3e-4, 0.05, 64, running; `unset` if the run does not record it."""
     if value is None:
         return "unset"
     return format_number(value) if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The journal of interventions in words: what was done to a run in training, what was not, and why.
+"""The journal of interventions as text: changes during training, changes that were not made, and the reasons.
 
 Entries of a rule for several agents have no agent of their own but the names of `agents`.
 """
@@ -18,7 +18,7 @@ from p3kit.diagnose.findings import format_number, format_steps
 from p3kit.rundir import RunDir, concerns
 
 DONE = ("fired", "released", "verified", "failed")
-"""Decisions that changed something, or checked whether a change had helped; the others say why nothing was done."""
+"""Decisions that changed something, or checked a change; the others give the reason for no change."""
 
 _STYLES = {"fired": "bold", "released": "", "verified": "green", "failed": "yellow"}
 
@@ -82,7 +82,7 @@ _PARTS = {
     "minibatch": "gradient steps",
 }
 _DID = {
-    "reinit": "{} drawn anew",
+    "reinit": "{} reinitialised",
     "freeze": "{} frozen",
     "normalize": "{} normalized from here on",
     "early_stop_update": "update ended",  # journals of earlier versions

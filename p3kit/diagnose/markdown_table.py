@@ -6,24 +6,22 @@ from collections.abc import Sequence
 
 from p3kit import escape
 from p3kit.diagnose.diagnosis import merged_patch
-from p3kit.diagnose.findings import AgentDiagnosis, Finding, format_number
-from p3kit.diagnose.table import heading_of, healthy_range, measured, not_judged, time_of
+from p3kit.diagnose.findings import AgentDiagnosis, format_number
+from p3kit.diagnose.table import Group, grouped, heading_of, healthy_range, not_judged, time_of
 from p3kit.symptoms import SYMPTOMS
 
 
 def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
-    """One section per agent, then the patch, then what was not judged. Ends with a newline."""
+    """A heading per agent and one table for all, then the patch, then what was not judged. Ends with a newline."""
     parts: list[str] = []
-    number = 1
     for diagnosis in diagnoses:
         parts.append(f"## {escape.markdown(heading_of(diagnosis))}")
         if diagnosis.failure:
             parts.append(f"**{escape.markdown(diagnosis.failure)}**")
-        if diagnosis.raised:
-            parts.append(_findings(diagnosis.raised, number))
-            number += len(diagnosis.raised)
         if diagnosis.clean:
             parts.append(_clean_bill(diagnosis))
+    if groups := grouped(diagnoses):
+        parts.append(_findings(groups, len(diagnoses)))
     if patch := merged_patch(diagnoses):
         parts.append(f"Patch for the spec, from the likeliest cause of each row:\n\n```toml\n{_fenced(patch)}\n```")
     parts += [escape.markdown(line) for line in not_judged(diagnoses)]
@@ -31,8 +29,8 @@ def diagnoses_as_markdown(diagnoses: Sequence[AgentDiagnosis]) -> str:
 
 
 def catalogue_as_markdown() -> str:
-    """Every row of the catalogue: the guide's words, what is judged, whether a repair may act by itself, and where the
-    row is judged otherwise than the guide says."""
+    """Every row of the catalogue: the guide's words, the evidence, the possible automatic repairs, and departures from
+    the guide."""
     lines = ["| row | the guide's words | section | severity | judged by | causes (* may be repaired) |"]
     lines.append("|---|---|---|---|---|---|")
     for row in SYMPTOMS.values():
@@ -45,26 +43,28 @@ def catalogue_as_markdown() -> str:
         cells = (f"`{row.id}`", row.title, row.section, row.severity, where, causes or "–")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     departures = [f"- `{row.id}`: {row.departure}" for row in SYMPTOMS.values() if row.departure]
-    return "\n".join([*lines, "", "Where a row is not judged as the guide says:", "", *departures]) + "\n"
+    return "\n".join([*lines, "", "Rows that depart from the guide:", "", *departures]) + "\n"
 
 
-def _findings(findings: Sequence[Finding], first: int) -> str:
+def _findings(groups: Sequence[Group], agents: int) -> str:
     lines = ["| | symptom | measured | since | causes, likeliest first | change |", "|---|---|---|---|---|---|"]
-    for number, finding in enumerate(findings, first):
+    for group in groups:
+        finding = group.first
         causes = [
             f"{rank}. {escape.markdown(f'{finding.row.cause(found.id).meaning} ({found.evidence})')}"
             for rank, found in enumerate(finding.causes, 1)
         ]
         cells = [
-            f"{number}. {finding.severity}",
+            f"{group.number}. {finding.severity}",
             f"**{escape.markdown(finding.row.title)}** {escape.code(finding.symptom)}",
-            escape.markdown(measured(finding)),
+            escape.markdown(group.measured(agents)),
             time_of(finding),
             f"follows from {escape.code(finding.follows)}" if finding.follows else "<br>".join(causes),
             "" if finding.follows else "<br>".join(escape.code(str(change)) for change in finding.changes) or "none",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    notes = [f"- `{f.symptom}`, not as the guide says: {f.row.departure}" for f in findings if f.row.departure]
+    shown = [group.first for group in groups]
+    notes = [f"- `{f.symptom}` departs from the guide: {f.row.departure}" for f in shown if f.row.departure]
     return "\n".join(lines) + ("\n\n" + "\n".join(notes) if notes else "")
 
 

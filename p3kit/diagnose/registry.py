@@ -1,9 +1,9 @@
 """Rows of the troubleshooting table, and their texts.
 
-A row names the metrics it needs, the minimum of ticks before it may speak, its threshold (`warn`, and `critical` where
-there are two) and its patience in ticks. All of these but the minimum can be overridden under `[diagnose.rows."ID"]`.
-A *gross* breach, one that no healthy run comes near, need not wait for the minimum: from `gross` ticks on a row may
-raise, and is not called fine before it has its minimum.
+A row names the metrics it needs, the minimum of ticks before it may report, its threshold (`warn`, and `critical` if
+there are two) and its patience in ticks. All of these except the minimum can be changed under `[diagnose.rows."ID"]`.
+A *gross* breach, which never occurs in a healthy run, need not wait for the minimum: from `gross` ticks on a row may
+raise, but is not called healthy before it has its minimum.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit.diagnose.calibration import calibrated_threshold
 from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, robust_jump
 from p3kit.diagnose.findings import CauseFound, Finding, format_number
 from p3kit.symptoms import SYMPTOMS, Severity
@@ -32,9 +33,11 @@ class Row:
     patience: int
     unit: str
     gross: int
+    at_once: bool = False
+    """One evaluation is enough: the row is near exact."""
 
     def __call__(self, evidence: Evidence) -> Finding:
-        """Judge the evidence; says "no evidence" and "not enough data" where that is the truth, never "ok"."""
+        """Judge the evidence; returns "no evidence" or "not enough data" if that is the case, never "ok"."""
         row = self.overridden(evidence)
         missing = [metric for metric in row.needs if not evidence.has(metric)]
         if missing and not all(_may_come(metric, evidence) for metric in missing):
@@ -46,7 +49,20 @@ class Row:
         finding = row.judge(evidence, row)
         if have < row.minimum and not finding.raised:
             return too_early(evidence, row, str(have), f"{row.minimum} {row.unit}")
-        return finding
+        return row.weighed(evidence, finding)
+
+    def weighed(self, evidence: Evidence, finding: Finding) -> Finding:
+        """The finding, as information where it rests on too little training: a row that judges evaluations has to hold
+        over a fifth of training, from its first evaluation to the last one."""
+        if self.unit != "evaluations" or not finding.alarming or finding.window == "exact" or self.at_once:
+            return finding
+        first = finding.since_step or 0
+        last = finding.until_step or int(evidence.evaluations(self.needs[0]).steps[-1])
+        share = float(evidence.progress(last - first))
+        if share >= LEAST_TRAINING:
+            return finding
+        text = f"{finding.evidence}; {share:.0%} of training is too little for a warning"
+        return replace(finding, severity="information", evidence=text)
 
     def amount(self, evidence: Evidence, metric: str) -> int:
         """Amount of a metric, in the row's unit."""
@@ -131,16 +147,18 @@ def detector(
     patience: int = 1,
     unit: str = "ticks",
     gross: int | None = None,
+    at_once: bool = False,
 ) -> Callable[[Callable[[Evidence, Row], Finding]], Callable[[Evidence, Row], Finding]]:
     def register(judge: Callable[[Evidence, Row], Finding]) -> Callable[[Evidence, Row], Finding]:
         early = minimum if gross is None else gross
-        REGISTERED[symptom] = Row(symptom, judge, needs, warn, critical, minimum, patience, unit, early)
+        threshold = calibrated_threshold(symptom, warn)
+        REGISTERED[symptom] = Row(symptom, judge, needs, threshold, critical, minimum, patience, unit, early, at_once)
         return judge
 
     return register
 
 
-# --- how a row speaks ---
+# --- texts of a row ---
 
 
 def raised(
@@ -156,7 +174,7 @@ def raised(
     component: str | None = None,
     factor: float | None = None,
 ) -> Finding:
-    """A raised row. `causes` are (weight of the evidence, cause id of the catalogue, evidence in words), in any
+    """A raised row. `causes` are (weight of the evidence, cause id of the catalogue, evidence as text), in any
     order."""
     ranked = sorted(causes, key=lambda cause: -cause[0])
     for _, name, _ in ranked:
@@ -205,13 +223,13 @@ def passed(
 
 
 def too_early(evidence: Evidence, row: Row, have: str, need: str) -> Finding:
-    """Before the minimum of data a row says so, and never "ok"."""
+    """Finding of a row before its minimum of data; never "ok"."""
     text = f"not enough data ({have} of {need})"
     return Finding(row.symptom, evidence.agent, "not_enough_data", severity_of(row), text, have=have, need=need)
 
 
 def nothing_recorded(evidence: Evidence, row: Row, *metrics: str) -> Finding:
-    """For rows that can also speak from the last words of a run that recorded nothing: neither was there."""
+    """For rows that can also use the last output of a run that recorded nothing: there is neither."""
     if evidence.last_step == 0:
         return too_early(
             evidence, row, "0", f"{row.minimum} {row.unit if row.minimum != 1 else row.unit.removesuffix('s')}"
@@ -224,6 +242,9 @@ def severity_of(row: Row) -> Severity:
 
 
 # --- small arithmetic ---
+
+LEAST_TRAINING = 0.2
+"""Fraction of training that evaluations have to span for a warning."""
 
 GROSS_FACTOR = 5.0
 """Times a threshold beyond which one tick is enough: scales that are wrong are wrong by orders of magnitude."""

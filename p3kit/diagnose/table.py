@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
 from p3kit.console import prose_width
 from p3kit.diagnose.diagnosis import merged_patch
-from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range, format_number, format_steps
+from p3kit.diagnose.findings import (
+    SEVERITIES,
+    AgentDiagnosis,
+    Finding,
+    Range,
+    format_number,
+    format_steps,
+    row_numbers,
+)
 from p3kit.metrics import METRICS
 from p3kit.symptoms import SYMPTOMS
 
@@ -22,28 +32,72 @@ _WIDE = 110
 
 
 def print_diagnoses(diagnoses: Sequence[AgentDiagnosis], console: Console) -> None:
-    """One block per agent; then one patch for all of them, as TOML that can be copied; then what was not judged."""
-    number = 1
+    """One heading per agent and one table for all: equal rows of several agents are one. Then one patch for all of
+    them, as TOML that can be copied; then what was not judged."""
     for diagnosis in diagnoses:
         console.print(Text.assemble((f"{diagnosis.run} {diagnosis.agent}", "bold"), heading_of(diagnosis, named=False)))
         if diagnosis.failure:
             console.print(Text(diagnosis.failure, _STYLES["critical"]), soft_wrap=True)
-        if diagnosis.raised:
-            width = prose_width(console)
-            console.print(_findings(diagnosis, width, number), width=width)
-            number += len(diagnosis.raised)
         if diagnosis.clean:
             console.print(_clean_bill(diagnosis, short=len(diagnoses) > 3))
+    groups = grouped(diagnoses)
+    if groups:
+        width = prose_width(console)
+        console.print(_findings(groups, width, len(diagnoses)), width=width)
     if patch := merged_patch(diagnoses):
         console.print(Text("Patch for the spec, from the likeliest cause of each row:", "bold"))
         console.print(Text(patch), soft_wrap=True)
         console.print()
-    if number > 1:
-        departs = any(finding.row.departure for diagnosis in diagnoses for finding in diagnosis.raised)
-        why = ", and why a row is not judged as the guide says" if departs else ""
-        console.print(Text(f"--explain N tells row N with all its numbers{why}.", "dim"))
+    if groups:
+        departs = any(group.first.row.departure for group in groups)
+        why = ", and the reason for a departure from the guide" if departs else ""
+        console.print(Text(f"--explain N prints row N with all its numbers{why}.", "dim"))
     for line in not_judged(diagnoses):
         console.print(Text(line, "dim"))
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row of the table: a symptom that one agent or several raised."""
+
+    number: int
+    findings: tuple[Finding, ...]
+    """The worst first."""
+
+    @property
+    def first(self) -> Finding:
+        """The finding that is shown."""
+        return self.findings[0]
+
+    def measured(self, agents: int) -> str:
+        """Evidence of the finding that is shown, after the names of those of `agents` agents that raised the row."""
+        if agents == 1:
+            return measured(self.first)
+        names = [finding.agent for finding in self.findings]
+        if len(names) == 1:
+            return f"{names[0]}: {measured(self.first)}"
+        shown = ", ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "")
+        return f"{len(names)} of {agents} agents ({shown}); {names[0]}: {measured(self.first)}"
+
+
+_MOST_NAMES = 3
+
+
+def grouped(diagnoses: Sequence[AgentDiagnosis]) -> list[Group]:
+    """The raised rows by number; equal rows of several agents together."""
+    by_symptom: dict[str, list[Finding]] = {}
+    for diagnosis in diagnoses:
+        for finding in diagnosis.raised:
+            by_symptom.setdefault(finding.symptom, []).append(finding)
+    numbers = {symptom: number for one in diagnoses for symptom, number in one.numbers.items()} or row_numbers(
+        diagnoses
+    )
+    groups = [Group(numbers[name], tuple(sorted(rows, key=_worst))) for name, rows in by_symptom.items()]
+    return sorted(groups, key=lambda group: group.number)
+
+
+def _worst(finding: Finding) -> tuple[bool, int, int]:
+    return finding.follows is not None, SEVERITIES.index(finding.severity), finding.since_step or 0
 
 
 def heading_of(diagnosis: AgentDiagnosis, *, named: bool = True) -> str:
@@ -59,7 +113,7 @@ def heading_of(diagnosis: AgentDiagnosis, *, named: bool = True) -> str:
     return f"{name} · {steps} · {', '.join(counts) or 'nothing raised'}{changed}"
 
 
-def _findings(diagnosis: AgentDiagnosis, width: int, first: int) -> Table:
+def _findings(groups: Sequence[Group], width: int, agents: int) -> Table:
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 1, 0), expand=False)
     table.add_column("Symptom", width=30 if wide else 24)
@@ -69,13 +123,13 @@ def _findings(diagnosis: AgentDiagnosis, width: int, first: int) -> Table:
         table.add_column("Causes, likeliest first, and patch", ratio=1)
     else:
         table.columns[1].header = "Measured, causes, patch"
-    for number, finding in enumerate(diagnosis.raised, first):
+    for group in groups:
+        finding = group.first
+        cells = (Text(group.measured(agents)), Text(time_of(finding)), _causes(finding))
         if wide:
-            cells = (Text(measured(finding)), Text(time_of(finding)), _causes(finding))
-            table.add_row(_title(finding, number), *cells)
+            table.add_row(_title(finding, group.number), *cells)
         else:
-            group = Group(Text(measured(finding)), Text(time_of(finding)), _causes(finding))
-            table.add_row(_title(finding, number), group)
+            table.add_row(_title(finding, group.number), Lines(*cells))
     return table
 
 
@@ -133,11 +187,11 @@ def _clean_bill(diagnosis: AgentDiagnosis, short: bool) -> RenderableType:
     table.add_column("healthy", justify="right")
     for seen in diagnosis.ranges:
         table.add_row(seen.metric, *(format_number(v) for v in (seen.low, seen.high, seen.last)), healthy_range(seen))
-    return Group(verdict, table)
+    return Lines(verdict, table)
 
 
 def healthy_range(seen: Range) -> str:
-    """The glossary's healthy range in words, "" where it has none."""
+    """The glossary's healthy range as text, "" if it has none."""
     healthy = METRICS[seen.metric].healthy
     if healthy is None:
         return ""
@@ -148,7 +202,7 @@ def healthy_range(seen: Range) -> str:
 
 
 def not_judged(diagnoses: Iterable[AgentDiagnosis]) -> list[str]:
-    """Rows that could not speak, by reason; nothing is passed over in silence."""
+    """Rows without a judgement, by reason; every row is listed."""
     early: dict[str, None] = {}
     missing: dict[str, None] = {}
     for diagnosis in diagnoses:

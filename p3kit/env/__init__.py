@@ -1,6 +1,6 @@
 """The trading environment: N accounts, one symbol each, moved together by tensors.
 
-**One step.** Everything in this package, the batched engine and the plain reference alike, means this:
+**One step.** This definition holds for the whole package, the batched engine and the plain reference alike:
 
 1. *Decide.* The agent stands at the close of bar t. Its observation holds the `window` bars up to and including t and
    the account at that close. E is equity there: cash + shares × close(t).
@@ -25,18 +25,19 @@
 5. *Reward.* The components describe E → E′ (`p3kit.env.reward`). The new observation is of bar t + 1; in training, a
    row whose episode ended stands at a new start in the same step, and `Timestep.final_*` keeps where it arrived.
 
-*Bars held* counts the closes since the opening fill. A late fill's own bar does not count, since its path was over. A
+*Bars held* counts the closes since the opening fill. A late fill's own bar does not count, because its path was over. A
 sale inside or at the close of a bar counts that bar; a sale at a fill before the bar's path does not. *Entry value* is
-shares at their average fill price; *paid* is what they cost with fees; a sale of a share of the position takes the same
-share of both. The profit of a *piece* (each sale, by order or by force) is its proceeds net of fees less its part of
+shares at their average fill price, and *paid* is their cost with fees. A sale of a fraction of the position takes the
+same fraction of both. The profit of a *piece* (each sale, by order or by force) is its proceeds net of fees less its
+part of
 paid. A *round trip* runs from flat to flat. A position is *under water* when its market value is less than paid.
 
-*Continuous accounts.* A live account knows no episodes. With `Rules.continuous` one account lives from its first bar to
+*Continuous accounts.* A live account has no episodes. With `Rules.continuous` one account lives from its first bar to
 its last: it is never forced out at the end, and its last bar is marked at the close. An episode begins where the open
-trade began, so a decision needs nothing but the open trade. For the observation, cash before the open trade (while
-flat: cash) takes the place of the initial capital; peak, largest drawdown and realised profit start there; while flat
-every field has its start value. `episode_left` is 1 − bars held / `episode_bars`, at least 0. Order sizes remain shares
-of equity, and ruin a share of the initial capital: below it nothing is bought any more. The reward is pnl alone.
+trade began, so a decision depends only on the open trade. For the observation, cash before the open trade (while
+flat: cash) replaces the initial capital. Peak, largest drawdown and realised profit start there. While flat, every
+field has its start value. `episode_left` is 1 − bars held / `episode_bars`, at least 0. Order sizes remain fractions of
+equity, and ruin a fraction of the initial capital: below it nothing is bought any more. The reward is pnl alone.
 
 *Mask.* HOLD always; flat: the three BUYs; long: SELL_HALF, SELL_ALL, and ADD when it would spend at least half the
 smallest size × E, fewer than `max_adds` ADDs were made, and the position is not under water at the close of t.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Transition(NamedTuple):
-    """All that leads from bar t to bar t + 1, each (N,) float64. Prices are raw; slippage is charged by the account.
+    """The path from bar t to bar t + 1, each (N,) float64. Prices are raw; the account charges slippage.
 
     `open`, `high` and `low` are the path that resting orders meet. Where a symbol has no open, the path starts at the
     last close, kept inside [low, high]; where it has no high and low either, the path is the close of t + 1 alone.

@@ -1,13 +1,13 @@
-"""Our environment as EnvPool knows environments; `import p3kit.env.envpool` registers it.
+"""The environment for EnvPool; `import p3kit.env.envpool` registers it.
 
     envpool.make_gymnasium("p3kit/Trading-v1", num_envs=8, symbols=["AAPL", "AMD"])
     envpool.make("p3kit/Trading-v1", env_type="dm", num_envs=8, batch_size=4, symbol="AAPL")    # send, recv
 
-Observation, action, reward and what `info` says are those of `p3kit.env.gymnasium`, with EnvPool's habits: reward is
-float32; seeds are given to `make` (env i is seeded by seed + i, or by its own of a list) and `reset` starts a new
-episode without going back to them; the step after an end only resets (NEXT_STEP: its action is ignored, its reward 0);
-with `batch_size` below `num_envs`, `recv` hands out that many rows in the order they were sent. The engine is the
-tensors of `TradingEnv`, not EnvPool's threads, so `num_threads` and `thread_affinity_offset` have no effect here.
+Observation, action, reward and `info` are those of `p3kit.env.gymnasium`, with EnvPool's conventions. Reward is
+float32. Seeds are given to `make` (env i is seeded by seed + i, or by its own of a list); `reset` starts a new episode
+and does not use them again. The step after an end only resets (NEXT_STEP: its action is ignored, its reward 0). With
+`batch_size` below `num_envs`, `recv` returns that many rows in the order they were sent. The engine is the tensors of
+`TradingEnv`, not EnvPool's threads, so `num_threads` and `thread_affinity_offset` have no effect here.
 
 `py_env` of EnvPool wraps the two classes whose names begin with an underscore, as it does those written in C++.
 """
@@ -196,7 +196,7 @@ class _TradingEnvPool:
         return [np.concatenate([part[key] for part in parts]) for key in self._state_keys]
 
     def _begin(self, rows: Array) -> State:
-        """The rows as they stand at the start of an episode."""
+        """The rows at the start of an episode."""
         self._ended[rows], self._fresh[rows], self._elapsed[rows] = False, True, 0
         standing = self._env.standing()
         where = torch.as_tensor(rows, device=self._env.device)
@@ -246,7 +246,7 @@ class _TradingEnvPool:
         )
 
     def _state(self, rows: Array, state: State) -> State:
-        """`state` with what every state says of its rows."""
+        """`state` with the fields that every state has for its rows."""
         ids = rows.astype(np.int32)
         state |= {"info:env_id": ids, "info:players.env_id": ids, "elapsed_step": self._elapsed[rows]}
         state["info:bar"] = state["info:bar"].astype(np.int32)

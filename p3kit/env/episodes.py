@@ -43,10 +43,10 @@ def read_spec(
     none. Raises SpecError or InputError, naming what is wrong.
     """
     if symbols is not None and not symbols:
-        raise InputError("symbols", "is empty", 'say symbols=["AAPL"], or leave it out')
+        raise InputError("symbols", "is empty", 'use symbols=["AAPL"], or leave it out')
     changes = {**(overrides or {})}
     if symbols is not None and "symbols" in changes:
-        raise InputError("overrides", "has symbols, and symbols were given beside it", "say one of them")
+        raise InputError("overrides", "has symbols, and symbols were given beside it", "use one of them")
     if isinstance(spec, Spec):
         if changes:
             raise InputError("overrides", "were given beside a Spec", "change the Spec, or give the path of its file")
@@ -82,9 +82,9 @@ def _own_rules(spec: Spec, symbols: Sequence[str]) -> Spec:
 def one_or_many(symbol: str | None, symbols: Sequence[str] | None) -> Sequence[str] | None:
     """`symbol` as a list of one, or `symbols`. Raises InputError where both are given, or `symbols` is a word."""
     if symbol is not None and symbols is not None:
-        raise InputError("symbol", "was given beside symbols", "say one of them")
+        raise InputError("symbol", "was given beside symbols", "use one of them")
     if isinstance(symbols, str):
-        raise InputError("symbols", f"{symbols!r} is one word", f'say symbols=["{symbols}"] or symbol="{symbols}"')
+        raise InputError("symbols", f"{symbols!r} is one word", f'use symbols=["{symbols}"] or symbol="{symbols}"')
     return [symbol] if symbol is not None else symbols
 
 

@@ -47,12 +47,12 @@ class FloatAccount(NamedTuple):
 
     @property
     def mask_row(self) -> int:
-        """Row of `mask_table` that says what is allowed next."""
+        """Row of `mask_table` with the next allowed actions."""
         return LONG_WITH_ADD if self.add_spend > 0.0 else LONG if self.shares > 0.0 else FLAT
 
 
 class Outcome(NamedTuple):
-    """What one bar brought, named as in `Timestep`."""
+    """Outcome of one bar, with the names of `Timestep`."""
 
     bar_return: float
     exposure: float

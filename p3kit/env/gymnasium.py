@@ -1,4 +1,4 @@
-"""Our environment as gymnasium knows environments: `p3kit/Trading-v1`, registered by `import p3kit.env`.
+"""The environment for gymnasium: `p3kit/Trading-v1`, registered by `import p3kit.env`.
 
     gymnasium.make_vec("p3kit/Trading-v1", num_envs=8, symbols=["AAPL", "AMD"])
     gymnasium.make("p3kit/Trading-v1", symbol="AAPL", overrides={"env.stop": 0.02})
@@ -130,7 +130,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
 
     @property
     def masked_actions(self) -> Array:
-        """(N,) masked actions asked for since the last reset."""
+        """(N,) masked actions requested since the last reset."""
         counts: Array = self.trading.masked_actions.cpu().numpy()
         return counts
 
@@ -170,7 +170,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         return observation, self._episodes.reward(step), terminated, truncated, info
 
     def action_masks(self) -> Array:
-        """(N, 7) bool: what each account may do next (as sb3-contrib's MaskablePPO asks for it)."""
+        """(N, 7) bool: actions that each account may take next (the method that sb3-contrib's MaskablePPO calls)."""
         if self._masks is None:
             raise ResetNeeded("action_masks before the first reset: call reset() first")
         return self._masks.copy()
@@ -191,7 +191,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         self._rendered.record(facts["bar"], facts["equity"], facts["exposure"])
 
     def _standing(self) -> tuple[Array, Info]:
-        """Observations and facts of all rows as they stand, none of which has just moved."""
+        """Observations and facts of all rows before any of them moves."""
         step = self.trading.standing()
         facts = self._episodes.facts(step, step.action.cpu().numpy())
         return self._episodes.observe(step.index, step.account), facts | {"action_mask": step.mask.cpu().numpy().copy()}
@@ -272,7 +272,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
             named = sample.SYMBOLS[:1]
         checked, chosen = read_spec(spec, named, overrides)
         if len(chosen) > 1:
-            hint = f'say symbol="{chosen[0]}", or gymnasium.make_vec for several'
+            hint = f'use symbol="{chosen[0]}", or gymnasium.make_vec for several'
             raise InputError("symbol", f"one account cannot trade {', '.join(chosen)}", hint)
         self._episodes = Episodes(
             checked,
@@ -317,7 +317,7 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         return observation, float(self._episodes.reward(step)[0]), terminated, truncated, self._info(step, [action])
 
     def action_masks(self) -> Array:
-        """(7,) bool: what the account may do next (as sb3-contrib's MaskablePPO asks for it)."""
+        """(7,) bool: actions that the account may take next (the method that sb3-contrib's MaskablePPO calls)."""
         if self._mask is None:
             raise ResetNeeded("action_masks before reset: call reset() first")
         return self._mask.copy()
@@ -379,7 +379,7 @@ def _refuse_options(options: Mapping[str, Any] | None) -> None:
 
 
 def _present(facts: Info) -> Info:
-    """Facts of every row, each with gymnasium's `_name` that says which rows have it: all."""
+    """Facts of every row, each with gymnasium's `_name`, the rows that have it: all."""
     everywhere = {f"_{name}": np.ones(len(values), dtype=bool) for name, values in facts.items()}
     return facts | everywhere
 

@@ -2,12 +2,12 @@
 
 Notation for shapes: N accounts, P = 2 pieces (what an order closed, what was closed by force). E is equity before the
 step, E′ after it, E0 the initial capital, u = 0.01 one unit of the sound set (1 % of E0). Amounts of money are in the
-account's currency; exposures, drawdowns and returns are shares. Components come raw: `combine` weighs them.
+account's currency; exposures, drawdowns and returns are fractions. Components are raw: `combine` applies the weights.
 
-`"sound"` (default) pays for nothing but money made or risk avoided. `"guide"` is the training guide's section 2.2 to
-the letter; sizing and hold, which it does not spell out, are the sound ones. Known defects of the guide's set: its
-drawdown penalty falls from 0.150 to 0.0225 as the drawdown crosses 15 %; any one-bar win pays the full time bonus
-however small; its Sharpe term reaches ±10³ on flat returns and compares a per-bar ratio with an annual target.
+`"sound"` (default) pays only for money made or risk avoided. `"guide"` is the training guide's section 2.2 to
+the letter; sizing and hold, which it does not define, are the sound ones. The guide's set has known defects. Its
+drawdown penalty falls from 0.150 to 0.0225 as the drawdown crosses 15 %. Any one-bar win pays the full time bonus,
+however small. Its Sharpe term reaches ±10³ on flat returns and compares a per-bar ratio with an annual target.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def differential_sharpe(bar_return: Tensor, mean: Tensor, square: Tensor) -> Ten
 
     D = (B·ΔA − ½·A·ΔB)/(B − A²)^{3/2} with ΔA = R − A, ΔB = R² − B, A and B the moving moments *before* this bar.
     Source: Moody and Saffell (2001), "Learning to trade via direct reinforcement", equation 14. We depart from it where
-    B − A² is nothing but rounding: 0 there.
+    if B − A² is only rounding: 0 there.
     """
     variance = square - mean * mean
     change = square * (bar_return - mean) - 0.5 * mean * (bar_return * bar_return - square)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from p3kit.spec import Spec
 
 ROUNDING = 1e-9
-"""Relative width of a tie. Comparisons of money lean by this much to the side named where they are made, so that the
-last bit of a float never decides whether an order is allowed, a stop is hit or a trade counts as a win."""
+"""Relative width of a tie. Comparisons of money are shifted by this much, in the direction stated at each of them. So
+the last bit of a float never decides if an order is allowed, a stop is hit or a trade counts as a win."""
 
 UNIT = 0.01
 """One unit of the sound reward: 1 % of the initial capital (a share)."""
@@ -39,7 +39,7 @@ SHARPE_CLIP = 2.0
 """Bound on the differential Sharpe ratio of one bar."""
 
 SHARPE_MIN_VARIANCE = 1e-12
-"""Variance of bar returns below which a Sharpe ratio says nothing: the differential Sharpe ratio is 0 there."""
+"""Variance of bar returns below which a Sharpe ratio has no meaning: the differential Sharpe ratio is 0 there."""
 
 DRAWDOWN_FREE = 0.05
 """Drawdown that costs nothing (both formula sets)."""

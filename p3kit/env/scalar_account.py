@@ -82,7 +82,7 @@ class ScalarAccount:
         self._sales: list[Sale] = []
         self._filled_exposure: float | None = None  # after a BUY or ADD
 
-    # ---- what the agent sees ----------------------------------------------------------------------------------------
+    # ---- the agent's observation ------------------------------------------------------------------------------------
 
     @property
     def equity(self) -> float:

@@ -1,9 +1,9 @@
 """`ScalarTradingEnv`: the trading environment with one plain Python account per row, for debugging.
 
 `env.backend = "scalar"` puts it under a trainer. Bars, splits, windows, restarts and faults are those of `TradingEnv`;
-money, masks, account fields and reward all come from `p3kit.env.scalar_account`, account by account. Where a run under
-`"batched"` looks odd and the same run under `"scalar"` does not, the fault is in the batched engine; where both look
-odd, set a breakpoint in `ScalarAccount.step`.
+money, masks, account fields and reward all come from `p3kit.env.scalar_account`, account by account. If a run looks
+wrong under `"batched"` and right under `"scalar"`, the fault is in the batched engine. If both look wrong, set a
+breakpoint in `ScalarAccount.step`.
 
 Notation for shapes: N accounts, K account fields.
 """
@@ -38,7 +38,7 @@ class ScalarTradingEnv(TradingEnv):
 
     @property
     def books(self) -> Sequence[ScalarAccount]:
-        """The N accounts as they stand; not for writing."""
+        """The current N accounts; not for writing."""
         return self._books
 
     @property
@@ -164,7 +164,7 @@ class ScalarTradingEnv(TradingEnv):
         self._rows = self._rows._replace(fields=fields, mask=mask)
 
     def _column(self, read: Callable[[ScalarAccount], Sequence[float]], places: Sequence[int] | None = None) -> Tensor:
-        """(n, values) float64: what `read` says of each account, or of those at `places`."""
+        """(n, values) float64: the result of `read` for each account, or for those at `places`."""
         books = self._books if places is None else [self._books[place] for place in places]
         return torch.tensor([read(book) for book in books], dtype=torch.float64, device=self.device)
 
@@ -190,7 +190,7 @@ class ScalarTradingEnv(TradingEnv):
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
-        """Continue where `state_dict` was taken; returns the rows as they stand. CheckpointError if N differs."""
+        """Continue where `state_dict` was taken; returns the current rows. CheckpointError if N differs."""
         self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
         if len(state["books"]) != self.num_envs:
             raise CheckpointError(

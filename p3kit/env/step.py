@@ -27,10 +27,10 @@ class Rows(NamedTuple):
 
     index: Tensor  # type: ignore[assignment]  # (N,) int64, row of the bar table (tuple.index is not needed)
     account: Account  # of (N,) float64
-    fields: Tensor  # (N, K) float32, what the agent sees of its account
+    fields: Tensor  # (N, K) float32, the agent's observation of its account
     mask: Tensor  # (N, A) bool
     alive: Tensor  # (N,) bool; False only after a window ended
-    masked_actions: Tensor  # (N,) int64, asked for since the reset
+    masked_actions: Tensor  # (N,) int64, requested since the reset
     nonfinite_bar: Tensor  # (N, C) int64, first bar at which a component was not finite; −1 none
 
     def take(self, rows: Tensor) -> Rows:
@@ -55,7 +55,7 @@ class Course(NamedTuple):
     num_starts: Tensor  # (N,) int64, how many rows an episode may start on
     last: Tensor  # (N,) int64, row on which a continuous account stops
     fresh: Tensor  # (account numbers, N) float64, a flat account
-    fresh_fields: Tensor  # (N, K) float32, what the agent sees of it
+    fresh_fields: Tensor  # (N, K) float32, its observation
 
     def take(self, rows: Tensor) -> Course:
         """The course of these rows (n,) alone, in this order."""
@@ -176,7 +176,7 @@ def _play_bar(
 
 
 def carry(rows: Rows, step: Timestep, account: Account, allowed: Tensor) -> Rows:
-    """The rows after `step`, their faults noted; `allowed` (N,) says whether the action asked for was."""
+    """The rows after `step`, their faults noted; `allowed` (N,) is true if the mask allowed the requested action."""
     unnoted = ~step.components.isfinite() & (rows.nonfinite_bar < 0)
     return Rows(
         index=step.index,

@@ -1,4 +1,5 @@
-"""`VectorTask`: any gymnasium or EnvPool vector environment with discrete actions, as a trainer sees `TradingEnv`."""
+"""`VectorTask`: any gymnasium or EnvPool vector environment with discrete actions, with the interface of
+`TradingEnv`."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ ENVPOOL = "envpool:"
 class VectorTask:
     """N rows of a task that is not ours. Notation for shapes: N rows, K values of a flat observation, A actions.
 
-    `Timestep.account` is the observation, flat; `index` says nothing (zeros); the task's reward is the first component
-    and the others are 0; every action is allowed; money fields are 0. `autoreset` is what the task does when an episode
-    ends: "same_step", or "next_step", where the step after an end only resets (its action and reward mean nothing, and
-    `Timestep.valid` is False there).
+    `Timestep.account` is the observation, flat; `index` has no meaning (zeros); the task's reward is the first
+    component and the others are 0; every action is allowed; money fields are 0. `autoreset` is the task's behaviour at
+    the end of an episode: "same_step", or "next_step", where the step after an end only resets. Its action and reward
+    mean nothing, and `Timestep.valid` is False there.
     """
 
     autoreset: Literal["same_step", "next_step"]
@@ -96,7 +97,7 @@ class VectorTask:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
-        """Start new episodes, since the old ones were not saved; returns the rows as they stand."""
+        """Start new episodes, because the old ones were not saved; returns the current rows."""
         return self.reset()
 
     def close(self) -> None:
@@ -175,7 +176,7 @@ def _make(env_id: str, num_envs: int, seed: int) -> Any:
             raise MissingExtra("envpool", "envpool", f"the task {env_id!r}") from None
         name = env_id.removeprefix(ENVPOOL)
         if name not in envpool.list_all_envs():
-            raise InputError(env_id, "EnvPool knows no such task", "see envpool.list_all_envs()")
+            raise InputError(env_id, "EnvPool has no such task", "see envpool.list_all_envs()")
         return envpool.make_gymnasium(name, num_envs=num_envs, seed=row_seeds(seed, num_envs))
     try:
         import gymnasium
@@ -195,5 +196,5 @@ def _autoreset(env_id: str, metadata: Mapping[str, Any]) -> Literal["same_step",
     if mode == "NEXT_STEP":
         return "next_step"
     raise InputError(
-        env_id, f"does not say how it resets (autoreset_mode is {mode})", "SAME_STEP or NEXT_STEP is needed"
+        env_id, f"has an unknown reset behaviour (autoreset_mode is {mode})", "SAME_STEP or NEXT_STEP is needed"
     )

@@ -19,7 +19,7 @@ class Timestep(NamedTuple):
     account: Tensor  # (N, K) float32
     mask: Tensor  # (N, A) bool, True where the action is allowed
     components: Tensor  # (N, 7) float64, raw
-    terminated: Tensor  # (N,) bool: ruined; the future is worth nothing
+    terminated: Tensor  # (N,) bool: ruined; the value of the future is 0
     truncated: Tensor  # (N,) bool: the window ended; the future is cut off
     final_index: Tensor  # (N,) int64
     final_account: Tensor  # (N, K) float32

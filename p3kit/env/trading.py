@@ -40,8 +40,8 @@ class TradingEnv:
 
     Notation for shapes: N accounts, K account fields, W bars in a window, F features.
 
-    `p3kit.env` describes what happens inside a step. `step` draws no random numbers and never waits for the device:
-    the caller brings a uniform number per row that says where a row restarts, and asks `raise_if_faulty` now and then.
+    `p3kit.env` describes a step. `step` draws no random numbers and never waits for the device: the caller passes a
+    uniform number per row, which sets where a row restarts, and calls `raise_if_faulty` from time to time.
     Same inputs, same bits; an account's numbers depend on no other account.
     """
 
@@ -135,12 +135,12 @@ class TradingEnv:
 
     @property
     def accounts(self) -> Account:
-        """The books of the N accounts as they stand, float64; not for writing."""
+        """The current books of the N accounts, float64; not for writing."""
         return self._rows.account
 
     @torch.no_grad()
     def reset(self, start: Tensor) -> Timestep:
-        """Start a training episode in every row; `start` (N,) uniform in [0, 1) says where."""
+        """Start a training episode in every row, at the place given by `start` (N,), uniform in [0, 1)."""
         self._begin(self._training_symbol, start_row(start, self._course), self._training_length, replay=False)
         return self.standing()
 
@@ -169,7 +169,7 @@ class TradingEnv:
 
     @torch.no_grad()
     def step(self, action: Tensor, start: Tensor | None = None) -> Timestep:
-        """Let one bar pass. `action` (N,) int64; `start` (N,) in [0, 1) says where a row that ends restarts, and is not
+        """Let one bar pass. `action` (N,) int64; `start` (N,) in [0, 1) sets where a row that ends restarts, and is not
         used in windows."""
         rules, any_late = self.rules, self.bars.any_late
         if self._replay:
@@ -226,7 +226,7 @@ class TradingEnv:
         self._rows = begin_rows(index, self._course, self._tables)
 
     def standing(self) -> Timestep:
-        """The rows as they stand, before any step."""
+        """The current rows, before any step."""
         rows, equity = self._rows, self.accounts.equity
         zero, no = torch.zeros_like(equity), torch.zeros_like(rows.alive)
         return Timestep(
@@ -274,7 +274,7 @@ class TradingEnv:
 
     @property
     def masked_actions(self) -> Tensor:
-        """(N,) int64: masked actions asked for since the last reset; each was executed as HOLD."""
+        """(N,) int64: masked actions requested since the last reset; each was executed as HOLD."""
         return self._rows.masked_actions
 
     def raise_if_faulty(self) -> None:
@@ -322,7 +322,7 @@ class TradingEnv:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
-        """Continue where `state_dict` was taken; returns the rows as they stand. CheckpointError if N differs."""
+        """Continue where `state_dict` was taken; returns the current rows. CheckpointError if N differs."""
         self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
         if state["account"].shape != self._course.fresh.shape:
             raise CheckpointError(

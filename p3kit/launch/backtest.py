@@ -48,7 +48,7 @@ def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()
-        why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and said nothing"
+        why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and without output"
         hint = f"it was made by {run.made_by()}" if run.is_older else "see load_policy in its trainer.py"
         raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", hint)
     found: Result = json.loads(lines[-1].removeprefix(BACKTEST_RESULT))
@@ -56,8 +56,8 @@ def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]
 
 
 def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, float] | None:
-    """{value, trials}: the chance that the true Sharpe ratio of a backtest is above 0, once the luck of having tried
-    several policies on these bars is taken off; None where nothing was chosen (the training split) or traded.
+    """{value, trials}: the probability that the true Sharpe ratio of a backtest is above 0, corrected for the number of
+    policies tried on these bars. None if nothing was chosen (the training split) or traded.
 
     Tries are all evaluations of the symbol that the experiment's runs in the folder have journalled on that split.
     """
@@ -79,7 +79,7 @@ def deflated_sharpe(runs_root: Path, run: RunDir, result: Result) -> dict[str, f
 def count_final_looks(runs_root: Path, run: RunDir, agent: str) -> tuple[int, int]:
     """Number of looks at the test split so far: by this agent, and by all runs of its experiment in the folder."""
     everyone = [event for _, events in _journals(runs_root, run.info()["name"]) for event in events]
-    made = [event for event in everyone if "carried_from" not in event]  # a look that was carried over stands twice
+    made = [event for event in everyone if "carried_from" not in event]  # a carried-over use stands twice
     return _looks(run.read_events(agent=agent)), _looks(made)
 
 
@@ -90,7 +90,7 @@ def _journals(runs_root: Path, experiment: str) -> list[tuple[Result, list[Resul
         try:
             if run.info()["name"] == experiment:
                 found.append((run.info(), run.read_events()))
-        except P3kitError:  # a damaged run is named by `p3kit runs`; it has no say here
+        except P3kitError:  # `p3kit runs` names a damaged run; it does not count here
             continue
     return found
 

@@ -41,7 +41,7 @@ def print_backtest(result: Mapping[str, Any], experiment: str, console: Console)
     title = f"{result['run']}/{result['agent']} ({experiment}): {where}, {result['checkpoint']}"
     console.print(Text(title, style="bold"))
     if result["synthetic"]:
-        console.print("SYNTHETIC data: nothing is said about a real market", style="yellow")
+        console.print("SYNTHETIC data: no evidence about a real market", style="yellow")
     first, last = curves["timestamps"][0][:10], curves["timestamps"][-1][:10]
     count = result["windows"]
     how = "one continuous account" if result["mode"] == "continuous" else f"in {count} windows that each start flat"
@@ -133,18 +133,18 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
         lines.append("intervened: these weights were trained under changed settings too, see p3kit diagnose")
     lines += novelty_remark(result.get("novelty"))
     if looks := result.get("final_looks"):
-        line = f"look {looks['agent']} of this agent at the test split, {looks['experiment']} in all for {experiment}"
-        warn = "" if looks["experiment"] == 1 else "; a choice made after a look turns it into a validation split"
+        line = f"use {looks['agent']} of the test split by this agent, {looks['experiment']} in all for {experiment}"
+        warn = "" if looks["experiment"] == 1 else "; a choice made after a use turns it into a validation split"
         lines.append(line + warn)
     return lines
 
 
 def _attainable_remark(found: Mapping[str, Any] | None) -> list[str]:
-    """The share of the attainable score on a synthetic market."""
+    """The fraction of the attainable score on a synthetic market."""
     if not found:
         return []
-    bound_note = "; it knows the hidden regimes, so 1.00 is out of reach" if found["upper_bound"] else ""
-    return [f"share of the attainable score: {found['share']:.2f} (1.00 is the optimal rule{bound_note})"]
+    bound_note = "; it uses the hidden regimes, so 1.00 is out of reach" if found["upper_bound"] else ""
+    return [f"fraction of the attainable score: {found['share']:.2f} (1.00 is the optimal rule{bound_note})"]
 
 
 def novelty_remark(found: Mapping[str, Any] | None) -> list[str]:

@@ -31,7 +31,7 @@ LEAST_ITERATIONS = 3
 """The first one compiles and warms up; the pace is that of the others."""
 
 LEAST_SECONDS = 10.0
-"""Of training after the first iteration: shorter spans say little on a machine that does other things as well."""
+"""Shortest training after the first iteration: shorter spans are too noisy on a busy machine."""
 
 COMPILING_SHOWS_FROM = 0.05
 """Share of a run's time from which its first iteration is looked at again, now that the compiler's cache is filled."""
@@ -193,7 +193,7 @@ def _steps(rows: Sequence[Mapping[str, Any]]) -> int:
     return int(sum(row["global_step"] for row in rows))
 
 
-# --- what a beginning tells ---
+# --- figures of a beginning ---
 
 
 def _measure(run: RunDir, plan: RunPlan) -> Beginning:

@@ -1,6 +1,6 @@
 """Runs on a Ray cluster: each is a task that starts the same trainer process as on this machine, and watches it.
 
-The run directory is all that driver, task and trainer share, so `runs/` lies on a file system that every node sees. A
+Driver, task and trainer share only the run directory, so `runs/` must be on a file system that every node can read. A
 task that was lost with its worker or its node is submitted again, and the trainer goes on from its last checkpoint.
 Nothing else differs from local slots: same files, same results, same `p3kit stop` and `p3kit resume`.
 
@@ -54,7 +54,7 @@ _ON_LOOPBACK = {
     "RAY_worker_niceness": "0",  # else Ray gives its workers, and so the trainers, a priority of 15 below all others
     "RAY_kill_child_processes_on_worker_exit": "0",  # the parent-death signal lets trainers write a checkpoint
 }
-"""Of a cluster of our own: it is nobody else's business. Ray asks for its token, too, as with any cluster it starts."""
+"""For a cluster of our own, which nobody else uses. Ray requires its token, too, as with any cluster it starts."""
 
 
 # --- how runs share the cluster ---
@@ -142,7 +142,7 @@ def local_gpus() -> int:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that can be used: its size as Ray tells it."""
+    """A cluster that can be used, with its size from Ray."""
 
     cpus: float
     gpus: int
@@ -200,7 +200,7 @@ def ray_cluster(cores: int) -> Iterator[Cluster]:
 
 
 def _refuse_silent(address: str | None) -> None:
-    """Asks a cluster's HOST:PORT for a connection: Ray itself tries for minutes."""
+    """Open a connection to a cluster's HOST:PORT first: Ray itself tries for minutes."""
     where, _, port = (address or "").rpartition(":")
     if not where or not port.isdigit() or "//" in where:
         return  # "auto", or an address of another kind, for Ray to understand
@@ -227,7 +227,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class RayTrainer:
-    """A run on the cluster, through one task after another until one sees it end."""
+    """A run on the cluster, through one task after another until a task completes it."""
 
     def __init__(self, run: RunDir, submit: Callable[[bool], Any], tell: Callable[[str], None]) -> None:
         """`submit` submits the task, True for a further attempt. Raises P3kitError when the run is trained already."""
@@ -295,9 +295,9 @@ class RayTrainer:
         return self._state
 
     def _lose(self, why: str) -> bool:
-        """An attempt came to grief without a word of the trainer's: another one, or the end."""
+        """Handle an attempt that failed without a message of the trainer: start another one, or end."""
         status = self.run.status()
-        if status["state"] == "done":  # the trainer had finished, its worker could not tell
+        if status["state"] == "done":  # the trainer had finished, its worker could not report it
             self._state = "done"
             return True
         reached = max((int(agent.get("global_step") or 0) for agent in status["agents"].values()), default=0)
@@ -327,7 +327,7 @@ class RayTrainer:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 # --- one run: the worker's side ---
@@ -362,7 +362,7 @@ def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
         time.sleep(_WORKER_POLL_S)
     state = trainer.settle()
     ended_from_outside = state == "stopped" or (state == "crashed" and (trainer.exit_code or 0) < 0)
-    message = str(run.status()["message"]) or "its trainer was asked to end by a signal"
+    message = str(run.status()["message"]) or "a signal ended its trainer"
     return state, message, ended_from_outside and not run.stop_requested()
 
 

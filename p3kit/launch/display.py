@@ -36,7 +36,7 @@ _URGENCY = ("silent", "running", "starting", "crashed", "failed", "stopped", "qu
 
 @dataclass(frozen=True)
 class AgentView:
-    """One agent as it stands, from the files of its run. Rates are env steps per second; None where not known yet."""
+    """Current state of one agent, from the files of its run. Rates are env steps per second; None if not known yet."""
 
     label: str  # run-3/AAPL
     state: str  # of the run directory, or "starting": its process runs but has not spoken yet
@@ -96,7 +96,7 @@ class Display(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def show(self, agents: Sequence[AgentView]) -> None:
-        """All agents as they stand."""
+        """Show the current state of all agents."""
 
     def print(self, text: str) -> None:
         """One message, kept."""

@@ -40,7 +40,7 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Tasks on a cluster. Ray queues what has no room yet, so that a cluster that grows by demand sees the demand."""
+    """Tasks on a cluster. Ray queues the rest, so that a cluster that grows by demand gets the whole demand."""
 
     cluster: Cluster
     needs: Needs

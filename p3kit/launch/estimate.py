@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ SETS_THE_PACE = {
     "evaluation": ("every",),
     "compute": ("device", "precision", "compile"),
 }
-"""What two runs share, beside the sizes and words of their trainer, if the pace of one is to tell that of the other."""
+"""Values that two runs share, beside the sizes and words of their trainer, if one pace can predict the other."""
 
 SAYS_NOTHING = {"total_timesteps", "init_gain"}
 """Fixed knobs that two runs of one pace may differ in."""
@@ -34,34 +35,49 @@ class Pace:
 
     steps_per_second: float
     runs: tuple[str, ...]
+    outside_s: float = 0.0
+    """Seconds of a run before its first rollout and after its last row: the least of `runs`, because the others may
+    have waited for their turn."""
 
 
 def measured_pace(plan: RunPlan, runs_root: Path) -> Pace | None:
-    """The pace of finished runs that are comparable to `plan`; None when there is none."""
+    """The pace of finished runs that are comparable to `plan`; None when there is none.
+
+    Runs of as many env steps come before others: a shorter run may not have been compiled.
+    """
     sizes = [name for name in fixed_knobs(plan.trainer) if name not in SAYS_NOTHING]
     wanted = _pace_values(plan.agents[0].spec.model_dump(mode="json"), sizes)
-    paces: dict[str, float] = {}
-    for run in reversed(intact_runs(runs_root)[0]):
-        if len(paces) == LATEST:
-            break
-        if run.status()["state"] != "done":
-            continue
-        info = run.info()
-        if info["trainer"] != plan.trainer.stem or len(info["agents"]) != len(plan.agents):
-            continue
-        if threads_of(info) != plan.threads:
-            continue
-        if _pace_values(info["agents"][0]["spec"], sizes) == wanted and (pace := _pace(run)) is not None:
-            paces[run.name] = pace
-    return Pace(statistics.median(paces.values()), tuple(reversed(paces))) if paces else None
+    alike = [run for run in reversed(intact_runs(runs_root)[0]) if _is_comparable(run, plan, wanted, sizes)]
+    steps = sum(agent.spec.ppo.total_timesteps for agent in plan.agents)
+    as_long = [run for run in alike if sum(agent["total_timesteps"] for agent in run.info()["agents"]) == steps]
+    return _pace_of(as_long) or _pace_of(alike)
+
+
+def _is_comparable(run: RunDir, plan: RunPlan, wanted: Mapping[str, Any], sizes: Sequence[str]) -> bool:
+    if run.status()["state"] != "done":
+        return False
+    info = run.info()
+    if (info["trainer"], len(info["agents"])) != (plan.trainer.stem, len(plan.agents)):
+        return False
+    return threads_of(info) == plan.threads and _pace_values(info["agents"][0]["spec"], sizes) == wanted
+
+
+def _pace_of(runs: Sequence[RunDir]) -> Pace | None:
+    """The median pace of the latest of these runs."""
+    paces = ((run, pace) for run in runs if (pace := _pace(run)) is not None)
+    latest = list(islice(paces, LATEST))
+    if not latest:
+        return None
+    names = tuple(run.name for run, _ in reversed(latest))
+    return Pace(statistics.median(pace for _, pace in latest), names, min(_outside(run) for run, _ in latest))
 
 
 def total_seconds(plans: Sequence[RunPlan], pace: Pace, jobs: int) -> float:
-    """Wall seconds of all plans on `jobs` slots, each taking the next plan when it is free; starting up is left out."""
+    """Wall seconds of all plans on `jobs` slots, each taking the next plan when it is free."""
     slots = [0.0] * max(1, min(jobs, len(plans)))
     for plan in plans:
         steps = sum(agent.spec.ppo.total_timesteps for agent in plan.agents)
-        slots[slots.index(min(slots))] += steps / pace.steps_per_second
+        slots[slots.index(min(slots))] += steps / pace.steps_per_second + pace.outside_s
     return max(slots)
 
 
@@ -80,3 +96,14 @@ def _pace(run: RunDir) -> float | None:
     last = {row["agent"]: row["global_step"] for row in rows}
     steps = sum(last.values()) - sum(first.values())
     return float(steps / seconds) if seconds > 0 and steps > 0 else None
+
+
+def _outside(run: RunDir) -> float:
+    """Seconds of a run before its first rollout and after its last row. Loading and compiling kernels is not counted:
+    it takes a minute once, and seconds after that."""
+    rows = run.read_metrics()
+    first = rows[0]
+    work = sum(first["metrics"].get(name, 0.0) for name in ("perf/rollout_s", "perf/update_s"))
+    before = first["time"] - work - run.info()["created"]
+    after = run.status().get("heartbeat", rows[-1]["time"]) - rows[-1]["time"]
+    return max(0.0, float(before)) + max(0.0, float(after))

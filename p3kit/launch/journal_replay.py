@@ -43,8 +43,8 @@ class Replay:
 def plan_replay(plans: Sequence[RunPlan], original: RunDir) -> Replay:
     """Plan `original` again: its agents from the plans of a spec, in its own stack and with its own threads.
 
-    Raises InputError where it is still being trained, where its journal has decisions inside an update, where the spec
-    has no such run, and where the spec says anything else than it said then.
+    Raises InputError if it is still being trained, if its journal has decisions inside an update, if the spec has no
+    such run, and if the spec has changed since.
     """
     info = original.info()
     if original.status()["state"] in ("queued", "running"):

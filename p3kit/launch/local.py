@@ -35,7 +35,7 @@ POLL_S = 0.1
 """Seconds between two looks at whether a process has ended."""
 
 LOOK_S = 0.5
-"""Seconds between two looks at what the runs say of themselves."""
+"""Seconds between two reads of the runs' status."""
 
 HUNG_AFTER_S = 3600.0
 """Seconds without a heartbeat after which a trainer is taken for hung and ended. A heartbeat comes with every epoch."""
@@ -52,13 +52,14 @@ class Feed(Protocol):
     """Source of the next runs while runs train: a sweep. Called in the launching thread, between two polls."""
 
     def more(self) -> Sequence[RunDir]:
-        """Runs to train now that a slot is free and none waits; none for now, or for good where nothing trains."""
+        """Runs to train now that a slot is free and none waits. None means none for now; if nothing trains, none at
+        all."""
 
     def look(self) -> None:
         """Every half second: time to judge what trains."""
 
     def ended(self, run: RunDir, state: str, *, interrupted: bool) -> None:
-        """A run has ended, or will not begin; `interrupted`: everything was asked to end."""
+        """A run has ended, or will not start; `interrupted`: everything was stopped."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ class _Slots:
         self.display.show([agent for run_views in views for agent in run_views])
 
     def _watch(self, trainer: Trainer, status: Mapping[str, Any]) -> None:
-        """One sick trainer must not keep its slot for good, nor fill the disk with words."""
+        """Watch one trainer: a hanging one must not keep its slot, nor fill the disk with output."""
         trainer.run.trim_log()
         if not trainer.has_started():  # it waits for room on the cluster
             return
@@ -345,7 +346,7 @@ class _Slots:
         try:
             self.active.append(self.start(run))
         except P3kitError as error:  # one run that cannot start does not stop the others
-            if run.is_locked():  # another process trains it and speaks for it
+            if run.is_locked():  # another process trains it and updates its status
                 self.display.print(str(error))
                 self._note_end(run, "failed")
                 return

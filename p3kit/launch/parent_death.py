@@ -16,6 +16,6 @@ if __name__ == "__main__":
     parent, *command = sys.argv[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM)) != 0:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != int(parent):  # it died before it could be asked for its death
+    if os.getppid() != int(parent):  # the parent died before the signal was set
         sys.exit("the worker that started this trainer is gone")
     os.execv(command[0], command)  # noqa: S606  the command is our own

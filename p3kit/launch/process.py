@@ -1,4 +1,4 @@
-"""One trainer process: how it is started, asked to end, and what its end means."""
+"""One trainer process: its start, its stop, and the meaning of its end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pulse:
         self._heard = time.monotonic()
 
     def silent_s(self, status: Mapping[str, Any]) -> float:
-        """Seconds since it last moved. To be asked again and again."""
+        """Seconds since its status last changed. Must be called repeatedly."""
         if status.get("heartbeat") != self._heartbeat:
             self._heartbeat, self._heard = status.get("heartbeat"), time.monotonic()
         return time.monotonic() - self._heard
@@ -67,8 +67,9 @@ Start = Callable[[RunDir], Trainer]
 class TrainerProcess:
     """The process that trains one run.
 
-    It leads a session of its own, so that Ctrl-C in the terminal reaches only the launcher, which then asks every
-    trainer to end; and it holds the lock of its run, so that nobody else trains the run even if the launcher is killed.
+    It has its own session, so that Ctrl-C in the terminal reaches only the launcher, which then stops every trainer
+    with a checkpoint. It holds the lock of its run, so that no other process trains the run even if the launcher is
+    killed.
     """
 
     def __init__(self, run: RunDir, process: subprocess.Popen[bytes]) -> None:
@@ -169,7 +170,7 @@ CHILD_WITHIN_S = 2 * 3600.0
 def run_trainer(run: RunDir, flags: Sequence[str], trainer: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a trainer on a run with further flags, wait for its end, and keep what it prints.
 
-    Default: the run's own copy of its trainer. One that does not end in time is killed, and the result says so.
+    Default: the run's own copy of its trainer. One that does not end in time is killed, and the result reports it.
     """
     command = [sys.executable, str((trainer or run.trainer_file).resolve()), "--run-dir", str(run.path), *flags]
     try:
@@ -188,7 +189,7 @@ def run_trainer(run: RunDir, flags: Sequence[str], trainer: Path | None = None) 
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words."""
+    """An exit code as text."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name

@@ -139,7 +139,7 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
     judged = [result for result in results if result.verdict is not None]
     title = " and ".join(sorted({result.experiment for result in results})) + ": verdicts on the validation split"
     if any(result.synthetic for result in results):
-        title += ", SYNTHETIC data: nothing is said about a real market"
+        title += ", SYNTHETIC data: no evidence about a real market"
     parts: list[RenderableType] = []
     if judged:
         parts += [Text(headline([result.scored for result in judged]), style="bold"), ""]
@@ -148,7 +148,7 @@ def verdict_lines(results: Sequence[AgentResult]) -> list[RenderableType]:
         labels = _labels(judged)
         parts += ["", _grades(judged, labels), "", Text(LEGEND, style="dim")]
         if any(result.intervened for result in judged):
-            parts.append(Text("* intervened while training: p3kit diagnose RUN tells what was done", style="dim"))
+            parts.append(Text("* intervened while training: p3kit diagnose RUN lists the changes", style="dim"))
         parts += ["", _scores(judged, labels), "", _returns(judged, labels), ""]
     parts += [_remark(result) for result in results]
     if len(judged) > 1:
@@ -207,7 +207,7 @@ def _remark(result: AgentResult) -> Text:
         value = "n/a" if first["value"] is None else format_missed(first["value"], first["threshold"])
         more = f" (and {len(unmet) - 1} more)" if len(unmet) > 1 else ""
         aim = "PASS" if result.grade == "FAIL" else "STRONG"
-        parts.append(f"not {aim}: {first['criterion']} is {value}, wanted {first['threshold']}{more}")
+        parts.append(f"not {aim}: {first['criterion']} is {value}, needs {first['threshold']}{more}")
     labels = list(result.get("labels") or [])
     parts += labels + (["intervened"] if result.intervened and "intervened" not in labels else [])
     if ended := result.get("ended_early"):
@@ -235,7 +235,7 @@ def _table(optional: Sequence[str], first: str, *others: str) -> Table:
 
 
 def _labels(judged: Sequence[AgentResult]) -> list[str]:
-    """RUN/AGENT, or the agent alone where that is too long for the table and names of agents tell them apart."""
+    """RUN/AGENT, or the agent alone if that is too long for the table and names of agents are unique."""
     whole, names = [f"{result.run}/{result.agent}" for result in judged], [result.agent for result in judged]
     return names if max(map(len, whole)) > _LABEL_WIDTH and len(set(names)) == len(names) else whole
 

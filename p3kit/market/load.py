@@ -13,6 +13,7 @@ import numpy as np
 from p3kit.errors import DataError, Fault
 from p3kit.market.annual import interruptions, yearly_notes, yearly_of_splits
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
+from p3kit.market.column_breaks import break_notes
 from p3kit.market.feature_table import NEEDED, needed_columns
 from p3kit.market.features import LOOKBACK, compute_features
 from p3kit.market.fingerprint import fingerprint
@@ -271,6 +272,7 @@ def _prepare(
         ),
     )
     data.notes.extend(foresight_notes(data))
+    data.notes.extend(break_notes(data))
     return data
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.diagnose import diagnose
+from p3kit.diagnose import Finding, diagnose
 from p3kit.escape import picture as label_of
 from p3kit.report.figure import (
     BLUE,
@@ -42,11 +42,12 @@ def draw_run(run: RunDir) -> list[Path]:
         for histogram in run.histograms(agent=agent):
             if histogram.kind != "equity" or chosen.get("equity") is None or not _is_chosen(chosen["equity"], verdict):
                 chosen[histogram.kind] = histogram
+        raised = [finding for diagnosis in diagnose(run, agent) for finding in diagnosis.findings if finding.raised]
         for kind, draw in _PICTURES.items():
             if kind in chosen:
                 path = run.plots / f"{kind}-{file_name(agent)}.png"
                 draw(
-                    {**chosen[kind].data, "flags": _red_flags(run, agent, kind)},
+                    {**chosen[kind].data, "flags": _red_flags(raised, kind)},
                     f"{label_of(agent)} at {chosen[kind].global_step:,} steps{', SYNTHETIC data' if synthetic else ''}",
                     path,
                 )
@@ -61,12 +62,9 @@ _FLAGS = {
 """The rows of the diagnosis that a picture shows."""
 
 
-def _red_flags(run: RunDir, agent: str, kind: str) -> list[str]:
+def _red_flags(raised: Sequence[Finding], kind: str) -> list[str]:
     """The raised rows that belong to this picture, each with its evidence."""
-    if kind not in _FLAGS:
-        return []
-    findings = [finding for diagnosis in diagnose(run, agent) for finding in diagnosis.findings]
-    return [f"{f.row.title}: {f.evidence}" for f in findings if f.raised and f.symptom in _FLAGS[kind]]
+    return [f"{finding.row.title}: {finding.evidence}" for finding in raised if finding.symptom in _FLAGS.get(kind, ())]
 
 
 def _is_chosen(histogram: Histogram, verdict: Mapping[str, Any]) -> bool:

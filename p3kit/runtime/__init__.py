@@ -1,4 +1,4 @@
-"""All that a trainer sees of p3kit. A name is imported when it is first used: loading a policy imports no training."""
+"""The part of p3kit that a trainer uses. Names are imported on first use: loading a policy imports no training."""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""One agent of a run, as its trainer sees it: schedules, what is recorded, evaluations, and its best checkpoints."""
+"""One agent of a run, for its trainer: schedules, records, evaluations, and its best checkpoints."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ from p3kit.runtime.reward_shape import (
     reward_shape,
     reward_to_go_curve,
 )
+from p3kit.runtime.rollout_check import RolloutCheck
 from p3kit.runtime.run_process import A, Process
 from p3kit.runtime.scaling import ObservationScaler, RewardScaler, Shaping
 from p3kit.runtime.walks import Mode, Split
@@ -131,12 +132,30 @@ class Agent(Generic[A]):
     def make_env(self) -> TradingEnv | VectorTask:
         """The training environment, on the run's device."""
         if self.process.env_id:
-            from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely wanted
+            from p3kit.env.task import VectorTask  # gymnasium and envpool are slow to import and rarely needed
 
             return VectorTask(self.process.env_id, self.spec.env.num_envs, self.seed)
         env = make_trading_env(self.market, self.spec, symbols=[self.symbol], split="train", device=self.process.device)
         env.compile(self.process.compiled)
         return env
+
+    def rollout_check(self, agents: Sequence[Agent[Any]] | None = None) -> RolloutCheck | None:
+        """The replay of this agent's rollouts, or of a stack of `agents`; None for a task without bars."""
+        if not self.market:
+            return None
+        symbols = [agent.symbol for agent in agents or [self]]
+
+        def make() -> TradingEnv:
+            return make_trading_env(
+                self.market,
+                self.spec,
+                symbols=symbols,
+                split="train",
+                device=self.process.device,
+                invalid_action="hold",
+            )
+
+        return RolloutCheck(make, [self.market[symbol] for symbol in dict.fromkeys(symbols)])
 
     @cached_property
     def newest_return_column(self) -> int | None:
@@ -222,8 +241,8 @@ class Agent(Generic[A]):
             self._observation_scaler.begin(again=again)
 
     def take_rollback(self) -> str | None:
-        """The checkpoint that a rollback goes back to, returned once. The generator is seeded anew by the number of
-        rollbacks, or the same failure would replay; spent steps stay spent."""
+        """The checkpoint that a rollback restores, returned once. The number of rollbacks seeds the generator again, or
+        the same failure would repeat; spent steps stay spent."""
         name = self.repair.take_checkpoint()
         if name is not None:
             self.generator.manual_seed(seed_of("agent", self.seed, self.symbol, self.repair.member.rollbacks))
@@ -267,7 +286,7 @@ class Agent(Generic[A]):
             self.process.directory.append_event("extension", self.name, step, from_total=before, **fields)
 
     def fail(self, fault: P3kitError) -> None:
-        """End this agent for good; the others of its run go on, and the run ends as failed."""
+        """End this agent permanently. The others of its run continue, and the run ends as failed."""
         self.state, self.fault = "failed", fault
         text = str(fault).splitlines()[0]
         self.process.directory.append_event("failed", agent=self.name, global_step=self.global_step, message=text)
@@ -303,11 +322,11 @@ class Agent(Generic[A]):
         update: Mapping[str, Any],
         whole: Mapping[str, float],
     ) -> None:
-        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row. Once every
-        agent of the run has, the interventions decide.
+        """Write the rows of one iteration: rollout per tick, optimiser beside it, `whole` with the last row. After all
+        agents of the run, the interventions decide.
 
-        Not one finite gradient step in an update ends an agent, if no intervention takes it back: alone in its run it
-        raises NumericalFault, beside others it fails and they go on.
+        An update without one finite gradient step ends an agent, if no intervention reverts it. Alone in its run it
+        raises NumericalFault; beside others it fails and they continue.
         """
         self.process.refuse_to_train()
         self.global_step = global_step
@@ -381,9 +400,9 @@ class Agent(Generic[A]):
             self.end_early(reason)
 
     def report_backtest(self, policy: Policy) -> None:
-        """Backtest `policy` as `run.backtest` asks, and print the result as one line of JSON on stdout.
+        """Backtest `policy` with the options of `run.backtest`, and print the result as one line of JSON on stdout.
 
-        A look at the test split is journalled before it is taken, and its result after.
+        A use of the test split is journalled before the backtest, and its result after it.
         """
         backtest = self.process.backtest
         if backtest is None or not self.market:
@@ -584,7 +603,7 @@ class Agent(Generic[A]):
     def _refuse_to_be_ignored(self) -> None:
         """A trainer of the user's own may not carry out every action of a rule."""
         if self.repair.reinits:
-            what = f'does not do what an intervention asks for: reinit = "{self.repair.reinits[0]}"'
+            what = f'does not support reinit = "{self.repair.reinits[0]}", which an intervention requires'
             raise P3kitError(str(self.process.directory.trainer_file), what, "trainers/ppo.py shows how")
 
     def _effective(self, global_step: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A run of one agent, as its trainer sees it: one call per concern.
+"""A run of one agent, for its trainer: one call per concern.
 
     with AgentRun(Args, load_policy, __file__) as run:
         env = run.make_env()
@@ -22,17 +22,20 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from p3kit.env import Timestep, TradingEnv, VectorTask
 from p3kit.errors import P3kitError
 from p3kit.runtime.checkpoints import Flat, under
 from p3kit.runtime.entry import open_run
-from p3kit.runtime.evidence import sample_rows, update_ratio
+from p3kit.runtime.evidence import movement, sample_rows, update_ratio
 from p3kit.runtime.iteration import Iteration, RolloutBuffer, Sample, evidence_of, rollout_tables
 from p3kit.runtime.pieces import Attempt, Pieces
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
+from p3kit.runtime.realised import known, optimiser_settings, realised_settings, wrong_targets
 from p3kit.runtime.recording import Rollout
 from p3kit.runtime.reinit import reinit_part
+from p3kit.runtime.rollout_check import NET_ERROR, RolloutCheck, apart, as_metrics
 from p3kit.runtime.scaling import ObservationScaler, Rewards, RewardScaler
 from p3kit.runtime.trainer_state import Registry, Stateful
 from p3kit.runtime.transfer import to_host
@@ -40,6 +43,11 @@ from p3kit.runtime.transfer import to_host
 A = TypeVar("A")
 RATIO_ERROR = "policy/ratio_error"
 """A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
+
+
+def flat(weights: Mapping[str, Tensor]) -> Tensor:
+    """All weights as one vector."""
+    return torch.cat([one.flatten() for one in weights.values()])
 
 
 class AgentRun(Generic[A]):
@@ -79,13 +87,14 @@ class AgentRun(Generic[A]):
         self._env = self._agent.make_env()
         self._scale_observation: ObservationScaler = self._agent.observation_scaler(self._env.observation_size)
         self._scale_reward: RewardScaler = self._agent.reward_scaler(self._env.num_envs)
+        self._check: RolloutCheck | None = self._agent.rollout_check()
         return self._env
 
     def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]:
         """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler.
 
-        Batches of a rollout step and of a whole minibatch are compiled. Others are rare and of many sizes, each of
-        which would have to be compiled anew.
+        Batches of a rollout step and of a whole minibatch are compiled. Others are rare and of many sizes, and each
+        size would need its own compilation.
         """
         compiled, autocast = self._run.compiled(net), self._run.autocast
 
@@ -98,9 +107,9 @@ class AgentRun(Generic[A]):
         return forward, self._grad_scaler
 
     def resume(self, net: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful) -> Timestep | None:
-        """Register what checkpoints keep, beside scalers and environment. Where the run is resumed, restore all of it
-        and return the timestep at which the environment stands; None where the run begins, with new weights or those
-        the spec's `[init]`.
+        """Register the contents of checkpoints, beside scalers and environment. If the run is resumed, restore all of
+        it and return the current timestep of the environment. None if the run begins, with new weights or those of the
+        spec's `[init]`.
 
         `net` has children `policy` and `value`. Each is called as (observation, dropout masks), has
         `hidden(observation)`, a list of (B, width) activations, and `nn.Linear` layers from observation to output.
@@ -138,7 +147,9 @@ class AgentRun(Generic[A]):
             self._iteration += 1
             self._start_step = self._agent.global_step
             self._args = self._agent.args_at(self._start_step)
-            self._before = nn.utils.parameters_to_vector(self._net.parameters()).detach()
+            self._before = {name: weights.detach().clone() for name, weights in self._net.named_parameters()}
+            if self._check is not None and isinstance(self._env, TradingEnv):
+                self._check.begin(self._env)
             self._clocks = [time.perf_counter()]
             yield self._start_step, self._args
             if self._agent.global_step == self._start_step:
@@ -146,7 +157,7 @@ class AgentRun(Generic[A]):
         self._agent.conclude()
 
     def observe(self, index: Tensor, account: Tensor) -> Tensor:
-        """Observations (…, D) as the networks get them: gathered, clipped, and normalised as the spec says."""
+        """Observations (…, D) for the networks: gathered, clipped, and normalised by the spec."""
         self._run.heartbeat()
         return self._scale_observation(self._env.observe(index, account))
 
@@ -194,7 +205,7 @@ class AgentRun(Generic[A]):
             buffer, rewards, next_value, advantage, returns, args.gamma, args.gae_lambda, same_step=same_step
         )
         with torch.no_grad():
-            observation, evidence = self._evidence(iteration, update, dropout)
+            observation, evidence = self._evidence(iteration, update, dropout, epochs)
             self._scale_observation.update(observation)
         self._clocks.append(time.perf_counter())
         began, rewarded, ended = self._clocks
@@ -203,7 +214,7 @@ class AgentRun(Generic[A]):
         told, arrays, steps = to_host((values, tables, dict(update)))
         steps.pop(RATIO_ERROR, None)
         rollout = Rollout(**arrays)
-        whole = dict(zip(evidence, told.tolist(), strict=True)) | {
+        whole = known(zip(evidence, told.tolist(), strict=True)) | {
             "policy/epochs_done": epochs,
             "reward/scale_steps": self._scale_reward.steps,
             "perf/rollout_s": rewarded - began,
@@ -226,7 +237,7 @@ class AgentRun(Generic[A]):
         return {"iteration": self._iteration, "minibatch": self._pieces.size, **self._registry.state_dict()}
 
     def _evidence(
-        self, iteration: Iteration, update: Mapping[str, Tensor], dropout: Sequence[Tensor] | None
+        self, iteration: Iteration, update: Mapping[str, Tensor], dropout: Sequence[Tensor] | None, epochs: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sampled observations (B, D) as the environment returns them, and the metrics."""
         buffer: Any = iteration.buffer
@@ -249,11 +260,52 @@ class AgentRun(Generic[A]):
             self._newest_return(iteration, index, account),
             relu=getattr(self._args, "activation", "") == "relu",
         )
-        after = nn.utils.parameters_to_vector(self._net.parameters())
         gradient_steps = len(next(iter(update.values())))
-        moved = update_ratio(self._before, after, gradient_steps)
+        after = dict(self._net.named_parameters())
+        moved = update_ratio(flat(self._before), flat(after), gradient_steps)
         ratio_error = update[RATIO_ERROR][0] if RATIO_ERROR in update else torch.full((), torch.nan)
-        return raw, evidence_of(iteration, sample, moved, ratio_error.to(self.device))
+        evidence = evidence_of(iteration, sample, moved, ratio_error.to(self.device))
+        evidence |= movement(self._before, after, gradient_steps)
+        evidence |= self._realised(iteration, sample, update, gradient_steps, epochs)
+        differing = self._not_of_the_net(sample, buffer, mask, kept)
+        differing["returns"] = wrong_targets(iteration, self._args, update)
+        if self._check is not None:
+            differing |= {name: rows.mean() for name, rows in self._check.compare(buffer).items()}
+            differing |= self._check.compare_observations(raw, index[rows], account[rows])
+            differing |= self._check.departing_features
+        return raw, evidence | as_metrics(differing)
+
+    def _not_of_the_net(
+        self, sample: Sample, buffer: Any, mask: Tensor, dropout: Sequence[Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Fraction of sampled rows whose log-probability or value is not that of the net before the update."""
+        if self._run.precision != torch.float32:
+            return {}
+        outputs = [
+            functional_call(
+                getattr(self._net, net),
+                {name.partition(".")[2]: own for name, own in self._before.items() if name.split(".")[0] == net},
+                (sample.observation, dropout),
+            ).float()
+            for net in ("policy", "value")
+        ]
+        logits = outputs[0].masked_fill(~mask[sample.rows], torch.finfo(torch.float32).min)
+        action, then, value = (table.flatten()[sample.rows] for table in (buffer.action, buffer.log_prob, buffer.value))
+        log_prob = F.log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        pairs = {"log_prob": (log_prob, then), "value": (outputs[1].squeeze(-1), value)}
+        return {name: apart(a, b, NET_ERROR).double().mean() for name, (a, b) in pairs.items()}
+
+    def _realised(
+        self, iteration: Iteration, sample: Sample, update: Mapping[str, Tensor], gradient_steps: int, epochs: int
+    ) -> dict[str, Tensor]:
+        """Settings as this update realised them."""
+        args: Any = self._args
+        largest = max((after - self._before[name]).abs().max() for name, after in self._net.named_parameters())
+        gradients = [weights.grad for weights in self._net.parameters() if weights.grad is not None]
+        groups, norm = self._optimizer.param_groups, update["grad/grad_norm"][-1]
+        settings = optimiser_settings(args, groups, largest, gradient_steps, norm, gradients)
+        left = args.total_timesteps - self._start_step
+        return settings | realised_settings(iteration, sample, args, update, epochs, left)
 
     def _newest_return(self, iteration: Iteration, index: Tensor, account: Tensor) -> Tensor | None:
         column = self._agent.newest_return_column
@@ -279,7 +331,7 @@ class AgentRun(Generic[A]):
         agent.write_histograms(self._env, rollout, buffer.account.flatten(0, 1), buffer.value.flatten(), gradient)
 
     def _act(self, observation: Tensor) -> None:
-        """Roll back and draw anew where an intervention asked for it."""
+        """Roll back and draw new weights if an intervention requires it."""
         self._run.save_snapshot([self._agent], self._state)
         for _, earlier in self._run.rolled_back([self._agent]):
             self._registry.go_back(earlier)

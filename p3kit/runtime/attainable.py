@@ -1,4 +1,4 @@
-"""The share of the attainable score: a policy's log return on synthetic bars over that of the optimal rule."""
+"""The fraction of the attainable score: a policy's log return on synthetic bars over that of the optimal rule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from p3kit.spec import Spec
 def attainable_share(spec: Spec, symbol: str, walk: Walk) -> dict[str, Any] | None:
     """Log return per bar of `walk` and of the optimal rule on the same bars, and their ratio.
 
-    None on real bars, and on a synthetic market without an edge. With regimes the rule knows the hidden regime, so
-    that its return is an upper bound.
+    None on real bars, and on a synthetic market without an edge. With regimes the rule uses the hidden regime, so
+    its return is an upper bound.
     """
     if spec.data.source != "synthetic" or spec.data.synthetic.edge <= 0:
         return None

@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, state: Flat, *, compress: bool) -> None:
         remedy = "free some space or fix the folder, then p3kit resume"
         raise CheckpointError(str(path), f"cannot be written ({error.strerror or error})", remedy) from error
     finally:
-        with contextlib.suppress(OSError):  # on a read-only disk it cannot be removed, and the first error says why
+        with contextlib.suppress(OSError):  # it fails on a read-only disk, too; the first error has the reason
             temporary.unlink(missing_ok=True)
 
 

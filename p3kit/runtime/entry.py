@@ -110,7 +110,7 @@ def _backtest(directory: RunDir, args_type: type[A], flags: Mapping[str, Any]) -
 
 
 def _report_backtest(run: Run[A], load_policy: LoadPolicy) -> NoReturn:
-    """Print the backtest that was asked for, and end the process."""
+    """Print the requested backtest, and end the process."""
     with run:
         agent, backtest = run.agent, run.backtest
         if backtest is not None and agent.market:
@@ -147,7 +147,7 @@ def _tables_of(
     if flags["env_id"] is None:
         tables |= {"symbols": [flags["symbol"]], "data": {"source": flags["source"]}}
         places |= {("symbols",): f"--symbol {flags['symbol']}", ("symbols", 0): f"--symbol {flags['symbol']}"}
-    else:  # a task brings its own scales, and no bars: its agent goes by the task's name
+    else:  # a task brings its own scales, and no bars: its agent has the task's name
         name = re.sub(r"[^A-Za-z0-9._-]", "-", flags["env_id"])[-32:]
         if not name:
             raise InputError("--env-id", "is empty", "name a task, such as CartPole-v1")

@@ -1,7 +1,7 @@
 """Backtests on a whole split: the policy, and beside it the fixed rules, in the same engine and at the same fees.
 
 The validation and the test split are played as one continuous account, unless the mode is `windows`
-(`p3kit.runtime.walks`). Nothing here sees an intervention: the spec is the user's own.
+(`p3kit.runtime.walks`). Interventions have no effect here: the spec is the user's own.
 
 Notation for shapes: K agents, W spans, B bars of the split, R rows.
 """
@@ -98,7 +98,7 @@ class Evaluator(Player):
 
     @cached_property
     def foresight(self) -> tuple[str, float]:
-        """The feature that knows most about the next bars of the training split, and its |correlation| with them."""
+        """The feature with the largest |correlation| with the next bars of the training split, and that correlation."""
         return feature_foresight(self.bars) if self.has_training_bars else ("", 0.0)
 
     def walk(self, split: Split, policy: Policy) -> Walk:
@@ -110,7 +110,7 @@ class Evaluator(Player):
         return _decide(_decide_rows([self], split, _stack_of_one(policy), [[self.action_rule]]), 1, 1)
 
     def windows(self, split: Split) -> list[Span]:
-        """The windows of a split; ValueError for a look at the test split that nobody asked for."""
+        """The windows of a split; ValueError for the test split without a request for it."""
         self._refuse_test(split)
         return super().windows(split)
 
@@ -246,7 +246,7 @@ class Evaluation:
     fixed_rule: tuple[str, Walk]
     account_rules: Rules
     holding_limit: int
-    """Bars after which a position is closed whatever the policy says."""
+    """Bars after which a position is closed for any policy."""
 
     @property
     def bars_per_year(self) -> float:
@@ -264,6 +264,7 @@ class Evaluation:
             "baselines": self.baselines,
             "regimes": self.regimes(),
             "windows": len(self.spans),
+            "years": len(self.policy.bar) / self.bars_per_year,
             "constant": self.is_constant,
             "returns": formulas.return_shape(self.policy.bar_return, self.bars_per_year),
             "foresight": self.foresight[0],
@@ -290,6 +291,7 @@ class Evaluation:
         if self.train is not None:
             year = self.bars.bars_per_year_of("train")
             values["eval/train_sharpe_ratio"] = walk_metrics(self.train, year)["sharpe_ratio"]
+        values["eval/market_correlation"] = self._market_correlation
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1] if self.train is not None else None
         values |= rule_metrics(self.by_rule[GREEDY], self.by_rule[SAMPLED], self.bars_per_year)
@@ -299,6 +301,14 @@ class Evaluation:
     def actions(self) -> dict[str, dict[str, float | None]]:
         """Metrics of the path by each action rule."""
         return {rule: walk_metrics(walk, self.bars_per_year) for rule, walk in self.by_rule.items()}
+
+    @property
+    def _market_correlation(self) -> float | None:
+        """Correlation of the policy's bar returns with buy-and-hold's; None where one of them does not vary."""
+        own, market = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        if len(own) < 2 or np.ptp(own) == 0 or np.ptp(market) == 0:
+            return None
+        return float(np.corrcoef(own, market)[0, 1])
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, float | None]]:

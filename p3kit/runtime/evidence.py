@@ -6,12 +6,13 @@ moves them from the device once per iteration.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from p3kit.env.account import ACCOUNT_FIELDS
+from p3kit.metrics import NETS
 
 SAMPLE_ROWS = 2_048
 EXPOSURE = ACCOUNT_FIELDS.index("exposure")
@@ -38,9 +39,9 @@ def explained_variance(value: Tensor, target: Tensor) -> Tensor:
 def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
     """Explained variance of a linear forecast: the reference beside the value function's explained variance.
 
-    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so it has to forecast as
-    the value function does. observation (B, D) and target (B,) in the order of time; penalty = number of fitted rows,
-    which keeps the condition number below D + 1, so that single precision will do. NaN where a number is not finite.
+    A ridge regression is fitted on the earlier half of the rows and judged on the later half, so that it forecasts like
+    the value function. observation (B, D) and target (B,) are in the order of time. The penalty is the number of fitted
+    rows, which keeps the condition number below D + 1, so single precision is enough. NaN if a number is not finite.
     """
     sound = observation.isfinite().all() & target.isfinite().all()
     half = observation.shape[0] // 2
@@ -129,7 +130,7 @@ def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: 
 
 def feature_rank(activation: Tensor) -> Tensor:
     """Singular values that hold 99 % of the energy of the last hidden layer (B, H) (Moalla et al. 2024). NaN where a
-    number is not finite: a sick run must reach the record that says so, and a decomposition of NaN raises.
+    number is not finite: such a run must reach the record of this fault, and a decomposition of NaN raises.
 
     Their squares are the eigenvalues of AᵀA (H, H), which is small.
     """
@@ -152,3 +153,17 @@ def update_ratio(before: Tensor, after: Tensor, gradient_steps: int) -> Tensor:
     """‖ΔW‖/‖W‖/√(gradient steps), from flat parameter vectors."""
     moved: Tensor = (after - before).norm() / (before.norm() * max(gradient_steps, 1) ** 0.5)
     return moved
+
+
+def movement(before: Mapping[str, Tensor], after: Mapping[str, Tensor], gradient_steps: int) -> dict[str, Tensor]:
+    """Per net, by the first part of a weight's name: its update ratio, its norm, and the fraction of its tensors that
+    stood still."""
+    found = {}
+    for net in NETS:
+        pairs = [(before[name].flatten(), after[name].flatten()) for name in after if name.split(".")[0] == net]
+        if pairs:
+            old, new = (torch.cat(side) for side in zip(*pairs, strict=True))
+            found[f"diag/update_ratio.{net}"] = update_ratio(old, new, gradient_steps)
+            found[f"diag/weight_norm.{net}"] = new.norm()
+            found[f"diag/still_share.{net}"] = torch.stack([(a == b).all() for a, b in pairs]).double().mean()
+    return found

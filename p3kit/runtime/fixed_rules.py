@@ -58,8 +58,8 @@ class FixedRules:
     paths: Mapping[str, list[Walk]]
     """On the split: one path each of hold, buy_and_hold and moving_average, sixteen of random."""
     signal: tuple[str, float]
-    """Long while one feature is above (or below) its mean: the feature that earned most on the newest training windows,
-    and what it returned on the split. ("", 0.0) where none earned anything in training."""
+    """Long while one feature is above (or below) its mean: the feature with the largest profit on the newest training
+    windows, and its return on the split. ("", 0.0) if no feature made a profit in training."""
     best: tuple[str, Walk]
     """Among that signal rule, the moving average and buy-and-hold, the one with the best Sharpe ratio on the newest
     training windows: its name, and its path on the split."""
@@ -158,8 +158,8 @@ def _follow(
     spans: Sequence[list[Span]],
     random_paths: int = 0,
 ) -> list[list[Walk]]:
-    """Per agent one path per rule: all in while its signal (rules, T) is on, out while it is off; then `random_paths`
-    that draw from what is allowed, each agent from a generator of its own. Agents have equally many rules."""
+    """One path per rule and agent: all in while its signal (rules, T) is on, out while it is off. Then `random_paths`
+    that draw from the allowed actions, each agent from its own generator. Agents have equal numbers of rules."""
     if players[0].mode_of(split) == "continuous":
         actions = [_actions(*own, split, random_paths) for own in zip(players, signals, strict=True)]
         if (found := walk_actions(players, split, actions)) is not None:

@@ -76,9 +76,9 @@ def verdict(
 ) -> dict[str, Any]:
     """Grade one agent from the evaluation chosen by validation Sharpe.
 
-    `metrics` are the training and `eval/` metrics recorded with it, `nonfinite` the gradient steps of the whole run
-    that had to be thrown away, `evaluation` the event (baselines, intervals, whether the policy is a constant rule),
-    `judged` the comparison with the yardsticks (`p3kit.edge.judge`); None where returns of an evaluation are missing.
+    `metrics` are the training and `eval/` metrics recorded with it. `nonfinite` is the number of discarded gradient
+    steps of the whole run. `evaluation` is the event (baselines, intervals, a flag for constant rules). `judged` is the
+    comparison with the yardsticks (`p3kit.edge.judge`); None if returns of an evaluation are missing.
     """
     minimum = _minimum(spec, metrics, nonfinite)
     strong = _strong(spec, symbol, metrics)
@@ -171,9 +171,8 @@ def _reason(criterion: str, value: float | None, threshold: str, met: bool) -> d
 def explained_after(series: Mapping[str, Series], chosen_step: int) -> dict[str, float]:
     """Explained variance of the value function of the chosen weights, and of its reference.
 
-    It is measured on the rollout that those weights made, which is the one after they were chosen; the rollout they
-    were trained on had its values from the weights before. The last weights made none and keep the older number. A
-    trainer of the user's may record neither.
+    It is measured on the rollout of those weights, the one after they were chosen. The rollout before it has the values
+    of earlier weights. The last weights have no rollout and keep the older number. A user's trainer may record neither.
     """
     found: dict[str, float] = {}
     for name in ("value/explained_variance", "diag/ev_reference"):

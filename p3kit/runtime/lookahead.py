@@ -106,7 +106,7 @@ class Path:
         self._outcomes.append(outcome)
 
     def columns(self) -> dict[str, Array]:
-        """What was played, as `walk_of` takes it. Raises Irregular where a number is not finite."""
+        """Columns of the played path, for `walk_of`. Raises Irregular if a number is not finite."""
         table = np.array(self._outcomes).T
         if not np.isfinite(table[0]).all():
             raise Irregular

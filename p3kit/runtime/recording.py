@@ -2,8 +2,8 @@
 them.
 
 Notation for shapes: T steps, N envs, A actions, C reward components, G gradient steps, M optimiser metrics. A *tick*
-is 4,096 env steps; an iteration has as many rows as it holds whole ticks (at least one), and the epochs of its update
-are shared out over the same rows, so that six long updates can still be diagnosed.
+is 4,096 env steps. An iteration has one row per whole tick (at least one). The epochs of its update are distributed
+over the same rows, so that a run of six long updates can still be diagnosed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Metrics = dict[str, float]
 class Rollout:
     """Data of one rollout, on the CPU. `equity` is NaN for tasks without money."""
 
-    reward: Array  # (T, N) as the learner sees it
+    reward: Array  # (T, N) scaled for the learner
     clipped: Array  # (T, N) bool
     weighted: Array  # (T, N, C) components × weights
     raw: Array  # (T, N, C)
@@ -51,7 +51,7 @@ class EpisodeLedger:
 
     components: Array  # (N, C)
     total: Array  # (N,) weighted, before scaling
-    learnt: Array  # (N,) as the learner sees it
+    learnt: Array  # (N,) scaled for the learner
     length: Array  # (N,)
     trades: Array  # (N,)
     ended: Array  # (M, 4): pnl, sharpe, learnt reward and equity won of the episodes that no correlation used yet

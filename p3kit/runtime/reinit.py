@@ -19,7 +19,7 @@ from p3kit.runtime.evidence import dormant_units
 from p3kit.runtime.stacking import Weights, layers_of_agent
 
 UNDECIDED_GAIN = 0.01
-"""Largest singular value of a policy's last layer when it is drawn anew (Andrychowicz et al. 2021, section 3.2)."""
+"""Largest singular value of a policy's last layer after a reset (Andrychowicz et al. 2021, section 3.2)."""
 Layer = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,)."""
 NamedLayers = Mapping[str, Sequence[Layer]]
@@ -47,8 +47,8 @@ def reinit_head(
 def reinit_dormant(
     net: NamedLayers, fresh: NamedLayers, moments: Sequence[NamedLayers], activations: Mapping[str, Sequence[Tensor]]
 ) -> int:
-    """Give every dormant hidden unit the incoming weights that `fresh` has there, no bias, and outgoing weights of 0,
-    so that the outputs stay nearly the same and the unit can learn. Returns how many there were.
+    """Give every dormant hidden unit the incoming weights of `fresh`, no bias, and outgoing weights of 0, so that the
+    outputs stay nearly the same and the unit can learn. Return their number.
 
     `activations` are (B, H) per hidden layer of each network: the first ones of its layers, as many as are given.
     """
@@ -70,8 +70,8 @@ def reinit_dormant(
 def reinit_part(
     net: nn.Module, optimizer: torch.optim.Optimizer, part: str, observation: Tensor, generator: torch.Generator
 ) -> None:
-    """Draw a part of a module anew: "policy_head" and "value_head" are the last layers of its children `policy` and
-    `value`, "dormant" the hidden units that hardly respond to observations (B, D).
+    """Draw new weights for a part of a module: "policy_head" and "value_head" are the last layers of its children
+    `policy` and `value`, "dormant" the hidden units that hardly respond to observations (B, D).
 
     `net.reset_parameters(generator)` gives the weights; the children have `hidden(observation)` for "dormant".
     """

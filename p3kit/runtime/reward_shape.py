@@ -31,7 +31,7 @@ _PNL, _COST = (COMPONENTS.index(name) for name in ("pnl", "cost"))
 
 
 def reward_shape(rollout: Rollout, gamma: float) -> Metrics:
-    """Metrics of one iteration's rewards; what its data cannot say (too few episodes, no spread) is left out."""
+    """Metrics of one iteration's rewards. A metric without enough data (too few episodes, no spread) is left out."""
     metrics: Metrics = {}
     gaps = [mode_gap(values) for values in event_classes(rollout).values()]
     if gaps:
@@ -64,10 +64,10 @@ def episode_correlations(ended: Array) -> Metrics:
 def env_twins(pnl: Array) -> float | None:
     """Share of environments whose P&L moves with that of another one, over the steps in which both held a position.
 
-    pnl (T, N), 0 where nothing was held; the first 64 environments are compared. Rows that stand at the same bars move
-    together whatever their size; others do not, for each starts where its own random number says, and two meet by
-    chance now and then. Of each correlation the lower end of a four-sigma interval (Fisher's z) counts, since the
-    largest of many is large by chance. None where no two environments held together for 30 steps.
+    pnl (T, N), 0 where nothing was held; the first 64 environments are compared. Rows at the same bars move together
+    for any size. Others do not: each starts at its own random bar, and two rarely meet. Of each correlation the lower
+    end of a four-sigma interval (Fisher's z) counts, because the largest of many is large by chance. None if no two
+    environments held together for 30 steps.
     """
     direction = np.sign(pnl[:, :_COMPARED_ENVS]).astype(np.float64)  # sizes differ: one large position would decide
     held = np.abs(direction)
@@ -101,7 +101,7 @@ def event_classes(rollout: Rollout) -> dict[str, Array]:
 
 
 def reward_histogram(rollout: Rollout, bins: int = 50) -> dict[str, Any]:
-    """{edges (bins + 1), counts (bins), classes: {event class: counts}} of the rewards as the learner sees them.
+    """{edges (bins + 1), counts (bins), classes: {event class: counts}} of the scaled rewards.
     A class shows its sample of at most 2,000 rewards.
     """
     whole = histogram(rollout.reward, bins)
@@ -120,10 +120,10 @@ def _evenly(values: Array) -> Array:
 def mode_gap(values: Array) -> float:
     """Distance of two modes in pooled standard deviations; 0 where there is only one.
 
-    The values (300 or more) are cut in two where the variance within the halves is smallest (Otsu 1979). The cut counts
-    as two modes where the smaller half has more than 5 % of the values, and where the middle fifth between the centres
-    holds fewer than half as many as an equal stretch around the emptier centre: a flat or bell-shaped distribution is
-    one mode.
+    The values (300 or more) are split where the variance within the halves is smallest (Otsu 1979). The split counts as
+    two modes under two conditions. The smaller half has more than 5 % of the values. The middle fifth between the
+    centres has fewer than half as many as an equal stretch around the emptier centre. A flat or bell-shaped
+    distribution is one mode.
     """
     x = np.sort(values.astype(np.float64))
     count = len(x)

@@ -57,7 +57,7 @@ class Run(Process[A]):
         of_agent: str | None = None,
         outside: OutsideRequest | None = None,
     ) -> None:
-        """`of_agent` is the only agent of a backtest, `outside` asks for bars outside the splits."""
+        """`of_agent` is the only agent of a backtest, `outside` requests bars outside the splits."""
         super().__init__(directory, args_type)
         info = directory.info()
         if any((agent["spec"].get("init") is not None) != ("init" in agent) for agent in info["agents"]):
@@ -174,7 +174,7 @@ class Run(Process[A]):
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heartbeat(self) -> None:
-        """Say that the run is alive; writes `status.json` at most once a second."""
+        """Write `status.json` as a sign of life, at most once a second."""
         if time.monotonic() - self._written >= STATUS_SECONDS:
             self._write_status()
 
@@ -232,8 +232,8 @@ class Run(Process[A]):
                 yield place, part("trainer", load_checkpoint(self.directory.checkpoint(name), self.device))
 
     def reinitialised(self, agents: Sequence[Agent[A]]) -> Iterator[tuple[int, str, torch.Generator]]:
-        """Agents in whose net an intervention wants new weights: their place in `agents`, the part ("dormant",
-        "policy_head" or "value_head"), and what to draw from. They come after those that go back."""
+        """Agents whose network gets new weights by an intervention: their place in `agents`, the part ("dormant",
+        "policy_head" or "value_head"), and the generator. They come after those that roll back."""
         for place, agent in enumerate(agents):
             agent.begin_normalizing()
             parts = agent.take_reinits()

@@ -9,8 +9,6 @@ from typing import Any
 
 from p3kit.errors import InputError
 from p3kit.market import SymbolData, load_market
-from p3kit.market.files import read_bars
-from p3kit.market.folder import bars_in, kind_of
 from p3kit.market.load import bars_of, reading_of, with_path_from
 from p3kit.market.outside import OutsideBars, outside_bars
 from p3kit.market.run_bars import RunBars, prices_of
@@ -47,7 +45,7 @@ def training_market(directory: RunDir, info: Mapping[str, Any], spec: Spec) -> d
 
 
 def backtest_market(directory: RunDir, info: Mapping[str, Any], spec: Spec, symbol: str) -> dict[str, SymbolData]:
-    """The bars of one symbol of a run. Prices may have been rescaled since; notes say so."""
+    """The bars of one symbol of a run. Prices may have been rescaled since; notes report that."""
     return _market_of_run(directory, info, spec, [symbol], exact=False)
 
 
@@ -55,6 +53,9 @@ def outside_market(
     directory: RunDir, info: Mapping[str, Any], spec: Spec, symbol: str, request: OutsideRequest
 ) -> OutsideBars:
     """The bars of a request, with the features that the run recorded."""
+    from p3kit.market.files import read_bars  # pandas, which a training on the sample does not need
+    from p3kit.market.folder import bars_in, kind_of
+
     if request.file is None:
         bars = bars_of(with_path_from(spec, directory.paths_from()), symbol)
     else:

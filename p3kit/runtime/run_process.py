@@ -58,11 +58,11 @@ class Process(Generic[A]):
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def compiled(self, function: Any, *, pays_from: float = math.inf) -> Any:
-        """`function` through torch.compile where `compute.compile` asks for it, or where it repays: on CUDA, and on a
-        CPU for runs of at least `pays_from` env steps over all agents.
+        """`function` through torch.compile if `compute.compile` requires it, or if it saves time: on CUDA, and on a CPU
+        for runs of at least `pays_from` env steps over all agents.
 
-        Compiling happens at the first call; on CUDA the kernels of a call become one graph. Where it fails, the run
-        goes on with `function` as it is and says so once.
+        Compiling happens at the first call; on CUDA the kernels of a call become one graph. If it fails, the run
+        continues with `function` itself, with one note.
         """
         wanted = self.spec.compute.compile
         if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and self.planned_timesteps < pays_from):

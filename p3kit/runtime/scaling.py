@@ -40,7 +40,7 @@ class RunningMoments:
         self.count = total
 
     def forget(self, column: int) -> None:
-        """Begin anew with a column. Columns share their count here, so it has to be the only one."""
+        """Reset a column. Columns share their count here, so it has to be the only one."""
         self.mean[column], self.variance[column], self.count = 0.0, 1.0, 0
 
     def state_dict(self) -> Flat:
@@ -51,12 +51,12 @@ class RunningMoments:
 
 
 class ObservationScaler:
-    """`observation.normalize = "running"`: standardise by what was seen so far; otherwise hand through.
+    """`observation.normalize = "running"`: standardise by the statistics so far; otherwise pass through.
 
-    Where an intervention let the statistics begin, only values that are out of scale are standardised by them: the
-    others stay as the policy knows them, and small ones are not blown up to be as loud as the rest.
+    If an intervention started the statistics, only values that are out of scale are standardised by them. The others
+    keep the scale that the policy was trained on, and small ones are not enlarged.
 
-    Statistics move once per iteration, after the update, so that a rollout and its update see the same numbers.
+    Statistics change once per iteration, after the update, so that a rollout and its update use the same numbers.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class ObservationScaler:
         is_frozen: Callable[[], bool] = lambda: False,
         has_begun: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_frozen` tells whether an intervention holds the statistics as they are, `has_begun` whether one let them
-        begin where the spec has none."""
+        """`is_frozen` returns True while an intervention freezes the statistics, `has_begun` if one started statistics
+        that the spec does not have."""
         self.clip, self.is_frozen = clip, is_frozen
         self._running, self._has_begun = running, has_begun
         self._seen: Tensor | None = None  # the rows of the last update, for statistics that are to begin with them
@@ -79,7 +79,7 @@ class ObservationScaler:
 
     @property
     def running(self) -> bool:
-        return self._running or self._has_begun() or self.moments.count > 0  # a backtest is told of no intervention
+        return self._running or self._has_begun() or self.moments.count > 0  # a backtest applies no intervention
 
     def begin(self, *, again: bool = False) -> None:
         """Start the statistics with the rows of the last rollout, if an intervention did so. With `again`, forget what
@@ -151,7 +151,7 @@ class MomentsOfEach(RunningMoments):
         self.counts = state["counts"]
 
     def forget(self, column: int) -> None:
-        """Begin anew with a column, as the others do not."""
+        """Reset one column; the others continue."""
         self.mean[column], self.variance[column], self.counts[column] = 0.0, 1.0, 0.0
 
     def load_one(self, place: int, state: Flat, from_place: int) -> None:
@@ -168,13 +168,13 @@ class Shaping(NamedTuple):
     clip: float
     """The clip in force; infinite: none."""
     edits: int
-    """How often the reward was edited. What was seen before an edit tells nothing of the returns after it."""
+    """Number of edits of the reward. Rewards from before an edit do not describe the returns after it."""
 
 
 class Rewards(NamedTuple):
     """The rewards of a rollout, and how they came about. T steps, N envs, C components."""
 
-    scaled: Tensor  # (T, N) float32, as the learner sees them
+    scaled: Tensor  # (T, N) float32, for the learner
     clipped: Tensor  # (T, N) bool
     scale: Tensor  # () the divisor of `reward.scaling`
     weighted: Tensor  # (T, N, C) float64, components times weights
@@ -199,8 +199,8 @@ class RewardScaler:
         agents: int | None = None,
         in_force: Callable[[], Sequence[Shaping]] | None = None,
     ) -> None:
-        """One scale for `num_envs` envs, or, with `agents`, one for each of so many. `in_force` tells what
-        interventions made of scale and clip; else they stay what they are here."""
+        """One scale for `num_envs` envs, or, with `agents`, one for each of so many. `in_force` returns scale and clip
+        after interventions; without it they stay unchanged."""
         self.kind = kind
         as_in_spec = Shaping(begun=False, clip=math.inf if clip is None else clip, edits=0)
         self._in_force = in_force or (lambda: [as_in_spec] * (agents or 1))

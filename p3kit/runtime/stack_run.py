@@ -1,4 +1,4 @@
-"""A run of K agents as one tensor program, as its trainer sees it: one call per concern.
+"""A run of K agents as one tensor program, for its trainer: one call per concern.
 
     with StackRun(Args, load_policy, __file__) as run:
         for stack in run.stacks():                        # one stack, and smaller ones as agents end
@@ -35,12 +35,14 @@ from p3kit.runtime.agent import Agent
 from p3kit.runtime.checkpoints import Flat, under
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evaluation import StackPolicy
-from p3kit.runtime.evidence import sample_rows, update_ratio
+from p3kit.runtime.evidence import movement, sample_rows, update_ratio
 from p3kit.runtime.iteration import Iteration, Sample, evidence_of, rollout_tables
 from p3kit.runtime.pieces import Attempt, Pieces
 from p3kit.runtime.policy import LoadPolicy
+from p3kit.runtime.realised import known, optimiser_settings, realised_settings
 from p3kit.runtime.recording import Rollout
 from p3kit.runtime.reinit import reinit_agent
+from p3kit.runtime.rollout_check import RolloutCheck, as_metrics
 from p3kit.runtime.run import Run
 from p3kit.runtime.scaling import Rewards, RewardScaler
 from p3kit.runtime.stacking import (
@@ -52,6 +54,7 @@ from p3kit.runtime.stacking import (
     draw,
     masks_of_rows,
     select_agents,
+    split_agents,
     stack_draws,
     stack_setting,
     to_rows,
@@ -70,7 +73,7 @@ class Networks(Protocol):
     weights: Weights
     """The weights that each agent has of its own, (K, …); `policy` and `value` layers, see `layers_of_agent`."""
     output_layers: int
-    """Layers of a head that `reinit` of that head draws anew."""
+    """Layers of a head that `reinit` of that head resets."""
 
     def initial_weights(self, generator: torch.Generator) -> Weights:
         """New initial weights of one agent, (1, …)."""
@@ -110,8 +113,8 @@ class StackRun(Generic[A]):
         self._run.__exit__(kind, error, trace)
 
     def stacks(self) -> Iterator[Stack[A]]:
-        """The agents that train, as one stack; a smaller one of the rest each time that half of them have ended, and
-        one with the arguments of an extension where that begins."""
+        """The agents that train, as one stack. A smaller stack of the rest follows each time that half of them have
+        ended, and one with new arguments at the start of an extension."""
         state = self._run.resumed
         by_name = {agent.name: agent for agent in self._run.agents}
         agents = self._run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
@@ -155,6 +158,7 @@ class Stack(Generic[A]):
             [agent.observation_scaler(self._env.observation_size) for agent in self._agents]
         )
         self._scale_reward: RewardScaler = self._agents[0].reward_scaler(self._num_envs, self._agents)
+        self._check: RolloutCheck | None = self._agents[0].rollout_check(self._agents)
         return self._env
 
     def generators(self, purpose: str) -> list[torch.Generator]:
@@ -207,13 +211,16 @@ class Stack(Generic[A]):
             self._iteration += 1
             self._in_force = [agent.args_at(start) for agent in self._agents]
             self._before = self._networks.flat()
+            self._own_before = {name: own.clone() for name, own in self._networks.weights.items()}
+            if self._check is not None:
+                self._check.begin(self._env)
             self._clocks = [time.perf_counter()]
             yield start, self._in_force
             if self._global_step == start:
                 raise P3kitError(self._run.directory.name, "an iteration ended without record", "call it once")
 
     def live(self) -> Tensor:
-        """(K,) bool: agents that still train. The others keep their place and stand still."""
+        """(K,) bool: agents that still train. The others keep their place and do not change."""
         return torch.tensor([agent in self._running for agent in self._agents], device=self.device)
 
     def draws(
@@ -231,7 +238,7 @@ class Stack(Generic[A]):
         return stack_draws(drawn, self.device)
 
     def observe(self, index: Tensor, account: Tensor) -> Tensor:
-        """Observations (K, B, D) as the networks get them: gathered, clipped, and normalised as the spec says."""
+        """Observations (K, B, D) for the networks: gathered, clipped, and normalised by the spec."""
         self._run.heartbeat()
         return self._scale_observation(self._env.observe(index, account))
 
@@ -321,11 +328,9 @@ class Stack(Generic[A]):
             )
             for k in range(self.count)
         ]
-        first = dict(zip(names, update[0].unbind(-1), strict=True))
+        updates = [{name: update[: gradient_steps[k], k, i] for i, name in enumerate(names)} for k in range(self.count)]
         with torch.no_grad():
-            observation, evidence = self._evidence(
-                buffer, iterations, dropout, gradient_steps, first[RATIO_ERROR], extra or {}
-            )
+            observation, evidence = self._evidence(buffer, iterations, dropout, updates, epochs.tolist(), extra or {})
             self._scale_observation.update(observation)
         self._clocks.append(time.perf_counter())
         rollouts = self._write(iterations, evidence, names, update, gradient_steps, epochs, start + learnt)
@@ -366,8 +371,8 @@ class Stack(Generic[A]):
         buffer: Any,
         iterations: Sequence[Iteration],
         dropout: DropoutMasks | None,
-        gradient_steps: Sequence[int],
-        ratio_error: Tensor,
+        updates: Sequence[Mapping[str, Tensor]],
+        epochs: Sequence[float],
         extra: Mapping[str, Tensor],
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Sampled observations (K, B, D) as the environment returns them, and each agent's metrics."""
@@ -380,7 +385,7 @@ class Stack(Generic[A]):
         log_prob = log_probs.gather(-1, to_rows(buffer.action)[:, rows].unsqueeze(-1)).squeeze(-1)
         following = iterations[0].earlier_rows() + self._num_envs
         shown = self._env.observe(index[:, following], account[:, following])
-        after = self._networks.flat()
+        after, differing = self._networks.flat(), self._mismatches(buffer, raw, index[:, rows], account[:, rows])
         found = []
         for k, iteration in enumerate(iterations):
             column = self._agents[k].newest_return_column
@@ -394,10 +399,42 @@ class Stack(Generic[A]):
                 None if column is None else shown[k, :, column],
                 relu=getattr(self._in_force[k], "activation", "") == "relu",
             )
-            moved = update_ratio(self._before[k], after[k], gradient_steps[k])
-            own = evidence_of(iteration, sample, moved, ratio_error[k])
-            found.append(own | {name: values[k] for name, values in {**more, **extra}.items()})
+            first, steps = updates[k][RATIO_ERROR], len(updates[k][RATIO_ERROR])
+            moved = update_ratio(self._before[k], after[k], steps)
+            own = evidence_of(iteration, sample, moved, first[0] if steps else torch.full_like(moved, torch.nan))
+            if steps:
+                own |= self._movement(k, after[k], iteration, sample, updates[k], round(epochs[k]))
+            found.append(own | {name: values[k] for name, values in {**more, **extra, **differing}.items()})
         return raw, found
+
+    def _movement(
+        self, k: int, after: Tensor, iteration: Iteration, sample: Sample, update: Mapping[str, Tensor], epochs: int
+    ) -> dict[str, Tensor]:
+        """Change of each part of agent k's network by an update, and the settings that the update realised."""
+        args: Any = self._in_force[k]
+        before = {name: own[k] for name, own in self._own_before.items()}
+        now = {name: own[k] for name, own in self._networks.weights.items()}
+        largest = torch.stack([(now[name] - own).abs().max() for name, own in before.items()]).max()
+        own_size, steps = sum(own.numel() for own in now.values()), len(update[RATIO_ERROR])
+        if own_size < len(after):  # what comes before the agent's own weights is shared
+            before |= {"encoder.all": self._before[k][:-own_size]}
+            now |= {"encoder.all": after[:-own_size]}
+        settings = optimiser_settings(args, (), largest, steps, update["grad/grad_norm"][-1], ())
+        left = args.total_timesteps - self._global_step
+        return (
+            movement(before, now, steps) | settings | realised_settings(iteration, sample, args, update, epochs, left)
+        )
+
+    def _mismatches(self, buffer: Any, observation: Tensor, index: Tensor, account: Tensor) -> dict[str, Tensor]:
+        """Per field of the rollout, the fraction (K,) of each agent's rows that depart from a replay."""
+        if self._check is None:
+            return {}
+        rows = self._check.compare(type(buffer)(*(column.flatten(1, 2) for column in buffer)))
+        shares = {name: split_agents(own, self.count).mean(0) for name, own in rows.items()}
+        each = [self._check.compare_observations(*own) for own in zip(observation, index, account, strict=True)]
+        shares |= {name: torch.stack([own[name] for own in each]) for name in each[0]}
+        shares |= {name: share.expand(self.count) for name, share in self._check.departing_features.items()}
+        return as_metrics(shares)
 
     def _write(
         self,
@@ -412,7 +449,7 @@ class Stack(Generic[A]):
         """Record every agent that still trains, after one transfer from the device; returns their rollouts."""
         began, rewarded, ended = self._clocks
         start, self._global_step = self._global_step, end_step
-        values = torch.stack([torch.stack([value.double() for value in own.values()]) for own in evidence])
+        values = [torch.stack([value.double() for value in own.values()]) for own in evidence]
         tables = [rollout_tables(each.buffer, each.rewards, 1.0) for each in iterations]
         numbers, arrays, steps, epochs_done = to_host((values, tables, update, epochs))
         rollouts = {}
@@ -422,7 +459,7 @@ class Stack(Generic[A]):
             rollout = Rollout(**arrays[k])
             rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
             own = {name: steps[: gradient_steps[k], k, i] for i, name in enumerate(names) if name != RATIO_ERROR}
-            whole = dict(zip(evidence[k], numbers[k].tolist(), strict=True)) | {
+            whole = known(zip(evidence[k], numbers[k].tolist(), strict=True)) | {
                 "policy/epochs_done": float(epochs_done[k]),
                 "reward/scale_steps": self._scale_reward.steps,
                 "perf/rollout_s": rewarded - began,
@@ -466,7 +503,7 @@ class Stack(Generic[A]):
         return self._networks.of_agent(k) | under("observation", self._scale_observation.of_agent(k)) | statistics
 
     def _act(self, observation: Tensor) -> None:
-        """Roll back and draw anew where an intervention asked for it; observations (K, B, D) of the last rollout."""
+        """Roll back and draw new weights if an intervention requires it; observations (K, B, D) of the last rollout."""
         self._run.save_snapshot(self._running, self._state)
         back = dict(self._run.rolled_back(self._agents))
         for k, earlier in back.items():

@@ -1,4 +1,4 @@
-"""Tensor plumbing for trainers that train K agents in one program: nothing here decides how an agent learns.
+"""Tensor helpers for trainers that train K agents in one program: nothing here affects how an agent learns.
 
 Notation for shapes: K agents, T steps of the rollout, N envs of an agent, R = T·N rows, B rows of a minibatch, A
 actions, E epochs, P weights of an agent. Tables of a rollout are (T, N, K, …), rows of the environment are n·K + k, and
@@ -296,9 +296,9 @@ def plan_step(
     finite, takes no step.
 
     `loss` (K,) is the losses, `loss_scale` (K,) the divisor of the gradient, `steps` (K,) the number of steps taken.
-    Returns the factors, the new number of steps, and (K, 4): the norm twice (one is averaged, one maximised), 1 where
-    it was clipped, and 1 where something was not finite. That is the gradient; under a loss scale it is the loss, since
-    a gradient that overflows is normal there.
+    Returns the factors, the new number of steps, and (K, 5): the norm twice (one is averaged, one maximised), 1 where
+    it was clipped, 1 where something was not finite, and the loss. The fourth looks at the gradient; under a loss scale
+    it looks at the loss, since a gradient that overflows is normal there.
     """
     norm = torch.stack([one.flatten(1).square().sum(1) for one in gradient.values()]).sum(0).sqrt() / loss_scale
     active = norm.isfinite() & live
@@ -310,7 +310,7 @@ def plan_step(
     )
     factors = step_factors(active, (limit / (norm + 1e-6)).clamp(max=1.0) / loss_scale, steps, rate, decay)
     broken = torch.where(loss_scale == 1, ~norm.isfinite(), ~loss.isfinite())
-    metrics = torch.stack([norm, norm, (norm > limit).float(), broken.float()], -1)
+    metrics = torch.stack([norm, norm, (norm > limit).float(), broken.float(), loss], -1)
     return StepFactors(*(column.view(-1, 1, 1) for column in factors)), steps, metrics
 
 

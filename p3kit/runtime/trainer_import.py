@@ -1,6 +1,6 @@
 """Import a trainer's file to use its functions, without importing what trains.
 
-A trainer imports names of `p3kit.runtime` at its top. Here they stand for themselves until they are used: loading a
+A trainer imports names of `p3kit.runtime` at its top. Here placeholders replace them until they are used: loading a
 policy imports no training code, and a trainer of an earlier version loads although some of its names are gone.
 """
 

@@ -68,8 +68,8 @@ class Registry:
         }
 
     def initial_parts(self, *, optimizer: bool, also: Collection[str] = ()) -> Iterator[tuple[str, Part]]:
-        """The parts that a training can take from an earlier one: all that go back, and those in `also`; optimisers and
-        loss scales where `optimizer` asks for them."""
+        """The parts that a training can take from an earlier one: all that a rollback restores, and those in `also`;
+        optimisers and loss scales if `optimizer` is true."""
         for name, own in self._parts.items():
             if (name not in self._stays or name in also) and (optimizer or not _is_of_optimizer(name, own)):
                 yield name, own

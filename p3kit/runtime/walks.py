@@ -128,8 +128,8 @@ def play_spans(
 ) -> dict[str, Array]:
     """Play every span once, the same number for each player and in their order.
 
-    (bars of the longest span, R, …) per column: `alive` before the step, the `bar` it was decided on, `action`, and
-    of `names` what the Timestep after it says; `mask` is the one that the decision was made under.
+    (bars of the longest span, R, …) per column: `alive` before the step, the `bar` of the decision, `action`, and those
+    in `names` from the Timestep after it; `mask` is the mask of the decision.
     """
     first_one = players[0]
     env = env_of(players, split, len(spans), continuous=continuous)

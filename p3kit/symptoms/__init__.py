@@ -1,4 +1,4 @@
-"""Catalogue of symptoms: faults of a run in the words of the training guide, and the changes of the spec that mend them.
+"""Catalogue of symptoms: faults of a run in the words of the training guide, and the changes of the spec that fix them.
 
 One vocabulary serves interventions (`on = "policy.hold"`), `p3kit diagnose` and the weekly report. The rows of
 `PREFIX.*` are in `p3kit/symptoms/PREFIX.py`, their detectors in `p3kit/diagnose/detectors/PREFIX.py`, the actions in
@@ -31,6 +31,7 @@ from p3kit.symptoms import (
     repro,
     reward,
     run,
+    spec,
     trade,
     train,
     value,
@@ -77,6 +78,7 @@ ORDER = (
     "phase.ev",
     "phase.reward",
     "policy.loss",
+    "train.growth",
     "train.clip",
     "train.kl",
     "opt.grad",
@@ -88,6 +90,7 @@ ORDER = (
     "probe.learning",
     "opt.step_too_big",
     "opt.lr_decayed",
+    "net.still",
     "net.dormant",
     "net.rank",
     "net.dead_relu",
@@ -104,10 +107,13 @@ ORDER = (
     "reward.hack",
     "obs.scale",
     "obs.drift",
+    "spec.no_effect",
+    "env.mismatch",
     "env.no_end",
     "env.duplicate",
     "env.stale_obs",
     "data.leak",
+    "data.break",
     "mask.tight",
     "multi.interference",
     "multi.outlier_agent",
@@ -139,6 +145,7 @@ _MODULES = (
     repro,
     reward,
     run,
+    spec,
     trade,
     train,
     value,

@@ -6,6 +6,25 @@ from p3kit.symptoms.symptom import Cause, Symptom
 
 ROWS = (
     Symptom(
+        "env.mismatch",
+        "The rollout is not what environment and policy gave",
+        "-",
+        "critical",
+        "a field of the rollout departs from a replay by a fresh environment of the spec, or from the net, in more than 0.5% of the "
+        "replayed rows (exact but for rounding)",
+        (
+            Cause("observation", "features are not those of their bars", automatic=False),
+            Cause("action_mask", "the mask is not that of the account", automatic=False),
+            Cause("reward", "a reward component is not what its formula gives", automatic=False),
+            Cause("account", "the account, its costs or its fills do not follow the spec", automatic=False),
+            Cause("episode_end", "episodes end elsewhere than the spec sets", automatic=False),
+            Cause(
+                "stored", "stored log-probabilities, values or returns are not those of the rollout", automatic=False
+            ),
+        ),
+        judged=True,
+    ),
+    Symptom(
         "env.no_end",
         "Episodes never end",
         "-",

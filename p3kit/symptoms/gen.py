@@ -10,8 +10,8 @@ ROWS = (
         "Poor Generalization",
         "5.1",
         "warning",
-        "training Sharpe above validation Sharpe by more than 1.5, by three standard errors and by more than buy-and-hold's own "
-        "gap, and validation below 40% of training, twice in a row after 30% of training",
+        "training Sharpe above validation Sharpe by more than 1.5, by three standard errors and by more than the part of buy-and-hold's own "
+        "gap that the policy holds, and validation below 40% of training, twice in a row after 30% of training",
         (
             Cause(
                 "overfit",
@@ -22,7 +22,7 @@ ROWS = (
             Cause("shift", "the gap was there at the first evaluation: the two periods differ", automatic=False),
         ),
         judged=True,
-        departure="Dropout, the guide's first remedy, breaks the ratio of PPO unless rollout and update drop the same units "
-        "(they do here); stopping early and weight decay come first.",
+        departure="Dropout, the guide's first remedy, breaks the ratio of PPO unless rollout and update drop the same units, "
+        "as p3kit does. Early stopping and weight decay come first.",
     ),
 )

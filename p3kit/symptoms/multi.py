@@ -29,7 +29,7 @@ ROWS = (
         "(5 or more agents)",
         (
             Cause("data", "its market differs from the others'", automatic=False),
-            Cause("learning", "it learns otherwise: another row of this agent says how", automatic=False),
+            Cause("learning", "it learns differently: another row of this agent gives the reason", automatic=False),
         ),
         judged=True,
     ),

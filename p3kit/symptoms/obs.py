@@ -28,7 +28,7 @@ ROWS = (
         "Observations drift",
         "5.1",
         "warning",
-        "diag/obs_drift: the running normaliser's mean moves by more than half a standard deviation within 5 ticks after 30% of training",
+        "diag/obs_drift times the number of updates above 4 twice after 30% of training: new rows lie so many standard deviations from the running mean",
         (
             Cause(
                 "running",

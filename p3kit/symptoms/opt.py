@@ -15,9 +15,9 @@ ROWS = (
         (Cause("explosion", "gradients outgrew the clipping", (CLIP_GRADIENTS, LOWER_LR)),),
         automatic=True,
         judged=True,
-        departure="The guide asks for a norm below 1 and fewer than 20% clipped, with a limit of 0.5: a healthy run at its "
-        "own sizes was measured with 96% clipped at a norm of 0.65. Clipping is no alarm, an explosion is. Its lever for "
-        "gradients at the limit, a larger clip_range, acts on the ratio and not on gradients.",
+        departure="The guide requires a norm below 1 and fewer than 20% clipped, with a limit of 0.5: a healthy run at its "
+        "own sizes has 96% clipped at a norm of 0.65. So the row warns of an explosion, not of clipping. The guide's remedy "
+        "for gradients at the limit, a larger clip_range, changes the ratio and not the gradients.",
     ),
     Symptom(
         "opt.step_too_big",

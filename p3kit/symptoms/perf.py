@@ -13,7 +13,7 @@ ROWS = (
         "best validation Sharpe below 0.3 at 60% of training, and not above buy-and-hold",
         (
             Cause("no_signal", "learning looks normal: the market may hold no edge at these costs", automatic=False),
-            Cause("not_learning", "another row says that learning itself is broken", automatic=False),
+            Cause("not_learning", "learning itself is broken, see another row", automatic=False),
         ),
         judged=True,
     ),

@@ -18,8 +18,8 @@ ROWS = (
         ),
         judged=True,
         departure="The guide's path is in nats and absolute steps. ln 7 is 1.95, but with a mask about four actions are "
-        "valid (ln 4 is 1.39), so 1.5 nats cannot be; and 20k steps are early only in 100k. Entropy is taken as a share of its "
-        "largest value for the valid actions, and time as a share of training.",
+        "valid (ln 4 is 1.39), so 1.5 nats are impossible, and 20k steps are early only in 100k. The row uses entropy as a "
+        "fraction of its largest value for the valid actions, and time as a fraction of training.",
     ),
     Symptom(
         "phase.ev",
@@ -29,8 +29,8 @@ ROWS = (
         "value/explained_variance below the ridge reference by more than 0.1 after 40% of training",
         (Cause("value_learning", "a linear fit explains more than the value head", (RAISE_VF,), automatic=False),),
         judged=True,
-        departure="The guide asks for 0.5, then 0.7. Healthy runs with a validation Sharpe above 3 stay at 0.35-0.45: what "
-        "is unpredictable cannot be explained. The ridge fit on the same batch takes the place of the number.",
+        departure="The guide requires 0.5, then 0.7. Healthy runs with a validation Sharpe above 3 stay at 0.35-0.45, because "
+        "returns are hard to predict. A ridge fit on the same batch replaces the fixed number.",
     ),
     Symptom(
         "phase.reward",

@@ -19,9 +19,9 @@ ROWS = (
         ),
         automatic=True,
         judged=True,
-        departure="The guide's numbers (99% HOLD, 0.1 nats) come too late to mend anything, and nats depend on how many "
-        "actions are valid: 95% and 0.15 of the largest possible entropy are asked. Its bonus of 0.01 per action that is not "
-        "HOLD pays for churn whatever is earned; `reward.action_bonus` exists, and no patch proposes it.",
+        departure="The guide's numbers (99% HOLD, 0.1 nats) come too late for a repair, and nats depend on the number of valid "
+        "actions. The row uses 95% and 0.15 of the largest possible entropy. The guide's bonus of 0.01 per action other than "
+        "HOLD pays for churn without profit; `reward.action_bonus` exists, and no patch proposes it.",
     ),
     Symptom(
         "policy.correct_inaction",
@@ -39,8 +39,8 @@ ROWS = (
         "information",
         "never raised: the clipped surrogate hovers around 0 by construction",
         judged=True,
-        departure="The guide asks for a policy loss that decreases. Advantages are normalised to a mean of 0, so the "
-        "surrogate starts at 0 in every update and its level says nothing; progress is judged by the evaluations.",
+        departure="The guide requires a policy loss that decreases. Advantages are normalised to a mean of 0, so the "
+        "surrogate starts at 0 in every update and its level has no meaning; progress is judged by the evaluations.",
     ),
     Symptom(
         "policy.frozen",
@@ -51,7 +51,7 @@ ROWS = (
         "KL below 5e-6 for 2 ticks while more than half of the entropy is left",
         (
             Cause("learning_rate", "the learning rate in force is close to 0", (GUIDE_LR,)),
-            Cause("no_advantage", "advantages are all alike: the reward says nothing", automatic=False),
+            Cause("no_advantage", "advantages are all alike: the reward has no signal", automatic=False),
             Cause("detached", "the value head learns and the policy does not: a fault of the trainer", automatic=False),
         ),
         automatic=True,

@@ -41,8 +41,8 @@ ROWS = (
         automatic=True,
         judged=True,
         departure="The guide's weights sum to 0.90, and under its own ranges (time ±1, sharpe ±2, pnl ±0.1) pnl cannot "
-        "reach 40-50%. Under the sound formulas pnl carries 75-95%, which is what a reward that means money looks like; the "
-        "warning is for another component that carries more than half.",
+        "reach 40-50%. Under the sound formulas pnl carries 75-95%, as it should. So the row warns only if another "
+        "component carries more than half.",
     ),
     Symptom(
         "reward.dead",
@@ -142,8 +142,8 @@ ROWS = (
         "lag-1 autocorrelation of the reward-to-go below gamma - 0.1",
         (Cause("noise", "rewards are noisy", (Change("ppo.gae_lambda", to=0.9),), automatic=False),),
         judged=True,
-        departure="The guide raises gamma against a noisy reward-to-go, and calls what a larger lambda brings "
-        "long-term bias. Both add variance, lambda nearest to the cause: a smaller gae_lambda comes first.",
+        departure="The guide raises gamma against a noisy reward-to-go, and calls the effect of a larger lambda "
+        "long-term bias. Both add variance. Lambda is nearer to the cause, so a smaller gae_lambda comes first.",
     ),
     Symptom(
         "reward.scale",

@@ -28,8 +28,8 @@ ROWS = (
             ),
         ),
         judged=True,
-        departure="The guide's remedy, fewer environments, is for one process per environment. Here accounts are rows of "
-        "one batch: more of them are nearly free, fewer make training slower.",
+        departure="The guide's remedy, fewer environments, is for one process per environment. In p3kit accounts are rows of "
+        "one batch: more of them cost nearly nothing, and fewer make training slower.",
     ),
     Symptom(
         "run.oom",

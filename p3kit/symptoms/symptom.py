@@ -1,4 +1,4 @@
-"""A symptom, its causes, and the changes of spec values that mend them."""
+"""A symptom, its causes, and the changes of spec values that fix them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Cause:
-    """One explanation of a symptom. `changes` is empty where a spec cannot mend it."""
+    """One explanation of a symptom. `changes` is empty if a spec cannot fix it."""
 
     id: str
     meaning: str
@@ -58,9 +58,9 @@ class Cause:
 class Symptom:
     """One row of the troubleshooting table.
 
-    `title` keeps the guide's words, `evidence` says what is measured against what, `automatic` whether an automatic
-    repair is allowed at all, `judged` whether recorded metrics are judged for it: the `probe.` rows are answered by
-    `p3kit check` before training, the gates by each verdict.
+    `title` has the guide's words, `evidence` the measured value and its threshold. `automatic` allows an automatic
+    repair. `judged` is true if recorded metrics are judged for it: `p3kit check` answers the `probe.` rows before
+    training, and each verdict answers the gates.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Symptom:
     automatic: bool = False
     judged: bool = False
     departure: str = ""
-    """Where the row is judged otherwise than the guide says, and why. Empty where the guide is followed."""
+    """Departure of the row from the guide, with the reason. Empty if the row follows the guide."""
 
     def cause(self, cause_id: str) -> Cause:
         """The cause of that name; KeyError when the catalogue has none."""

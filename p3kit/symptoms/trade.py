@@ -26,8 +26,8 @@ ROWS = (
             ),
         ),
         judged=True,
-        departure="1,000 trades a year of hourly bars are read as buys plus sells: 0.31 round trips a bar, whatever the "
-        "bar length. A warning only where the churn does not pay.",
+        departure="1,000 trades a year of hourly bars count buys and sells: 0.31 round trips a bar, for any bar length. "
+        "The row warns only if the churn does not pay.",
     ),
     Symptom(
         "trade.never",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from p3kit.symptoms.changes import HALVE_EPOCHS, HALVE_LR, LARGER_BATCH, LOWER_LR, MORE_ENVS, SCALE_REWARD, STOP_AT_KL
+from p3kit.symptoms.changes import (
+    HALVE_EPOCHS,
+    HALVE_LR,
+    LARGER_BATCH,
+    LOWER_LR,
+    MORE_ENVS,
+    RAISE_VF,
+    SCALE_REWARD,
+    STOP_AT_KL,
+)
 from p3kit.symptoms.symptom import Cause, Symptom
 
 ROWS = (
@@ -29,7 +38,7 @@ ROWS = (
         (Cause("step_size", "too much change per update", (STOP_AT_KL, HALVE_LR)),),
         automatic=True,
         judged=True,
-        departure="The guide asks for 0.1-0.3. Healthy runs clip 0.00-0.10 of their ratios, so only the upper side warns.",
+        departure="The guide requires 0.1-0.3. Healthy runs clip 0.00-0.10 of their ratios, so only the upper side warns.",
     ),
     Symptom(
         "train.kl",
@@ -44,6 +53,20 @@ ROWS = (
         automatic=True,
         judged=True,
         departure="The guide gives two numbers: 0.015 (1.3) and 0.02 (6.1). The first is a stop inside an update and is "
-        "`ppo.target_kl`; runs that use it end some updates a little above it. A warning begins at a mean of 0.05.",
+        "`ppo.target_kl`; runs with it end some updates slightly above it. The warning starts at a mean of 0.05.",
+    ),
+    Symptom(
+        "train.growth",
+        "Slow growth",
+        "-",
+        "warning",
+        "value loss (in variances of the returns), gradient norm (in their deviations), value/return_std or a net's weights rise to 3, 3, 4 "
+        "or 1.5 times their own lowest level over 8 ticks or more, with a Mann-Kendall statistic above 3",
+        (
+            Cause("value", "the value head loses the returns", (RAISE_VF,), automatic=False),
+            Cause("gradient", "gradients grow", (HALVE_LR,), automatic=False),
+            Cause("weights", "the weights of a net grow", (HALVE_LR,), automatic=False),
+        ),
+        judged=True,
     ),
 )

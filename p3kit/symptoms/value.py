@@ -30,8 +30,8 @@ ROWS = (
         ),
         automatic=True,
         judged=True,
-        departure="Explained variance is below 0 at the first update of every healthy run, and its ceiling is set by the "
-        "noise of the market: a ridge fit on the same batch takes the place of 0. The guide's clamp of the value loss at 10 "
+        departure="Explained variance is below 0 at the first update of every healthy run, and the noise of the "
+        "market sets its ceiling. So a ridge fit on the same batch replaces 0. The guide's clamp of the value loss at 10 "
         'has no gradient above 10, where it is needed most: `value_loss = "huber"` bounds the gradient and keeps it.',
     ),
     Symptom(

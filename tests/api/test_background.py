@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
 import p3kit.aim_mirror
 from p3kit.api.background import Background
-from p3kit.report import run_pictures
-from p3kit.rundir import RunDir
-from tests.made_runs import make_run
+from tests.report.test_pictures import with_histograms
 
 Make = Callable[[bool], tuple[Background, Any]]
 
@@ -70,14 +71,36 @@ def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(
     )
 
 
-def test_pictures_that_fail_are_said(background_work: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def draw(run: RunDir) -> None:
-        if run.name == "run-1":
-            raise ValueError("no histogram")
-
-    monkeypatch.setattr(run_pictures, "draw_run", draw)
+def test_pictures_are_drawn_and_those_that_fail_are_said(background_work: Make, tmp_path: Path) -> None:
     background, printed = background_work(False)
+    runs = [with_histograms(tmp_path / "runs", seed=seed) for seed in (1, 2)]
+    runs[0].plots.rmdir()
+    runs[0].plots.write_text("in the way")
     with background:
-        for seed in (1, 2):
-            background.draw(make_run(tmp_path / "runs", seed=seed))
-    assert printed.getvalue() == "warning: no pictures of run-1 (ValueError: no histogram)\n"
+        for run in runs:
+            background.draw(run)
+    assert list(runs[1].plots.glob("*.png"))
+    assert re.fullmatch(r"warning: no pictures of run-1 \(FileExistsError: .*plots'\)\n", printed.getvalue()), printed
+
+
+def test_an_interrupt_ends_the_processes_that_draw(
+    background_work: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After Ctrl-C while pictures are drawn the prompt returns, and no process is left."""
+    before = psutil.Process().children()
+    background, printed = background_work(False)
+
+    def interrupted() -> None:
+        while psutil.Process().children() == before:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(background, "_wait_for_pictures", interrupted)
+    with background:
+        background.draw(with_histograms(tmp_path / "runs"))
+    assert "pictures and the Aim mirror are not up to date" in printed.getvalue()
+    for _ in range(600):
+        if psutil.Process().children() == before:
+            break
+        time.sleep(0.05)
+    assert psutil.Process().children() == before

@@ -92,7 +92,7 @@ def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None
     for words in ("train split, last.pt", "SYNTHETIC", "buy & hold", "over buy-and-hold:", "sideways", "picture: "):
         assert words in result.output
     assert "attainable score" not in result.output, "the training split is played in windows"
-    assert "share of the attainable score: " in call(run, "latest/TINY", "--checkpoint", "last").output
+    assert "fraction of the attainable score: " in call(run, "latest/TINY", "--checkpoint", "last").output
     assert not run.read_events("final_evaluation")
 
 
@@ -120,7 +120,7 @@ def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: Ru
     assert first.exit_code == 0, first.output
     assert "look 1 of this agent at the test split, 1 in all for tiny\n" in first.output
     second = call(run, "run-1", "--final")
-    assert "look 2 of this agent at the test split, 2 in all for tiny; a choice made after a look" in " ".join(
+    assert "use 2 of the test split by this agent, 2 in all for tiny; a choice made after a use" in " ".join(
         second.output.split()
     )
     events = run.read_events("final_evaluation")
@@ -149,7 +149,7 @@ def test_wrong_names_are_answered(run: RunDir) -> None:
     assert "--checkpoint best-7: no such checkpoint; run-1 has best-" in missing.output
     both = call(run, "1", "--final", "--split", "train")
     assert both.exit_code == 2
-    assert "say one of them" in both.output
+    assert "give one of them" in both.output
     torn = run.checkpoint("last")
     torn.write_bytes(torn.read_bytes()[:-9])
     result = call(run, "1", "--checkpoint", "last")

@@ -138,7 +138,7 @@ def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
     assert result.code == 1
     assert result.stdout.endswith("run-1/AMD failed: the market caught fire\n")
     assert "resume goes on with the run's own copy of the trainer (" in result.stderr
-    assert "fake_trainer.py is mended, p3kit run takes it" in result.stderr
+    assert "fake_trainer.py is fixed, p3kit run uses it" in result.stderr
     assert "  | RuntimeError: the market caught fire" in result.stderr
     assert "to go on:  p3kit resume run-1\n" in result.stderr
 
@@ -200,7 +200,7 @@ def test_stop_from_another_terminal(p3kit, spec, runs_root):
     wait_for_state(run, "running")
     wait_for_state(RunDir(runs_root / "run-2"), "running")
     result = p3kit("stop", "run-1", "2")
-    assert (result.code, result.stdout) == (0, "run-1 was asked to stop\nrun-2 was asked to stop\n")
+    assert (result.code, result.stdout) == (0, "run-1: stop requested\nrun-2: stop requested\n")
     process.communicate(timeout=30)
     assert process.returncode == 0
     refused = p3kit("stop", "run-1")
@@ -316,7 +316,7 @@ def test_plan_counts_the_work(tmp_path):
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[:7] == [
-        "two: 4 runs of the trainer ppo, 2 at a time",
+        "two: 4 runs of the trainer ppo, 2 at a time, 1 thread each",
         "run  agent    env steps  iterations  gradient steps  buffer",
         "  1  AAPL.s1    100,000           7          15,630  2.6 MB",
         "  2  AAPL.s2    100,000           7          15,630  2.6 MB",
@@ -349,3 +349,29 @@ def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, 
     more = plan(spec(text), "--runs", root, "--set", "seeds=[1,2,3]", "--jobs", 2, "--json")
     assert json.loads(more.stdout)["time"] == {"seconds": 100.0, "steps_per_second": 2000.0, "measured_in": ["run-1"]}
     assert "time: unknown" in plan(spec(text), "--runs", root, "--set", "ppo.batch_size=256").stdout
+    assert "time: unknown" in plan(spec(text), "--runs", root, "--set", "compute.threads=2").stdout
+
+
+def test_plan_counts_start_and_end_and_prefers_runs_of_the_same_length(tmp_path, spec):
+    """A run of 100,000 steps at 2,000 a second that took 7 seconds more, and a shorter one that was not compiled."""
+    from p3kit.plan import plan_runs
+    from p3kit.spec import load_spec, read_trainer
+
+    root, text = tmp_path / "runs", 'name = "one"\nsymbols = ["AAPL"]\n'
+    for total, rate in ((100_000, 2_000), (50_000, 500)):
+        loaded = load_spec(spec(text), [f"ppo.total_timesteps={total}"])
+        (one,) = plan_runs(loaded.spec, read_trainer("ppo"))
+        info = {"name": "one", "trainer": "ppo", "created": 1_000.0}
+        run = RunDir.create(root, info | {"agents": [agent.to_json() for agent in one.agents]}, "", one.trainer)
+        for step in (20_000, total):
+            metrics = {"perf/rollout_s": 1.0, "perf/update_s": 20_000 / rate - 1.0}
+            row = {"agent": "AAPL", "iteration": 1, "global_step": step, "time": 1_004.0 + step / rate}
+            run.append_metrics([row | {"metrics": metrics}])
+        run.write_status({"state": "done", "heartbeat": 1_007.0 + total / rate, "agents": {}})
+    for total, seconds in ((100_000, 57.0), (50_000, 107.0), (200_000, None)):
+        planned = plan(spec(text), "--runs", root, "--set", f"ppo.total_timesteps={total}", "--json")
+        found = json.loads(planned.stdout)["time"]
+        if total == 200_000:
+            assert found["measured_in"] == ["run-1", "run-2"]
+        else:
+            assert found["seconds"] == pytest.approx(seconds)

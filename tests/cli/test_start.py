@@ -50,7 +50,7 @@ def test_every_choice_that_the_starter_offers_is_right(here: Path) -> None:
     Path("all.toml").write_text(taken)
     spec = load_spec("all.toml").spec
     assert (spec.env.num_envs, spec.reward.formulas) == (16, "guide")
-    assert spec.schedules["ppo.ent_coef"].start == 0.05
+    assert spec.schedules["ppo.ent_coef"].start == 0.1
 
 
 def test_what_the_starter_writes_out_is_the_recommended_setting(here: Path) -> None:

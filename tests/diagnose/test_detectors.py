@@ -137,11 +137,25 @@ FAULTS: list[Any] = [
     ("value.bootstrap", "truncation", after(0.2, {"diag/wrong_bootstraps": 1.0}), None, {}),
     ("reward.hack", "component_drift", lambda r, p, t: r.update(hacked(p)), None, {}),
     ("reward.hack", "action_pays", lambda r, p, t: r.update(hacked(p) | share_of("time", 0.1) | {"reward/beside_pnl.SELL_HALF": 0.9}), None, {}),
-    ("obs.drift", "running", after(0.3, {"diag/obs_drift": 0.4}), None, {"observation__normalize": "running"}),
+    ("obs.drift", "running", after(0.3, {"diag/obs_drift": 2.0}), None, {"observation__normalize": "running"}),
     ("env.duplicate", "shared_seed", lambda r, p, t: r.update({"diag/env_twins": 0.8}), None, {}),
     ("env.stale_obs", "shuffled", lambda r, p, t: r.update({"diag/obs_agreement": 0.02}), None, {}),
     ("multi.interference", "scale", lambda r, p, t: r.update({"diag/grad_share": 0.95, "diag/grad_cosine": 0.1}), None, {"symbols": ["AAPL", "B", "C", "D", "E", "F"], "reward__scaling": "none"}),
     ("multi.interference", "conflict", lambda r, p, t: r.update({"diag/grad_share": 0.2, "diag/grad_cosine": -0.5}), None, {}),
+    ("spec.no_effect", "loss", lambda r, p, t: r.update({"realised/ppo.ent_coef": -0.01}), None, {}),
+    ("spec.no_effect", "optimiser", after(0.4, {"realised/ppo.learning_rate": 3e-5}), None, {}),
+    ("spec.no_effect", "targets", lambda r, p, t: r.update({"realised/ppo.gamma": 0.9}), None, {}),
+    ("spec.no_effect", "reward", after(0.4, {"realised/reward.weights.time": -0.15}), None, {}),
+    ("spec.no_effect", "count", lambda r, p, t: r.update({"realised/ppo.n_epochs": 1.0}), None, {}),
+    ("env.mismatch", "reward", after(0.2, {"diag/mismatch": 0.06, "mismatch/reward.time": 0.06}), None, {}),
+    ("env.mismatch", "account", after(0.2, {"diag/mismatch": 0.06, "mismatch/reward.pnl": 0.06, "mismatch/equity": 0.06}), None, {}),
+    ("env.mismatch", "observation", lambda r, p, t: r.update({"diag/mismatch": 0.5, "mismatch/feature.rsi_14": 0.5}), None, {}),
+    ("net.still", "no_gradient", lambda r, p, t: r.update({"diag/still_share.value": 1.0}), None, {}),
+    ("net.still", "no_weight", lambda r, p, t: r.update({"diag/still_share.value": 1.0}), None, {"ppo__vf_coef": 0.0}),
+    ("data.break", "column", lambda r, p, t: r.update({"mismatch/column.vix": 1.0}), None, {}),
+    ("train.growth", "gradient", lambda r, p, t: r.update({"grad/grad_norm": 0.5 * 12**p, "value/return_std": 1.0}), None, {}),
+    ("train.growth", "value", lambda r, p, t: r.update({"value/value_loss": 0.3 * 12**p, "value/return_std": 1.0}), None, {}),
+    ("train.growth", "weights", lambda r, p, t: r.update({"diag/weight_norm.policy": 10 * 3**p}), None, {}),
     ("mask.tight", "mask_rules", lambda r, p, t: r.update({"policy/valid_actions": 1.2}), None, {}),
 ]  # fmt: skip
 
@@ -225,6 +239,39 @@ def test_a_market_that_was_kinder_in_training_is_no_gap_of_the_policy(tmp_path: 
 def test_a_small_lead_or_a_run_that_samples_is_no_fault_of_greedy(lead: Any, changed: Any, tmp_path: Path) -> None:
     run = make_run(tmp_path, spec=spec_with(**changed), eval_fault=lead)
     assert finding(judged(run), "policy.greedy_worse").state == "ok"
+
+
+def test_a_flat_policy_is_not_excused_by_the_market(tmp_path: Path) -> None:
+    gap = {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}
+    market = {"eval/train_buy_and_hold_sharpe": 2.5, "eval/buy_and_hold_sharpe": -0.5}
+    for seen, state in ((0.05, "raised"), (0.9, "ok")):
+        edit = gap | market | {"eval/market_correlation": seen}
+        assert finding(judged(make_run(tmp_path, eval_fault=after(0, edit))), "gen.gap").state == state
+
+
+def test_a_seed_that_is_not_used_is_named(tmp_path: Path) -> None:
+    [own], [same] = (gather_run(make_run(tmp_path, spec=spec_with(seeds=[seed]))) for seed in (1, 2))
+    found = DETECTORS["spec.no_effect"](replace(own, peers=[same]))
+    assert found.causes[0].id == "seed"
+    assert DETECTORS["spec.no_effect"](replace(own, peers=[replace(same, spec=own.spec)])).state != "raised"
+
+
+def test_two_evaluations_close_together_are_information(tmp_path: Path) -> None:
+    """Evidence is counted in training, not in rows."""
+    [evidence] = gather_run(
+        make_run(tmp_path, eval_fault=after(0, {"eval/trades_per_bar": 0.45, "eval/total_return": -0.3}))
+    )
+    found = DETECTORS["trade.too_many"](evidence)
+    assert found.severity == "warning"
+    longer = replace(evidence, total_timesteps=20 * evidence.total_timesteps)
+    assert DETECTORS["trade.too_many"](longer).severity == "information"
+
+
+def test_an_exact_row_explains_what_shows_with_it(tmp_path: Path) -> None:
+    broken = {"diag/mismatch": 0.5, "mismatch/reward.pnl": 0.5, "reward/corr_total_gain": 0.05}
+    diagnosis = judged(make_run(tmp_path, fault=lambda row, progress, tick: row.update(broken)))
+    assert finding(diagnosis, "env.mismatch").follows is None
+    assert finding(diagnosis, "reward.corr").follows == "env.mismatch"
 
 
 def test_policy_loss_is_told_and_never_judged(tmp_path: Path) -> None:
@@ -362,7 +409,7 @@ def test_collapse_that_no_evaluation_judged_is_raised_and_says_so(tmp_path: Path
         judged(make_run(tmp_path, fault=after(0.1, HOLD), eval_fault=unevaluated, until=0.4)), "policy.hold"
     )
     assert found.raised
-    assert "cannot be told" in found.evidence
+    assert "it is unknown whether HOLD is right" in found.evidence
 
 
 def test_a_late_collapse_is_not_premature(tmp_path: Path) -> None:
@@ -445,3 +492,24 @@ def test_a_row_can_be_overridden_in_the_spec(tmp_path: Path) -> None:
     assert finding(lenient, "train.clip").state == "ok"
     assert finding(strict, "train.clip").raised
     assert finding(strict, "train.clip").threshold == 0.2
+
+
+@pytest.mark.parametrize(("changed", "raised"), [(True, False), (False, True)])
+def test_the_effect_of_an_own_change_is_no_symptom(changed: bool, raised: bool, tmp_path: Path) -> None:
+    """A jump of the reward right after an intervention edited it is raised only without that intervention."""
+    run = make_run(tmp_path, fault=after(0.5, {"reward/mean": 30.0, "reward/total": 15.0}))
+    plain = finding(judged(run), "reward.explode")
+    assert plain.raised
+    keys = {"reward.weights.pnl": [0.4, 4.0 if changed else 0.4]}
+    step = plain.since_step - TICK
+    run.append_event("intervention", agent="AAPL", global_step=step, decision="fired", id="own", keys=keys, did=[])
+    assert finding(judged(run), "reward.explode").raised == raised
+
+
+def test_a_fault_that_goes_on_after_an_own_change_is_still_raised(tmp_path: Path) -> None:
+    run = make_run(tmp_path, fault=after(0.5, {"diag/update_ratio": 0.2}))
+    plain = finding(judged(run), "opt.step_too_big")
+    keys = {"ppo.learning_rate": [0.1, 0.01]}
+    step = plain.since_step - TICK
+    run.append_event("intervention", agent="AAPL", global_step=step, decision="fired", id="own", keys=keys, did=[])
+    assert finding(judged(run), "opt.step_too_big").raised

@@ -31,7 +31,7 @@ def printed(*entries: dict[str, Any]) -> str:
         ({"checkpoint": "good-000049152"}, "ppo.ent_coef 0.01 → 0.05, back to step 49k"),
         (
             {"keys": {}, "did": [{"reinit": "dormant"}, {"freeze": "encoder"}]},
-            "dormant units drawn anew, encoder frozen",
+            "dormant units reinitialised, encoder frozen",
         ),
         ({"keys": {}, "did": [{"early_stop_update": True}, {"stop": "done"}]}, "update ended, training ended (done)"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from rich.console import Console
 
 from p3kit.cli.diagnose import diagnose as command
 from p3kit.diagnose import diagnose, merged_patch
-from p3kit.diagnose.findings import format_number, format_steps
-from p3kit.diagnose.table import print_diagnoses
+from p3kit.diagnose.explain import pick
+from p3kit.diagnose.findings import format_number, format_steps, row_numbers
+from p3kit.diagnose.table import grouped, print_diagnoses
 from p3kit.rundir import RunDir
 from p3kit.spec import resolve_spec
 from tests.made_runs import Row, make_run, spec_with
@@ -146,3 +148,23 @@ def test_a_run_that_crashed_before_any_row_says_so(tmp_path: Path) -> None:
     assert rendered(run, 80).splitlines()[1] == "crashed: it never began"
     told = json.loads(CliRunner().invoke(command, [str(run.path), "--json"]).stdout)
     assert told[0]["failure"] == "crashed: it never began"
+
+
+def test_equal_rows_of_several_agents_are_one_row_with_one_number(tmp_path: Path) -> None:
+    [hold], [fast] = diagnose(sick(tmp_path / "a")), diagnose(make_run(tmp_path / "b", fault=too_fast))
+    agents = [replace(hold, agent="AAPL"), replace(fast, agent="XOM"), replace(hold, agent="JPM")]
+    numbers = row_numbers(agents)
+    agents = [replace(one, numbers=numbers) for one in agents]
+    groups = grouped(agents)
+    assert [group.number for group in groups] == list(range(1, len(numbers) + 1))
+    assert {group.first.symptom: len(group.findings) for group in groups}["policy.hold"] == 2
+    for one in agents:  # the table of one agent has the numbers of the run
+        assert {group.first.symptom: group.number for group in grouped([one])} == {
+            finding.symptom: numbers[finding.symptom] for finding in one.raised
+        }
+        picked = pick([one], str(numbers[one.raised[0].symptom]))
+        assert picked == one.raised[0]
+    console = Console(width=120, highlight=False, force_terminal=False, no_color=True)
+    with console.capture() as capture:
+        print_diagnoses(agents, console)
+    assert "2 of 3 agents" in capture.get()

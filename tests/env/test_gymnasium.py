@@ -241,7 +241,7 @@ def test_with_nothing_said_the_sample_is_traded() -> None:
 def test_wrong_words_are_answered_as_everywhere() -> None:
     with pytest.raises(InputError, match="symbols: is empty"):
         TradingVectorEnv(symbols=[])
-    with pytest.raises(InputError, match=r'say symbols=\["AAPL"\]'):
+    with pytest.raises(InputError, match=r'use symbols=\["AAPL"\]'):
         TradingVectorEnv(symbols="AAPL")
     with pytest.raises(InputError, match="beside symbols"):
         TradingVectorEnv(symbols=["AAPL"], symbol="AAPL")

@@ -110,7 +110,7 @@ def test_rewards_that_are_not_finite_are_raised(monkeypatch: pytest.MonkeyPatch)
     [
         ("Pendulum-v1", "only tasks with discrete actions"),
         ("Nothing-v7", "gymnasium cannot make it"),
-        ("envpool:Nothing-v7", "EnvPool knows no such task"),
+        ("envpool:Nothing-v7", "EnvPool has no such task"),
         ("Blackjack-v1", "only Box and Discrete observations"),
     ],
 )

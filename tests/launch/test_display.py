@@ -195,9 +195,9 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
         "run-1/AAPL    +0.123    +0.000      +0.110  -0.200    +0.020      -0.880",
         "run-2/AMD     +0.000    +0.000      +0.110  -0.200    +0.020      -0.880",
         "",
-        "run-1/AAPL PASS at step 500 · not STRONG: validation_sharpe is 0.41, wanted >",
-        "0.5 (and 1 more) · constant",
-        "run-2/AMD FAIL at step 500 · not PASS: validation_sharpe is n/a, wanted > 0.3",
+        "run-1/AAPL PASS at step 500 · not STRONG: validation_sharpe is 0.41, needs > 0.5",
+        "(and 1 more) · constant",
+        "run-2/AMD FAIL at step 500 · not PASS: validation_sharpe is n/a, needs > 0.3",
         "(and 1 more) · constant · never traded",
         "run-3/BAC crashed: its process ended with exit code 3",
         "2 agents: 1 PASS, 1 FAIL; 0 shown to beat buy-and-hold",
@@ -245,7 +245,7 @@ def test_synthetic_data_are_named_in_the_title(runs):
     lines = rendered([runs("AAPL", "done", verdict(), synthetic=True)])
     assert lines[0].startswith("SYNTHETIC data. AAPL is not shown to beat buy-and-hold.")
     assert " ".join(lines[3:5]).startswith(
-        "phase3: verdicts on the validation split, SYNTHETIC data: nothing is said about a real market"
+        "phase3: verdicts on the validation split, SYNTHETIC data: no evidence about a real market"
     )
 
 

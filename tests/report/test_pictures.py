@@ -18,8 +18,8 @@ from p3kit.rundir import RunDir
 from tests.made_runs import MONDAY, equity_curve, make_run
 
 
-def with_histograms(root: Path) -> RunDir:
-    run = make_run(root)
+def with_histograms(root: Path, **settings: Any) -> RunDir:
+    run = make_run(root, **settings)
     rng = np.random.default_rng(1)
     counts, edges = np.histogram(rng.standard_t(3, 4_000), bins=50)
     run.write_histogram("reward", "AAPL", 98_304, {"edges": edges, "counts": counts})

@@ -202,7 +202,7 @@ def test_a_journal_as_trainers_write_it_reads_well(tmp_path: Path) -> None:
     text = write(tmp_path, tmp_path / "reports")
     assert 'AAPL: intervention "kl-adaptive-lr" → ppo.learning_rate 3e-4 → 2e-4 in 3 turns from 4.1k on' in text
     assert "→ reward.weights.cost 0.15 → 0.05 at 20k, outcome not known (over at 30k)" in text
-    assert "AAPL: Dormant units → dormant units drawn anew at 25k, recovered (verified at 33k)" in text
+    assert "AAPL: Dormant units → dormant units reinitialised at 25k, recovered (verified at 33k)" in text
     assert "→ episodes written to replays/ at 41k" in text
     assert "| AAPL | PASS, intervened |" in text
     assert "; intervened" in text.split("## Training Stability")[0]

@@ -1,4 +1,4 @@
-"""The share of the attainable score: 1 for the optimal rule itself, 0 for a flat account, None on real bars."""
+"""The fraction of the attainable score: 1 for the optimal rule itself, 0 for a flat account, None on real bars."""
 
 from __future__ import annotations
 

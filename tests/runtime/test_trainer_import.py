@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,14 @@ def test_missing_names_are_those_that_no_module_has(tmp_path: Path) -> None:
     text = "from p3kit.runtime import AgentRun, Bodies\nfrom p3kit.nowhere import A\nfrom p3kit import env\nimport math"
     assert missing_names(trainer(tmp_path, text)) == ["p3kit.runtime.Bodies", "p3kit.nowhere.A"]
     assert all(missing_names(path) == [] for path in shipped_trainers().values())
+
+
+@pytest.mark.parametrize("path", shipped_trainers().values(), ids=lambda path: path.stem)
+def test_a_trainer_starts_without_packages_that_it_may_not_need(path: Path) -> None:
+    code = (
+        "import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print([name for name in ('pandas', 'matplotlib', 'aim', 'torch._dynamo') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

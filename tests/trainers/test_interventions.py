@@ -428,7 +428,7 @@ def test_a_trainer_that_does_not_know_what_is_asked_says_so(tmp_path: Path, monk
     monkeypatch.setattr(Run, "reinitialised", lambda *_: iter(()))
     done = run("ppo", tmp_path, {"intervention": [ANEW]})
     assert done.status()["state"] == "failed"
-    assert 'does not do what an intervention asks for: reinit = "dormant"' in done.status()["message"]
+    assert 'does not support reinit = "dormant"' in done.status()["message"]
 
 
 def test_the_guide_pack_repairs_a_value_function_that_fails(tmp_path: Path) -> None:

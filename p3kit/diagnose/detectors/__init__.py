@@ -30,6 +30,7 @@ from p3kit.diagnose.detectors import (  # noqa: F401  (they register themselves)
     repro,
     reward,
     run,
+    spec,
     trade,
     train,
     value,
@@ -39,6 +40,9 @@ from p3kit.diagnose.registry import REGISTERED
 __all__ = ["DETECTORS"]
 
 ORDER = (
+    "spec.no_effect",
+    "env.mismatch",
+    "net.still",
     "multi.interference",
     "multi.outlier_agent",
     "repro.drift",
@@ -56,6 +60,7 @@ ORDER = (
     "trade.drawdown",
     "phase.entropy",
     "phase.ev",
+    "train.growth",
     "train.clip",
     "train.kl",
     "opt.grad",
@@ -91,6 +96,7 @@ ORDER = (
     "obs.scale",
     "env.no_end",
     "data.leak",
+    "data.break",
     "mask.tight",
     "net.dead_relu",
     "value.bootstrap",

@@ -6,11 +6,11 @@ import numpy as np
 
 from p3kit.diagnose.evidence import Evidence, Span, sustained
 from p3kit.diagnose.findings import Finding
-from p3kit.diagnose.registry import Row, detector, raised, silent, within
+from p3kit.diagnose.registry import Row, detector, passed, raised, raised_at, silent, within
 from p3kit.metrics import FORESIGHT
 
 
-@detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=1, patience=2, unit="evaluations")
+@detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=1, patience=2, unit="evaluations", at_once=True)
 def too_good(evidence: Evidence, row: Row) -> Finding:
     """A feature that moves with bars it cannot have seen, or a Sharpe ratio that no honest feature pays."""
     foresight = evidence.evaluations("eval/feature_foresight")
@@ -29,3 +29,18 @@ def too_good(evidence: Evidence, row: Row) -> Finding:
     value = float(np.max(within(sharpe, span)))
     cause = [(1.0, "future_feature", "no honest feature pays this well on bars it has not seen")]
     return raised(evidence, row, sharpe, span, value, f"validation Sharpe {value:.1f}", causes=cause)
+
+
+@detector("data.break", "diag/mismatch")
+def column_breaks(evidence: Evidence, row: Row) -> Finding:
+    """A column of the user's files that is another one from some bar on. It is found in the data before training."""
+    names = [name.removeprefix(_COLUMN) for name in evidence.series if name.startswith(_COLUMN)]
+    if not names:
+        return passed(evidence, row, "no column of the user's files changes its nature")
+    step = min(int(evidence.evaluations(_COLUMN + name).steps[0]) for name in names)
+    cause = [(1.0, "column", f"p3kit data names the bar: {', '.join(names)}")]
+    text = f"{', '.join(names)}: another column from some bar on"
+    return raised_at(evidence, row, step, text, float(len(names)), cause)
+
+
+_COLUMN = "mismatch/column."

@@ -14,9 +14,7 @@ def episodes_never_end(evidence: Evidence, row: Row) -> Finding:
     """No episode in twice the time that all accounts need for one."""
     bars, accounts = evidence.setting("env.episode_bars"), evidence.setting("env.num_envs")
     if not bars or not accounts:
-        return Finding(
-            row.symptom, evidence.agent, "no_evidence", "critical", "the spec does not say how long episodes last"
-        )
+        return Finding(row.symptom, evidence.agent, "no_evidence", "critical", "the spec has no length of episodes")
     episodes = evidence.ticks("episode/episodes", "sum")
     need = 2 * int(bars) * int(accounts)
     if evidence.last_step < need:
@@ -30,6 +28,58 @@ def episodes_never_end(evidence: Evidence, row: Row) -> Finding:
     cause = [(1.0, "truncation_missing", f"episodes should last {bars} bars")]
     text = f"no episode ended in {format_steps(int(np.max(quiet)))} steps"
     return raised(evidence, row, episodes, span, float(np.max(quiet)), text, threshold=float(need), causes=cause)
+
+
+_FIELDS = (
+    ("feature.", "observation"),
+    ("observation.", "observation"),
+    ("bar", "observation"),
+    ("mask", "action_mask"),
+    ("equity", "account"),
+    ("account.", "account"),
+    ("reward.", "reward"),
+    ("terminated", "episode_end"),
+    ("truncated", "episode_end"),
+    ("final observation", "episode_end"),
+    ("log_prob", "stored"),
+    ("value", "stored"),
+    ("returns", "stored"),
+)
+"""Fields of a rollout by their names' beginnings, and the causes. A field that departs may move those after it."""
+_UNIT = "mismatch/reward.unit"
+"""All components times one positive number: no fault by itself."""
+
+
+@detector("env.mismatch", "diag/mismatch", warn=0.005)
+def rollout_departs(evidence: Evidence, row: Row) -> Finding:
+    """A step is a function of state, action and bars, so a replay has the same numbers. Whatever departs was changed
+    on the way to the learner. Of the fields that depart first, the one that moves the others is named first."""
+    largest = evidence.evaluations("diag/mismatch")
+    span = sustained(largest.values > row.warn, row.patience)
+    if span is None:
+        return passed(evidence, row, "every replayed row has the same numbers", float(largest.values[-1]), row.warn)
+    first = int(largest.steps[span.first])
+    names = [name for name in evidence.series if name.startswith("mismatch/") and name != _UNIT]
+    shares = {name.removeprefix("mismatch/"): _share_at(evidence, name, first) for name in names}
+    causes: dict[str, tuple[float, str, str]] = {}
+    for rank, (beginning, cause) in enumerate(_FIELDS):
+        fields = {name: share for name, share in shares.items() if name.startswith(beginning) and share > row.warn}
+        if fields and cause not in causes:
+            worst = max(fields, key=lambda name: fields[name])
+            more = f" and {len(fields) - 1} more" if len(fields) > 1 else ""
+            causes[cause] = (1 - rank / 100, cause, f"{worst}{more}: {fields[worst]:.1%} of the rows")
+    value = float(largest.values[span.first])
+    text = "; ".join(why for _, _, why in list(causes.values())[:3]) + " depart from a replay"
+    component = next(
+        (n.removeprefix("reward.") for n in shares if n.startswith("reward.") and "reward" in causes), None
+    )
+    return raised(evidence, row, largest, span, value, text, causes=list(causes.values()), component=component)
+
+
+def _share_at(evidence: Evidence, metric: str, step: int) -> float:
+    recorded = evidence.evaluations(metric)
+    at = np.flatnonzero(recorded.steps == step)
+    return float(recorded.values[at[0]]) if len(at) else 0.0
 
 
 @detector("env.duplicate", "diag/env_twins", warn=0.3, minimum=3, patience=3)

@@ -7,6 +7,7 @@ import numpy as np
 from p3kit.diagnose.evidence import Evidence, sustained
 from p3kit.diagnose.findings import Finding
 from p3kit.diagnose.registry import Row, detector, raised, silent, step_of, with_values
+from p3kit.symptoms import Severity
 
 
 @detector(
@@ -16,7 +17,9 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
     """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row after 30% of
     training: a policy earns unevenly when it starts to earn. Where the evaluation carries a confidence interval,
     the gap must be more than three standard errors: a short validation split is noisy by itself. And what the market
-    itself did worse there is no fault of the policy: over buy-and-hold the gap must be as wide."""
+    itself did worse there is no fault of the policy. A policy whose returns correlate with the market's by ρ has ρ
+    times the market's Sharpe ratio from it, so ρ times buy-and-hold's gap is taken off; ρ is √exposure where it was not
+    recorded, as of a policy that holds the market at random times."""
     validation = evidence.evaluations("eval/sharpe_ratio")
     training = evidence.evaluations("eval/train_sharpe_ratio").at(validation.steps)
     error = np.zeros(len(validation))
@@ -26,7 +29,10 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
             error[validation.steps == step_of(event)] = (float(interval[1]) - float(interval[0])) / (2 * 1.96)
     held = evidence.evaluations("eval/train_buy_and_hold_sharpe").at(validation.steps)
     market = held - evidence.evaluations("eval/buy_and_hold_sharpe").at(validation.steps)
-    gap = training - validation.values - np.maximum(np.nan_to_num(market), 0.0)
+    exposure = np.nan_to_num(evidence.evaluations("eval/exposure").at(validation.steps), nan=1.0)
+    follows = evidence.evaluations("eval/market_correlation").at(validation.steps)
+    follows = np.where(np.isfinite(follows), follows, np.sqrt(exposure.clip(0.0, 1.0))).clip(0.0, 1.0)
+    gap = training - validation.values - follows * np.maximum(np.nan_to_num(market), 0.0)
     late = evidence.progress(validation.steps) > 0.3
     condition = (gap > row.warn) & (validation.values < 0.4 * training) & (gap > 3 * error) & late
     span = sustained(condition, row.patience)
@@ -39,4 +45,6 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
         (growth, "overfit", f"the gap went from {gap[0]:.2f} to {gap[last]:.2f}"),
         (float(gap[0]) - row.warn, "shift", f"the gap was {gap[0]:.2f} at the first evaluation"),
     ]
-    return raised(evidence, row, validation, span, float(gap[last]), text, causes=causes)
+    from_the_start = growth < causes[1][0] and (gap[last] < 2 * row.warn or gap[last] < 4 * error[last])
+    severity: Severity = "information" if from_the_start else "warning"  # no training made it, and chance may have
+    return raised(evidence, row, validation, span, float(gap[last]), text, severity=severity, causes=causes)

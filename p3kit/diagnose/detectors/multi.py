@@ -56,8 +56,8 @@ _LEAST_AGENTS = 5
 
 @detector("multi.outlier_agent", warn=6.0, minimum=3, patience=3)
 def unlike_the_others(evidence: Evidence, row: Row) -> Finding:
-    """The other agents at the same share of training are a control group that costs nothing: a symptom in one of them
-    is its data or its reward, in all of them a hyperparameter."""
+    """Compare with the other agents at the same fraction of training. A symptom in one agent points to its data or its
+    reward, a symptom in all of them to a hyperparameter."""
     agents = len(evidence.peers) + 1
     if agents < _LEAST_AGENTS:
         return too_early(

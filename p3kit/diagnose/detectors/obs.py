@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, Span, breached, sustained, trailing
+from p3kit.diagnose.evidence import Evidence, Span, breached, sustained
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.registry import GROSS_FACTOR, Row, detector, raised, silent, too_early, with_values, within
 from p3kit.symptoms import Severity
@@ -37,19 +37,20 @@ def observations_out_of_scale(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, clock, found or Span(0, 0, True), value, text, threshold, severity, [cause])
 
 
-@detector("obs.drift", "diag/obs_drift", warn=0.5, minimum=5)
+@detector("obs.drift", "diag/obs_drift", warn=4.0, minimum=5, patience=2)
 def observations_drift(evidence: Evidence, row: Row) -> Finding:
-    """Running statistics settle as the count grows; where they do not, the policy's inputs change under it."""
+    """Distance of the newest rows from all before, in standard deviations. Update k gives them a weight of 1/k, so it
+    is k times the move of the mean. The move itself falls by 1/k, and depends more on the age of a run than on its
+    inputs. A policy that changes moves its own account by two or three."""
     drift = evidence.ticks("diag/obs_drift")
-    width = drift.rows_for(5)
-    moved = trailing(drift.values, width, np.sum)
+    distance = drift.values * drift.iterations
     late = evidence.progress(drift.steps) > 0.3
     if not np.any(late):
         return too_early(evidence, row, f"{evidence.progress(evidence.last_step):.0%}", "30% of training")
-    span = sustained((moved > row.warn) & late, row.patience)
+    span = sustained((distance > row.warn) & late, row.patience)
     if span is None:
-        return silent(evidence, row, with_values(drift, moved), "largest move in five ticks", "standard deviations")
-    value = float(np.max(moved[span.first : span.last + 1]))
+        return silent(evidence, row, with_values(drift, distance), "largest distance", "standard deviations")
+    value = float(np.max(distance[span.first : span.last + 1]))
     cause = [(1.0, "running", f'observation.normalize is "{evidence.setting("observation.normalize")}"')]
-    text = f"a mean of the observation statistics moved by {value:.2f} standard deviations within five ticks"
+    text = f"an observation value lies {value:.1f} standard deviations from its running mean"
     return raised(evidence, row, drift, span, value, text, causes=cause)

@@ -7,6 +7,7 @@ import numpy as np
 from p3kit.diagnose.evidence import Evidence, Ticks, extended, median_before, robust_jump, sustained
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.registry import REGISTERED, Row, detector, raised, silent, with_values, within
+from p3kit.metrics import NETS
 from p3kit.symptoms import Severity
 
 
@@ -46,16 +47,25 @@ def _per_return(evidence: Evidence, norm: Ticks) -> Ticks:
 
 @detector("opt.step_too_big", "diag/update_ratio", warn=0.03)
 def step_too_big(evidence: Evidence, row: Row) -> Finding:
-    """The earliest sign of a learning rate that ruins the net while KL, clip fraction and gradients look healthy."""
-    ratio = evidence.ticks("diag/update_ratio", "max")
+    """The earliest sign of a learning rate that ruins the net while KL, clip fraction and gradients look healthy. Each
+    net is judged for itself as well: half of the weights can hide the other half."""
+    ratio, part = evidence.ticks("diag/update_ratio", "max"), "weights"
     span = sustained(ratio.values > row.warn, row.patience)
+    for net in NETS if span is None else ():
+        own = evidence.ticks(f"diag/update_ratio.{net}", "max")
+        if (found := sustained(own.values > _OF_ONE_NET * row.warn, row.patience)) is not None:
+            ratio, part, span = own, f"weights of the {net}", found
     if span is None:
         return silent(evidence, row, ratio, "largest weight change per gradient step")
     value = float(np.max(within(ratio, span)))
     rate = evidence.effective("ppo.learning_rate", int(ratio.steps[span.first]))
-    text = f"weights moved by {format_number(value)} of their norm per gradient step (root mean)"
+    text = f"{part} moved by {format_number(value)} of their norm per gradient step (root mean)"
     cause = [(1.0, "learning_rate", f"learning rate {format_number(rate)}")]
     return raised(evidence, row, ratio, span, value, text, causes=cause)
+
+
+_OF_ONE_NET = 1.5
+"""A net's own threshold, in those of the whole: small nets move more."""
 
 
 @detector("opt.lr_decayed", "effective/ppo.learning_rate", warn=0.05, minimum=2)

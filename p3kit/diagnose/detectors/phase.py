@@ -58,9 +58,9 @@ KEPT = 0.5
 @detector("phase.reward", "eval/sharpe_ratio", warn=1.0, minimum=4, unit="evaluations")
 def score_falls(evidence: Evidence, row: Row) -> Finding:
     """Guide 3.1: the reward plateaus at the end. The last 40% of training by Sen's slope with its rank interval (Sen
-    1968), which asks nothing of the noise and draws no random numbers. Four evaluations fall by chance in one healthy
-    run of twenty-four, and a policy that still learns gives a third of its best back and wins it again; so half of
-    what the run had must be gone."""
+    1968), which makes no assumption about the noise and draws no random numbers. Four evaluations fall by chance in one
+    healthy run of twenty-four. A policy that still learns loses a third of its best and regains it; so half of the best
+    must be lost."""
     sharpe = evidence.evaluations("eval/sharpe_ratio")
     late = evidence.progress(sharpe.steps) >= 0.6
     count = int(np.count_nonzero(late))

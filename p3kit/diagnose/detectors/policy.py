@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 
 from p3kit.diagnose.detectors.opt import step_size_cause
+from p3kit.diagnose.detectors.trade import worth_trading
 from p3kit.diagnose.evidence import Evidence, Span, breached, extended, sustained
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.registry import Row, detector, early_share, indices, passed, raised, silent, too_early, within
+from p3kit.symptoms import Severity
 
 
 @detector("policy.loss", "policy/policy_loss")
 def policy_loss(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.1 asks for it; it is shown and never judged."""
+    """Guide 6.1 lists it; it is shown and never judged."""
     loss = evidence.ticks("policy/policy_loss")
     low, high = format_number(float(np.min(loss.values))), format_number(float(np.max(loss.values)))
     return passed(
@@ -34,14 +36,15 @@ def all_hold(evidence: Evidence, row: Row) -> Finding:
     rule = evidence.evaluations("eval/best_fixed_rule_return")
     if len(rule) and rule.values[-1] <= 0:
         return passed(evidence, row, "the policy holds, and HOLD is right: see policy.correct_inaction")
+    severity: Severity = "critical" if worth_trading(evidence) else "information"
     share, norm = float(np.mean(within(hold, span))), float(np.mean(entropy.at(hold.steps)[indices(span)]))
     text = f"{share:.1%} of actions = HOLD, entropy {norm:.2f} of its maximum"
     if len(rule):
         text += f"; the best fixed rule made {rule.values[-1]:+.1%} on validation, so HOLD is not right"
     else:
-        text += "; whether HOLD is right cannot be told before the first evaluation"
+        text += "; before the first evaluation it is unknown whether HOLD is right"
     causes = _causes_of_hold(evidence, int(hold.steps[span.first]))
-    return raised(evidence, row, hold, span, share, text, causes=causes)
+    return raised(evidence, row, hold, span, share, text, severity=severity, causes=causes)
 
 
 def _collapse(evidence: Evidence, row: Row) -> Span | None:
@@ -89,10 +92,11 @@ def correct_inaction(evidence: Evidence, row: Row) -> Finding:
 
 @detector("policy.frozen", "policy/kl_divergence", warn=5e-5, minimum=5, patience=5, gross=2)
 def policy_frozen(evidence: Evidence, row: Row) -> Finding:
-    """The policy stands still although there is entropy left to lose. A tenth of the threshold twice is enough while
+    """The policy does not change although there is entropy left to lose. A tenth of the threshold twice is enough while
     most of the entropy is left: healthy updates move by 1e-3, those of a rate of 1e-6 by 1e-8."""
     kl = evidence.ticks("policy/kl_divergence")
-    ratio = evidence.ticks("diag/update_ratio").at(kl.steps)
+    own = evidence.ticks("diag/update_ratio.policy").at(kl.steps)
+    ratio = np.fmin(evidence.ticks("diag/update_ratio").at(kl.steps), own)
     entropy = np.nan_to_num(evidence.ticks("policy/entropy_norm").at(kl.steps), nan=1.0)
     early = evidence.progress(kl.steps) < 0.8
     still = ((kl.values < row.warn) | (np.nan_to_num(ratio, nan=1.0) < 2e-4)) & (entropy > 0.05)
@@ -162,8 +166,8 @@ _LEAVES_BY = 0.005
 
 @detector("policy.early_entropy", "policy/entropy_norm", warn=0.25, minimum=3, patience=3)
 def entropy_falls_early(evidence: Evidence, row: Row) -> Finding:
-    """Guide 1.2: entropy → 0 quickly: at 60% of training already below where the guide wants it at the end (0.26 of its
-    maximum; healthy runs were at 0.41 to 0.54). Silent where HOLD is right: committing to it early is no fault."""
+    """Guide 1.2: entropy → 0 quickly: at 60% of training already below the guide's final value (0.26 of its maximum;
+    healthy runs were at 0.41 to 0.54). No finding if HOLD is right: committing to it early is no fault."""
     entropy = evidence.ticks("policy/entropy_norm")
     early = evidence.progress(entropy.steps) < 0.6
     span = sustained((entropy.values < row.warn) & early, row.patience, entropy.iterations)

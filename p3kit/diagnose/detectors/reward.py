@@ -25,9 +25,8 @@ from p3kit.symptoms import Severity
 
 @detector("reward.share", "reward/episode_share.pnl", warn=0.5, critical=0.7, minimum=3, patience=3, gross=2)
 def component_dominates(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.4: PnL should be 40-50%. Under the sound formulas it carries 75-95%, which is what a reward that means
-    money looks like; another component must not carry more than half, nor grow by 0.15 beyond a quarter while
-    training."""
+    """Guide 2.4: PnL should be 40-50%. Under the sound formulas it carries 75-95%, as it should. So another component
+    must not carry more than half, nor grow by 0.15 beyond a quarter during training."""
     pnl = evidence.ticks("reward/episode_share.pnl")
     acting = np.nan_to_num(evidence.ticks("policy/hold_share").at(pnl.steps)) <= 0.95
     found: list[tuple[float, str, Span, Floats, bool]] = []
@@ -132,10 +131,10 @@ def long_tail(evidence: Evidence, row: Row) -> Finding:
 
 @detector("reward.corr", "reward/corr_total_gain", "reward/corr_pnl_sharpe", warn=0.3, patience=2)
 def reward_means_money(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.4: PnL and Sharpe should correlate, and the whole reward with the equity won. Thirty episodes give a
-    correlation a standard error of 0.18: that of P&L and Sharpe, which is 0.1 to 0.8 in healthy runs, has to lie two of
-    them below 0.2, for twice as long, and the reward as a whole has to show it: with a trade an episode the Sharpe
-    component alone may point anywhere."""
+    """Guide 2.4: PnL and Sharpe should correlate, and the whole reward with the equity won. Over thirty episodes a
+    correlation has a standard error of 0.18. In healthy runs that of P&L and Sharpe is 0.1 to 0.8. It must be two
+    standard errors below 0.2, for twice as long, and the whole reward must show the fault, too: with one trade an
+    episode the Sharpe component alone is mostly noise."""
     total = evidence.ticks("reward/corr_total_gain")
     sharpe = evidence.ticks("reward/corr_pnl_sharpe").at(total.steps)
     apart, odd = total.values < row.warn, (sharpe < _ODD_SHARPE) & (total.values < _MEANS_MONEY)
@@ -283,14 +282,14 @@ def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
     span = sustained(cut.values > _MOST_CLIPPED, row.patience)
     if span is not None:
         value = float(np.median(within(cut, span)))
-        text = f"{value:.0%} of rewards are cut by reward.clip: the learner cannot tell large from larger"
+        text = f"{value:.0%} of rewards are cut by reward.clip: large and larger rewards look the same to the learner"
         cause = (1.0, "too_large", scaling)
         return raised(evidence, row, cut, span, value, text, threshold=_MOST_CLIPPED, causes=[cause])
     return silent(evidence, row, std, "standard deviation of the returns")
 
 
 _FAINTEST = 1e-3
-"""Standard deviation of the rewards as the learner sees them; those of an account that trades are 0.1 to 1."""
+"""Standard deviation of the scaled rewards; those of an account that trades are 0.1 to 1."""
 _MOST_CLIPPED = 0.10
 """Share of rewards that may be cut; healthy runs cut next to none."""
 
@@ -300,7 +299,7 @@ _MOST_CLIPPED = 0.10
 )
 def reward_without_money(evidence: Evidence, row: Row) -> Finding:
     """Reward up, account down: over ten ticks they move against each other by rank, and both ends of the window differ
-    by more than twice their sampling error, so that two flat and noisy curves say nothing."""
+    by more than twice their sampling error, so that two flat and noisy curves give no finding."""
     reward = evidence.ticks("episode/episode_reward_mean")
     gained = evidence.ticks("episode/episode_return_mean").at(reward.steps)
     error = _sampling_error(evidence, reward)
@@ -359,7 +358,7 @@ def _grown_share(evidence: Evidence, first: int, last: int) -> tuple[str, float]
 
 
 def _paid_action(evidence: Evidence) -> str | None:
-    """The action that is paid most beside profit, in words; None where none is."""
+    """The action that is paid most beside profit, as text; None if there is none."""
     paid = {}
     for action in ACTIONS[1:]:
         beside = evidence.ticks(f"reward/beside_pnl.{action}")

@@ -39,7 +39,7 @@ def out_of_memory(evidence: Evidence, row: Row) -> Finding:
     said = str(first.get("message") or "an allocation was refused")
     times = f" ({len(events)} times)" if len(events) > 1 else ""
     memory = first.get("memory_mb")
-    size = f"peak memory {float(memory):,.0f} MB" if memory is not None else "the message does not say which allocation"
+    size = f"peak memory {float(memory):,.0f} MB" if memory is not None else "the message does not name the allocation"
     in_rollout = "rollout" in said
     causes = [
         (

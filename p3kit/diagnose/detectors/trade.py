@@ -35,8 +35,7 @@ def trades_too_much(evidence: Evidence, row: Row) -> Finding:
 
 @detector("trade.never", "eval/total_trades", warn=0.0, minimum=2, patience=2, unit="evaluations")
 def never_trades(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.2. Information where no fixed rule earned clearly more than its costs: the best of several rules, chosen
-    after the fact, is above 0 by luck alone."""
+    """Guide 2.2. Information where no fixed rule earned more than its costs beyond luck."""
     trades = evidence.evaluations("eval/total_trades")
     late = evidence.progress(trades.steps) > 0.2
     if np.count_nonzero(late) < row.patience:
@@ -46,20 +45,36 @@ def never_trades(evidence: Evidence, row: Row) -> Finding:
     span = sustained((trades.values <= row.warn) & late, row.patience)
     if span is None:
         return silent(evidence, row, trades, "fewest round trips")
-    rule = evidence.evaluations("eval/best_fixed_rule_return")
-    severity: Severity = "information" if len(rule) and rule.values[-1] < _WORTH_TRADING else "warning"
+    severity: Severity = "warning" if worth_trading(evidence) else "information"
     cause = [(1.0, "cost_strong", f"cost weight {format_number(evidence.effective('reward.weights.cost'))}")]
     text = f"no round trip in {span.last - span.first + 1} evaluations"
     return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=cause)
 
 
-_WORTH_TRADING = 0.10
-"""Total return of the best fixed rule on validation; half a year at 25 % volatility has a standard error of 0.18."""
+_LEAST_RETURN, _SURE = 0.10, 2.0
+"""Total return on validation where only that is known, and standard errors of a Sharpe ratio above 0."""
+
+
+def worth_trading(evidence: Evidence) -> bool:
+    """True if a fixed rule earned more than its costs beyond luck: the rule that training chose has, in the newest
+    evaluation, a Sharpe ratio of two standard errors, 1/√years each (Lo 2002). The best of several rules, chosen after
+    the fact, is above 0 by luck alone."""
+    best = evidence.evaluations("eval/best_fixed_rule_return")
+    if len(best) and best.values[-1] < _LEAST_RETURN:
+        return False
+    rules = [event for event in evidence.events_of("evaluation") if event.get("fixed_rule")]
+    if not rules:
+        return True
+    sharpe = rules[-1]["fixed_rule"].get("sharpe_ratio")
+    bars = sum(float(part.get("bars") or 0) for part in (rules[-1].get("regimes") or {}).values())
+    years = float(rules[-1].get("years") or bars / 252)
+    return sharpe is not None and float(sharpe) * years**0.5 > _SURE
 
 
 @detector("trade.drawdown", "eval/max_drawdown", warn=0.30, minimum=2, patience=2, unit="evaluations")
 def deep_drawdown(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.2 and 6.2. Information where buy-and-hold fell as far in the same evaluation: that is the market."""
+    """Guide 2.2 and 6.2. Information where buy-and-hold fell nearly as far in the same evaluation: that is the market,
+    and the deepest fall of one path is a matter of chance."""
     drawdown = evidence.evaluations("eval/max_drawdown")
     span = sustained(drawdown.values > row.warn, row.patience)
     if span is None:
@@ -71,10 +86,14 @@ def deep_drawdown(evidence: Evidence, row: Row) -> Finding:
     severity: Severity = "warning"
     if falls:
         text += f", buy-and-hold's {falls[-1]:.1%}"
-        severity = "information" if falls[-1] >= value else "warning"
+        severity = "information" if _DEEPER * falls[-1] >= value else "warning"
     weight = format_number(evidence.effective("reward.weights.drawdown"))
     cause = [(1.0, "drawdown_weak", f"drawdown weight {weight}")]
     return raised(evidence, row, drawdown, span, value, text, severity=severity, causes=cause)
+
+
+_DEEPER = 1.5
+"""Times buy-and-hold's drawdown from which the fall is the policy's own."""
 
 
 @detector(

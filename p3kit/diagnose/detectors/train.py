@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, Floats, sustained, trailing
+from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import Row, detector, detrended, indices, lag_one, raised, silent, with_values, within
+from p3kit.diagnose.registry import (
+    Row,
+    detector,
+    detrended,
+    indices,
+    lag_one,
+    passed,
+    raised,
+    silent,
+    with_values,
+    within,
+)
+from p3kit.metrics import NETS
 from p3kit.symptoms import Severity
 
 
 @detector("train.clip", "policy/clip_fraction", warn=0.4, minimum=2, patience=2)
 def clip_fraction_high(evidence: Evidence, row: Row) -> Finding:
-    """Guide 6.1 asks 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
+    """Guide 6.1 requires 0.1-0.3; healthy runs clip 0.00-0.10, so only the upper side is a warning."""
     clipped = evidence.ticks("policy/clip_fraction")
     span = sustained(clipped.values > row.warn, row.patience)
     if span is None:
@@ -54,8 +66,8 @@ def kl_high(evidence: Evidence, row: Row) -> Finding:
     patience=2,
 )
 def unstable_training(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1: "reward variance high". A variance means nothing without a unit, so the swings from tick to tick are
-    measured in their own sampling error; and they must go to and fro, for a rising curve moves too."""
+    """Guide 5.1: "reward variance high". A variance needs a unit, so the changes from tick to tick are measured in
+    their own sampling error. They must change direction, because a rising curve changes, too."""
     reward = evidence.ticks("episode/episode_reward_mean")
     std = evidence.ticks("episode/episode_reward_std").at(reward.steps)
     episodes = evidence.ticks("episode/episodes", "sum").at(reward.steps)
@@ -86,3 +98,74 @@ def _root_mean_square(windows: Floats, axis: int) -> Floats:
     total = np.square(windows, out=np.zeros(windows.shape), where=finite).sum(axis)
     mean: Floats = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
     return np.sqrt(mean)
+
+
+@detector("train.growth", "value/value_loss", "value/return_std", warn=3.0, minimum=8, patience=1)
+def grows_slowly(evidence: Evidence, row: Row) -> Finding:
+    """Growth without a jump: the level of three ticks against the lowest such level so far, on a series that has risen
+    ever since by the test of Mann (1945) and Kendall. A loss is counted in variances of the returns and a gradient in
+    their deviations, so that a louder market is no growth."""
+    found: list[tuple[float, str, Ticks, Span, Floats]] = []
+    highest = 0.0
+    for metric, limit in _GROWING.items():
+        clock = evidence.ticks(metric)
+        values = _in_units_of_returns(evidence, metric, clock)
+        growth = _risen(values)
+        if not np.isfinite(growth).any():
+            continue
+        highest = max(highest, float(np.nanmax(growth)) / limit)
+        span = sustained(np.nan_to_num(growth) > limit * row.warn / _USUAL, row.patience)
+        if span is not None:
+            found.append((float(np.nanmax(growth[indices(span)])) / limit, metric, clock, span, growth))
+    if not found:
+        return passed(evidence, row, f"largest growth {highest * _USUAL:.2f} times its lowest level", highest, row.warn)
+    _, metric, clock, span, growth = max(found, key=lambda one: one[0])
+    value = float(np.nanmax(growth[indices(span)]))
+    text = f"{metric} has risen to {value:.1f} times its lowest level, tick by tick"
+    part = metric.rpartition(".")[2] if "." in metric else metric.partition("/")[0]
+    rate = format_number(evidence.effective("ppo.learning_rate"))
+    causes = [(1.0, _GROWTH_CAUSES[metric.partition("/")[0]], f"{metric} grows; learning rate {rate}")]
+    return raised(evidence, row, clock, span, value, text, causes=causes, component=part)
+
+
+_USUAL = 3.0
+_GROWING = {
+    "value/value_loss": 3.0,
+    "value/return_std": 4.0,
+    "grad/grad_norm": 3.0,
+    **{f"diag/weight_norm.{net}": 1.5 for net in NETS},
+}
+"""Factors that healthy runs stay below."""
+_GROWTH_CAUSES = {"value": "value", "grad": "gradient", "diag": "weights"}
+_SURE = 3.0
+"""Standard deviations of Kendall's statistic."""
+
+
+def _in_units_of_returns(evidence: Evidence, metric: str, clock: Ticks) -> Floats:
+    power = {"value/value_loss": 2, "grad/grad_norm": 1}.get(metric, 0)
+    spread = np.maximum(np.nan_to_num(evidence.ticks("value/return_std").at(clock.steps), nan=1.0), 1e-6)
+    scaled: Floats = clock.values / spread**power
+    return scaled
+
+
+def _risen(values: Floats) -> Floats:
+    """Level of the last three ticks over the lowest level so far (n,); NaN where the rise since then may be chance."""
+    level = trailing(values, 3, np.median)
+    growth = np.full(len(values), np.nan)
+    for i in range(_LEAST_RISE + 2, len(values)):
+        lowest = int(np.nanargmin(level[: i + 1]))
+        since = values[max(lowest - 2, 0) : i + 1]
+        if len(since) >= _LEAST_RISE and level[lowest] > 0 and _kendall_z(since) > _SURE:
+            growth[i] = level[i] / level[lowest]
+    return growth
+
+
+_LEAST_RISE = 8
+
+
+def _kendall_z(values: Floats) -> float:
+    """Mann's statistic of a rise in its own standard deviations."""
+    n = len(values)
+    later, earlier = np.tril_indices(n, k=-1)
+    rises = float(np.sign(values[later] - values[earlier]).sum())
+    return rises / float(np.sqrt(n * (n - 1) * (2 * n + 5) / 18))

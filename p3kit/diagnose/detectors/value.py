@@ -30,13 +30,13 @@ def value_mean_off(evidence: Evidence, row: Row) -> Finding:
 
 @detector("value.fail", "value/explained_variance", warn=0.08, minimum=6, patience=2, gross=4)
 def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
-    """Guide 3.2: explained variance below 0. Its ceiling is set by the noise of the market, so it is judged beside a
-    ridge regression on the same batch; below -0.5 for three ticks after the first, the value head is worse than a
+    """Guide 3.2: explained variance below 0. The noise of the market limits it, so it is compared with a ridge
+    regression on the same batch. If it is below -0.5 for three ticks after the first, the value head is worse than a
     constant and does not recover.
 
     The returns of a flat policy hardly vary within a rollout. There a value head that follows their level has not
-    failed. Explained variance cannot see targets that are the head's own guesses. So the anchor of the targets is
-    checked: a discount or an end."""
+    failed. If the targets come mostly from the value head itself, explained variance shows nothing. So the check
+    requires that a discount or an end of episodes anchors the targets."""
     explained = evidence.ticks("value/explained_variance")
     reference = evidence.ticks("diag/ev_reference").at(explained.steps)
     width = explained.rows_for(5)
@@ -58,7 +58,7 @@ def value_function_collapse(evidence: Evidence, row: Row) -> Finding:
         return adrift
     if span is None:
         if np.all(np.isnan(reference)) and np.any(low):
-            text = "explained variance is low, and only diag/ev_reference could tell that from an unpredictable market"
+            text = "explained variance is low; without diag/ev_reference an unpredictable market is possible, too"
             return Finding(row.symptom, evidence.agent, "no_evidence", "warning", text)
         return silent(evidence, row, explained, "explained variance")
     value = float(explained.values[span.last])
@@ -76,9 +76,9 @@ _ANCHORED_BY = 0.2
 
 
 def _unanchored(evidence: Evidence, row: Row, explained: Ticks) -> Finding | None:
-    """Without an end, and with a discount that reaches further than an account has ever played, every target rests on
-    the value's own guess of what follows: Bellman's equation then holds for any level of it (Puterman 1994, chapter 8:
-    without a discount the value of an endless process is known up to a constant)."""
+    """Without an end, and with a discount that reaches further than any account has played, every target depends on the
+    value's own estimate. Bellman's equation then holds for any level of the value (Puterman 1994, chapter 8: without a
+    discount the value of an endless process is defined up to a constant)."""
     gamma, accounts = evidence.effective("ppo.gamma"), evidence.setting("env.num_envs")
     episodes = evidence.ticks("episode/episodes", "sum")
     if gamma is None or not accounts or len(episodes) == 0:

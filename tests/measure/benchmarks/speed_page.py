@@ -76,7 +76,30 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
     yield from (f"| {c.title} | not measured | | | | |" for c in missing)
     yield ""
     yield from explanations(results, measured)
+    yield from phase_table(results, measured)
     yield from growth_tables(results, growth)
+
+
+PHASES = {
+    "start_s": "command to first rollout",
+    "loading_s": "loading compiled kernels (first iteration, beyond the others)",
+    "end_s": "last update to prompt",
+}
+
+
+def phase_table(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
+    """Seconds of p3kit's runs outside rollouts and updates."""
+    timed = [c for c in measured if rates_of(results, c.name, "start_s")]
+    if not timed:
+        return
+    yield "## Start and end\n"
+    yield "Seconds of a whole `p3kit run` that are neither rollout nor update:\n"
+    yield f"| | {' | '.join(PHASES.values())} |"
+    yield "|---|---|---|---|"
+    for one in timed:
+        seconds = (spread(list(rates_of(results, one.name, key).values()), ".1f") for key in PHASES)
+        yield f"| {one.title} | {' | '.join(seconds)} |"
+    yield ""
 
 
 def table_row(results: Measured, contestant: Any, measured: Sequence[Any]) -> str:

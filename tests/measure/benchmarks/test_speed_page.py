@@ -39,6 +39,15 @@ def test_the_page_has_medians_and_names_what_is_missing(results: dict[str, Any],
     assert (tmp_path / "images" / "trainer-speed.png").stat().st_size > 10_000
 
 
+def test_start_and_end_have_a_table(results: dict[str, Any], tmp_path: Path) -> None:
+    for one in results["rounds"]:
+        if one["contestant"] == "stacked":
+            one |= {"start_s": 4.0 + one["round"], "loading_s": 2.5, "end_s": 3.0}
+    write_page(results, CONTESTANTS, GROWTH, tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8").split("## Start and end")[1]
+    assert "| p3kit, ppo_stacked | **5.0** (4.0 to 6.0) | **2.5** (2.5 to 2.5) | **3.0** (3.0 to 3.0) |" in page
+
+
 def test_growth_has_a_table_for_each_thing_that_grows(results: dict[str, Any], tmp_path: Path) -> None:
     figures = {"rate": 2_000.0, "steady_rate": 10_000.0, "wall_s": 40.0, "memory_mb": 900.0}
     results["growth"] = [{"contestant": c.name, **figures} for c in GROWTH]

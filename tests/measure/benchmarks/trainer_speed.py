@@ -90,6 +90,7 @@ WIDE: dict[str, Any] = {"hidden": [256, 256]}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
     Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 98_304),
+    Contestant("stacked_short", "p3kit, ppo_stacked, short run", "ours", 10, 49_152),
     Contestant("stacked_bf16", "p3kit, ppo_stacked, bf16", "ours", 10, 98_304, precision="bf16"),
     Contestant("sb3_prescribed", "SB3 PPO, SubprocVecEnv × 8, one symbol at a time", "subproc", 1, 16_384, processes=1),
     Contestant("sb3_best", "SB3 PPO, 2 processes of 1 thread", "dummy", 2, 16_384),
@@ -143,6 +144,7 @@ def ours(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
     """`p3kit run` from the command to the prompt, and what its trainers recorded of themselves."""
     cache = folder / "inductor" if contestant.cold else CACHE
     command = [sys.executable, "-m", "p3kit", "run", "speed.toml", "--no-aim", "--runs", "runs", "--jobs", str(JOBS)]
+    begin = time.time()
     wall_s, cpu_s, _ = run_all([command], folder, environment(threads=None) | {"TORCHINDUCTOR_CACHE_DIR": str(cache)})
     runs = list_runs(folder / "runs")
     tables = [iterations(run) for run in runs]
@@ -155,9 +157,26 @@ def ours(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
         "rate": contestant.agents * contestant.steps / wall_s,
         "steady_rate": min(JOBS, len(runs)) * statistics.mean(table["rate"] for table in tables),
         "update_share": statistics.mean(table["update_share"] for table in tables),
+        **phases(runs, begin, begin + wall_s),
         "memory_mb": sum(sorted(table["memory_mb"] for table in tables)[-JOBS:]),
         "runs": len(runs),
     }
+
+
+def phases(runs: Sequence[RunDir], begin: float, end: float) -> dict[str, float]:
+    """Seconds of a command outside its updates and rollouts: until the first rollout, what the first iteration takes
+    longer than the others (loading or compiling kernels), and from the last update to the prompt."""
+    first, loading, last = [], [], []
+    for run in runs:
+        rows = [row for row in run.read_metrics() if "perf/update_s" in row["metrics"]]
+        by_iteration: dict[int, Any] = {row["iteration"]: row for row in rows}  # a stack's agents share the seconds
+        work = {
+            k: row["metrics"]["perf/rollout_s"] + row["metrics"]["perf/update_s"] for k, row in by_iteration.items()
+        }
+        first.append(by_iteration[1]["time"] - work[1])
+        loading.append(work[1] - statistics.mean([seconds for k, seconds in work.items() if k > 1] or [work[1]]))
+        last.append(max(row["time"] for row in rows))
+    return {"start_s": min(first) - begin, "loading_s": statistics.mean(loading), "end_s": end - max(last)}
 
 
 def iterations(run: RunDir) -> dict[str, float]:
@@ -188,7 +207,7 @@ def iterations(run: RunDir) -> dict[str, float]:
 def peers(contestant: Contestant, folder: Path, torchtrade: str) -> Measured:
     """One process per agent, as many at a time as the contestant has; only the time inside training counts."""
     python = torchtrade if contestant.kind == "torchrl" else sys.executable
-    script = str(ROOT / "tests" / "benchmarks" / "peers.py")
+    script = str(Path(__file__).with_name("peers.py"))
     commands = [[python, script, "speed.toml", symbol, contestant.kind] for symbol in SYMBOLS[: contestant.agents]]
     alone = contestant.processes == 1
     wall_s, cpu_s, printed = run_all(commands, folder, environment(threads=None if alone else 1))

@@ -63,7 +63,9 @@ class TradingVecEnv(VecEnv):
         raise AttributeError(attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        raise AttributeError(method_name)
+        if method_name != "action_masks":  # sb3-contrib's MaskablePPO
+            raise AttributeError(method_name)
+        return list(self.mask)
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         return [False] * self.num_envs
@@ -119,9 +121,15 @@ class EnvPoolVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
-def greedy(model: PPO) -> Policy:
+def greedy(model: Any) -> Policy:
+    """The most probable action; a masked one of PPO is a HOLD, as in training, and MaskablePPO chooses none."""
+    has_masks = not isinstance(model, PPO)
+
     def policy(observation: Tensor, mask: Tensor) -> Tensor:
-        action = model.policy.get_distribution(observation).distribution.logits.argmax(-1)
+        logits = model.policy.get_distribution(observation).distribution.logits
+        if has_masks:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        action = logits.argmax(-1)
         return torch.where(mask.gather(1, action.unsqueeze(1)).squeeze(1), action, 0)
 
     return policy
@@ -174,14 +182,21 @@ def knobs_of(spec: Spec) -> dict[str, Any]:
     return {"learning_rate": learning_rate(spec)} | {name: getattr(spec.ppo, name) for name in same}
 
 
-def train(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
+def train_maskable(spec: Spec, bars: SymbolData, symbol: str, seed: int) -> Policy:
+    """Train sb3-contrib's MaskablePPO as `train` does PPO."""
+    from sb3_contrib import MaskablePPO
+
+    return train(spec, bars, symbol, seed, MaskablePPO)
+
+
+def train(spec: Spec, bars: SymbolData, symbol: str, seed: int, algorithm: Any = PPO) -> Policy:
     """Train Stable-Baselines3's PPO with the spec's knobs; its best weights by validation as a policy."""
     knobs = spec.ppo
     env = VecNormalize(
         TradingVecEnv(spec, bars, symbol, seed), norm_obs=False, clip_reward=spec.reward.clip, gamma=knobs.gamma
     )
     torch.set_num_threads(1)
-    model = PPO(
+    model = algorithm(
         "MlpPolicy",
         env,
         **knobs_of(spec),

@@ -23,9 +23,9 @@ from tests.measure.suite.suite_runs import Job, finished, train
 from tests.measure.suite.tables import RESULTS, How, as_document, as_markdown, write_page
 
 CALIBRATION_SEEDS, SCORE_SEEDS = 100, 200
-"""Thresholds may be looked at on seeds from 100 on; what is reported comes from seeds from 200 on."""
+"""Thresholds are chosen on seeds from 100 on; reported results come from seeds from 200 on."""
 REPAIR_SEEDS = 222
-"""Repair is reported from here on: the pack, or what it does, was changed after a look at those before."""
+"""First seed for repair: the pack, or its effect, was changed after the use of earlier seeds."""
 REFERENCES = 10
 """Healthy runs behind each band: the edge of five moved by a quarter of a Sharpe ratio from seeds to seeds."""
 QUICK_CONTROLS = ("C01", "C02", "C05", "C09", "C10", "C11")
@@ -43,10 +43,10 @@ Judged = tuple[RunDir, Outcome]
     "--rejudge",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     multiple=True,
-    help="Judge the runs stored in this folder anew; nothing is trained. Repeatable.",
+    help="Judge the runs stored in this folder again; nothing is trained. Repeatable.",
 )
 @click.option("--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Thresholds to judge by.")
-@click.option("--repair", is_flag=True, help="Repairable faults healthy, sick and repaired; controls under the rules.")
+@click.option("--repair", is_flag=True, help="Repairable faults: healthy, degraded and repaired runs; controls.")
 @click.option("--page", is_flag=True, help="Write the committed results into docs/diagnosis.md.")
 @click.option(
     "--runs",
@@ -89,7 +89,7 @@ def main(
         _tell(judged, cases, output, "python -m tests.measure.suite --rejudge DIR")
         return
     if not (quick or full or only or repair):
-        raise click.UsageError("say --quick, --full, --only ID, --repair, --rejudge DIR or --page")
+        raise click.UsageError("give --quick, --full, --only ID, --repair, --rejudge DIR or --page")
     first = CALIBRATION_SEEDS if calibrate else SCORE_SEEDS
     command = " ".join(["python -m tests.measure.suite", *sys.argv[1:]])
     if repair:
@@ -104,7 +104,7 @@ def main(
 
 
 def quick_tier(cases: Sequence[Case], seeds: int, first: int, only: Sequence[str] = ()) -> list[Job]:
-    """Short runs: faults at full strength and a few controls, or whatever was asked for by name."""
+    """Short runs: faults at full strength and a few controls, or the cases in `only`."""
     chosen = [
         case
         for case in cases

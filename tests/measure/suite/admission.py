@@ -1,4 +1,4 @@
-"""Does a fault count? It has to hurt, or to break a contract.
+"""Test if a fault counts: it must lower the score, or break a contract.
 
 The statistical killing of mutation testing for reinforcement learning (Tambon et al. 2023): runs with the fault against
 runs of the same spec without it, by the score under the unmodified reward, fees and data.
@@ -81,7 +81,7 @@ def _scores(outcomes: Sequence[Outcome]) -> tuple[float, ...]:
 
 
 def permutation_p(healthy: NDArray[np.float64], sick: NDArray[np.float64], draws: int = 10_000) -> float:
-    """Probability of a difference of means as large as seen, if it made no difference who was sick."""
+    """Probability of a difference of means at least this large, if the fault had no effect."""
     seen = healthy.mean() - sick.mean()
     pool = np.concatenate([healthy, sick])
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Faults and controls as they are written down, and the spec of each run they ask for."""
+"""Faults and controls from their files, and the spec of each of their runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
     allowed: tuple[str, ...] = ()
     """Rows that may be raised in a control: the market itself is poor."""
     guide_sizes: bool = False
-    """Whether a control has the guide's sizes whatever is asked for."""
+    """True if a control always has the guide's sizes."""
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class Case:
     def resolved(
         self, seed: int, sizes: Sizes = "short", *, trainer: Path | None = None, overlay: Tables | None = None
     ) -> Spec:
-        """The spec of one run of this case. `overlay` goes on top of everything: how a run is watched or mended."""
+        """The spec of one run of this case. `overlay` comes last: the mode of diagnosis and repair."""
         tables = read(HERE / "base.toml")
         wanted: Sizes = "guide" if self.guide_sizes else sizes
         if wanted != "short":

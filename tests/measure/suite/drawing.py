@@ -38,7 +38,7 @@ SECTIONS = ("ppo", "reward", "env", "observation")
 KINDS = ("key", "component", "buffer", "column")
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "key": ("opt", "train", "policy", "net", "value", "reward", "ppo", "phase", "mask", "num", "obs", "env", "spec"),
-    "component": ("reward", "train", "value", "trade", "policy", "spec"),
+    "component": ("reward", "env", "train", "value", "trade", "policy", "spec"),
     "buffer": ("ppo", "value", "env", "mask", "reward", "policy", "train", "opt", "obs", "num", "spec"),
     "column": ("obs", "data", "gen", "num", "env", "spec"),
 }

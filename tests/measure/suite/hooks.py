@@ -108,7 +108,7 @@ class Scene:
 
 
 def _observe_table(env: Env, table: Tensor) -> None:
-    """Let an environment of one's own observe `table` (R, F), as if its bars had come so."""
+    """Let a separate environment observe `table` (R, F), as if its bars had come so."""
     env.bars.features = table
     env._clipped = table.clamp(-env._clip, env._clip)
 
@@ -245,7 +245,7 @@ def close_mask(scene: Scene, share: float) -> None:
 
 @hook
 def open_mask(scene: Scene) -> None:
-    """The policy sees every action as allowed; the environment does not."""
+    """The policy's mask allows every action; the environment's mask does not."""
     scene.on_steps(lambda step: step._replace(mask=torch.ones_like(step.mask)))
 
 
@@ -302,7 +302,7 @@ COLUMN_FAULTS: dict[str, Callable[[Table, NDArray[np.intp], float, np.random.Gen
 
 @hook
 def never_end(scene: Scene) -> None:
-    """Accounts restart, and the learner is never told."""
+    """Accounts restart, and no step is marked as an end."""
     scene.on_steps(
         lambda step: step._replace(
             truncated=torch.zeros_like(step.truncated), terminated=torch.zeros_like(step.terminated)

@@ -1,9 +1,9 @@
-"""`python -m tests.measure.suite --repair`: are degraded runs healthy again in time, healthy ones left alone?
+"""`python -m tests.measure.suite --repair`: measure repairs of degraded runs, and actions on healthy ones.
 
 Each repairable fault is trained with the same seeds and the same step budget three times: without it (healthy), with it
-and watched (sick), with it under `interventions = "repair"` (repaired). A repaired run counts when its last validation
-Sharpe ratio, taken under the unmodified reward and fees, is no worse than one standard deviation below the mean of the
-healthy runs over all seeds. Steps that a rollback takes back are spent.
+and without rules (degraded), and with it under `interventions = "repair"` (repaired). A repaired run counts if its last
+validation Sharpe ratio, under the unmodified reward and fees, is at most one standard deviation below the mean of the
+healthy runs over all seeds. Steps before a rollback stay spent.
 
 Healthy controls are trained under the same rules: an action there is harm that was only waiting to happen, and the aim
 is none. A control in which nothing acted ends with the bits of the run that was only watched, so that its score need
@@ -45,7 +45,7 @@ REPAIRED: dict[str, Any] = {
 STEADY = "repair-steady"
 """The rule of the pack that follows any other."""
 REPAIRED_SHARE = 0.75
-"""What is asked of the faults that hurt."""
+"""Target for the degraded runs."""
 NEVER_TRADED = 0.0
 """The Sharpe ratio of a policy that never traded: it earned what cash earns."""
 
@@ -148,8 +148,8 @@ def measure(
     output: Path | None,
     command: str,
 ) -> None:
-    """Train, score and tell. `seeds` are those of the faults, `references` those of the healthy runs that they are
-    measured by, `controls` those of the healthy configurations under the same rules."""
+    """Train, score and print. `seeds` are those of the faults, `references` those of the healthy runs for
+    comparison, `controls` those of the healthy configurations under the same rules."""
     wanted = [case for case in cases.values() if not only or case.name in only or case.id in only]
     faults = [case for case in wanted if case.kind == "fault" and case.repairable]
     healthy = [case for case in wanted if case.kind == "control"]
@@ -285,16 +285,16 @@ def as_markdown(
         "",
         "| | measured [95 % Wilson interval] | target | |",
         "|---|---|---|---|",
-        f"| hurt by the fault, and back in the healthy band within the same steps | {share('repaired')} "
+        f"| degraded by the fault, and back in the healthy range within the same steps | {share('repaired')} "
         f"| ≥ {REPAIRED_SHARE:.0%} | {_met(totals['repaired']['share'] >= REPAIRED_SHARE)} |",
         f"| … where a rule acted at all | {share('repaired_where_acted')} | | |",
-        f"| runs that the fault did not hurt, left out above | {totals['not_hurt']} of {len(attempts)} | | |",
-        f"| for comparison: healthy runs of the same seeds in their own band | {share('healthy_in_band')} | | |",
+        f"| runs that the fault did not degrade, left out above | {totals['not_hurt']} of {len(attempts)} | | |",
+        f"| for comparison: healthy runs of the same seeds in their own range | {share('healthy_in_band')} | | |",
         f"| … and with `{STEADY}` alone, from a tenth of their steps on | {share('steadied_in_band')} | | |",
         f"| healthy controls that a rule acted on | {share('controls_acted_on')} "
         f"| none | {_met(totals['actions_on_controls'] == 0)} |",
         "",
-        "| fault | back in the band | healthy, mean ± std | sick | repaired | first action |",
+        "| fault | back in the range | healthy, mean ± std | degraded | repaired | first action |",
         "|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(one.case for one in attempts):
@@ -304,14 +304,14 @@ def as_markdown(
         said = dict.fromkeys(f"{first.rule} at {format_steps(first.at_step)}" for first in firsts)
         cells = [
             f"{name} {own[0].title}",
-            f"{sum(one.is_well for one in hurt)}/{len(hurt)}" if hurt else "not hurt",
+            f"{sum(one.is_well for one in hurt)}/{len(hurt)}" if hurt else "not degraded",
             f"{own[0].band.mean:.2f} ± {own[0].band.std:.2f}",
             _scores([one.sick for one in own]),
             _scores([one.repaired for one in own]),
             ", ".join(said) or "none",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| control | runs | acted on | what was done |", "|---|---|---|---|"]
+    lines += ["", "| control | runs | acted on | actions |", "|---|---|---|---|"]
     for name in dict.fromkeys(one.case for one in controls):
         runs = [one.trained for one in controls if one.case == name]
         done = dict.fromkeys(f"{action.rule} ({action.row})" for run in runs for action in run.actions)
@@ -388,7 +388,7 @@ def draw(attempt: Attempt, path: Path) -> None:
     axes.axhspan(band.low, band.mean + band.std, color="#1b7837", alpha=0.12, lw=0, label="healthy, mean ± std")
     for trained, colour, style, label in (
         (attempt.healthy, "#1b7837", "-", "healthy"),
-        (attempt.sick, "#b2182b", "-", "sick"),
+        (attempt.sick, "#b2182b", "-", "degraded"),
         (attempt.repaired, "#2166ac", "-", "repaired"),
     ):
         if trained is not None:

@@ -134,7 +134,7 @@ class _Cut:
 
 
 def _until(evidence: Evidence, step: float) -> Evidence:
-    """The record as it was when `step` had just been written; at infinity with all that the run said at its end."""
+    """The record just after `step` was written; at infinity with the final output of the run."""
     if math.isinf(step):
         return evidence
     series = {}

@@ -1,7 +1,7 @@
 """Training the runs of the suite: one forked process each, so that hooks and torch are paid for once and never leak.
 
-A run that is finished is never made twice: `suite.json` in its directory says what it is, `cpu_seconds.txt` that it
-ended. A call that was cut off goes on where it was when it is given the same folder.
+A finished run is never trained twice: `suite.json` in its directory describes it, and `cpu_seconds.txt` shows that it
+ended. An interrupted call continues in the same folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def finished(root: Path) -> list[Kept]:
 
 
 def plan(job: Job, root: Path, trainer: Path | None = None) -> Job:
-    """Make the run directory of a job; `suite.json` in it says what was injected, so that it can be judged later."""
+    """Make the run directory of a job; `suite.json` in it names the injected fault, so that it can be judged later."""
     spec = job.spec(trainer)
     (run,) = plan_runs(spec, read_trainer(spec.trainer))
     market = load_market(spec, spec.symbols)
@@ -104,8 +104,8 @@ def train(
 ) -> Iterator[tuple[Job, float]]:
     """Plan and train jobs, `processes` at a time; each is handed out with its CPU seconds as it ends.
 
-    Jobs that `root` already holds are handed out first and not trained again. After `until` (`time.monotonic`) none
-    is begun.
+    Jobs that `root` already holds are yielded first and not trained again. After `until` (`time.monotonic`) none
+    is started.
     """
     import_what_all_need()
     context = multiprocessing.get_context("fork")
@@ -163,7 +163,7 @@ def _train_one(job: Job) -> None:
                 directory.update_status(state="crashed", message="the suite's own hook failed, see log.txt")
     for checkpoint in directory.checkpoints():  # streams are kept, weights are not
         checkpoint.unlink()
-    if directory.status()["state"] == "stopped":  # asked to end by a signal: not trained to its end
+    if directory.status()["state"] == "stopped":  # ended by a signal: not trained to its end
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     (directory.path / SPENT).write_text(str(used.ru_utime + used.ru_stime))

@@ -15,7 +15,7 @@ from tests.measure.suite.cases import HERE, Case, load_cases
 from tests.measure.suite.scoring import Alarm, Outcome, Score, accepted, delay, false_alarms, summarise, unexplained
 
 RESULTS = {"scored": HERE / "results" / "scored.json", "calibration": HERE / "results" / "calibration.json"}
-"""Committed results: on the seeds that are reported, and on those that thresholds were looked at on."""
+"""Committed results: on the reported seeds, and on the seeds that were used to choose thresholds."""
 REPAIR = HERE / "results" / "repair"
 """What `--repair` measured: `.md` and a picture beside it, `.png`."""
 PAGE = HERE.parents[2] / "docs" / "diagnosis.md"
@@ -48,7 +48,7 @@ class How:
 
 
 def short(commit: str | None) -> str:
-    """The first figures of a commit, with what git says of changes that none holds."""
+    """The first digits of a commit, with git's mark for uncommitted changes."""
     if commit is None:
         return "unknown"
     number, changed, _ = commit.partition("+")
@@ -168,7 +168,7 @@ def _score(score: Mapping[str, Any]) -> str:
 
 def _faults(outcomes: Sequence[Outcome], cases: Cases, admissions: Mapping[str, Admission]) -> list[str]:
     lines = [
-        "| fault | does it hurt? Sharpe healthy → sick | found | first accepted row, median delay | cause first "
+        "| fault | effect: Sharpe healthy → degraded | found | first accepted row, median delay | cause first "
         "| other root rows | guide's sizes |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -259,7 +259,7 @@ def page_section() -> str:
         else:
             totals = summarise(_admitted(outcomes, cases, admit(outcomes, cases)), cases)
             parts.append(
-                "On the seeds that thresholds were looked at on, the same code has: "
+                "On the seeds that were used to choose thresholds, the same code has: "
                 f"recall {_score(totals['recall'])}, precision {_score(totals['precision'])}, "
                 f"cause in the first place {_score(totals['cause_top_1'])}, "
                 f"healthy runs with a warning {_score(totals['controls_alarmed'])} ({how})\n"
@@ -274,7 +274,7 @@ def _repair_section() -> str:
     lines = ["### Repair", "", REPAIR.with_suffix(".md").read_text(encoding="utf-8")]
     if REPAIR.with_suffix(".png").exists():
         lines += [
-            "![Validation Sharpe ratio over training of three runs of one seed: healthy, sick, repaired]"
+            "![Validation Sharpe ratio over training of three runs of one seed: healthy, degraded, repaired]"
             f"({PICTURE.relative_to(PAGE.parent)})",
             "",
         ]

@@ -1,4 +1,4 @@
-"""Drawn faults and configurations: valid, repeatable, and as wrong as they say."""
+"""Drawn faults and configurations: valid, repeatable, and with the described fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring repair: who counts as hurt, who as well again, and that healthy runs are watched for actions."""
+"""Measuring repair: degraded runs, repaired runs, and actions on healthy runs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_totals_leave_out_what_did_no_harm_and_count_actions_on_controls() -
     assert "| F01.full learning rate far too high | 1/2 | 3.00 ± 0.50 | -0.30, -0.30 | 2.60, 2.40 |" in text
     assert "| C02 | 1 | 1 | beyond-step-too-big (opt.step_too_big) |" in text
     json.dumps(as_document([WELL], controls, compared, {"command": "x"}))
-    assert "| for comparison: healthy runs of the same seeds in their own band | 1/1 = 100%" in text, (
+    assert "| for comparison: healthy runs of the same seeds in their own range | 1/1 = 100%" in text, (
         "one run, seen twice"
     )
 

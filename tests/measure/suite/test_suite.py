@@ -187,7 +187,7 @@ def test_a_stored_run_is_judged_as_it_would_have_been_live(tmp_path: Path) -> No
     case = Case("F99", "made up", "full", {}, symptoms=("policy.hold",), causes=("ent_coef_low",))
     judged = judge_live(run, case, 1, "long")
     hold = next(alarm for alarm in judged.alarms if alarm.symptom == "policy.hold")
-    assert hold.at_step == 11 * TICK  # it began in the ninth tick, and three in a row are asked
+    assert hold.at_step == 11 * TICK  # it began in the ninth tick, and three in a row are required
     assert hold.causes[0] == "ent_coef_low"
     stricter = judge_live(run, case, 1, "long", rules={"policy.hold": {"patience": 5}})
     assert next(a for a in stricter.alarms if a.symptom == "policy.hold").at_step == 13 * TICK

@@ -1,0 +1,72 @@
+# ruff: noqa: E501  (a table of faults reads best with one fault per line)
+"""A trainer that ignores a setting, or hands on something else than its environment gave, is named by the diagnosis."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p3kit.diagnose import AgentDiagnosis, Finding, diagnose
+from tests.trainers.tiny_runs import train
+
+SOURCE = Path(__file__).parents[2] / "trainers" / "ppo.py"
+
+# (words of trainers/ppo.py, what a faulty trainer has in their place, symptom, cause, words of the evidence, settings)
+FAULTS: list[Any] = [
+    ("ent_coef=args.ent_coef", "ent_coef=-args.ent_coef", "spec.no_effect", "loss", "ppo.ent_coef is 0.01", {}),
+    ("vf_coef=args.vf_coef", "vf_coef=0.05", "spec.no_effect", "loss", "ppo.vf_coef is 0.5", {}),
+    ("args.learning_rate, args.weight_decay", "1e-5, args.weight_decay", "spec.no_effect", "optimiser", "ppo.learning_rate", {}),
+    ("(parameters, args.max_grad_norm)", "(parameters, 1e9)", "spec.no_effect", "optimiser", "ppo.max_grad_norm", {"ppo.max_grad_norm": 0.01}),
+    ("buffer.terminated, done, args.gamma, args", "buffer.terminated, done, 0.5, args", "spec.no_effect", "targets", "ppo.gamma is 0.99", {}),
+    ("range(args.n_epochs):\n            order,", "range(1):\n            order,", "spec.no_effect", "count", "ppo.n_epochs is 2", {}),
+    ("order.split(args.batch_size *", "order.split(2 * args.batch_size *", "spec.no_effect", "count", "ppo.batch_size is 64", {}),
+    ("epoch_kl.item() > args.target_kl", "epoch_kl.item() > 1e9", "spec.no_effect", "count", "ppo.target_kl", {"ppo.target_kl": 1e-6, "ppo.learning_rate": 3e-3}),
+    ("*(step.components, step.term", "*(step.components.abs(), step.term", "env.mismatch", "reward", "reward.", {}),
+    ("action, log_prob, value),", "action, log_prob + 0.05 * (noise[t, :, 0] > 2), value),", "env.mismatch", "stored", "log_prob", {}),
+    ("mask, action, log_prob, value),", "mask | (noise[t] > 2), action, log_prob, value),", "env.mismatch", "action_mask", "mask", {}),
+    ("self.value(observation, dropout)", "self.value(observation, dropout).detach()", "net.still", "no_gradient", "of the value", {}),
+]  # fmt: skip
+
+
+def run_of(source: str, folder: Path, settings: dict[str, Any]) -> AgentDiagnosis:
+    """The diagnosis of two iterations of a trainer."""
+    path = folder / "faulty.py"
+    path.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("faulty", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    changes = {"symbols": ["AAA"], "ppo.total_timesteps": 600, "evaluation.every": 10_000, **settings}
+    [run] = train(module, folder, str(SOURCE), changes)
+    [diagnosis] = diagnose(run)
+    return diagnosis
+
+
+def alarms(diagnosis: AgentDiagnosis) -> dict[str, Finding]:
+    return {finding.symptom: finding for finding in diagnosis.raised if finding.alarming}
+
+
+SLOW = [pytest.param(*fault, marks=pytest.mark.slow) for fault in FAULTS[3:]]
+
+
+@pytest.mark.parametrize(("words", "instead", "symptom", "cause", "evidence", "settings"), [*FAULTS[:3], *SLOW])
+def test_a_trainer_that_ignores_a_setting_is_named(
+    tmp_path: Path, words: str, instead: str, symptom: str, cause: str, evidence: str, settings: dict[str, Any]
+) -> None:
+    source = SOURCE.read_text(encoding="utf-8")
+    assert source.count(words) == 1
+    found = alarms(run_of(source.replace(words, instead), tmp_path, settings))
+    assert found[symptom].causes[0].id == cause
+    assert evidence in found[symptom].evidence
+    assert found[symptom].since_step == 300
+
+
+def test_the_trainer_itself_has_no_such_row(tmp_path: Path) -> None:
+    found = alarms(run_of(SOURCE.read_text(encoding="utf-8"), tmp_path, {}))
+    assert not {"spec.no_effect", "env.mismatch", "net.still"} & set(found)
