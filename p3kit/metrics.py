@@ -112,6 +112,16 @@ def _glossary() -> dict[str, Metric]:
         Metric("eval/turnover", "1/year", "traded value per year / mean equity"),
         Metric("eval/cost_paid", "fraction of initial", "commission and slippage paid"),
         Metric("eval/hold_share", "fraction", "fraction of HOLD among the actions taken"),
+        *(
+            Metric(f"eval/{rule}_{name}", unit, f"{text}, by the action rule {rule}")
+            for rule in ("greedy", "sampled")
+            for name, unit, text in (
+                ("sharpe_ratio", "1/√year", "Sharpe ratio of the bar returns"),
+                ("total_return", "fraction of initial", "compounded return over the split"),
+                ("hold_share", "fraction", "fraction of HOLD among the actions taken"),
+            )
+        ),
+        Metric("eval/sampled_lead", "1", "mean return of sampled minus greedy on the same bars / its standard error"),
         Metric("eval/actions_used", "actions", "actions with at least 1 % of the steps", (3, None)),
         Metric("eval/sharpe_excess", "1/√year", "Sharpe ratio minus buy-and-hold's on the same bars"),
         Metric("eval/buy_and_hold_sharpe", "1/√year", "buy-and-hold's Sharpe ratio on the same bars and fees"),

@@ -27,10 +27,6 @@ _MOST_THREADS = 4  # measured with two: they train a shared encoder 1.6 times as
 _USUAL_OBSERVATION = 512  # values; the exact number needs the bars, which are not read yet
 
 
-ACTION_RULE = "greedy"
-"""Rule that picks an action, recorded with each run; see `p3kit.runtime.action_rule`."""
-
-
 @dataclass(frozen=True)
 class AgentPlan:
     """One agent: a symbol, a seed, a point of the matrix and a window of time, with the spec as it applies to it."""
@@ -108,7 +104,6 @@ class RunPlan:
             "spec": self.spec.model_dump(mode="json"),
             "agents": [agent.to_json() for agent in self.agents],
             "env_id": None,
-            "action_rule": ACTION_RULE,
             "data": self._data(market),
             "evaluation_mode": "continuous",
             "command": list(command),

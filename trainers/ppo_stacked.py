@@ -231,10 +231,10 @@ class Networks:
     def flat(self) -> Tensor:
         return flatten_weights(self.weights)
 
-    def act(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+    def log_probs(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
         own = {name: weights[agents] for name, weights in self.weights.items()}
         logits, _ = forward_stack(own, observation, self.activation)
-        return masked_log_softmax(logits, mask).argmax(-1)
+        return masked_log_softmax(logits, mask)
 
     def inspect(
         self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None

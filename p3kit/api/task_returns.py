@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,16 @@ from p3kit.api.saved_run import RunLike, open_run
 from p3kit.errors import InputError
 from p3kit.rundir import find_checkpoint
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _ROWS = 20
 """Episodes that are played side by side."""
 
 
 @dataclass(frozen=True)
 class TaskReturns:
-    """Undiscounted returns of whole episodes, with the most probable action in every step."""
+    """Undiscounted returns of whole episodes, each action picked by `evaluation.action` of the spec."""
 
     run: str
     agent: str
@@ -30,6 +33,8 @@ class TaskReturns:
     returns: list[float]
     lengths: list[int]
     """Steps of each episode."""
+    action: str = "greedy"
+    """The rule that picked the actions: greedy or sampled."""
 
     @property
     def mean(self) -> float:
@@ -69,7 +74,10 @@ def evaluate_task(
         InputError: The run trains on bars, or there is no such checkpoint.
         MissingExtra: The task needs EnvPool, which is not installed.
     """
+    import torch
+
     from p3kit.env import VectorTask
+    from p3kit.runtime.action_rule import choose_action
     from p3kit.runtime.card import weights_of
     from p3kit.runtime.checkpoints import load_checkpoint
     from p3kit.runtime.fixed_rules import seed_of
@@ -95,12 +103,17 @@ def evaluate_task(
         load_policy_of(module), module.Args(**spec.ppo.model_dump()), spec, weights_of(state), env.device,
         agent=plan["name"], observation_size=env.observation_size, num_actions=env.num_actions,
     )  # fmt: skip
+    rule, generator = spec.evaluation.action, torch.Generator().manual_seed(seed_of("action", plan["seed"]))
+
+    def act(observation: Tensor, mask: Tensor) -> Tensor:
+        return choose_action(policy.log_probs(observation, mask), rule, torch.rand(rows, generator=generator))
+
     try:
-        returns, lengths = _play(env, policy.act, -(-episodes // rows))
+        returns, lengths = _play(env, act, -(-episodes // rows))
     finally:
         env.close()
     step = state.get(f"agent/{plan['name']}/global_step")
-    return TaskReturns(saved.name, plan["name"], task, path.name, step, returns.tolist(), lengths.tolist())
+    return TaskReturns(saved.name, plan["name"], task, path.name, step, returns.tolist(), lengths.tolist(), rule)
 
 
 def _play(env: Any, act: Any, each: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -38,10 +38,10 @@ Examples:
 @runs_option
 @repo_option
 @click.option("--rebuild", is_flag=True, help="Drop the mirrored runs and send them again from the run directories.")
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C, sending what is new.")
+@click.option("--watch", is_flag=True, help="Continue until Ctrl-C, and send new records.")
 @json_option
 def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json: bool) -> None:
-    """Mirror the run directories into Aim. What is there already is not sent again."""
+    """Mirror the run directories into Aim. Mirrored records are not sent again."""
     mirror = Mirror(runs_root, repo)
     _end_when_aim_hangs(mirror)
     result = mirror.rebuild() if rebuild else mirror.sync()
@@ -66,7 +66,7 @@ Examples:
 @runs_option
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
-@click.option("--port", default=DEFAULT_PORT, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
 @json_option
 def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int, as_json: bool) -> None:
     """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date.

@@ -22,10 +22,10 @@ Examples:
 )
 @spec_argument
 @set_option
-@click.option("--symbol", metavar="NAME", help="The symbol to look at.  [default: the first of the spec]")
+@click.option("--symbol", metavar="NAME", help="The symbol to probe.  [default: the first of the spec]")
 @click.option("--episodes", type=Whole(min=400), default=600, show_default=True, help="Episodes per rule.")
 @click.option("--learn", is_flag=True, help="Also let the trainer solve five probe tasks (half a minute).")
-@click.option("--leak", is_flag=True, help="Also train on a market whose edge nobody could miss (minutes).")
+@click.option("--leak", is_flag=True, help="Also train on a market with an obvious edge (minutes).")
 @json_option
 def check(
     spec: Path, overrides: tuple[str, ...], symbol: str | None, episodes: int, learn: bool, leak: bool, as_json: bool
@@ -34,7 +34,7 @@ def check(
 
     1. The environment alone over 1,000 random steps. 2. The policy on many observations and on one. 3. One update: the
     loss falls on a repeated batch, the ratio starts at 1, every layer moves. Then fixed rules (churning, quick profits,
-    …) play the spec's reward where nothing can be earned, at the spec's fees and at 1 bp; none may beat staying flat.
+    …) play the spec's reward in a market without profit, at the spec's fees and at 1 bp. No rule may beat staying flat.
     4. With --learn and --leak: short trainings that a sound trainer passes. Exit code 3 if a probe does not pass.
     """
     from p3kit.api.probing import ProbeOptions, check_spec

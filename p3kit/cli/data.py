@@ -139,9 +139,9 @@ def fetch(
 ) -> None:
     """Fetch the bars of SYMBOLs from Yahoo Finance into files that [data] reads (extra `yahoo`).
 
-    The one command that needs a network. Prices are adjusted for splits and dividends; bars that are not over, and rows
-    without a price, are left out and counted. Yahoo's data come without a warranty, for personal use, and may change:
-    provenance.json keeps the source, the time, and a fingerprint of every file. Exit code 1 if a symbol did not come.
+    The one command that needs a network. Prices are adjusted for splits and dividends; unfinished bars and rows without
+    a price are left out and counted. Yahoo's data come without a warranty, for personal use, and may change:
+    provenance.json keeps the source, the time, and a fingerprint of every file. Exit code 1 if a symbol failed.
     """
     from p3kit.market import check_symbols
     from p3kit.market.yahoo import NETWORK, span

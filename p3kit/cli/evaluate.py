@@ -25,10 +25,10 @@ Examples:
 )
 @run_argument
 @click.option(
-    "--episodes", type=click.IntRange(1, 100_000), help="Episodes of a task that is no market.  [default: 100]"
+    "--episodes", type=click.IntRange(1, 100_000), help="Episodes of a Gymnasium or EnvPool task.  [default: 100]"
 )
-@click.option("--final", is_flag=True, help="Look at the test split. Every look is journalled and counted.")
-@click.option("--split", type=click.Choice(["validation", "train"]), help="The split to walk.  [default: validation]")
+@click.option("--final", is_flag=True, help="Use the test split. Every use is journalled and counted.")
+@click.option("--split", type=click.Choice(["validation", "train"]), help="The split to play.  [default: validation]")
 @click.option(
     "--checkpoint",
     default="best",
@@ -56,7 +56,7 @@ Examples:
     "--output",
     type=UserPath(dir_okay=False, path_type=Path),
     metavar="PNG",
-    help="Where the picture goes.  [default: the run's plots/]",
+    help="File for the picture.  [default: the run's plots/]",
 )
 @json_option
 @runs_option
@@ -135,7 +135,7 @@ def _print_returns(run: SavedRun, checkpoint: str, episodes: int, as_json: bool)
         print_json(result.to_dict())
         return
     step = "" if result.global_step is None else f" after {result.global_step:,} env steps"
-    click.echo(f"{run.name} {result.task}, {result.checkpoint}{step}: {len(result.returns)} episodes, greedy")
+    click.echo(f"{run.name} {result.task}, {result.checkpoint}{step}: {len(result.returns)} episodes, {result.action}")
     click.echo(f"mean return {result.mean:,.1f}, standard error {result.standard_error:,.1f}")
     click.echo(f"lowest {min(result.returns):,.1f}, highest {max(result.returns):,.1f}")
     click.echo(f"mean length {sum(result.lengths) / len(result.lengths):,.1f} steps")

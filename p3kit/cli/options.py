@@ -48,7 +48,7 @@ templates_option = click.option(
     help="Folder with page templates of your own; those it lacks are taken from p3kit.",
 )
 
-force_option = click.option("--force", is_flag=True, help="Write over files that are there.")
+force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 
 class Whole(click.IntRange):
@@ -65,7 +65,7 @@ class Whole(click.IntRange):
 jobs_option = click.option(
     "--jobs",
     type=Whole(min=1),
-    help="Runs that train at a time.  [default: a core for each thread; on a cluster all that find room]",
+    help="Runs that train at a time.  [default: one core per thread; on a cluster as many as fit]",
 )
 
 engine_option = click.option(
@@ -73,7 +73,7 @@ engine_option = click.option(
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where trainers run: processes of this machine, or a Ray cluster (of RAY_ADDRESS, else one of its own here).",
+    help="Place of the trainers: local processes, or a Ray cluster (at RAY_ADDRESS, else a new one here).",
 )
 
 no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")

@@ -52,8 +52,8 @@ def paper() -> None:
 Examples:
   p3kit paper run-42/AAPL --account paper --bars data/AAPL.csv
   p3kit paper run-42 --account paper --bars data --from 2024-01-02
-Exit codes: 0 also where nothing was new; 2 wrong use or file; 3 too few bars
-or an older file; 4 with --strict."""
+Exit codes: 0 success, also without a new bar; 2 wrong use or file; 3 too few
+bars or an older file; 4 with --strict."""
 )
 @run_argument
 @click.option(
@@ -79,7 +79,7 @@ or an older file; 4 with --strict."""
     help="best (the weights that validation chose), last, or a file below checkpoints/.",
 )
 @click.option("--accept-gap", is_flag=True, help="Take bars after a longer pause than any before.")
-@click.option("--strict", is_flag=True, help="Exit with 4 where a new bar is beyond the novelty threshold.")
+@click.option("--strict", is_flag=True, help="Exit with 4 if a new bar is beyond the novelty threshold.")
 @json_option
 @runs_option
 def trade(
@@ -95,9 +95,9 @@ def trade(
 ) -> None:
     """Take the new bars of a file into the paper account of RUN. `trade` itself may be left out.
 
-    A call on the same bars changes nothing, so a cron job may call it at any time. A call that was killed is finished
-    by the next one. Corrected past bars are reported and not used. Give closed bars alone: the bar of a running day
-    would be decided on before its close.
+    A call on the same bars changes nothing, so a cron job may call it at any time. The next call completes a killed
+    one. Corrected past bars are reported and not used. Pass closed bars only: p3kit would use the unfinished bar of
+    today as if it had closed.
     """
     from p3kit.api.paper_account import PaperOptions, trade_on_paper
 

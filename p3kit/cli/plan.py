@@ -43,8 +43,12 @@ Examples:
     help="Train the beginning of the first runs in a temporary folder, and estimate the cost of all runs from it.",
 )
 @engine_option
-@click.option("--gpus", type=click.IntRange(min=0), help="Plan for a cluster of so many GPUs (with --engine ray).")
-@click.option("--cpus", type=click.IntRange(min=1), help="Plan for a cluster of so many CPUs (with --engine ray).")
+@click.option(
+    "--gpus", type=click.IntRange(min=0), help="Plan for a cluster with this number of GPUs (with --engine ray)."
+)
+@click.option(
+    "--cpus", type=click.IntRange(min=1), help="Plan for a cluster with this number of CPUs (with --engine ray)."
+)
 @runs_option
 @json_option
 def plan(

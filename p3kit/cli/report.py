@@ -21,7 +21,7 @@ Examples:
   p3kit report --lessons --output reports/phase3-lessons.html"""
 )
 @click.option("--week", type=Whole(min=1), help="Week of the experiment, counted from 1.")
-@click.option("--lessons", is_flag=True, help="What all runs have taught, in place of a week.")
+@click.option("--lessons", is_flag=True, help="Findings over all runs, in place of a week.")
 @click.option("--name", metavar="NAME", help="One experiment only (the `name` of its spec).")
 @click.option(
     "--output",
@@ -46,8 +46,8 @@ def report(
 ) -> None:
     """Write the weekly status report (--week N) or the lessons learned (--lessons).
 
-    Every number comes from the run directories. The report of a past week shows what was known at its end. What you
-    write between the keep-markers of a page survives when it is written again.
+    Every number comes from the run directories. The report of a past week uses only records up to its end. Your text
+    between the keep-markers of a page is kept when the page is written again.
     """
     from p3kit.api.pages import write_lessons_report, write_week_report
     from p3kit.report.markdown import relative_to_here

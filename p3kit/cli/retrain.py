@@ -23,12 +23,12 @@ Examples:
   p3kit retrain latest --set ppo.total_timesteps=20000
 
 \b
-Exit codes: 0 fine; 1 the run failed; 2 no new bars or a fault of the spec;
+Exit codes: 0 success; 1 the run failed; 2 no new bars or a fault of the spec;
 130 interrupted."""
 )
 @click.argument("reference", metavar="RUN", shell_complete=complete_run)
 @click.option("--scratch", is_flag=True, help="Start from new weights, not from those of RUN.")
-@click.option("--dry-run", is_flag=True, help="Print which days move where, and train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the days of the splits before and after, and train nothing.")
 @set_option
 @engine_option
 @runs_option
@@ -48,9 +48,9 @@ def retrain(
     repo: Path | None,
     as_json: bool,
 ) -> None:
-    """Train RUN again: the same spec with the bars of today and the splits moved on.
+    """Train RUN again: the same spec with the bars of today and later splits.
 
-    Splits that are shares move by themselves. Splits that are days move by the calendar days between the last bar of
+    Splits that are fractions move by themselves. Splits that are days move by the calendar days between the last bar of
     RUN and the last bar of today. The new test split never has bars that RUN was trained on.
     """
     from p3kit.api.retraining import plan_retraining, retrain_run

@@ -37,9 +37,9 @@ Examples:
   p3kit run specs/smoke.toml --replay run-42   apply its interventions again
 
 \b
-Ctrl-C writes a checkpoint of every run; p3kit resume goes on from there.
-Exit codes: 0 fine; 1 a run failed or was not repeated; 2 the spec or the data
-are at fault; 130 interrupted."""
+Ctrl-C writes a checkpoint of every run; p3kit resume continues from it.
+Exit codes: 0 success; 1 a run failed or was not repeated; 2 the spec or the
+data are at fault; 130 interrupted."""
 )
 @spec_argument
 @set_option

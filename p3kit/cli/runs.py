@@ -66,7 +66,7 @@ def runs(
 ) -> None:
     """List the runs: state, progress, best validation Sharpe, verdict and age.
 
-    Runs whose process is gone are found here and marked crashed. Filters narrow the list; all of them must fit.
+    Runs without a process are marked as crashed. A run must fit all filters.
     """
     from p3kit.api.saved_run import list_runs
 

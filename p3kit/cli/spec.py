@@ -81,7 +81,9 @@ def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json:
 Examples:
   p3kit schema > specs/p3kit.schema.json"""
 )
-@click.option("--trainer", help="Whose knobs [ppo] has: a name or a .py file.  [default: every shipped trainer's]")
+@click.option(
+    "--trainer", help="Trainer with the knobs of [ppo]: a name or a .py file.  [default: every shipped trainer's]"
+)
 def schema(trainer: str | None) -> None:
     """Print the JSON Schema of specs, for editors.
 

@@ -53,7 +53,7 @@ Examples:
 Ctrl-C writes a checkpoint in every trainer and queues its trial again.
 The journal is Optuna's:
   pip install optuna-dashboard && optuna-dashboard runs/tune-1/journal.log
-Exit codes: 0 fine; 1 no trial is complete; 2 the spec or the data are at
+Exit codes: 0 success; 1 no trial is complete; 2 the spec or the data are at
 fault; 130 interrupted."""
 )
 @click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path), required=False)
@@ -65,7 +65,7 @@ fault; 130 interrupted."""
     "--resume",
     metavar="SWEEP",
     shell_complete=complete_sweep,
-    help="Go on with a sweep: tune-1, 1 or latest. It has its own spec.",
+    help="Continue a sweep: tune-1, 1 or latest. It has its own spec.",
 )
 @click.option(
     "--output",

@@ -87,10 +87,20 @@ def _regime_table(regimes: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def _action_rules(result: Mapping[str, Any]) -> list[str]:
+    """The path by each action rule in a line, the one that decides first."""
+    own = result["action"]
+    return [
+        f"{rule}{' (evaluation.action)' if rule == own else ''}: Sharpe {_number(found['sharpe_ratio'], '+z.2f')}, "
+        f"return {_number(found['total_return'], '+z.1%')}, HOLD on {_number(found['hold_share'], '.0%')} of the bars"
+        for rule, found in sorted(result["actions"].items(), key=lambda each: each[0] != own)
+    ]
+
+
 def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     """Sentences about what the numbers show and do not show."""
     sharpe, excess = result["sharpe_interval"], result["excess_interval"]
-    lines = []
+    lines = _action_rules(result)
     if "eval/sharpe_ratio" not in result["metrics"]:
         lines.append("Sharpe ratio: n/a, the policy never traded")
     elif sharpe is None:

@@ -111,6 +111,13 @@ ACTION_TEXTS = {
     "SELL_ALL": "Sell all shares.",
 }
 
+ACTION_RULE_TEXTS = {
+    "greedy": "greedy: the valid action with the largest logit; the first of them in a tie",
+    "sampled": "sampled: the first action whose cumulative probability exceeds u times the sum. u is the first 48 bits "
+    "(big-endian) of the SHA-256 of SEED/SYMBOL/TIME over 2^48, with trained.seed, symbol, and the time of bar t in "
+    "microseconds since 1970 (UTC).",
+}
+
 INTENDED_USE = (
     "Research: reproduce the decisions of one trained agent on bars of its symbol and bar length, compare them, and "
     "follow them on paper."

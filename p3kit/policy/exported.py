@@ -58,7 +58,7 @@ def load_export(folder: Path, device: torch.device) -> Policy:
             recipe=recipe,
             trained_until=data["split_days"]["train"][1],
             distribution=Distribution.from_json(data["distribution"]),
-            action_rule=card["action_rule"],
+            seed=trained["seed"],
         )
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(str(folder / CARD), f"is damaged ({error!r})", "export the policy again") from error

@@ -87,7 +87,7 @@ def load_policy(
         recipe=recipe,
         trained_until=data["split_days"]["train"][1],
         distribution=Distribution.from_json(data["distribution"]),
-        action_rule=card["action_rule"],
+        seed=card["seed"],
     )
 
 

@@ -44,7 +44,7 @@ def make_policy_card(policy: Policy, run: RunDir, agent: str, precision: str) ->
         "observation": _observation(policy),
         "actions": actions_card(policy.spec),
         "action_rule": policy.action_rule,
-        "action_rule_means": "greedy: the valid action with the largest logit; the first of them in a tie",
+        "action_rule_means": texts.ACTION_RULE_TEXTS[policy.action_rule],
         "mask": list(texts.MASK_TEXTS),
         "account": account_card(policy.spec),
         "data": {**until, **data, **known},

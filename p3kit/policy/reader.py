@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,17 @@ def read_bars(path: str, card: dict[str, Any]) -> Bars:
         bars |= {name: bars[name] * factor for name in ("open", "high", "low") if name in bars}
         bars["close"] = bars["adj_close"]
     return bars
+
+
+def microseconds(time: str) -> int:
+    """Microseconds from 1970 to a time in ISO 8601; one with a zone is read in UTC, local midnight as the day."""
+    try:
+        moment = datetime.fromisoformat(time.strip())
+    except ValueError:
+        raise SystemExit(f"{time!r} is no time in ISO 8601: write 2024-03-08 or 2024-03-08T14:30:00") from None
+    if moment.tzinfo is not None and moment.time() != datetime.min.time():
+        moment -= moment.utcoffset() or timedelta(0)
+    return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(microseconds=1)
 
 
 def plain(name: str) -> str:
@@ -339,7 +352,7 @@ class Policy:
         observation = np.clip(seen, -np.float32(clip), np.float32(clip))[None]
         logits, value = self.network.run(["logits", "value"], {"observation": observation, "mask": valid})
         names = [action["name"] for action in card["actions"]]
-        action = names[int(logits[0].argmax())]
+        action = names[self.choose(logits[0], bars["time"][t])]
         return {
             "time": bars["time"][t],
             "action": action,
@@ -348,6 +361,15 @@ class Policy:
             "value": float(value[0]),
             "valid": dict(zip(names, valid[0].tolist(), strict=True)),
         }
+
+    def choose(self, logits: Array, time: str) -> int:
+        """The action by the card's `action_rule`. Sampled: the first whose cumulative probability exceeds the draw."""
+        if self.card["action_rule"] == "greedy":
+            return int(logits.argmax())
+        cumulative = np.cumsum(np.exp(logits.astype(np.float64)))
+        key = f"{self.card['trained']['seed']}/{self.card['symbol']}/{microseconds(time)}"
+        draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+        return int((cumulative <= draw * cumulative[-1]).sum())
 
     def walk(self, bars: Bars, first: int, last: int, cash: float) -> list[dict[str, Any]]:
         """One account from the close of bar `first` to the close of bar `last`, flat at the start."""

@@ -19,7 +19,7 @@ from p3kit.metrics import ACTIONS
 from p3kit.policy.live_account import Account
 from p3kit.policy.live_decision import Decision, order_of
 from p3kit.policy.observing import bars_since, fill_of, observe, read_bars_of, time_of
-from p3kit.runtime.action_rule import GREEDY, choose_action
+from p3kit.runtime.action_rule import GREEDY, bar_draws, choose_action
 from p3kit.runtime.policy import LoadedPolicy
 from p3kit.spec import Spec
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy:
-    """A trained agent: the most probable action, logits and value of observations.
+    """A trained agent: action, logits and value of observations.
 
     Shapes: B rows, D = `observation_size` values, A = 7 actions in the order of `action_names`. Every function takes
     one row, (D,) and (A,), or a batch, (B, D) and (B, A), of numpy arrays or anything that `numpy.asarray` takes, and
@@ -58,11 +58,16 @@ class Policy:
     """Time of the last bar of the training split."""
     distribution: Distribution
     """The training distribution, for novelty."""
-    action_rule: str = GREEDY
-    """The rule that picks the action, for `act` and `predict`."""
+    seed: int
+    """The agent's seed, by which the rule `sampled` draws."""
 
     action_names: Sequence[str] = ACTIONS
     account_fields: Sequence[str] = ACCOUNT_FIELDS
+
+    @property
+    def action_rule(self) -> str:
+        """The rule that picks the action, `evaluation.action` of the spec: greedy or sampled."""
+        return self.spec.evaluation.action
 
     @property
     def bars_needed(self) -> int:
@@ -91,7 +96,7 @@ class Policy:
         """
         seen = observe(read_bars_of(bars, self.symbol, self.spec), account, self.spec, self.recipe)
         logits, value = self.function(seen.observation.to(self.device), seen.mask.to(self.device))
-        action = int(choose_action(logits, self.action_rule)[0])
+        action = int(self._choose(logits.cpu(), seen.bars.timestamps[-1:])[0])
         chances = torch.exp(logits[0]).tolist()
         return Decision(
             time=time_of(seen.bars),
@@ -104,9 +109,27 @@ class Policy:
             weights_age_bars=bars_since(seen.bars, self.trained_until, self.recipe.bars_per_year),
         )
 
-    def act(self, observation: ArrayLike, mask: ArrayLike) -> NDArray[np.int64]:
-        """Return the action by the action rule: (B,), or an array of no dimension for one row."""
-        return np.asarray(choose_action(torch.from_numpy(self.logits(observation, mask)), self.action_rule).numpy())
+    def act(self, observation: ArrayLike, mask: ArrayLike, times: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Return the action by the action rule: (B,), or an array of no dimension for one row.
+
+        The rule `sampled` needs `times`: the time of each observation's last bar, (B,) datetime64 in UTC.
+        """
+        logits = torch.from_numpy(self.logits(observation, mask))
+        if times is None and self.action_rule != GREEDY:
+            hint = "give act(observation, mask, times), the time of each observation's last bar"
+            raise InputError(self.name, f"acts by the rule {self.action_rule}, which needs the time of the bar", hint)
+        if times is None:
+            return np.asarray(logits.argmax(-1).numpy())
+        moments = np.asarray(times, dtype="datetime64[us]")
+        if moments.shape != tuple(logits.shape[:-1]):
+            what = f"times has shape {moments.shape} for {tuple(logits.shape[:-1])} observations"
+            raise InputError(self.name, what, "give a time per observation")
+        return np.asarray(self._choose(logits, moments.ravel()).numpy()).reshape(moments.shape)
+
+    def _choose(self, logits: Tensor, times: NDArray[np.datetime64]) -> Tensor:
+        """Actions (B,) of logits at the times (B,) of their bars."""
+        draws = torch.from_numpy(bar_draws(self.seed, self.symbol, times))
+        return choose_action(logits, self.action_rule, draws)
 
     def logits(self, observation: ArrayLike, mask: ArrayLike) -> NDArray[np.float32]:
         """Return log-probabilities (B, A), float32. A masked action has the smallest number: its probability is 0."""

@@ -326,8 +326,7 @@ class AgentRun(Generic[A]):
             policy = load_weights(
                 self._load_policy, self.args, agent.spec, weights, self.device, self._run.autocast, **sizes
             )
-            policy.rule = agent.card["action_rule"]
-            agent.evaluate(self._iteration, policy.act, weights)
+            agent.evaluate(self._iteration, policy.log_probs, weights)
         gradient = nn.utils.parameters_to_vector(p.grad for p in self._net.parameters() if p.grad is not None)
         agent.write_histograms(self._env, rollout, buffer.account.flatten(0, 1), buffer.value.flatten(), gradient)
 

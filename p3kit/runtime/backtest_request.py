@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from p3kit.env import TradingEnv
 from p3kit.rundir import RunDir
@@ -69,7 +70,12 @@ def forward_pass(policy: Policy, env: TradingEnv, rows: int, generator: torch.Ge
         action = noise.masked_fill(~step.mask, -1).argmax(1)
         step = env.step(action, torch.rand(rows, generator=generator).to(device))
     observation = env.observe(step.index, step.account)
-    together = policy(observation, step.mask)
-    alone = torch.cat([policy(observation[i : i + 1], step.mask[i : i + 1]) for i in range(rows)])
+    together = _likeliest(policy(observation, step.mask))
+    alone = torch.cat([_likeliest(policy(observation[i : i + 1], step.mask[i : i + 1])) for i in range(rows)])
     allowed = step.mask.gather(1, together.unsqueeze(1)).squeeze(1)
     return {"rows": rows, "forbidden": int((~allowed).sum()), "apart": int((together != alone).sum())}
+
+
+def _likeliest(found: Tensor) -> Tensor:
+    """Actions (R,) of what a policy returned: log-probabilities (R, A), or actions."""
+    return found.argmax(-1) if found.is_floating_point() else found

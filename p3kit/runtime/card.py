@@ -9,18 +9,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from p3kit.runtime.action_rule import GREEDY
 from p3kit.runtime.checkpoints import Flat
 
 Card = dict[str, Any]
-"""name, symbol, seed, trainer, spec, action_rule, data (recipe, split days and fingerprint, as in run.json)."""
+"""name, symbol, seed, trainer, spec, data (recipe, split days and fingerprint, as in run.json)."""
 
 
 def make_card(info: Mapping[str, Any], plan: Mapping[str, Any]) -> Card:
     """The card of one agent, from `run.json` and the agent's entry in it."""
     own = {key: plan[key] for key in ("name", "symbol", "seed", "spec") if key in plan}
     data = (info.get("data") or {}).get(plan.get("symbol"))
-    return {**own, "trainer": info.get("trainer"), "action_rule": info.get("action_rule", GREEDY), "data": data}
+    return {**own, "trainer": info.get("trainer"), "data": data}
 
 
 def card_entry(card: Card) -> Flat:

@@ -119,8 +119,7 @@ def _report_backtest(run: Run[A], load_policy: LoadPolicy) -> NoReturn:
             policy = load_weights(
                 load_policy, args, agent.spec, weights, run.device, run.autocast, agent=agent.name, **sizes
             )
-            policy.rule = agent.card["action_rule"]
-            agent.report_backtest(policy.act)
+            agent.report_backtest(policy.log_probs)
         else:
             raise P3kitError(run.directory.name, "there is nothing to backtest on", "only runs on bars have splits")
     sys.exit(0)

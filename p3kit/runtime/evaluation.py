@@ -20,13 +20,15 @@ from torch import Tensor
 from p3kit import metrics as formulas
 from p3kit.edge import Candidate
 from p3kit.env import Rules, Timestep, TradingEnv
+from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
+from p3kit.runtime.action_rule import ACTION_RULES, GREEDY, SAMPLED, choose_by_agent
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
-from p3kit.runtime.lookahead import walk_ahead
-from p3kit.runtime.walk_metrics import holding_times, walk_metrics
-from p3kit.runtime.walks import Array, Mode, Player, Span, Split, Walk, join, play
+from p3kit.runtime.lookahead import DecideRows, walk_ahead
+from p3kit.runtime.walk_metrics import holding_times, rule_metrics, walk_metrics
+from p3kit.runtime.walks import Array, Decide, Mode, Player, Span, Split, Walk, join, play
 from p3kit.significance import excess_interval, sharpe_interval
 from p3kit.spec import Spec
 
@@ -36,9 +38,9 @@ _AGENTS_AT_ONCE = 8
 REGIMES = ("bear", "sideways", "bull")
 
 Policy = Callable[[Tensor, Tensor], Tensor]
-"""(observation (R, D), mask (R, A)) → action (R,)"""
+"""(observation (R, D), mask (R, A)) → log-probabilities (R, A), or actions (R,) of a policy without probabilities"""
 StackPolicy = Callable[[Tensor, Tensor], Tensor]
-"""The policies of K agents at once: (observation (K, R, D), mask (K, R, A)) → action (K, R)"""
+"""The policies of K agents at once: (observation (K, R, D), mask (K, R, A)) → (K, R, A), or actions (K, R)"""
 
 
 class Evaluator(Player):
@@ -64,6 +66,7 @@ class Evaluator(Player):
         """`chosen_rules` are those of the run, for bars without its training split."""
         super().__init__(spec, bars, symbol, seed, device, mode)
         self.chosen_rules = chosen_rules
+        self.action_rule = spec.evaluation.action
         self.split: Split = split
         self.final = final
         self._fixed: FixedRules | None = None
@@ -100,7 +103,11 @@ class Evaluator(Player):
 
     def walk(self, split: Split, policy: Policy) -> Walk:
         """The policy's one path over a whole split."""
-        return walk_together([self], split, _stack_of_one(policy))[0]
+        return walk_together([self], split, _stack_of_one(policy))[0][0]
+
+    def decide(self, split: Split, policy: Policy) -> Decide:
+        """The policy's decisions on rows of this agent."""
+        return _decide(_decide_rows([self], split, _stack_of_one(policy), [[self.action_rule]]), 1, 1)
 
     def windows(self, split: Split) -> list[Span]:
         """The windows of a split; ValueError for the test split without a request for it."""
@@ -126,13 +133,15 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
         some = unplayed[begin : begin + _AGENTS_AT_ONCE]
         for one, fixed in zip(some, _fixed_rules(some, split), strict=True):
             one._fixed = fixed
-    found = walk_together(evaluators, split, policy)
+    found = walk_together(evaluators, split, policy, [ACTION_RULES] * len(evaluators))
     train: Sequence[Walk | None] = [None] * len(evaluators)
     if all(one.has_training_bars for one in evaluators):
-        train = walk_together(evaluators, "train", policy)
+        train = [walk for (walk,) in walk_together(evaluators, "train", policy)]
     return [
         Evaluation(
-            policy=found[k],
+            policy=found[k][ACTION_RULES.index(one.action_rule)],
+            by_rule=dict(zip(ACTION_RULES, found[k], strict=True)),
+            action_rule=one.action_rule,
             train=train[k],
             rules=one.rules,
             bars=one.bars,
@@ -157,21 +166,57 @@ def _fixed_rules(evaluators: Sequence[Evaluator], split: Split) -> list[FixedRul
     return play_chosen_rules(evaluators, split, [one.chosen_rules or ChosenRules() for one in evaluators])
 
 
-def walk_together(evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy) -> list[Walk]:
-    """Each agent's one path over a whole split, all in one environment."""
-    if (found := walk_ahead(evaluators, split, policy)) is not None:
-        return found
+def walk_together(
+    evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy, rules: Sequence[Sequence[str]] | None = None
+) -> list[list[Walk]]:
+    """Each agent's paths over a whole split, one per action rule, all in one environment.
+
+    `rules` (K, P) names equally many for each agent. Default: the rule of its spec.
+    """
+    by_path = list(zip(*(rules or [[one.action_rule] for one in evaluators]), strict=True))
+    decide, paths = _decide_rows(evaluators, split, policy, by_path), len(by_path)
+    if (found := walk_ahead(evaluators, split, decide, paths)) is not None:
+        return [found[at : at + paths] for at in range(0, len(found), paths)]
     spans = [one.spans(split) for one in evaluators]
     most = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
+    padded = [span for own in spans for span in (own + own[:1] * (most - len(own))) * paths]
+    walks = play(evaluators, _decide(decide, len(evaluators), paths), split, padded)
+    starts = [range(k * paths * most, (k + 1) * paths * most, most) for k in range(len(evaluators))]
+    return [[join(walks[at : at + len(own)]) for at in starts[k]] for k, own in enumerate(spans)]
 
-    def decide(step: Timestep, env: TradingEnv) -> Tensor:
-        observation, mask = env.observe(step.index, step.account), step.mask
-        shape = (len(evaluators), most, -1)
-        return policy(observation.reshape(shape), mask.reshape(shape)).flatten()
 
-    padded = [span for own in spans for span in own + own[:1] * (most - len(own))]
-    walks = play(evaluators, decide, split, padded)
-    return [join(walks[k * most : k * most + len(own)]) for k, own in enumerate(spans)]
+def _decide(decide: DecideRows, agents: int, paths: int) -> Decide:
+    """`decide` on the rows of an environment, in the order agents × paths × windows."""
+
+    def on_rows(step: Timestep, env: TradingEnv) -> Tensor:
+        tables = (env.observe(step.index, step.account), step.mask, step.bar.unsqueeze(-1))
+        seen, mask, bar = (table.reshape(agents, paths, -1, table.shape[-1]) for table in tables)
+        return decide(seen, mask, bar.squeeze(-1)).flatten()
+
+    return on_rows
+
+
+def _decide_rows(
+    evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy, by_path: Sequence[Sequence[str]]
+) -> DecideRows:
+    """The decisions of K agents on P paths each. `by_path` (P, K) names action rules."""
+    drawn = [torch.from_numpy(one.draws(split)) for one in evaluators]
+    draws = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(evaluators[0].device)  # (K, bars)
+    agent = torch.arange(len(evaluators), device=draws.device).view(-1, 1, 1)
+    samples = any(one.action_rule == SAMPLED for one in evaluators)
+
+    def decide(seen: Tensor, mask: Tensor, bar: Tensor) -> Tensor:
+        found, own = policy(seen.flatten(1, 2), mask.flatten(1, 2)), draws[agent, bar]
+        if found.is_floating_point():
+            log_probs = found.reshape(mask.shape)
+            chosen = [choose_by_agent(log_probs[:, p], rules, own[:, p]) for p, rules in enumerate(by_path)]
+            return torch.stack(chosen, 1)
+        if samples:
+            what = 'its policy returns actions, and evaluation.action = "sampled" needs log-probabilities'
+            raise InputError(evaluators[0].symbol, what, 'return them, or write action = "greedy"')
+        return found.reshape(bar.shape)
+
+    return decide
 
 
 def _stack_of_one(policy: Policy) -> StackPolicy:
@@ -183,6 +228,10 @@ class Evaluation:
     """Results of a policy on a split, and of the fixed rules there."""
 
     policy: Walk
+    """The path by the agent's own action rule."""
+    by_rule: Mapping[str, Walk]
+    """The path by each action rule; the same path where the policy has no probabilities."""
+    action_rule: str
     train: Walk | None
     """None where the bars do not hold the training split."""
     rules: Mapping[str, list[Walk]]
@@ -209,6 +258,8 @@ class Evaluation:
         return {
             "split": self.split,
             "mode": self.mode,
+            "action": self.action_rule,
+            "actions": self.actions(),
             "metrics": self.metrics,
             "baselines": self.baselines,
             "regimes": self.regimes(),
@@ -243,8 +294,13 @@ class Evaluation:
         values["eval/market_correlation"] = self._market_correlation
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1] if self.train is not None else None
+        values |= rule_metrics(self.by_rule[GREEDY], self.by_rule[SAMPLED], self.bars_per_year)
         values |= holding_times([walk for walk in (self.train, self.policy) if walk], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
+
+    def actions(self) -> dict[str, dict[str, float | None]]:
+        """Metrics of the path by each action rule."""
+        return {rule: walk_metrics(walk, self.bars_per_year) for rule, walk in self.by_rule.items()}
 
     @property
     def _market_correlation(self) -> float | None:

@@ -113,19 +113,24 @@ class Path:
         return {"action": np.array(self.actions), **dict(zip(Outcome._fields, table, strict=True))}
 
 
-Policy = Callable[[Tensor, Tensor], Tensor]
-"""The policies of K agents: (observation (K, L, D), mask (K, L, A)) → action (K, L)"""
+DecideRows = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""K agents on P paths each: (observation (K, P, L, D), mask (K, P, L, A), bar (K, P, L)) → action (K, P, L)"""
 Rows = tuple[int, int]
 """Rows of the bar table that a player acts on: the first, and the last + 1."""
 
 
-def walk_ahead(players: Sequence[Player], split: Split, policy: Policy) -> list[Walk] | None:
-    """The path of each player over a whole split.
+def walk_ahead(players: Sequence[Player], split: Split, decide: DecideRows, paths: int) -> list[Walk] | None:
+    """The `paths` of each player over a whole split, player by player.
 
     Returns None where accounts have to be played one bar at a time: in windows, on the plain reference, after a masked
     action, and where an account cannot be computed.
     """
-    return _walks(players, split, lambda env, rows: _play_policy(env, rows, policy), [1] * len(players))
+    spans = [one.spans(split)[0] for one in players for _ in range(paths)]
+
+    def play(env: TradingEnv, rows: Sequence[Rows]) -> list[Path]:
+        return _play_policy(env, [own for own in rows for _ in range(paths)], spans, decide, paths)
+
+    return _walks(players, split, play, [paths] * len(players))
 
 
 def walk_actions(players: Sequence[Player], split: Split, actions: Sequence[Array]) -> list[Walk] | None:
@@ -161,17 +166,23 @@ def _walks(
 
 
 @torch.no_grad()
-def _play_policy(env: TradingEnv, rows: Sequence[Rows], policy: Policy) -> list[Path]:
+def _play_policy(
+    env: TradingEnv, rows: Sequence[Rows], spans: Sequence[tuple[int, int]], decide: DecideRows, count: int
+) -> list[Path]:
     engine, ahead, masks = FloatEngine(env.rules, env.bars.any_late), torch.arange(BARS_AHEAD), mask_table(env.device)
     first, end = torch.tensor(rows).T
+    offset = first - torch.tensor(spans).T[0]
     paths = [Path(engine, env.bars.transitions[slice(*own)].tolist()) for own in rows]
     looks = [path.look_ahead() for path in paths]
     while not all(path.is_over for path in paths):
         now = first + torch.tensor([len(path.actions) for path in paths])
-        index = torch.minimum(now.unsqueeze(1) + ahead, end.unsqueeze(1) - 1).to(env.device)
+        index = torch.minimum(now.unsqueeze(1) + ahead, end.unsqueeze(1) - 1)
+        bar = (index - offset.unsqueeze(1)).to(env.device)
         fields = torch.as_tensor(np.array([own for own, _ in looks], dtype=np.float32), device=env.device)
         mask = masks[torch.tensor([own for _, own in looks], device=env.device)]
-        for k, decisions in enumerate(policy(env.observe(index, fields), mask).tolist()):
+        tables = (env.observe(index.to(env.device), fields), mask, bar)
+        seen = (table.unflatten(0, (-1, count)) for table in tables)
+        for k, decisions in enumerate(decide(*seen).flatten(0, 1).tolist()):
             if not paths[k].is_over:
                 paths[k].move(decisions)
                 looks[k] = looks[k] if paths[k].is_over else paths[k].look_ahead()

@@ -43,7 +43,6 @@ from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.metrics import ACTIONS
-from p3kit.runtime.action_rule import GREEDY, choose_action
 from p3kit.runtime.checkpoints import Flat, part
 from p3kit.runtime.scaling import ObservationScaler
 from p3kit.spec import Spec
@@ -66,7 +65,6 @@ class LoadedPolicy:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._function, self._normalise, self._autocast = function, normalise, autocast
-        self.rule = GREEDY  # the rule that picks the action; that of the run's card
 
     @torch.no_grad()
     def __call__(self, observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,9 +72,9 @@ class LoadedPolicy:
         with self._autocast():
             return self._function(self._normalise(observation), mask)
 
-    def act(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """The action (B,) of each row by the action rule."""
-        return choose_action(self(observation, mask)[0], self.rule)
+    def log_probs(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """Log-probabilities (B, A), as evaluations take them."""
+        return self(observation, mask)[0]
 
 
 def load_weights(

@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from p3kit.env import Timestep, TradingEnv
 from p3kit.metrics import ACTIONS, COMPONENTS
 from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.runtime.reward_shape import reward_to_go
@@ -26,11 +24,8 @@ def replay_episodes(evaluator: Evaluator, policy: Policy, split: Split, episodes
     """`episodes` windows of a split, from the one with the largest reward to the one with the smallest, evenly between
     where there are more than two. Fewer where the split has fewer."""
 
-    def decide(step: Timestep, env: TradingEnv) -> torch.Tensor:
-        return policy(env.observe(step.index, step.account), step.mask)
-
     spans = evaluator.windows(split)
-    table = play_spans([evaluator], decide, split, spans, _COLUMNS, continuous=False)
+    table = play_spans([evaluator], evaluator.decide(split, policy), split, spans, _COLUMNS, continuous=False)
     weights = np.array([float(getattr(evaluator.spec.reward.weights, name)) for name in COMPONENTS])
     bonus = evaluator.spec.reward.action_bonus * (table["action"] != 0)  # (bars, windows)
     reward = (table["components"] * weights).sum(-1) + bonus

@@ -81,8 +81,8 @@ class Networks(Protocol):
     def flat(self) -> Tensor:
         """All weights that an agent acts by, (K, P)."""
 
-    def act(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
-        """The most probable actions (k, B) of some agents; observations (k, B, D), masks (k, B, A)."""
+    def log_probs(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+        """Log-probabilities (k, B, A) of some agents; observations (k, B, D), masks (k, B, A)."""
 
     def inspect(
         self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None
@@ -486,9 +486,14 @@ class Stack(Generic[A]):
             self._agents[k].write_histograms(self._env, rollouts[k], account, value, gradient[k])
 
     def _policy(self, agents: Sequence[int]) -> StackPolicy:
+        # a trainer of an earlier p3kit has `act`, which returns the most probable actions
+        networks: Any = self._networks
+        log_probs = getattr(networks, "log_probs", None) or networks.act
+
         def policy(observation: Tensor, mask: Tensor) -> Tensor:
             with self._run.autocast():
-                return self._networks.act(agents, self._scale_observation(observation, agents), mask)
+                found: Tensor = log_probs(agents, self._scale_observation(observation, agents), mask)
+                return found
 
         return policy
 

@@ -35,6 +35,20 @@ def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
     }
 
 
+def rule_metrics(greedy: Walk, sampled: Walk, bars_per_year: float) -> dict[str, float | None]:
+    """Metrics of the paths by the two action rules side by side.
+
+    `eval/sampled_lead` is the t-value of the mean difference of their returns on the same bars.
+    """
+    found: dict[str, float | None] = {}
+    for name, walk in (("greedy", greedy), ("sampled", sampled)):
+        own = walk_metrics(walk, bars_per_year)
+        found |= {f"eval/{name}_{key}": own[key] for key in ("sharpe_ratio", "total_return", "hold_share")}
+    lead = sampled.bar_return - greedy.bar_return
+    error = float(np.std(lead)) / np.sqrt(len(lead))
+    return found | {"eval/sampled_lead": float(np.mean(lead)) / error if error > 0 else 0.0}
+
+
 def round_trips(walk: Walk) -> tuple[Array, Array]:
     """(bars held, net return) of each closed round trip of a path: a stretch of steps with a position after them, and
     the step that closed it. Net return is the change of equity over those steps. (trips,) each."""

@@ -24,6 +24,7 @@ from p3kit import metrics as formulas
 from p3kit.env import Timestep, TradingEnv, make_trading_env
 from p3kit.market import SymbolData
 from p3kit.market.symbol_data import AnySplit
+from p3kit.runtime.action_rule import bar_draws
 from p3kit.spec import Spec
 
 HOLD = formulas.ACTIONS.index("HOLD")
@@ -76,6 +77,13 @@ class Player:
     def mode_of(self, split: Split) -> Mode:
         """The mode in which a split is played."""
         return "windows" if split == "train" else self.mode
+
+    def draws(self, split: Split) -> Array:
+        """The uniform number of each bar (T,) for the rule `sampled`; 0 outside the split."""
+        first, last = self.bars.splits[split]
+        table = np.zeros(len(self.bars.close))
+        table[first:last] = bar_draws(self.seed, self.symbol, self.bars.timestamps[first:last])
+        return table
 
     def windows(self, split: Split) -> list[Span]:
         """The windows of a split."""

@@ -442,10 +442,12 @@ class Compute(Table):
 
 
 class Evaluation(Table):
-    """Evaluation on the whole validation split while training."""
+    """Evaluation on the whole validation split while training, and how the trained agent acts."""
 
     every: Count = 5_000
     """Env steps of an agent between evaluations, rounded up to the next update."""
+    action: Literal["greedy", "sampled"] = "greedy"
+    """greedy: the most probable valid action; sampled: drawn from the probabilities, by seed and time of the bar."""
 
 
 class Checkpoints(Table):

@@ -98,6 +98,7 @@ ORDER = (
     "policy.uniform",
     "policy.early_entropy",
     "policy.init_scale",
+    "policy.greedy_worse",
     "ppo.ratio_ne_1",
     "ppo.adv_std",
     "ppo.adv_signal",

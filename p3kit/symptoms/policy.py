@@ -105,4 +105,20 @@ ROWS = (
         ),
         judged=True,
     ),
+    Symptom(
+        "policy.greedy_worse",
+        "The most probable action earns less than drawn ones",
+        "-",
+        "warning",
+        "eval/sampled_lead above 3 standard errors in 3 evaluations in a row after half of training, with evaluation.action greedy",
+        (
+            Cause(
+                "one_action",
+                "the most probable action is the same nearly everywhere, and the policy earns with the others",
+                (Change("evaluation.action", to="sampled"),),
+                automatic=False,
+            ),
+        ),
+        judged=True,
+    ),
 )

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from p3kit.report.export_data import find_export
 from p3kit.report.export_page import export_toml
+from p3kit.rundir import RunDir
 from p3kit.tune.result_data import Result
 from p3kit.tune.result_pictures import draw_sweep
-from p3kit.tune.sweep import Sweep
+from p3kit.tune.study import TrialRecord
+from p3kit.tune.sweep import Sweep, gone
+
+
+def _without_lost(record: TrialRecord, runs_root: Path) -> TrialRecord:
+    """A complete trial whose run directories were deleted or renamed since is shown as failed: nobody can use it."""
+    lost = next(filter(None, (gone(RunDir(runs_root / name)) for name in record.runs)), "")
+    return replace(record, state="failed", message=lost) if lost and record.state == "complete" else record
 
 
 def conclude(sweep: Sweep) -> Result:
     """Reads the journal, exports the winner beside it, and draws the pictures."""
     folder, study = sweep.folder, sweep.study
-    trials = tuple(record for record in study.records() if not record.superseded)
+    trials = tuple(_without_lost(record, sweep.runs_root) for record in study.records() if not record.superseded)
     complete = [trial for trial in trials if trial.state == "complete"]
     best = max(complete, key=lambda trial: trial.value or 0.0, default=None)
     export = None

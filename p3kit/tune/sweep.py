@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from p3kit.errors import InputError
+from p3kit.errors import InputError, P3kitError
 from p3kit.launch import make_runs, requeue
 from p3kit.market import load_market, walk_windows
 from p3kit.plan import plan_runs
@@ -104,7 +104,8 @@ class Sweep:
     def look(self) -> None:
         """Reports the running trials' means at every rung they have passed, and ends those that lag behind."""
         for trial in self.running:
-            trial.mean.update()
+            if not self._update(trial):
+                continue
             undecided = not (trial.pruned or trial.failed) and trial.mean.reached < self._total
             if self._report(trial) and undecided and self.study.should_prune(trial.asked):
                 self._prune(trial)
@@ -115,8 +116,7 @@ class Sweep:
         if state == "stopped" and (trial.pruned or trial.failed):
             run.update_status(message=f"pruned: {trial.pruned}" if trial.pruned else f"with its trial: {trial.failed}")
         if state in ("failed", "crashed") and not (interrupted or trial.pruned or trial.failed):
-            trial.failed = f"{run.name} {state}: {run.status()['message']}"
-            self._end_runs(trial, f"trial {trial.number} has no value any more: {trial.failed}")
+            self._fail(trial, f"{run.name} {state}: {gone(run) or run.status()['message']}")
         if trial.all_ended and not interrupted:
             self._settle(trial)
 
@@ -174,6 +174,21 @@ class Sweep:
                 trial.value, reported = value, True
         return reported
 
+    def _update(self, trial: ActiveTrial) -> bool:
+        """Read what is new. A trial whose run directory was deleted or renamed fails; the others go on."""
+        try:
+            trial.mean.update()
+        except (OSError, P3kitError) as error:
+            lost = next(filter(None, map(gone, trial.runs)), str(error))
+            self._fail(trial, lost)
+        return not trial.failed
+
+    def _fail(self, trial: ActiveTrial, reason: str) -> None:
+        """Mark a trial that will have no value, and end its other runs."""
+        if not trial.failed:
+            trial.failed = reason
+            self._end_runs(trial, f"trial {trial.number} has no value any more: {reason}")
+
     def _prune(self, trial: ActiveTrial) -> None:
         step = trial.reported * self._rung
         median, number = self.study.median_at(step)
@@ -185,15 +200,15 @@ class Sweep:
 
     def _end_runs(self, trial: ActiveTrial, reason: str) -> None:
         for run in trial.runs:
-            if run.name not in trial.ended:
+            if run.name not in trial.ended and not gone(run):
                 run.request_stop(reason)
 
     def _settle(self, trial: ActiveTrial) -> None:
         """Record the result of a trial whose runs have all ended."""
-        trial.mean.update()
-        self._report(trial)
+        if self._update(trial):
+            self._report(trial)
         unfinished = [name for name, state in trial.ended.items() if state != "done"]
-        sharpes = {} if unfinished else _final_sharpes(trial.runs)
+        sharpes = {} if unfinished or trial.failed else _final_sharpes(trial.runs)
         if silent := [name for name, sharpe in sharpes.items() if sharpe is None]:
             trial.failed = f"{', '.join(silent)}: no verdict"
         elif unfinished and not (trial.pruned or trial.failed):
@@ -230,6 +245,11 @@ class Sweep:
             value = trial.value if trial.value is not None else trial.mean.at(math.inf)
             views.append(TrialView(trial.number, state, sum(progress) / len(progress), value, trial.values))
         return views
+
+
+def gone(run: RunDir) -> str:
+    """A sentence for a run whose directory was deleted or renamed, else ""."""
+    return "" if (run.path / "run.json").is_file() else f"{run.name}: its directory was deleted or renamed"
 
 
 def _final_sharpes(runs: Sequence[RunDir]) -> dict[str, float | None]:

@@ -111,6 +111,7 @@ FAULTS: list[Any] = [
     ("policy.uniform", "ent_coef_high", lambda r, p, t: r.update({"policy/entropy_norm": 0.99}), None, {"ppo__ent_coef": 0.5}),
     ("policy.early_entropy", "ent_coef_low", after(0.2, {"policy/entropy_norm": 0.2}), None, {}),
     ("policy.init_scale", "init_gain", lambda r, p, t: r.update({"policy/entropy_norm": 0.5}), None, {"ppo__init_gain": 1.0}),
+    ("policy.greedy_worse", "one_action", None, after(0.4, {"eval/sampled_lead": 4.5, "eval/greedy_hold_share": 0.94}), {}),
     ("ppo.ratio_ne_1", "stored_log_prob", lambda r, p, t: r.update({"policy/ratio_error": 0.08}), None, {}),
     ("ppo.adv_std", "constant_reward", lambda r, p, t: r.update({"diag/advantage_std": 1e-9}), None, {}),
     ("ppo.adv_std", "constant_reward", lambda r, p, t: r.update({"reward/std": 0.0, "reward/mean": 1.0}), None, {}),
@@ -226,6 +227,18 @@ def test_a_market_that_was_kinder_in_training_is_no_gap_of_the_policy(tmp_path: 
     assert finding(judged(make_run(tmp_path, eval_fault=after(0, gap))), "gen.gap").raised
     kinder = gap | {"eval/train_buy_and_hold_sharpe": 2.5, "eval/buy_and_hold_sharpe": -0.5}
     assert finding(judged(make_run(tmp_path, eval_fault=after(0, kinder))), "gen.gap").state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("lead", "changed"),
+    [
+        (after(0.4, {"eval/sampled_lead": 2.5}), {}),
+        (after(0, {"eval/sampled_lead": 9.0}), {"evaluation__action": "sampled"}),
+    ],
+)
+def test_a_small_lead_or_a_run_that_samples_is_no_fault_of_greedy(lead: Any, changed: Any, tmp_path: Path) -> None:
+    run = make_run(tmp_path, spec=spec_with(**changed), eval_fault=lead)
+    assert finding(judged(run), "policy.greedy_worse").state == "ok"
 
 
 def test_a_flat_policy_is_not_excused_by_the_market(tmp_path: Path) -> None:

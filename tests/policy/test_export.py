@@ -72,7 +72,8 @@ def walk(policy: p3kit.Policy, run: Path, split: str = "validation") -> tuple[li
     step = env.reset_windows(torch.tensor([0]), torch.tensor([first]), torch.tensor([end - 1]))
     actions, equity = [], []
     while step.alive:
-        action = policy.act(env.observe(step.index, step.account).numpy(), step.mask.numpy())
+        time = market[policy.symbol].timestamps[step.bar.numpy()]
+        action = policy.act(env.observe(step.index, step.account).numpy(), step.mask.numpy(), time)
         step = env.step(torch.from_numpy(action))
         actions.append(ACTIONS[int(action[0])])
         equity.append(step.equity.item())
@@ -100,6 +101,16 @@ def check_same_walk(run: Path, folder: Path, bars: Bars, tmp_path: Path) -> None
 
 def test_a_stranger_gets_the_actions_of_the_validation_split(run: Path, folder: Path, tmp_path: Path) -> None:
     check_same_walk(run, folder, BARS, tmp_path)
+
+
+def test_a_stranger_gets_the_sampled_actions_too(tmp_path: Path) -> None:
+    run = train(tmp_path, action="sampled")
+    folder = p3kit.export_policy(str(run), tmp_path / "export")
+    card = json.loads((folder / "card.json").read_text())
+    assert card["action_rule"] == "sampled"
+    assert "SHA-256" in card["action_rule_means"]
+    check_same_walk(run, folder, BARS, tmp_path)
+    assert p3kit.load_policy(folder).predict(frame_of(BARS)).action == p3kit.load_policy(str(run)).predict(BARS).action
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ n_steps = 75
 n_epochs = 2
 [evaluation]
 every = 300
+action = "{action}"
 [checkpoints]
 every = 300
 [compute]
@@ -89,12 +90,12 @@ class Trained:
         return path
 
 
-def train(folder: Path, trainer: str, source: str, rules: str, count: int) -> Trained:
+def train(folder: Path, trainer: str, source: str, rules: str, count: int, action: str = "greedy") -> Trained:
     (folder / "bars").mkdir()
     frame = frame_of(bars_of(source, count))
     frame.to_csv(folder / "bars" / "AAPL.csv", index=False)
     spec = folder / "live.toml"
-    spec.write_text(SPEC.format(trainer=trainer, rules=RULES[rules]))
+    spec.write_text(SPEC.format(trainer=trainer, rules=RULES[rules], action=action))
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
     assert run.state == "done", run.message
     market = load_market(load_spec(spec).spec, ["AAPL"])
@@ -104,10 +105,10 @@ def train(folder: Path, trainer: str, source: str, rules: str, count: int) -> Tr
 def walk_of(trained: Trained, policy: p3kit.Policy) -> Walk:
     """The policy's path over the validation split, as evaluations walk it."""
 
-    def decide(observation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(policy.act(observation.numpy(), mask.numpy()))
+    def log_probs(observation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(policy.logits(observation.numpy(), mask.numpy()))
 
-    return Evaluator(policy.spec, trained.data, "AAPL", 1, torch.device("cpu")).walk("validation", decide)
+    return Evaluator(policy.spec, trained.data, "AAPL", 1, torch.device("cpu")).walk("validation", log_probs)
 
 
 def compare(trained: Trained, days_alone: int, every: int) -> dict[str, Any]:
@@ -186,16 +187,20 @@ def predicted_by_command(trained: Trained, bar: int, account: p3kit.Account) -> 
 SAMPLE = pytest.param("sample", "stop, target, limit", marks=pytest.mark.slow)
 
 
+@pytest.mark.parametrize("action", ["greedy", "sampled"])
 @pytest.mark.parametrize(("source", "rules"), [("synthetic", "stop, target, limit"), SAMPLE])
-def test_paper_and_predict_are_the_backtest(tmp_path: Path, source: str, rules: str) -> None:
-    found = compare(train(tmp_path, "ppo", source, rules, 600), days_alone=3, every=30)
+def test_paper_and_predict_are_the_backtest(tmp_path: Path, source: str, rules: str, action: str) -> None:
+    found = compare(train(tmp_path, "ppo", source, rules, 600, action), days_alone=3, every=30)
     assert len(found["actions"]) > 1
     assert len(found["fills"]) > 3
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("action", ["greedy", "sampled"])
 @pytest.mark.parametrize("rules", list(RULES))
 @pytest.mark.parametrize("source", ["synthetic", "sample"])
 @pytest.mark.parametrize("trainer", sorted(shipped_trainers()))
-def test_so_they_are_for_every_trainer_and_rule(tmp_path: Path, trainer: str, source: str, rules: str) -> None:
-    compare(train(tmp_path, trainer, source, rules, 1_000), days_alone=40, every=20)
+def test_so_they_are_for_every_trainer_and_rule(
+    tmp_path: Path, trainer: str, source: str, rules: str, action: str
+) -> None:
+    compare(train(tmp_path, trainer, source, rules, 1_000, action), days_alone=40, every=20)

@@ -66,10 +66,10 @@ def same_decisions(root: Path) -> int:
         bars = load_market(policy.spec, [policy.symbol])[policy.symbol]
         seed = next(plan["seed"] for plan in run.info["agents"] if plan["name"] == name)
 
-        def decide(observation: torch.Tensor, mask: torch.Tensor, policy: p3kit.Policy = policy) -> torch.Tensor:
-            return torch.from_numpy(policy.act(observation.numpy(), mask.numpy()))
+        def log_probs(observation: torch.Tensor, mask: torch.Tensor, policy: p3kit.Policy = policy) -> torch.Tensor:
+            return torch.from_numpy(policy.logits(observation.numpy(), mask.numpy()))
 
-        evaluation = Evaluator(policy.spec, bars, policy.symbol, seed, torch.device("cpu"))(decide)
+        evaluation = Evaluator(policy.spec, bars, policy.symbol, seed, torch.device("cpu"))(log_probs)
         (backtest,) = p3kit.evaluate_run(f"{run.path}/{name}", checkpoint="last")
         assert backtest.metrics == evaluation.summary()["metrics"]
         assert backtest.result["curves"]["equity"] == evaluation.equity_curves()["equity"]

@@ -18,6 +18,7 @@ import torch
 
 import p3kit
 from p3kit.env import TradingEnv
+from p3kit.errors import P3kitError
 from p3kit.market import LOOKBACK, Bars, load_market
 from p3kit.market.files import read_bars
 from p3kit.metrics import ACTIONS
@@ -50,6 +51,7 @@ n_epochs = 2
 hidden = [8]
 [evaluation]
 every = 300
+action = "ACTION"
 [checkpoints]
 every = 300
 [compute]
@@ -60,7 +62,12 @@ BARS = random_bars(700, 4, symbol="AAA")
 
 
 def train(
-    folder: Path, trainer: str = "ppo", normalize: str = "train", bars: Bars = BARS, precision: str = "auto"
+    folder: Path,
+    trainer: str = "ppo",
+    normalize: str = "train",
+    bars: Bars = BARS,
+    precision: str = "auto",
+    action: str = "greedy",
 ) -> Path:
     """Train one tiny agent on a CSV file. Returns its run directory."""
     (folder / "bars").mkdir(parents=True)
@@ -68,6 +75,7 @@ def train(
     spec = folder / "tiny.toml"
     text = SPEC if "    hidden: " in shipped_trainers()[trainer].read_text() else SPEC.replace("hidden = [8]\n", "")
     text = text.replace("TRAINER", trainer).replace("NORMALIZE", normalize).replace("PRECISION", precision)
+    text = text.replace("ACTION", action)
     spec.write_text(text)
     (run,) = p3kit.run_spec(spec, 1, folder / "runs", progress=False)
     assert run.state == "done", run.message
@@ -271,12 +279,16 @@ def test_a_run_and_a_checkpoint_need_no_bars(run: Path, tmp_path: Path) -> None:
         p3kit.load_policy(f"{lone}/BBB")
 
 
-def test_the_rule_of_the_run_picks_the_action(run: Path, tmp_path: Path) -> None:
-    assert p3kit.load_policy(str(run), "last").action_rule == p3kit.open_run(str(run)).info["action_rule"] == "greedy"
-    newer = p3kit.open_run(str(shutil.copytree(run, tmp_path / run.name)))
-    newer.directory.update_info(action_rule="of a later version")
-    with pytest.raises(p3kit.InputError, match="action rule 'of a later version': is not in this p3kit"):
-        p3kit.load_policy(newer, "last").predict(BARS)
+def test_a_run_without_an_action_rule_is_greedy_and_an_unknown_rule_is_refused(run: Path, tmp_path: Path) -> None:
+    saved = p3kit.open_run(str(shutil.copytree(run, tmp_path / run.name)))
+    (plan,) = saved.info["agents"]
+    del plan["spec"]["evaluation"]["action"]
+    saved.directory.update_info(agents=[plan])
+    assert p3kit.load_policy(saved, "last").action_rule == "greedy"
+    plan["spec"]["evaluation"]["action"] = "of a later version"
+    saved.directory.update_info(agents=[plan])
+    with pytest.raises(P3kitError, match="of a later version"):
+        p3kit.load_policy(saved, "last")
 
 
 PROBE = """

@@ -198,7 +198,7 @@ def test_a_policy_needs_no_run_and_returns_masked_logits_and_values() -> None:
     assert not logits.exp()[~mask].any()
     normalised = (observation - 2).clamp(-SPEC.observation.clip, SPEC.observation.clip)
     torch.testing.assert_close(value, net(normalised)[1])
-    assert mask.gather(1, policy.act(observation, mask).unsqueeze(1)).all()
+    assert (policy.log_probs(observation, mask) == logits).all()
 
 
 def test_a_checkpoint_by_part() -> None:

@@ -223,6 +223,27 @@ def test_a_crashed_trial_fails_alone(folder: Path) -> None:
     assert told(result)["gain_over_spec"] is None
 
 
+def test_a_deleted_or_renamed_run_directory_fails_its_trial_alone(folder: Path) -> None:
+    """One trains, one has trained; the second trial of each is whole and wins."""
+    process = start(write(), "--json", "--jobs", "1", "--trials", "4", "--set", "tune.prune=off")
+    runs = folder / "runs"
+    wait_until(reached("run-1", 300))
+    (runs / "run-1").rename(folder / "renamed")  # trains
+    wait_until(reached("run-3", 100))
+    (runs / "run-2").rename(folder / "gone")  # has trained
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    result = json.loads(output)
+    lost = [trial for trial in result["trials"] if "run-1: its directory was deleted or renamed" in trial["message"]]
+    lost += [trial for trial in result["trials"] if "run-2: its directory was deleted or renamed" in trial["message"]]
+    assert [trial["state"] for trial in lost] == ["failed", "failed"]
+    assert "complete" in [trial["state"] for trial in result["trials"]]
+    assert result["best"] not in [trial["trial"] for trial in lost]
+    again = tune("--resume", "tune-1", "--json", "--trials", 5)
+    assert again.exit_code == 0, again.output
+
+
 def test_without_a_completed_trial_there_is_no_winner(folder: Path) -> None:
     result = tune(write(), "--trials", 1, "--set", "ppo.crash_above=0.85")
     assert result.exit_code == 1

@@ -197,3 +197,27 @@ def initial_policy(evidence: Evidence, row: Row) -> Finding:
     text = f"entropy {value:.2f} of its maximum in the first tick"
     cause = [(1.0, "init_gain", f"init_gain {format_number(evidence.setting('ppo.init_gain'))}")]
     return raised(evidence, row, entropy, Span(0, 0, True), value, text, causes=cause)
+
+
+@detector("policy.greedy_worse", "eval/sampled_lead", warn=3.0, minimum=3, patience=3, unit="evaluations")
+def greedy_is_worse(evidence: Evidence, row: Row) -> Finding:
+    """Both rules are played on the same bars. Evaluations of one run share bars and draws, so their noise is shared,
+    too: three standard errors, not two."""
+    lead = evidence.evaluations("eval/sampled_lead")
+    if evidence.setting("evaluation.action") == "sampled":
+        return passed(evidence, row, "the agent acts by the rule sampled")
+    late = (lead.values > row.warn) & (evidence.progress(lead.steps) > 0.5)
+    span = sustained(late, row.patience, lead.iterations)
+    if span is None:
+        return silent(evidence, row, lead, "highest lead of sampled", "standard errors")
+    at = {
+        name: evidence.evaluations(f"eval/{name}").at(lead.steps)[span.last]
+        for rule in ("sampled", "greedy")
+        for name in (f"{rule}_total_return", f"{rule}_hold_share")
+    }
+    text = (
+        f"return {at['sampled_total_return']:+.1%} sampled, {at['greedy_total_return']:+.1%} greedy on the same bars; "
+        f"HOLD on {at['sampled_hold_share']:.0%} and {at['greedy_hold_share']:.0%} of them"
+    )
+    cause = [(1.0, "one_action", f"greedy holds on {at['greedy_hold_share']:.0%} of the bars")]
+    return raised(evidence, row, lead, span, float(lead.values[span.last]), text, causes=cause)
