@@ -173,7 +173,8 @@ def optimiser_settings(
 
 
 def fastest(rate: Tensor | None, args: Any, moved: Tensor, gradient_steps: int) -> Tensor:
-    """The learning rate of the optimiser, or the least one that can have moved a weight so far in so many steps."""
+    """The learning rate of the optimiser, or the least one that explains the largest move of a weight in these
+    steps."""
     asked = torch.full_like(moved.double(), args.learning_rate)
     known = asked if rate is None else rate.double().to(asked.device)
     least = moved.double() / (LARGEST_STEP * max(gradient_steps, 1))
