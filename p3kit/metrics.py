@@ -153,7 +153,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("diag/advantage_std", "scaled reward", "standard deviation of the advantages before normalisation", (1e-6, None)),
         Metric("diag/advantage_signal", "1", "correlation of advantage and change of log-probability over the update", (0.03, None)),
         Metric("diag/gae_error", "1", "largest |R − (r + γ((1 − λ) V′ + λ R′))| / std(R): 0 up to rounding", (0.0, 1e-3)),
-        Metric("diag/wrong_bootstraps", "fraction", "fraction of truncated steps without a bootstrap value, or with that of the next episode", (0.0, 0.1)),
+        Metric("diag/wrong_bootstraps", "fraction", "fraction of truncated steps without a bootstrap value, or with that of the next episode", (0.0, 0.02)),
         Metric("diag/mismatch", "fraction", "largest fraction of replayed rows in which a field of the rollout departs from a replay", (0.0, 0.0)),
         Metric("diag/obs_agreement", "1", "correlation of the return shown by the newest observed bar and the P&L per exposure of the step that led there", (0.5, None)),
         Metric("diag/obs_drift", "1", "largest move of a mean of the running observation statistics, in standard deviations"),
