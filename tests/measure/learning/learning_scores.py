@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p3kit.env.account import ACCOUNT_FIELDS
+from p3kit.env.account import ACCOUNT_FIELDS, HOLD
 from p3kit.market import SymbolData, load_market
 from p3kit.metrics import ACTIONS
 from p3kit.rundir import RunDir, list_runs
@@ -53,7 +53,7 @@ def score_together(specs: Sequence[Spec], symbols: Sequence[str], policies: Sequ
         return torch.stack([policy(observation[k], mask[k]) for k, policy in enumerate(policies)])
 
     walks = walk_together(players, "test", act)
-    return [_score_of(*one, walk) for one, walk in zip(agents, walks, strict=True)]
+    return [_score_of(*one, *walk) for one, walk in zip(agents, walks, strict=True)]
 
 
 def _score_of(spec: Spec, bars: SymbolData, symbol: str, walk: Walk) -> Score:
@@ -74,7 +74,7 @@ def scores(run: RunDir) -> dict[str, Score]:
         best = run.checkpoint(f"best-{int(verdict['chosen_step']):09d}", among)
         names.append(agent["name"])
         specs.append(spec)
-        policies.append(greedy(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold)
+        policies.append(probabilities(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold)
     found = score_together(specs, [agent["symbol"] for agent in info["agents"]], policies)
     return dict(zip(names, found, strict=True))
 
@@ -92,8 +92,9 @@ def print_scores(runs_root: Path) -> None:
     print(f"{runs_root}: {told}  median {np.median(list(means.values())):.2f}", flush=True)
 
 
-def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
-    """The policy of a checkpoint of one agent, through the code that trained it."""
+def probabilities(trainer: Any, spec: Spec, weights: Flat) -> Policy:
+    """The log-probabilities of a checkpoint of one agent, through the code that trained it. `evaluation.action` of the
+    spec chooses from them."""
     args = trainer.Args(**spec.ppo.model_dump())
     if hasattr(trainer, "forward_all"):  # a shared encoder
         encoder = part("encoder", weights)
@@ -115,13 +116,14 @@ def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
 
     def policy(observation: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
-            return trainer.magents_log_softmax(logits_of(observation), mask).argmax(-1)
+            return trainer.magents_log_softmax(logits_of(observation), mask)
 
     return policy
 
 
 def always_hold(observation: Tensor, mask: Tensor) -> Tensor:
-    return torch.zeros(len(observation), dtype=torch.int64)
+    """Log-probabilities of a policy that never trades."""
+    return torch.full(mask.shape, -torch.inf).index_fill(-1, torch.tensor(HOLD), 0.0)
 
 
 def trainer_module(path: Path) -> Any:
