@@ -116,7 +116,7 @@ def probabilities(trainer: Any, spec: Spec, weights: Flat) -> Policy:
 
     def policy(observation: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
-            return trainer.magents_log_softmax(logits_of(observation), mask)
+            return trainer.masked_log_softmax(logits_of(observation), mask)
 
     return policy
 
