@@ -28,7 +28,7 @@ _CODE = re.compile(r"(```.*?```)", re.DOTALL)
 
 
 def on_config(config: Any) -> Any:
-    """A page that nobody put into the navigation stands at its end, under its own heading."""
+    """Put a page that is missing in the navigation at its end, under its own heading."""
     listed = str(config["nav"])
     rest = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in listed)
     if rest:

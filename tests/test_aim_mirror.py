@@ -230,7 +230,7 @@ def test_what_was_sent_is_not_sent_again(project: Path) -> None:
     assert mirror.sync().changed == 0
     train(run, range(2, 4))
     assert mirror.sync().points == 4
-    assert Mirror(project / "runs").sync().changed == 0, "a new process goes on where the last one ended"
+    assert Mirror(project / "runs").sync().changed == 0, "a new process continues where the last one ended"
     after = points(mirror, run)
     assert {name: rows[:2] for name, rows in after.items()} == before
     assert {len(rows) for rows in after.values()} == {4}

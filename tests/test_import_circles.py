@@ -18,7 +18,7 @@ def modules(root: Path, package: str) -> dict[str, Path]:
 
 
 def imported(file: Path, module: str) -> Iterator[str]:
-    """Every name that a file imports, wherever the import stands."""
+    """Every name that a file imports, at any place in the file."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -180,7 +180,7 @@ CHANGES: dict[str, Change] = {
     "env.target": change(0.002),
     "env.max_hold": change(3),
     "env.episode_bars": change(20),
-    # accounts that hold are ruined while training, and nobody is in the calm bars of the validation split
+    # accounts that hold are ruined while training, but not in the calm bars of the validation split
     "env.ruin": change(0.95, given={"data.source": "csv", "data.path": "halting/{symbol}.csv"}),
     # reward
     "reward.formulas": change("guide"),
@@ -416,7 +416,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
         patch.chdir(folder)
         patch.setattr(sys, "argv", sys.argv)
         patch.setattr(torch, "compile", compile_nothing)
-        patch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug here
+        patch.setattr(os, "fsync", lambda _: None)  # there is no power cut here
         patch.setattr("p3kit.rundir.directory.provenance", dict)
         yield made
     for name, handler in handlers.items():

@@ -184,7 +184,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, which has no action
 
 
 def sample_action(log_prob: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -255,7 +255,7 @@ def hidden_units(
 ) -> list[Tensor]:
     """Activations of the policy head's and the value head's hidden layer, (K, B, head_width) each.
 
-    Of the value's gradient only `value_reach` goes on to the encoder (Cobbe et al. 2021, "Phasic Policy Gradient", on
+    Of the value's gradient only `value_reach` reaches the encoder (Cobbe et al. 2021, "Phasic Policy Gradient", on
     what the two losses do to weights that they share).
     """
     token = args.token_weight * token
@@ -393,7 +393,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, which has no action
 
 
 # Copied from trainers/ppo.py::sample_action
@@ -553,7 +553,7 @@ def surgery_coefficients(gram: Tensor, orders: Tensor) -> Tensor:
     """PCGrad from inner products alone: what is left of agent i's gradient is Σ_j coefficient[i, j] · gradient_j.
 
     gram (K, K) of the gradients; orders (K, K), in which order agent i meets the others (itself included, and passed
-    over). Whatever of a gradient points against another agent's gradient is projected away (Yu et al. 2020).
+    over). The part of a gradient that points against another agent's gradient is projected away (Yu et al. 2020).
     """
     coefficients = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     own = torch.arange(len(gram), device=gram.device)
@@ -730,7 +730,7 @@ LIVE = (
 
 
 def train(run: Stack[Args]) -> None:
-    """Train until all agents have ended, or half of them: the rest then goes on without them."""
+    """Train until all agents have ended, or half of them: the rest then continues without them."""
     # 0. Environment, networks, optimiser, and what checkpoints keep.
     # Copied from trainers/ppo_stacked.py::train section 0
     device, count, args = run.device, run.count, run.args

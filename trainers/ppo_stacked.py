@@ -290,7 +290,7 @@ class Buffer(NamedTuple):
     final_account: Tensor  # (T, N, K)
     equity: Tensor  # (T, N) in money, after the step
     closed_profit: Tensor  # (T, N) NaN where no round trip closed
-    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, in which nobody acted
+    valid: Tensor  # (T, N) bool: a real transition; False for a reset step, which has no action
 
 
 # Copied from trainers/ppo.py::sample_action
@@ -506,7 +506,7 @@ def compiling_pays_from(weights: int) -> float:
 
 
 def train(run: Stack[Args]) -> None:
-    """Train a stack until all its agents have ended, or half of them: the rest then goes on in a smaller one."""
+    """Train a stack until all its agents have ended, or half of them: the rest then continues in a smaller one."""
     # 0. Environment, networks, optimiser, and what checkpoints keep.
     device, count, args = run.device, run.count, run.args
     env = run.make_env()  # row n·K + k is env n of agent k

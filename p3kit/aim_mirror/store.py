@@ -176,7 +176,7 @@ class RunWriter:
         self._props = repo.request_props(run_hash, False, datetime.fromtimestamp(created, tz=UTC))
 
     def close(self) -> None:
-        """Flushes to disk and lets go of the run's databases and lock."""
+        """Flush to disk and release the run's databases and lock."""
         pool = self._repo.container_pool
         for key in [key for key in pool if key.sub == self._hash]:
             pool.pop(key).close()

@@ -141,8 +141,8 @@ class Background:
                     if problem not in reported:
                         self._warn(f"not mirrored into Aim: {problem}")
                     reported.add(problem)
-        except Exception as error:  # noqa: BLE001  Aim is another's program: whatever it raises, training goes on
-            self._warn(f"the Aim mirror ended, training goes on ({_in_short(error)}); p3kit sync tries again")
+        except Exception as error:  # noqa: BLE001  no error of Aim may stop the training
+            self._warn(f"the Aim mirror ended, training continues ({_in_short(error)}); p3kit sync tries again")
         finally:
             self._mirror_ended.set()
 

@@ -57,7 +57,7 @@ def check_spec(
         if options.learn:
             probes += probe_learning(own, Path(folder), run_trainer, report)
         if options.leak:
-            report("a market whose edge nobody could miss")
+            report("a market with an obvious edge")
             probes += probe_leak(own, Path(folder), run_trainer)
     return probes
 

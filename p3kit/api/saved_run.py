@@ -261,7 +261,7 @@ def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | N
     for reference in [runs] if isinstance(runs, RunLike) else runs:
         run = open_run(reference, runs_root)
         if run.agent is not None:
-            what = "names one agent; a run goes on or ends as a whole"
+            what = "names one agent; a run continues or ends as a whole"
             raise InputError(os.fspath(reference), what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())

@@ -40,7 +40,7 @@ def tune_spec(
     """Search the values under `[tune]` of a spec for the highest mean validation Sharpe ratio.
 
     Arguments are those of `run_spec`; a callback as `progress` is not called. Returns trials, winner and pictures.
-    Raises the errors of `run_spec`; `Interrupted.result` then has the trials so far, and `resume_sweep` goes on.
+    Raises the errors of `run_spec`; `Interrupted.result` then has the trials so far, and `resume_sweep` continues.
     """
     from p3kit.plan import data_notes
     from p3kit.spec.notes import first_notes

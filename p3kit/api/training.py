@@ -143,9 +143,9 @@ def resume_runs(
     Args:
         runs: A run, or several: `run-42`, `latest`, a path, or what `open_run` returned.
         jobs, runs_root, progress, options: See `run_spec`.
-        total_timesteps: Extend the runs to so many env steps per agent, counted from their beginning. Runs that are
-            done can be extended too. An agent that stopped early goes on, and the patience of early stopping starts
-            again. An agent that ended before the others of its stack stays as it is.
+        total_timesteps: Extend the runs to this number of env steps per agent, counted from their beginning. Runs that
+            are done can be extended too. An agent that stopped early continues, and the patience of early stopping
+            starts again. An agent that ended before the others of its stack does not change.
         schedule: With `total_timesteps`: "keep" leaves schedules as they were planned, so that they stay at their end
             value. "stretch" runs them over the new number of steps, so that they go back at the beginning of the
             extension.
@@ -227,7 +227,7 @@ class Launch:
         return Background(self.root, self.console, mirror=self.options.mirror, aim_repo=self.options.aim_repo)
 
     def train(self, runs: Sequence[RunDir], jobs: int, start: Start, background: Background) -> TrainedRuns:
-        """Train queued runs. Whatever ends this call, none of them stays queued."""
+        """Train queued runs. If this call ends early, none of them stays queued."""
         try:
             with open_display(self.progress, launch_title(runs)) as display:
                 outcome = train(runs, jobs=jobs, display=display, on_end=background.draw, start=start)

@@ -42,7 +42,7 @@ FALLS_TO = 0.99
 PROBE_STEPS = 6_144
 SOLVED = 0.9
 LEAK_EDGE = 1.0
-"""Correlation of 0.7 with the next return: as good as knowing it."""
+"""Correlation of 0.7 with the next return, which is nearly certain."""
 LEAK_STEPS = 100_000
 LEAK_KNOBS: dict[str, Any] = {
     "learning_rate": 1e-3,

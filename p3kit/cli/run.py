@@ -133,7 +133,7 @@ def suggest_next(ctx: click.Context, outcome: Outcome, *, mirrored: bool) -> Non
     own = [run for run in outcome.unfinished if outcome.states[run.name] == "failed" and has_own_trainer(run)]
     if own:
         trainer = own[0].info()["spec"]["trainer"]
-        text = f"note:  resume goes on with the run's own copy of the trainer ({own[0].trainer_file}); "
+        text = f"note:  resume uses the run's own copy of the trainer ({own[0].trainer_file}); "
         text += f"once {trainer} is fixed, p3kit run uses it"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if names:

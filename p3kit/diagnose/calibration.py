@@ -30,6 +30,6 @@ def calibrated_threshold(symptom: str, catalogue: float) -> float:
 
 
 def pool_hash(runs: Sequence[Path]) -> str:
-    """SHA-256 of the records of some runs, whatever their order."""
+    """SHA-256 of the records of some runs, in any order."""
     each = sorted(hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest() for run in runs)
     return hashlib.sha256("".join(each).encode()).hexdigest()

@@ -119,8 +119,7 @@ EXACT = (
     "value.bootstrap",
     "net.still",
 )
-"""Rows that hold or do not, whatever the policy learns. What statistics show at the same time or later is a
-consequence."""
+"""Rows that are true or false for any policy. Statistics at the same time or later are a consequence."""
 
 LAYERS: Mapping[str, int] = {
     **dict.fromkeys(("data", "env", "mask", "obs", "reward"), 1),

@@ -113,7 +113,7 @@ class Evidence:
     peers: Sequence[Evidence] = ()
     """The other agents of the run: a free control group."""
     twins: Sequence[tuple[str, Mapping[str, Recorded]]] | None = None
-    """(run, series of this agent) of earlier runs of one spec, seed, data and commit; None where nobody looked."""
+    """(run, series of this agent) of earlier runs of one spec, seed, data and commit; None if not searched."""
     _pooled: dict[tuple[str, str], Ticks] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property

@@ -91,7 +91,7 @@ class Flows(NamedTuple):
 def fresh_account(length: Tensor, rules: Rules) -> Account:
     """Flat accounts with the initial capital, at the start of episodes of `length` bars (N,).
 
-    Under continuous rules the length is infinite, whatever was given.
+    Under continuous rules the length is infinite for any argument.
     """
     zero = torch.zeros_like(length)
     if rules.continuous:

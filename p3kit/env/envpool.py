@@ -131,7 +131,7 @@ class _TradingEnvSpec:
 
 
 class _TradingEnvPool:
-    """The accounts of one spec, moved in whatever subsets are sent."""
+    """The accounts of one spec, moved in the subsets that are sent."""
 
     _state_keys: ClassVar[list[str]] = _TradingEnvSpec._state_keys
     _action_keys: ClassVar[list[str]] = _TradingEnvSpec._action_keys
@@ -148,7 +148,7 @@ class _TradingEnvPool:
         self._start = np.array([random.random() for random in self._random])  # (N,) of each row's next episode
         self._env.reset(torch.as_tensor(self._start, device=self._env.device))
         self._starts_used(np.arange(config["num_envs"]))
-        self._fresh = np.ones(config["num_envs"], dtype=bool)  # nobody has moved since the episode began
+        self._fresh = np.ones(config["num_envs"], dtype=bool)  # no row has moved since the episode began
         self._ended = np.zeros(config["num_envs"], dtype=bool)  # the next step only resets
         self._elapsed = np.zeros(config["num_envs"], dtype=np.int32)
         self._queue: deque[State] = deque()  # some rows each, as they were sent

@@ -197,7 +197,7 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
         return self._episodes.observe(step.index, step.account), facts | {"action_mask": step.mask.cpu().numpy().copy()}
 
     def _step_without_restart(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
-        """One bar for the rows whose episode goes on. A row that ended last time begins its next one instead."""
+        """One bar for the rows whose episode continues. A row that ended last time begins its next one instead."""
         if self._ended.any() and self._mode == AutoresetMode.DISABLED:
             raise ResetNeeded('some episodes have ended: call reset(options={"reset_mask": terminated | truncated})')
         self._episodes.checked(actions, self.num_envs)

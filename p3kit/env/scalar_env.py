@@ -43,7 +43,7 @@ class ScalarTradingEnv(TradingEnv):
 
     @property
     def accounts(self) -> Account:
-        """The books as the batched engine would keep them. Moments of bar returns are NaN: nobody keeps them here."""
+        """The books as the batched engine would keep them. Moments of bar returns are NaN: they are not kept here."""
         return Account(*self._column(_books_row).unbind(1))
 
     def update(self, spec: Spec) -> None:

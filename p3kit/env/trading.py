@@ -149,8 +149,8 @@ class TradingEnv:
         """Let each row play its own window once: flat at `first_bar`, forced out at the close of `last_bar`.
 
         A continuous account keeps its position there; it is marked at that close. All (N,) int64; `symbol_index` counts
-        in `symbols`, and N need not be what it was. A row whose window ended stays where it is, `alive` and `valid`
-        False, whatever action it is given. Raises ValueError for a window that leaves the split or has fewer than two
+        in `symbols`, and N may change. A row whose window ended does not change, and is `alive` and `valid` False, for
+        any action. Raises ValueError for a window that leaves the split or has fewer than two
         bars.
         """
         symbol_index, first_bar, last_bar = (t.to(self.device) for t in (symbol_index, first_bar, last_bar))

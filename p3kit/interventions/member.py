@@ -26,7 +26,7 @@ from p3kit.spec.interventions import COMPONENT, Controller, Intervention, listed
 Journal = Sequence[Mapping[str, Any]]
 
 OSCILLATION_UPDATES = 10
-"""A key that went up twice and down twice within so many updates is frozen."""
+"""A key that went up twice and down twice within this number of updates is frozen."""
 
 QUIET_AFTER_REWARD_EDIT = ("value.fail", "reward.explode")
 """Symptoms that follow an edit of the reward, because value targets move with it."""
@@ -227,7 +227,7 @@ class Member:
     # --- objections --------------------------------------------------------------------------------------------------
 
     def shows(self, symptom: str, view: Snapshot) -> bool:
-        """True if a symptom is open, whatever its cause."""
+        """True if a symptom is open, with any cause."""
         return bool(Snapshot(self.record, view.findings, view.own, None, True, {}).holds(symptom, "unless"))
 
     def objects(self, rule: Intervention, fired: Decision, claimed: set[str]) -> Objection | None:

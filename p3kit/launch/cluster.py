@@ -1,7 +1,7 @@
 """Runs on a Ray cluster: each is a task that starts the same trainer process as on this machine, and watches it.
 
 Driver, task and trainer share only the run directory, so `runs/` must be on a file system that every node can read. A
-task that was lost with its worker or its node is submitted again, and the trainer goes on from its last checkpoint.
+task that was lost with its worker or its node is submitted again, and the trainer continues from its last checkpoint.
 Nothing else differs from local slots: same files, same results, same `p3kit stop` and `p3kit resume`.
 
 Ray core only; Ray is imported inside functions only.
@@ -54,7 +54,7 @@ _ON_LOOPBACK = {
     "RAY_worker_niceness": "0",  # else Ray gives its workers, and so the trainers, a priority of 15 below all others
     "RAY_kill_child_processes_on_worker_exit": "0",  # the parent-death signal lets trainers write a checkpoint
 }
-"""For a cluster of our own, which nobody else uses. Ray requires its token, too, as with any cluster it starts."""
+"""For a cluster of our own, which has no other user. Ray requires its token, too, as with any cluster it starts."""
 
 
 # --- how runs share the cluster ---
@@ -108,7 +108,7 @@ class Packing:
 def pack(runs: int, cpus: float, gpus: int, needs: Needs, jobs: int | None = None) -> Packing:
     """Every GPU takes ⌈runs / GPUs⌉ runs, so that all train at a time; without GPUs a run takes a CPU per thread.
 
-    `jobs`: no more than so many at a time. On GPUs the CPUs are shared out, too: a run that waits for its GPU needs
+    `jobs`: largest number of runs at a time. On GPUs the CPUs are divided, too: a run that waits for its GPU needs
     little of one. Shares are rounded down, or the last run would not fit. Raises InputError where no run has room.
     """
     wanted = min(runs, jobs or runs)
@@ -307,7 +307,7 @@ class RayTrainer:
             times = f", {self._lost} times in a row without getting further" if self._lost > RETRIES else ""
             self._finish("crashed", f"{why}{times}")
             return True
-        self._tell(f"{self.run.name}: {why}; it goes on from its last checkpoint")
+        self._tell(f"{self.run.name}: {why}; it continues from its last checkpoint")
         self.run.append_event("note", text=f"{why}: submitted to Ray again")
         self.run.update_status(state="queued", message="", pid=os.getpid(), heartbeat=time.time())
         self._begun = False
@@ -315,7 +315,7 @@ class RayTrainer:
         return False
 
     def _finish(self, state: str, message: str) -> None:
-        """Makes the status final where nobody else did."""
+        """Make the status final if the trainer did not."""
         known = str(self.run.status()["state"])
         if known in ("done", "failed", "stopped"):
             self._state = known

@@ -1,4 +1,4 @@
-"""Deadlines for other people's code: a call that hangs is left in its thread, and the process goes on."""
+"""Deadlines for other people's code: a call that hangs is left in its thread, and the process continues."""
 
 from __future__ import annotations
 

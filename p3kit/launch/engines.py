@@ -22,7 +22,8 @@ class Engine(Protocol):
         """Runs that keep a cluster busy, for which stacks of agents are planned. None: as many as there are cores."""
 
     def room_for(self, runs: int, threads: int) -> tuple[int, Start]:
-        """For an experiment of so many runs of so many threads: how many to start at a time, and what starts one."""
+        """Return the number of runs to start at a time, for `runs` of `threads` each, and the function that starts
+        one."""
 
 
 @dataclass(frozen=True)

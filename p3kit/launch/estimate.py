@@ -26,7 +26,7 @@ SAYS_NOTHING = {"total_timesteps", "init_gain"}
 """Fixed knobs that two runs of one pace may differ in."""
 
 LATEST = 10
-"""Only so many of the latest comparable runs count: the machine may have changed since."""
+"""Number of latest comparable runs that count: the machine may have changed since the others."""
 
 
 @dataclass(frozen=True)

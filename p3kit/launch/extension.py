@@ -36,7 +36,7 @@ class Extension:
     notes: tuple[str, ...]
 
     def record(self) -> None:
-        """Write the extension. A run that is killed here is stopped, and `p3kit resume` goes on."""
+        """Write the extension. A run that is killed here is stopped, and `p3kit resume` continues it."""
         lock = self.run.lock()
         try:
             status = self.run.status()

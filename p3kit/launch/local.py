@@ -72,7 +72,7 @@ class Outcome:
 
     @property
     def kept(self) -> list[RunDir]:
-        """The runs whose directories nobody deleted or renamed meanwhile."""
+        """The runs whose directories were not deleted or renamed meanwhile."""
         return [run for run in self.runs if (run.path / "run.json").is_file()]
 
     @property

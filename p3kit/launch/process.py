@@ -24,7 +24,7 @@ _FINAL_STATES = ("done", "failed", "stopped")
 
 
 class Trainer(Protocol):
-    """One run being trained, wherever its process is."""
+    """One run being trained, on any machine."""
 
     @property
     def run(self) -> RunDir: ...
@@ -159,7 +159,7 @@ class TrainerProcess:
         return "crashed"
 
     def _signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # no process of the group is left
             os.killpg(self._process.pid, number)
 
 
@@ -198,7 +198,7 @@ def describe_exit(code: int) -> str:
 
 
 _OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
-"""A trainer's output goes to a log file, whatever the terminal can show."""
+"""A trainer's output goes to a log file, so the terminal does not matter."""
 
 
 def environment_of(run: RunDir) -> dict[str, str]:

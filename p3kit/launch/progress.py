@@ -1,4 +1,4 @@
-"""Progress of a launch, wherever it was started: a terminal, a file, a notebook, or a program with a callback."""
+"""Progress of a launch from a terminal, to a file, in a notebook, or from a program with a callback."""
 
 from __future__ import annotations
 

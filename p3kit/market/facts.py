@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from p3kit.spec import Spec
 
 MOST_SYMBOLS = 12
-"""So many symbols of one file are read; the others are named."""
+"""Number of symbols of one file that are read; the others are named."""
 
 
 def facts_of(bars: SymbolData, spec: Spec) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def rolling(series: Floats, bars: int, reduce: Callable[[Floats], Floats], chunk
     """`reduce` over the last `bars` values at each row. series: (T,) -> (T,), NaN in the first bars − 1 rows.
 
     Every row is reduced from its own window alone, so no rounding error travels along the series, as it would with
-    running sums. `reduce` has to give a row the same bits whatever rows stand beside it. `chunk` rows at a time, to
+    running sums. `reduce` must give a row the same bits beside any other rows. `chunk` rows at a time, to
     bound memory.
     """
     out = np.full(len(series), np.nan)

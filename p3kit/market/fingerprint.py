@@ -10,7 +10,7 @@ from p3kit.market.bars import Bars
 
 
 def fingerprint(bars: Bars, *, own: bool = True) -> str:
-    """SHA-256 (hex) of the parsed table: the names, timestamps and numbers, whatever file they came from.
+    """SHA-256 (hex) of the parsed table: the names, timestamps and numbers, for any kind of file.
 
     The same bars in CSV and in Parquet have the same fingerprint; one changed digit gives another. Columns of the
     user's that are features count, unless `own` is False: then it is that of the prices alone.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _SYMBOL = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._^=-]{1,32}")
 
 _BIG_MOVE = 0.45
-"""A log return beyond this (−36 %, +57 % in one bar) is noted: most are splits that nobody adjusted for."""
+"""A log return beyond this (−36 %, +57 % in one bar) is noted: most are splits without an adjustment."""
 
 _SHORT = 0.75
 """A step shorter than this fraction of the shortest usual one is noted."""

@@ -1,4 +1,4 @@
-"""Numbers of a column as float64, whatever type the file gave it."""
+"""Numbers of a column as float64, from any type in the file."""
 
 from __future__ import annotations
 

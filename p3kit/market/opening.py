@@ -324,7 +324,7 @@ def _open_parquet(path: Path) -> Table:
     file = _parquet(path)
     try:
         return table_of(file.read().to_pandas(), path)
-    except Exception as error:  # noqa: BLE001  damaged bytes end in whatever pyarrow and pandas trip over
+    except Exception as error:  # noqa: BLE001  damaged bytes raise many kinds of errors in pyarrow and pandas
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(str(path), f"cannot be read: {reason}", "write it again") from None
 

@@ -1,7 +1,7 @@
 """Old prices beside new ones: equal, rescaled by a constant factor per stretch of bars, or changed.
 
 Vendors rescale adjusted prices of the past at each dividend and split. All prices of a stretch then differ by one
-factor. Whatever differs otherwise is a correction of a bar.
+factor. Any other difference is a correction of a bar.
 """
 
 from __future__ import annotations

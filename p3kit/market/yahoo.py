@@ -52,7 +52,7 @@ class Fetched:
     without_price: int
     """Rows that Yahoo sent without a complete price; they are no bars and were left out."""
     unfinished: int
-    """Bars that were still going on; left out."""
+    """Unfinished bars; left out."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "file": str(self.file)}
@@ -113,7 +113,7 @@ def fetch(
     return fetched, missed
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
+# --- the request ------------------------------------------------------------------------------------------------------
 
 
 def _ask(symbols: Sequence[str], interval: str, days: tuple[dt.date, dt.date]) -> tuple[pd.DataFrame, list[str]]:
@@ -136,7 +136,7 @@ def _ask(symbols: Sequence[str], interval: str, days: tuple[dt.date, dt.date]) -
                 progress=False,
                 threads=False,
             )
-        except Exception as error:  # noqa: BLE001  another's program on another's network: whatever it raises
+        except Exception as error:  # noqa: BLE001  yfinance and the network raise many kinds of errors
             reason = (str(error).splitlines() or [""])[0]
             raise InputError(
                 "Yahoo Finance", f"the request failed: {type(error).__name__}: {reason}", NETWORK
@@ -180,7 +180,7 @@ def bars_of(table: pd.DataFrame, symbol: str, interval: str, now: dt.datetime) -
     """The rows of one symbol with our column names, and how many were left out: without a price, and unfinished.
 
     `table` is what `yfinance.download` returns, grouped by ticker or by column, or flat for a single symbol. Rows that
-    exist for other symbols only are nobody's loss and are not counted.
+    exist for other symbols only are not counted.
     """
     own = _columns_of(table, symbol)
     if own.empty:

@@ -106,7 +106,7 @@ class Book:
             self.corrected |= {line["time"]: line["file"] for line in row["bars"]}
 
     def bars(self, newest: int) -> Bars:
-        """The newest bars, at most so many."""
+        """The newest bars, at most `newest`."""
         return self.to_bars(self.times[-newest:], np.array(self.values[-newest:], dtype=np.float64))
 
     def to_bars(self, times: Sequence[np.datetime64] | NDArray[np.datetime64], table: Floats) -> Bars:

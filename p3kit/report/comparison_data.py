@@ -386,7 +386,7 @@ def _contrast(reference: Group, group: Group, by: str | None) -> Contrast:
 
 def _partners(reference: Group, group: Group, by: str | None) -> list[tuple[Member, Member]]:
     """Members of equal symbol, seed and matrix point, but for what they are grouped by; of several runs the newest.
-    Two single agents that were named are partners whoever they are."""
+    Two single agents that were named are always partners."""
     if by is None and len(reference.members) == len(group.members) == 1:
         return [(reference.members[0], group.members[0])]
     key = None if by is None else (by if by in BY_IDENTITY else full_path(by))

@@ -15,7 +15,7 @@ def main() -> None:
     os.nice(5)  # runs that still train come first
     try:
         draw_run(RunDir.open(Path(sys.argv[1])))
-    except Exception as error:  # noqa: BLE001  whatever it is, one line is enough for the launcher
+    except Exception as error:  # noqa: BLE001  for any error, one line is enough for the launcher
         first = str(error).splitlines()[:1]
         sys.exit(": ".join([type(error).__name__, *first]))
 

@@ -171,7 +171,7 @@ def find_export(runs_root: Path, reference: str, name: str | None = None) -> Exp
 
 
 def _beside_the_others(export: Export, settings: Mapping[str, tuple[Attempt, ...]]) -> Export:
-    """The setting with what else its experiment tried: whoever chooses among many takes some luck along."""
+    """The setting with the other settings of its experiment, because the best of many is partly lucky."""
     others = [Export(export.runs_root, attempts) for attempts in settings.values()]
     means = [other.mean for other in others if other.name == export.name]
     rivals = [

@@ -19,7 +19,7 @@ _KEEP_MARKER = re.compile(r"^<!-- /?keep\b.*-->\s*$", re.MULTILINE)
 
 _FILES = Path(__file__).parent / "html"
 _LINKS = ("https://", "http://", "#")
-"""Links that work for whoever gets the file. Others point into the folder of the page and become text."""
+"""Links that work on any machine. Others point into the folder of the page and become text."""
 
 
 def write_html(page: Path, html: Path) -> Path:

@@ -264,8 +264,8 @@ class AttemptHistory:
         return float(np.sqrt(np.mean(np.square(self.seed_differences)) / 2))
 
     def luck_of_the_best(self) -> tuple[Attempt, float] | None:
-        """The attempt with the highest Sharpe ratio, and the probability that its true ratio is above 0 after so many
-        tries (deflated Sharpe ratio). None where fewer than two traded, or its curve is not there."""
+        """The attempt with the highest Sharpe ratio, and the probability that its true ratio is above 0 after all tries
+        (deflated Sharpe ratio). None if fewer than two traded, or its curve is missing."""
         if len(self.traded) < 2:
             return None
         best = max(self.traded, key=lambda attempt: attempt.sharpe or -math.inf)

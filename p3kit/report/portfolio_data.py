@@ -74,7 +74,7 @@ class Portfolio:
 
     @property
     def independent(self) -> float | None:
-        """So many uncorrelated agents would spread the risk as well: n / (1 + (n − 1) mean correlation)."""
+        """Number of uncorrelated agents that would spread the risk equally: n / (1 + (n − 1) mean correlation)."""
         count = len(self.moving)
         if self.mean_correlation is None or 1 + (count - 1) * self.mean_correlation <= 0:
             return None

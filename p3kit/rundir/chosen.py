@@ -50,7 +50,7 @@ def find_checkpoint(run: RunDir, agent: str, wanted: str) -> str:
 
 
 def missing_checkpoint_notes(run: RunDir) -> list[str]:
-    """Sentences for a run that goes on although its newest checkpoint was deleted or moved."""
+    """Sentences for a run that continues although its newest checkpoint was deleted or moved."""
     if run.checkpoint("last").exists() or not _was_written(run, "last.pt"):
         return []
     has_init = run.checkpoint("init").exists()

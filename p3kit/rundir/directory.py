@@ -217,7 +217,7 @@ class RunDir:
             rows.verify_rows(self._metrics_file, validation.METRICS)
 
     def update_info(self, **fields: Any) -> None:
-        """Changes some fields of `run.json`. For the one who owns the run, while nobody trains it."""
+        """Change some fields of `run.json`. For the owner of the run, while no process trains it."""
         rows.write_json(self.path / "run.json", {**self.info(), **fields}, sealed=True)
 
     # ------------------------------------------------------------------ metrics
@@ -437,9 +437,9 @@ class RunDir:
         (self.path / "stop").unlink(missing_ok=True)
 
     def lock(self, wait_s: float = 1.0) -> int:
-        """Takes the run for training; returns an open file descriptor. The lock lasts while any process holds it open,
-        so it is handed on to the trainer. Raises P3kitError when another process still trains this run after `wait_s`
-        seconds (someone who only looks whether it is taken holds it for an instant)."""
+        """Take the run for training; return an open file descriptor. The lock lasts while any process holds it open, so
+        the trainer inherits it. Raises P3kitError if another process still trains this run after `wait_s` seconds (a
+        process that only checks the lock holds it for an instant)."""
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         if not take_lock(descriptor, wait_s):
             os.close(descriptor)
@@ -447,7 +447,7 @@ class RunDir:
         return descriptor
 
     def is_locked(self) -> bool:
-        """Return True if a process trains this run, whatever its status file holds."""
+        """Return True if a process trains this run, for any content of its status file."""
         try:
             os.close(self.lock(wait_s=0.0))
         except P3kitError:

@@ -62,8 +62,8 @@ def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]
 
 
 def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
-    """Marks the runs whose process is gone as crashed, and returns them; with them, what could not be marked, and why
-    (a read-only folder, a full disk): nobody is kept from reading by that."""
+    """Mark the runs without a process as crashed, and return them, with the faults of those that could not be marked
+    (a read-only folder, a full disk). These faults prevent no reading."""
     marked, faults = [], []
     for run in list_runs(runs_root):
         try:

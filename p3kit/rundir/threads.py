@@ -35,7 +35,7 @@ def check_threads(run: RunDir) -> str:
         what = f"trains with {threads} threads, and {LIMIT}={limit} allows fewer, which changes its weights"
         raise InputError(run.name, what, f"env -u {LIMIT} p3kit resume {run.name}")
     if threads > available_cores():
-        return f"{run.name} goes on with {threads} threads, as planned, on {available_cores()} cores: same bits, slower"
+        return f"{run.name} uses {threads} threads, as planned, on {available_cores()} cores: same bits, slower"
     return ""
 
 

@@ -304,7 +304,7 @@ class Agent(Generic[A]):
         self.repair.happened(kind, global_step=self.global_step, **fields)
 
     def due(self, every: int, before: int) -> bool:
-        """Return True if a thing done `every` so many steps is due between `before` and now, or training ended."""
+        """Return True if an action `every` N steps is due between `before` and now, or training ended."""
         total = self.segments.starting(before).total_timesteps
         return self.global_step // every > before // every or self.global_step >= total
 
@@ -351,7 +351,7 @@ class Agent(Generic[A]):
         self._at_check("update", self)
 
     def fail_if_lost(self) -> None:
-        """End the agent where its update had not one finite step and nobody takes it back."""
+        """End the agent if its update had not one finite step and no rollback reverts it."""
         lost, self._lost = self._lost, None
         if lost is None or self.state != "running" or self.repair.going_back_to is not None:
             return

@@ -45,6 +45,10 @@ RATIO_ERROR = "policy/ratio_error"
 """A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
 
 
+_ONE_OF = 8
+"""Of so many sampled rows, one is passed through the net as it was before the update."""
+
+
 def flat(weights: Mapping[str, Tensor]) -> Tensor:
     """All weights as one vector."""
     return torch.cat([one.flatten() for one in weights.values()])
@@ -278,19 +282,21 @@ class AgentRun(Generic[A]):
     def _not_of_the_net(
         self, sample: Sample, buffer: Any, mask: Tensor, dropout: Sequence[Tensor] | None
     ) -> dict[str, Tensor]:
-        """Fraction of sampled rows whose log-probability or value is not that of the net before the update."""
+        """Fraction of some sampled rows whose log-probability or value is not that of the net before the update."""
         if self._run.precision != torch.float32:
             return {}
+        some = slice(None, None, _ONE_OF)
+        rows, kept = sample.rows[some], None if dropout is None else [layer[some] for layer in dropout]
         outputs = [
             functional_call(
                 getattr(self._net, net),
                 {name.partition(".")[2]: own for name, own in self._before.items() if name.split(".")[0] == net},
-                (sample.observation, dropout),
+                (sample.observation[some], kept),
             ).float()
             for net in ("policy", "value")
         ]
-        logits = outputs[0].masked_fill(~mask[sample.rows], torch.finfo(torch.float32).min)
-        action, then, value = (table.flatten()[sample.rows] for table in (buffer.action, buffer.log_prob, buffer.value))
+        logits = outputs[0].masked_fill(~mask[rows], torch.finfo(torch.float32).min)
+        action, then, value = (table.flatten()[rows] for table in (buffer.action, buffer.log_prob, buffer.value))
         log_prob = F.log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         pairs = {"log_prob": (log_prob, then), "value": (outputs[1].squeeze(-1), value)}
         return {name: apart(a, b, NET_ERROR).double().mean() for name, (a, b) in pairs.items()}

@@ -31,7 +31,7 @@ class Backtest:
     mode: Mode | None = None
     """None is the mode of the run."""
     episodes: int = 0
-    """Windows to hand out bar by bar, in place of the metrics of the whole split."""
+    """Windows to return bar by bar, in place of the metrics of the whole split."""
     forward: int = 0
     """Observations to pass through the policy, together and one by one, in place of all that."""
 

@@ -177,9 +177,11 @@ def _options(knobs: list[Knob]) -> list[click.Parameter]:
         click.Option(["--bars"], type=click.Path(path_type=Path), help="With --split outside: a file of bars."),
         click.Option(["--from-day"], help="With --split outside: the first day."),
         click.Option(["--to-day"], help="With --split outside: the last day."),
-        click.Option(["--episodes"], default=0, type=int, help="With --evaluate: so many windows bar by bar instead."),
-        click.Option(["--forward"], default=0, type=int, help="With --evaluate: so many observations, one by one too."),
-        click.Option(["--final"], is_flag=True, help="Allow --split test; the look is journalled."),
+        click.Option(["--episodes"], default=0, type=int, help="With --evaluate: this number of windows bar by bar."),
+        click.Option(
+            ["--forward"], default=0, type=int, help="With --evaluate: this number of observations, singly too."
+        ),
+        click.Option(["--final"], is_flag=True, help="Allow --split test; the use is journalled."),
         click.Option(["--runs"], default=os.environ.get("P3KIT_RUNS", "runs"), help="Where scratch runs go."),
         click.Option(["--symbol"], default="AAPL", help="What to trade."),
         click.Option(["--source"], default="sample", type=click.Choice(["sample", "synthetic"]), help="Whose bars."),

@@ -88,7 +88,7 @@ def gae_error(
     """Largest departure of the returns from their own recursion, in standard deviations of the returns. All (T, N).
 
     R = r + γ (V′ where done, else (1 − λ) V′ + λ R′), with nothing after a termination: Schulman et al. 2016, equation
-    16, written for R = A + V. It shares no line with a trainer's `compute_gae`, so a slip there shows here.
+    16, written for R = A + V. It shares no line with a trainer's `compute_gae`, so an error there shows here.
     """
     following = torch.cat([returns[1:], next_value[-1:]])  # the rollout's last row has only V′
     ends = done.clone()

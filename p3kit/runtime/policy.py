@@ -114,7 +114,7 @@ def sizes_on_bars(spec: Spec, bars: SymbolData) -> dict[str, int]:
 
 
 def sizes_of(spec: Spec, features: int) -> dict[str, int]:
-    """The sizes of an agent's observation with so many features per bar, and of its actions."""
+    """The sizes of an agent's observation with `features` per bar, and of its actions."""
     window, account = spec.env.window, len(ACCOUNT_FIELDS)
     return {
         "observation_size": window * features + account,

@@ -26,6 +26,8 @@ _ROUNDING = 1e-4
 _TIMES = 5.0
 """Factor between two fractions of clipped ratios that no drift within one epoch explains."""
 _MANY = 0.05
+_FAR = 1.6
+_LEAST_EPOCHS, _LEAST_STEPS = 3, 12
 _ERRORS, _PART = 8.0, 0.2
 
 
@@ -127,15 +129,18 @@ def clip_range(
     iteration: Iteration, sample: Sample, update: Mapping[str, Tensor], epochs: int, clip: float
 ) -> Tensor | float:
     """The distance from 1 that as many ratios exceed after the update as its last epoch counted as clipped. The two
-    are one epoch apart, so that only a large difference counts."""
+    are one epoch apart: only a large difference counts, and only in an update of many steps and epochs."""
     counted = update["policy/clip_fraction"].double()
-    last = counted[-max(len(counted) // max(epochs, 1), 1) :].mean()
+    if epochs < _LEAST_EPOCHS or len(counted) < _LEAST_STEPS:
+        return clip
+    last = counted[-max(len(counted) // epochs, 1) :].mean()
     old = iteration.buffer.log_prob.flatten()[sample.rows]
     away = ((sample.log_prob - old).double().exp() - 1).abs()
     seen = (away > clip).double().mean()
     differ = ((seen > _MANY) & (last * _TIMES < seen)) | ((last > _MANY) & (seen * _TIMES < last))
     other = torch.quantile(away.nan_to_num(0.0), (1 - last).clamp(0, 1))
-    return torch.where(differ, other, torch.full_like(other, clip))
+    far = (other > _FAR * clip) | (other < clip / _FAR)
+    return torch.where(differ & far, other, torch.full_like(other, clip))
 
 
 def counts(iteration: Iteration, args: Any, gradient_steps: int, epochs: int, steps_left: int) -> dict[str, float]:
@@ -173,7 +178,8 @@ def optimiser_settings(
 
 
 def fastest(rate: Tensor | None, args: Any, moved: Tensor, gradient_steps: int) -> Tensor:
-    """The learning rate of the optimiser, or the least one that can have moved a weight so far in so many steps."""
+    """The learning rate of the optimiser, or the least one that explains the largest move of a weight in these
+    steps."""
     asked = torch.full_like(moved.double(), args.learning_rate)
     known = asked if rate is None else rate.double().to(asked.device)
     least = moved.double() / (LARGEST_STEP * max(gradient_steps, 1))

@@ -38,7 +38,7 @@ class Rollout:
     done: Array  # (T, N) bool
     equity: Array  # (T, N) share of the initial capital, after the step
     closed: Array  # (T, N) bool, a round trip closed in this step
-    reset_step: Array  # (T, N) bool, nobody acted: the step only began the next episode (NEXT_STEP tasks)
+    reset_step: Array  # (T, N) bool, no action: the step only began the next episode (NEXT_STEP tasks)
 
     def between(self, first: int, last: int) -> Rollout:
         """The steps [first, last)."""
@@ -63,7 +63,7 @@ class EpisodeLedger:
         return cls(np.zeros((num_envs, len(COMPONENTS))), total, learnt, length, trades, np.zeros((0, 4)))
 
     def take(self, rollout: Rollout) -> list[dict[str, Any]]:
-        """Add a rollout's steps and hand out the episodes that ended in it."""
+        """Add a rollout's steps and return the episodes that ended in it."""
         ended = []
         reward = rollout.weighted.sum(-1) + rollout.bonus  # (T, N)
         for env in range(reward.shape[1]):

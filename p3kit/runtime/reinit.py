@@ -30,8 +30,8 @@ NamedLayers = Mapping[str, Sequence[Layer]]
 def reinit_head(
     net: NamedLayers, fresh: NamedLayers, moments: Sequence[NamedLayers], network: str, layers: int = 1
 ) -> None:
-    """Give the last `layers` layers of a network the weights that `fresh` has there. A policy's outputs begin small,
-    whatever the trainer's own gain was: a head as large as before would have decided before it has learnt."""
+    """Give the last `layers` layers of a network the weights of `fresh`. A policy's outputs begin small, for any gain
+    of the trainer: a head as large as before would be certain before it has learnt."""
     if network == "policy":
         weight = fresh[network][-1][0]
         weight.mul_((UNDECIDED_GAIN / torch.linalg.matrix_norm(weight, 2)).clamp(max=1.0))

@@ -94,7 +94,7 @@ class Process(Generic[A]):
         return call
 
     def refuse_to_train(self) -> None:
-        """A backtest leaves the run as it is, whatever the trainer's script does."""
+        """Protect the run: a backtest does not change it, for any script of the trainer."""
         if self.backtest is not None:
             raise P3kitError(
                 str(self.directory.trainer_file),

@@ -120,7 +120,7 @@ class ObservationScaler:
 
 
 class MomentsOfEach(RunningMoments):
-    """Moments of so many columns that each have a count of their own, since an agent may be taken back alone."""
+    """Moments of several columns, each with its own count, because an agent may roll back alone."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         super().__init__(size, device)
@@ -199,7 +199,7 @@ class RewardScaler:
         agents: int | None = None,
         in_force: Callable[[], Sequence[Shaping]] | None = None,
     ) -> None:
-        """One scale for `num_envs` envs, or, with `agents`, one for each of so many. `in_force` returns scale and clip
+        """One scale for `num_envs` envs, or, with `agents`, one scale per agent. `in_force` returns scale and clip
         after interventions; without it they stay unchanged."""
         self.kind = kind
         as_in_spec = Shaping(begun=False, clip=math.inf if clip is None else clip, edits=0)

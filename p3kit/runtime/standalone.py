@@ -84,7 +84,7 @@ def result_lines(run: Run[Any], agent: Agent[Any], state: str) -> list[str]:
     where = "" if str(runs) == os.environ.get("P3KIT_RUNS", "runs") else f" --runs {runs}"
     lines = []
     if state == "stopped":
-        lines.append(f"stopped; p3kit resume {name}{where} goes on from the checkpoint")
+        lines.append(f"stopped; p3kit resume {name}{where} continues from the checkpoint")
     elif state == "done":
         lines.append(verdict_line(agent) if agent.market else f"{agent.name}: done, {newest_return(agent)}")
     commands = [f"p3kit diagnose {name}{where}"]

@@ -154,7 +154,7 @@ Trigger = Annotated[
 
 
 def named_symptoms(trigger: Any) -> Iterator[str]:
-    """Yield the symptoms of a trigger, in whatever part."""
+    """Yield the symptoms in all parts of a trigger."""
     match trigger:
         case str():
             yield trigger.partition(":")[0]

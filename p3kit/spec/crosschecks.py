@@ -24,10 +24,10 @@ from p3kit.spec.schedules import extremes
 from p3kit.spec.writing import toml_value
 
 MAX_ROLLOUT = 2**28
-"""Rows of a rollout: more need tens of gigabytes, and are a slip."""
+"""Rows of a rollout: more need tens of gigabytes, and are a mistake."""
 
 MAX_POINTS = 10_000
-"""More combinations than anybody trains are a slip."""
+"""A larger number of combinations is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ _BY_THE_DOZEN = {"agents", "intervention", "matrix", "schedules", "tune"}
 
 
 def _refused(spec: Spec, path: str, value: Any, *, alone: bool = False) -> str:
-    """Return `expected …` if `path` cannot have this value, else "". `alone`: whatever its table holds beside
-    it, since a search changes that too (`search_fit`)."""
+    """Return `expected …` if `path` cannot have this value, else "". `alone`: for any other values of its table,
+    because a search changes those too (`search_fit`)."""
     key = split_path(path)
     # The tables left out are as many as the calls of this: with them, a spec of 150 rules took half a minute.
     tables = with_value(spec.model_dump(mode="json", exclude=_BY_THE_DOZEN - {str(key[0])}), key, value)

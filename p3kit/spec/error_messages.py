@@ -60,7 +60,7 @@ LONGEST_VALUE = 60
 
 
 MOST_PROBLEMS = 50
-"""More are counted, not printed: nobody corrects fifty mistakes one by one, and the search for right words is slow."""
+"""More are counted, not printed: a user corrects the first ones, and the search for right words is slow."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Expansion:
 def expand(tables: Mapping[str, Any]) -> Expansion:
     """Write out what is short for something else.
 
-    Only shapes that are as they should be are touched: whatever else is there is left for the models to refuse.
+    Only correct shapes are changed: the models refuse all others.
     """
     expansion = Expansion(dict(tables))
     for path in _tables_keyed_by_paths(expansion.tables):

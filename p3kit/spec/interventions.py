@@ -183,7 +183,7 @@ class Intervention(Table):
 
 
 def symptoms_of(rule: Intervention) -> set[str]:
-    """Every symptom that a rule looks at, in whatever part of its trigger."""
+    """Every symptom in any part of a rule's trigger."""
     named = {name for trigger in rule.on or () for name in named_symptoms(trigger)}
     return named | {name.partition(":")[0] for name in rule.unless or ()}
 

@@ -29,7 +29,7 @@ VALIDATED = "validated"
 """A table that `p3kit export` writes: how the values of its file did. It is for readers; nothing is done with it."""
 
 MOST_FAULTS = 60
-"""Printed of one spec at most; more are often one and the same slip."""
+"""Largest number printed for one spec; more are often one repeated mistake."""
 
 MAX_BYTES = 1_000_000
 """A spec is written by hand; anything larger is another file by mistake."""

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that a slip of the finger most likely meant, if any. Case does not count."""
+    """The known word that a typing error most likely meant, if any. Case does not count."""
     by_lower = {name.lower(): name for name in known}
     found = get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None

@@ -18,7 +18,7 @@ from p3kit.spec.models import SearchRange, Spec
 from p3kit.spec.writing import toml_value
 
 MOST_SETTINGS = 2_000
-"""Settings that are checked before a search begins; of a larger space, so many drawn by chance."""
+"""Settings that are checked before a search begins; of a larger space, this number drawn at random."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ ROWS = (
         "Environments are copies of each other",
         "-",
         "critical",
-        "diag/env_twins above 0.3 in three iterations: the P&L of so many environments moves with another one's",
+        "diag/env_twins above 0.3 in three iterations: that fraction of environments has the P&L of another one",
         (Cause("shared_seed", "environments start at the same bars: they share a random state", automatic=False),),
         judged=True,
     ),

@@ -34,7 +34,7 @@ ROWS = (
             Cause("weights", "so from the start: weights or units", (SHRINK_COMPONENT,), automatic=False),
             Cause(
                 "component_drift",
-                "the share grew while training: the agent farms this component",
+                "the share grew while training: the agent exploits this component",
                 (SHRINK_COMPONENT,),
             ),
         ),

@@ -55,7 +55,7 @@ ROWS = (
         "Value bootstraps from the wrong state",
         "-",
         "warning",
-        "diag/gae_error above 1e-3: the returns are not r + γ((1 − λ) V′ + λ R′); or diag/wrong_bootstraps above 0.1: "
+        "diag/gae_error above 1e-3: the returns are not r + γ((1 − λ) V′ + λ R′); or diag/wrong_bootstraps above 0.02: "
         "truncated steps bootstrap nothing, or the value of the episode that was started in their place",
         (
             Cause(

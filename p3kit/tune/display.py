@@ -26,7 +26,7 @@ STATE_COLOURS = {
     "queued": "yellow",
     "failed": "bold red",
 }
-"""`queued` is a trial that was interrupted, and goes on when the sweep does."""
+"""`queued` is an interrupted trial, which continues with the sweep."""
 
 
 class TrialDisplay(Display, Protocol):

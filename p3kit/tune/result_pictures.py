@@ -95,7 +95,7 @@ def draw_importance(importance: Mapping[str, float], title: str, path: Path) -> 
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, max(importance.values()) * 1.15 or 1.0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.set(title=title, xlabel="share in telling good settings from middling ones (PED-ANOVA)")
+        axes.set(title=title, xlabel="part in the difference between good and medium settings (PED-ANOVA)")
 
 
 def draw_parallel(result: Result, space: Space, title: str, path: Path) -> None:

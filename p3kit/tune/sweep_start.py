@@ -32,10 +32,10 @@ ORPHANS_END_WITHIN_S = 300.0
 """A trainer survives the death of its p3kit. On SIGTERM it finishes an update and writes a checkpoint first."""
 
 _NOT_COMPARED = ("trainer", "data.path", "tune.trials")
-"""What may look different when a sweep goes on: paths seen from another folder, and how far to go."""
+"""Values that may differ when a sweep continues: paths from another folder, and the number of trials."""
 
 
-# --- beginning and going on -------------------------------------------------------------------------------------------
+# --- beginning and continuing -----------------------------------------------------------------------------------------
 
 
 def check_spec(loaded: LoadedSpec) -> Tune:
@@ -155,7 +155,7 @@ def _end_orphans(runs_root: Path, runs_of: Sequence[Sequence[str]]) -> None:
     runs = [RunDir(runs_root / name) for names in runs_of for name in names]
     alive = [run for run in runs if (run.path / "run.json").is_file() and run.is_locked()]
     for run in alive:
-        run.request_stop("its sweep goes on in another process")
+        run.request_stop("its sweep continues in another process")
     deadline = time.monotonic() + ORPHANS_END_WITHIN_S
     while alive := [run for run in alive if run.is_locked()]:
         if time.monotonic() > deadline:

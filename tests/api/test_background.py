@@ -45,7 +45,8 @@ def test_a_failing_mirror_is_said_once_and_stops_nothing(
     with background:
         pass
     assert printed.getvalue() == (
-        "warning: the Aim mirror ended, training goes on (OSError: the repository is on fire); p3kit sync tries again\n"
+        "warning: the Aim mirror ended, training continues (OSError: the repository is on fire); "
+        "p3kit sync tries again\n"
     )
 
 

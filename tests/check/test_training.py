@@ -32,7 +32,7 @@ def updated(spec: Spec, folder: Path) -> dict[str, Probe]:
 
 
 def planted(folder: Path, *slips: tuple[str, str]) -> Path:
-    """A copy of ppo.py with slips in it."""
+    """A copy of ppo.py with mistakes in it."""
     text = PPO.read_text()
     for right, wrong in slips:
         assert text.count(right) == 1, right

@@ -118,7 +118,7 @@ def test_the_deflated_sharpe_ratio_counts_all_tries_of_the_experiment(run: RunDi
 def test_every_look_at_the_test_split_is_journalled_counted_and_reported(run: RunDir) -> None:
     first = call(run, "run-1", "--final")
     assert first.exit_code == 0, first.output
-    assert "look 1 of this agent at the test split, 1 in all for tiny\n" in first.output
+    assert "use 1 of the test split by this agent, 1 in all for tiny\n" in first.output
     second = call(run, "run-1", "--final")
     assert "use 2 of the test split by this agent, 2 in all for tiny; a choice made after a use" in " ".join(
         second.output.split()

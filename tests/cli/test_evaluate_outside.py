@@ -210,7 +210,7 @@ def test_days_of_the_test_split_are_counted_as_a_look(folder: Path, trained: Pat
     assert found["final_looks"] == {"agent": 1, "experiment": 1}
     words = call(folder, "--from", last[:10]).output
     assert "1 of these bars are in the test split of the run" in words
-    assert "look 2 of this agent at the test split" in words
+    assert "use 2 of the test split by this agent" in words
     assert [event["look"] for event in run.read_events("final_evaluation")] == [1, 2]
 
 

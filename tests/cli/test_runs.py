@@ -137,7 +137,7 @@ def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
     )
     assert result.code == 1
     assert result.stdout.endswith("run-1/AMD failed: the market caught fire\n")
-    assert "resume goes on with the run's own copy of the trainer (" in result.stderr
+    assert "resume uses the run's own copy of the trainer (" in result.stderr
     assert "fake_trainer.py is fixed, p3kit run uses it" in result.stderr
     assert "  | RuntimeError: the market caught fire" in result.stderr
     assert "to go on:  p3kit resume run-1\n" in result.stderr
@@ -276,7 +276,7 @@ def test_a_run_goes_on_or_ends_as_a_whole(made):
     for command in ("resume", "stop"):
         result = CliRunner().invoke(main, [command, "run-1/AMD"])
         assert result.exit_code == 2
-        assert 'names one agent; a run goes on or ends as a whole; use "run-1"' in result.stderr
+        assert 'names one agent; a run continues or ends as a whole; use "run-1"' in result.stderr
 
 
 def test_a_wrong_name_gets_the_nearest(made):

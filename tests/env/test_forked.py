@@ -1,4 +1,4 @@
-"""Vector environments of gymnasium in processes, as users start them: whatever the context, without OMP_NUM_THREADS."""
+"""Vector environments of gymnasium in processes, as users start them: with any context, without OMP_NUM_THREADS."""
 
 from __future__ import annotations
 

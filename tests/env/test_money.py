@@ -83,8 +83,8 @@ def test_at_a_constant_price_equity_changes_by_exactly_the_costs(
 @anything
 @given(data=markets(), spec=specs(), seed=seeds)
 def test_nobody_earns_more_than_the_bar_moved(data: SymbolData, spec: Spec, seed: int) -> None:
-    """No free shares: a gain is at most all shares of the step times the way from the bar's lowest price to its
-    highest, and whoever held nothing and traded nothing has what they had, to the bit."""
+    """No free shares: a gain is at most all shares of the step times the distance from the bar's lowest price to its
+    highest. An account without shares and without a trade keeps its money, to the bit."""
     env = env_of(data, spec)
     columns = [c for c in (data.open, data.high, data.low) if c is not None] + [data.close]
     now = data.close[:-1]
@@ -166,7 +166,7 @@ def test_round_trips_add_up_to_the_total_return(data: SymbolData, spec: Spec, se
 @anything
 @given(data=markets(), spec=specs(), seed=seeds)
 def test_cost_is_the_rate_times_the_traded_value(data: SymbolData, spec: Spec, seed: int) -> None:
-    """Commission and slippage are charged once each, whoever trades: between (1 − s)c + s and (1 + s)c + s a share."""
+    """Commission and slippage are charged once each, for all trades: between (1 − s)c + s and (1 + s)c + s a share."""
     c, s = spec.env.commission_bps / 1e4, spec.env.slippage_bps / 1e4
     slack = 1e-9 * spec.env.initial_capital
     for _, step in walk(env_of(data, spec), data, seed):

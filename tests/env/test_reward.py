@@ -130,7 +130,7 @@ def test_sound_time_worked_examples(profit: float, value: float, held: int, pays
 def test_a_win_never_pays_more_than_the_same_loss_costs(
     gain: float, value: float, held: int, held_loss: int, patience: int
 ) -> None:
-    """Whatever the exit rule: the factor on a win is at most 1/4, on a loss at least 1/4."""
+    """For any exit rule the factor on a win is at most 1/4, on a loss at least 1/4."""
     win = sound_time(f64(gain)[None], f64(value)[None], f64(held)[None], patience).item()
     loss = sound_time(f64(-gain)[None], f64(value)[None], f64(held_loss)[None], patience).item()
     assert 0 <= win <= gain / 4 * (1 + 1e-12)

@@ -389,7 +389,7 @@ def test_costs_that_move_while_running_apply_from_the_next_step() -> None:
 
 
 def test_no_step_waits_for_the_device() -> None:
-    """On the meta device tensors have no values: whoever reads one back, or mixes devices, fails."""
+    """On the meta device tensors have no values: code that reads one back, or mixes devices, fails."""
     spec = make_spec(episode_bars=10, stop=0.02, target=0.02, max_hold=5)
     for columns in ("", "ohl"):
         data = random_symbol(0, 60, scale=0.02, level=10.0, columns=columns)

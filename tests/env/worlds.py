@@ -170,7 +170,7 @@ def specs(**fixed: Any) -> st.SearchStrategy[Spec]:
         "fill": st.sampled_from(["next", "close"]),
         "commission_bps": st.sampled_from([0.0, 1.0, 10.0, 250.0]),
         "slippage_bps": st.sampled_from([0.0, 1.0, 5.0, 250.0]),
-        "stop": st.sampled_from([*["off"] * 3, 0.001, 0.02, 0.2]),  # what forces nobody out lets positions grow
+        "stop": st.sampled_from([*["off"] * 3, 0.001, 0.02, 0.2]),  # without forced exits positions grow
         "target": st.sampled_from([*["off"] * 3, 0.001, 0.03, 0.3]),
         "max_hold": st.sampled_from([*["off"] * 3, 1, 2, 7]),
         "ruin": st.sampled_from([0.0, 0.5, 0.97]),

@@ -80,7 +80,7 @@ COMMANDS_AND_FLAGS = [
     Wrong("no value", "run two.toml --set ppo.gamma", {"two.toml": TWO}),
     Wrong("a value that is no TOML", "run two.toml --set ppo.gamma=[1", {"two.toml": TWO}),
     Wrong("a base by --set", "run two.toml --set extends=a.toml", {"two.toml": TWO}),
-    Wrong("a trainer that nobody ships", "run two.toml --set trainer=ddpg", {"two.toml": TWO}),
+    Wrong("an unknown trainer", "run two.toml --set trainer=ddpg", {"two.toml": TWO}),
     Wrong("a symbol that the spec has not", "check two.toml --symbol XOM", {"two.toml": TWO}),
     Wrong("--set for a run, which is over", "show run-1 --set ppo.gamma=0.9", prepare=two_runs),
     Wrong("a report of nothing", "report", prepare=two_runs),

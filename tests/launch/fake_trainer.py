@@ -30,8 +30,8 @@ class Args:
     pause: float = 0.01
     """Seconds per 100 steps."""
     end: Literal["well", "raise", "exit", "kill", "deaf", "talk", "eat"] = "well"
-    """How the first attempt ends; "deaf" ignores SIGTERM and falls silent, "talk" prints 8 MB and goes on, "eat" takes
-    memory until it is refused."""
+    """End of the first attempt: "deaf" ignores SIGTERM and stops printing, "talk" prints 8 MB and continues, "eat"
+    takes memory until it is refused."""
     at: int = 0
     """The step at which it does."""
 

@@ -157,7 +157,7 @@ def test_a_killed_worker_takes_no_run_with_it(driver, plan):
     assert outcome.states == {"run-1": "done"}
     assert steps(run) == WHOLE
     assert run.read_events("resume")
-    assert "run-1: its Ray worker was lost (WorkerCrashedError); it goes on from its last checkpoint" in driver.said
+    assert "run-1: its Ray worker was lost (WorkerCrashedError); it continues from its last checkpoint" in driver.said
 
 
 def _parent(pid):

@@ -1,6 +1,6 @@
 """Faults of the world around runs: disks, clocks, memory, processes that hang or talk on and on, two commands at once.
 
-Each test ends with what a user reads, and with the run going on where it can.
+Each test ends with the user's message, and with the run continuing if it can.
 """
 
 from __future__ import annotations

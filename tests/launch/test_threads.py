@@ -54,7 +54,7 @@ def test_any_number_of_jobs_gives_the_same_bits(tmp_path, trainer, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_trains_and_goes_on_with_the_recorded_threads(tmp_path, monkeypatch):
-    """The number of the plan, whatever this process may use by then."""
+    """The number of the plan, for any number that this process may use by then."""
     monkeypatch.chdir(tmp_path)
     source = (Path(__file__).parents[2] / "trainers" / "ppo.py").read_text()
     start = "    env = run.make_env()\n"
@@ -101,7 +101,7 @@ def test_a_resume_with_fewer_threads_is_refused_with_the_command_that_works(run_
 def test_a_resume_on_fewer_cores_keeps_its_threads_and_prints_a_note(run_of):
     more = available_cores() + 1
     assert check_threads(run_of(threads=available_cores())) == ""
-    assert check_threads(run_of(threads=more)).startswith(f"run-2 goes on with {more} threads, as planned, on")
+    assert check_threads(run_of(threads=more)).startswith(f"run-2 uses {more} threads, as planned, on")
 
 
 def test_sums_over_two_threads_may_differ_in_bits():

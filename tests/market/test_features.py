@@ -33,7 +33,7 @@ def change(bars: Bars, which: slice, columns: tuple[str, ...] = COLUMNS, factor:
 @settings(max_examples=25, deadline=None)
 @given(t=st.integers(LOOKBACK, 240), seed=st.integers(0, 1_000), ohlcv=st.booleans())
 def test_nothing_after_a_bar_touches_what_is_known_at_it(t: int, seed: int, ohlcv: bool) -> None:
-    """Features, regimes and volatility of every column at and before t: the same bits, whatever comes after t."""
+    """Features, regimes and volatility of every column at and before t: the same bits for any bars after t."""
     bars = random_bars(260, seed, ohlcv=ohlcv)
     before, after = compute_features(bars), compute_features(change(bars, slice(t + 1, None)))
     np.testing.assert_array_equal(before.values[: t + 1], after.values[: t + 1])

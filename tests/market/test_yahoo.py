@@ -122,7 +122,7 @@ def test_provenance_keeps_source_time_and_fingerprint(fetch: Any, tmp_path: Path
 
 
 def test_rows_without_a_price_are_left_out_and_counted(fetch: Any) -> None:
-    """A row that only another symbol has is nobody's loss; one with a volume alone, or a price of 0, is counted."""
+    """A row that only another symbol has is not counted; one with a volume alone, or a price of 0, is."""
     full = one(daily(), 180.0)
     holed = full.copy()
     holed.iloc[10, :4] = np.nan  # a volume and no price

@@ -1,4 +1,4 @@
-"""Marks of the files of rows in a checkpoint: whatever a power cut takes from them, a resume notices."""
+"""Marks of the files of rows in a checkpoint: a resume notices any rows that a power cut deleted."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_the_rule_of_one_feature_is_chosen_on_training_bars_alone() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_fixed_rules_of_many_agents_are_those_of_each_alone(spec: Spec, bars: SymbolData, mode: Mode) -> None:
-    """Other symbols, other seeds, a market with fewer bars and fewer windows: nobody's neighbours change a number."""
+    """Other symbols, other seeds, a market with fewer bars and fewer windows: no neighbour changes a number."""
     other = load_market(spec, ["AMD"])["AMD"]
     end = other.splits["validation"][0] + 90
     per_bar = {name: getattr(other, name)[:end] for name in ("timestamps", "close", "features", "volatility", "regime")}

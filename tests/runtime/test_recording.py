@@ -156,7 +156,7 @@ def test_rewards_of_any_size_come_out_the_same(size: float) -> None:
 
 
 def test_an_edited_reward_has_a_scale_of_its_own() -> None:
-    """Agent 1's reward is edited before the third rollout and becomes a thousandth; agent 0 goes on as it was."""
+    """Agent 1's reward is edited before the third rollout and becomes a thousandth; agent 0 does not change."""
     generator = torch.Generator().manual_seed(4)
     rollouts = [torch.randn(40, 2, 2, generator=generator, dtype=torch.float64) for _ in range(3)]
     rollouts[2][..., 1] /= 1_000

@@ -54,9 +54,9 @@ def test_dead_units_live_again_and_the_net_says_what_it_said() -> None:
     before = copy(own)
     assert reinit_dormant(own, fresh, [moments], {"policy": [hidden[0], torch.ones(256, 5)]}) == 2
     torch.testing.assert_close(own["policy"][0][0][[1, 4]], fresh["policy"][0][0][[1, 4]])
-    assert own["policy"][0][1][[1, 4]].tolist() == [0.0, 0.0]  # no bias, whatever a fresh net has there
+    assert own["policy"][0][1][[1, 4]].tolist() == [0.0, 0.0]  # no bias, for any bias of a fresh net
     torch.testing.assert_close(own["policy"][0][0][[0, 2, 3, 5]], before["policy"][0][0][[0, 2, 3, 5]])
-    assert not own["policy"][1][0][:, [1, 4]].any(), "nobody listens to them yet"
+    assert not own["policy"][1][0][:, [1, 4]].any(), "the outgoing weights are 0 at first"
     assert not moments["policy"][0][0][[1, 4]].any()
     assert not moments["policy"][1][0][:, [1, 4]].any()
     assert moments["policy"][0][0][[0, 2, 3, 5]].all()

@@ -1,4 +1,4 @@
-"""Paths as users write them: `~` wherever a path is read, and shipped specs by name in `extends`."""
+"""Paths as users write them: `~` in every path, and shipped specs by name in `extends`."""
 
 from __future__ import annotations
 

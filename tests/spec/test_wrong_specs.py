@@ -1,4 +1,4 @@
-"""Specs that are wrong, one slip each: the exact words a user gets, exit code 2, no traceback, nothing left behind.
+"""Specs that are wrong, one mistake each: the exact words a user gets, exit code 2, no traceback, nothing left behind.
 
 The specs are in `wrong/`, the messages in `tests/golden/spec/`. A comment in each spec describes its fault.
 """

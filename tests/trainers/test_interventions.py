@@ -331,7 +331,7 @@ def test_a_head_is_drawn_anew_and_nothing_else(trainer: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_dormant_units_are_drawn_anew(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p3kit.runtime.evidence.DORMANT", 1.0)  # whoever answers less than the average
+    monkeypatch.setattr("p3kit.runtime.evidence.DORMANT", 1.0)  # units below the average activation
     rule = ANEW | {"on": later(0.95), "do": [{"reinit": "dormant"}]}
     whole, anew = (run(trainer, tmp_path, {"intervention": [one], **ROOMY}) for one in (NEVER, rule))
     before, after = net_of(whole), net_of(anew)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table of faults reads best with one fault per line)
-"""A trainer that ignores a setting, or hands on something else than its environment gave, is named by the diagnosis."""
+"""A trainer that ignores a setting, or changes the numbers of its environment, is named by the diagnosis."""
 
 from __future__ import annotations
 

@@ -354,7 +354,7 @@ FOUR = ("--jobs", "1", "--trials", "4", "--set", "tune.prune=off")
 
 
 def go_on() -> dict[str, Any]:
-    """Goes on with the sweep, and returns what it found."""
+    """Continue the sweep, and return its result."""
     result = tune("--resume", "tune-1", "--json", "--jobs", 1)
     assert result.exit_code == 0, result.output
     return told(result) | {"stderr": result.stderr}

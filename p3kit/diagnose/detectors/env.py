@@ -52,8 +52,8 @@ _UNIT = "mismatch/reward.unit"
 
 @detector("env.mismatch", "diag/mismatch", warn=0.005)
 def rollout_departs(evidence: Evidence, row: Row) -> Finding:
-    """A step is a function of state, action and bars, so a replay has the same numbers. Whatever departs was changed
-    on the way to the learner. Of the fields that depart first, the one that moves the others is named first."""
+    """A step is a function of state, action and bars, so a replay has the same numbers. A different number was changed
+    on the way to the learner. Of the fields that differ first, the one that changes the others is named first."""
     largest = evidence.evaluations("diag/mismatch")
     span = sustained(largest.values > row.warn, row.patience)
     if span is None:

@@ -19,9 +19,7 @@ def policy_loss(evidence: Evidence, row: Row) -> Finding:
     """Guide 6.1 lists it; it is shown and never judged."""
     loss = evidence.ticks("policy/policy_loss")
     low, high = format_number(float(np.min(loss.values))), format_number(float(np.max(loss.values)))
-    return passed(
-        evidence, row, f"between {low} and {high}: no sign of health, whatever it does", float(loss.values[-1])
-    )
+    return passed(evidence, row, f"between {low} and {high}: no sign of health at any level", float(loss.values[-1]))
 
 
 @detector("policy.hold", "policy/hold_share", "policy/entropy_norm", warn=0.95, minimum=3, patience=3)

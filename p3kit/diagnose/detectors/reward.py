@@ -155,7 +155,7 @@ _RANK_ERROR = 0.18
 """Standard error of a rank correlation over thirty episodes: one value so far below is enough."""
 _ODD_SHARPE = 0.2 - 2 * _RANK_ERROR
 _MEANS_MONEY = 0.8
-"""Correlation of reward and equity won above which the reward pays for money, whatever its parts do."""
+"""Correlation of reward and equity won above which the reward pays for money, with any parts."""
 
 
 @detector("reward.bimodal", "reward/bimodal_gap", warn=3.0, patience=2)

@@ -160,4 +160,4 @@ def _rounding(evidence: Evidence, error: Ticks) -> Floats:
     return rounding
 
 
-_WRONG_BOOTSTRAPS = 0.1
+_WRONG_BOOTSTRAPS = 0.02

@@ -5,7 +5,7 @@
     python tests/measure/benchmarks/diagnosis_overhead.py --render          the table again, nothing measured
 
 Every workload is trained in three ways from one seed: *on* as it comes; *unwatched*, with `diagnose.mode = "off"`,
-where evidence is recorded and nobody judges it; *bare*, where neither evidence nor the shape of the reward is measured.
+with evidence but without a diagnosis; *bare*, where neither evidence nor the shape of the reward is measured.
 All three must learn the same. A run is a process forked from one that has imported everything. Its processor time from
 the first line of `main` to the last counts, evaluations and checkpoints included. The table has medians over rounds of
 the ratio within a round, with the smallest and the largest. The load before each run is recorded.

@@ -167,7 +167,7 @@ class World:
     work_s: float
     """Of one run in one slot, start included."""
     start_s: float
-    """Until a run that begins, or goes on, takes its first step."""
+    """Until a run that begins, or continues, takes its first step."""
     checkpoint_s: float
     """Between two checkpoints of a run."""
     make_s: float

@@ -35,7 +35,7 @@ def gradient_steps_per_rollout(results: Measured) -> int:
 
 
 def write_page(results: Measured, contestants: Sequence[Any], growth: Sequence[Any], docs: Path) -> None:
-    """The page and the picture, from whatever has been measured so far."""
+    """The page and the picture, from all measurements so far."""
     measured = [c for c in contestants if rates_of(results, c.name)]
     if not measured:
         raise SystemExit("nothing has been measured yet")

@@ -9,7 +9,7 @@ Each measurement goes into docs/benchmarks/trainers.json at once, so that an int
 from scratch, which is necessary after the code has changed. Stop all other work: the load of the machine before each
 measurement is recorded.
 
-Whatever of ours is timed is a whole `p3kit run`, started as a user starts it, with everything on. The first time, ours
+Our rows are a whole `p3kit run`, started as a user starts it, with everything on. The first time, ours
 is run once before it is measured, so that what torch.compile makes is found in the cache; *cold* is without a cache.
 """
 

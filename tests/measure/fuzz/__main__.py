@@ -1,8 +1,8 @@
 """`python -m tests.measure.fuzz`: damaged specs and run directories through the commands that read them.
 
-No traceback, no hang, an exit code that fits, a message wherever it is not 0, and nothing overwritten. Everything is
-drawn from `--seed`. The figures are written as it goes, and a second call with the same `--output` goes on where the
-first one ended.
+No traceback, no hang, an exit code that fits, a message for every other code than 0, and nothing overwritten.
+Everything is drawn from `--seed`. The figures are written as it goes, and a second call with the same `--output` goes
+on where the first one ended.
 """
 
 from __future__ import annotations

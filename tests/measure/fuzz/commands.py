@@ -25,7 +25,7 @@ class Finding(Exception):
 
 
 class Hang(BaseException):
-    """Raised by the clock in whatever goes on too long; no `except Exception` keeps it."""
+    """Raised by the clock in a call that takes too long; no `except Exception` catches it."""
 
 
 @dataclass(frozen=True)

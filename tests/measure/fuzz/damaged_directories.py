@@ -204,7 +204,7 @@ def trainer_in_this_process(words: Sequence[str]) -> tuple[int, str, str]:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-        except Exception:  # noqa: BLE001  whatever it is, a process would print it and end
+        except Exception:  # noqa: BLE001  a process would print any error and end
             traceback.print_exc()
             code = 1
         finally:

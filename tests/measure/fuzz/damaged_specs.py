@@ -174,13 +174,13 @@ BYTES: list[Callable[[bytes, random.Random], bytes]] = [flip, tear, insert, cut_
 
 
 def corpus() -> dict[str, bytes]:
-    """Shipped specs, and specs with one slip each."""
+    """Shipped specs, and specs with one mistake each."""
     files = [*shipped_specs(), *sorted(WRONG.glob("*.toml"))]
     return {path.name: path.read_bytes() for path in files}
 
 
 def made_up(number: int, seed: int) -> list[Tables]:
-    """Right specs that nobody wrote, from the bounds of every field."""
+    """Generated valid specs, from the bounds of every field."""
     drawn: list[Tables] = []
 
     @hypothesis.seed(seed)

@@ -147,7 +147,7 @@ def launcher(run: RunDir) -> subprocess.Popen[str]:
 
 
 def trained_in_one_go(folder: Path, case: str, done: dict[str, RunDir]) -> tuple[RunDir, dict[str, int], float]:
-    """A run that nobody touches, how often it got to each place, and its seconds."""
+    """An undisturbed run, how often it got to each place, and its seconds."""
     run, begin = make_run(folder, case, done), time.monotonic()
     process = start(run, "-m", "tests.measure.kills.die", "count", "0", str(run.path))
     printed, _ = process.communicate(timeout=PATIENCE_S)
@@ -335,7 +335,7 @@ def main(kills: int, seed: int, jobs: int, way: str | None, keep: Path | None, o
                 found = "" if refused else difference(run, undisturbed)
             except CheckpointError as error:
                 found, refused = ("", str(error)) if cut else (str(error), "")
-            except Exception as error:  # noqa: BLE001  whatever keeps a run from its end is what is looked for
+            except Exception as error:  # noqa: BLE001  the search is for any error that keeps a run from its end
                 found = f"{type(error).__name__}: {error}"
             if found and keep:
                 shutil.copytree(own, keep / own.name)
@@ -350,7 +350,7 @@ def main(kills: int, seed: int, jobs: int, way: str | None, keep: Path | None, o
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(one, sorted(set(range(kills)) - {kill.number for kill in done})))
     same, refused = sum(kill.same for kill in done), sum(bool(kill.refused) for kill in done)
-    print(f"{same} of {len(done)} came out as if nobody had touched them; the damage of {refused} was refused by name")
+    print(f"{same} of {len(done)} came out as an undisturbed run; the damage of {refused} was refused by name")
     sys.exit(0 if all(kill.as_promised for kill in done) else 1)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p3kit.env.account import ACCOUNT_FIELDS
-from p3kit.market import load_market
+from p3kit.env.account import ACCOUNT_FIELDS, HOLD
+from p3kit.market import SymbolData, load_market
 from p3kit.metrics import ACTIONS
 from p3kit.rundir import RunDir, list_runs
 from p3kit.runtime.attainable import attainable_share
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part
-from p3kit.runtime.evaluation import Evaluator, Policy
+from p3kit.runtime.evaluation import Evaluator, Policy, walk_together
+from p3kit.runtime.walks import Walk
 from p3kit.spec import Spec, resolve_spec
 
 
@@ -36,8 +38,25 @@ class Score:
 
 def score(spec: Spec, symbol: str, policy: Policy) -> Score:
     """Play `policy` on the test split and set it against the optimal rule on the same bars."""
-    bars = load_market(spec, [symbol])[symbol]
-    walk = Evaluator(spec, bars, symbol, 0, torch.device("cpu"), final=True).walk("test", policy)
+    return score_together([spec], [symbol], [policy])[0]
+
+
+def score_together(specs: Sequence[Spec], symbols: Sequence[str], policies: Sequence[Policy]) -> list[Score]:
+    """Play policies side by side, each on the test split of its symbol: one walk over the bars costs most."""
+    spec_of = dict(zip(symbols, specs, strict=True))
+    markets = {symbol: load_market(spec, [symbol])[symbol] for symbol, spec in spec_of.items()}
+    bars, device = [markets[symbol] for symbol in symbols], torch.device("cpu")
+    agents = list(zip(specs, bars, symbols, strict=True))
+    players = [Evaluator(*one, 0, device, final=True) for one in agents]
+
+    def act(observation: Tensor, mask: Tensor) -> Tensor:
+        return torch.stack([policy(observation[k], mask[k]) for k, policy in enumerate(policies)])
+
+    walks = walk_together(players, "test", act)
+    return [_score_of(*one, *walk) for one, walk in zip(agents, walks, strict=True)]
+
+
+def _score_of(spec: Spec, bars: SymbolData, symbol: str, walk: Walk) -> Score:
     own = float(np.log1p(walk.bar_return).mean())
     found = attainable_share(spec, symbol, walk)
     share = np.nan if found is None else found["share"]  # without an edge nothing is attainable
@@ -47,15 +66,17 @@ def score(spec: Spec, symbol: str, policy: Policy) -> Score:
 def scores(run: RunDir) -> dict[str, Score]:
     """Of every agent of a run, at the weights that validation chose; an agent that never traded scores 0."""
     info, trainer = run.info(), trainer_module(run.path / "trainer.py")
-    found = {}
+    names, specs, policies = [], [], []
     for agent in info["agents"]:
         spec = resolve_spec(agent["spec"], run.name, run.trainer_file)
         (verdict,) = run.read_events("verdict", agent=agent["name"])
         among = agent["name"] if len(info["agents"]) > 1 else None
         best = run.checkpoint(f"best-{int(verdict['chosen_step']):09d}", among)
-        policy = greedy(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold
-        found[agent["name"]] = score(spec, agent["symbol"], policy)
-    return found
+        names.append(agent["name"])
+        specs.append(spec)
+        policies.append(probabilities(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold)
+    found = score_together(specs, [agent["symbol"] for agent in info["agents"]], policies)
+    return dict(zip(names, found, strict=True))
 
 
 def print_scores(runs_root: Path) -> None:
@@ -71,8 +92,9 @@ def print_scores(runs_root: Path) -> None:
     print(f"{runs_root}: {told}  median {np.median(list(means.values())):.2f}", flush=True)
 
 
-def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
-    """The policy of a checkpoint of one agent, through the code that trained it."""
+def probabilities(trainer: Any, spec: Spec, weights: Flat) -> Policy:
+    """The log-probabilities of a checkpoint of one agent, through the code that trained it. `evaluation.action` of the
+    spec chooses from them."""
     args = trainer.Args(**spec.ppo.model_dump())
     if hasattr(trainer, "forward_all"):  # a shared encoder
         encoder = part("encoder", weights)
@@ -94,13 +116,14 @@ def greedy(trainer: Any, spec: Spec, weights: Flat) -> Policy:
 
     def policy(observation: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
-            return trainer.masked_log_softmax(logits_of(observation), mask).argmax(-1)
+            return trainer.masked_log_softmax(logits_of(observation), mask)
 
     return policy
 
 
 def always_hold(observation: Tensor, mask: Tensor) -> Tensor:
-    return torch.zeros(len(observation), dtype=torch.int64)
+    """Log-probabilities of a policy that never trades."""
+    return torch.full(mask.shape, -torch.inf).index_fill(-1, torch.tensor(HOLD), 0.0)
 
 
 def trainer_module(path: Path) -> Any:

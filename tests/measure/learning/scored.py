@@ -6,7 +6,7 @@
 
 Each row but `guide` extends specs/recommended.toml and changes name, trainer, symbols, seeds, [data] and [early_stop]
 alone. The market is that of specs/learning.toml; the test split is scored. Results are kept in --work, a file per row
-and seed, so that an interrupted command goes on where it stopped.
+and seed, so that an interrupted command continues.
 """
 
 from __future__ import annotations

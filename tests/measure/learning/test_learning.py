@@ -1,5 +1,5 @@
 """The learning proof: `p3kit run specs/learning.toml` and `specs/learning_shared.toml`, scored on 24,000 bars that
-nobody trained on.
+no agent trained on.
 
 Slow: run it with `tox -e slow` (about half an hour on two cores); the figures it prints stand in trainers/README.md.
 """

@@ -56,7 +56,7 @@ Judged = tuple[RunDir, Outcome]
     show_default=True,
     help="Work folder. What it holds already is not trained again, so that a call that was cut off can go on.",
 )
-@click.option("--minutes", type=float, help="Begin no run after so many minutes.")
+@click.option("--minutes", type=float, help="Begin no run after this number of minutes.")
 @click.option("--trainer", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="In place of ppo.py.")
 @click.option("--jobs", type=int, default=len(os.sched_getaffinity(0)), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write OUTPUT.json and OUTPUT.md.")
@@ -162,7 +162,7 @@ def _run(
         line = f"[{count}/{len(planned)}] {mark} {job.name} ({outcome.state}, {seconds:.0f} s): {said or 'silent'}"
         click.echo(line, err=True)
     if len(judged) < len(planned):
-        click.echo(f"{len(planned) - len(judged)} runs are left: the same command goes on with them", err=True)
+        click.echo(f"{len(planned) - len(judged)} runs are left: the same command continues with them", err=True)
     return judged
 
 

@@ -45,7 +45,7 @@ def admit(outcomes: Sequence[Outcome], cases: Mapping[str, Case]) -> dict[str, A
     """The verdict on every fault of which there are runs, from runs of equal sizes (the guide's are left out).
 
     harmful: the score falls, p below 0.05 and by more than one healthy standard deviation · lost: the run does not
-    reach its end · contract: it breaks one, whatever the score · no harm: neither, so it is no fault as injected ·
+    reach its end · contract: it breaks one, for any score · no harm: neither, so it is no fault as injected ·
     unknown: no two healthy runs to compare with.
     """
     faults = [o for o in outcomes if cases[o.case].kind == "fault" and o.sizes != "guide"]

@@ -262,7 +262,7 @@ ROOT_OPTION = click.option(
 @click.argument("part", type=click.Choice(PARTS))
 @ROOT_OPTION
 @click.option("--jobs", type=int, default=len(os.sched_getaffinity(0)), show_default=True)
-@click.option("--first", type=int, help="Only so many runs of the part, in the order of their seeds.")
+@click.option("--first", type=int, help="Only this number of runs of the part, in the order of their seeds.")
 def train_part(part: str, root: Path, jobs: int, first: int | None) -> None:
     """Train the runs of a part; what the folder holds already is not trained again."""
     folder = root / part

@@ -9,7 +9,7 @@ Healthy controls are trained under the same rules: an action there is harm that 
 is none. A control in which nothing acted ends with the bits of the run that was only watched, so that its score need
 not be compared.
 
-One rule changes how a repaired run goes on, whatever was wrong with it. So that this is not taken for a repair, healthy
+One rule changes the rest of a repaired run, for any fault. So that this is not taken for a repair, healthy
 runs are also trained with that rule alone, from a tenth of their steps on, and held against the same band.
 """
 

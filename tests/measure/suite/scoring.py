@@ -116,7 +116,8 @@ def _worse(finding: Finding, known: Alarm | None) -> bool:
 
 
 def _ends_of_iterations(evidence: Evidence) -> list[int]:
-    """The step at which each iteration was written. Its rows may bear earlier steps: nobody could see them then."""
+    """The step at which each iteration was written. Its rows may have earlier steps, but they were not readable
+    then."""
     ends: dict[int, int] = {}
     for series in evidence.series.values():
         for iteration, step in zip(series.iterations.tolist(), series.steps.tolist(), strict=True):

@@ -288,7 +288,7 @@ def _left_out(outcomes: Sequence[Outcome], cases: Cases) -> str:
     large = any(outcome.sizes == "guide" for outcome in outcomes)
     said = [f"{len(faults)} of {sum(c.kind == 'fault' for c in cases.values())} faults and strengths"] if faults else []
     said += [] if large else ["the guide's sizes"]
-    return f"**Not run yet on these seeds:** {', '.join(said)}. The same command goes on with them.\n" if said else ""
+    return f"**Not run yet on these seeds:** {', '.join(said)}. The same command continues with them.\n" if said else ""
 
 
 def write_page() -> None:
