@@ -5,6 +5,7 @@ Each function returns a whole page. `tests/docs/test_generated.py` keeps the com
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
@@ -221,6 +222,8 @@ def commands_reference() -> str:
 
 def _help(command: click.Command, parent: click.Context, name: str) -> str:
     settings = {"max_content_width": 100, "terminal_width": 100, "help_option_names": ["-h", "--help"]}
+    command = copy.copy(command)
+    command._help_option = None  # click keeps the names of the first call, and tests call commands without -h
     context = click.Context(command, info_name=name, parent=parent, **settings)  # type: ignore[arg-type]
     return "\n".join(line.rstrip() for line in command.get_help(context).strip().splitlines())
 
