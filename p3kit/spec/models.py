@@ -424,7 +424,7 @@ class Compute(Table):
     Sums over one thread and over two differ in the last bits, and so do stacks of other sizes. So "auto" of `threads`
     and `group` follows from the spec and the cores of the machine, never from `--jobs`, the engine or other runs.
     `p3kit plan` prints the threads, `run.json` records them, and a resume uses the recorded number. Trials of a sweep
-    have one thread each."""
+    have one thread each. Threads wait for each other: on a machine that is busy with other work, 1 is faster."""
 
     device: Annotated[str, AfterValidator(_device), Words(DEVICES)] = "auto"
     """auto uses CUDA if available; or cpu, cuda, cuda:1."""
