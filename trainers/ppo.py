@@ -51,7 +51,7 @@ class Args:
     """Mix of one-step and whole-episode advantages; raising it trades bias for variance."""
     clip_range: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Largest distance of the probability ratio from 1 before its gradient is cut."""
-    ent_coef: Annotated[float, Ge(0), Le(1_000)] = 0.01
+    ent_coef: Annotated[float, Ge(0), Le(2)] = 0.01
     """Weight of the entropy bonus in nats; raising it keeps the policy exploring."""
     vf_coef: Annotated[float, Ge(0), Le(1_000)] = 0.5
     """Weight of the value loss."""

@@ -357,7 +357,9 @@ class Env(Table):
         return self
 
 
-Weight = Annotated[float, Ge(0), Le(MOST), LIVE]
+MOST_WEIGHT = 1_000_000
+"""Limit of a weight of the reward: squares of the value's error and of its gradient stay finite in float32."""
+Weight = Annotated[float, Ge(0), Le(MOST_WEIGHT), LIVE]
 
 
 class Weights(Table):
@@ -399,7 +401,7 @@ class Reward(Table):
     """Target volatility per year of the sizing component, as a fraction."""
     target_sharpe: Number = 1.0
     """Annual Sharpe ratio that the guide's Sharpe component subtracts (`formulas = "guide"` only)."""
-    action_bonus: Annotated[float, Ge(0), Le(MOST), LIVE] = 0.0
+    action_bonus: Weight = 0.0
     """Bonus for every action except HOLD; above 0 it rewards churn, so use it only for a limited time."""
     weights: Weights = Weights()
     """Weights of the seven components."""

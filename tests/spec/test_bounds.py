@@ -11,6 +11,7 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from click.testing import CliRunner
 
+import p3kit
 from p3kit.cli import main
 from p3kit.errors import SpecError
 from p3kit.spec import find_trainer, load_spec
@@ -170,3 +171,28 @@ def test_a_derived_name_is_a_name(name: str, suffix: str, tmp_path: Path) -> Non
     path.write_text(f'name = "{made}"\nsymbols = ["AAPL"]\n')
     assert load_spec(path).spec.name == made
     assert made.endswith(suffix.lstrip("-"))
+
+
+@pytest.mark.parametrize("line", ["ppo.ent_coef = 2.1", "reward.weights.pnl = 2e6", "reward.action_bonus = 1e12"])
+def test_a_weight_that_makes_gradients_infinite_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"{HEAD}{line}\n")
+    with pytest.raises(SpecError, match=r"x\.toml:3:"):
+        load_spec(path)
+
+
+AT_THE_LIMIT = {
+    "entropy": "ppo = { ent_coef = 2, batch_size = 2, n_steps = 40, total_timesteps = 320, n_epochs = 1 }",
+    "value": "ppo = { vf_coef = 1000, n_steps = 40, total_timesteps = 320, n_epochs = 1 }\n"
+    'reward = { weights = { pnl = 1e6 }, action_bonus = 1e6, scaling = "none", clip = "off" }',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ppo", "ppo_stacked", "ppo_shared"])
+@pytest.mark.parametrize("lines", AT_THE_LIMIT.values(), ids=AT_THE_LIMIT)
+def test_weights_at_their_limits_train(lines: str, trainer: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f'{HEAD}trainer = "{trainer}"\nenv.num_envs = 4\n{lines}\n')
+    (run,) = p3kit.run_spec(path, 1, tmp_path / "runs", progress=False)
+    assert run.state == "done", run.message
