@@ -6,6 +6,7 @@
   python -m tests.measure.suite.generated calibrate         thresholds from the pool, written for the rows to read
   python -m tests.measure.suite.generated score held-out    recall, precision, delay and false alarms, with intervals
   python -m tests.measure.suite.generated train repaired    degraded held-out faults and healthy runs under repair
+  python -m tests.measure.suite.generated page              the committed results into docs/diagnosis.md
   python -m tests.measure.suite.generated repair            what became of them, beside unrepaired runs of the same seed
 
 Runs are kept with their records, so that changed rows judge them again in seconds. See `drawing.py` for the seeds.
@@ -61,10 +62,15 @@ def _references(case: Case) -> list[Job]:
 
 
 def _repaired_jobs(root: Path) -> list[Job]:
-    """Held-out faults that degraded their run, and healthy configurations, under the repair rules."""
-    drawn, _ = drawn_faults(root, "held-out")
-    hurt = [one for one in drawn if (one.fall > 1 and one.p < 0.05) or one.outcome.state != "done"]
-    faults = [Job(one.case, one.outcome.seed, overlay=REPAIRED) for one in hurt]
+    """Held-out faults that degraded their run by its outcome, and healthy configurations, under the repair rules."""
+    stored = {kept.print: read_trained(kept.run) for kept in finished(root / "held-out")}
+    found = [(job, stored[name]) for job in jobs_of("held-out") if (name := fingerprint(job, None)) in stored]
+    faults = []
+    for job, trained in (pair for pair in found if pair[0].case.kind == "fault"):
+        healthy_scores = [one.score for other, one in found if other.case.name == job.case.reference]
+        fall, p = effect_of(trained.score, healthy_scores)
+        if (fall > 1 and p < 0.05) or trained.state != "done":
+            faults.append(Job(job.case, job.seed, overlay=REPAIRED))
     healthy = [Job(drawing.draw_configuration(seed), seed, overlay=REPAIRED) for seed in drawing.HELD_OUT_HEALTHY[:10]]
     return [*faults, *healthy]
 
@@ -253,6 +259,50 @@ def main() -> None:
     """Train, calibrate and score drawn runs."""
 
 
+RESULTS = Path(__file__).parent / "results" / "generated.json"
+PAGE = Path(__file__).parents[3] / "docs" / "diagnosis.md"
+BEGIN, END = "<!-- drawn -->", "<!-- end of drawn -->"
+TITLES = {
+    "recall": "recall: a root row of the fault's family, warning or critical",
+    "recall_key": "… numeric keys of the spec",
+    "recall_component": "… components of the reward",
+    "recall_buffer": "… fields of the rollout buffer",
+    "recall_column": "… columns of the features",
+    "recall_any_row": "recall of any root row",
+    "precision": "precision of root rows",
+    "median_delay": "median delay after onset",
+    "healthy": "healthy runs with a warning",
+    "repaired": "degraded runs back in the healthy band under `repair`",
+    "repaired_where_acted": "… where a rule acted",
+    "worse_than_unrepaired": "… acted on, and worse than the unrepaired run of the same seed",
+    "healthy_acted_on": "healthy runs that a rule acted on",
+}
+OWN = {"recall": "recall", "precision": "precision", "healthy": "controls_alarmed", "median_delay": "median_delay"}
+OWN_REPAIR = {"repaired": "repaired", "repaired_where_acted": "repaired_where_acted",
+              "healthy_acted_on": "controls_acted_on"}  # fmt: skip
+
+
+def page_table() -> str:
+    """The figures of the committed results side by side."""
+    folder, drawn = RESULTS.parent, json.loads(RESULTS.read_text(encoding="utf-8"))
+    own = json.loads((folder / "scored.json").read_text(encoding="utf-8"))["totals"]
+    repaired = json.loads((folder / "repair.json").read_text(encoding="utf-8"))["totals"]
+    columns = [
+        {**{key: own[name] for key, name in OWN.items()}, **{key: repaired[name] for key, name in OWN_REPAIR.items()}},
+        *(drawn[name] for name in ("pool", "held_out")),
+    ]
+    lines = ["| | own suite | calibration pool | held out by seed |", "|---|---|---|---|"]
+    for key, title in TITLES.items():
+        lines.append(f"| {title} | {' | '.join(_cell(column.get(key)) for column in columns)} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: Any) -> str:
+    if isinstance(figure, dict):
+        return str(Score(figure["hits"], figure["of"])) if figure["of"] else "–"
+    return "–" if figure is None else f"{figure:.1%} of the budget"
+
+
 ROOT_OPTION = click.option(
     "--runs", "root", type=click.Path(path_type=Path), default=ROOT, show_default=True, help="Work folder."
 )
@@ -341,6 +391,13 @@ def repair(root: Path, output: Path | None) -> None:
     click.echo(json.dumps(found, indent=1))
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+@main.command("page")
+def page() -> None:
+    """Write the committed results into docs/diagnosis.md."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN, 1)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{page_table()}\n\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
