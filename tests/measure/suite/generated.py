@@ -28,12 +28,13 @@ from scipy import stats
 
 from p3kit.diagnose import DETECTORS, Evidence, gather_run, judge
 from p3kit.diagnose.calibration import FILE, calibration, pool_hash
+from p3kit.interventions import STRICT
 from p3kit.rundir import RunDir
 from tests.measure.suite import drawing
 from tests.measure.suite.cases import Case
-from tests.measure.suite.repair_rates import REPAIRED, Trained, read_trained
+from tests.measure.suite.repair_rates import REPAIRED, read_trained
 from tests.measure.suite.scoring import Outcome, Score, judge_live, unexplained
-from tests.measure.suite.suite_runs import Job, fingerprint, finished, train
+from tests.measure.suite.suite_runs import Job, finished, train
 
 ROOT = Path("runs/generated")
 
@@ -57,14 +58,10 @@ def jobs_of(part: str, root: Path = ROOT) -> list[Job]:
     return [*references, *faults]
 
 
-def _references(case: Case) -> list[Job]:
-    return [Job(drawing.draw_base(int(case.reference[1:])), seed) for seed in drawing.REFERENCES]
-
-
 def _repaired_jobs(root: Path) -> list[Job]:
     """Held-out faults that degraded their run by its outcome, and healthy configurations, under the repair rules."""
-    stored = {kept.print: read_trained(kept.run) for kept in finished(root / "held-out")}
-    found = [(job, stored[name]) for job in jobs_of("held-out") if (name := fingerprint(job, None)) in stored]
+    stored = {(kept.case, kept.seed): read_trained(kept.run) for kept in finished(root / "held-out")}
+    found = [(job, stored[key]) for job in jobs_of("held-out") if (key := (job.case.name, job.seed)) in stored]
     faults = []
     for job, trained in (pair for pair in found if pair[0].case.kind == "fault"):
         healthy_scores = [one.score for other, one in found if other.case.name == job.case.reference]
@@ -143,9 +140,9 @@ class Drawn:
 
 def judged(folder: Path, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunDir, Outcome]]:
     """The stored runs of some jobs, judged as they would have been live."""
-    stored = {kept.print: kept.run for kept in finished(folder)}
+    stored = {(kept.case, kept.seed): kept.run for kept in finished(folder)}
     for job in jobs:
-        run = stored.get(fingerprint(job, None))
+        run = stored.get((job.case.name, job.seed))
         if run is not None:
             yield job, run, judge_live(run, job.case, job.seed, job.sizes)
 
@@ -355,42 +352,45 @@ def score(part: str, root: Path, output: Path | None) -> None:
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def repair_figures(root: Path) -> dict[str, Any]:
+    """Repaired runs of degraded held-out faults beside unrepaired ones of the same seed, and actions on healthy runs.
+
+    A stop by `diagnose.strict` is no repair.
+    """
+    stored = {
+        part: {(kept.case, kept.seed): read_trained(kept.run) for kept in finished(root / part)}
+        for part in ("held-out", "repaired")
+    }
+    before, after = stored["held-out"], stored["repaired"]
+    jobs = [job for job in jobs_of("repaired", root) if (job.case.name, job.seed) in after]
+    rows: list[dict[str, Any]] = []
+    for job in (job for job in jobs if job.case.kind == "fault"):
+        degraded, trained = before[job.case.name, job.seed], after[job.case.name, job.seed]
+        healthy = [one.score for (name, _), one in before.items() if name == job.case.reference]
+        fall, _ = effect_of(trained.score, healthy)
+        did = [f"{action.rule}@{action.at_step}" for action in trained.actions if action.rule != STRICT]
+        own = {"case": job.case.name, "title": job.case.title, "degraded": degraded.score, "repaired": trained.score}
+        rows.append(own | {"in_band": fall <= 1 and trained.state == "done", "did": did})
+    acted = [row for row in rows if row["did"]]
+    touched = [bool(after[job.case.name, job.seed].actions) for job in jobs if job.case.kind == "control"]
+    return {
+        "repaired": Score(sum(row["in_band"] for row in rows), len(rows)).to_json(),
+        "repaired_where_acted": Score(sum(row["in_band"] for row in acted), len(acted)).to_json(),
+        "worse_than_unrepaired": Score(sum(row["repaired"] < row["degraded"] for row in acted), len(acted)).to_json(),
+        "healthy_acted_on": Score(sum(touched), len(touched)).to_json(),
+        "rows": rows,
+    }
+
+
 @main.command("repair")
 @ROOT_OPTION
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def repair(root: Path, output: Path | None) -> None:
-    """Compare repaired runs of held-out faults with unrepaired ones of the same seed, and count actions on healthy."""
-    drawn, _ = drawn_faults(root, "held-out")
-    stored = {kept.print: read_trained(kept.run) for kept in finished(root / "repaired")}
-    rows: list[dict[str, Any]] = []
-    touched: list[Trained] = []
-    for job in jobs_of("repaired", root):
-        trained = stored.get(fingerprint(job, None))
-        if trained is None:
-            continue
-        if job.case.kind == "control":
-            touched.append(trained)
-            continue
-        before = next(one for one in drawn if one.case.name == job.case.name)
-        references = [o.score or 0.0 for _, _, o in judged(root / "held-out", _references(before.case))]
-        fall, _ = effect_of(trained.score, references)
-        did = [f"{action.rule}@{action.at_step}" for action in trained.actions]
-        own = {"case": job.case.name, "title": job.case.title, "degraded": before.outcome.score or 0.0}
-        rows.append(own | {"repaired": trained.score, "in_band": fall <= 1, "acted": bool(did), "did": did})
-    found = {
-        "repaired": Score(sum(row["in_band"] for row in rows), len(rows)).to_json(),
-        "repaired_where_acted": Score(
-            sum(row["in_band"] for row in rows if row["acted"]), sum(row["acted"] for row in rows)
-        ).to_json(),
-        "worse_than_unrepaired": Score(
-            sum(row["acted"] and row["repaired"] < row["degraded"] for row in rows), sum(row["acted"] for row in rows)
-        ).to_json(),
-        "healthy_acted_on": Score(sum(bool(one.actions) for one in touched), len(touched)).to_json(),
-        "rows": rows,
-    }
-    click.echo(json.dumps(found, indent=1))
+    """Print what became of degraded held-out faults under the repair rules."""
+    text = json.dumps(repair_figures(root), indent=1)
+    click.echo(text)
     if output is not None:
-        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        output.write_text(text + "\n", encoding="utf-8")
 
 
 @main.command("page")

@@ -47,7 +47,7 @@ def test_a_right_row_is_a_root_of_its_family_after_the_onset() -> None:
     assert drawn(alarm("reward.share", onset)).right
     for wrong in (
         alarm("reward.share", onset - 1),
-        alarm("data.column", onset),
+        alarm("data.break", onset),
         alarm("reward.share", onset, follows="reward.hack"),
         alarm("reward.share", onset, "information"),
     ):
@@ -55,7 +55,7 @@ def test_a_right_row_is_a_root_of_its_family_after_the_onset() -> None:
 
 
 def test_figures() -> None:
-    faults = [drawn(alarm("reward.share", 100_000), alarm("data.column")), drawn(), drawn(fall=0.0, p=0.5)]
+    faults = [drawn(alarm("reward.share", 100_000), alarm("data.break")), drawn(), drawn(fall=0.0, p=0.5)]
     found = summary(faults, [outcome(), outcome(alarm("trade.never"))])
     assert (found["recall"]["hits"], found["recall"]["of"]) == (1, 2)
     assert (found["precision"]["hits"], found["precision"]["of"]) == (1, 2)
