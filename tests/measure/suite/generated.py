@@ -9,7 +9,7 @@
   python -m tests.measure.suite.generated page              the committed results into docs/diagnosis.md
   python -m tests.measure.suite.generated repair            what became of them, beside unrepaired runs of the same seed
 
-Runs are kept with their records, so that changed rows judge them again in seconds. See `drawing.py` for the seeds.
+Runs are kept with their records, so that changed rows judge them again in seconds. See `drawn_cases.py` for the seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from p3kit.diagnose import DETECTORS, Evidence, gather_run, judge
 from p3kit.diagnose.calibration import FILE, calibration, pool_hash
 from p3kit.interventions import STRICT
 from p3kit.rundir import RunDir
-from tests.measure.suite import drawing
+from tests.measure.suite import drawn_cases
 from tests.measure.suite.cases import Case
 from tests.measure.suite.repair_rates import REPAIRED, read_trained
 from tests.measure.suite.scoring import Outcome, Score, judge_live, unexplained
@@ -47,14 +47,14 @@ def jobs_of(part: str, root: Path = ROOT) -> list[Job]:
     if part == "repaired":
         return _repaired_jobs(root)
     if part == "pool":
-        return [Job(drawing.draw_configuration(seed), seed) for seed in drawing.POOL]
+        return [Job(drawn_cases.draw_configuration(seed), seed) for seed in drawn_cases.POOL]
     if part == "healthy":
-        return [Job(drawing.draw_configuration(seed), seed) for seed in drawing.HELD_OUT_HEALTHY]
+        return [Job(drawn_cases.draw_configuration(seed), seed) for seed in drawn_cases.HELD_OUT_HEALTHY]
     held_out = part == "held-out"
-    bases = drawing.HELD_OUT_BASES if held_out else drawing.BASES
-    seeds = drawing.HELD_OUT if held_out else drawing.DEVELOPMENT
-    references = [Job(drawing.draw_base(base), seed) for seed in drawing.REFERENCES for base in bases]
-    faults = [Job(drawing.draw_fault(seed, bases[seed // 4 % 2]), seed) for seed in seeds]
+    bases = drawn_cases.HELD_OUT_BASES if held_out else drawn_cases.BASES
+    seeds = drawn_cases.HELD_OUT if held_out else drawn_cases.DEVELOPMENT
+    references = [Job(drawn_cases.draw_base(base), seed) for seed in drawn_cases.REFERENCES for base in bases]
+    faults = [Job(drawn_cases.draw_fault(seed, bases[seed // 4 % 2]), seed) for seed in seeds]
     return [*references, *faults]
 
 
@@ -68,7 +68,9 @@ def _repaired_jobs(root: Path) -> list[Job]:
         fall, p = effect_of(trained.score, healthy_scores)
         if (fall > 1 and p < 0.05) or trained.state != "done":
             faults.append(Job(job.case, job.seed, overlay=REPAIRED))
-    healthy = [Job(drawing.draw_configuration(seed), seed, overlay=REPAIRED) for seed in drawing.HELD_OUT_HEALTHY[:10]]
+    healthy = [
+        Job(drawn_cases.draw_configuration(seed), seed, overlay=REPAIRED) for seed in drawn_cases.HELD_OUT_HEALTHY[:10]
+    ]
     return [*faults, *healthy]
 
 
@@ -127,7 +129,7 @@ class Drawn:
     @property
     def right(self) -> list[Any]:
         """Root rows of the fault's family at warning or critical, from its onset on."""
-        begin, family = self.case.onset * self.outcome.total_timesteps, drawing.FAMILIES[self.case.strength]
+        begin, family = self.case.onset * self.outcome.total_timesteps, drawn_cases.FAMILIES[self.case.strength]
         own = [alarm for alarm in unexplained(self.outcome) if alarm.symptom.partition(".")[0] in family]
         return [alarm for alarm in own if alarm.at_step >= begin]
 
@@ -224,7 +226,7 @@ def summary(drawn: Sequence[Drawn], healthy: Sequence[Outcome]) -> dict[str, Any
                 sum(bool(one.right) for one in counted if one.case.strength == kind),
                 sum(one.case.strength == kind for one in counted),
             ).to_json()
-            for kind in drawing.KINDS
+            for kind in drawn_cases.KINDS
         },
         "recall_any_row": Score(sum(bool(unexplained(one.outcome)) for one in counted), len(counted)).to_json(),
         "precision": Score(sum(alarm in one.right for one, alarm in roots), len(roots)).to_json(),

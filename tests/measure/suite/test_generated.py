@@ -7,7 +7,7 @@ import pytest
 
 from p3kit.diagnose import DETECTORS
 from p3kit.diagnose.calibration import calibrated_threshold, calibration
-from tests.measure.suite import drawing
+from tests.measure.suite import drawn_cases
 from tests.measure.suite.generated import BEGIN, END, PAGE, Drawn, effect_of, page_table, summary
 from tests.measure.suite.scoring import Alarm, Outcome
 
@@ -22,7 +22,7 @@ def alarm(symptom: str, at: int = 50_000, severity: str = "warning", follows: st
 
 def drawn(*alarms: Alarm, kind: int = 1, fall: float = 3.0, p: float = 0.01) -> Drawn:
     """A fault of a kind (0 key, 1 component, 2 buffer, 3 column) with the rows that it raised."""
-    return Drawn(drawing.draw_fault(kind, 7), outcome(*alarms), fall, p)
+    return Drawn(drawn_cases.draw_fault(kind, 7), outcome(*alarms), fall, p)
 
 
 def test_the_effect_of_one_run_is_that_of_a_prediction_interval() -> None:

@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from p3kit.market import load_market
-from tests.measure.suite import drawing
+from tests.measure.suite import drawn_cases
 from tests.measure.suite.hooks import BUFFER_FIELDS, COLUMN_FAULTS, HOOKS, broken_bars
 
-PARTS = (drawing.POOL, drawing.HELD_OUT_HEALTHY, drawing.DEVELOPMENT, drawing.HELD_OUT)
+PARTS = (drawn_cases.POOL, drawn_cases.HELD_OUT_HEALTHY, drawn_cases.DEVELOPMENT, drawn_cases.HELD_OUT)
 
 
 def test_no_seed_is_in_two_parts() -> None:
-    seeds = [*drawing.BASES, *drawing.HELD_OUT_BASES, *(seed for part in PARTS for seed in part)]
+    seeds = [*drawn_cases.BASES, *drawn_cases.HELD_OUT_BASES, *(seed for part in PARTS for seed in part)]
     assert len(seeds) == len(set(seeds))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_draw_repeats_and_is_a_valid_spec(seed: int) -> None:
-    assert drawing.draw_configuration(seed) == drawing.draw_configuration(seed)
-    drawing.draw_configuration(seed).resolved(1)
+    assert drawn_cases.draw_configuration(seed) == drawn_cases.draw_configuration(seed)
+    drawn_cases.draw_configuration(seed).resolved(1)
     for number in range(4):
-        fault = drawing.draw_fault(4 * seed + number, 7)
-        assert fault == drawing.draw_fault(4 * seed + number, 7)
-        assert fault.resolved(1) != drawing.draw_base(7).resolved(1) or fault.inject is not None
-        assert fault.strength == drawing.KINDS[number]
+        fault = drawn_cases.draw_fault(4 * seed + number, 7)
+        assert fault == drawn_cases.draw_fault(4 * seed + number, 7)
+        assert fault.resolved(1) != drawn_cases.draw_base(7).resolved(1) or fault.inject is not None
+        assert fault.strength == drawn_cases.KINDS[number]
 
 
 class Buffer(NamedTuple):
@@ -81,7 +81,7 @@ ALSO = {("obs", "account"), ("dones", "terminated")}
 
 @pytest.mark.parametrize("how", COLUMN_FAULTS)
 def test_columns_break_from_a_bar_on(how: str) -> None:
-    spec = drawing.draw_base(7).resolved(1)
+    spec = drawn_cases.draw_base(7).resolved(1)
     bars = load_market(spec, spec.symbols)["SUITE"]
     broken = broken_bars(bars, 1, how=how, count=2, begin=0.5, amount=4.0)
     differs = ~((broken.features == bars.features) | (np.isnan(bars.features) & np.isnan(broken.features)))
