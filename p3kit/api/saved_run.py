@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import os
 import time
 import warnings
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import InputError, P3kitError, P3kitWarning, RunNotFound
 from p3kit.launch import AgentResult, RunLine, agent_results, run_lines
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import RunDir, extended_origins, find_run, folder_of_runs, intact_runs, mark_crashed
+from p3kit.rundir import RunDir, extended_origins, find_run, find_runs, folder_of_runs, intact_runs, mark_crashed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -256,13 +257,17 @@ def load_metrics(
 
 
 def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | None) -> list[SavedRun]:
-    """Open each run once. Raises InputError for an agent, which cannot be stopped or resumed alone."""
+    """Open each run once, all runs of an experiment by its name.
+
+    Raises InputError for an agent, which cannot be stopped or resumed alone.
+    """
     found: dict[Path, SavedRun] = {}
-    for reference in [runs] if isinstance(runs, RunLike) else runs:
-        run = open_run(reference, runs_root)
+    wanted = [runs] if isinstance(runs, RunLike) else runs
+    named = [one for reference in wanted for one in find_runs(folder_of_runs(runs_root), os.fspath(reference))]
+    for run in itertools.starmap(SavedRun, named):
         if run.agent is not None:
             what = "names one agent; a run continues or ends as a whole"
-            raise InputError(os.fspath(reference), what, f'use "{run.name}"')
+            raise InputError(f"{run.name}/{run.agent}", what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())
 

@@ -21,7 +21,7 @@ from p3kit.errors import InputError
 from p3kit.metrics import mean_interval
 from p3kit.report.agent_data import AgentSummary, summarise_agent
 from p3kit.report.run_history import RunHistory
-from p3kit.rundir import RunDir, extended_origins, find_run
+from p3kit.rundir import RunDir, extended_origins, find_runs
 from p3kit.significance import excess_interval
 from p3kit.spec.expansion import full_path
 from p3kit.spec.keypath import is_written, leaves, split_path, value_at_path, written_path
@@ -218,7 +218,7 @@ def compare_runs(runs_root: Path, references: Sequence[str], by: str | None = No
 
     Raises RunNotFound for a name that is none, InputError where there is nothing to set side by side.
     """
-    named = [find_run(runs_root, reference) for reference in dict.fromkeys(references)]
+    named = [found for reference in dict.fromkeys(references) for found in find_runs(runs_root, reference)]
     members: dict[str, Member] = {}
     columns: list[list[Member]] = []
     for run, agent in named:

@@ -30,7 +30,7 @@ from p3kit.rundir.extensions import (
     is_extended,
 )
 from p3kit.rundir.file_names import file_name, take_number
-from p3kit.rundir.lookup import find_run, folder_of_runs, intact_runs, list_runs, mark_crashed
+from p3kit.rundir.lookup import find_run, find_runs, folder_of_runs, intact_runs, list_runs, mark_crashed
 from p3kit.rundir.records import Histogram, Series
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
 
@@ -52,6 +52,7 @@ __all__ = [
     "file_name",
     "find_checkpoint",
     "find_run",
+    "find_runs",
     "first_plan",
     "folder_of_runs",
     "intact_runs",

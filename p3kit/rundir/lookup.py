@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from p3kit.errors import P3kitError, RunNotFound
+from p3kit.errors import InputError, P3kitError, RunNotFound
 from p3kit.rundir.directory import RUN_NAME, RunDir
 from p3kit.spec.paths import home
 
@@ -46,8 +47,8 @@ def intact_runs(runs_root: Path | str, *, of_metrics: bool = True) -> tuple[list
 def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]:
     """The run that `reference` names, and the agent if it names one.
 
-    `run-42` · `42` · `latest` · a path to a run directory; each may be followed by `/AGENT`. Raises RunNotFound with
-    the nearest name.
+    `run-42` · `42` · `latest` · a path to a run directory · the name of an experiment that has one run; each may be
+    followed by `/AGENT`. Raises RunNotFound with the nearest name, InputError for an experiment of several runs.
     """
     root = Path(runs_root)
     whole = str(home(reference.rstrip("/")))
@@ -59,6 +60,12 @@ def find_run(runs_root: Path | str, reference: str) -> tuple[RunDir, str | None]
         name, _, agent = whole.partition("/")
         run = _named_run(root, name, reference)
     return (run, _checked_agent(run, agent)) if agent else (run, None)
+
+
+def find_runs(runs_root: Path | str, reference: str) -> list[tuple[RunDir, str | None]]:
+    """The run that `reference` names as in `find_run`, or all runs of the experiment of that name."""
+    several = _of_experiment(list_runs(runs_root), reference)
+    return [(run, None) for run in several] if len(several) > 1 else [find_run(runs_root, reference)]
 
 
 def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
@@ -91,11 +98,29 @@ def _named_run(root: Path, name: str, reference: str) -> RunDir:
     for run in runs:
         if run.name == wanted:
             return run
+    named = _of_experiment(runs, name)
+    if len(named) > 1:
+        what = f"is an experiment of {len(named)} runs: {', '.join(run.name for run in named)}"
+        raise InputError(repr(reference), what, "name one of them")
+    if named:
+        return named[0]
     raise RunNotFound(
         repr(reference),
         f"no run of that name in {root}",
         f'did you mean "{_nearest(wanted, runs)}"? p3kit runs lists all',
     )
+
+
+def _of_experiment(runs: Sequence[RunDir], name: str) -> list[RunDir]:
+    """The runs of an experiment; none for a word that names a run. Damaged directories are left out."""
+    if name == "latest" or name.isdigit() or RUN_NAME.fullmatch(name):
+        return []
+    found = []
+    for run in runs:
+        with contextlib.suppress(P3kitError):
+            if run.info().get("name") == name:
+                found.append(run)
+    return found
 
 
 def _nearest(wanted: str, runs: Sequence[RunDir]) -> str:

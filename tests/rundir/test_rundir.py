@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p3kit.errors import P3kitError, RunNotFound
-from p3kit.rundir import Histogram, RunDir, file_name, find_run, list_runs, mark_crashed, processes, rows
+from p3kit.errors import InputError, P3kitError, RunNotFound
+from p3kit.rundir import Histogram, RunDir, file_name, find_run, find_runs, list_runs, mark_crashed, processes, rows
 
 
 @pytest.fixture
@@ -110,6 +110,24 @@ def test_find_run_takes_every_form_of_the_name(tmp_path, make_run):
     assert find_run("elsewhere", str(root / "run-4")) == (RunDir(root / "run-4"), None)
     assert find_run("elsewhere", f"{root / 'run-4'}/") == (RunDir(root / "run-4"), None)
     assert find_run("elsewhere", str(root / "run-4" / "BRK/B")) == (RunDir(root / "run-4"), "BRK/B")
+
+
+def test_an_experiment_names_its_runs(tmp_path, make_run):
+    root = tmp_path / "runs"
+    for name in ("alone", "both", "both", "run-1"):
+        make_run().update_info(name=name)
+    damaged = make_run()
+    (damaged.path / "run.json").write_text("{")
+    first, *both, _ = list_runs(root)[:4]
+    assert find_run(root, "alone") == (first, None)
+    assert find_run(root, "alone/AAPL") == (first, "AAPL")
+    with pytest.raises(InputError, match="'both': is an experiment of 2 runs: run-2, run-3; name one of them"):
+        find_run(root, "both")
+    assert find_runs(root, "both") == [(run, None) for run in both]
+    assert find_runs(root, "alone/AAPL") == [(first, "AAPL")]
+    assert find_runs(root, "run-1") == [(first, None)]  # the run, not the experiment of that name
+    with pytest.raises(RunNotFound):
+        find_runs(root, "none")
 
 
 @pytest.mark.parametrize(
