@@ -111,6 +111,7 @@ def _may_come(metric: str, evidence: Evidence) -> bool:
 
 _TRADING_PREFIXES = ("data", "gen", "perf", "phase", "trade")
 _TRADING_ROWS = (
+    "policy.greedy_worse",
     "env.duplicate",
     "env.stale_obs",
     "mask.tight",

@@ -274,6 +274,13 @@ def test_an_exact_row_explains_what_shows_with_it(tmp_path: Path) -> None:
     assert finding(diagnosis, "reward.corr").follows == "env.mismatch"
 
 
+def test_weights_of_the_reward_have_no_effect_on_a_task_and_that_is_right(tmp_path: Path) -> None:
+    run = make_run(tmp_path, fault=lambda row, progress, tick: row.update({"realised/reward.weights.pnl": 1.0}))
+    [evidence] = gather_run(run)
+    assert DETECTORS["spec.no_effect"](evidence).state == "raised"
+    assert DETECTORS["spec.no_effect"](replace(evidence, task="LunarLander-v3")).state != "raised"
+
+
 def test_policy_loss_is_told_and_never_judged(tmp_path: Path) -> None:
     found = finding(judged(make_run(tmp_path, fault=after(0.2, {"policy/policy_loss": 5.0}))), "policy.loss")
     assert found.state == "ok"
