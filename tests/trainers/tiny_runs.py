@@ -81,11 +81,15 @@ def final_weights(run: RunDir, agent: str, of: str = "net") -> dict[str, torch.T
     return part(of, load_checkpoint(run.checkpoint(f"best-{max(steps):09d}", among)))
 
 
+OF_ITS_OPTIMISER = ("realised/ppo.weight_decay", "realised/ppo.max_grad_norm")
+"""Settings that only an optimiser of PyTorch shows: a stack has one of its own."""
+
+
 def metrics_of(run: RunDir, agent: str) -> dict[tuple[int, str], float]:
     return {
         (row["global_step"], name): float(value)
         for row in run.read_metrics()
         if row["agent"] == agent
         for name, value in row["metrics"].items()
-        if not name.startswith("perf/")
+        if not name.startswith(("perf/", *OF_ITS_OPTIMISER))
     }
