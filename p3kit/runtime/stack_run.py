@@ -58,6 +58,7 @@ from p3kit.runtime.stacking import (
     stack_draws,
     stack_setting,
     to_rows,
+    unstack_network,
 )
 from p3kit.runtime.trainer_state import Part, Registry
 from p3kit.runtime.transfer import to_host
@@ -412,8 +413,7 @@ class Stack(Generic[A]):
     ) -> dict[str, Tensor]:
         """Change of each part of agent k's network by an update, and the settings that the update realised."""
         args: Any = self._in_force[k]
-        before = {name: own[k] for name, own in self._own_before.items()}
-        now = {name: own[k] for name, own in self._networks.weights.items()}
+        before, now = (unstack_network(stack, k) for stack in (self._own_before, self._networks.weights))
         largest = torch.stack([(now[name] - own).abs().max() for name, own in before.items()]).max()
         own_size, steps = sum(own.numel() for own in now.values()), len(update[RATIO_ERROR])
         if own_size < len(after):  # what comes before the agent's own weights is shared
