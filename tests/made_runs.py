@@ -101,7 +101,6 @@ def healthy(progress: float, tick: int, rng: np.random.Generator, ent_coef: floa
         "reward/corr_pnl_sharpe": about(0.6, 0.05),
         "diag/gae_error": 3e-6,
         "diag/mismatch": 0.0,
-        "realised/ppo.gae_lambda": 0.95,
         "diag/still_share.policy": 0.0,
         "diag/still_share.value": 0.0,
         "diag/wrong_bootstraps": 0.0,
@@ -367,6 +366,7 @@ def make_run(
         step = min((tick + 1) * TICK, int(total * until))
         progress, iteration = step / total, tick // iteration_ticks + 1
         metrics = healthy(progress, tick, rng, spec["ppo"]["ent_coef"])
+        metrics["realised/ppo.gae_lambda"] = agent_spec["ppo"]["gae_lambda"]
         if fault is not None:
             changed = fault(metrics, progress, tick)
             metrics = metrics if changed is None else changed

@@ -296,6 +296,21 @@ def test_rebuild_gives_the_same_runs_and_forgets_those_that_are_gone(project: Pa
     assert {run.hash for run in _all_runs(mirror)} == {key(kept)}
 
 
+def inotify_instances() -> int:
+    """Number of inotify instances that this process holds, of the 128 that a user has."""
+    links = (link.readlink().name for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return sum("inotify" in name for name in links)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_a_long_mirror_holds_no_inotify_instances(project: Path) -> None:
+    run, mirror, before = make_run(project / "runs", "AAPL"), Mirror(project / "runs"), inotify_instances()
+    for iteration in range(3):
+        train(run, range(iteration, iteration + 1))
+        assert not mirror.sync().problems
+    assert inotify_instances() == before
+
+
 def _all_runs(mirror: Mirror) -> list[Any]:
     from aim import Repo
 

@@ -232,6 +232,7 @@ CHANGES: dict[str, Change] = {
     "compute.threads": change(2, given={"ppo.total_timesteps": 8}, shows_in="process"),
     # evaluation, checkpoints, stopping
     "evaluation.every": change(128),
+    "evaluation.action": change("sampled", shows_in="events"),
     "checkpoints.every": change(128, shows_in="events"),
     "checkpoints.keep_best": change(1, given=OFTEN, shows_in="checkpoints"),
     "checkpoints.best_from": change(

@@ -117,7 +117,7 @@ class AimServer:
         """Raise P3kitError where Aim answers a request without the token: then the gate is not in front of it."""
         if (status := answer_of(f"{self.url}/api/projects/")) != HTTPStatus.FORBIDDEN:
             what = f"answers requests without the token (status {status}), so other web pages could read it"
-        raise P3kitError("aim up", what, "install the version that p3kit is made for: pip install 'p3kit[aim]'")
+            raise P3kitError("aim up", what, "install the version that p3kit is made for: pip install 'p3kit[aim]'")
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

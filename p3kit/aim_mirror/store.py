@@ -89,9 +89,10 @@ class AimStore:
         The index takes one process at a time. Returns False when it stayed busy: `aim up` is then indexing, the run
         very likely included, and the caller tries again at its next turn.
         """
-        manager = _load("aim.sdk.index_manager").RepoIndexManager
         with self._failures_named():
-            return self._while_index_is_free(lambda: manager(self._repo).index(run_hash))
+            manager = _load("aim.sdk.index_manager").RepoIndexManager(self._repo)
+            manager.stop()  # its observers would hold one of the user's 128 inotify instances for each call
+            return self._while_index_is_free(lambda: manager.index(run_hash))
 
     def clear(self, run_hash: str) -> None:
         """Drops all that was tracked for a run. Notes, description and archive flag, which are the user's, stay."""

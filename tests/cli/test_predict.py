@@ -36,6 +36,7 @@ every = 300
 every = 300
 [compute]
 device = "cpu"
+group = 2
 """
 
 

@@ -139,12 +139,12 @@ def test_the_report_has_every_window_and_their_spread(tmp_path: Path) -> None:
     assert "## Agents Completed: 4/5" in page
     assert "AAPL.w2020-01-04: not started" in page
     assert "| 2017-01-04 to 2018-01-03 | 490 | 1 |" in page
-    assert "cut short" not in page
+    assert "window is shorter" not in page
     assert "Better than buy-and-hold in 3 of 4 windows (95% interval 30% to 95%). Mean excess +0.20" in page
     assert "standard deviation over windows 0.22" in page
-    assert "so it shows no edge by itself" in page
+    assert "so this is no evidence of an edge" in page
     last = experiment.walk_forward[-1]
     cut = walk_forward_words([*experiment.walk_forward[:-1], replace(last, bars=172)])
-    assert cut.endswith("The last window is cut short: bars before the test split are left out (embargo).")
+    assert cut.endswith("The last window is shorter: bars before the test split are left out (embargo).")
     told = week_json([experiment], Path("week-01.md"))["experiments"][0]["walk_forward"]
     assert [window["excess"] for window in told] == pytest.approx(list(excesses))

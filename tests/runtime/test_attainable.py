@@ -17,7 +17,9 @@ from p3kit.spec import Spec, resolve_spec
 
 
 def make_spec(**data: object) -> Spec:
-    return resolve_spec({"name": "x", "symbols": ["EDGE"], "data": {"source": "synthetic", **data}}, "test")
+    """A spec whose evaluation calls the policy once per bar, in order: the scalar engine does not look ahead."""
+    tables = {"data": {"source": "synthetic", **data}, "env": {"backend": "scalar"}}
+    return resolve_spec({"name": "x", "symbols": ["EDGE"], **tables}, "test")
 
 
 def walk(spec: Spec, symbol: str, positions: list[int]) -> Walk:

@@ -59,6 +59,8 @@ def test_the_same_gradient_is_summed_up_from_smaller_minibatches(
     expected, found = metrics_of(asked, "AAA"), metrics_of(forced, "AAA")
     assert found.keys() == expected.keys()
     for key, value in expected.items():
+        if key[1] == "realised/ppo.batch_size":  # the setting that the two runs differ in
+            continue
         assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-5, nan_ok=True), key
     for part in ("encoder", "heads") if trainer == "ppo_shared" else ("net",):
         for name, weights in final_weights(asked, "AAA", part).items():
