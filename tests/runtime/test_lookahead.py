@@ -81,7 +81,10 @@ def test_several_bars_per_pass_are_one_bar_at_a_time(market: dict[str, SymbolDat
         assert_same(together[k][0], alone, 1e-9)
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize(
+    "rules",
+    ["stop, target, limit", "ruin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("defaults", "close"))],
+)
 def test_fixed_rules_are_those_of_the_plain_reference(market: dict[str, SymbolData], rules: str) -> None:
     (fast,) = evaluators(spec_with(RULES[rules]), market, "AMD")
     (slow,) = evaluators(spec_with(RULES[rules], "scalar"), market, "AMD")
