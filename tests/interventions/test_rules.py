@@ -494,17 +494,17 @@ AT_CHANCE = {"policy/entropy_norm": 0.96, "value/explained_variance": 0.02}
 
 
 @pytest.mark.parametrize(
-    ("knob", "sick", "healthy", "rule", "mended"),
+    ("knob", "sick", "healthy", "rule", "repaired"),
     [("ent_coef", 0.5, 0.1, "repair-entropy-bonus", 0.01), ("vf_coef", 0.0, 0.01, "repair-value-weight", 0.5)],
 )
 def test_a_weight_that_is_itself_the_fault_is_mended_before_its_symptom(
-    knob: str, sick: float, healthy: float, rule: str, mended: float
+    knob: str, sick: float, healthy: float, rule: str, repaired: float
 ) -> None:
     def fired_rules(value: float, **metrics: float) -> list[str]:
         run = Training(interventions="repair", ppo={knob: value}, diagnose={"mode": "act"})
         row = AT_CHANCE | {f"effective/ppo.{knob}": value} | metrics
         fired = [one for _ in range(3) for one in run.update(**row) if one.decision == "fired"]
-        assert run.value(f"ppo.{knob}") == (mended if fired else value)
+        assert run.value(f"ppo.{knob}") == (repaired if fired else value)
         return [one.rule for one in fired]
 
     assert fired_rules(sick) == [rule]

@@ -137,8 +137,8 @@ def test_settings_are_told_apart(tmp_path: Path) -> None:
     for seed in (1, 2):
         make_run(tmp_path, seed=seed, spec=spec_with(seeds=[1, 2]), agent_name=f"AAPL.s{seed}")
     make_run(tmp_path, spec=spec_with(ppo__gamma=0.9))
-    mended = make_run(tmp_path, seed=3, spec=spec_with(seeds=[3]))
-    mended.trainer_file.write_text(mended.trainer_file.read_text() + "# changed\n")
+    repaired = make_run(tmp_path, seed=3, spec=spec_with(seeds=[3]))
+    repaired.trainer_file.write_text(repaired.trainer_file.read_text() + "# changed\n")
     assert [a.run for a in find_export(tmp_path, "run-1").attempts] == ["run-1", "run-2"]
     assert [a.run for a in find_export(tmp_path, "run-3").attempts] == ["run-3"]
     assert [a.run for a in find_export(tmp_path, "run-4").attempts] == ["run-4"]

@@ -506,21 +506,21 @@ def test_an_action_that_does_harm_is_undone_and_that_repeats(
     changes = {"intervention": [QUICK], "diagnose.mode": "act", "ppo.n_steps": 30, "checkpoints.every": 100} | RAW
     whole = run(trainer, tmp_path / "whole", changes)
     agent = whole.agent_names()[0]
-    told = [event for event in whole.read_events("intervention", agent=agent) if event["decision"] in DONE]
-    assert [event["decision"] for event in told] == ["fired", "failed"]
-    begun, ended = (event["global_step"] for event in told)
-    assert told[1]["checkpoint"] == f"before-{begun:09d}"
+    journal = [event for event in whole.read_events("intervention", agent=agent) if event["decision"] in DONE]
+    assert [event["decision"] for event in journal] == ["fired", "failed"]
+    first, ended = (event["global_step"] for event in journal)
+    assert journal[1]["checkpoint"] == f"before-{first:09d}"
     assert not [path for path in whole.checkpoints() if path.stem.startswith("before-")]  # it has served
     entropy = whole.series(agent)["effective/ppo.ent_coef"]
-    assert {float(v) for s, v in zip(entropy.steps, entropy.values, strict=True) if begun < s <= ended} == {0.05}
-    assert {float(v) for s, v in zip(entropy.steps, entropy.values, strict=True) if s <= begun or s > ended} == {0.01}
+    assert {float(v) for s, v in zip(entropy.steps, entropy.values, strict=True) if first < s <= ended} == {0.05}
+    assert {float(v) for s, v in zip(entropy.steps, entropy.values, strict=True) if s <= first or s > ended} == {0.01}
     scale = whole.series(agent)["reward/scale"]
     assert set(scale.values[scale.steps > ended].tolist()) == {1.0}
     evaluated = [event["global_step"] for event in whole.read_events("evaluation", agent=agent)]
-    assert {begun, ended} <= set(evaluated)
+    assert {first, ended} <= set(evaluated)
     assert set(evaluated) == {one.global_step for one in whole.histograms("returns", agent)}  # candidates of the label
     assert compare_weights(whole, replayed(whole, trainer))[0]
-    for stops_at in (begun, ended - 100, ended):
+    for stops_at in (first, ended - 100, ended):
         cut = cut_at(stops_at, trainer, tmp_path / f"cut{stops_at}", changes, monkeypatch)
         assert weights_hash(cut.checkpoint("last")) == weights_hash(whole.checkpoint("last"))
 

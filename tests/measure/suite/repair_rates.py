@@ -256,14 +256,14 @@ def band_of(healthy: Sequence[Trained]) -> Band:
 
 def summarise(attempts: Sequence[Attempt], controls: Sequence[Control], compared: Sequence[Steadied]) -> dict[str, Any]:
     """Every figure."""
-    hurt = [one for one in attempts if one.was_hurt]
-    acted = [one for one in hurt if one.repaired.actions]
+    degraded = [one for one in attempts if one.was_hurt]
+    acted = [one for one in degraded if one.repaired.actions]
     touched = [one for one in controls if one.trained.actions]
     untouched = {one.healthy.run: one.healthy.score >= one.band.low for one in attempts if one.healthy is not None}
     return {
-        "repaired": Score(sum(one.is_well for one in hurt), len(hurt)).to_json(),
+        "repaired": Score(sum(one.is_well for one in degraded), len(degraded)).to_json(),
         "repaired_where_acted": Score(sum(one.is_well for one in acted), len(acted)).to_json(),
-        "not_hurt": len(attempts) - len(hurt),
+        "not_hurt": len(attempts) - len(degraded),
         "healthy_in_band": Score(sum(untouched.values()), len(untouched)).to_json(),
         "steadied_in_band": Score(sum(one.is_in_band for one in compared), len(compared)).to_json(),
         "controls_acted_on": Score(len(touched), len(controls)).to_json(),
@@ -299,12 +299,12 @@ def as_markdown(
     ]
     for name in dict.fromkeys(one.case for one in attempts):
         own = [one for one in attempts if one.case == name]
-        hurt = [one for one in own if one.was_hurt]
+        degraded = [one for one in own if one.was_hurt]
         firsts = [one.repaired.actions[0] for one in own if one.repaired.actions]
         said = dict.fromkeys(f"{first.rule} at {format_steps(first.at_step)}" for first in firsts)
         cells = [
             f"{name} {own[0].title}",
-            f"{sum(one.is_well for one in hurt)}/{len(hurt)}" if hurt else "not degraded",
+            f"{sum(one.is_well for one in degraded)}/{len(degraded)}" if degraded else "not degraded",
             f"{own[0].band.mean:.2f} ± {own[0].band.std:.2f}",
             _scores([one.sick for one in own]),
             _scores([one.repaired for one in own]),
