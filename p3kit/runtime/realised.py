@@ -147,7 +147,7 @@ def counts(iteration: Iteration, args: Any, gradient_steps: int, epochs: int, st
     """Envs, steps of a rollout, and rows of a minibatch; nothing of a rollout that the last steps cut short."""
     steps, num_envs = iteration.buffer.action.shape
     found = {"env.num_envs": float(num_envs)}
-    if min(iteration.rows, num_envs * args.n_steps) > steps_left or not iteration.same_step:
+    if num_envs * args.n_steps > steps_left or not iteration.same_step:
         return found
     batch, per_epoch = args.batch_size * args.accumulation_steps, gradient_steps / max(epochs, 1)
     matches = per_epoch == math.ceil(iteration.rows / batch)

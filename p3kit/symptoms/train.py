@@ -60,7 +60,7 @@ ROWS = (
         "Slow growth",
         "-",
         "warning",
-        "value loss (in variances of the returns), gradient norm (in their deviations), value/return_std or a net's weights rise to 3, 3, 4 "
+        "value loss (in variances of the returns), gradient norm (in their deviations), value/return_std or a net's weights rise to 3, 10, 4 "
         "or 1.5 times their own lowest level over 8 ticks or more, with a Mann-Kendall statistic above 3",
         (
             Cause("value", "the value head loses the returns", (RAISE_VF,), automatic=False),

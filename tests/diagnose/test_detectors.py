@@ -153,7 +153,7 @@ FAULTS: list[Any] = [
     ("net.still", "no_gradient", lambda r, p, t: r.update({"diag/still_share.value": 1.0}), None, {}),
     ("net.still", "no_weight", lambda r, p, t: r.update({"diag/still_share.value": 1.0}), None, {"ppo__vf_coef": 0.0}),
     ("data.break", "column", lambda r, p, t: r.update({"mismatch/column.vix": 1.0}), None, {}),
-    ("train.growth", "gradient", lambda r, p, t: r.update({"grad/grad_norm": 0.5 * 12**p, "value/return_std": 1.0}), None, {}),
+    ("train.growth", "gradient", lambda r, p, t: r.update({"grad/grad_norm": 0.5 * 60**p, "value/return_std": 1.0}), None, {}),
     ("train.growth", "value", lambda r, p, t: r.update({"value/value_loss": 0.3 * 12**p, "value/return_std": 1.0}), None, {}),
     ("train.growth", "weights", lambda r, p, t: r.update({"diag/weight_norm.policy": 10 * 3**p}), None, {}),
     ("mask.tight", "mask_rules", lambda r, p, t: r.update({"policy/valid_actions": 1.2}), None, {}),

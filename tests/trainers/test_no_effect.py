@@ -67,6 +67,7 @@ def test_a_trainer_that_ignores_a_setting_is_named(
     assert found[symptom].since_step == 300
 
 
-def test_the_trainer_itself_has_no_such_row(tmp_path: Path) -> None:
-    found = alarms(run_of(SOURCE.read_text(encoding="utf-8"), tmp_path, {}))
+@pytest.mark.parametrize("total", [600, 660], ids=["whole rollouts", "a short last rollout"])
+def test_the_trainer_itself_has_no_such_row(tmp_path: Path, total: int) -> None:
+    found = alarms(run_of(SOURCE.read_text(encoding="utf-8"), tmp_path, {"ppo.total_timesteps": total}))
     assert not {"spec.no_effect", "env.mismatch", "net.still"} & set(found)
