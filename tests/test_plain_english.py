@@ -125,14 +125,14 @@ def test_docstrings_start_with_a_verb_or_a_noun() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("a.py", 'x = 1\n"""The scale\nbegins anew."""\n', ["a.py:3: 'anew'"]),
-        ("a.py", "x = 1  # the spec as it\n# stands\n", []),  # two comments are two texts
-        ("a.py", 'row["hurt"] = known  # a key and a name are no text\n', []),
+        ("a.py", 'x = 1\n"""The scale\nends for good."""\n', ["a.py:3: 'for good'"]),
+        ("a.py", "x = 1  # the spec stands\n# still\n", []),  # two comments are two texts
+        ("a.py", 'row["leash"] = council  # a key and a name are no text\n', []),
         ("a.py", '"""Return `told` as text."""', []),
         ("a.py", 'print(f"{told} of {asked}")', []),
-        ("a.py", 'raise ValueError(f"{where}: the spec as it stands")', ["a.py:1: 'as it stands'"]),
-        ("a.md", "One.\n\nThe spec as it\nstands.\n", ["a.md:3: 'as it stands'"]),
-        ("a.toml", 'name = "anew"  # reads nothing but numbers\n', ["a.toml:1: 'nothing but'"]),
+        ("a.py", 'raise ValueError(f"{where}: the run stands still")', ["a.py:1: 'stands still'"]),
+        ("a.md", "One.\n\nThe run stands\nstill.\n", ["a.md:3: 'stands still'"]),
+        ("a.toml", 'name = "council"  # a number of use\n', ["a.toml:1: 'of use'"]),
     ],
 )
 def test_the_check_finds_dialect_in_text_only(name: str, content: str, found: list[str]) -> None:
