@@ -29,6 +29,7 @@ from p3kit.aim_mirror.sender import even_bins, event_text, picture_name
 from p3kit.aim_mirror.sender import result as result_of
 from p3kit.cli.aim import sync as sync_command
 from p3kit.cli.aim import ui as ui_command
+from p3kit.cli.keep import rm as rm_command
 from p3kit.errors import InputError, MissingExtra, P3kitError
 from p3kit.metrics import METRICS
 from p3kit.rundir import RunDir
@@ -294,6 +295,30 @@ def test_rebuild_gives_the_same_runs_and_forgets_those_that_are_gone(project: Pa
     assert mirror.rebuild().points == 4
     assert points(mirror, kept) == before
     assert {run.hash for run in _all_runs(mirror)} == {key(kept)}
+
+
+def test_a_removed_run_leaves_the_mirror(project: Path) -> None:
+    gone, kept = make_run(project / "runs", "AAPL"), make_run(project / "runs", "XOM")
+    for run in (gone, kept):
+        train(run, range(2))
+        run.update_status(state="done")
+    mirror = Mirror(project / "runs")
+    mirror.sync()
+    result = CliRunner().invoke(rm_command, [gone.name, "--yes", "--runs", str(project / "runs")])
+    assert (result.exit_code, "Aim still" in result.stderr) == (0, False), result.stderr
+    assert {run.hash for run in _all_runs(mirror)} == {key(kept)}
+
+
+def test_a_run_that_aim_cannot_forget_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(2))
+    run.update_status(state="done")
+    Mirror(project / "runs").sync()
+    monkeypatch.setattr(store, "AIM_VERSION", "0.0")
+    result = CliRunner().invoke(rm_command, [run.name, "--yes", "--runs", str(project / "runs")])
+    assert (result.exit_code, run.path.exists()) == (0, False)
+    assert "Aim still shows run-1" in result.stderr
+    assert "p3kit sync --rebuild" in result.stderr
 
 
 def inotify_instances() -> int:

@@ -13,7 +13,7 @@ Importing this package imports no aim.
 from p3kit.aim_mirror.bookmarks import best_run, dashboard, write_bookmarks
 from p3kit.aim_mirror.dashboard_links import links_of
 from p3kit.aim_mirror.links import deep_links, distributions_link
-from p3kit.aim_mirror.mirror import Mirror, SyncResult, default_repo, run_hash
+from p3kit.aim_mirror.mirror import Mirror, SyncResult, default_repo, is_mirrored, run_hash
 from p3kit.aim_mirror.server import AimServer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "deep_links",
     "default_repo",
     "distributions_link",
+    "is_mirrored",
     "links_of",
     "run_hash",
     "write_bookmarks",

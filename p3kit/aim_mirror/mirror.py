@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ FOLLOW_INTERVAL_S = 10.0
 SILENT_S = 60.0
 """Seconds for one run after which Aim is taken to hang. On a full disk its database waits without end for room."""
 FOLLOW_SHARE = 0.05
+_CURSORS = Path(".aim", "p3kit")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ def run_hash(info: Mapping[str, Any]) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
+def is_mirrored(runs_root: str | Path, repo: str | Path | None, key: str) -> bool:
+    """Return True if the mirror of `runs_root` has the run with this Aim hash. Imports no Aim."""
+    return (_folder(runs_root, repo) / _CURSORS / f"{key}.json").is_file()
+
+
+def _folder(runs_root: str | Path, repo: str | Path | None) -> Path:
+    """The folder whose `.aim` is the mirror."""
+    folder = home(repo).absolute() if repo is not None else default_repo(runs_root)
+    return folder.parent if folder.name == ".aim" else folder  # as aim's own commands take it
+
+
 class Mirror:
     """The run directories under `runs_root`, mirrored into the Aim repository in `repo`/.aim.
 
@@ -78,10 +90,8 @@ class Mirror:
     def __init__(self, runs_root: str | Path, repo: str | Path | None = None) -> None:
         require_aim()
         self.runs_root = Path(runs_root)
-        self.repo = home(repo).absolute() if repo is not None else default_repo(runs_root)
-        if self.repo.name == ".aim":  # as aim's own commands, take the repository for the folder it is in
-            self.repo = self.repo.parent
-        self._cursors = self.repo / ".aim" / "p3kit"
+        self.repo = _folder(runs_root, repo)
+        self._cursors = self.repo / _CURSORS
         self.bookmarks = self.repo / ".aim" / "p3kit.bookmarks.json"
         self._store: AimStore | None = None
         self._busy_since: float | None = None
@@ -115,6 +125,14 @@ class Mirror:
                 self._store = None
                 move_aside(self.repo)
             return self._sync()
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete runs whose directories were removed, by their hashes, with the user's notes on them in Aim."""
+        with self._turn(), self._busy():
+            for key in keys:
+                self._busy_since = time.monotonic()
+                self._opened().delete(key)
+                self._cursor(key).unlink(missing_ok=True)
 
     def follow(self, stop: threading.Event, interval: float = FOLLOW_INTERVAL_S) -> Iterator[SyncResult]:
         """Syncs again and again until `stop` is set, and once more then; yields each result.
@@ -176,7 +194,7 @@ class Mirror:
     def _sync_run(self, run: RunDir, result: SyncResult) -> SyncResult:
         info = run.info()
         key = run_hash(info)
-        cursor_path = self._cursors / f"{key}.json"
+        cursor_path = self._cursor(key)
         cursor = Cursor.load(cursor_path)
         stamp = directory_stamp(
             run.path, run.plots
@@ -196,6 +214,9 @@ class Mirror:
         cursor.save(cursor_path)
         return result.plus(changed=1, **counts)
 
+    def _cursor(self, key: str) -> Path:
+        return self._cursors / f"{key}.json"
+
     def _opened(self) -> AimStore:
         if self._store is None or not self._store.path.is_dir():
             self._store = AimStore(self.repo)
@@ -212,7 +233,7 @@ class Mirror:
                 store.clear(key)
             else:
                 store.delete(key)
-            (self._cursors / f"{key}.json").unlink(missing_ok=True)
+            self._cursor(key).unlink(missing_ok=True)
 
 
 def _resumes(run: RunDir) -> str:

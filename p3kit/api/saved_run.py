@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 from p3kit.errors import InputError, P3kitError, P3kitWarning, RunNotFound
 from p3kit.launch import AgentResult, RunLine, agent_results, run_lines
 from p3kit.metrics import METRICS, is_metric
-from p3kit.rundir import RunDir, extended_origins, find_run, find_runs, folder_of_runs, intact_runs, mark_crashed
+from p3kit.rundir import (
+    RunDir,
+    RunNote,
+    extended_origins,
+    find_run,
+    find_runs,
+    folder_of_runs,
+    intact_runs,
+    mark_crashed,
+    read_note,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +122,11 @@ class SavedRun:
         return self.directory.read_events(agent=self.agent)
 
     @property
+    def note(self) -> RunNote:
+        """Text and tags that the user keeps with the run: `run.note.text`, `run.note.tags`."""
+        return read_note(self.directory)
+
+    @property
     def summary(self) -> RunLine:
         """The line that `p3kit runs` prints: progress (0 to 1), best validation Sharpe ratio, grades, age in s."""
         return run_lines([self.directory], time.time())[0]
@@ -180,6 +195,7 @@ def list_runs(
     state: str | Collection[str] = (),
     symbol: str | None = None,
     grade: str | Collection[str] = (),
+    tag: str | Collection[str] = (),
 ) -> RunList:
     """List the runs of a folder, oldest first. A run has to meet every filter that is given.
 
@@ -191,6 +207,7 @@ def list_runs(
         state: One state, or several: queued, running, done, stopped, failed, crashed.
         symbol: A symbol that the run trains.
         grade: A grade, or several, that one of its agents has: FAIL, PASS, STRONG, STRETCH.
+        tag: A tag, or several. The run has to have all of them.
 
     Returns:
         A list of runs. `list_runs().to_frame()` is a DataFrame with a row per run.
@@ -208,7 +225,11 @@ def list_runs(
     marked, not_marked = mark_crashed(root)
     intact, damaged = intact_runs(root, of_metrics=False)
     pairs = list(zip(intact, run_lines(intact, time.time()), strict=True))
-    chosen = [(run, line) for run, line in pairs if _fits(line, name, states, symbol, grades)]
+    chosen = [
+        (run, line)
+        for run, line in pairs
+        if _fits(line, name, states, symbol, grades) and set(_several(tag)) <= set(line.tags)
+    ]
     found = RunList([SavedRun(run) for run, _ in chosen], [line for _, line in chosen])
     found.damaged, found.not_marked, found.total = tuple(damaged), tuple(not_marked), len(pairs)
     found.crashed = tuple(SavedRun(run) for run in marked)
@@ -259,14 +280,14 @@ def load_metrics(
 def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | None) -> list[SavedRun]:
     """Open each run once, all runs of an experiment by its name.
 
-    Raises InputError for an agent, which cannot be stopped or resumed alone.
+    Raises InputError for an agent, which cannot be stopped, resumed or removed alone.
     """
     found: dict[Path, SavedRun] = {}
     wanted = [runs] if isinstance(runs, RunLike) else runs
     named = [one for reference in wanted for one in find_runs(folder_of_runs(runs_root), os.fspath(reference))]
     for run in itertools.starmap(SavedRun, named):
         if run.agent is not None:
-            what = "names one agent; a run continues or ends as a whole"
+            what = "names one agent; this takes whole runs"
             raise InputError(f"{run.name}/{run.agent}", what, f'use "{run.name}"')
         found[run.path] = run
     return list(found.values())

@@ -37,6 +37,8 @@ COMMANDS = {
     "resume": ("p3kit.cli.runs:resume", "Continue a run from its last checkpoint, or extend it."),
     "retrain": ("p3kit.cli.retrain:retrain", "Train a run again with the bars of today."),
     "stop": ("p3kit.cli.runs:stop", "Make a run write a checkpoint and end."),
+    "note": ("p3kit.cli.keep:note", "Keep a note and tags with runs."),
+    "rm": ("p3kit.cli.keep:rm", "Delete runs, after a question."),
     "diagnose": ("p3kit.cli.diagnose:diagnose", "Print the troubleshooting table of a run."),
     "evaluate": ("p3kit.cli.evaluate:evaluate", "Backtest a run's policy beside every baseline."),
     "paper": ("p3kit.cli.paper:paper", "Trade an agent on paper as bars come in."),
@@ -54,16 +56,17 @@ COMMANDS = {
 SECTIONS = {
     "Start": ("init", "validate", "show", "data", "check", "plan"),
     "Train": ("run", "tune", "resume", "stop", "retrain"),
-    "Judge": ("runs", "diagnose", "evaluate", "compare"),
+    "Judge": ("runs", "note", "diagnose", "evaluate", "compare"),
     "Report": ("report", "ui", "sync"),
     "Use": ("predict", "paper", "export"),
 }
 """Commands in `p3kit --help` by purpose, in the order of the work. The others stand below "More"."""
 
 OTHER_WORDS = {
-    "backtest": "evaluate", "dashboard": "ui", "fit": "run", "history": "runs", "lint": "validate", "list": "runs",
-    "ls": "runs", "new": "init", "optimize": "tune", "serve": "ui", "start": "run", "sweep": "tune", "test": "evaluate",
-    "train": "run",
+    "annotate": "note", "backtest": "evaluate", "dashboard": "ui", "delete": "rm", "fit": "run", "history": "runs",
+    "label": "note", "lint": "validate", "list": "runs", "ls": "runs", "new": "init", "optimize": "tune",
+    "remove": "rm", "serve": "ui", "start": "run", "sweep": "tune", "tag": "note", "test": "evaluate", "train": "run",
+    "untag": "note",
 }  # fmt: skip
 """Words of other tools → the command."""
 

@@ -16,16 +16,9 @@ import click
 
 from p3kit.aim_mirror import AimServer, Mirror, SyncResult, links_of, run_hash
 from p3kit.aim_mirror.server import DEFAULT_PORT
-from p3kit.cli.options import UserPath, Whole, complete_run, json_option, runs_option
+from p3kit.cli.options import Whole, complete_run, json_option, repo_option, runs_option
 from p3kit.cli.output import print_json, print_note
 from p3kit.errors import InputError, P3kitError
-
-repo_option = click.option(
-    "--aim-repo",
-    "repo",
-    type=UserPath(file_okay=False, path_type=Path),
-    help="Folder whose .aim holds the mirror. Default: the folder beside the runs.",
-)
 
 
 @click.command(

@@ -79,6 +79,14 @@ engine_option = click.option(
 no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")
 
 
+repo_option = click.option(
+    "--aim-repo",
+    "repo",
+    type=UserPath(file_okay=False, path_type=Path),
+    help="Folder whose .aim holds the mirror. Default: the folder beside the runs.",
+)
+
+
 class SpecFile(UserPath):
     """A spec's path: the user's file, or a shipped spec where `specs/NAME.toml` is not there."""
 

@@ -42,6 +42,14 @@ def print_note(text: str) -> None:
         click.echo(text, err=True)
 
 
+def size_text(size: float) -> str:
+    """`12 MB`, `1.3 GB`, from bytes."""
+    for least, unit in ((1e9, "GB"), (1e6, "MB")):
+        if size >= least:
+            return f"{size / least:.1f} {unit}"
+    return f"{size / 1e3:.0f} kB"
+
+
 def progress_console() -> Console:
     """Return the console for live tables, progress and hints: stderr, or nothing under --quiet."""
     from p3kit.console import Console

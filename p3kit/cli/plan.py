@@ -17,7 +17,7 @@ from p3kit.cli.options import (
     set_option,
     spec_argument,
 )
-from p3kit.cli.output import print_json
+from p3kit.cli.output import print_json, size_text
 from p3kit.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -106,17 +106,13 @@ def _cost_lines(plan: Plan) -> list[str]:
         return [
             f"time: about {duration(cost.seconds)} with {plan.jobs} at a time (calibrated on {how})",
             f"memory: about {cost.memory_bytes / 1e9:.1f} GB with {plan.jobs} at a time, the Aim mirror left out",
-            f"disk: about {_megabytes(cost.disk_bytes)} of run directories",
+            f"disk: about {size_text(cost.disk_bytes)} of run directories",
         ]
     if plan.pace is None or plan.seconds is None:
         return [f"time: {UNKNOWN_TIME}"]
     there = " if its nodes are as fast as this machine" if plan.packing is not None else ""
     rate = f"{plan.pace.steps_per_second:,.0f} steps/s a run, as measured in {_span(plan.pace.runs)}"
     return [f"time: about {duration(plan.seconds)} with {plan.jobs} at a time{there} ({rate})"]
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def _print_table(plan: Plan) -> None:

@@ -7,8 +7,15 @@ from typing import Literal
 
 import click
 
-from p3kit.cli.aim import repo_option
-from p3kit.cli.options import complete_run, engine_option, json_option, no_aim_option, runs_option, set_option
+from p3kit.cli.options import (
+    complete_run,
+    engine_option,
+    json_option,
+    no_aim_option,
+    repo_option,
+    runs_option,
+    set_option,
+)
 from p3kit.cli.output import print_json, progress_console
 from p3kit.cli.run import finish, options_of
 from p3kit.errors import Interrupted

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
     engine_option,
     jobs_option,
     json_option,
     no_aim_option,
+    repo_option,
     runs_option,
     set_option,
     spec_argument,

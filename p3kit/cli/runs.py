@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
     Whole,
     engine_option,
     jobs_option,
     json_option,
     no_aim_option,
+    repo_option,
     runs_option,
     several_runs_argument,
 )
@@ -38,6 +38,7 @@ Examples:
   p3kit runs
   p3kit runs --state failed --state crashed
   p3kit runs --name 'phase3*' --grade PASS --last 20
+  p3kit runs --tag baseline                   p3kit note gives tags
   p3kit runs --json | jq '.[] | select(.state == "crashed") | .run'"""
 )
 @click.option("--name", metavar="PATTERN", help="Only experiments of this name; * and ? fit anything.")
@@ -52,6 +53,7 @@ Examples:
     type=click.Choice(GRADES, case_sensitive=False),
     help="Only runs in which an agent got this grade. Repeatable.",
 )
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag. Repeatable.")
 @click.option("--last", type=Whole(min=1), metavar="N", help="Only the newest N of these.")
 @runs_option
 @json_option
@@ -60,11 +62,12 @@ def runs(
     states: tuple[str, ...],
     symbol: str | None,
     grades: tuple[str, ...],
+    tags: tuple[str, ...],
     last: int | None,
     runs_root: Path,
     as_json: bool,
 ) -> None:
-    """List the runs: state, progress, best validation Sharpe, verdict and age.
+    """List the runs: state, progress, best validation Sharpe, verdict, age, tags and notes.
 
     Runs without a process are marked as crashed. A run must fit all filters.
     """
@@ -72,7 +75,7 @@ def runs(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", P3kitWarning)  # damaged runs stand below the table
-        found = list_runs(runs_root, name=name, state=states, symbol=symbol, grade=grades)
+        found = list_runs(runs_root, name=name, state=states, symbol=symbol, grade=grades, tag=tags)
     _print_crashed(found)
     lines = found.lines[-last if last else 0 :]
     if as_json:
@@ -186,7 +189,7 @@ def _print_table(lines: Sequence[RunLine]) -> None:
     from p3kit.console import Console, FittingTable
     from p3kit.launch.display import STATE_COLOURS, number
 
-    table = FittingTable(optional=("age", "done", "name", "best Sharpe", "state"))
+    table = FittingTable(optional=("age", "done", "name", "tags", "best Sharpe", "state"))
     table.add_column("run", no_wrap=True)
     table.add_column("name", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -195,6 +198,8 @@ def _print_table(lines: Sequence[RunLine]) -> None:
     table.add_column("best Sharpe", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
+    if any(line.tags for line in lines):
+        table.add_column("tags", no_wrap=True)
     for line in lines:
         agents = line.agents[0] if len(line.agents) == 1 else f"{len(line.agents)} agents"
         table.add_row(
@@ -206,9 +211,12 @@ def _print_table(lines: Sequence[RunLine]) -> None:
             number(line.best_sharpe, ".2f"),
             line.verdict,
             line.age,
+            *([Text(", ".join(line.tags))] if len(table.columns) > 8 else []),
         )
     console = Console()
     console.print(table)
     for line in lines:
         if line.message and line.state != "done":
-            console.print(f"{line.run} {line.state}: {line.message}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{line.run} {line.state}: {line.message}", soft_wrap=True)
+        if line.note:
+            console.print(f"{line.run} note: {' '.join(line.note.split())}", soft_wrap=True)

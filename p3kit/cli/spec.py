@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from p3kit.cli.options import complete_spec_or_run, json_option, runs_option, set_option, spec_argument
 from p3kit.cli.output import print_json
 from p3kit.errors import SpecError
+
+if TYPE_CHECKING:
+    from p3kit.rundir import RunNote
 
 
 @click.command(
@@ -69,10 +72,13 @@ def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json:
     from p3kit.spec.keypath import written_path
     from p3kit.spec.writing import to_toml
 
-    tables, origins = _resolved(spec_or_run, overrides, runs_root)
+    tables, origins, note = _resolved(spec_or_run, overrides, runs_root)
     if as_json:
-        print_json({"spec": tables, "origins": origins})
+        kept = {} if note is None else {"note": note.text, "tags": list(note.tags)}
+        print_json({"spec": tables, "origins": origins, **kept})
     else:
+        for line in () if note is None else note.lines():
+            click.echo(f"# {line}")
         click.echo(to_toml(tables, lambda path: origins.get(written_path(path), "")), nl=False)
 
 
@@ -94,15 +100,17 @@ def schema(trainer: str | None) -> None:
     click.echo(schema_text(trainer), nl=False)
 
 
-def _resolved(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Plain tables and origins: of a file if there is one by that name, else of a run."""
+def _resolved(
+    spec_or_run: str, overrides: tuple[str, ...], runs_root: Path
+) -> tuple[dict[str, Any], dict[str, str], RunNote | None]:
+    """Plain tables and origins: of a file if there is one by that name, else of a run, with its note."""
     from p3kit.api.saved_run import open_run
     from p3kit.api.specs import load_spec
 
     if spec_or_run.endswith(".toml") or Path(spec_or_run).is_file():
         loaded = load_spec(spec_or_run, overrides)
-        return loaded.spec.model_dump(mode="json"), loaded.origins
+        return loaded.spec.model_dump(mode="json"), loaded.origins, None
     if overrides:
         raise click.UsageError("--set is for a spec; what a run used cannot be changed")
     run = open_run(spec_or_run, runs_root)
-    return run.spec, run.origins
+    return run.spec, run.origins, run.note

@@ -11,7 +11,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from p3kit.cli import INTERRUPTED
-from p3kit.cli.aim import repo_option
 from p3kit.cli.options import (
     SpecFile,
     UserPath,
@@ -20,6 +19,7 @@ from p3kit.cli.options import (
     jobs_option,
     json_option,
     no_aim_option,
+    repo_option,
     runs_option,
     set_option,
 )

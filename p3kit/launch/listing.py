@@ -10,7 +10,7 @@ from typing import Any
 
 from p3kit.launch.display import agent_views
 from p3kit.launch.verdicts import GRADES
-from p3kit.rundir import RunDir
+from p3kit.rundir import RunDir, read_note
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class RunLine:
     grades: tuple[str, ...]  # one per agent that was judged
     intervened: int  # agents that interventions have changed
     age_s: float
+    tags: tuple[str, ...] = ()  # the user's, as is the note
+    note: str = ""
 
     @property
     def verdict(self) -> str:
@@ -63,6 +65,7 @@ def _line(run: RunDir, now: float) -> RunLine:
     verdicts = [agent.get("verdict") for agent in status["agents"].values()]
     sharpes = [event["metrics"].get("eval/sharpe_ratio") for event in run.read_events("evaluation")]
     known = [sharpe for sharpe in sharpes if isinstance(sharpe, float) and not math.isnan(sharpe)]
+    note = read_note(run)
     is_silent = any(view.is_silent for view in views)
     return RunLine(
         run=run.name,
@@ -76,4 +79,6 @@ def _line(run: RunDir, now: float) -> RunLine:
         grades=tuple(verdict["grade"] for verdict in verdicts if verdict),
         intervened=sum(bool(agent.get("interventions")) for agent in status["agents"].values()),
         age_s=max(0.0, now - info["created"]),
+        tags=note.tags,
+        note=note.text,
     )

@@ -11,6 +11,7 @@ checkpoints/    last.pt, init.pt, best-<step>.pt, and start-1.pt where a run sta
 histograms/     reward and action histograms, value maps, equity curves, returns of evaluations, as JSON
 plots/          pictures drawn from them
 replays/        episodes, bar by bar
+note.json       note and tags of the user
 prices/         prices of the bars from files, as 32-bit floats, to detect later changes
 stop            present after a stop request
 
@@ -32,19 +33,26 @@ from p3kit.rundir.extensions import (
 from p3kit.rundir.file_names import file_name, take_number
 from p3kit.rundir.lookup import find_run, find_runs, folder_of_runs, intact_runs, list_runs, mark_crashed
 from p3kit.rundir.records import Histogram, Series
+from p3kit.rundir.removal import check_removable, dependants, remove_run
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
+from p3kit.rundir.run_note import RunNote, check_note, edit_note, read_note
 
 __all__ = [
     "BACKTEST_RESULT",
     "EVENT_KINDS",
     "Histogram",
     "RunDir",
+    "RunNote",
     "ScheduleChoice",
     "Segments",
     "Series",
+    "check_note",
+    "check_removable",
     "choice_rank",
     "chosen_evaluation",
     "concerns",
+    "dependants",
+    "edit_note",
     "encode",
     "extend_info",
     "extended_origins",
@@ -63,5 +71,7 @@ __all__ = [
     "missing_checkpoint_notes",
     "planned_over_made",
     "read_candidates",
+    "read_note",
+    "remove_run",
     "take_number",
 ]

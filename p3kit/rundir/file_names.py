@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 LONGEST_NAME = 80
+REMOVED = "removed.jsonl"
+"""File beside the runs that records those that were removed."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")
 
 
@@ -26,13 +28,25 @@ def file_name(name: str) -> str:
 
 
 def take_number(root: Path, word: str) -> Path:
-    """Makes the folder `WORD-N` in `root` with the next free number; two processes never get the same."""
+    """Makes the folder `WORD-N` in `root` with the next number; two processes never get the same.
+
+    The number of a folder that `p3kit rm` removed is not used again.
+    """
     root.mkdir(parents=True, exist_ok=True)
     taken = re.compile(rf"{re.escape(word)}-(\d+)")
-    number = max((int(match[1]) for path in root.iterdir() if (match := taken.fullmatch(path.name))), default=0)
+    there = [path.name for path in root.iterdir()]  # before the record, which is written before a folder vanishes
+    names = [*there, *removed_names(root)]
+    number = max((int(match[1]) for name in names if (match := taken.fullmatch(name))), default=0)
     while True:
         number += 1
         path = root / f"{word}-{number}"
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             return path
+
+
+def removed_names(root: Path) -> list[str]:
+    """Names of the runs that were removed from `root`. A damaged record still gives the names that can be read."""
+    with contextlib.suppress(FileNotFoundError):
+        return re.findall(r'"run": ?"([^"\\]+)"', (root / REMOVED).read_text("utf-8", "replace"))
+    return []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from p3kit.errors import InputError, P3kitError, RunNotFound
 from p3kit.rundir.directory import RUN_NAME, RunDir
+from p3kit.rundir.file_names import removed_names
 from p3kit.spec.paths import home
 
 
@@ -104,6 +105,8 @@ def _named_run(root: Path, name: str, reference: str) -> RunDir:
         raise InputError(repr(reference), what, "name one of them")
     if named:
         return named[0]
+    if wanted in removed_names(root):
+        raise RunNotFound(repr(reference), f"was removed from {root}", "p3kit runs lists the others")
     raise RunNotFound(
         repr(reference),
         f"no run of that name in {root}",

@@ -276,7 +276,7 @@ def test_a_run_goes_on_or_ends_as_a_whole(made):
     for command in ("resume", "stop"):
         result = CliRunner().invoke(main, [command, "run-1/AMD"])
         assert result.exit_code == 2
-        assert 'names one agent; a run continues or ends as a whole; use "run-1"' in result.stderr
+        assert 'names one agent; this takes whole runs; use "run-1"' in result.stderr
 
 
 def test_a_wrong_name_gets_the_nearest(made):
