@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine makes a test slow, not wrong.
+settings.register_profile("p3kit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("p3kit")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -78,7 +78,7 @@ def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
             if run.mark_crashed():
                 marked.append(run)
         except (OSError, P3kitError) as error:
-            faults.append(f"{run.name}: its process is gone, which cannot be written down: {error}")
+            faults.append(f"{run.name}: crashed, but its status cannot be saved: {error}")
     return marked, faults
 
 

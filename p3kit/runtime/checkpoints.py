@@ -113,7 +113,7 @@ def _read_older(payload: bytes) -> Flat:
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise _Refused(f"holds something else than tensors and plain values ({type(error).__name__})") from error
+        raise _Refused(f"contains other objects than tensors and plain values ({type(error).__name__})") from error
     if not isinstance(state, dict):
         raise _Refused("holds no dict of tensors")
     return state
@@ -146,7 +146,7 @@ def from_safetensors(content: bytes) -> Flat:
         found = values | safetensors.torch.load(content)
         return {key: found[key] for key in keys}  # safetensors reads in a random order
     except Exception as error:
-        raise _Refused(f"holds something else than tensors and plain values ({type(error).__name__})") from error
+        raise _Refused(f"contains other objects than tensors and plain values ({type(error).__name__})") from error
 
 
 def _checksum(content: bytes, place: int) -> bytes:

@@ -202,7 +202,7 @@ END
     assert codes == {"runs": 0, "diagnose": 0, "compare": 0, "report": 0, "run": 1, "resume": 1, "stop": 1}, told
     assert "Traceback" not in told, told
     assert "run-1" in shell.stdout
-    assert "run-2: its process is gone, which cannot be written down: " in shell.stderr
+    assert "run-2: crashed, but its status cannot be saved: " in shell.stderr
     assert shell.stderr.count("Read-only file system") >= 4
 
 

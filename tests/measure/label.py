@@ -377,22 +377,22 @@ NULL_TESTS = {
     "label, buy_and_hold": "shown over buy-and-hold",
     "label, equal_exposure": "shown at equal exposure",
     "label, fixed_rule": "shown over the fixed rule",
-    "choice ignored, buy_and_hold": "choice ignored",
+    "choice ignored, buy_and_hold": "not corrected",
     "held out, buy_and_hold": "held-out half",
 }
 POWER_TESTS = {
-    "one policy, not chosen, buy_and_hold": "one policy, not chosen",
+    "one policy, not chosen, buy_and_hold": "one policy, over buy-and-hold",
     "label, buy_and_hold": "label, over buy-and-hold",
     "held out, buy_and_hold": "held-out half",
     "one policy, not chosen, equal_exposure": "one policy, at equal exposure",
     "label, equal_exposure": "label, at equal exposure",
 }
 TEN_TESTS = {
-    "any agent at 2.5 %": "any agent (2.5 %)",
-    "any agent": "any agent (5 %)",
-    "some agent holds by Benjamini-Hochberg": "some agent holds (BH)",
-    "the first agent shown": "the first agent shown",
-    "some agent shown": "some agent shown",
+    "any agent at 2.5 %": "joint test, 2.5 %",
+    "any agent": "joint test, 5 %",
+    "some agent holds by Benjamini-Hochberg": "at least one agent after Benjamini-Hochberg",
+    "the first agent shown": "that one agent labelled shown",
+    "some agent shown": "at least one agent labelled shown",
 }
 
 

@@ -185,8 +185,8 @@ def test_what_is_harmful_is_refused_under_a_right_checksum_too(tmp_path: Path, h
     payload = {"pickle": pickle.dumps(Harm()), "torch.save": whole.getvalue(), "noise": b"PK" + b"x" * 500}[how]
     path = tmp_path / "last.pt"
     for version, fault in (
-        (1, "holds something else than tensors .*"),
-        (2, "holds something.*"),
+        (1, "contains other objects than tensors .*"),
+        (2, "contains other objects.*"),
         (FORMAT, "is not a.*"),
     ):
         path.write_bytes(f"p3kit-checkpoint-{version} raw {hashlib.sha256(payload).hexdigest()}\n".encode() + payload)

@@ -41,19 +41,21 @@ class Fault:
 
 PROMISES = (
     Promise(
-        "A run that is killed at any moment and resumed ends with the same weights and rows as an undisturbed one. "
-        "Kills are SIGKILL at a chosen place or instant, SIGTERM, Ctrl-C, and the death of the launcher",
+        "A run that is killed at any moment and resumed on a CPU ends with the same weights and metrics as an "
+        "undisturbed one, bit for bit. Kills are SIGKILL at a chosen place in the code or at a random time, SIGTERM, "
+        "Ctrl-C, and the death of `p3kit run` itself",
         ["python -m tests.measure.kills"],
         "kills",
     ),
     Promise(
-        "No spec causes a traceback, a hang or a wrong exit code; the output of `show` is an equal spec",
+        "No spec causes a traceback, a hang or a wrong exit code. `p3kit show` prints a spec that loads to the same "
+        "values",
         ["python -m tests.measure.fuzz", "measure/fuzz/test_fuzz.py::test_changed_specs_are_read_or_refused"],
         "fuzz_specs",
     ),
     Promise(
-        "No damage to a run directory causes a traceback or a hang in any command, hides another run, or makes a "
-        "reader overwrite a file of the run",
+        "No damage to a run directory causes a traceback or a hang in any command, or hides another run. No command "
+        "that only reads overwrites a file of the run",
         ["python -m tests.measure.fuzz", "measure/fuzz/test_fuzz.py::test_damaged_directories_are_read_or_named"],
         "fuzz_directories",
     ),
@@ -66,7 +68,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A failed write of any writer keeps the old content",
+        "If a write fails, the old file remains",
         [
             "launch/test_system_faults.py::test_every_writer_of_a_run_keeps_what_was_there_when_a_write_fails",
             "launch/test_system_faults.py::test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room",
@@ -75,7 +77,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "One degraded run never stops the others",
+        "A run that crashes or hangs never stops the others",
         [
             "launch/test_system_faults.py::test_one_degraded_run_among_ten",
             "launch/test_system_faults.py::test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot",
@@ -83,7 +85,7 @@ PROMISES = (
         ],
     ),
     Promise(
-        "The next command finds a run without a process, marks it as crashed, and offers resume",
+        "The next command detects a run whose process has ended, marks it as crashed, and offers resume",
         [
             "rundir/test_rundir.py::test_a_run_whose_process_was_killed_is_marked_crashed",
             "rundir/test_rundir.py::test_a_recycled_pid_is_not_taken_for_the_run",
@@ -91,7 +93,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A checkpoint never runs code. A checkpoint of another spec, version or file is refused with its name",
+        "A checkpoint never runs code. A checkpoint of another spec, version or run is refused. The message names the "
+        "file and the reason",
         [
             "runtime/test_checkpoints.py::test_a_pickle_is_not_executed",
             "runtime/test_checkpoints.py::test_what_is_harmful_is_refused_under_a_right_checksum_too",
@@ -100,8 +103,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "After a kill at any moment, the next call completes a paper account to the same bytes. A repeated call on the "
-        "same bars changes nothing",
+        "After a kill at any moment, the next call of `p3kit paper` completes the account: its files equal those of an "
+        "undisturbed account. A repeated call on the same bars changes nothing",
         [
             "paper/test_paper_kills.py::test_a_killed_account_is_finished_to_the_same_bytes",
             "paper/test_trading.py::test_a_journal_torn_at_any_byte_is_finished_to_the_same_bytes",
@@ -110,8 +113,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "Every reading command reads a run of an earlier format. A resume that cannot work is refused before a file "
-        "changes, and the message names the version that can",
+        "Every command that only reads can read a run of an earlier format. A resume that cannot work is refused "
+        "before a file changes. The message names the p3kit version that can resume it",
         [
             "launch/test_older_runs.py::test_reading_commands_read_it",
             "launch/test_older_runs.py::test_its_policy_decides_by_the_shipped_trainer",
@@ -119,14 +122,15 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A decision from past bars and an account equals the backtest's at the same bar, for any earlier bars",
+        "`predict` takes the same action as the backtest at the same bar. The amount of earlier history does not "
+        "matter",
         [
             "policy/test_predict.py::test_it_sees_and_does_what_the_continuous_account_does",
             "market/test_recipe.py::test_a_row_has_the_bits_of_training_whatever_bars_stand_beside_it",
         ],
     ),
     Promise(
-        "Two runs and their mirrors can work in one folder at the same time",
+        "Two runs and their copies in Aim can work in one folder at the same time",
         [
             "launch/test_system_faults.py::test_two_runs_and_a_mirror_at_once_in_one_folder",
             "rundir/test_rundir.py::test_processes_that_start_runs_at_once_get_different_numbers",
@@ -135,7 +139,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A broken, deleted, locked or missing mirror in Aim stops no training, and can be rebuilt",
+        "A broken, deleted or locked Aim repository, or a missing Aim package, stops no training. The repository can "
+        "be rebuilt",
         [
             "test_aim_mirror.py::test_a_broken_repository_says_what_to_do_and_rebuild_mends_it",
             "test_aim_mirror.py::test_a_repository_that_was_deleted_is_made_anew",
@@ -145,7 +150,8 @@ PROMISES = (
         ],
     ),
     Promise(
-        "A thousand runs, and a run of a million rows, stay usable. The launcher's memory does not grow with its runs",
+        "A folder of 1,000 runs, and a run of 1,000,000 rows, can be listed in seconds. The memory of `p3kit run` does "
+        "not grow with the number of its runs",
         ["python -m tests.measure.benchmarks.large"],
         "large",
     ),
@@ -160,7 +166,7 @@ FAULTS = (
     ),
     Fault(
         "the runs folder is read-only",
-        "run-2: its process is gone, which cannot be written down: …; everything is listed all the same",
+        "run-2: crashed, but its status cannot be saved: …; the list is complete",
         "launch/test_system_faults.py::test_a_folder_that_may_only_be_read_is_read",
     ),
     Fault(
@@ -171,7 +177,7 @@ FAULTS = (
     ),
     Fault(
         "a checkpoint holds a program",
-        "last.pt: holds something else than tensors and plain values (UnpicklingError); delete it: p3kit resume then "
+        "last.pt: contains other objects than tensors and plain values (UnpicklingError); delete it: p3kit resume then "
         "begins at init.pt, the first checkpoint",
         "runtime/test_checkpoints.py::test_what_is_harmful_is_refused_under_a_right_checksum_too",
     ),
@@ -188,8 +194,8 @@ FAULTS = (
         "rundir/test_rundir.py::test_a_number_that_was_changed_later_is_never_believed",
     ),
     Fault(
-        "the clock is set back or forth",
-        "nothing: heartbeats and the watchdog use a monotonic clock",
+        "the clock is set backward or forward",
+        "no message, nothing happens: heartbeats and the watchdog use a monotonic clock",
         "launch/test_system_faults.py::test_a_clock_that_is_set_back_or_forth_makes_nobody_look_dead",
     ),
     Fault(
@@ -205,7 +211,7 @@ FAULTS = (
     ),
     Fault(
         "the terminal of `nohup p3kit run` is closed",
-        "nothing: an ignored signal stays ignored",
+        "no message, training goes on: an ignored signal stays ignored",
         "launch/test_ignored_signals.py::test_nohup_survives_a_closed_terminal",
     ),
     Fault(
@@ -215,13 +221,13 @@ FAULTS = (
     ),
     Fault(
         "a trainer takes all memory",
-        "run-1 crashed: its process ended with exit code 1, and the last lines of its log: MemoryError; where the "
-        "system ends it: its process was killed by SIGKILL (often the system, out of memory)",
+        "run-1 crashed: its process ended with exit code 1, and the last lines of its log: MemoryError. If the system "
+        "kills it: its process was killed by SIGKILL (often the system, out of memory)",
         "launch/test_system_faults.py::test_a_trainer_that_eats_all_memory_fails_by_name",
     ),
     Fault(
         "a trainer prints without end",
-        "[… bytes of output were cut off here], in its log: the last megabyte of 64 is kept",
+        "[… bytes of output were cut off here], in its log, when it reaches 64 MB: the last megabyte is kept",
         "launch/test_system_faults.py::test_a_trainer_that_talks_without_end_fills_no_disk",
     ),
     Fault(
@@ -242,6 +248,28 @@ FAULTS = (
 )
 
 
+KINDS = {
+    "clock": "SIGKILL at a random time",
+    "place": "SIGKILL at a chosen place",
+    "launcher": "death of `p3kit run`",
+    "half a row of the metrics written": "half a row of metrics.jsonl written",
+    "after a row of the metrics": "after a row of metrics.jsonl",
+    "half a row of the journal written": "half a row of events.jsonl written",
+    "after a row of the journal": "after a row of events.jsonl",
+    "rollout": "during a rollout",
+    "update": "during an update",
+    "evaluation": "during an evaluation",
+}
+"""Titles of kinds and places of kills; a temporary file is renamed to its final name when it is complete."""
+
+LONG = {
+    "runs": "`runs`",
+    "the newest rows, as the mirror follows them": "read only the new rows (for Aim)",
+    "its checksums": "verify all checksums",
+    "the cut before a resume": "cut the metrics back to the checkpoint, before a resume",
+}
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
@@ -255,17 +283,18 @@ def figure_of(promise: Promise, found: Mapping[str, Figures]) -> str:
     part, _, inner = promise.figure.partition("_")
     if not part:
         count = len(promise.tests)
-        return f"{count} test{'s' if count > 1 else ''}, every time"
+        return f"{count} test{'s' if count > 1 else ''}, at each change"
     if part not in found:
         return "not measured yet"
     figures = found[part]
     if part == "kills":
-        return f"{figures['same']} of {figures['kills']} kills the same"
+        return f"{figures['same']} of {figures['kills']} killed runs bit-identical"
     if part == "fuzz":
         return f"{figures[inner]['tried']:,} tried, {len(figures[inner]['findings'])} broke it"
-    many, memory = figures["many_runs"], figures["many_processes"]["launcher_memory_mb"]
-    listed = f"`runs` over {many['count']:,}: {many['runs']['cpu_s']:.1f} s"
-    return f"{listed}; launcher {memory[0]:.0f} to {memory[-1]:.0f} MB"
+    many, launched = figures["many_runs"], figures["many_processes"]
+    memory, runs = launched["launcher_memory_mb"], launched["runs"]
+    listed = f"`runs` in a folder of {many['count']:,}: {many['runs']['cpu_s']:.1f} s"
+    return f"{listed}; memory {memory[0]:.0f} MB after 10 runs, {memory[-1]:.0f} MB after {runs}"
 
 
 @cache
@@ -283,13 +312,21 @@ def page(found: Mapping[str, Figures]) -> str:
 
 
 def lines(found: Mapping[str, Figures]) -> Iterator[str]:
-    yield "# Nothing is lost\n"
+    yield "# Faults and recovery\n"
     yield (
-        "This page lists p3kit's promises for faults, and the tests of each. `python -m "
-        "tests.measure.benchmarks.reliability_page` writes it from the figures in [benchmarks/](benchmarks/).\n"
+        "After a crash, a kill or a power cut, type `p3kit runs`. It marks the runs that were interrupted. Then type "
+        "`p3kit resume RUN`: training continues from the last checkpoint. The work since that checkpoint (at most "
+        "`checkpoints.every` env steps) is done again. If a file is damaged, the message names the file and the "
+        "remedy.\n"
     )
-    yield "## Promises\n"
-    yield "| promise | tests | figure |"
+    yield (
+        "This page lists what p3kit guarantees after a fault, and the tests of each guarantee. A *row* is a line of "
+        "`metrics.jsonl` (one per iteration of an agent) or of the journal `events.jsonl` (interventions, evaluations, "
+        "status). Everything was measured on a CPU with a local disk. `python -m "
+        "tests.measure.benchmarks.reliability_page` writes the page from the figures in [benchmarks/](benchmarks/).\n"
+    )
+    yield "## Guarantees\n"
+    yield "| guarantee | tests | figure |"
     yield "|---|---|---|"
     for promise in PROMISES:
         held = "<br>".join(link_to(test) for test in promise.tests)
@@ -319,17 +356,18 @@ def kills(figures: Figures | None) -> Iterator[str]:
         yield "Not measured yet: `tox -e kill`.\n"
         return
     yield (
-        f"{made_by(figures)}. One run of each trainer is trained undisturbed. Other runs of the same spec are killed "
-        "and resumed. Every recorded row (except times), evaluation, intervention, verdict and kept checkpoint must be "
-        "equal, bit for bit. Each place is equally likely. `tox -e kill` makes a hundred kills; the table has those "
-        "made so far.\n"
+        f"{made_by(figures)}. Each killed and resumed run is compared with an undisturbed run of the same spec and "
+        "trainer. Every recorded row (except times), evaluation, intervention, verdict and kept checkpoint must be "
+        "equal, bit for bit. The place of each kill is drawn at random. The table counts the same kills three times: "
+        "by trainer, by kind of kill, and by place for the kills at a chosen place in the code. `tox -e kill` repeats "
+        "it.\n"
     )
-    yield "| | kills | the same |"
+    yield "| | kills | bit-identical |"
     yield "|---|---|---|"
-    for title, key in (("trainer", "by_trainer"), ("way", "by_way"), ("place", "by_place")):
+    for title, key in (("trainer", "by_trainer"), ("kind", "by_way"), ("place", "by_place")):
         for name, count in figures[key].items():
             if key != "by_place" or name != "any":
-                yield f"| {title}: {name} | {count['kills']} | {count['same']} |"
+                yield f"| {title}: {KINDS.get(name, name)} | {count['kills']} | {count['same']} |"
     yield ""
 
 
@@ -340,17 +378,22 @@ def fuzz(figures: Figures | None) -> Iterator[str]:
         return
     both = " and ".join(dict.fromkeys(made_by(figures[part]) for part in ("specs", "directories")))
     yield (
-        f"{both}. Specs are shipped specs, specs with one mistake, and generated valid specs, changed "
-        "by their grammar or by their bytes. Directories have one to three damaged files, between two intact ones. A "
-        "file is truncated, emptied, edited, swapped or deleted, or has a wrong bit; a checkpoint can be damaged "
-        "under a valid checksum. `tox -e fuzz` tries ten thousand specs and a thousand "
-        "directories; the table has those tried so far.\n"
+        f"{both}. Specs are shipped specs, specs with one mistake, and generated valid specs. They are "
+        "changed as TOML or as raw bytes. A directory has one to three damaged files, and lies between two intact "
+        "directories. A file is truncated, emptied, edited, swapped or deleted, or one bit is changed. A checkpoint "
+        "can be damaged and get a new, valid checksum.\n"
     )
-    yield "| | times |"
+    yield (
+        "*Refused* means exit code 2 and a message with the place. On a damaged directory all three exit codes are "
+        "allowed: 0 if the command could do its work, 1 if the work failed or a part was left out, 2 if the input was "
+        "refused. Codes 1 and 2 need a message. A traceback, a hang, another code or an overwritten file breaks the "
+        "guarantee.\n"
+    )
+    yield "| | cases |"
     yield "|---|---|"
     for part in ("specs", "directories"):
         yield f"| **{part}: tried** | {figures[part]['tried']:,} |"
-        yield f"| {part}: broke a promise | {len(figures[part]['findings'])} |"
+        yield f"| {part}: broke a guarantee | {len(figures[part]['findings'])} |"
         for answer, count in figures[part]["answers"].items():
             yield f"| {part}, {answer} | {count:,} |"
     yield ""
@@ -358,7 +401,7 @@ def fuzz(figures: Figures | None) -> Iterator[str]:
 
 def faults() -> Iterator[str]:
     yield "## System faults\n"
-    yield "| fault | message | test |"
+    yield "| fault | message (`…`: a part that varies) | test |"
     yield "|---|---|---|"
     for fault in FAULTS:
         yield f"| {fault.what} | {fault.message} | {link_to(fault.test)} |"
@@ -372,26 +415,27 @@ def large(figures: Figures | None) -> Iterator[str]:
         return
     many, long, processes = figures["many_runs"], figures["a_long_run"], figures["many_processes"]
     yield (
-        f"{made_by(figures)}. Each command runs in its own process. Figures are processor seconds, with the "
-        "start of Python, and the largest resident memory. The runs are generated, and the launched trainer learns "
-        "nothing. By default it measures 1,000 runs, 1,000,000 rows and 150 launched runs.\n"
+        f"{made_by(figures)}. Each command runs in its own process. Figures are CPU seconds, including the start of "
+        "Python, and the largest resident memory. The runs are generated, and the launched trainer learns nothing.\n"
     )
-    yield "| | processor | memory |"
+    yield "| | CPU time | memory |"
     yield "|---|---|---|"
     for name, cost in many.items():
         if isinstance(cost, Mapping):
-            yield f"| `{name}` over {many['count']:,} runs | {cost['cpu_s']:.1f} s | {cost['memory_mb']} MB |"
+            where = f"in a folder of {many['count']:,} runs"
+            yield f"| `{name}` {where} | {cost['cpu_s']:.1f} s | {cost['memory_mb']:,} MB |"
     for name, cost in long.items():
         if isinstance(cost, Mapping):
             yield (
-                f"| {name}, one run of {long['rows']:,} rows ({long['file_mb']:,} MB) | {cost['cpu_s']:.1f} s | "
-                f"{cost['memory_mb']} MB |"
+                f"| {LONG.get(name, name)}, one run of {long['rows']:,} rows ({long['file_mb']:,} MB) | "
+                f"{cost['cpu_s']:.1f} s | {cost['memory_mb']:,} MB |"
             )
     memory = processes["launcher_memory_mb"]
     yield ""
     yield (
-        f"One launcher over {processes['runs']} runs, two at a time: {processes['launcher_cpu_s']:.1f} "
-        f"processor seconds; resident memory {memory[0]:.0f} MB after ten runs, {memory[-1]:.0f} MB after the last."
+        f"One `p3kit run` over {processes['runs']} short runs, two at a time, takes {processes['launcher_cpu_s']:.1f} "
+        f"CPU seconds itself, without its trainers. Its resident memory is {memory[0]:.0f} MB after ten runs and "
+        f"{memory[-1]:.0f} MB after the last."
     )
 
 

@@ -279,14 +279,15 @@ def startup_seconds(measured: dict[str, Any]) -> float:
     return float(max(start, 1.0))
 
 
-FAILURES = {"no failures": float("inf"), "a node lasts a day": 86_400.0, "a node lasts two hours": 7_200.0}
+FAILURES = {"no failures": float("inf"), "mean time to failure 1 day": 86_400.0, "mean time to failure 2 h": 7_200.0}
 LENGTHS = {"100,000 steps": 100_000, "10 million steps": 10_000_000}
 
 
 def report(measured: dict[str, Any], picture: Path, seeds: Sequence[int] = range(3)) -> None:
     """A markdown table of everything, and the picture of it."""
     results: dict[tuple[int, str, str], list[tuple[int, float, float, float]]] = {}
-    print("| agents | steps | failures | GPUs | time | work kept | attempts a run |\n|---|---|---|---|---|---|---|")
+    print("| agents | steps | failures | GPUs | time | useful slot time | attempts per run |")
+    print("|---|---|---|---|---|---|---|")
     for agents in (143, 10_000):
         for length, steps in LENGTHS.items():
             for failures, every in FAILURES.items():
@@ -322,7 +323,7 @@ def _draw(results: dict[tuple[int, str, str], list[tuple[int, float, float, floa
                     busy = [point[2] for point in points]
                     grid[1, column].plot(gpus, busy, dash, color=colour, marker="o", markersize=3)
             grid[0, column].set(title=f"{agents:,} agents", xscale="log", yscale="log", ylabel="hours")
-            grid[1, column].set(xlabel="GPUs (18 runs each)", ylabel="share of slots at kept work", ylim=(0, 1.03))
+            grid[1, column].set(xlabel="GPUs (18 runs each)", ylabel="useful slot time", ylim=(0, 1.03))
             grid[1, column].set_xticks(GPUS)
             grid[1, column].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
             grid[1, column].minorticks_off()
