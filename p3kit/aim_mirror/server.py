@@ -20,7 +20,6 @@ from types import TracebackType
 
 from p3kit.errors import InputError, P3kitError
 
-DEFAULT_PORT = 43800
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 # aim has no `python -m aim`, and its console script may not be on PATH
@@ -40,7 +39,7 @@ class AimServer:
     Raises InputError for a host that is not loopback and for a port that is taken. Port 0 takes a free one.
     """
 
-    def __init__(self, repo: Path, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> None:
+    def __init__(self, repo: Path, host: str = "127.0.0.1", port: int = 0) -> None:
         self.repo = repo
         self.host = checked_loopback(host)
         self.port = checked_port(self.host, port)

@@ -277,15 +277,20 @@ def load_metrics(
     return frame.astype(dict.fromkeys(columns, "float64") | dict.fromkeys(("iteration", "global_step"), "int64"))
 
 
+def open_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | None) -> list[SavedRun]:
+    """Open runs in the order of their references, all runs of an experiment by its name."""
+    wanted = [runs] if isinstance(runs, RunLike) else runs
+    named = [one for reference in wanted for one in find_runs(folder_of_runs(runs_root), os.fspath(reference))]
+    return list(itertools.starmap(SavedRun, named))
+
+
 def open_whole_runs(runs: RunLike | Iterable[RunLike], runs_root: str | Path | None) -> list[SavedRun]:
-    """Open each run once, all runs of an experiment by its name.
+    """Open each run once, as `open_runs` does.
 
     Raises InputError for an agent, which cannot be stopped, resumed or removed alone.
     """
     found: dict[Path, SavedRun] = {}
-    wanted = [runs] if isinstance(runs, RunLike) else runs
-    named = [one for reference in wanted for one in find_runs(folder_of_runs(runs_root), os.fspath(reference))]
-    for run in itertools.starmap(SavedRun, named):
+    for run in open_runs(runs, runs_root):
         if run.agent is not None:
             what = "names one agent; this takes whole runs"
             raise InputError(f"{run.name}/{run.agent}", what, f'use "{run.name}"')

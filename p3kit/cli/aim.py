@@ -11,14 +11,16 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from p3kit.aim_mirror import AimServer, Mirror, SyncResult, links_of, run_hash
-from p3kit.aim_mirror.server import DEFAULT_PORT
 from p3kit.cli.options import Whole, complete_run, json_option, repo_option, runs_option
 from p3kit.cli.output import print_json, print_note
 from p3kit.errors import InputError, P3kitError
+
+if TYPE_CHECKING:
+    from p3kit.aim_mirror import AimServer, Mirror, SyncResult
 
 
 @click.command(
@@ -35,6 +37,8 @@ Examples:
 @json_option
 def sync(runs_root: Path, repo: Path | None, rebuild: bool, watch: bool, as_json: bool) -> None:
     """Mirror the run directories into Aim. Mirrored records are not sent again."""
+    from p3kit.aim_mirror import Mirror
+
     mirror = Mirror(runs_root, repo)
     _end_when_aim_hangs(mirror)
     result = mirror.rebuild() if rebuild else mirror.sync()
@@ -59,21 +63,26 @@ Examples:
 @runs_option
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
-@click.option("--port", default=DEFAULT_PORT, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
+@click.option("--port", default=43_800, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
 @json_option
 def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int, as_json: bool) -> None:
     """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date.
 
     The bookmarks are the training guide's dashboard: scalars by group, images, verdicts, parallel coordinates, the best
-    model. With RUNs, the links compare these only.
+    model. With RUNs, the links compare these only. RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment
+    that has one run.
     """
+    from p3kit.aim_mirror import AimServer, Mirror, links_of, run_hash
     from p3kit.api.background import draw_missing
-    from p3kit.api.saved_run import open_run
+    from p3kit.api.saved_run import open_runs
 
-    chosen = [run_hash(open_run(reference, runs_root).info) for reference in references]
+    named = open_runs(references, runs_root)
+    chosen = [run_hash(run.info) for run in named]
     mirror = Mirror(runs_root, repo)
-    if away := [name for name, key in zip(references, chosen, strict=True) if key not in mirror.runs()]:
-        raise InputError(away[0], f"is no run of {runs_root}, which is what is mirrored", "give its folder by --runs")
+    if away := [run for run, key in zip(named, chosen, strict=True) if key not in mirror.runs()]:
+        raise InputError(
+            str(away[0].path), f"is no run of {runs_root}, which is what is mirrored", "give its folder by --runs"
+        )
     server = AimServer(mirror.repo, host, port)
     draw_missing(runs_root)
     _end_when_aim_hangs(mirror, server)

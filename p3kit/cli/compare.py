@@ -44,8 +44,9 @@ def compare(
     """Compare runs, agents or the values of a knob: the differences of their specs with their origins, the results with
     intervals, and the differences from the first one.
 
-    RUN is run-42, 42, latest or run-42/AAPL. If only compute.… differs (a precision, for example), a verdict states if
-    the results match. Without --output the page goes to stdout, as Markdown.
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment, for all its runs. If only compute.… differs (a
+    precision, for example), a verdict states if the results match. Without --output the page goes to stdout, as
+    Markdown.
     """
     from p3kit.api.judging import compare_runs
     from p3kit.report.comparison_page import comparison_json, render_comparison, write_comparison

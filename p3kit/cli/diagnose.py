@@ -72,8 +72,8 @@ def diagnose(
 
     Below it stand the interventions during training, and the reasons that held others back.
 
-    RUN is run-42, 42, latest or run-42/AAPL, and may still be training. A row without enough data is marked, and never
-    counts as healthy.
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run. It may still be training. A
+    row without enough data is marked, and never counts as healthy.
     """
     _check(wants_episode, split, checkpoint, wanted_row, rules, patch_only, as_markdown, as_json)
     found = _open(run, agent, runs_root)

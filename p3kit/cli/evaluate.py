@@ -76,9 +76,10 @@ def evaluate(
 ) -> None:
     """Backtest RUN: metrics beside all-HOLD, buy-and-hold, random and a moving average, with a picture.
 
-    RUN is run-42, 42, latest or run-42/AAPL. The policy plays the whole split once, deterministic, with the spec's fees
-    and rules, and one account from the first bar to the last. --bars, --from and --to backtest on bars outside the
-    splits. A run on a Gymnasium or EnvPool task plays whole episodes and prints their returns.
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run. The policy plays the whole
+    split once, deterministic, with the spec's fees and rules, and one account from the first bar to the last. --bars,
+    --from and --to backtest on bars outside the splits. A run on a Gymnasium or EnvPool task plays whole episodes and
+    prints their returns.
     """
     from p3kit.api.judging import evaluate_run
     from p3kit.api.saved_run import open_run

@@ -52,9 +52,10 @@ def export(
     """Print the spec of RUN with every value pinned, and its results: validation Sharpe over seeds, training stability,
     bars, provenance.
 
-    RUN is run-42, 42, latest or run-42/AAPL; the numbers use every agent of the folder with its settings.
-    `best` is the setting with the highest lower end of the 95 % interval of its mean Sharpe ratio. The TOML is a
-    spec: another spec can extend it with extends = "FILE". The YAML is for other programs; p3kit does not read it.
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run. The numbers use every agent of
+    the folder with its settings. `best` is the setting with the highest lower end of the 95 % interval of its mean
+    Sharpe ratio. The TOML is a spec: another spec can extend it with extends = "FILE". The YAML is for other programs;
+    p3kit does not read it.
 
     With --policy, write a trained agent for use without p3kit and PyTorch: network.onnx, weights.safetensors, card.json
     and policy.py, a reader that needs numpy and onnxruntime. It needs the extra `export`.

@@ -41,7 +41,8 @@ def note(
 ) -> None:
     """Keep a note and tags with runs, also while they train; without options print them.
 
-    `p3kit runs` and `p3kit show RUN` print both. They change nothing else of a run.
+    `p3kit runs` and `p3kit show RUN` print both. They change nothing else of a run. RUN is run-42, 42, latest or the
+    name of an experiment, for all its runs.
     """
     from p3kit.api.keeping import note_runs
 
@@ -69,6 +70,7 @@ def rm(references: tuple[str, ...], yes: bool, runs_root: Path, repo: Path | Non
     """Delete runs with their weights, metrics and pictures, also from the Aim mirror. This cannot be undone.
 
     A queued or running run is never deleted. The number of a deleted run is not used again.
+    RUN is run-42, 42, latest or the name of an experiment, for all its runs.
     """
     from p3kit.api.keeping import plan_removal
 

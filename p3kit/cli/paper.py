@@ -95,6 +95,8 @@ def trade(
 ) -> None:
     """Take the new bars of a file into the paper account of RUN. `trade` itself may be left out.
 
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run.
+
     A call on the same bars changes nothing, so a cron job may call it at any time. The next call completes a killed
     one. Corrected past bars are reported and not used. Pass closed bars only: p3kit would use the unfinished bar of
     today as if it had closed.

@@ -85,8 +85,9 @@ def predict(
 ) -> None:
     """Decide at the close of the last bar: action, order, probabilities, masked actions, novelty.
 
-    RUN is run-42, 42, latest or run-42/AAPL. Without an agent, all agents with a symbol in the bars decide. The files
-    are read by the rules of the spec. The bars of the training are not needed.
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run. Without an agent, all agents
+    with a symbol in the bars decide. The files are read by the rules of the spec. The bars of the training are not
+    needed.
     """
     from p3kit.api.predicting import decide_each
 

@@ -57,6 +57,8 @@ def retrain(
 ) -> None:
     """Train RUN again: the same spec with the bars of today and later splits.
 
+    RUN is run-42, 42, latest or the name of an experiment that has one run.
+
     Splits that are fractions move by themselves. Splits that are days move by the calendar days between the last bar of
     RUN and the last bar of today. The new test split never has bars that RUN was trained on.
     """

@@ -48,7 +48,8 @@ data are at fault; 130 interrupted."""
 @click.option(
     "--replay",
     metavar="RUN",
-    help="Repeat RUN: apply its journal of interventions at its steps without judging, and compare the weights.",
+    help="Repeat RUN: apply its journal of interventions at its steps without judging, and compare the weights. "
+    "RUN may be the name of an experiment that has one run.",
 )
 @runs_option
 @no_aim_option

@@ -133,7 +133,8 @@ def resume(
 ) -> None:
     """Continue stopped, crashed or failed runs from their last checkpoints, or extend runs to more env steps.
 
-    On a CPU the result is the same, bit for bit, as if the run had never ended.
+    On a CPU the result is the same, bit for bit, as if the run had never ended. RUN is run-42, 42, latest or the name
+    of an experiment, for all its runs.
     """
     from p3kit.api.training import resume_runs
 
@@ -163,7 +164,8 @@ Examples:
 def stop(references: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
     """Make runs write a checkpoint and end. A queued run will not start.
 
-    Returns at once; `p3kit runs` shows when a run has stopped, and `p3kit resume` continues it.
+    Returns at once; `p3kit runs` shows when a run has stopped, and `p3kit resume` continues it. RUN is run-42, 42,
+    latest or the name of an experiment, for all its runs.
     """
     from p3kit.api.training import stop_runs
 

@@ -67,6 +67,8 @@ Examples:
 def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
     """Print the resolved spec of SPEC or RUN, every value with its origin.
 
+    RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run.
+
     The output is a spec itself: `p3kit show specs/smoke.toml > whole.toml`.
     """
     from p3kit.spec.keypath import written_path

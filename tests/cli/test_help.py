@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -22,6 +25,35 @@ def test_help_fits_80_columns_and_has_examples(command: str) -> None:
     assert code == 0
     assert max(map(len, text.splitlines())) <= 80
     assert "p3kit " in re.split("Examples:|Start here:|Once for each shell:", text)[1]
+
+
+def takes_runs(command: click.Command) -> bool:
+    return any("RUN" in (parameter.metavar or "") for parameter in command.params)
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command, also those inside a group."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in COMMANDS}
+    inside = {f"{n} {m}": c for n, g in found.items() if isinstance(g, click.Group) for m, c in g.commands.items()}
+    return {name: command for name, command in (found | inside).items() if command is not None}
+
+
+def test_help_names_each_form_of_a_run() -> None:
+    taking = [name for name, command in commands().items() if takes_runs(command)]
+    assert {"compare", "rm", "show", "paper trade", "run", "ui"} <= set(taking)
+    for name in taking:
+        text = " ".join(p3kit(*name.split(), "--help")[1].split())
+        assert "the name of an experiment" in text, name
+
+
+def test_help_loads_no_library_but_click() -> None:
+    code = "import sys; from p3kit.cli import COMMANDS, main\n"
+    code += "for name in COMMANDS:\n    main([name, '--help'], standalone_mode=False)\n"
+    code += "heavy = {'aim', 'numpy', 'optuna', 'pandas', 'psutil', 'pydantic', 'rich', 'torch', 'tomli'}\n"
+    code += "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_command_stands_once_in_a_group() -> None:
