@@ -116,7 +116,7 @@ def _against(candidates: Sequence[Candidate], yardstick: str, block: float | Non
 def why_not_judged(chosen: Candidate) -> str:
     """The reason why a policy gets no label; empty where it gets one."""
     if not chosen.trades:
-        return "it never traded"
+        return "it closed no trade" if chosen.switches else "it never traded"
     if chosen.trades < LEAST_TRADES:
         return f"{chosen.trades} trades, {LEAST_TRADES} are needed"
     if chosen.switches < LEAST_SWITCHES:

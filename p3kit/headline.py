@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _MOST_NAMED = 5
+HARDLY_TRAINED = "hardly trained"
+"""Label of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,12 @@ class Scored:
     window: str | None = None
     """Window of a walk-forward; agents of different windows have different bars."""
     synthetic: bool = False
+    hardly_trained: bool = False
+    """Too few updates to learn anything, or still near the highest entropy (label of the verdict)."""
 
 
 def headline(agents: Sequence[Scored]) -> str:
-    """Return one or two sentences: who is shown to beat buy-and-hold, and what all earned beside it.
+    """Return up to three sentences: who is shown to beat buy-and-hold, what all earned beside it, who hardly trained.
 
     `No agent is shown to beat buy-and-hold. Together +27 % against its +59 %; mean drawdown 12 % against 43 %.`
     Together: equal shares of the capital, left alone. Empty for no agents.
@@ -36,7 +40,13 @@ def headline(agents: Sequence[Scored]) -> str:
     if not agents:
         return ""
     warning = "SYNTHETIC data. " if any(agent.synthetic for agent in agents) else ""
-    return f"{warning}{_who(agents)} {_money(agents)}".strip()
+    parts = (_who(agents), _money(agents), _training(agents))
+    return warning + " ".join(part for part in parts if part)
+
+
+def agents_sentence(agents: Sequence[Scored]) -> str:
+    """Return who is shown to beat buy-and-hold and who hardly trained, without returns. Empty for no agents."""
+    return " ".join(part for part in (_who(agents), _training(agents)) if part) if agents else ""
 
 
 def _who(agents: Sequence[Scored]) -> str:
@@ -69,6 +79,16 @@ def _money(agents: Sequence[Scored]) -> str:
         return f"{text}."
     mean = "mean drawdown" if len(agents) > 1 else "drawdown"
     return f"{text}; {mean} {_percent(own, '')} against {_percent(held, '')}."
+
+
+def _training(agents: Sequence[Scored]) -> str:
+    """Agents that hardly trained: their results are no evidence about the setting."""
+    count = sum(agent.hardly_trained for agent in agents)
+    if not count:
+        return ""
+    if count == len(agents):
+        return "Hardly trained: train longer before you judge it."
+    return f"Hardly trained: {count} of {len(agents)} agents."
 
 
 def _percent(values: Sequence[float | None], sign: str = "+") -> str:

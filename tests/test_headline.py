@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from p3kit.edge import bound
-from p3kit.headline import Scored, headline
+from p3kit.headline import Scored, agents_sentence, headline
 
 
 def agent(name: str, label: str = "not shown", earned: float | None = 0.27, held: float | None = 0.59) -> Scored:
@@ -49,3 +51,17 @@ def test_many_names_are_counted() -> None:
 )
 def test_a_bound_that_is_not_zero_never_reads_as_zero(value: float, text: str) -> None:
     assert bound(value) == text
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ([True], "Hardly trained: train longer before you judge it."),
+        ([True, False], "Hardly trained: 1 of 2 agents."),
+        ([False, False], ""),
+    ],
+)
+def test_short_trainings_are_named_in_the_headline(new: list[bool], words: str) -> None:
+    agents = [replace(agent(f"S{i}"), hardly_trained=one) for i, one in enumerate(new)]
+    assert headline(agents).endswith(words or "43 %.")
+    assert agents_sentence(agents).endswith(words or "buy-and-hold.")

@@ -84,7 +84,7 @@ def evaluate(
     from p3kit.api.judging import evaluate_run
     from p3kit.api.saved_run import open_run
     from p3kit.console import Console
-    from p3kit.launch.backtest_table import print_backtest
+    from p3kit.launch.backtest_table import backtest_headline, print_backtest
 
     if final and split is not None:
         raise InputError(
@@ -122,8 +122,10 @@ def evaluate(
     if as_json:
         print_json([{key: value for key, value in result.items() if key != "curves"} for result in results])
         return
+    console = Console()
+    console.print(backtest_headline(results), style="bold", end="\n\n")
     for result in results:
-        print_backtest(result, found.info["name"], Console())
+        print_backtest(result, found.info["name"], console)
 
 
 def _print_returns(run: SavedRun, checkpoint: str, episodes: int, as_json: bool) -> None:

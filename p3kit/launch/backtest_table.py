@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from p3kit.console import FittingTable
-from p3kit.edge import bound, sentence
+from p3kit.edge import bound, label, sentence
+from p3kit.headline import Scored, headline
 from p3kit.launch.verdicts import BASELINES
 
 # metric -> (heading, format)
@@ -32,6 +33,25 @@ COLUMNS = {
 _MANY = 3.0
 """Multiple of the usual rate of novel bars above which they are a warning."""
 _MOST_FEATURES = 6
+
+
+def backtest_headline(results: Sequence[Mapping[str, Any]]) -> str:
+    """The outcome of the backtests of a run in one sentence or two, as after a run."""
+    return headline([_scored(result) for result in results])
+
+
+def _scored(result: Mapping[str, Any]) -> Scored:
+    own, hold = result["metrics"], result["baselines"]["buy_and_hold"]
+    return Scored(
+        result["agent"],
+        label(result["judged"]),
+        own.get("eval/total_return"),
+        hold.get("total_return"),
+        own.get("eval/max_drawdown"),
+        hold.get("max_drawdown"),
+        synthetic=result["synthetic"],
+        hardly_trained=bool(result.get("hardly_trained")),
+    )
 
 
 def print_backtest(result: Mapping[str, Any], experiment: str, console: Console) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from p3kit import edge
 from p3kit.console import FittingTable
 from p3kit.diagnose.findings import format_missed
-from p3kit.headline import LEGEND, Scored, headline
+from p3kit.headline import HARDLY_TRAINED, LEGEND, Scored, headline
 from p3kit.launch.display import number
 from p3kit.rundir import RunDir, read_candidates
 
@@ -91,7 +91,8 @@ class AgentResult:
         own, hold = self.metric, partial(self.baseline, "buy_and_hold")
         label = edge.label(self.get("judged"))
         columns = own("total_return"), hold("total_return"), own("max_drawdown"), hold("max_drawdown")
-        return Scored(self.agent, label, *columns, self.window, self.synthetic)
+        is_new = HARDLY_TRAINED in (self.get("labels") or ())
+        return Scored(self.agent, label, *columns, self.window, self.synthetic, is_new)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from p3kit.diagnose.diagnosis import OUTCOMES, judge, merged_patch, ranges
 from p3kit.diagnose.evidence import Recorded
 from p3kit.diagnose.findings import AgentDiagnosis, Finding, Range
 from p3kit.diagnose.journal import did_in_words, for_agent, intervened
-from p3kit.headline import Scored
+from p3kit.headline import HARDLY_TRAINED, Scored
 from p3kit.metrics import COMPONENTS, ReturnShape
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, chosen_evaluation, planned_over_made, read_candidates
@@ -221,6 +221,7 @@ class AgentSummary:
             metrics.get("eval/max_drawdown"),
             hold.get("max_drawdown"),
             self.window or None,
+            hardly_trained=HARDLY_TRAINED in self.labels,
         )
 
     def sharpe_or(self, otherwise: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
+from p3kit.headline import Scored, agents_sentence
 from p3kit.report.comparison_data import MEASURES, SHARPE, Comparison, Contrast, Group, Measure, Pair
 from p3kit.report.comparison_picture import draw_comparison
 from p3kit.report.markdown import count_of, interval, listed, ratio, render, table, write_page
 
 _MOST_PAIRS = 20
+_MOST_SENTENCES = 3
 _INTERVALS = {"eval/sharpe_ratio": "sharpe_interval", "eval/sharpe_excess": "excess_interval"}
 
 
@@ -31,6 +34,7 @@ def render_comparison(comparison: Comparison, picture: str | None = None, templa
         "compare.md.j2",
         templates,
         comparison=comparison,
+        headline=comparison_headline(comparison),
         title=" · ".join(safe(group.label) for group in comparison.groups),
         spec_table=_spec_table(comparison),
         results=_results(comparison.groups),
@@ -47,6 +51,42 @@ def render_comparison(comparison: Comparison, picture: str | None = None, templa
         ],
         picture=picture,
     )
+
+
+def comparison_headline(comparison: Comparison) -> str:
+    """The outcome in plain words: which group is shown to differ from the first, then who beats buy-and-hold."""
+    first = comparison.groups[0].label
+    words = [_contrast_headline(contrast, first) for contrast in comparison.contrasts[:_MOST_SENTENCES]]
+    if (left := len(comparison.contrasts) - _MOST_SENTENCES) > 0:
+        words.append(f"{left} more groups are compared below.")
+    return " ".join([*words, agents_sentence(_scored_members(comparison))])
+
+
+def _contrast_headline(contrast: Contrast, first: str) -> str:
+    pair, mean, bounds = f"{contrast.label} and {first}", contrast.mean, contrast.interval
+    if contrast.pairs and all(one.identical for one in contrast.pairs):
+        return f"{pair} trade alike, bar for bar."
+    if len(contrast.known) == 1:
+        mean, bounds = contrast.known[0].difference, contrast.known[0].interval
+    if mean is None:
+        return f"{pair} cannot be compared."
+    if bounds is None:
+        return f"{pair} are not shown to differ: Sharpe ratio {mean:+z.2f}, without an interval."
+    figures = f"Sharpe ratio {mean:+z.2f}, 95% interval {interval(bounds)}"
+    if bounds[0] <= 0 <= bounds[1]:
+        return f"{pair} are not shown to differ: {figures}."
+    where = " on these dates" if len(contrast.known) == 1 else ""
+    return f"{contrast.label} is shown to be {'better' if mean > 0 else 'worse'} than {first}{where}: {figures}."
+
+
+def _scored_members(comparison: Comparison) -> list[Scored]:
+    """Each graded agent once: it may be in several groups."""
+    members = {member.label: member for group in comparison.groups for member in group.members}
+    return [
+        replace(member.agent.scored, name=name)
+        for name, member in members.items()
+        if member.agent.complete and member.agent.scores
+    ]
 
 
 # --- what differs ---

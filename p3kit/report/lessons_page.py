@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from p3kit.diagnose.findings import format_number
 from p3kit.edge import family, family_sentence
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
+from p3kit.headline import Scored, headline
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.lessons_data import ENOUGH, INCIDENTS, Attempt, AttemptHistory, KnobEffect, Repair
 from p3kit.report.markdown import count_of, interval, listed, render, write_page
@@ -103,12 +104,19 @@ def render_lessons(history: AttemptHistory, path: Path, runs_root: Path, templat
         "lessons.md.j2",
         templates,
         history=history,
+        headline=headline([_scored(attempt) for attempt in history.graded if attempt.agent.scores]),
         as_of=datetime.fromtimestamp(history.as_of, UTC),
         sections=[
             {"title": title, "lines": [_line(lesson, to_runs) for lesson in found]} for title, found in lessons.sections
         ],
         effects_looked_at=len(history.effects),
     )
+
+
+def _scored(attempt: Attempt) -> Scored:
+    """Its part of the headline. Runs may have different bars, so their returns are no account together."""
+    window = f"{attempt.run} {attempt.agent.window}"
+    return replace(attempt.agent.scored, name=f"{attempt.run}/{attempt.agent.name}", window=window)
 
 
 def _line(lesson: Lesson, to_runs: str) -> str:

@@ -26,6 +26,8 @@ from p3kit.report.portfolio_data import Portfolio, build_portfolio
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, intact_runs
 
+ENDED_BADLY = ("crashed", "failed")
+
 
 @dataclass(frozen=True)
 class OverSeeds:

@@ -11,22 +11,21 @@ from typing import Any
 import numpy as np
 
 from p3kit.diagnose.diagnosis import OUTCOMES
-from p3kit.diagnose.findings import Finding, format_missed, format_number, format_steps
-from p3kit.diagnose.journal import back_to
+from p3kit.diagnose.findings import format_missed, format_number, format_steps
 from p3kit.edge import family_sentence, label
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
 from p3kit.headline import LEGEND, Scored, headline
 from p3kit.metrics import mean_interval, share_interval
-from p3kit.report.agent_data import AgentSummary, Outcome
+from p3kit.report.agent_data import AgentSummary
 from p3kit.report.markdown import count_of, experiment_title, interval, listed, render, write_page
 from p3kit.report.portfolio_page import portfolio_rows, portfolio_words
 from p3kit.report.portfolio_picture import draw_portfolio
-from p3kit.report.week_data import Experiment, WindowSummary
+from p3kit.report.week_data import ENDED_BADLY, Experiment, WindowSummary
+from p3kit.report.week_issues import issues, symptom_title
 from p3kit.report.week_pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
 from p3kit.rundir import file_name
 from p3kit.spec.writing import toml_value
-from p3kit.symptoms import SYMPTOMS
 
 CAPTIONS = {
     "Learning curves": "Vertical lines separate the guide's phases: exploration, initial learning, refinement, "
@@ -41,9 +40,7 @@ CAPTIONS = {
 }
 """Caption of each picture."""
 
-_ENDED_BADLY = ("crashed", "failed")
 _TOO_MANY_CRASHES = 0.2
-_MOST_LISTED = 20
 _MOST_NAMED = 8
 _WHOLE_WINDOW = 0.9  # months differ by a few bars
 _MOST_STEPS = 6
@@ -162,7 +159,7 @@ def _agent_line(agent: AgentSummary) -> str:
         return f"⏳ {name}: Training ({progress}){best}"
     if agent.state == "stopped":
         return f"⏳ {name}: stopped at {progress}; {_command('resume', agent.run)} continues"
-    if agent.state in _ENDED_BADLY:
+    if agent.state in ENDED_BADLY:
         why = f": {safe(agent.message)}" if agent.message else ""
         resume = f"{_command('resume', agent.run)} continues from its last checkpoint"
         return f"❌ {name}: {agent.state} at {progress}{why}; {resume}"
@@ -201,7 +198,7 @@ def stability(experiment: Experiment) -> Stability:
         return Stability("NOT KNOWN", "nothing was recorded yet", ())
     rows = [(a, f) for a in begun for f in a.findings if f.alarming and f.symptom not in OUTCOMES]
     critical = [f for _, f in rows if f.severity == "critical" and f.open]
-    bad = experiment.with_state(*_ENDED_BADLY)
+    bad = experiment.with_state(*ENDED_BADLY)
     counts = {severity: sum(f.severity == severity for _, f in rows) for severity in ("critical", "warning")}
     counted = ", ".join(count_of(count, f"{severity} row") for severity, count in counts.items())
     why = f"{count_of(len(begun), 'agent')}: {counted} about how they learn, {len(bad)} ended badly."
@@ -252,93 +249,6 @@ def _high(agents: Sequence[AgentSummary], metric: str) -> str:
     return format_number(max(seen)) if seen else ""
 
 
-def issues(experiment: Experiment) -> list[str]:
-    """One line per agent and root symptom, worst first, or per symptom where that would be a long list; then other
-    interventions, and what ended badly."""
-    found = [(agent, finding) for agent in experiment.agents for finding in agent.alarms]
-    found.sort(key=lambda pair: (pair[1].severity != "critical", pair[0].name))
-    describe = _by_symptom if len(found) > _MOST_LISTED else _by_agent
-    lines = describe(found)
-    for agent in experiment.agents:
-        shown = {finding.symptom for finding in agent.alarms}
-        for symptom in dict.fromkeys(outcome.symptom for outcome in agent.outcomes):
-            if symptom not in shown:
-                lines.append(f"{safe(agent.name)}: {_symptom_title(symptom)} → {_repairs(agent, symptom)}")
-    for agent in experiment.with_state(*_ENDED_BADLY):
-        said = safe(agent.message) or "no message"
-        lines.append(f"{safe(agent.name)}: {agent.state} at {format_steps(agent.global_step)} ({said})")
-    if len(lines) > _MOST_LISTED:
-        rest = len(lines) - _MOST_LISTED
-        lines = [*lines[:_MOST_LISTED], f"… and {rest} more: `p3kit diagnose RUN` shows them"]
-    return lines
-
-
-def _by_agent(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
-    return [f"{safe(agent.name)}: {finding.row.title}, {_issue(agent, finding)}" for agent, finding in found]
-
-
-def _by_symptom(found: Sequence[tuple[AgentSummary, Finding]]) -> list[str]:
-    """A line per symptom: how many agents have it and which, and the first of them in full; the commonest first."""
-    groups: dict[str, list[tuple[AgentSummary, Finding]]] = {}
-    for agent, finding in found:
-        groups.setdefault(finding.symptom, []).append((agent, finding))
-    lines = []
-    for group in sorted(groups.values(), key=len, reverse=True):
-        names = [safe(agent.name) for agent, _ in group]
-        which = ", ".join(names[:_MOST_NAMED])
-        which += f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        still = sum(finding.open for _, finding in group)
-        (first, finding), title = group[0], group[0][1].row.title
-        counted = f"{title}: {count_of(len(group), 'agent')} ({which}), still open in {still}"
-        lines.append(f"{counted}. {names[0]} {_issue(first, finding)}")
-    return lines
-
-
-def _issue(agent: AgentSummary, finding: Finding) -> str:
-    since = f"since {format_steps(finding.since_step)}"
-    if finding.until_step is not None:
-        since = f"from {format_steps(finding.since_step)} to {format_steps(finding.until_step)}"
-    elif finding.window == "exact":
-        since = f"at {format_steps(finding.since_step)}"
-    line = f"{since} ({safe(finding.evidence)})"
-    if any(outcome.symptom == finding.symptom for outcome in agent.outcomes):
-        return f"{line} → {_repairs(agent, finding.symptom)}"
-    held_back = agent.suppressed.get(finding.symptom, 0)
-    held = f"; an intervention was held back {count_of(held_back, 'time')}" if held_back else ""
-    if finding.changes:
-        changes = ", ".join(f"{change}" for change in finding.changes)
-        return f"{line} → nothing changed yet{held}; proposed: {changes}"
-    return f"{line} → no spec value fixes this{held}"
-
-
-def _symptom_title(symptom: str) -> str:
-    """The guide's words for a symptom; a trigger on a metric has none, but the intervention's name."""
-    return SYMPTOMS[symptom].title if symptom in SYMPTOMS else safe(symptom)
-
-
-def _repairs(agent: AgentSummary, symptom: str) -> str:
-    return "; ".join(_outcome(outcome) for outcome in agent.outcomes if outcome.symptom == symptom)
-
-
-def _outcome(outcome: Outcome) -> str:
-    """`ppo.ent_coef 0.01 → 0.05 at 31k, recovered (verified at 45k)`"""
-    turns = f" in {outcome.turns} turns" if outcome.turns > 1 else ""
-    done = [f"{safe(key)} {_value(v[0])} → {_value(v[1])}{turns}" for key, v in outcome.keys.items()]
-    if outcome.rolled_back_to:
-        done.insert(0, safe(back_to(outcome.rolled_back_to)))
-    done += map(safe, outcome.did)
-    line = f"{', '.join(done) or 'nothing moved'} {'from' if turns else 'at'} {format_steps(outcome.global_step)}"
-    if turns:
-        return f"{line} on"
-    ends = {True: "recovered", False: "not recovered", None: "outcome not known"}[outcome.recovered]
-    when = f" ({outcome.word} at {format_steps(outcome.ended)})" if outcome.ended is not None else ""
-    return f"{line}, {ends}{when}"
-
-
-def _value(value: Any) -> str:
-    return format_number(value) if isinstance(value, float) else safe(value)
-
-
 def walk_forward_words(windows: Sequence[WindowSummary]) -> str:
     """Text on the windows in which the agents did better than buy-and-hold, and on the spread over windows."""
     excesses = [window.excess for window in windows if window.excess is not None]
@@ -368,7 +278,7 @@ def next_steps(experiment: Experiment) -> list[str]:
     without an explanation, then next uses of the passed agents."""
     agents = experiment.agents
     steps = _repair_steps(experiment)
-    halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *_ENDED_BADLY)]
+    halted = [agent for agent in agents if not agent.complete and agent.state in ("stopped", *ENDED_BADLY)]
     if halted:
         steps.append(f"Continue {_names(halted)}: {_command('resume', *dict.fromkeys(agent.run for agent in halted))}")
     if running := experiment.with_state("running", "queued"):
@@ -409,7 +319,7 @@ def _repair_steps(experiment: Experiment) -> list[str]:
         steps = [*steps[:_MOST_STEPS], rest]
     for agent in agents:
         if failed := dict.fromkeys(o.symptom for o in agent.outcomes if o.recovered is False):
-            titles = ", ".join(_symptom_title(symptom) for symptom in failed)
+            titles = ", ".join(symptom_title(symptom) for symptom in failed)
             steps.append(f"Look into {safe(agent.name)}: interventions did not end {titles}")
     if helpless := [agent for agent in agents if agent.unrepaired and not agent.patch]:
         rows = dict.fromkeys(finding.symptom for agent in helpless for finding in agent.unrepaired)

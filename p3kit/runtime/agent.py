@@ -18,6 +18,7 @@ from p3kit.edge import judge
 from p3kit.env import TradingEnv, make_trading_env
 from p3kit.env.account import ACCOUNT_FIELDS
 from p3kit.errors import NumericalFault, P3kitError
+from p3kit.headline import HARDLY_TRAINED
 from p3kit.interventions import Check, Record
 from p3kit.market import SymbolData
 from p3kit.market.novelty import Distribution, count_novel
@@ -39,7 +40,7 @@ from p3kit.runtime.card import make_card
 from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.evaluation import Evaluation, Evaluator, Policy
 from p3kit.runtime.fixed_rules import ChosenRules, seed_of
-from p3kit.runtime.grading import EarlyStop, explained_after, verdict
+from p3kit.runtime.grading import EarlyStop, explained_after, is_hardly_trained, verdict
 from p3kit.runtime.machine import peak_memory_mb
 from p3kit.runtime.recording import EpisodeLedger, Rollout, histogram, tick_rows, value_map
 from p3kit.runtime.repair import Repair
@@ -430,6 +431,7 @@ class Agent(Generic[A]):
         result = {
             **told,
             **summary,
+            "hardly_trained": self._is_hardly_trained(step := backtest.global_step or 0, self._entropy_at(step)),
             "mode_of_run": self.process.evaluation_mode,
             "overlaps": overlaps,
             "notes": self.market[self.symbol].notes,
@@ -534,6 +536,8 @@ class Agent(Generic[A]):
         judged = judge_evaluations(self.process.directory, self._plan, events, chosen)
         self._verdict = verdict(self.spec, self.symbol, metrics, self._nonfinite, chosen | {"metrics": metrics}, judged)
         self._verdict["ended_early"] = self._ended_early
+        if self._is_hardly_trained(chosen["global_step"], metrics.get("policy/entropy_norm")):
+            self._verdict["labels"].append(HARDLY_TRAINED)
         if self.repair.fired:
             self._verdict["labels"].append("intervened")
         if init := self._plan.get("init"):
@@ -543,6 +547,16 @@ class Agent(Generic[A]):
         told = self.process.directory.read_events("verdict", self.name)
         if not any(event["global_step"] == self.global_step for event in told):  # killed after it, before the end
             self.journal("verdict", **self._verdict)
+
+    def _is_hardly_trained(self, global_step: int, entropy_norm: float | None) -> bool:
+        return is_hardly_trained(self.args_at(global_step), global_step, entropy_norm)
+
+    def _entropy_at(self, global_step: int) -> float | None:
+        """Recorded entropy of the policy as a fraction of its maximum, of the last update before `global_step`."""
+        series = self.process.directory.series(self.name).get("policy/entropy_norm")
+        if series is None or series.steps[0] > global_step:
+            return None
+        return float(series.values[series.steps <= global_step][-1])
 
     def latest(self, metric: str) -> float | None:
         """The newest recorded value of a metric; None before there is one."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from p3kit.edge import label
+from p3kit.metrics import METRICS
 from p3kit.rundir import Series
 from p3kit.runtime.recording import TICK_STEPS
 from p3kit.spec import Spec
@@ -155,9 +156,25 @@ def _labels(spec: Spec, metrics: Metrics, evaluation: Mapping[str, Any]) -> list
         labels.append("all-HOLD meets the Sharpe criterion too")
     if "eval/sharpe_ratio" not in metrics:
         labels.append("never traded")
-    if evaluation["global_step"] < TICK_STEPS:  # a lucky start is no achievement
-        labels.append("hardly trained")
     return labels
+
+
+_FEWEST_GRADIENT_STEPS = 500
+_MOST_ENTROPY = METRICS["policy/entropy_norm"].healthy
+
+
+def is_hardly_trained(args: Any, global_step: int, entropy_norm: float | None) -> bool:
+    """Return True for weights that training has hardly moved: what they earn is luck.
+
+    They have fewer than 4,096 env steps or 500 gradient steps, or the entropy of the policy is above its healthy range,
+    0.965 of the maximum. `args`: arguments of the trainer; gradient steps count if it has `batch_size` and `n_epochs`.
+    """
+    batch_size, n_epochs = getattr(args, "batch_size", None), getattr(args, "n_epochs", None)
+    few = False
+    if batch_size and n_epochs:
+        few = global_step * n_epochs / batch_size < _FEWEST_GRADIENT_STEPS
+    undecided = entropy_norm is not None and _MOST_ENTROPY is not None and entropy_norm > (_MOST_ENTROPY[1] or 1.0)
+    return global_step < TICK_STEPS or few or undecided
 
 
 def _above(criterion: str, value: float | None, threshold: float) -> dict[str, Any]:

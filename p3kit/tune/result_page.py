@@ -34,7 +34,28 @@ def result_lines(result: Result) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(title, style="bold")]
     if result.best is None:
         return [*parts, Text("no trial is complete, so there is no winner")]
-    return [*parts, "", _table(result), "", *map(Text, _remarks(result))]
+    return [Text(_headline(result), style="bold"), "", *parts, "", _table(result), "", *map(Text, _remarks(result))]
+
+
+def _headline(result: Result) -> str:
+    """The outcome in plain words. The best of several is not shown to be better: the same figures chose it."""
+    best, own = result.best, result.own_trial
+    if best is None:
+        return ""
+    beside = "" if own is None or own is best else f" against {_mean(own):z.2f} of the spec's own values"
+    text = f"Best of {len(result.complete)}: trial {best.number}, mean Sharpe {_mean(best):z.2f}{beside}."
+    if own is best:
+        text = f"No setting did better than the spec's own values, mean Sharpe {_mean(best):z.2f}."
+    family = result.export.family if result.export else None
+    if family is None:
+        return text
+    shown = f"{len(family.shown)} of {family.agents} agents" if family.shown else "No agent"
+    verb = "are" if len(family.shown) > 1 else "is"
+    return f"{text} {shown} {verb} shown to beat buy-and-hold, all settings counted."
+
+
+def _mean(trial: TrialRecord) -> float:
+    return float(np.mean(list(trial.agents.values())))
 
 
 def _table(result: Result) -> Table:

@@ -22,7 +22,8 @@ from p3kit.report.hand_written import keep_hand_written
 from p3kit.report.lessons_data import gather_attempts
 from p3kit.report.lessons_page import render_lessons
 from p3kit.report.markdown import experiment_title
-from p3kit.report.week_page import issues, stability
+from p3kit.report.week_issues import issues
+from p3kit.report.week_page import stability
 from p3kit.rundir import RunDir
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
@@ -241,6 +242,20 @@ def test_the_word_for_stability(make: Callable[[Path], object], word: str, tmp_p
     make(tmp_path)
     [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
     assert stability(experiment).word == word
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "S00: "), (10, "10 of 10 agents: ")])
+def test_information_that_all_agents_share_is_an_issue(tmp_path: Path, count: int, words: str) -> None:
+    make_run(tmp_path, fault=lambda row, progress, tick: row.update({"policy/entropy_norm": 0.96}))
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    [agent] = experiment.agents
+    told = [one for one in agent.findings if one.raised and one.severity == "information" and one.follows is None]
+    assert told
+    shared = [replace(agent, name=f"S{n:02d}", findings=told) for n in range(count)]
+    lines = issues(replace(experiment, agents=shared))
+    assert [line for line in lines if line.startswith(words) and told[0].row.title in line]
+    if count > 1:  # what one agent alone has is left to its diagnosis
+        assert issues(replace(experiment, agents=[*shared[:-1], replace(shared[-1], findings=())])) == []
 
 
 def test_a_long_list_of_issues_is_grouped_by_symptom(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from p3kit.runtime.grading import EarlyStop, verdict
+from p3kit.runtime.grading import EarlyStop, is_hardly_trained, verdict
 from p3kit.spec import Spec, resolve_spec
 
 
@@ -145,8 +146,6 @@ def test_a_literal_explained_variance_is_taken_literally() -> None:
 
 def test_labels_stand_beside_the_grade() -> None:
     assert "constant" in grade(event={"constant": True})["labels"]
-    assert "hardly trained" in grade(event={"global_step": 500})["labels"]
-    assert "hardly trained" not in grade()["labels"]
     assert "never traded" in grade(eval__sharpe_ratio=None)["labels"]
     easy = spec_with(criteria={"minimum": {"validation_sharpe": -0.5}})
     assert "all-HOLD meets the Sharpe criterion too" in grade(easy)["labels"]
@@ -161,3 +160,21 @@ def test_the_label_is_that_of_the_judgement_and_not_of_an_interval(why_not: str,
     event = EVENT | {"excess_interval": [0.5, 0.9]}
     assert verdict(spec_with(), "AAPL", GOOD, 0, event, judged)["over_buy_and_hold"] == word
     assert verdict(spec_with(), "AAPL", GOOD, 0, event)["over_buy_and_hold"] == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("step", "batch_size", "n_epochs", "entropy_norm", "hardly"),
+    [
+        (500, 64, 10, 0.5, True),  # a lucky start
+        (10_000, 512, 10, 0.8, True),  # the tutorial's run: 195 gradient steps
+        (100_000, 512, 10, 0.8, False),
+        (100_000, 64, 10, 0.98, True),  # the policy is still undecided
+        (100_000, 64, 10, None, False),
+        (100_000, None, None, 0.8, False),  # a trainer with other arguments
+    ],
+)
+def test_few_updates_or_a_high_entropy_are_hardly_a_training(
+    step: int, batch_size: int | None, n_epochs: int | None, entropy_norm: float | None, hardly: bool
+) -> None:
+    args = SimpleNamespace(**{k: v for k, v in (("batch_size", batch_size), ("n_epochs", n_epochs)) if v})
+    assert is_hardly_trained(args, step, entropy_norm) == hardly
