@@ -28,7 +28,8 @@ Examples:
     "--output",
     type=UserPath(dir_okay=False, path_type=Path),
     metavar="FILE.md",
-    help="Write the page there, and the equity curves as a picture beside it.",
+    help="Write the page there, and pictures beside it: learning curves per setting, with a band over its "
+    "agents, and equity curves.",
 )
 @templates_option
 @json_option

@@ -130,6 +130,11 @@ class SpecDifference:
     values: tuple[str, ...]
     origins: tuple[str, ...]
 
+    @property
+    def is_of_training(self) -> bool:
+        """False for a path that only defines the agents, such as `seeds`."""
+        return split_path(self.path)[0] not in _NAMES
+
 
 @dataclass(frozen=True)
 class Pair:

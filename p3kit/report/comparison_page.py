@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from p3kit.escape import markdown as safe
 from p3kit.headline import Scored, agents_sentence
 from p3kit.report.comparison_data import MEASURES, SHARPE, Comparison, Contrast, Group, Measure, Pair
 from p3kit.report.comparison_picture import draw_comparison
+from p3kit.report.learning_picture import band_words, draw_learning
 from p3kit.report.markdown import count_of, interval, listed, ratio, render, table, write_page
 
 _MOST_PAIRS = 20
@@ -22,14 +23,20 @@ _INTERVALS = {"eval/sharpe_ratio": "sharpe_interval", "eval/sharpe_excess": "exc
 
 
 def write_comparison(comparison: Comparison, path: Path, templates: Path | None = None) -> Path:
-    """Write the page to `path` and its picture beside it. Hand-written parts of the page are kept."""
-    picture = path.with_suffix(".png")
-    drawn = draw_comparison(comparison, picture)
-    return write_page(render_comparison(comparison, picture.name if drawn else None, templates), path)
+    """Write the page to `path` and its pictures beside it. Hand-written parts of the page are kept."""
+    equity, learning = path.with_suffix(".png"), path.with_name(f"{path.stem}-learning.png")
+    pictures = {}
+    if draw_learning(comparison, learning):
+        pictures[learning.name] = band_words(comparison)
+    if draw_comparison(comparison, equity):
+        pictures[equity.name] = "Equity on the validation split."
+    return write_page(render_comparison(comparison, pictures, templates), path)
 
 
-def render_comparison(comparison: Comparison, picture: str | None = None, templates: Path | None = None) -> str:
-    """The markdown of the page. `picture`: path of the equity curves relative to it."""
+def render_comparison(
+    comparison: Comparison, pictures: Mapping[str, str] | None = None, templates: Path | None = None
+) -> str:
+    """The markdown of the page. `pictures`: paths relative to it, with their captions."""
     return render(
         "compare.md.j2",
         templates,
@@ -49,7 +56,7 @@ def render_comparison(comparison: Comparison, picture: str | None = None, templa
             }
             for contrast in comparison.contrasts
         ],
-        picture=picture,
+        pictures=pictures or {},
     )
 
 

@@ -9,12 +9,8 @@ import numpy as np
 
 from p3kit.escape import picture as label_of
 from p3kit.report.figure import (
-    BLUE,
-    GREEN,
+    GROUP_COLOURS,
     LARGEST_GRID,
-    ORANGE,
-    PURPLE,
-    RED,
     figure_to,
     mark_synthetic,
     set_margins,
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from p3kit.report.comparison_data import Comparison
-
-_GROUP_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> bool:
@@ -59,7 +53,7 @@ def _comparison_panel(axes: Axes, comparison: Comparison, symbol: str) -> None:
     beside = False
     for number, group in enumerate(comparison.groups):
         own = [member.agent.equity for member in group.members if member.agent.symbol == symbol and member.agent.equity]
-        colour = _GROUP_COLOURS[number % len(_GROUP_COLOURS)]
+        colour = GROUP_COLOURS[number % len(GROUP_COLOURS)]
         for data in own:
             time = np.array(data["timestamps"], dtype="datetime64[s]")
             if not beside and "buy_and_hold" in (data.get("baselines") or {}):

@@ -42,6 +42,7 @@ _STYLE: Any = {
 }
 # Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8A8A"
+GROUP_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000")
 COMPONENT_COLOURS = dict(zip(COMPONENTS, (BLUE, RED, ORANGE, GREEN, PURPLE, "#56B4E9", "#B0B0B0"), strict=True))
 BONUS_COLOUR = "#F0E442"
 REGIME_COLOURS = {"bear": "#F6D9CC", "sideways": "#F3F3F3", "bull": "#D6EEE5"}
