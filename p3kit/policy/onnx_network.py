@@ -31,7 +31,7 @@ class _Forward(torch.nn.Module):
         self._policy = policy
 
     def forward(self, observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self._policy(observation, mask)
+        return self._policy.forward(observation, mask)
 
 
 def to_onnx(policy: LoadedPolicy, name: str, precision: str, observation_size: int, num_actions: int) -> bytes:

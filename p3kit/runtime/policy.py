@@ -51,6 +51,9 @@ PolicyFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(normalised observation (B, D), mask (B, A)) → (logits (B, A), value (B,))"""
 
 
+SMALL_BATCH = 32
+"""Rows of a pass of a backtest with a continuous account: bars ahead times action rules."""
+
 LoadPolicy = Callable[..., PolicyFunction]
 """A trainer's `load_policy(args, weights, device, **sizes)`; see the module's docstring."""
 
@@ -68,13 +71,30 @@ class LoadedPolicy:
 
     @torch.no_grad()
     def __call__(self, observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, A) and values (B,) of observations (B, D) as the environment returns them."""
+        """Logits (B, A) and values (B,) of observations (B, D) as the environment returns them.
+
+        Fewer than `SMALL_BATCH` rows are filled up to it: sums over a row have another order in a smaller batch, and a
+        live decision would then differ from the backtest in the last bits.
+        """
+        rows = len(observation)
+        if 0 < rows < SMALL_BATCH:
+            observation, mask = (_fill_up(table) for table in (observation, mask))
+        logits, value = self.forward(observation, mask)
+        return logits[:rows], value[:rows]
+
+    def forward(self, observation: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and values as a call returns them, from a batch of any size as it is."""
         with self._autocast():
             return self._function(self._normalise(observation), mask)
 
     def log_probs(self, observation: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities (B, A), as evaluations take them."""
         return self(observation, mask)[0]
+
+
+def _fill_up(table: Tensor) -> Tensor:
+    """Repeat the last row of a table (B, …) until it has `SMALL_BATCH` rows."""
+    return torch.cat((table, table[-1:].expand(SMALL_BATCH - len(table), *table.shape[1:])))
 
 
 def load_weights(
