@@ -145,7 +145,7 @@ def train_ours(task: str, seed: int, steps: int, folder: Path) -> Greedy:
     from p3kit.rundir import list_runs
     from p3kit.runtime.checkpoints import load_checkpoint, part
 
-    from .learning_scores import trainer_module
+    from .learning_scores import require_done, trainer_module
 
     knobs = TASKS[task].knobs
     flags = {name: value for name, value in asdict(knobs).items() if name not in NOT_FLAGS}
@@ -162,6 +162,7 @@ def train_ours(task: str, seed: int, steps: int, folder: Path) -> Greedy:
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-3_000:]}")
     run = list_runs(runs)[-1]
+    require_done(run)
     trainer = trainer_module(run.path / "trainer.py")
     weights = part("net", part("trainer", load_checkpoint(run.checkpoint("last"))))
     size, actions = weights["policy.layers.0.weight"].shape[1], weights["policy.layers.2.bias"].shape[0]

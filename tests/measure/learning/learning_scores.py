@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from p3kit.env.account import ACCOUNT_FIELDS, HOLD
+from p3kit.errors import InputError
 from p3kit.market import SymbolData, load_market
 from p3kit.metrics import ACTIONS
 from p3kit.rundir import RunDir, list_runs
@@ -64,7 +65,9 @@ def _score_of(spec: Spec, bars: SymbolData, symbol: str, walk: Walk) -> Score:
 
 
 def scores(run: RunDir) -> dict[str, Score]:
-    """Of every agent of a run, at the weights that validation chose; an agent that never traded scores 0."""
+    """Of every agent of a run, at the weights that validation chose; an agent that never traded scores 0. Raises
+    InputError for a run that is not done."""
+    require_done(run)
     info, trainer = run.info(), trainer_module(run.path / "trainer.py")
     names, specs, policies = [], [], []
     for agent in info["agents"]:
@@ -77,6 +80,13 @@ def scores(run: RunDir) -> dict[str, Score]:
         policies.append(probabilities(trainer, spec, load_checkpoint(best)) if best.exists() else always_hold)
     found = score_together(specs, [agent["symbol"] for agent in info["agents"]], policies)
     return dict(zip(names, found, strict=True))
+
+
+def require_done(run: RunDir) -> None:
+    """Raise InputError for a training that was cut short. A trainer that is stopped by a signal exits with 0."""
+    state = run.status()["state"]
+    if state != "done":
+        raise InputError(str(run.path), f"is {state}, and its weights are not the final ones", "train it again")
 
 
 def print_scores(runs_root: Path) -> None:

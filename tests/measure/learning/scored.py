@@ -6,7 +6,8 @@
 
 Each row but `guide` extends specs/recommended.toml and changes name, trainer, symbols, seeds, [data] and [early_stop]
 alone. The market is that of specs/learning.toml; the test split is scored. Results are kept in --work, a file per row
-and seed, so that an interrupted command continues.
+and seed, so that an interrupted command continues. Rows "as much time" take more steps: as many as use the processor
+seconds that Stable-Baselines3 used for its 100,000.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from p3kit.errors import InputError
 from p3kit.market import load_market
 from p3kit.rundir import list_runs
 from p3kit.runtime.evaluation import Policy
@@ -33,14 +35,46 @@ from .learning_scores import score, scores
 
 SPECS = Path(__file__).parents[3] / "specs"
 SEPARATE, SHARED = ("EDGE",), ("EDGE1", "EDGE2", "EDGE3")
+
+
+class Row(NamedTuple):
+    """A row of the table."""
+
+    title: str
+    base: str
+    """The spec that it extends."""
+    trainer: str
+    symbols: tuple[str, ...]
+    """Symbols that are scored."""
+    steps_of: str = ""
+    """The row from whose processor seconds the number of steps follows, so that an agent uses those of `sb3`."""
+
+
 ROWS = {
-    "separate": ("recommended, separate nets", "recommended.toml", "ppo_stacked", SEPARATE),
-    "shared": ("recommended, one encoder for three symbols", "recommended.toml", "ppo_shared", SHARED),
-    "guide": ("the guide's sizes, separate nets", "phase3.toml", "ppo_stacked", SEPARATE),
-    "sb3": ("Stable-Baselines3 PPO, recommended sizes", "recommended.toml", "ppo_stacked", SEPARATE),
-    "maskable": ("sb3-contrib MaskablePPO, recommended sizes", "recommended.toml", "ppo_stacked", SEPARATE),
+    "separate": Row("recommended, separate nets", "recommended.toml", "ppo_stacked", SEPARATE),
+    "shared": Row("recommended, one encoder for three symbols", "recommended.toml", "ppo_shared", SHARED),
+    "guide": Row("the guide's sizes, separate nets", "phase3.toml", "ppo_stacked", SEPARATE),
+    "sb3": Row("Stable-Baselines3 PPO, recommended sizes", "recommended.toml", "ppo_stacked", SEPARATE),
+    "maskable": Row("sb3-contrib MaskablePPO, recommended sizes", "recommended.toml", "ppo_stacked", SEPARATE),
+    "separate_time": Row(
+        "recommended, separate nets, as much time as Stable-Baselines3",
+        "recommended.toml",
+        "ppo_stacked",
+        SEPARATE,
+        "separate",
+    ),
+    "shared_time": Row(
+        "recommended, one encoder, as much time as Stable-Baselines3",
+        "recommended.toml",
+        "ppo_shared",
+        SHARED,
+        "shared",
+    ),
 }
-"""Row: title, the spec that it extends, trainer, symbols that are scored."""
+STEPS = 100_000
+"""Env steps per agent of a row, if they do not follow from a time."""
+OTHERS = ("sb3", "maskable")
+"""Rows of other libraries."""
 
 EXPERIMENT = """
 name = "scored"
@@ -57,62 +91,108 @@ split = {{ train = 0.55, validation = 0.15, test = 0.30 }}
 bars = 80_000
 regimes = false
 
+[ppo]
+total_timesteps = {steps}
+
 [early_stop]
 patience = "off"
 stretch_sharpe = "off"
 """
 
 
-def write_spec(folder: Path, row: str, symbols: Sequence[str], seeds: Sequence[int]) -> Path:
-    """Write the experiment of a row."""
-    _, base, trainer, _ = ROWS[row]
+def write_spec(folder: Path, row: str, symbols: Sequence[str], seeds: Sequence[int], steps: int = STEPS) -> Path:
+    """Write the experiment of a row, with `steps` env steps per agent."""
+    own = ROWS[row]
     folder.mkdir(parents=True, exist_ok=True)
-    text = EXPERIMENT.format(base=base, trainer=trainer, symbols=json.dumps(list(symbols)), seeds=list(seeds))
+    text = EXPERIMENT.format(
+        base=own.base, trainer=own.trainer, symbols=json.dumps(list(symbols)), seeds=list(seeds), steps=steps
+    )
     file = folder / f"{row}.toml"
     file.write_text(text, encoding="utf-8")
     return file
 
 
-def train_ours(spec: Path, runs: Path, changes: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Run a spec as a user does. Shares of all agents by seed, of the chosen weights."""
+Shares = dict[str, dict[int, float]]
+"""By symbol and seed."""
+
+
+def train_ours(spec: Path, runs: Path, changes: Sequence[str]) -> tuple[Shares, float]:
+    """Run a spec as a user does. Shares of all agents, of the chosen weights, and processor seconds per agent."""
     flags = [word for change in changes for word in ("--set", change)]
     command = [sys.executable, "-m", "p3kit", "run", str(spec), "--no-aim", "--runs", str(runs), *flags]
+    before = processor_seconds()
     subprocess.run(command, check=True, stdout=sys.stderr)
-    found: dict[str, dict[int, float]] = {}
+    spent = processor_seconds() - before
+    found: Shares = {}
     for run in list_runs(runs):
         agents = {agent["name"]: agent for agent in run.info()["agents"]}
         for name, result in scores(run).items():
             found.setdefault(agents[name]["symbol"], {})[agents[name]["seed"]] = result.share
-    return found
+    return found, spent / sum(map(len, found.values()))
 
 
 def train_other(
     spec: Spec, seeds: Sequence[int], train: Callable[[Spec, Any, str, int], Policy]
-) -> dict[str, dict[int, float]]:
-    """Train another library's agent for each seed of the one symbol of `spec`."""
+) -> tuple[Shares, float]:
+    """Train another library's agent for each seed of the one symbol of `spec`; results as in `train_ours`."""
     (symbol,) = spec.symbols
     bars = load_market(spec, [symbol])[symbol]
-    return {symbol: {seed: score(spec, symbol, train(spec, bars, symbol, seed)).share for seed in seeds}}
+    before = processor_seconds()
+    policies = {seed: train(spec, bars, symbol, seed) for seed in seeds}
+    spent = processor_seconds() - before
+    return {symbol: {seed: score(spec, symbol, policy).share for seed, policy in policies.items()}}, spent / len(seeds)
 
 
-def measure(row: str, symbols: Sequence[str], seeds: Sequence[int], work: Path, changes: Sequence[str]) -> list[float]:
-    """Mean share over the symbols of each seed. Only the missing seeds are trained."""
+def batches(row: str, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Seeds that are trained together: all of ours, one of another library's."""
+    if row in OTHERS:
+        return [[seed] for seed in seeds]
+    return [seeds] if seeds else []
+
+
+def steps_of(row: str, work: Path) -> int:
+    """Env steps per agent. Raises InputError where the results are missing that they follow from."""
+    if not (base := ROWS[row].steps_of):
+        return STEPS
+    files = [work / f"{name}.json" for name in ("sb3", base)]
+    if missing := [file for file in files if not file.exists()]:
+        raise InputError(
+            str(missing[0]), f"is missing, and the steps of {row} follow from it", "measure that row first"
+        )
+    theirs, ours = (median(one["seconds"] for one in json.loads(file.read_text()).values()) for file in files)
+    return max(round(STEPS * theirs / ours), STEPS)
+
+
+Results = dict[str, dict[str, float]]
+"""By seed: `share`, the mean over the symbols, and `seconds` of a processor per agent."""
+
+
+def measure(row: str, symbols: Sequence[str], seeds: Sequence[int], work: Path, changes: Sequence[str]) -> Results:
+    """Results of each seed. Only the missing seeds are trained."""
     kept = work / f"{row}.json"
-    done: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    done: Results = json.loads(kept.read_text()) if kept.exists() else {}
     missing = [seed for seed in seeds if str(seed) not in done]
-    if missing:
-        spec = write_spec(work, row, symbols, missing)
-        if row in ("sb3", "maskable"):
+    for some in batches(row, missing):
+        spec = write_spec(work, row, symbols, some, steps_of(row, work))
+        if row in OTHERS:
             from . import sb3
 
             loaded = agent_spec(load_spec(spec, list(changes)).spec, symbols[0])
-            found = train_other(loaded, missing, sb3.train if row == "sb3" else sb3.train_maskable)
+            found, seconds = train_other(loaded, some, sb3.train if row == "sb3" else sb3.train_maskable)
         else:
-            found = train_ours(spec, work / f"runs-{row}-{missing[0]}", changes)
-        for seed in missing:
-            done[str(seed)] = sum(by_seed[seed] for by_seed in found.values()) / len(found)
+            found, seconds = train_ours(spec, work / f"runs-{row}-{some[0]}", changes)
+        for seed in some:
+            share = sum(by_seed[seed] for by_seed in found.values()) / len(found)
+            done[str(seed)] = {"share": share, "seconds": seconds}
         kept.write_text(json.dumps(done))
-    return [done[str(seed)] for seed in seeds]
+    return {str(seed): done[str(seed)] for seed in seeds}
+
+
+def line(title: str, results: Results) -> str:
+    """A row of the table."""
+    shares, seconds = ([one[name] for one in results.values()] for name in ("share", "seconds"))
+    each = " ".join(f"{share:.2f}" for share in shares)
+    return f"| {title} | {median(shares):.2f} | {min(shares):.2f} | {each} | {median(seconds):.0f} |"
 
 
 def main() -> None:
@@ -125,14 +205,10 @@ def main() -> None:
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    print("| | median | worst | each seed | processor seconds |\n|---|---|---|---|---|")
+    print("| | median | worst | each seed | processor seconds per agent |\n|---|---|---|---|---|")
     for row in chosen.rows:
-        before = processor_seconds()
-        seeds = range(1, chosen.seeds + 1)
-        shares = measure(row, chosen.symbols or ROWS[row][3], seeds, chosen.work, chosen.changes)
-        each = " ".join(f"{share:.2f}" for share in shares)
-        spent = processor_seconds() - before
-        print(f"| {ROWS[row][0]} | {median(shares):.2f} | {min(shares):.2f} | {each} | {spent:.0f} |", flush=True)
+        symbols, seeds = chosen.symbols or ROWS[row].symbols, range(1, chosen.seeds + 1)
+        print(line(ROWS[row].title, measure(row, symbols, seeds, chosen.work, chosen.changes)), flush=True)
 
 
 def processor_seconds() -> float:

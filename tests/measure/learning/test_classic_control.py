@@ -7,8 +7,10 @@ figures stand in trainers/README.md and, in full, in `results/classic_control.js
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,7 +21,7 @@ from stable_baselines3 import PPO
 
 from p3kit.env import VectorTask
 from p3kit.errors import InputError
-from p3kit.rundir import list_runs
+from p3kit.rundir import RunDir, list_runs
 from p3kit.spec.schedules import Linear, value_at
 
 from .classic_control import (
@@ -28,6 +30,7 @@ from .classic_control import (
     END,
     FALL_TO,
     FIRST_EPISODE_SEED,
+    ROOT,
     TASKS,
     Array,
     compare,
@@ -38,6 +41,7 @@ from .classic_control import (
     run,
     sb3_model,
     told,
+    train_ours,
 )
 from .sb3 import EnvPoolVecEnv
 
@@ -163,6 +167,27 @@ def test_scores_are_those_of_a_plain_loop() -> None:
             seen, reward, terminated, truncated, _ = env.step(int(balance(seen[None])[0]))
             total, over = total + reward, terminated or truncated
         assert score == total
+
+
+@pytest.mark.parametrize("state", ["stopped", "running", "crashed", "failed"])
+def test_a_training_that_was_cut_short_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """A trainer that gets SIGTERM saves its weights and exits with 0. Its score once stood among the results."""
+
+    plain = subprocess.run
+
+    def cut_short(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if "--runs" not in command:
+            return plain(command, **options)
+        runs = Path(command[command.index("--runs") + 1])
+        run = RunDir.create(runs, {"agents": []}, "", ROOT / "trainers" / "ppo.py")
+        run.update_status(state=state)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", cut_short)
+    with pytest.raises(InputError, match=f"{state}.*train it again"):
+        train_ours("CartPole-v1", 1, 1_024, tmp_path)
 
 
 def test_interquartile_mean_cuts_a_quarter_at_each_end() -> None:

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from p3kit.errors import InputError
 from p3kit.spec import load_spec
 
-from .scored import ROWS, SEPARATE, SPECS, write_spec
+from .scored import ROWS, SEPARATE, SHARED, SPECS, steps_of, write_spec
 
 ALLOWED = {"name", "trainer", "symbols", "seeds", "data", "early_stop", "ppo"}
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_scored_spec_changes_what_is_allowed_alone(row: str, tmp_path: Path) -> None:
-    _, base, trainer, symbols = ROWS[row]
-    spec = load_spec(write_spec(tmp_path, row, symbols, [1, 2])).spec
-    below = load_spec(SPECS / base).spec
+    own = ROWS[row]
+    spec = load_spec(write_spec(tmp_path, row, own.symbols, [1, 2])).spec
+    below = load_spec(SPECS / own.base).spec
     assert {name for name, value in spec if value != getattr(below, name)} <= ALLOWED
     shared = set(type(below.ppo).model_fields) & set(type(spec.ppo).model_fields)
-    assert all(getattr(spec.ppo, name) == getattr(below.ppo, name) for name in shared)
-    assert (spec.trainer, spec.seeds, spec.ppo.total_timesteps) == (trainer, (1, 2), 100_000)
-    market = load_spec(SPECS / ("learning.toml" if symbols == SEPARATE else "learning_shared.toml")).spec
+    assert all(getattr(spec.ppo, name) == getattr(below.ppo, name) for name in shared - {"total_timesteps"})
+    assert (spec.trainer, spec.seeds, spec.ppo.total_timesteps) == (own.trainer, (1, 2), 100_000)
+    market = load_spec(SPECS / ("learning.toml" if own.symbols == SEPARATE else "learning_shared.toml")).spec
     assert (spec.data, spec.symbols) == (market.data, market.symbols)
     assert (spec.env.commission_bps, spec.env.slippage_bps) == (market.env.commission_bps, market.env.slippage_bps)
     assert (spec.early_stop.patience, spec.early_stop.stretch_sharpe) == ("off", "off")
+
+
+def test_rows_of_equal_time_take_the_steps_of_that_time(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="measure that row first"):
+        steps_of("shared_time", tmp_path)
+    for row, seconds in {"sb3": (60, 80, 70), "shared": (7, 7, 7)}.items():
+        results = {str(seed): {"share": 0.5, "seconds": spent} for seed, spent in enumerate(seconds)}
+        (tmp_path / f"{row}.json").write_text(json.dumps(results))
+    assert steps_of("shared_time", tmp_path) == 1_000_000
+    assert steps_of("shared", tmp_path) == 100_000
+    spec = load_spec(write_spec(tmp_path, "shared_time", SHARED, [1], 1_000_000)).spec
+    assert spec.ppo.total_timesteps == 1_000_000
