@@ -3,7 +3,7 @@
 Metric names are `group/name`, the name being the training guide's. A trainer can record nothing that is not listed here;
 `effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`), and so
 does `realised/`: the value of a setting that the record itself shows. `mismatch/` takes a field of a rollout: the fraction
-of replayed rows in which it departs from a replay.
+of the environments in which it departs. `change/` takes a field and a kind of change: `change/advantage.shift` in steps.
 Returns are fractions, never percent. Ranges are those of healthy runs, not pass criteria.
 """
 
@@ -152,10 +152,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("diag/grad_cosine_min", "1", "smallest cosine of an agent's gradient on a shared encoder with another's"),
         Metric("diag/advantage_std", "scaled reward", "standard deviation of the advantages before normalisation", (1e-6, None)),
         Metric("diag/advantage_signal", "1", "correlation of advantage and change of log-probability over the update", (0.03, None)),
-        Metric("diag/gae_error", "1", "largest |R − (r + γ((1 − λ) V′ + λ R′))| / std(R): 0 up to rounding", (0.0, 1e-3)),
-        Metric("diag/wrong_bootstraps", "fraction", "fraction of truncated steps without a bootstrap value, or with that of the next episode", (0.0, 0.02)),
-        Metric("diag/mismatch", "fraction", "largest fraction of replayed rows in which a field of the rollout departs from a replay", (0.0, 0.0)),
-        Metric("diag/obs_agreement", "1", "correlation of the return shown by the newest observed bar and the P&L per exposure of the step that led there", (0.5, None)),
+        Metric("diag/mismatch", "fraction", "largest fraction of the environments in which a field of the rollout departs from a replay; 1 where an exact field departs", (0.0, 0.0)),
         Metric("diag/obs_drift", "1", "largest move of a mean of the running observation statistics, in standard deviations"),
         Metric("diag/env_twins", "fraction", "fraction of environments whose P&L follows another's while both hold a position", (None, 0.3)),
         Metric("diag/obs_max_abs", "1", "largest |observation| after normalisation, before clipping", (None, 50.0)),
@@ -176,7 +173,7 @@ METRICS = _glossary()
 def is_metric(name: str) -> bool:
     """Return True if `name` may be recorded or named in a trigger. The paths after `effective/`, `realised/` and
     `mismatch/` are not checked here."""
-    return name in METRICS or name.startswith(("effective/", "realised/", "mismatch/"))
+    return name in METRICS or name.startswith(("effective/", "realised/", "mismatch/", "change/"))
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------

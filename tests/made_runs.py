@@ -99,12 +99,9 @@ def healthy(progress: float, tick: int, rng: np.random.Generator, ent_coef: floa
         "reward/rtg_autocorrelation": about(0.98, 0.003),
         "reward/corr_total_gain": about(0.9, 0.03),
         "reward/corr_pnl_sharpe": about(0.6, 0.05),
-        "diag/gae_error": 3e-6,
         "diag/mismatch": 0.0,
         "diag/still_share.policy": 0.0,
         "diag/still_share.value": 0.0,
-        "diag/wrong_bootstraps": 0.0,
-        "diag/obs_agreement": 0.97,
         "diag/env_twins": 0.0,
         "reward/positive_share": about(0.47, 0.02),
         "episode/episode_reward_mean": 252 * total + 2.0 * float(rng.standard_normal()),
@@ -465,8 +462,8 @@ def intervene(
 
 _PER_ITERATION = (
     "value/explained_variance", "value/value_mean", "value/return", "diag/ev_reference", "diag/update_ratio",
-    "diag/dormant_share", "diag/dead_share", "diag/feature_rank", "diag/advantage", "diag/obs_", "diag/gae_error",
-    "diag/wrong_bootstraps", "diag/env_twins", "diag/grad_", "policy/ratio_error", "reward/scale",
+    "diag/dormant_share", "diag/dead_share", "diag/feature_rank", "diag/advantage", "diag/obs_",
+    "diag/env_twins", "diag/grad_", "policy/ratio_error", "reward/scale",
     "effective/", "perf/",
 )  # fmt: skip
 

@@ -376,19 +376,22 @@ def train(run: AgentRun[Args]) -> None:
             if env.autoreset == "next_step" or left < rows:
                 order = order[learnt[order]]
             for batch in order.split(args.batch_size * args.accumulation_steps):
-                batch_advantage = normalise(flat.advantage[batch])
+                learnt_from = Minibatch(*(column[batch] for column in flat))
+                run.learns_from(batch, learnt_from)
+                batch_advantage = normalise(learnt_from.advantage)
+                learnt_from = learnt_from._replace(advantage=batch_advantage)
                 optimizer.zero_grad(set_to_none=True)
                 stats = total_loss = torch.zeros((), device=device)
                 for piece, share, attempt in run.pieces(len(batch), undo=optimizer.zero_grad):
                     with attempt:  # out of memory: undo, then the same batch again in smaller pieces
                         chosen = batch[piece]
-                        rows_of = Minibatch(*(column[chosen] for column in flat))
+                        rows_of = Minibatch(*(column[piece] for column in learnt_from))
                         observation = run.observe(flat_index[chosen], flat_account[chosen])
                         logits, value = forward(observation, of_envs(dropout, chosen % num_envs))
                         loss, piece_stats = ppo_loss(
                             logits,
                             value,
-                            rows_of._replace(advantage=batch_advantage[piece]),
+                            rows_of,
                             clip_range=args.clip_range,
                             ent_coef=args.ent_coef,
                             vf_coef=args.vf_coef,

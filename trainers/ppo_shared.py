@@ -843,10 +843,11 @@ def train(run: Stack[Args]) -> None:
             order, first_of_epoch = orders[:, epoch], len(update)
             if learnt < rows:
                 order = order[order < learnt].view(count, learnt)
-            columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order % num_envs)
+            columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order)
             batches = split_batches(columns, args.batch_size * args.accumulation_steps)
-            for batch_index, batch_account, *chosen, envs in batches:
-                batch, size = Minibatch(*chosen), envs.shape[1]
+            for batch_index, batch_account, *chosen, batch_rows in batches:
+                batch, envs, size = Minibatch(*chosen), batch_rows % num_envs, batch_rows.shape[1]
+                run.learns_from(batch_rows, batch)
                 gradient: Weights = {}
                 losses = stats = torch.zeros((), device=device)
                 # differs: gradients on encoder and heads, and one optimiser for each (1 line)

@@ -35,27 +35,17 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
         "ppo.adv_signal",
         "reward.tail",
         "reward.scale",
-        "env.stale_obs",
     ),
-    "env.stale_obs": ("ppo.adv_std", "reward.tail"),
     "env.mismatch": (
+        "spec.no_effect",
         "mask.violation",
         "mask.tight",
         "ppo.ratio_ne_1",
-        "value.bootstrap",
         "env.no_end",
-        "env.stale_obs",
         "num.nan",
     ),  # these name one field of it
     "net.still": ("net.dead_relu", "ppo.adv_std", "num.nan"),
     "train.growth": ("opt.step_too_big", "train.kl", "reward.explode", "reward.scale", "reward.tail", "obs.scale"),
-    "value.bootstrap": (
-        "spec.no_effect",
-        "net.dead_relu",
-        "net.dormant",
-        "obs.scale",
-        "num.nan",
-    ),  # one value for every observation
     "reward.tail": ("reward.explode", "ppo.adv_std", "reward.share"),
     "reward.one_sign": ("ppo.adv_std",),
     "ppo.adv_signal": ("ppo.adv_std", "obs.scale", "reward.tail", "reward.scale"),
@@ -68,7 +58,6 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "value.fail": (
         "policy.frozen",
         "opt.step_too_big",
-        "value.bootstrap",
         "reward.scale",
         "reward.tail",
         "reward.share",
@@ -116,7 +105,6 @@ EXACT = (
     "mask.violation",
     "ppo.ratio_ne_1",
     "ppo.adv_std",
-    "value.bootstrap",
     "net.still",
 )
 """Rows that are true or false for any policy. Statistics at the same time or later are a consequence."""

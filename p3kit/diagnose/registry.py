@@ -113,7 +113,6 @@ _TRADING_PREFIXES = ("data", "gen", "perf", "phase", "trade")
 _TRADING_ROWS = (
     "policy.greedy_worse",
     "env.duplicate",
-    "env.stale_obs",
     "mask.tight",
     "policy.correct_inaction",
     "policy.hold",

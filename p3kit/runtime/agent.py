@@ -62,8 +62,6 @@ from p3kit.spec.schedules import value_at
 if TYPE_CHECKING:
     from p3kit.env.task import VectorTask
 
-NEWEST_RETURN = "return_1"
-"""The feature that is the return of its own bar."""
 _CARRIED = (  # from the newest update into the event of an evaluation
     "value/explained_variance",
     "diag/ev_reference",
@@ -157,15 +155,6 @@ class Agent(Generic[A]):
             )
 
         return RolloutCheck(make, [self.market[symbol] for symbol in dict.fromkeys(symbols)])
-
-    @cached_property
-    def newest_return_column(self) -> int | None:
-        """The observation value that holds the return of the newest bar; None for a task without bars, and for an agent
-        that does not see it."""
-        names = self.market[self.symbol].feature_names if self.market else ()
-        if NEWEST_RETURN not in names:
-            return None
-        return (self.spec.env.window - 1) * len(names) + names.index(NEWEST_RETURN)
 
     def args_at(self, global_step: int) -> A:
         """The trainer's arguments in force at `global_step`, schedules and interventions applied."""

@@ -22,7 +22,6 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from p3kit.env import Timestep, TradingEnv, VectorTask
 from p3kit.errors import P3kitError
@@ -30,12 +29,13 @@ from p3kit.runtime.checkpoints import Flat, under
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evidence import movement, sample_rows, update_ratio
 from p3kit.runtime.iteration import Iteration, RolloutBuffer, Sample, evidence_of, rollout_tables
+from p3kit.runtime.loss_input import LossCheck
 from p3kit.runtime.pieces import Attempt, Pieces
 from p3kit.runtime.policy import LoadPolicy, load_weights, sizes_on_bars
-from p3kit.runtime.realised import known, optimiser_settings, realised_settings, wrong_targets
+from p3kit.runtime.realised import known, optimiser_settings, realised_settings
 from p3kit.runtime.recording import Rollout
 from p3kit.runtime.reinit import reinit_part
-from p3kit.runtime.rollout_check import NET_ERROR, RolloutCheck, apart, as_metrics
+from p3kit.runtime.rollout_check import RolloutCheck, as_metrics
 from p3kit.runtime.scaling import ObservationScaler, Rewards, RewardScaler
 from p3kit.runtime.trainer_state import Registry, Stateful
 from p3kit.runtime.transfer import to_host
@@ -43,10 +43,6 @@ from p3kit.runtime.transfer import to_host
 A = TypeVar("A")
 RATIO_ERROR = "policy/ratio_error"
 """A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
-
-
-_ONE_OF = 8
-"""Of so many sampled rows, one is passed through the net as it was before the update."""
 
 
 def flat(weights: Mapping[str, Tensor]) -> Tensor:
@@ -92,6 +88,7 @@ class AgentRun(Generic[A]):
         self._scale_observation: ObservationScaler = self._agent.observation_scaler(self._env.observation_size)
         self._scale_reward: RewardScaler = self._agent.reward_scaler(self._env.num_envs)
         self._check: RolloutCheck | None = self._agent.rollout_check()
+        self._loss_check = LossCheck(self._env, self._run.precision)
         return self._env
 
     def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]:
@@ -154,6 +151,7 @@ class AgentRun(Generic[A]):
             self._before = {name: weights.detach().clone() for name, weights in self._net.named_parameters()}
             if self._check is not None and isinstance(self._env, TradingEnv):
                 self._check.begin(self._env)
+            self._loss_check.begin()
             self._clocks = [time.perf_counter()]
             yield self._start_step, self._args
             if self._agent.global_step == self._start_step:
@@ -163,6 +161,7 @@ class AgentRun(Generic[A]):
     def observe(self, index: Tensor, account: Tensor) -> Tensor:
         """Observations (…, D) for the networks: gathered, clipped, and normalised by the spec."""
         self._run.heartbeat()
+        self._loss_check.observe(index, account)
         return self._scale_observation(self._env.observe(index, account))
 
     def scale_reward(
@@ -185,6 +184,14 @@ class AgentRun(Generic[A]):
     def pieces(self, rows: int, undo: Callable[[], object]) -> Iterator[tuple[slice, float, Attempt]]:
         """A batch of `rows` in pieces of at most `batch_size` that fit into memory: see `p3kit.runtime.pieces`."""
         return self._pieces(rows, undo)
+
+    def learns_from(self, rows: Tensor, batch: Any) -> None:
+        """Keep some minibatches for the diagnosis, as the loss gets them.
+
+        rows (B,) of the flat rollout (T·N), and a NamedTuple of columns (B, …), named as the tables that they are rows
+        of: fields of the buffer, `advantage` before it is normalised, and `returns`. Call it once per minibatch.
+        """
+        self._loss_check.take(rows, batch)
 
     def record(
         self,
@@ -218,12 +225,17 @@ class AgentRun(Generic[A]):
         told, arrays, steps = to_host((values, tables, dict(update)))
         steps.pop(RATIO_ERROR, None)
         rollout = Rollout(**arrays)
-        whole = known(zip(evidence, told.tolist(), strict=True)) | {
-            "policy/epochs_done": epochs,
-            "reward/scale_steps": self._scale_reward.steps,
-            "perf/rollout_s": rewarded - began,
-            "perf/update_s": ended - rewarded,
-        }
+        shown = known(zip(evidence, told.tolist(), strict=True))
+        whole = (
+            shown
+            | self._loss_check.changes(shown)
+            | {
+                "policy/epochs_done": epochs,
+                "reward/scale_steps": self._scale_reward.steps,
+                "perf/rollout_s": rewarded - began,
+                "perf/update_s": ended - rewarded,
+            }
+        )
         if self._grad_scaler.is_enabled():
             whole["diag/amp_scale"] = self._grad_scaler.get_scale()
         end_step = min(self._start_step + iteration.rows, args.total_timesteps)
@@ -261,7 +273,6 @@ class AgentRun(Generic[A]):
             policy.hidden(observation),
             value.hidden(observation),
             self._env.observation_stats(index[rows], account[rows]),
-            self._newest_return(iteration, index, account),
             relu=getattr(self._args, "activation", "") == "relu",
         )
         gradient_steps = len(next(iter(update.values())))
@@ -271,35 +282,14 @@ class AgentRun(Generic[A]):
         evidence = evidence_of(iteration, sample, moved, ratio_error.to(self.device))
         evidence |= movement(self._before, after, gradient_steps)
         evidence |= self._realised(iteration, sample, update, gradient_steps, epochs)
-        differing = self._not_of_the_net(sample, buffer, mask, kept)
-        differing["returns"] = wrong_targets(iteration, self._args, update)
+        tables = self._loss_check.tables()
+        differing = self._loss_check.compare(iteration, tables, update, self._args)
         if self._check is not None:
-            differing |= {name: rows.mean() for name, rows in self._check.compare(buffer).items()}
+            played = buffer._replace(**tables)
+            differing |= {name: rows.mean() for name, rows in self._check.compare(played).items()}
             differing |= self._check.compare_observations(raw, index[rows], account[rows])
             differing |= self._check.departing_features
         return raw, evidence | as_metrics(differing)
-
-    def _not_of_the_net(
-        self, sample: Sample, buffer: Any, mask: Tensor, dropout: Sequence[Tensor] | None
-    ) -> dict[str, Tensor]:
-        """Fraction of some sampled rows whose log-probability or value is not that of the net before the update."""
-        if self._run.precision != torch.float32:
-            return {}
-        some = slice(None, None, _ONE_OF)
-        rows, kept = sample.rows[some], None if dropout is None else [layer[some] for layer in dropout]
-        outputs = [
-            functional_call(
-                getattr(self._net, net),
-                {name.partition(".")[2]: own for name, own in self._before.items() if name.split(".")[0] == net},
-                (sample.observation[some], kept),
-            ).float()
-            for net in ("policy", "value")
-        ]
-        logits = outputs[0].masked_fill(~mask[rows], torch.finfo(torch.float32).min)
-        action, then, value = (table.flatten()[rows] for table in (buffer.action, buffer.log_prob, buffer.value))
-        log_prob = F.log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-        pairs = {"log_prob": (log_prob, then), "value": (outputs[1].squeeze(-1), value)}
-        return {name: apart(a, b, NET_ERROR).double().mean() for name, (a, b) in pairs.items()}
 
     def _realised(
         self, iteration: Iteration, sample: Sample, update: Mapping[str, Tensor], gradient_steps: int, epochs: int
@@ -312,13 +302,6 @@ class AgentRun(Generic[A]):
         settings = optimiser_settings(args, groups, largest, gradient_steps, norm, gradients)
         left = args.total_timesteps - self._start_step
         return settings | realised_settings(iteration, sample, args, update, epochs, left)
-
-    def _newest_return(self, iteration: Iteration, index: Tensor, account: Tensor) -> Tensor | None:
-        column = self._agent.newest_return_column
-        if column is None or len(iteration.buffer.action) < 2:
-            return None
-        following = iteration.earlier_rows() + self._env.num_envs
-        return self._env.observe(index[following], account[following])[:, column]
 
     def _evaluate(self, rollout: Rollout, buffer: RolloutBuffer) -> None:
         """Backtest the policy by the trainer's `load_policy`, and write the distributions of the last rollout."""

@@ -16,11 +16,10 @@ from p3kit.metrics import NETS
 
 SAMPLE_ROWS = 2_048
 EXPOSURE = ACCOUNT_FIELDS.index("exposure")
+"""Column of an account that holds market value / equity."""
 DORMANT = 0.025
 """Threshold τ of a dormant unit (Sokar et al. 2023, definition 3.1)."""
 _RANK_ENERGY = 0.99
-_LEAST_HELD = 100
-_LEAST_EXPOSURE = 0.01  # of a position halved many times, rounding is all that is left
 
 
 def sample_rows(rows: int, device: torch.device) -> Tensor:
@@ -73,59 +72,6 @@ def dormant_units(activation: Tensor) -> Tensor:
 def dead_share(activations: Iterable[Tensor]) -> Tensor:
     """Share of hidden units that are above 0 on no row: ReLU units that no gradient reaches. One (B, H) per layer."""
     return torch.cat([(activation <= 0).all(0) for activation in activations]).double().mean()
-
-
-def gae_error(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    done: Tensor,
-    returns: Tensor,
-    gamma: float | Tensor,
-    gae_lambda: float | Tensor,
-) -> Tensor:
-    """Largest departure of the returns from their own recursion, in standard deviations of the returns. All (T, N).
-
-    R = r + γ (V′ where done, else (1 − λ) V′ + λ R′), with nothing after a termination: Schulman et al. 2016, equation
-    16, written for R = A + V. It shares no line with a trainer's `compute_gae`, so an error there shows here.
-    """
-    following = torch.cat([returns[1:], next_value[-1:]])  # the rollout's last row has only V′
-    ends = done.clone()
-    ends[-1] = True
-    mixed = torch.where(ends, next_value, (1 - gae_lambda) * next_value + gae_lambda * following)
-    expected = reward + gamma * mixed * (~terminated)
-    error: Tensor = (returns - expected).abs().max() / returns.std().clamp_min(1e-8)
-    return error
-
-
-def wrong_bootstraps(value: Tensor, next_value: Tensor, truncated: Tensor) -> Tensor:
-    """Share of the truncated steps that bootstrap nothing, or the value of the episode that was started in their place,
-    in place of the value of their own final observation. All (T, N); NaN where nothing was truncated.
-
-    Exact: no value net returns 0, or one number for two observations, more than now and then.
-    """
-    restarted = torch.cat([value[1:], torch.full_like(value[:1], torch.nan)])
-    wrong = truncated & ((next_value == 0) | (next_value == restarted))
-    count = truncated.sum()
-    share: Tensor = torch.where(count > 0, wrong.sum() / count, torch.nan)
-    return share
-
-
-def obs_agreement(observed_return: Tensor, pnl: Tensor, exposure: Tensor, held: Tensor) -> Tensor:
-    """Correlation of the return that the newest observed bar shows and the P&L per exposure of the step that led there.
-
-    All (B,): the observation after a step, what the step earned, the exposure before it, and whether the row held its
-    position all through it. NaN with fewer than 100 rows that did, at an exposure of 1 % or more.
-    """
-    held = held & (exposure >= _LEAST_EXPOSURE)
-    weight = held.double()
-    count = weight.sum()
-    earned = pnl.double() / torch.where(held, exposure, 1.0).double()
-    a, b = (x.double() - (x.double() * weight).sum() / count for x in (observed_return, earned))
-    ratio = (weight * a * b).sum() / ((weight * a.square()).sum() * (weight * b.square()).sum()).sqrt()
-    agreement: Tensor = torch.where(count >= _LEAST_HELD, ratio, torch.nan)
-    return agreement
 
 
 def feature_rank(activation: Tensor) -> Tensor:

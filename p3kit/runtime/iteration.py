@@ -13,17 +13,12 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from p3kit.runtime.evidence import (
-    EXPOSURE,
     correlation,
     dead_share,
     dormant_share,
     explained_variance,
     feature_rank,
-    gae_error,
-    obs_agreement,
     ridge_explained_variance,
-    sample_rows,
-    wrong_bootstraps,
 )
 from p3kit.runtime.scaling import Rewards
 
@@ -77,10 +72,6 @@ class Iteration:
     def rows(self) -> int:
         return self.buffer.action.numel()
 
-    def earlier_rows(self) -> Tensor:
-        """Sampled rows whose following step is in the rollout too; the step of row r is followed by row r + N."""
-        return sample_rows(self.rows - self.buffer.action.shape[1], self.buffer.action.device)
-
 
 class Sample(NamedTuple):
     """The networks on B sampled rows, after the update."""
@@ -91,14 +82,13 @@ class Sample(NamedTuple):
     policy: Sequence[Tensor]  # (B, width) activations of each hidden layer
     value: Sequence[Tensor]  # the same of the value network
     observation_stats: tuple[Tensor, Tensor]  # largest |value|, and the fraction that clipping cuts
-    newest_return: Tensor | None  # of the observations that follow `Iteration.earlier_rows`; None without bars
     relu: bool
 
 
 def evidence_of(iteration: Iteration, sample: Sample, update_ratio: Tensor, ratio_error: Tensor) -> dict[str, Tensor]:
     """Metrics for the diagnosis, 0-d tensors on the device."""
     buffer, rewards, rows = iteration.buffer, iteration.rewards, sample.rows
-    value, returns, done = buffer.value, iteration.returns, iteration.done
+    value, returns = buffer.value, iteration.returns
     mask, action = buffer.mask.flatten(0, 1), buffer.action.flatten()
     evidence = {
         "value/explained_variance": explained_variance(value, returns),
@@ -108,16 +98,6 @@ def evidence_of(iteration: Iteration, sample: Sample, update_ratio: Tensor, rati
         "diag/ev_reference": ridge_explained_variance(sample.observation, returns.flatten()[rows]),
         "diag/update_ratio": update_ratio,
         "diag/advantage_std": iteration.advantage.std(),
-        "diag/gae_error": gae_error(
-            rewards.scaled,
-            value,
-            iteration.next_value,
-            buffer.terminated,
-            done,
-            returns,
-            iteration.gamma,
-            iteration.gae_lambda,
-        ),
         "diag/advantage_signal": correlation(
             iteration.advantage.flatten()[rows], sample.log_prob - buffer.log_prob.flatten()[rows]
         ),
@@ -128,16 +108,6 @@ def evidence_of(iteration: Iteration, sample: Sample, update_ratio: Tensor, rati
         "reward/scale": rewards.scale,
     }
     evidence |= _of_units(sample)
-    if iteration.same_step:
-        evidence["diag/wrong_bootstraps"] = wrong_bootstraps(value, iteration.next_value, buffer.truncated)
-    if sample.newest_return is not None and len(buffer.action) > 1:
-        earlier = iteration.earlier_rows()
-        evidence["diag/obs_agreement"] = obs_agreement(
-            sample.newest_return,
-            buffer.components[..., 0].flatten()[earlier],
-            buffer.account.flatten(0, 1)[earlier, EXPOSURE],
-            (action[earlier] == 0) & ~done.flatten()[earlier],
-        )
     return evidence
 
 

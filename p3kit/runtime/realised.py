@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from p3kit.metrics import COMPONENTS
+from p3kit.runtime.field_changes import MISMATCH
 from p3kit.runtime.iteration import Iteration, Sample
-from p3kit.runtime.rollout_check import MISMATCH
 
 REALISED = "realised/"
 LARGEST_STEP = 3.2
@@ -28,7 +28,6 @@ _TIMES = 5.0
 _MANY = 0.05
 _FAR = 1.6
 _LEAST_EPOCHS, _LEAST_STEPS = 3, 12
-_ERRORS, _PART = 8.0, 0.2
 
 
 def known(metrics: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -69,21 +68,6 @@ def loss_weights(update: Mapping[str, Tensor], vf_coef: float, ent_coef: float) 
     fitted = _least_squares(design, rest)
     vf, ent = torch.where(holds, in_spec, fitted).unbind()
     return {"ppo.vf_coef": vf, "ppo.ent_coef": ent}
-
-
-def wrong_targets(iteration: Iteration, args: Any, update: Mapping[str, Tensor]) -> Tensor:
-    """1 where the first minibatch had other targets than the returns: its value loss lies more than 8 standard errors
-    from that of the whole rollout, else 0. Before the first step the values are those of the rollout."""
-    if "value/value_loss" not in update:
-        return torch.zeros(())
-    error = (iteration.buffer.value - iteration.returns).double().flatten().abs()
-    is_huber = getattr(args, "value_loss", "") == "huber"
-    loss = torch.where(error < 1, error.square(), 2 * error - 1) if is_huber else error.square()
-    rows = min(args.batch_size * args.accumulation_steps, len(loss))
-    first, mean = update["value/value_loss"][0].double(), loss.mean()
-    standard_error = loss.std() / rows**0.5 + 1e-3 * mean
-    differs: Tensor = ((first - mean).abs() > _ERRORS * standard_error) & ((first - mean).abs() > _PART * mean)
-    return differs.to(torch.float64)
 
 
 def discounts(iteration: Iteration, gamma: float | Tensor, gae_lambda: float | Tensor) -> dict[str, Tensor]:

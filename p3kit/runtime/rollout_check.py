@@ -23,14 +23,12 @@ from p3kit.env.rules import UNIT, Rules
 from p3kit.market import SymbolData
 from p3kit.market.column_breaks import column_breaks, departing_features
 from p3kit.metrics import COMPONENTS
+from p3kit.runtime.field_changes import MISMATCH, is_exact
 
-MISMATCH = "mismatch/"
 _STEP_OF = 64
 _LEAST_STEPS = 2
 _ROWS = 256
 _EXACT, _FLOAT32, _FIELDS = 1e-6, 1e-5, 1e-3
-NET_ERROR = 1e-2
-"""Difference between two passes of one net that rounding explains, TF32 included."""
 
 
 class RolloutCheck:
@@ -108,9 +106,10 @@ class RolloutCheck:
 
 
 def as_metrics(shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`mismatch/` and each field, and `diag/mismatch`, the largest of them."""
-    counted = [share for name, share in shares.items() if name != SAME_UNIT and not name.startswith(COLUMN)]
-    largest = torch.stack(counted).amax(0)
+    """`mismatch/` and each field; and `diag/mismatch`, the largest of them, which is 1 where an exact field departs."""
+    counted = {name: share for name, share in shares.items() if name != SAME_UNIT and not name.startswith(COLUMN)}
+    sizes = [(share > 0).double() if is_exact(name) else share for name, share in counted.items()]
+    largest = torch.stack(sizes).amax(0)
     return {MISMATCH + name: share for name, share in shares.items()} | {"diag/mismatch": largest}
 
 

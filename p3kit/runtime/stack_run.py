@@ -37,6 +37,7 @@ from p3kit.runtime.entry import open_run
 from p3kit.runtime.evaluation import StackPolicy
 from p3kit.runtime.evidence import movement, sample_rows, update_ratio
 from p3kit.runtime.iteration import Iteration, Sample, evidence_of, rollout_tables
+from p3kit.runtime.loss_input import LossCheck
 from p3kit.runtime.pieces import Attempt, Pieces
 from p3kit.runtime.policy import LoadPolicy
 from p3kit.runtime.realised import known, optimiser_settings, realised_settings
@@ -160,6 +161,7 @@ class Stack(Generic[A]):
         )
         self._scale_reward: RewardScaler = self._agents[0].reward_scaler(self._num_envs, self._agents)
         self._check: RolloutCheck | None = self._agents[0].rollout_check(self._agents)
+        self._loss_check = LossCheck(self._env, self.precision, self.count)
         return self._env
 
     def generators(self, purpose: str) -> list[torch.Generator]:
@@ -215,6 +217,7 @@ class Stack(Generic[A]):
             self._own_before = {name: own.clone() for name, own in self._networks.weights.items()}
             if self._check is not None:
                 self._check.begin(self._env)
+            self._loss_check.begin()
             self._clocks = [time.perf_counter()]
             yield start, self._in_force
             if self._global_step == start:
@@ -241,6 +244,7 @@ class Stack(Generic[A]):
     def observe(self, index: Tensor, account: Tensor) -> Tensor:
         """Observations (K, B, D) for the networks: gathered, clipped, and normalised by the spec."""
         self._run.heartbeat()
+        self._loss_check.observe(index, account)
         return self._scale_observation(self._env.observe(index, account))
 
     def scale_reward(
@@ -282,6 +286,13 @@ class Stack(Generic[A]):
     def pieces(self, rows: int) -> Iterator[tuple[slice, float, Attempt]]:
         """A batch of `rows` in pieces of at most `batch_size` that fit into memory: see `p3kit.runtime.pieces`."""
         return self._pieces(rows)
+
+    def learns_from(self, rows: Tensor, batch: Any) -> None:
+        """Keep some minibatches for the diagnosis, as the loss gets them: see `AgentRun.learns_from`.
+
+        rows (K, B) of each agent's flat rollout (T·N), and a NamedTuple of columns (K, B, …).
+        """
+        self._loss_check.take(rows, batch)
 
     @property
     def encoder_is_frozen(self) -> bool:
@@ -384,12 +395,10 @@ class Stack(Generic[A]):
         masks = masks_of_rows(dropout, (rows % self._num_envs).expand(self.count, -1))
         log_probs, policy, value, more = self._networks.inspect(observation, mask[:, rows], masks)
         log_prob = log_probs.gather(-1, to_rows(buffer.action)[:, rows].unsqueeze(-1)).squeeze(-1)
-        following = iterations[0].earlier_rows() + self._num_envs
-        shown = self._env.observe(index[:, following], account[:, following])
-        after, differing = self._networks.flat(), self._mismatches(buffer, raw, index[:, rows], account[:, rows])
+        after, tables = self._networks.flat(), self._loss_check.tables()
+        differing = self._mismatches(buffer, tables, raw, index[:, rows], account[:, rows])
         found = []
         for k, iteration in enumerate(iterations):
-            column = self._agents[k].newest_return_column
             sample = Sample(
                 rows,
                 observation[k],
@@ -397,7 +406,6 @@ class Stack(Generic[A]):
                 [layer[k] for layer in policy],
                 [layer[k] for layer in value],
                 self._env.observation_stats(index[k, rows], account[k, rows]),
-                None if column is None else shown[k, :, column],
                 relu=getattr(self._in_force[k], "activation", "") == "relu",
             )
             first, steps = updates[k][RATIO_ERROR], len(updates[k][RATIO_ERROR])
@@ -405,7 +413,9 @@ class Stack(Generic[A]):
             own = evidence_of(iteration, sample, moved, first[0] if steps else torch.full_like(moved, torch.nan))
             if steps:
                 own |= self._movement(k, after[k], iteration, sample, updates[k], round(epochs[k]))
-            found.append(own | {name: values[k] for name, values in {**more, **extra, **differing}.items()})
+            departing = {name: values[k] for name, values in differing.items()}
+            departing |= self._loss_check.compare(iteration, tables, updates[k], self._in_force[k], k)
+            found.append(own | {name: values[k] for name, values in {**more, **extra}.items()} | as_metrics(departing))
         return raw, found
 
     def _movement(
@@ -425,16 +435,18 @@ class Stack(Generic[A]):
             movement(before, now, steps) | settings | realised_settings(iteration, sample, args, update, epochs, left)
         )
 
-    def _mismatches(self, buffer: Any, observation: Tensor, index: Tensor, account: Tensor) -> dict[str, Tensor]:
+    def _mismatches(
+        self, buffer: Any, tables: Mapping[str, Tensor], observation: Tensor, index: Tensor, account: Tensor
+    ) -> dict[str, Tensor]:
         """Per field of the rollout, the fraction (K,) of each agent's rows that depart from a replay."""
         if self._check is None:
             return {}
-        rows = self._check.compare(type(buffer)(*(column.flatten(1, 2) for column in buffer)))
+        rows = self._check.compare(type(buffer)(*(column.flatten(1, 2) for column in buffer))._replace(**tables))
         shares = {name: split_agents(own, self.count).mean(0) for name, own in rows.items()}
         each = [self._check.compare_observations(*own) for own in zip(observation, index, account, strict=True)]
         shares |= {name: torch.stack([own[name] for own in each]) for name in each[0]}
         shares |= {name: share.expand(self.count) for name, share in self._check.departing_features.items()}
-        return as_metrics(shares)
+        return shares
 
     def _write(
         self,
@@ -459,12 +471,17 @@ class Stack(Generic[A]):
             rollout = Rollout(**arrays[k])
             rollouts[k] = replace(rollout, equity=rollout.equity / agent.spec.env.initial_capital)
             own = {name: steps[: gradient_steps[k], k, i] for i, name in enumerate(names) if name != RATIO_ERROR}
-            whole = known(zip(evidence[k], numbers[k].tolist(), strict=True)) | {
-                "policy/epochs_done": float(epochs_done[k]),
-                "reward/scale_steps": self._scale_reward.steps,
-                "perf/rollout_s": rewarded - began,
-                "perf/update_s": ended - rewarded,
-            }
+            shown = known(zip(evidence[k], numbers[k].tolist(), strict=True))
+            whole = (
+                shown
+                | self._loss_check.changes(shown, k)
+                | {
+                    "policy/epochs_done": float(epochs_done[k]),
+                    "reward/scale_steps": self._scale_reward.steps,
+                    "perf/rollout_s": rewarded - began,
+                    "perf/update_s": ended - rewarded,
+                }
+            )
             agent.record(self._iteration, start, end_step, rollouts[k], own, whole)
         return rollouts
 

@@ -10,8 +10,9 @@ ROWS = (
         "The rollout is not what environment and policy gave",
         "-",
         "critical",
-        "a field of the rollout departs from a replay by a fresh environment of the spec, or from the net, in more than 0.5% of the "
-        "replayed rows (exact but for rounding)",
+        "a field of the rollout departs from a replay by a fresh environment of the spec in more than 0.5% of the environments; "
+        "or, in any environment, the buffer from what the environment returned, the returns and advantages from their formula, "
+        "a minibatch from the rollout, or its first values and log-probabilities from those of the rollout (exact but for rounding)",
         (
             Cause("observation", "features are not those of their bars", automatic=False),
             Cause("action_mask", "the mask is not that of the account", automatic=False),
@@ -19,8 +20,9 @@ ROWS = (
             Cause("account", "the account, its costs or its fills do not follow the spec", automatic=False),
             Cause("episode_end", "episodes end elsewhere than the spec sets", automatic=False),
             Cause(
-                "stored", "stored log-probabilities, values or returns are not those of the rollout", automatic=False
+                "stored", "stored actions, log-probabilities or values are not those of the rollout", automatic=False
             ),
+            Cause("targets", "the loss gets other returns, advantages or rows than the rollout gives", automatic=False),
         ),
         judged=True,
     ),
@@ -40,22 +42,6 @@ ROWS = (
         "critical",
         "diag/env_twins above 0.3 in three iterations: that fraction of environments has the P&L of another one",
         (Cause("shared_seed", "environments start at the same bars: they share a random state", automatic=False),),
-        judged=True,
-    ),
-    Symptom(
-        "env.stale_obs",
-        "Observations are off by one",
-        "-",
-        "critical",
-        "diag/obs_agreement below 0.5 from the first tick (later: below 0.2 for 3): correlation of the return that the newest "
-        "observed bar shows and the P&L of the step that led there, over rows that hold a position",
-        (
-            Cause(
-                "shuffled",
-                "observations belong to other rows or other bars than they are given to",
-                automatic=False,
-            ),
-        ),
         judged=True,
     ),
 )

@@ -50,25 +50,4 @@ ROWS = (
         ),
         judged=True,
     ),
-    Symptom(
-        "value.bootstrap",
-        "Value bootstraps from the wrong state",
-        "-",
-        "warning",
-        "diag/gae_error above 1e-3: the returns are not r + γ((1 − λ) V′ + λ R′); or diag/wrong_bootstraps above 0.02: "
-        "truncated steps bootstrap nothing, or the value of the episode that was started in their place",
-        (
-            Cause(
-                "next_value",
-                "the advantage sum leaves out the value that follows, or takes another",
-                automatic=False,
-            ),
-            Cause(
-                "truncation",
-                "truncated episodes are treated as if nothing followed: a fault of the trainer",
-                automatic=False,
-            ),
-        ),
-        judged=True,
-    ),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import numpy as np
 import pytest
 import torch
@@ -14,19 +12,10 @@ from p3kit.runtime.evidence import (
     dormant_share,
     explained_variance,
     feature_rank,
-    gae_error,
-    obs_agreement,
     ridge_explained_variance,
     sample_rows,
     update_ratio,
-    wrong_bootstraps,
 )
-from tests.trainers.conftest import load_trainer
-
-
-@pytest.fixture(scope="module")
-def ppo() -> ModuleType:
-    return load_trainer("ppo")
 
 
 def test_explained_variance() -> None:
@@ -107,58 +96,6 @@ def test_evidence_of_a_sick_batch_is_nan_and_never_an_error() -> None:
     assert float(feature_rank(observation)) == 5
 
 
-def rollout(gamma: float, gae_lambda: float) -> dict[str, torch.Tensor]:
-    """A made-up rollout with its returns by the forward recursion, truncations and one termination among it."""
-    generator = torch.Generator().manual_seed(3)
-    shape = (40, 3)
-    reward, value, next_value = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
-    truncated = torch.rand(shape, generator=generator) < 0.1
-    terminated = (torch.rand(shape, generator=generator) < 0.05) & ~truncated
-    done = truncated | terminated
-    next_value = torch.where(done, next_value, torch.cat([value[1:], next_value[-1:]]))
-    returns = torch.zeros_like(reward)
-    for t in reversed(range(shape[0])):
-        following = returns[t + 1] if t + 1 < shape[0] else next_value[t]
-        mixed = torch.where(done[t], next_value[t], (1 - gae_lambda) * next_value[t] + gae_lambda * following)
-        returns[t] = reward[t] + gamma * torch.where(terminated[t], 0.0, mixed)
-    return {"reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "done": done,
-            "returns": returns, "truncated": truncated}  # fmt: skip
-
-
-@pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.99, 0.95), (0.9, 1.0), (1.0, 0.0)])
-def test_the_trainers_advantages_satisfy_the_recursion_and_a_slip_does_not(
-    gamma: float, gae_lambda: float, ppo: ModuleType
-) -> None:
-    r = rollout(gamma, gae_lambda)
-    own = [r[name] for name in ("reward", "value", "next_value", "terminated", "done")]
-    returns = ppo.compute_gae(*own, gamma, gae_lambda) + r["value"]
-    assert float(gae_error(*own, returns, gamma, gae_lambda)) < 1e-9
-    forgetful = ppo.compute_gae(r["reward"], r["value"], torch.zeros_like(r["value"]), *own[3:], gamma, gae_lambda)
-    assert float(gae_error(*own, forgetful + r["value"], gamma, gae_lambda)) > 0.1
-    assert float(gae_error(*own, returns.roll(1, 0), gamma, gae_lambda)) > 0.1
-
-
-def test_truncations_that_bootstrap_nothing_or_the_next_episode_are_counted() -> None:
-    r = rollout(0.99, 0.95)
-    assert float(wrong_bootstraps(r["value"], r["next_value"], r["truncated"])) == 0
-    ended = torch.where(r["truncated"], 0.0, r["next_value"])
-    assert float(wrong_bootstraps(r["value"], ended, r["truncated"])) == 1
-    restarted = torch.where(r["truncated"], torch.cat([r["value"][1:], r["value"][-1:]]), r["next_value"])
-    assert float(wrong_bootstraps(r["value"], restarted, r["truncated"])) > 0.9  # what follows the last row is unknown
-    assert wrong_bootstraps(r["value"], ended, torch.zeros_like(r["truncated"])).isnan()
-
-
 def test_dead_units_are_those_that_no_state_wakes() -> None:
     layer = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 2.0]])
     assert float(dead_share([layer, torch.zeros(2, 1)])) == 0.5
-
-
-def test_the_observed_return_agrees_with_the_pnl_of_its_own_row_alone() -> None:
-    generator = torch.Generator().manual_seed(5)
-    move = torch.randn(400, generator=generator)
-    exposure = 0.25 + torch.rand(400, generator=generator)
-    held = torch.rand(400, generator=generator) < 0.6
-    pnl = torch.where(held, exposure * move, 7.0)  # rows without a position must have no effect
-    assert float(obs_agreement(move, pnl, exposure, held)) == pytest.approx(1)
-    assert abs(float(obs_agreement(move.roll(1), pnl, exposure, held))) < 0.25
-    assert obs_agreement(move, pnl, exposure, held & (torch.arange(400) < 100)).isnan()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from p3kit.diagnose import AgentDiagnosis, Finding, diagnose
+from tests.trainers.test_ppo_shared import SMALL
 from tests.trainers.tiny_runs import train
 
 SOURCE = Path(__file__).parents[2] / "trainers" / "ppo.py"
@@ -28,12 +29,16 @@ FAULTS: list[Any] = [
     ("*(step.components, step.term", "*(step.components.abs(), step.term", "env.mismatch", "reward", "reward.", {}),
     ("action, log_prob, value),", "action, log_prob + 0.05 * (noise[t, :, 0] > 2), value),", "env.mismatch", "stored", "log_prob", {}),
     ("mask, action, log_prob, value),", "mask | (noise[t] > 2), action, log_prob, value),", "env.mismatch", "action_mask", "mask", {}),
+    ("advantage, returns, buffer.value, buffer.mask)", "advantage.roll(1, 0), returns, buffer.value, buffer.mask)", "env.mismatch", "targets", "advantage 1 steps late in the minibatch", {}),
+    ("done = buffer.terminated | buffer.truncated", "done = buffer.terminated", "env.mismatch", "targets", "final value", {}),
+    ("compute_gae(reward,", "compute_gae(-reward,", "env.mismatch", "targets", "reward times -1", {}),
+    ("flat_index[chosen], flat_account[chosen])", "flat_index[chosen - 4], flat_account[chosen - 4])", "env.mismatch", "stored", "bar 1 steps late in the minibatch", {}),
     ("self.value(observation, dropout)", "self.value(observation, dropout).detach()", "net.still", "no_gradient", "of the value", {}),
 ]  # fmt: skip
 
 
-def run_of(source: str, folder: Path, settings: dict[str, Any]) -> AgentDiagnosis:
-    """The diagnosis of two iterations of a trainer."""
+def run_of(source: str, folder: Path, settings: dict[str, Any], trainer: Path = SOURCE) -> AgentDiagnosis:
+    """The diagnosis of two iterations of a trainer; in a stack that of its first agent."""
     path = folder / "faulty.py"
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("faulty", path)
@@ -43,9 +48,9 @@ def run_of(source: str, folder: Path, settings: dict[str, Any]) -> AgentDiagnosi
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     changes = {"symbols": ["AAA"], "ppo.total_timesteps": 600, "evaluation.every": 10_000, **settings}
-    [run] = train(module, folder, str(SOURCE), changes)
-    [diagnosis] = diagnose(run)
-    return diagnosis
+    without = ("ppo.hidden",) if trainer.stem == "ppo_shared" else ()
+    [run] = train(module, folder, str(trainer), changes, without)
+    return diagnose(run)[0]
 
 
 def alarms(diagnosis: AgentDiagnosis) -> dict[str, Finding]:
@@ -71,3 +76,21 @@ def test_a_trainer_that_ignores_a_setting_is_named(
 def test_the_trainer_itself_has_no_such_row(tmp_path: Path, total: int) -> None:
     found = alarms(run_of(SOURCE.read_text(encoding="utf-8"), tmp_path, {"ppo.total_timesteps": total}))
     assert not {"spec.no_effect", "env.mismatch", "net.still"} & set(found)
+
+
+IN_A_STACK = "flat = Minibatch(*(to_rows(table) for table in tables))"
+
+
+@pytest.mark.parametrize("name", ["ppo_stacked", pytest.param("ppo_shared", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wrong", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_stack_names_the_rows_that_its_loss_gets(tmp_path: Path, name: str, wrong: bool) -> None:
+    path = SOURCE.with_name(f"{name}.py")
+    source, settings = path.read_text(encoding="utf-8"), {"symbols": ["AAA", "BBB"]}
+    settings |= SMALL if name == "ppo_shared" else {}
+    assert source.count(IN_A_STACK) == 1
+    if wrong:
+        source = source.replace(IN_A_STACK, f"{IN_A_STACK}._replace(returns=to_rows(returns.roll(1, 0)))")
+    found = alarms(run_of(source, tmp_path, settings, path))
+    assert ("env.mismatch" in found) == wrong
+    if wrong:
+        assert found["env.mismatch"].evidence.startswith("returns 1 steps late in the minibatch, in 100.0%")

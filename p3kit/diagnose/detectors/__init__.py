@@ -99,11 +99,9 @@ ORDER = (
     "data.break",
     "mask.tight",
     "net.dead_relu",
-    "value.bootstrap",
     "reward.hack",
     "obs.drift",
     "env.duplicate",
-    "env.stale_obs",
 )
 """Symptom ids in the order of `DETECTORS`. Of several raised rows that may explain one of `FOLLOW_ANY`, the first one
 does. `catalogue_version` depends on this order."""

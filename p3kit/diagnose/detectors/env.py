@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, breached, sustained
+from p3kit.diagnose.evidence import Evidence, sustained
 from p3kit.diagnose.findings import Finding, format_steps
 from p3kit.diagnose.registry import Row, detector, passed, raised, silent, too_early, within
 
@@ -36,18 +36,41 @@ _FIELDS = (
     ("bar", "observation"),
     ("mask", "action_mask"),
     ("equity", "account"),
-    ("account.", "account"),
+    ("account", "account"),
     ("reward.", "reward"),
     ("terminated", "episode_end"),
     ("truncated", "episode_end"),
     ("final observation", "episode_end"),
+    ("stored.bar", "observation"),
+    ("stored.account", "observation"),
+    ("stored.mask", "action_mask"),
+    ("stored.reward", "reward"),
+    ("stored.terminated", "episode_end"),
+    ("stored.truncated", "episode_end"),
+    ("stored.", "stored"),
+    ("paid", "reward"),
     ("log_prob", "stored"),
-    ("value", "stored"),
-    ("returns", "stored"),
+    ("next value", "targets"),
+    ("final value", "targets"),
+    ("returns", "targets"),
+    ("advantage", "targets"),
+    ("learnt.bar", "observation"),
+    ("learnt.account", "observation"),
+    ("learnt.", "targets"),
+    ("value loss", "stored"),
 )
 """Fields of a rollout by their names' beginnings, and the causes. A field that departs may move those after it."""
 _UNIT = "mismatch/reward.unit"
 """All components times one positive number: no fault by itself."""
+_PLACES = {"stored.": "{} in the rollout buffer", "learnt.": "{} in the minibatch"}
+_BY_FIRST_STEP = {"value loss": "value, by the first value loss", "log_prob": "log_prob, by the first ratio"}
+_CHANGES = {
+    "shift": "{:g} steps late",
+    "factor": "times {:.3g}",
+    "stale": "of the iteration before",
+    "swapped": "swapped with the other kind of end",
+    "mixed": "in another order",
+}
 
 
 @detector("env.mismatch", "diag/mismatch", warn=0.005)
@@ -57,23 +80,39 @@ def rollout_departs(evidence: Evidence, row: Row) -> Finding:
     largest = evidence.evaluations("diag/mismatch")
     span = sustained(largest.values > row.warn, row.patience)
     if span is None:
-        return passed(evidence, row, "every replayed row has the same numbers", float(largest.values[-1]), row.warn)
+        return passed(evidence, row, "every compared row has the same numbers", float(largest.values[-1]), row.warn)
     first = int(largest.steps[span.first])
     names = [name for name in evidence.series if name.startswith("mismatch/") and name != _UNIT]
     shares = {name.removeprefix("mismatch/"): _share_at(evidence, name, first) for name in names}
     causes: dict[str, tuple[float, str, str]] = {}
     for rank, (beginning, cause) in enumerate(_FIELDS):
-        fields = {name: share for name, share in shares.items() if name.startswith(beginning) and share > row.warn}
+        fields = {name: shares.pop(name) for name in list(shares) if name.startswith(beginning)}
+        fields = {name: share for name, share in fields.items() if share > 0}
         if fields and cause not in causes:
             worst = max(fields, key=lambda name: fields[name])
             more = f" and {len(fields) - 1} more" if len(fields) > 1 else ""
-            causes[cause] = (1 - rank / 100, cause, f"{worst}{more}: {fields[worst]:.1%} of the rows")
+            said = f"{_described(evidence, worst, first)}{more}, in {fields[worst]:.1%} of the environments"
+            causes[cause] = (1 - rank / 100, cause, said)
     value = float(largest.values[span.first])
-    text = "; ".join(why for _, _, why in list(causes.values())[:3]) + " depart from a replay"
-    component = next(
-        (n.removeprefix("reward.") for n in shares if n.startswith("reward.") and "reward" in causes), None
-    )
+    text = "; ".join(why for _, _, why in list(causes.values())[:3])
+    paid = [name.rpartition("reward.")[2] for name in names if "reward." in name and _share_at(evidence, name, first)]
+    component = paid[0] if paid and "reward" in causes else None
     return raised(evidence, row, largest, span, value, text, causes=list(causes.values()), component=component)
+
+
+def _described(evidence: Evidence, field: str, step: int) -> str:
+    """The name of a field, with the change that explains it."""
+    place = next((begin for begin in _PLACES if field.startswith(begin)), "")
+    name = field.removeprefix(place)
+    own = [one for one in evidence.series if one.startswith("change/") and _share_at(evidence, one, step)]
+    within = [one for one in own if one.removeprefix("change/").rpartition(".")[0] == field] or (
+        own if field == "returns" else []
+    )
+    if within:
+        inner, _, kind = within[0].removeprefix("change/").rpartition(".")
+        name = name if inner == field else inner
+        name = f"{name} {_CHANGES[kind].format(_share_at(evidence, within[0], step))}"
+    return _PLACES.get(place, "{}").format(_BY_FIRST_STEP.get(name, name))
 
 
 def _share_at(evidence: Evidence, metric: str, step: int) -> float:
@@ -94,24 +133,3 @@ def environments_are_copies(evidence: Evidence, row: Row) -> Finding:
     cause = [(1.0, "shared_seed", f"{evidence.setting('env.num_envs')} environments, fewer paths")]
     text = f"the P&L of {value:.0%} of the environments moves with that of another one"
     return raised(evidence, row, twins, span, value, text, causes=cause)
-
-
-@detector("env.stale_obs", "diag/obs_agreement", warn=0.5, minimum=2, patience=3, gross=1)
-def observations_are_not_of_their_row(evidence: Evidence, row: Row) -> Finding:
-    """The newest bar that a row observes is the one that its account was just marked at. So it is from the first tick
-    on, or it is not: one tick is enough before any agreed. Later a policy that hardly holds leaves few and small
-    positions to compare, so a loss of agreement has to be far deeper, and to last."""
-    agreement = evidence.ticks("diag/obs_agreement")
-    size = np.abs(agreement.values)  # near −1 the observation is right and the P&L turned, which is for reward.corr
-    agreed = np.maximum.accumulate(size) > _AGREED
-    span = breached((size < 0.4 * row.warn) & agreed, row.patience, (size < row.warn) & ~agreed)
-    if span is None:
-        return silent(evidence, row, agreement, "smallest correlation of observed and earned return")
-    value = float(np.mean(within(agreement, span)))
-    cause = [(1.0, "shuffled", f"correlation {value:+.2f} where the same number stands on both sides")]
-    text = f"the return a row observes and the one it earned correlate with {value:+.2f} only"
-    return raised(evidence, row, agreement, span, value, text, causes=cause)
-
-
-_AGREED = 0.8
-"""Smallest correlation that counts as agreement; healthy runs start at 0.98."""

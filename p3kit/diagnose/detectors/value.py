@@ -6,7 +6,7 @@ import numpy as np
 
 from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, breached, sustained, trailing
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import Row, detector, indices, raised, silent, with_values, within
+from p3kit.diagnose.registry import Row, detector, indices, raised, silent, with_values
 
 
 @detector("value.mean", "value/value_mean", "value/return_mean", "value/return_std", warn=1.0, minimum=8, patience=5)
@@ -129,35 +129,3 @@ def _causes_of_value_failure(evidence: Evidence, span: Span, clock: Ticks) -> li
         word = "too little to learn from" if weight < 0.25 else "the guide's first lever"
         causes.append((2.5 if weight < 0.25 else 1.0, "vf_coef_low", f"vf_coef is {format_number(weight)}, {word}"))
     return causes
-
-
-@detector("value.bootstrap", "diag/gae_error", warn=1e-3)
-def bootstraps_wrongly(evidence: Evidence, row: Row) -> Finding:
-    """Exact, twice: returns against their own recursion, and what truncated episodes bootstrap from."""
-    error, wrong = evidence.ticks("diag/gae_error", "max"), evidence.ticks("diag/wrong_bootstraps")
-    limit = max(row.warn, 2e-2) if evidence.reduced_precision else row.warn
-    span = sustained(error.values > np.fmax(limit, _rounding(evidence, error)), row.patience)
-    if span is not None:
-        value = float(np.max(within(error, span)))
-        text = f"returns miss r + γ((1 − λ) V′ + λ R′) by up to {format_number(value)} of their standard deviation"
-        cause = [(1.0, "next_value", "recomputed from the same rollout, rewards and values")]
-        return raised(evidence, row, error, span, value, text, threshold=limit, causes=cause)
-    span = sustained(wrong.values > _WRONG_BOOTSTRAPS, 1)
-    if span is None:
-        return silent(evidence, row, error, "largest error of the returns", "standard deviations")
-    value = float(np.max(within(wrong, span)))
-    text = f"{value:.0%} of the truncated steps bootstrap nothing, or the value of the episode that came after"
-    cause = [(1.0, "truncation", "a window that ends is no ruin: the value of its final observation follows")]
-    return raised(evidence, row, wrong, span, value, text, threshold=_WRONG_BOOTSTRAPS, causes=cause)
-
-
-def _rounding(evidence: Evidence, error: Ticks) -> Floats:
-    """The error (ticks,) that float32 alone makes: four roundings at the level of the returns, in standard deviations
-    of the returns. It counts where returns hardly differ, as on a solved task."""
-    level = np.abs(evidence.ticks("value/return_mean").at(error.steps))
-    std = evidence.ticks("value/return_std", "min").at(error.steps)
-    rounding: Floats = np.divide(4 * np.finfo(np.float32).eps * level, std, out=np.zeros(len(std)), where=std > 0)
-    return rounding
-
-
-_WRONG_BOOTSTRAPS = 0.02
