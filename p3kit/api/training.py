@@ -16,6 +16,7 @@ from p3kit.api.specs import SpecLike, load_spec
 from p3kit.errors import InputError, Interrupted, MissingExtra
 from p3kit.launch import Outcome, compare_weights, extend, make_runs, plan_replay, requeue, train
 from p3kit.launch.ancestors import Ancestry
+from p3kit.launch.edited_spec import edited_spec_note
 from p3kit.launch.engines import Engine, open_engine
 from p3kit.launch.local import launch_title, leave_out
 from p3kit.launch.older_runs import check_resumable
@@ -160,7 +161,8 @@ def resume_runs(
     """
     chosen = [run.directory for run in open_whole_runs(runs, runs_root)]
     launch = Launch(jobs, folder_of_runs(runs_root), progress, options)
-    for note in filter(None, (check(run) for check in (check_resumable, check_threads) for run in chosen)):
+    checks = (check_resumable, check_threads, edited_spec_note)
+    for note in filter(None, (check(run) for check in checks for run in chosen)):
         launch.print(f"note: {note}")
     with launch.engine([run.info()["spec"]["compute"] for run in chosen]) as engine:
         at_a_time, start = engine.room_for(len(chosen), max(threads_of(run.info()) for run in chosen))

@@ -123,7 +123,8 @@ def make_runs(
     runs: list[RunDir] = []
     try:
         for plan in plans:
-            info = plan.run_json(_market_of(plan, loaded, market, ancestry), command) | dict(extra or {})
+            info = plan.run_json(_market_of(plan, loaded, market, ancestry), command)
+            info |= {"spec_file": str(loaded.path), **(extra or {})}
             runs.append(RunDir.create(runs_root, info, loaded.source_text, plan.trainer))
             if ancestry is not None:
                 ancestry.copy_to(runs[-1], plan)
