@@ -518,3 +518,15 @@ def test_a_fault_that_goes_on_after_an_own_change_is_still_raised(tmp_path: Path
     step = plain.since_step - TICK
     run.append_event("intervention", agent="AAPL", global_step=step, decision="fired", id="own", keys=keys, did=[])
     assert finding(judged(run), "opt.step_too_big").raised
+
+
+@pytest.mark.parametrize(("path", "is_named"), [("ppo.clip_range", False), ("ppo.ent_coef", True)])
+def test_a_setting_that_is_only_estimated_is_not_named_after_one_update(
+    path: str, is_named: bool, tmp_path: Path
+) -> None:
+    def once(row: Row, progress: float, tick: int) -> None:
+        row.update({f"realised/{path}": 0.9} if tick == 5 else {})
+
+    assert finding(judged(make_run(tmp_path / "one", fault=once)), "spec.no_effect").raised == is_named
+    always = make_run(tmp_path / "all", fault=lambda row, *_: row.update({f"realised/{path}": 0.9}))
+    assert finding(judged(always), "spec.no_effect").raised

@@ -8,11 +8,13 @@ import numpy as np
 
 from p3kit.diagnose.evidence import Evidence, Floats, Span, Ticks, sustained
 from p3kit.diagnose.findings import Finding, format_number, format_steps
-from p3kit.diagnose.registry import Row, detector, nothing_recorded, passed, raised
+from p3kit.diagnose.registry import LEAST_TRAINING, Row, detector, nothing_recorded, passed, raised
 
 _PREFIX = "realised/"
 _BOUNDS = ("ppo.target_kl",)
 """Settings that bound a number from above: a smaller one is no difference."""
+_ESTIMATED = ("ppo.clip_range",)
+"""Settings of which an update gives an estimate and no exact value: a difference has to last a fifth of training."""
 _CAUSES = {
     "ppo.learning_rate": "optimiser",
     "ppo.weight_decay": "optimiser",
@@ -83,8 +85,15 @@ def _difference(evidence: Evidence, row: Row, path: str) -> _Difference | None:
     error = row.warn * np.maximum(np.abs(asked), np.abs(realised.values)) + 1e-8
     above = realised.values - asked > error
     apart = above if path in _BOUNDS else above | (asked - realised.values > error)
-    span = sustained(apart & np.isfinite(asked), row.patience)
+    patience = _rows_of_a_fifth(evidence, realised) if path in _ESTIMATED else row.patience
+    span = sustained(apart & np.isfinite(asked), patience)
     return None if span is None else _Difference(path, realised, asked, span)
+
+
+def _rows_of_a_fifth(evidence: Evidence, ticks: Ticks) -> int:
+    """Rows of the record in a fifth of training, at least three."""
+    each = float(np.median(np.diff(ticks.steps, prepend=0)))
+    return max(3, int(np.ceil(LEAST_TRAINING * evidence.total_timesteps / max(each, 1.0))))
 
 
 def _asked(evidence: Evidence, path: str, steps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Floats | None:

@@ -51,14 +51,14 @@ def never_trades(evidence: Evidence, row: Row) -> Finding:
     return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=cause)
 
 
-_LEAST_RETURN, _SURE = 0.10, 2.0
+_LEAST_RETURN, _SURE = 0.10, 3.0
 """Total return on validation where only that is known, and standard errors of a Sharpe ratio above 0."""
 
 
 def worth_trading(evidence: Evidence) -> bool:
     """True if a fixed rule earned more than its costs beyond luck: the rule that training chose has, in the newest
-    evaluation, a Sharpe ratio of two standard errors, 1/√years each (Lo 2002). The best of several rules, chosen after
-    the fact, is above 0 by luck alone."""
+    evaluation, a Sharpe ratio of three standard errors, 1/√years each (Lo 2002). The best of several rules, chosen
+    after the fact, is above 0 by luck alone."""
     best = evidence.evaluations("eval/best_fixed_rule_return")
     if len(best) and best.values[-1] < _LEAST_RETURN:
         return False
