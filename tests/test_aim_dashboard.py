@@ -62,12 +62,11 @@ def links(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         shutil.copytree(theirs, root / "runs")
     else:
         make_runs(root / "runs")
-    command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--runs", str(root / "runs")]
+    command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--json", "--runs", str(root / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        found = printed_links(process.stdout)
-        yield found
+        url, found = printed_links(process.stdout)
+        yield {"results": url, **found}
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     port = url.partition("/?")[0].rpartition(":")[2]
@@ -96,6 +95,19 @@ def keep(browser: Browser, request: pytest.FixtureRequest) -> Iterator[str]:
 
 def text(browser: Browser) -> str:
     return str(browser.run("return document.body.innerText"))
+
+
+@pytest.mark.usefixtures("keep")
+def test_results(browser: Browser, links: dict[str, str]) -> None:
+    browser.open(links["results"])
+    assert browser.run("return location.pathname + location.search") == "/results"
+    page = text(browser)
+    assert "buy-and-hold" in page
+    for symbol in SYMBOLS:
+        assert symbol in page
+    assert browser.run("return [...document.images].filter(image => image.naturalWidth > 300).length") >= 2
+    browser.run("document.querySelector('td a').click()")
+    browser.wait_for("return location.pathname.startsWith('/runs/') && document.body.innerText.includes('run-')", 120)
 
 
 @pytest.mark.usefixtures("keep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import http.client
@@ -27,10 +28,11 @@ from p3kit.aim_mirror.bookmarks import SCALARS, TUNED, Bookmark, differing_knobs
 from p3kit.aim_mirror.links import encode_state
 from p3kit.aim_mirror.sender import even_bins, event_text, picture_name
 from p3kit.aim_mirror.sender import result as result_of
+from p3kit.cli import main
 from p3kit.cli.aim import sync as sync_command
 from p3kit.cli.aim import ui as ui_command
 from p3kit.cli.keep import rm as rm_command
-from p3kit.errors import InputError, MissingExtra, P3kitError
+from p3kit.errors import InputError, MissingExtra, P3kitError, RunNotFound
 from p3kit.metrics import METRICS
 from p3kit.rundir import RunDir
 
@@ -96,7 +98,9 @@ def train(run: RunDir, iterations: range) -> None:
         step = 4096 * iterations.stop
         run.write_histogram("reward", agent, step, {"edges": [-1, 0, 1], "counts": [3, 5]})
         run.write_histogram("actions", agent, step, {"labels": ["HOLD", "BUY"], "counts": [9, 1]})
-        run.append_event("evaluation", agent, step, split="validation", new_best=True)
+        run.append_event(
+            "evaluation", agent, step, split="validation", new_best=True, metrics={}, baselines={}, regimes={}
+        )
     run.write_status({"state": "running", "pid": os.getpid(), "heartbeat": CREATED + 600, "agents": {}})
 
 
@@ -556,11 +560,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     run = make_run(root / "runs", "AAPL")
     train(run, range(3))
     draw(run, "reward-AAPL.png")
-    command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--runs", str(root / "runs")]
+    command = [sys.executable, "-m", "p3kit", "ui", "--port", "0", "--json", "--runs", str(root / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url, token = split_token(process.stdout.readline().strip())
-        printed = {title: split_token(link) for title, link in printed_links(process.stdout).items()}
+        first, links = printed_links(process.stdout)
+        url, token = split_token(first)
+        printed = {title: split_token(link) for title, link in links.items()}
         assert {given for _, given in printed.values()} == {token}
         yield Served(url, token, {title: link for title, (link, _) in printed.items()}, Mirror(root / "runs"), run)
         process.terminate()
@@ -568,14 +573,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert not is_listening(url), "aim up outlived p3kit ui"
 
 
-def printed_links(lines: IO[str]) -> dict[str, str]:
-    """Title → address, as `p3kit ui` prints them, up to the last comparison."""
-    links: dict[str, str] = {}
-    while deep_links("", [])[-1][0] not in links:
-        title, address = lines.readline().strip(), lines.readline().strip()
-        assert address, f"p3kit ui ended after {links}"
-        links[title] = address
-    return links
+def printed_links(lines: IO[str]) -> tuple[str, dict[str, str]]:
+    """Address of the dashboard, and title → address of each page in Aim, as `p3kit ui --json` prints them."""
+    text = ""
+    for line in lines:
+        text += line
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads(text)
+            return found["url"], {link["title"]: link["url"] for link in found["links"]}
+    raise AssertionError(f"p3kit ui ended after {text}")
 
 
 def split_token(link: str) -> tuple[str, str]:
@@ -638,6 +644,27 @@ def test_a_busy_port_and_an_open_host_are_refused(served: Served) -> None:
     assert AimServer(repo, host="localhost", port=0).host == "127.0.0.1"
 
 
+def test_the_dashboard_opens_on_the_results(served: Served) -> None:
+    with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(
+        f"{served.url}/?token={served.token}", timeout=10
+    ) as response:
+        page = response.read().decode()
+        assert response.url == f"{served.url}/results"
+    assert f'href="/runs/{key(served.run)}"' in page
+    for link in served.links.values():
+        assert f'href="{link.removeprefix(served.url)}"' in page
+    assert status(served, "/results") == 403
+
+
+def test_without_runs_no_server_is_started(tmp_path: Path) -> None:
+    for folder in ("missing", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        result = CliRunner().invoke(main, ["ui", "--runs", str(tmp_path / folder)])
+        assert result.exit_code == RunNotFound.exit_code
+        assert "p3kit run" in result.stderr
+        assert not (tmp_path / ".aim").exists()
+
+
 def test_ui_prints_links_that_the_server_serves(served: Served) -> None:
     comparisons = deep_links(served.url, ["phase3"])
     assert list(served.links.items())[-len(comparisons) :] == comparisons
@@ -692,7 +719,10 @@ def test_the_token_does_not_stay_in_the_address(served: Served) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", int(served.url.rpartition(":")[2]), timeout=10)
         connection.request("GET", f"{path}{'&' if '?' in path else '?'}token={served.token}")
         answer = connection.getresponse()
-        assert (answer.status, answer.headers["Location"]) == (303, "/" + path.lstrip("/"))
+        assert (answer.status, answer.headers["Location"]) == (
+            303,
+            "/results" if path == "/" else f"/{path.lstrip('/')}",
+        )
         cookie = answer.headers["Set-Cookie"].lower()
         assert "httponly" in cookie
         assert "samesite=strict" in cookie

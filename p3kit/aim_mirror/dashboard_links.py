@@ -16,7 +16,7 @@ MOST_DISTRIBUTIONS = 5
 
 
 def links_of(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
-    """Write the bookmarks of `server`, and return (title, address with the token) of each link.
+    """Write the bookmarks of `server`, and return (title, address without the token) of each link.
 
     `chosen`: hashes of the runs to compare, or none for all. The second value is the reason why there are no
     bookmarks, or empty.
@@ -32,7 +32,7 @@ def links_of(server: AimServer, mirror: Mirror, chosen: Sequence[str]) -> tuple[
         problem = str(error)
     links += _distributions(url, infos, best, chosen)
     links += deep_links(url, {info["name"] for info in infos.values()}, chosen)
-    return [(title, server.link(address)) for title, address in links], problem
+    return links, problem
 
 
 def _verdicts(mirror: Mirror) -> list[tuple[str, Any]]:

@@ -1,7 +1,8 @@
 """A gate in front of Aim's web application, which answers any page and has no password.
 
 It checks the Host and the Origin of every request and requires a token. `p3kit ui` prints links with the token; the
-first request exchanges it for a cookie. uvicorn serves `app` of this module, which is Aim behind the gate.
+first request exchanges it for a cookie. uvicorn serves `app` of this module, which is Aim behind the gate. The gate
+itself answers `/results` with the page of results, a link to the bare address leads there.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-TOKEN_VARIABLE, HOSTS_VARIABLE = "P3KIT_UI_TOKEN", "P3KIT_UI_HOSTS"
+TOKEN_VARIABLE, HOSTS_VARIABLE, PAGE_VARIABLE = "P3KIT_UI_TOKEN", "P3KIT_UI_HOSTS", "P3KIT_UI_PAGE"
+RESULTS = "/results"
 
 _FOREIGN = ("cross-site", "same-site")
 _HEADERS = {
@@ -31,10 +34,11 @@ _HEADERS = {
 
 
 class Gate:
-    """ASGI middleware. `hosts` are the values of Host that name this server, such as `127.0.0.1:43800`."""
+    """ASGI middleware. `hosts` are the values of Host that name this server, such as `127.0.0.1:43800`. `page`: HTML
+    file with the results."""
 
-    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str]) -> None:
-        self.app, self.token, self.hosts = app, token, frozenset(hosts)
+    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], page: Path) -> None:
+        self.app, self.token, self.hosts, self.page = app, token, frozenset(hosts), page
         port = min(self.hosts).rpartition(":")[2]
         self.cookie = f"p3kit-ui-{port}"  # because cookies ignore the port
 
@@ -57,7 +61,10 @@ class Gate:
             return self._exchanged(request) if self._is_token(given) else _refused("the token is wrong")
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         known = request.cookies.get(self.cookie) or (bearer if scheme.lower() == "bearer" else "")
-        return None if self._is_token(known) else _refused("the token is missing")
+        if not self._is_token(known):
+            return _refused("the token is missing")
+        is_results = request.method == "GET" and request.url.path == RESULTS and self.page.is_file()
+        return FileResponse(self.page, headers={"cache-control": "no-store"}) if is_results else None
 
     def _foreign(self, request: Request) -> str:
         """Reason why a request does not come from a page of this server, "" where it does."""
@@ -81,6 +88,8 @@ class Gate:
             return _refused("a token in the address goes with GET only")
         rest = [part for part in request.url.query.split("&") if not part.startswith("token=")]
         path = "/" + request.url.path.lstrip("/")  # two slashes would name another server
+        if path == "/" and self.page.is_file():
+            path = RESULTS
         answer = RedirectResponse(path + (f"?{'&'.join(rest)}" if rest else ""), status_code=303)
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
         return answer
@@ -108,4 +117,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     from aim.web.run import app
 
-    return Gate(app, os.environ[TOKEN_VARIABLE], os.environ[HOSTS_VARIABLE].split(","))
+    page = Path(os.environ[PAGE_VARIABLE])
+    return Gate(app, os.environ[TOKEN_VARIABLE], os.environ[HOSTS_VARIABLE].split(","), page)

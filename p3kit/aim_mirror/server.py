@@ -36,6 +36,8 @@ cli_entry_point()
 class AimServer:
     """A context manager around one `aim up` behind the gate of `gate.py`. Only loopback addresses are taken.
 
+    The gate serves the file `page`, where there is one, as `/results`.
+
     Raises InputError for a host that is not loopback and for a port that is taken. Port 0 takes a free one.
     """
 
@@ -45,6 +47,7 @@ class AimServer:
         self.port = checked_port(self.host, port)
         self.token = secrets.token_urlsafe(24)
         self.log = repo / ".aim" / "p3kit" / "ui.log"
+        self.page = repo / ".aim" / "p3kit" / "results.html"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -109,7 +112,7 @@ class AimServer:
         name = self.url.removeprefix("http://").rpartition(":")[0]
         hosts = ",".join(f"{host}:{self.port}" for host in dict.fromkeys((name, "127.0.0.1", "localhost")))
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        own = {"P3KIT_UI_TOKEN": self.token, "P3KIT_UI_HOSTS": hosts}
+        own = {"P3KIT_UI_TOKEN": self.token, "P3KIT_UI_HOSTS": hosts, "P3KIT_UI_PAGE": str(self.page.absolute())}
         return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def _check_gate(self) -> None:

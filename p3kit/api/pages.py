@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from p3kit.api.saved_run import RunLike
 from p3kit.errors import InputError, P3kitError
 from p3kit.rundir import file_name, folder_of_runs, intact_runs, mark_crashed
 from p3kit.spec.paths import home
+
+if TYPE_CHECKING:
+    from p3kit.diagnose import AgentDiagnosis
+    from p3kit.report.comparison_data import Comparison
 
 PAGES = (".md", ".html")
 """Endings of a page that is named as a file."""
@@ -98,6 +102,24 @@ def write_lessons_report(
     return WrittenPage(path, lessons_json(history, path), damaged, not_marked)
 
 
+def write_comparison_page(comparison: Comparison, output: str | Path, templates: Path | None = None) -> Path:
+    """Write a comparison as a page with its picture: `.md`, or `.html` for one file. Returns its path."""
+    from p3kit.report.comparison_page import write_comparison
+
+    place = _page_file(output)
+    return _written(lambda to: write_comparison(comparison, to / f"{place.stem}.md", templates), place.parent, place)
+
+
+def write_diagnosis_page(title: str, diagnoses: Sequence[AgentDiagnosis], output: str | Path) -> Path:
+    """Write the troubleshooting table of a run as a page: `.md`, or `.html` for one file. Returns its path."""
+    from p3kit.diagnose.markdown_table import diagnoses_as_markdown
+    from p3kit.escape import markdown
+    from p3kit.report.markdown import write_page
+
+    place, text = _page_file(output), f"# Diagnosis of {markdown(title)}\n\n{diagnoses_as_markdown(diagnoses)}"
+    return _written(lambda to: write_page(text, to / f"{place.stem}.md"), place.parent, place)
+
+
 def export_run(
     run: RunLike,
     output: str | Path | None = None,
@@ -127,6 +149,14 @@ def export_run(
     return Exported(text, file, {"file": file and file.as_posix(), **export_json(found, folder)})
 
 
+def _page_file(output: str | Path) -> Path:
+    """The file of a page. Raises InputError for another ending, or none."""
+    place = home(output)
+    if place.suffix not in PAGES:
+        raise InputError(f"--output {place}", "what to write is not known", "end it in .md or .html")
+    return place
+
+
 def _names_a_file(place: Path, html: bool) -> bool:
     """True for the name of a page, False for a folder. Raises InputError for another ending."""
     if place.is_dir() or (not place.suffix and not place.is_file()):
@@ -138,7 +168,7 @@ def _names_a_file(place: Path, html: bool) -> bool:
     return True
 
 
-def _written(write: Callable[[Path], Path], folder: Path, place: Path, html: bool) -> Path:
+def _written(write: Callable[[Path], Path], folder: Path, place: Path, html: bool = False) -> Path:
     """The page that `write` makes in `folder`, as HTML if `place` or `html` requires it."""
     from p3kit.report.html_page import write_html
 

@@ -66,19 +66,21 @@ Examples:
 @click.option("--port", default=43_800, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
 @json_option
 def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int, as_json: bool) -> None:
-    """Open Aim on the mirrored runs, on this machine only, until Ctrl-C. Runs that still train stay up to date.
+    """Serve the dashboard, on this machine only, until Ctrl-C. Runs that still train stay up to date.
 
-    The bookmarks are the training guide's dashboard: scalars by group, images, verdicts, parallel coordinates, the best
-    model. With RUNs, the links compare these only. RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment
-    that has one run.
+    Its first page has the verdict of each agent, equity and learning curves. From there links lead into Aim: bookmarks
+    with the training guide's dashboard, comparisons, distributions. With RUNs, page and links show these only. RUN is
+    run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run.
     """
     from p3kit.aim_mirror import AimServer, Mirror, links_of, run_hash
     from p3kit.api.background import draw_missing
+    from p3kit.api.dashboard import ResultsPage, require_runs
     from p3kit.api.saved_run import open_runs
 
     named = open_runs(references, runs_root)
     chosen = [run_hash(run.info) for run in named]
     mirror = Mirror(runs_root, repo)
+    require_runs(mirror)
     if away := [run for run, key in zip(named, chosen, strict=True) if key not in mirror.runs()]:
         raise InputError(
             str(away[0].path), f"is no run of {runs_root}, which is what is mirrored", "give its folder by --runs"
@@ -91,18 +93,19 @@ def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: st
     print_note("starting aim …")
     with server:
         links, problem = links_of(server, mirror, chosen)
-        if problem:
-            click.echo(f"no bookmarks: {problem}", err=True)
+        _warn_of(problem and f"no bookmarks: {problem}")
+        page = ResultsPage(mirror, server, links, [run.name for run in named])
+        _warn_of(page.update())
         if as_json:
-            told = [{"title": title, "url": url} for title, url in links]
-            print_json({"url": server.link(server.url), "links": told})
+            listed = [{"title": title, "url": server.link(url)} for title, url in links]
+            print_json({"url": server.link(server.url), "links": listed})
         else:
             click.echo(server.link(server.url))
-            for title, url in links:
-                click.echo(f"  {title}\n    {url}")
-        print_note("Ctrl-C ends it")
+        print_note("open this link for verdicts, curves and Aim; Ctrl-C ends it")
         for result in mirror.follow(stop):
             _warn(result)
+            if result.changed:
+                _warn_of(page.update())
             if not server.is_running() and not stop.is_set():
                 raise P3kitError("aim up", "ended on its own", f"its log is in {server.log}")
 
@@ -113,6 +116,11 @@ def _say(result: SyncResult, mirror: Mirror, as_json: bool) -> None:
     else:
         click.echo(f"{mirror.repo / '.aim'}: {result}")
     _warn(result)
+
+
+def _warn_of(problem: str) -> None:
+    if problem:
+        click.echo(problem, err=True)
 
 
 def _warn(result: SyncResult) -> None:

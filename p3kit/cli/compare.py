@@ -27,9 +27,9 @@ Examples:
 @click.option(
     "--output",
     type=UserPath(dir_okay=False, path_type=Path),
-    metavar="FILE.md",
-    help="Write the page there, and pictures beside it: learning curves per setting, with a band over its "
-    "agents, and equity curves.",
+    metavar="FILE",
+    help="Write a page with learning curves per setting, a band over its agents, and equity curves: FILE.md with "
+    "pictures beside it, or FILE.html, one file to send.",
 )
 @templates_option
 @json_option
@@ -50,11 +50,12 @@ def compare(
     Markdown.
     """
     from p3kit.api.judging import compare_runs
-    from p3kit.report.comparison_page import comparison_json, render_comparison, write_comparison
+    from p3kit.api.pages import write_comparison_page
+    from p3kit.report.comparison_page import comparison_json, render_comparison
     from p3kit.report.markdown import relative_to_here
 
     found = compare_runs(references, by, runs_root)
-    written = write_comparison(found, output, templates) if output is not None else None
+    written = write_comparison_page(found, output, templates) if output is not None else None
     if as_json:
         document = {"page": written and written.as_posix(), **comparison_json(found)}
         print_json(document)

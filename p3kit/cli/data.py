@@ -267,7 +267,8 @@ def _observed(facts: Mapping[str, dict[str, Any]], spec: Spec) -> str:
         (row["name"], row["source"], str(row["bars"]), f"{row['mean']:.4g}", f"{row['scale']:.4g}") for row in seen
     ]
     window, normalised = spec.env.window, _NORMALISED[spec.observation.normalize]
-    return f"{len(seen)} features of each of the last {window} bars, {normalised}:\n" + _table(rows, right={2, 3, 4})
+    bars = "the last bar" if window == 1 else f"each of the last {window} bars"
+    return f"{len(seen)} features of {bars}, {normalised}:\n" + _table(rows, right={2, 3, 4})
 
 
 def _notes(facts: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:

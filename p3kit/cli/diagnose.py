@@ -53,6 +53,12 @@ Examples:
 )
 @click.option("--patch", "patch_only", is_flag=True, help="Print only the spec changes that the raised rows call for.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table as markdown.")
+@click.option(
+    "--output",
+    type=UserPath(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the table as a page: FILE.md, or FILE.html, one file to send.",
+)
 @json_option
 @runs_option
 def diagnose(
@@ -65,6 +71,7 @@ def diagnose(
     checkpoint: str | None,
     patch_only: bool,
     as_markdown: bool,
+    output: Path | None,
     as_json: bool,
     runs_root: Path,
 ) -> None:
@@ -75,10 +82,12 @@ def diagnose(
     RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run. It may still be training. A
     row without enough data is marked, and never counts as healthy.
     """
-    _check(wants_episode, split, checkpoint, wanted_row, rules, patch_only, as_markdown, as_json)
+    _check(wants_episode, split, checkpoint, wanted_row, rules, patch_only, as_markdown, output, as_json)
     found = _open(run, agent, runs_root)
     if wants_episode:
         _print_episodes(found, split or "validation", checkpoint or "last", as_json)
+    elif output is not None:
+        _write_page(found, rules, output)
     elif wanted_row is not None:
         _print_explanation(found, wanted_row, rules, as_json)
     else:
@@ -95,17 +104,19 @@ def _check(
     rules: Path | None,
     patch_only: bool,
     as_markdown: bool,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Refuse options that exclude each other."""
     if not wants_episode and (split or checkpoint):
         raise InputError("--split or --checkpoint", "goes with --episode only", "add --episode, or leave it out")
-    if wants_episode and (patch_only or as_markdown or wanted_row is not None or rules is not None):
+    if wants_episode and (patch_only or as_markdown or output or wanted_row is not None or rules is not None):
         raise InputError(
             "--episode", "shows episodes and judges nothing", "only --json, --split and --checkpoint go with it"
         )
     chosen = [name for name, given in (("--patch", patch_only), ("--markdown", as_markdown), ("--json", as_json),
-              ("--explain", wanted_row is not None and not as_json)) if given]  # fmt: skip
+              ("--output", output), ("--explain", wanted_row is not None and (output or not as_json)),
+              ) if given]  # fmt: skip
     if len(chosen) > 1:
         raise InputError(" ".join(chosen), "only one of them can be printed", "only --explain goes with --json")
 
@@ -139,6 +150,16 @@ def _print_diagnosis(found: SavedRun, rules: Path | None, patch_only: bool, as_m
 
         print_diagnoses(diagnoses, _console())
         print_journal(read_journal(found.directory, found.agent), _console())
+
+
+def _write_page(found: SavedRun, rules: Path | None, output: Path) -> None:
+    """Write the table as a page, and print its path."""
+    from p3kit.api.judging import diagnose_run
+    from p3kit.api.pages import write_diagnosis_page
+    from p3kit.report.markdown import relative_to_here
+
+    title = found.name if found.agent is None else f"{found.name}/{found.agent}"
+    click.echo(relative_to_here(write_diagnosis_page(title, diagnose_run(found, rules), output)))
 
 
 def _print_explanation(found: SavedRun, wanted_row: str, rules: Path | None, as_json: bool) -> None:

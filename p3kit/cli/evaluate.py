@@ -104,6 +104,8 @@ def evaluate(
         raise InputError("--mode continuous", "was given beside --split train", "that split is played as in training")
     if episodes is not None:
         raise InputError("--episodes", f"{found.name} trades bars", "p3kit replay plays single episodes")
+    if output is not None and output.suffix != ".png":
+        raise InputError(f"--output {output}", "the picture is written as PNG", "end it in .png")
     if output is not None and len(found.agents) > 1:
         raise InputError("--output", f"{found.name} has {len(found.agents)} agents", "name one: RUN/AGENT")
     wanted = "test" if final else split or "validation"

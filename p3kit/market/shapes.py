@@ -364,8 +364,9 @@ def _require(table: Table, found: Mapping[str, int], own: Sequence[int]) -> None
             for name in names
             if "close" in plain(name) or plain(name) in ("price", "last", "value", "settle", "nav")
         ]
-        rename = f"is it {' or '.join(near)}? write {line({'close': near[0]})} under [data]; " if near else ""
-        faults.append(Fault(str(table.path), "has no column close", f"{rename}the columns are {_listed(table)}"))
+        question = f"is it {' or '.join(near)}? " if near else ""
+        hint = f"{question}write {line({'close': near[0] if near else 'NAME'})} under [data]"
+        faults.append(Fault(str(table.path), "has no column close", f"{hint}; the columns are {_listed(table)}"))
     if faults:
         raise DataError.collected(faults)
 

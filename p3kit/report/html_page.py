@@ -29,11 +29,15 @@ def write_html(page: Path, html: Path) -> Path:
     return html
 
 
-def html_page(markdown: str, folder: Path) -> str:
-    """Return a whole HTML document. `folder` is where the pictures of the page lie."""
+def html_page(markdown: str, folder: Path, *, own_links: bool = False) -> str:
+    """Return a whole HTML document. `folder` is where the pictures of the page lie. `own_links`: links to paths of the
+    server of the page (`/runs`) work."""
     from markdown_it import MarkdownIt
     from markdown_it.common.utils import escapeHtml
     from markdown_it.renderer import RendererHTML
+
+    def works(url: str) -> bool:
+        return url.startswith(_LINKS) or (own_links and url.startswith("/") and not url.startswith("//"))
 
     class Renderer(RendererHTML):
         def image(self, tokens: Any, idx: int, options: Any, env: Any) -> str:
@@ -47,15 +51,15 @@ def html_page(markdown: str, folder: Path) -> str:
 
         def link_open(self, tokens: Any, idx: int, options: Any, env: Any) -> str:
             url = str(tokens[idx].attrGet("href") or "")
-            return f'<a href="{escapeHtml(url)}" rel="noreferrer">' if url.startswith(_LINKS) else "<span>"
+            return f'<a href="{escapeHtml(url)}" rel="noreferrer">' if works(url) else "<span>"
 
         def link_close(self, tokens: Any, idx: int, options: Any, env: Any) -> str:
             opened = next(token for token in reversed(tokens[:idx]) if token.type == "link_open")
-            return "</a>" if str(opened.attrGet("href") or "").startswith(_LINKS) else "</span>"
+            return "</a>" if works(str(opened.attrGet("href") or "")) else "</span>"
 
     reader = MarkdownIt("commonmark", {"html": False}, renderer_cls=Renderer).enable(["table", "strikethrough"])
     text = _KEEP_MARKER.sub("", markdown)
-    body = reader.render(text)
+    body = reader.render(text).replace("&lt;br&gt;", "<br>")  # the only tag of our pages, in cells of tables
     found = re.search(r"<h1>(.*?)</h1>", body)
     title = found[1] if found else "p3kit"
     style, script = ((_FILES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))

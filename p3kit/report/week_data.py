@@ -18,6 +18,7 @@ import numpy as np
 
 from p3kit import edge
 from p3kit.errors import RunNotFound
+from p3kit.headline import Scored
 from p3kit.metrics import deflated_choice, interquartile_mean
 from p3kit.plan import agent_name
 from p3kit.report.agent_data import AgentSummary, Deflated, Scores, summarise_agent
@@ -161,6 +162,24 @@ def summarise_week(runs_root: Path, week: int, now: float, name: str | None = No
         replace(one, paper=paper_lines((run for run, _ in groups[one.name]), min(one.last_day, _day(now))))
         for one in found
     ]
+
+
+def summarise_newest(runs_root: Path, now: float, only: Sequence[str] = ()) -> list[Experiment]:
+    """The experiments of `runs_root` as they are now, by name, or those of the runs `only`."""
+    groups: dict[str, list[tuple[RunDir, dict[str, Any]]]] = {}
+    for run in intact_runs(runs_root)[0]:
+        if not only or run.name in only:
+            info = run.info()
+            groups.setdefault(str(info["name"]), []).append((run, info))
+    found = [(group, _summarise(group, name, 1, now)) for name, group in sorted(groups.items())]
+    weeks = [(group, one, max(one.weeks_with_runs, default=1)) for group, one in found]
+    return [one if one.week == week else _summarise(group, one.name, week, now) for group, one, week in weeks]
+
+
+def scored_agents(experiment: Experiment) -> list[Scored]:
+    """The graded agents, as the headline takes them."""
+    agents = [agent for agent in experiment.agents if agent.complete and agent.scores]
+    return [replace(agent.scored, synthetic=experiment.synthetic) for agent in agents]
 
 
 def first_day(infos: Iterable[Mapping[str, Any]]) -> date:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from p3kit.diagnose.findings import format_missed, format_number, format_steps
 from p3kit.edge import family_sentence, label
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
-from p3kit.headline import LEGEND, Scored, headline
+from p3kit.headline import LEGEND, headline
 from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.agent_data import AgentSummary
 from p3kit.report.markdown import count_of, experiment_title, interval, listed, render, write_page
 from p3kit.report.portfolio_page import portfolio_rows, portfolio_words
 from p3kit.report.portfolio_picture import draw_portfolio
-from p3kit.report.week_data import ENDED_BADLY, Experiment, WindowSummary
+from p3kit.report.week_data import ENDED_BADLY, Experiment, WindowSummary, scored_agents
 from p3kit.report.week_issues import issues, symptom_title
 from p3kit.report.week_pictures import draw_equity_curves, draw_learning_curves, draw_reward_composition
 from p3kit.rundir import file_name
@@ -98,7 +98,7 @@ def render_week(
             "experiment": experiment,
             "title": experiment_title(experiment.name),
             "stability": stability(experiment),
-            "headline": headline(_scored(experiment)),
+            "headline": headline(scored_agents(experiment)),
             "legend": LEGEND,
             "agent_lines": [agent_line(agent) for agent in _in_order(experiment.agents)],
             "issues": issues(experiment),
@@ -114,11 +114,6 @@ def render_week(
         for experiment in experiments
     ]
     return render("week.md.j2", templates, sections=sections)
-
-
-def _scored(experiment: Experiment) -> list[Scored]:
-    agents = [agent for agent in experiment.agents if agent.complete and agent.scores]
-    return [replace(agent.scored, synthetic=experiment.synthetic) for agent in agents]
 
 
 # --- words ---

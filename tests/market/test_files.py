@@ -138,7 +138,8 @@ REFUSED = {
     ),
     "no close": (
         lambda f: f.drop(columns="close"),
-        "X.csv: has no column close; the columns are timestamp, open, high, low, volume",
+        'X.csv: has no column close; write columns = { close = "NAME" } under [data]; '
+        "the columns are timestamp, open, high, low, volume",
     ),
     "no timestamp": (
         lambda f: f.rename(columns={"timestamp": "when"}),

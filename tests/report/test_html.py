@@ -77,6 +77,31 @@ def test_another_ending_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+COMMANDS = (["compare", "run-1", "run-2"], ["diagnose", "run-1"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_other_pages_are_written_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        make_run(Path("runs"), fault=lambda row, progress, tick: row.update({"policy/clip_fraction": 0.5}))
+    for name in ("pages/a.html", "pages/b.md"):
+        result = CliRunner().invoke(main, [*command, "--output", name], catch_exceptions=False)
+        assert (result.exit_code, result.stdout.strip()) == (0, name)
+    text = Path("pages/a.html").read_text(encoding="utf-8")
+    assert "<h1>" in text
+    assert "<table>" in text
+    assert "&lt;br" not in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|https?:|#)""", text)
+    assert Path("pages/b.md").read_text(encoding="utf-8").startswith("# ")
+    for name in ("a", "a.pdf", "a.htm"):
+        result = CliRunner().invoke(main, [*command, "--output", name])
+        assert result.exit_code == 2
+        assert ".html" in result.stderr
+
+
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_it_reads_well_at_two_widths_and_its_tables_sort(tmp_path: Path) -> None:
     page = write_html(EXAMPLE, tmp_path / "week.html")
