@@ -134,18 +134,23 @@ class Mirror:
                 self._opened().delete(key)
                 self._cursor(key).unlink(missing_ok=True)
 
-    def follow(self, stop: threading.Event, interval: float = FOLLOW_INTERVAL_S) -> Iterator[SyncResult]:
-        """Syncs again and again until `stop` is set, and once more then; yields each result.
+    def follow(
+        self, stop: threading.Event, interval: float = FOLLOW_INTERVAL_S, news: threading.Event | None = None
+    ) -> Iterator[SyncResult]:
+        """Syncs again and again until `stop` is set, and once more then; yields each result. `news`, which is set with
+        `stop` too, ends a pause.
 
         The pause grows with the work, so that the mirror takes at most a twentieth of one core from training.
         """
         while True:
+            if news is not None:
+                news.clear()
             last = stop.is_set()
             started = time.monotonic()
             yield self.sync()
             if last:
                 return
-            stop.wait(max(interval, (time.monotonic() - started) / FOLLOW_SHARE))
+            (news or stop).wait(max(interval, (time.monotonic() - started) / FOLLOW_SHARE))
 
     def runs(self) -> dict[str, RunDir]:
         """The run directories by Aim hash, those left out whose run.json cannot be read."""

@@ -35,6 +35,8 @@ REMEDY = "close other programs that use it, or rebuild it: p3kit sync --rebuild 
 INDEX_ATTEMPTS = 20
 INDEX_PAUSE_S = 0.1
 STALE_LOCK_S = 60.0
+_PNG_END = b"IEND\xaeB`\x82"
+"""Last bytes of every PNG file."""
 
 
 def require_aim() -> None:
@@ -220,8 +222,16 @@ class RunWriter:
 
 
 def image(path: Path, caption: str) -> Any:
-    """A picture file as Aim keeps it."""
-    return _load("aim").Image(str(path), caption=caption)
+    """A PNG as Aim keeps it. Aim would decode the file and encode it again; here its bytes are kept as they are. Raises
+    OSError for half a file."""
+    content = path.read_bytes()
+    with _load("PIL.Image").open(path) as picture:
+        if not content.endswith(_PNG_END):
+            raise OSError(f"{path.name} is not a whole PNG file")
+        kept = _load("aim").Image(_load("PIL.Image").new(picture.mode, (1, 1)), caption=caption, format="png")
+        kept.storage["data"] = _load("aim.storage.types").BLOB(data=content)
+        kept.storage["width"], kept.storage["height"] = picture.size
+    return kept
 
 
 def text(content: str) -> Any:

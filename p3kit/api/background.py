@@ -6,22 +6,19 @@ Both work in the background and neither can stop the training: a failure is one 
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from p3kit.api.artist import PicturesFailed, Studio
 from p3kit.console import Console as OwnConsole
 from p3kit.launch.deadlines import abandoned
-from p3kit.launch.process import describe_exit, environment_of
 from p3kit.rundir import RunDir, intact_runs
 from p3kit.rundir.directory import ACTIVE_STATES
-from p3kit.rundir.threads import available_cores
 
 if TYPE_CHECKING:
     from p3kit.aim_mirror import Mirror
@@ -29,13 +26,10 @@ if TYPE_CHECKING:
 
 PICTURES_WITHIN_S = 600.0
 """Seconds for the pictures of one run, after the training."""
-MIRROR_AFTER_S = 6.0
-"""Seconds in which the trainers start. Aim's imports and its first look at a repository would slow them down."""
+QUIET_S = 6.0
+"""Seconds in which the trainers start. Imports of matplotlib and Aim, and Aim's first look at a repository, would slow
+them down."""
 _POLL_S = 0.2
-
-
-class PicturesFailed(Exception):
-    """The process that draws failed; its last line."""
 
 
 class Background:
@@ -47,15 +41,17 @@ class Background:
     def __init__(self, runs_root: Path, console: Console, *, mirror: bool, aim_repo: Path | None) -> None:
         self._runs_root, self._aim_repo = runs_root, aim_repo
         self._console = OwnConsole(stderr=True) if console.quiet else console  # warnings are for the quiet, too
-        self._artist = ThreadPoolExecutor(max_workers=available_cores(), thread_name_prefix="pictures")
-        self._drawing: set[subprocess.Popen[str]] = set()
+        self._studio = Studio()
+        self._warm_up = threading.Timer(QUIET_S, self._studio.warm_up)
         self._pictures: list[tuple[RunDir, Future[None]]] = []
-        self._stop_mirror = threading.Event()
+        self._stop_mirror, self._news = threading.Event(), threading.Event()
         self._mirror_ended = threading.Event()  # Ctrl-C during Thread.join makes is_alive() False (CPython 3.11)
         self._mirror = threading.Thread(target=self._follow, name="aim mirror", daemon=True) if mirror else None
         self._followed: Mirror | None = None
 
     def __enter__(self) -> Background:
+        self._warm_up.daemon = True
+        self._warm_up.start()
         if self._mirror is not None:
             self._mirror.start()
         return self
@@ -70,9 +66,11 @@ class Background:
             self._warn("pictures and the Aim mirror are not up to date; p3kit sync brings the mirror there")
             self._abandon()
         finally:
-            self._artist.shutdown(wait=False, cancel_futures=True)
+            self._warm_up.cancel()
+            self._studio.end()
 
     def _wait_for_pictures(self) -> None:
+        reported: set[str] = set()
         for run, picture in self._pictures:
             try:
                 failure = picture.exception(timeout=PICTURES_WITHIN_S)
@@ -83,11 +81,14 @@ class Background:
                 return self._abandon()
             if failure is not None:
                 reason = str(failure) if isinstance(failure, PicturesFailed) else _in_short(failure)
-                self._warn(f"no pictures of {run.name} ({reason})")
+                if run.name not in reported:
+                    self._warn(f"no pictures of {run.name} ({reason})")
+                reported.add(run.name)
         return None
 
     def _wait_for_mirror(self) -> None:
         self._stop_mirror.set()
+        self._news.set()
         while self._mirror is not None and not self._mirror_ended.wait(_POLL_S):
             if self._followed is not None and self._followed.hangs:
                 self._warn(
@@ -101,42 +102,21 @@ class Background:
         """Note the mirror if it is still at work, and end the processes that draw."""
         if self._mirror is not None and not self._mirror_ended.is_set():
             abandoned.append(self._mirror.name)
-        self._artist.shutdown(wait=False, cancel_futures=True)
-        for process in [*self._drawing]:
-            process.kill()
+        self._studio.end()
 
     def draw(self, run: RunDir) -> None:
-        """Draw the pictures of a run that ended, in a process of its own: runs that end together use all cores."""
-        self._pictures.append((run, self._artist.submit(self._draw, run)))
-
-    def _draw(self, run: RunDir) -> None:
-        """Wait for the process that draws. Raises PicturesFailed where it fails."""
-        command = [sys.executable, "-m", "p3kit.report.drawing", str(run.path)]
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment_of(run),
-            start_new_session=True,  # Ctrl-C in the terminal is for the launcher
-        ) as process:
-            self._drawing.add(process)
-            _, errors = process.communicate()
-            self._drawing.discard(process)
-        if process.returncode:
-            raise PicturesFailed(
-                errors.strip().splitlines()[-1] if errors.strip() else describe_exit(process.returncode)
-            )
+        """Draw the pictures of a run that ended, and mirror it, while others train."""
+        self._pictures += [(run, future) for future in self._studio.draw(run)]
+        self._news.set()
 
     def _follow(self) -> None:
         reported: set[str] = set()
-        self._stop_mirror.wait(MIRROR_AFTER_S)
+        self._stop_mirror.wait(QUIET_S)
         try:
             from p3kit.aim_mirror import Mirror
 
             self._followed = Mirror(self._runs_root, self._aim_repo)
-            for result in self._followed.follow(self._stop_mirror):
+            for result in self._followed.follow(self._stop_mirror, news=self._news):
                 for problem in result.problems:
                     if problem not in reported:
                         self._warn(f"not mirrored into Aim: {problem}")

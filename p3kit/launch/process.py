@@ -202,9 +202,14 @@ _OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"
 
 
 def environment_of(run: RunDir) -> dict[str, str]:
-    """The trainer's environment: its threads, and this p3kit even where it is not installed."""
-    threads = dict.fromkeys(_THREAD_VARIABLES, str(threads_of(run.info()))) | {"OMP_DYNAMIC": "false"}
-    environment = dict(os.environ) | threads | _OUTPUT | {LAUNCHED: "1"}
+    """The environment of a run's trainer, with its threads."""
+    return child_environment(threads_of(run.info()))
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a process of ours: its threads, and this p3kit even where it is not installed."""
+    numbers = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"OMP_DYNAMIC": "false"}
+    environment = dict(os.environ) | numbers | _OUTPUT | {LAUNCHED: "1"}
     package_root = Path(__file__).resolve().parents[2]
     if package_root not in {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}:
         known = os.environ.get("PYTHONPATH")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from p3kit.metrics import COMPONENTS
+from p3kit.rundir.rows import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +59,13 @@ LARGEST_GRID = 12
 """Agents that get a row of panels each; more are drawn into one row with their median."""
 
 
+def load_matplotlib() -> None:
+    """Import what pictures need: a second that a process may spend while it waits."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.dates
+    import matplotlib.figure  # noqa: F401
+
+
 @contextmanager
 def figure_to(path: Path, width: float, height: float, *, measured: bool = True) -> Iterator[Figure]:
     """A figure of `width` × `height` inches, written to `path` at the end. `measured`: matplotlib finds the margins,
@@ -72,7 +81,9 @@ def figure_to(path: Path, width: float, height: float, *, measured: bool = True)
         FigureCanvasAgg(figure)
         yield figure
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+        content = BytesIO()
+        figure.savefig(content, format=path.suffix[1:], dpi=_DPI, metadata={"Software": None})
+        write_bytes(path, content.getvalue(), durable=False)
 
 
 def draw_equity_lines(axes: Axes, time: Any, equity: Any, baselines: Mapping[str, Sequence[float]]) -> None:

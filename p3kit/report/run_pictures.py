@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_run(run: RunDir) -> list[Path]:
-    """Draw `plots/*.png` of every agent from the newest histograms: rewards, actions, value map, and the equity curve
-    of the evaluation that the verdict chose (the newest one before there is a verdict). Returns the files written."""
+def draw_run(run: RunDir, agents: Sequence[str] | None = None) -> list[Path]:
+    """Draw `plots/*.png` of all or some agents from the newest histograms: rewards, actions, value map, and the equity
+    curve of the evaluation that the verdict chose (the newest one before there is a verdict). Returns the files
+    written."""
     statuses, info = run.status().get("agents") or {}, run.info()
     symbols = {planned["name"]: planned.get("symbol") for planned in info["agents"]}
     written = []
-    for agent in run.agent_names():
+    for agent in run.agent_names() if agents is None else agents:
         synthetic = info.get("data", {}).get(symbols[agent], {}).get("synthetic", False)
         verdict = (statuses.get(agent) or {}).get("verdict") or {}
         chosen: dict[str, Histogram] = {}

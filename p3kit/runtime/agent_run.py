@@ -146,6 +146,7 @@ class AgentRun(Generic[A]):
             self._run.save_checkpoint("init", self._state())
         while not self._agent.finished(self._agent.global_step):
             self._iteration += 1
+            self._run.begin_iteration()
             self._start_step = self._agent.global_step
             self._args = self._agent.args_at(self._start_step)
             self._before = {name: weights.detach().clone() for name, weights in self._net.named_parameters()}

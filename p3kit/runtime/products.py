@@ -1,14 +1,16 @@
 """Layers of K agents: in compiled functions on a CPU, by the library that is faster for their size.
 
-PyTorch multiplies fp32 matrices with MKL, which uses AVX-512 on processors of one maker alone. oneDNN, a part of
-PyTorch too, uses it on all of them, and takes longer to prepare a call. The choice rests on sizes and machine alone, so
-that the same run has the same bits.
+PyTorch multiplies fp32 matrices with MKL, which uses AVX-512 on Intel's processors alone. oneDNN, a part of PyTorch
+too, uses it on all of them, and takes longer to prepare a call. Gradients on weights are many small products, which MKL
+computes faster on every processor. The choice rests on sizes and machine alone, so that the same run has the same bits.
 
 Notation for shapes: K agents, B rows of each.
 """
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,15 @@ from torch import Tensor
 WORTH_PREPARING = 2_000_000
 """Multiplications of one product from which oneDNN is faster, its preparation included."""
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def is_made_by_intel() -> bool:
+    """True if the processor says so: to Linux in a file, to Windows in its name."""
+    about = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (about.read_text(encoding="utf-8") if about.exists() else platform.processor())
+
+
+PREFERS_ONEDNN = HAS_AVX512 and not is_made_by_intel()
 
 
 def prepare_compiling() -> None:
@@ -35,7 +46,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     the weight is still each agent's own.
     """
     fp32_on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if torch.compiler.is_compiling() and HAS_AVX512 and fp32_on_cpu:
+    if torch.compiler.is_compiling() and PREFERS_ONEDNN and fp32_on_cpu:
         return multiply(x, weight) + bias
     return torch.baddbmm(bias, x, weight)
 
@@ -75,7 +86,7 @@ class _InOneDNN(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         a, b = ctx.saved_tensors
-        return multiply(gradient, b.mT) if ctx.needs_input_grad[0] else None, multiply(a.mT, gradient)
+        return multiply(gradient, b.mT) if ctx.needs_input_grad[0] else None, torch.bmm(a.mT, gradient)
 
 
 # An operator of its own: torch.compile takes oneDNN's only for weights that never change, and it has no gradient.

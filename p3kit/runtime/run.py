@@ -34,7 +34,7 @@ from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.initial_weights import InitialWeights
-from p3kit.runtime.machine import is_out_of_memory, peak_memory_mb
+from p3kit.runtime.machine import is_out_of_memory, keep_freed_memory, peak_memory_mb, spare_lasting_objects
 from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.run_market import OutsideRequest, backtest_market, outside_market, training_market
 from p3kit.runtime.run_process import A, Process
@@ -69,6 +69,7 @@ class Run(Process[A]):
             Agent(self, agent, market, self._at_check, alone=alone, journal=journal) for agent in info["agents"]
         ]
         self._rules = RuleRunner(self.agents, directory, journal)
+        self._begun = 0  # iterations of this process
         self._written = -math.inf  # when, by a clock that never jumps
         first = [first_plan(agent) for agent in info["agents"]]
         plans = [[agent["name"], agent["spec"], agent["total_timesteps"]] for agent in first]
@@ -109,6 +110,7 @@ class Run(Process[A]):
         if LAUNCHED in os.environ:
             signal.signal(signal.SIGTERM, self._on_signal)
         handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
+        keep_freed_memory()
         torch.set_num_threads(threads_of(self.directory.info()))
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:
@@ -145,6 +147,12 @@ class Run(Process[A]):
                 traceback.print_exception(kind, error, trace)
             print(f"{self.directory.name} failed: {error}", file=sys.stderr)
             sys.exit(error.exit_code if isinstance(error, P3kitError) else 1)
+
+    def begin_iteration(self) -> None:
+        """Prepare the process. The first iteration compiles functions, so that the second one has more to spare."""
+        if self._begun < 2:
+            spare_lasting_objects()
+        self._begun += 1
 
     def smaller_minibatch(self, rows: int, error: RuntimeError) -> int:
         """The number of rows to try after a minibatch of `rows` was refused its memory; the batch is then summed up

@@ -9,14 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir, first_plan
 from p3kit.runtime.backtest_request import Backtest
+from p3kit.runtime.compiling import compiled_or_plain
 from p3kit.runtime.machine import device_of, precision_of
-from p3kit.runtime.products import prepare_compiling
 from p3kit.runtime.walks import Mode
 from p3kit.spec import resolve_spec
 
@@ -68,30 +66,14 @@ class Process(Generic[A]):
         wanted = self.spec.compute.compile
         if wanted == "off" or (wanted == "auto" and self.device.type == "cpu" and self.planned_timesteps < pays_from):
             return function
-        from torch._dynamo.exc import TorchDynamoException  # a second of imports that most runs do not need
+        return compiled_or_plain(function, self._not_compiled, on_cuda=self.device.type == "cuda")
 
-        prepare_compiling()
-        on_cuda = self.device.type == "cuda"
-        fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
-
-        def call(*arguments: Any) -> Any:
-            nonlocal fast
-            try:
-                if not on_cuda or fast is function:
-                    return fast(*arguments)
-                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-                # A graph writes the results of every call into the same memory: a rollout keeps copies.
-                return tree_map_only(Tensor, Tensor.clone, fast(*arguments))
-            except TorchDynamoException as error:
-                fast = function
-                if not self._said_not_compiled:
-                    self._said_not_compiled = True
-                    reason = str(error).strip().splitlines()[0]
-                    print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
-                    self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
-                return function(*arguments)
-
-        return call
+    def _not_compiled(self, reason: str) -> None:
+        """Note once that functions run as they are."""
+        if not self._said_not_compiled:
+            self._said_not_compiled = True
+            print(f"not compiled, slower but the same: {reason}", file=sys.stderr)
+            self.directory.append_event("note", text=f"compute.compile: not compiled ({reason})")
 
     def refuse_to_train(self) -> None:
         """Protect the run: a backtest does not change it, for any script of the trainer."""

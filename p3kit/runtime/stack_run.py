@@ -212,6 +212,7 @@ class Stack(Generic[A]):
                 self.is_extended = True
                 return
             self._iteration += 1
+            self._run.begin_iteration()
             self._in_force = [agent.args_at(start) for agent in self._agents]
             self._before = self._networks.flat()
             self._own_before = {name: own.clone() for name, own in self._networks.weights.items()}

@@ -276,17 +276,23 @@ class StepFactors(NamedTuple):
 
 
 def step_factors(active: Tensor, grad_scale: Tensor, steps: Tensor, rate: Tensor, decay: Tensor) -> StepFactors:
-    """The factors of a step, one number per agent: `steps` counts the steps taken, this one included."""
+    """The factors of a step, one number per agent: `steps` counts the steps taken, this one included.
+
+    They go through one table. A compiled step would otherwise compute them again for every few weights.
+    """
     moved, count = active.float(), steps.clamp_min(1)
-    return StepFactors(
-        active,
-        grad_scale,
-        (1 - BETA1) * moved,
-        (1 - BETA2) * moved,
-        rate * moved / (1 - BETA1**count),
-        (1 - BETA2**count).rsqrt(),
-        1 - rate * decay * moved,
+    table = torch.stack(
+        (
+            moved,
+            grad_scale,
+            (1 - BETA1) * moved,
+            (1 - BETA2) * moved,
+            rate * moved / (1 - BETA1**count),
+            (1 - BETA2**count).rsqrt(),
+            1 - rate * decay * moved,
+        )
     )
+    return StepFactors(table[0] > 0, *table[1:])
 
 
 def plan_step(

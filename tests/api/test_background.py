@@ -16,6 +16,8 @@ import pytest
 from rich.console import Console
 
 import p3kit.aim_mirror
+from p3kit.api import artist
+from p3kit.api import background as background_module
 from p3kit.api.background import Background
 from tests.report.test_pictures import with_histograms
 
@@ -57,7 +59,7 @@ def test_the_mirror_follows_until_training_ends_and_says_a_problem_once(
         def __init__(self, *_: object) -> None:
             pass
 
-        def follow(self, stop: Event) -> Iterator[SimpleNamespace]:
+        def follow(self, stop: Event, news: Event) -> Iterator[SimpleNamespace]:
             for _ in range(3):
                 yield SimpleNamespace(problems=("run-1: torn",))
             stop.wait()
@@ -105,3 +107,36 @@ def test_an_interrupt_ends_the_processes_that_draw(
             break
         time.sleep(0.05)
     assert psutil.Process().children() == before
+
+
+def test_pictures_wait_for_no_import(background_work: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that draw are there before a run ends, and the pictures of one run are divided among them."""
+    monkeypatch.setattr(background_module, "QUIET_S", 0.0)
+    monkeypatch.setattr(artist, "available_cores", lambda: 2)
+    before = psutil.Process().children()
+    background, printed = background_work(False)
+    run = with_histograms(tmp_path / "runs")
+    with background:
+        while len(psutil.Process().children()) < len(before) + 2:
+            time.sleep(0.01)
+        waiting = psutil.Process().children()
+        background.draw(run)
+        while not list(run.plots.glob("*.png")):
+            time.sleep(0.01)
+        assert psutil.Process().children() == waiting
+    assert psutil.Process().children() == before
+    assert printed.getvalue() == ""
+
+
+def test_a_process_that_died_is_said_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, one = with_histograms(tmp_path / "runs"), artist.Artist()
+    process = one.start()
+    process.kill()
+    process.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "start", lambda: process)  # it dies after the look whether it runs
+        with pytest.raises(artist.PicturesFailed, match="killed"):
+            one.draw(run, run.agent_names())
+    one.draw(run, run.agent_names())
+    one.end()
+    assert list(run.plots.glob("*.png"))

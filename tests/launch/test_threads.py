@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 import p3kit
+from p3kit.api.training import resume_runs
 from p3kit.cli import main
 from p3kit.errors import P3kitError
 from p3kit.launch import compare_weights
@@ -50,6 +51,36 @@ def test_any_number_of_jobs_gives_the_same_bits(tmp_path, trainer, monkeypatch):
         assert threads_of(one.info()) == threads_of(two.info())
         same, told = compare_weights(one, two)
         assert same, told
+
+
+class Stop(Exception):
+    """Ends a launch."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot take cores from a process")
+def test_a_resume_on_one_core_gives_the_bits_of_two_threads(tmp_path, capfd):
+    def stop_early(views):
+        if any(view.global_step for view in views):
+            raise Stop
+
+    text = tiny_spec("ppo_shared").replace("total_timesteps = 512", "total_timesteps = 8192")
+    (tmp_path / "tiny.toml").write_text(text + "compute.threads = 2\n")
+    with pytest.raises(Stop):
+        p3kit.run_spec(tmp_path / "tiny.toml", 1, tmp_path / "halves", progress=stop_early)
+    (stopped,) = list_runs(tmp_path / "halves")
+    assert stopped.status()["state"] == "stopped"
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        (halves,) = resume_runs("latest", 1, tmp_path / "halves")
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert halves.directory.read_events("resume")
+    assert "run-1 uses 2 threads, as planned, on 1 cores" in capfd.readouterr().err
+    (whole,) = p3kit.run_spec(tmp_path / "tiny.toml", 1, tmp_path / "whole", progress=False)
+    same, told = compare_weights(whole.directory, halves.directory)
+    assert same, told
 
 
 @pytest.mark.slow
