@@ -29,6 +29,7 @@ _STYLE: Any = {
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # matplotlib would look for a free place, for a fifth of the time of a picture
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#777777",
