@@ -314,6 +314,7 @@ def train(run: AgentRun[Args]) -> None:
     parameters = list(net.parameters())
     optimizer = torch.optim.AdamW(parameters, eps=1e-5, fused=True)
     forward, grad_scaler = run.prepare(net)
+    batch_loss = run.prepare_loss(net, ppo_loss)
     step = run.resume(net=net, optimizer=optimizer)
     if step is None:
         step = env.reset(torch.rand(num_envs, generator=generator).to(device))
@@ -387,10 +388,9 @@ def train(run: AgentRun[Args]) -> None:
                         chosen = batch[piece]
                         rows_of = Minibatch(*(column[piece] for column in learnt_from))
                         observation = run.observe(flat_index[chosen], flat_account[chosen])
-                        logits, value = forward(observation, of_envs(dropout, chosen % num_envs))
-                        loss, piece_stats = ppo_loss(
-                            logits,
-                            value,
+                        loss, piece_stats = batch_loss(
+                            observation,
+                            of_envs(dropout, chosen % num_envs),
                             rows_of,
                             clip_range=args.clip_range,
                             ent_coef=args.ent_coef,

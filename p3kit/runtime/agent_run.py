@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -43,6 +44,10 @@ from p3kit.runtime.transfer import to_host
 A = TypeVar("A")
 RATIO_ERROR = "policy/ratio_error"
 """A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
+
+
+PAYS_FROM = 300_000
+"""Env steps of a run that repay half a minute of compiling on a CPU."""
 
 
 def flat(weights: Mapping[str, Tensor]) -> Tensor:
@@ -92,20 +97,36 @@ class AgentRun(Generic[A]):
         return self._env
 
     def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]:
-        """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler.
-
-        Batches of a rollout step and of a whole minibatch are compiled. Others are rare and of many sizes, and each
-        size would need its own compilation.
-        """
-        compiled, autocast = self._run.compiled(net), self._run.autocast
-
-        def forward(observation: Tensor, *rest: Any) -> Any:
-            usual = len(observation) in (self._env.num_envs, self._pieces.size)
-            with autocast():
-                return compiled(observation, *rest) if usual else net(observation, *rest)
-
+        """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler."""
         self._grad_scaler = self._run.grad_scaler()
-        return forward, self._grad_scaler
+        return self._fast(net), self._grad_scaler
+
+    def prepare_loss(self, net: nn.Module, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """`loss` of the outputs of `net` as one function, prepared as `net` is: (observation, dropout masks, *what
+        `loss` takes after the outputs of `net`)."""
+
+        def whole(observation: Tensor, dropout: Any, *rest: Any, **settings: Any) -> Any:
+            return loss(*net(observation, dropout), *rest, **settings)
+
+        return self._fast(whole)
+
+    def _fast(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, whose first argument is a batch. Batches of a rollout step and of a whole minibatch are compiled.
+        Others are rare and of many sizes, and each size would need its own compilation. So would each float."""
+        compiled, autocast = self._run.compiled(function, pays_from=PAYS_FROM), self._run.autocast
+
+        def call(observation: Tensor, *rest: Any, **settings: Any) -> Any:
+            with autocast():
+                if compiled is function or len(observation) not in (self._env.num_envs, self._pieces.size):
+                    return function(observation, *rest, **settings)
+                numbers = {name: self._scalar(one) for name, one in settings.items() if isinstance(one, float)}
+                return compiled(observation, *rest, **settings | numbers)
+
+        return call
+
+    @cache  # noqa: B019  it lives as long as its process
+    def _scalar(self, number: float) -> Tensor:
+        return torch.tensor(number, device=self.device)
 
     def resume(self, net: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful) -> Timestep | None:
         """Register the contents of checkpoints, beside scalers and environment. If the run is resumed, restore all of

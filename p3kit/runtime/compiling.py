@@ -24,23 +24,23 @@ def compiled_or_plain(function: Any, on_failure: Callable[[str], None], *, on_cu
     fast: Any = torch.compile(function, mode="reduce-overhead" if on_cuda else None)
     removed: list[Path] = []
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         nonlocal fast
         try:
             if not on_cuda or fast is function:
-                return fast(*arguments)
+                return fast(*arguments, **named)
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             # A graph writes the results of every call into the same memory: a rollout keeps copies.
-            return tree_map_only(Tensor, Tensor.clone, fast(*arguments))
+            return tree_map_only(Tensor, Tensor.clone, fast(*arguments, **named))
         except TorchDynamoException as error:
             torn = torn_library(error)
             if torn is not None and torn not in removed:
                 removed.append(torn)
                 torn.unlink(missing_ok=True)  # it is compiled again
-                return call(*arguments)
+                return call(*arguments, **named)
             fast = function
             on_failure(str(error).strip().splitlines()[0])
-            return function(*arguments)
+            return function(*arguments, **named)
 
     return call
 

@@ -64,7 +64,7 @@ def test_a_resume_on_one_core_gives_the_bits_of_two_threads(tmp_path, capfd):
         if any(view.global_step for view in views):
             raise Stop
 
-    text = tiny_spec("ppo_shared").replace("total_timesteps = 512", "total_timesteps = 8192")
+    text = tiny_spec("ppo_shared").replace("total_timesteps = 512", "total_timesteps = 1536")
     (tmp_path / "tiny.toml").write_text(text + "compute.threads = 2\n")
     with pytest.raises(Stop):
         p3kit.run_spec(tmp_path / "tiny.toml", 1, tmp_path / "halves", progress=stop_early)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from p3kit.market import load_market
+from p3kit.runtime.machine import keep_freed_memory, spare_lasting_objects
 from p3kit.spec import Spec, load_spec
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +76,7 @@ def train_sb3(spec_file: Path, symbol: str, kind: str) -> Timing:
         device="cpu",
         **options,
     )
+    spare_lasting_objects()
     updating, stepping = watch(model, "train"), watch(model.policy.optimizer, "step")
     begin = time.perf_counter()
     model.learn(knobs.total_timesteps)
@@ -249,6 +251,7 @@ KINDS["torchrl"] = update_torchrl
 
 def main() -> None:
     spec_file, symbol, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    keep_freed_memory()  # peers get the memory settings of our trainers: they help them as well
     if "OMP_NUM_THREADS" in os.environ:  # one of several processes; alone it takes the threads that PyTorch gives it
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     print(json.dumps(KINDS[kind](spec_file, symbol, kind)))

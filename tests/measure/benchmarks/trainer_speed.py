@@ -89,15 +89,16 @@ class Contestant:
 WIDE: dict[str, Any] = {"hidden": [256, 256]}
 SHARED = {"n_steps": 512}
 CONTESTANTS = (
+    Contestant("sb3_best", "SB3 PPO, 2 processes of 1 thread", "dummy", 2, 16_384),
     Contestant("stacked", "p3kit, ppo_stacked", "ours", 10, 98_304),
     Contestant("stacked_short", "p3kit, ppo_stacked, short run", "ours", 10, 49_152),
     Contestant("stacked_bf16", "p3kit, ppo_stacked, bf16", "ours", 10, 98_304, precision="bf16"),
     Contestant("sb3_prescribed", "SB3 PPO, SubprocVecEnv × 8, one symbol at a time", "subproc", 1, 16_384, processes=1),
-    Contestant("sb3_best", "SB3 PPO, 2 processes of 1 thread", "dummy", 2, 16_384),
     Contestant("sb3_dummy", "SB3 PPO, its DummyVecEnv × 8, 2 processes of 1 thread", "scalar", 2, 16_384),
     Contestant("maskable", "sb3-contrib MaskablePPO, 2 processes of 1 thread", "masked", 2, 16_384),
     Contestant("torchtrade", "TorchTrade's PPO modules, update alone, 2 processes", "torchrl", 2, 16_384),
     Contestant("ppo", "p3kit, ppo (one agent per process)", "ours", 2, 32_768, "ppo"),
+    Contestant("ppo_compiled", "p3kit, ppo, compiled", "ours", 2, 32_768, "ppo", compile="on"),
     Contestant("wide", "p3kit, ppo_stacked, 2 × 256", "ours", 10, 49_152, knobs=WIDE),
     Contestant("sb3_wide", "SB3 PPO, 2 × 256, 2 processes", "dummy", 2, 16_384, knobs=WIDE, against="wide"),
     Contestant(
