@@ -30,9 +30,16 @@ class Artist:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._lock, self._ended = threading.Lock(), False
 
     def start(self) -> subprocess.Popen[str]:
-        """Start the process where it does not run."""
+        """Start the process where it does not run. Raises PicturesFailed after `end`."""
+        with self._lock:
+            return self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        if self._ended:
+            raise PicturesFailed("the launch has ended")
         if self._process is None or self._process.poll() is not None:
             self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
             self._process = subprocess.Popen(
@@ -61,12 +68,12 @@ class Artist:
             raise PicturesFailed(answer.strip())
 
     def end(self) -> None:
-        """End the process at once. It holds nothing that could be lost."""
+        """End the process at once, and start none any more. It holds nothing that could be lost."""
+        with self._lock:
+            self._ended = True
         if self._process is not None:
             self._process.kill()
-            with self._process, contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
-                self._process.wait(1.0)
-            self._errors.close()
+            self._process.wait()
 
 
 class Studio:
@@ -78,12 +85,11 @@ class Studio:
         for artist in self._artists:
             self._idle.put(artist)
         self._threads = ThreadPoolExecutor(max_workers=len(self._artists), thread_name_prefix="pictures")
-        self._ended = threading.Event()
 
     def warm_up(self) -> None:
         """Start some of the processes, so that their imports are over when the first run ends."""
         for artist in [self._idle.get() for _ in self._artists[:_WARM]]:
-            if not self._ended.is_set():
+            with contextlib.suppress(PicturesFailed):
                 artist.start()
             self._idle.put(artist)
 
@@ -101,7 +107,6 @@ class Studio:
 
     def end(self) -> None:
         """End all processes; what is not drawn stays undrawn."""
-        self._ended.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for artist in self._artists:
             artist.end()

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from p3kit.api.artist import PicturesFailed, Studio
 from p3kit.console import Console as OwnConsole
+from p3kit.errors import P3kitError
 from p3kit.launch.deadlines import abandoned
 from p3kit.rundir import RunDir, intact_runs
 from p3kit.rundir.directory import ACTIVE_STATES
@@ -106,7 +107,10 @@ class Background:
 
     def draw(self, run: RunDir) -> None:
         """Draw the pictures of a run that ended, and mirror it, while others train."""
-        self._pictures += [(run, future) for future in self._studio.draw(run)]
+        try:
+            self._pictures += [(run, future) for future in self._studio.draw(run)]
+        except (OSError, P3kitError) as error:  # the directory was deleted
+            self._warn(f"no pictures of {run.name} ({_in_short(error)})")
         self._news.set()
 
     def _follow(self) -> None:
