@@ -313,8 +313,7 @@ def train(run: AgentRun[Args]) -> None:
     net = ActorCritic(env.observation_size, env.num_actions, run.args, run.generator("net")).to(device)
     parameters = list(net.parameters())
     optimizer = torch.optim.AdamW(parameters, eps=1e-5, fused=True)
-    forward, grad_scaler = run.prepare(net)
-    batch_loss = run.prepare_loss(net, ppo_loss)
+    forward, batch_loss, grad_scaler = run.prepare(net, ppo_loss)
     step = run.resume(net=net, optimizer=optimizer)
     if step is None:
         step = env.reset(torch.rand(num_envs, generator=generator).to(device))

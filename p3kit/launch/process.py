@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from p3kit.errors import P3kitError
 from p3kit.rundir import RunDir
 from p3kit.rundir.signals import LAUNCHED
-from p3kit.rundir.threads import threads_of
+from p3kit.rundir.threads import available_cores, threads_of
 
 _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -202,8 +202,10 @@ _OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"
 
 
 def environment_of(run: RunDir) -> dict[str, str]:
-    """The environment of a run's trainer, with its threads."""
-    return child_environment(threads_of(run.info()))
+    """The environment of a run's trainer, with its threads. Threads that share a core do not wait in loops."""
+    threads = threads_of(run.info())
+    waiting = {} if threads <= available_cores() else {"OMP_WAIT_POLICY": "PASSIVE"}
+    return child_environment(threads) | waiting
 
 
 def child_environment(threads: int) -> dict[str, str]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -96,19 +96,28 @@ class AgentRun(Generic[A]):
         self._loss_check = LossCheck(self._env, self._run.precision)
         return self._env
 
-    def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]:
-        """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler."""
+    @overload
+    def prepare(self, net: nn.Module) -> tuple[Callable[..., Any], torch.amp.GradScaler]: ...
+
+    @overload
+    def prepare(
+        self, net: nn.Module, loss: Callable[..., Any]
+    ) -> tuple[Callable[..., Any], Callable[..., Any], torch.amp.GradScaler]: ...
+
+    def prepare(self, net: nn.Module, loss: Callable[..., Any] | None = None) -> Any:
+        """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler.
+
+        With `loss`, between the two, net and loss as one function: (observation, dropout masks, *what `loss` takes
+        after the outputs of `net`).
+        """
         self._grad_scaler = self._run.grad_scaler()
-        return self._fast(net), self._grad_scaler
+        if loss is None:
+            return self._fast(net), self._grad_scaler
 
-    def prepare_loss(self, net: nn.Module, loss: Callable[..., Any]) -> Callable[..., Any]:
-        """`loss` of the outputs of `net` as one function, prepared as `net` is: (observation, dropout masks, *what
-        `loss` takes after the outputs of `net`)."""
-
-        def whole(observation: Tensor, dropout: Any, *rest: Any, **settings: Any) -> Any:
+        def net_and_loss(observation: Tensor, dropout: Any, *rest: Any, **settings: Any) -> Any:
             return loss(*net(observation, dropout), *rest, **settings)
 
-        return self._fast(whole)
+        return self._fast(net), self._fast(net_and_loss), self._grad_scaler
 
     def _fast(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, whose first argument is a batch. Batches of a rollout step and of a whole minibatch are compiled.

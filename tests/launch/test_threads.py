@@ -129,6 +129,13 @@ def test_a_resume_with_fewer_threads_is_refused_with_the_command_that_works(run_
     )
 
 
+def test_threads_that_share_a_core_do_not_wait_in_loops(run_of):
+    """Such loops would take the core from the thread that is waited for."""
+    cores = available_cores()
+    policies = [environment_of(run_of(threads=threads)).get("OMP_WAIT_POLICY") for threads in (cores, cores + 1)]
+    assert policies == [os.environ.get("OMP_WAIT_POLICY"), "PASSIVE"]
+
+
 def test_a_resume_on_fewer_cores_keeps_its_threads_and_prints_a_note(run_of):
     more = available_cores() + 1
     assert check_threads(run_of(threads=available_cores())) == ""
