@@ -22,7 +22,7 @@ HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backe
 
 
 def is_made_by_intel() -> bool:
-    """True if the processor says so: to Linux in a file, to Windows in its name."""
+    """True for a processor of Intel: Linux has the maker in a file, Windows in the name of the processor."""
     about = Path("/proc/cpuinfo")
     return "GenuineIntel" in (about.read_text(encoding="utf-8") if about.exists() else platform.processor())
 
