@@ -126,10 +126,10 @@ def _print_table(plan: Plan) -> None:
     threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
     click.echo(f"{plan.loaded.spec.name}: {count} of the trainer {plan.trainer}, {plan.jobs} at a time, {threads}")
     optional = ("buffer", "iterations", "gradient steps", "env steps", "run")
-    table = FittingTable(optional=optional, footer_style="bold", show_footer=True)
+    table = FittingTable(optional=optional, agents="agent", footer_style="bold", show_footer=True)
     table.add_column("run", "", justify="right", no_wrap=True)
     agents = [agent for run in runs for agent in run]
-    table.add_column("agent", "all", overflow="fold")
+    table.add_column("agent", "all")
     for title, key in (("env steps", "env_steps"), ("iterations", "iterations"), ("gradient steps", "gradient_steps")):
         values = [agent[key] for agent in agents]
         table.add_column(title, number(None if None in values else sum(values), ","), justify="right", no_wrap=True)

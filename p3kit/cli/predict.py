@@ -160,7 +160,7 @@ def _table(decided: Sequence[AgentDecision]) -> RenderableType:
     """A row per agent."""
     from p3kit.console import FittingTable
 
-    table = FittingTable(optional=("value", "age", "novelty", "probability"))
+    table = FittingTable(optional=("value", "age", "novelty", "probability"), agents="agent")
     for heading in ("agent", "bar", "action", "order", "probability", "value", "novelty", "age"):
         table.add_column(heading, justify="right" if heading in ("probability", "value", "age") else "left")
     for one in decided:

@@ -191,12 +191,12 @@ def _print_table(lines: Sequence[RunLine]) -> None:
     from p3kit.console import Console, FittingTable
     from p3kit.launch.display import STATE_COLOURS, number
 
-    table = FittingTable(optional=("age", "done", "name", "tags", "best Sharpe", "state"))
+    table = FittingTable(optional=("age", "done", "name", "tags", "best Sharpe", "state"), agents="agents")
     table.add_column("run", no_wrap=True)
     table.add_column("name", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("agents", overflow="fold")
+    table.add_column("agents")
     table.add_column("best Sharpe", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from p3kit.agent_labels import fitting_labels
 from p3kit.console import FittingTable
 from p3kit.escape import one_line
 from p3kit.rundir import RunDir
@@ -31,6 +32,8 @@ STATE_COLOURS = {
 }
 _OPTIONAL = ("acts", "HOLD", "entropy", "steps/s", "progress", "")
 """Columns that a narrow terminal drops, the first ones first."""
+_LABEL = 24
+"""Columns of an agent's label."""
 _URGENCY = ("silent", "running", "starting", "crashed", "failed", "stopped", "queued", "done")
 
 
@@ -133,18 +136,18 @@ class LiveTable:
         room = max(3, self._console.size.height - 8)
         shown = _most_urgent(self._agents, room)
         table = FittingTable(optional=_OPTIONAL, padding=(0, 1, 0, 0))
-        table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=24)
+        table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=_LABEL)
         table.add_column("state", no_wrap=True, min_width=7)
         table.add_column("progress", no_wrap=True)
         table.add_column("", justify="right", no_wrap=True)
         intervened = any(agent.interventions for agent in self._agents)
         for name in ("steps/s", "Sharpe", "entropy", "HOLD", *(["acts"] if intervened else [])):
             table.add_column(name, justify="right", no_wrap=True)
-        for agent in shown:
+        for agent, label in zip(shown, fitting_labels([one.label for one in shown], _LABEL), strict=True):
             colour = "bold yellow" if agent.is_silent else STATE_COLOURS.get(agent.state, "")
             state = f"silent {agent.silent_s / 60:.0f}m" if agent.is_silent else agent.state
             table.add_row(
-                Text(agent.label),
+                Text(label),
                 Text(state, style=colour),
                 ProgressBar(total=1.0, completed=agent.progress, width=10),
                 f"{agent.progress:4.0%}",

@@ -228,8 +228,8 @@ def _tally(judged: Sequence[AgentResult]) -> str:
 
 
 def _table(optional: Sequence[str], first: str, *others: str) -> Table:
-    table = FittingTable(optional=optional)
-    table.add_column(first, overflow="fold")  # the one column that may wrap
+    table = FittingTable(optional=optional, agents=first)
+    table.add_column(first)  # its labels get shorter
     for name in others:
         table.add_column(name, justify="left" if name == "grade" else "right", no_wrap=True)
     return table

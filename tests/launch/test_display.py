@@ -49,7 +49,7 @@ def test_the_live_table_fits_80_columns():
         "phase3 · 1 done, 2 running, 1 queued, 1 crashed · 0:00 · about 1:25 left",
         "agent                    state      progress        steps/s Sharpe entropy HOLD",
         "run-1/AAPL               running    ━━━━╸       45%   1,234  -0.41    0.70 0.25",
-        "run-2/AAPL.s2.gae_lambd… queued                  0%       –      –       –    –",
+        "run-2/AAPL.s2.gl=0.98,c… queued                  0%       –      –       –    –",
         "run-3/AMD                done       ━━━━━━━━━━ 100%   1,234  -0.41    0.70 0.25",
         "run-4/BAC                silent 10m ━━━━╸       45%   1,234  -0.41    0.70 0.25",
         "run-5/HD                 crashed                 3%       –      –       –    –",
