@@ -13,7 +13,7 @@ Each name is imported when it is first used, so `import p3kit` costs nothing.
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from p3kit.api.judging import compare_runs as compare_runs

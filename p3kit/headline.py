@@ -53,10 +53,10 @@ def _who(agents: Sequence[Scored]) -> str:
     shown = [agent.name for agent in agents if agent.label == "shown"]
     left = sum(agent.label == "not judged" for agent in agents)
     if len(agents) == 1:
-        word = {"shown": "is shown to beat", "not shown": "is not shown to beat"}.get(agents[0].label)
-        return f"{agents[0].name} {word} buy-and-hold." if word else f"{agents[0].name} cannot be judged yet."
+        words = {"shown": "is shown to beat buy-and-hold", "not shown": "is not shown to beat buy-and-hold"}
+        return f"{agents[0].name} {words.get(agents[0].label, 'cannot be judged against buy-and-hold yet')}."
     if left == len(agents):
-        return f"None of {len(agents)} agents can be judged yet."
+        return f"None of {len(agents)} agents can be judged against buy-and-hold yet."
     open_ones = f" ({left} of {len(agents)} cannot be judged yet)" if left else ""
     if not shown:
         return f"No agent is shown to beat buy-and-hold{open_ones}."
@@ -87,7 +87,7 @@ def _training(agents: Sequence[Scored]) -> str:
     if not count:
         return ""
     if count == len(agents):
-        return "Hardly trained: train longer before you judge it."
+        return "Hardly trained: train longer before you judge."
     return f"Hardly trained: {count} of {len(agents)} agents."
 
 

@@ -33,8 +33,11 @@ ALONE = "+27 % against its +59 %; drawdown 12 % against 43 %."
             "1 of 3 agents is shown to beat buy-and-hold: PG (1 of 3 cannot be judged yet). "
             "Together +27 % against its +59 %; mean drawdown 12 % against 43 %.",
         ),
-        ([agent("AAPL", "not judged", None)], "AAPL cannot be judged yet."),
-        ([agent("A", "not judged", None), agent("B", "not judged")], "None of 2 agents can be judged yet."),
+        ([agent("AAPL", "not judged", None)], "AAPL cannot be judged against buy-and-hold yet."),
+        (
+            [agent("A", "not judged", None), agent("B", "not judged")],
+            "None of 2 agents can be judged against buy-and-hold yet.",
+        ),
     ],
 )  # fmt: skip
 def test_the_sentence(agents: list[Scored], text: str) -> None:
@@ -56,7 +59,7 @@ def test_a_bound_that_is_not_zero_never_reads_as_zero(value: float, text: str) -
 @pytest.mark.parametrize(
     ("new", "words"),
     [
-        ([True], "Hardly trained: train longer before you judge it."),
+        ([True], "Hardly trained: train longer before you judge."),
         ([True, False], "Hardly trained: 1 of 2 agents."),
         ([False, False], ""),
     ],

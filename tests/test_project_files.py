@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ def test_the_version_has_one_source() -> None:
     citation: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == p3kit.__version__
     assert citation["license"] == PROJECT["project"]["license"]
+
+
+def test_the_newest_release_of_the_changelog_is_dated_and_is_this_version() -> None:
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heads[0] == "Unreleased"
+    releases = [head.partition(" - ") for head in heads[1:]]
+    assert releases[0][0] == p3kit.__version__
+    days = [date.fromisoformat(day) for _, _, day in releases]
+    assert days == sorted(days, reverse=True)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["date-released"] == days[0]
 
 
 def test_the_workflow_tests_every_python_that_is_promised() -> None:
