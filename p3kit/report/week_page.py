@@ -280,12 +280,15 @@ def next_steps(experiment: Experiment) -> list[str]:
         steps.append(f"Let {_names(running)} finish")
     if untrained := experiment.with_state("untrained"):
         steps.append(f"Train the remaining {len(untrained)}: {_names(untrained)}")
-    unexplained = [a for a in agents if a.complete and not a.passed and not a.patch and not a.unrepaired]
+    trained = [agent for agent in experiment.ranked if not agent.scored.hardly_trained]
+    if short := [agent for agent in experiment.ranked if agent.scored.hardly_trained]:
+        steps.append(f"Train {_names(short)} longer: hardly trained, so the results are no evidence")
+    unexplained = [a for a in agents if a in trained and not a.passed and not a.patch and not a.unrepaired]
     if unexplained:
         unmet = dict.fromkeys(safe(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
         below = f"below {', '.join(unmet)}" if unmet else "below the criteria"
         steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom explains it")
-    passed = [agent for agent in experiment.ranked if agent.passed]
+    passed = [agent for agent in trained if agent.passed]
     if len(passed) >= 3:
         symbols = toml_value(list(dict.fromkeys(agent.symbol for agent in passed[:3])))
         command = _command("tune", "specs/tune.toml", "--set", f"symbols={symbols}")

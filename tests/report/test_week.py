@@ -23,7 +23,7 @@ from p3kit.report.lessons_data import gather_attempts
 from p3kit.report.lessons_page import render_lessons
 from p3kit.report.markdown import experiment_title
 from p3kit.report.week_issues import issues
-from p3kit.report.week_page import stability
+from p3kit.report.week_page import next_steps, stability
 from p3kit.rundir import RunDir
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
@@ -256,6 +256,16 @@ def test_information_that_all_agents_share_is_an_issue(tmp_path: Path, count: in
     assert [line for line in lines if line.startswith(words) and told[0].row.title in line]
     if count > 1:  # what one agent alone has is left to its diagnosis
         assert issues(replace(experiment, agents=[*shared[:-1], replace(shared[-1], findings=())])) == []
+
+
+def test_an_agent_that_hardly_trained_is_to_train_longer(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    agents = [replace(agent, labels=["hardly trained"]) for agent in experiment.agents]
+    steps = next_steps(replace(experiment, agents=agents))
+    assert len(steps) == 1
+    assert steps[0].startswith(f"Train {agents[0].name} longer")
+    assert len(next_steps(experiment)) > 1
 
 
 def test_a_long_list_of_issues_is_grouped_by_symptom(tmp_path: Path) -> None:
