@@ -75,7 +75,12 @@ def test_more_candidates_ask_for_more_and_so_do_those_that_an_early_stop_left_ou
 
 @pytest.mark.parametrize(
     ("facts", "word"),
-    [({"trades": 0}, "never traded"), ({"trades": 9}, "9 trades"), ({"switches": 19}, "19 switches")],
+    [
+        ({"trades": 0, "switches": 0}, "never traded"),
+        ({"trades": 0, "switches": 1}, "closed no trade"),
+        ({"trades": 9}, "9 closed trades"),
+        ({"switches": 19}, "19 switches"),
+    ],
 )
 def test_too_little_trading_is_not_judged(facts: Mapping[str, Any], word: str) -> None:
     found = edge.judge([candidate(skill=0.01, **facts)], 0)
