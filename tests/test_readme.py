@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from p3kit.cli import COMMANDS
 from p3kit.diagnose.detectors import DETECTORS
+from p3kit.edge import FALSE_SHOWN
 from tests.documented import commands, execute, steps
 from tests.market.made import write_hourly_csv
 
@@ -133,18 +135,23 @@ def test_the_share_of_repaired_runs_is_the_one_that_was_measured() -> None:
 def test_the_numbers_of_the_readme_are_those_of_their_pages() -> None:
     pages = {
         name: (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
-        for name in ("errors", "environment", "benchmarks", "evaluation")
+        for name in ("errors", "environment", "benchmarks", "diagnosis")
     }
     kills = json.loads((ROOT / "docs/benchmarks/kills.json").read_text(encoding="utf-8"))
-    assert f"After {kills['same']} of {kills['kills']} kills" in README
+    words = " ".join(README.split())
+    assert f"{kills['same']} of {kills['kills']} killed runs" in words
     wrong = len(re.findall(r"^### ", pages["errors"], re.MULTILINE))
     assert f"{wrong} wrong inputs are documented" in README
-    assert f"{len(DETECTORS)} rows check the recorded metrics" in README
+    assert f"{len(DETECTORS)} checks read the recorded metrics" in words
+    recall = re.search(r"^\| symptom recall \| \d+/\d+ = (\d+)%", pages["diagnosis"], re.MULTILINE)
+    assert recall
+    assert f"They find {recall[1]} % of the faults that they were built on" in words
     row = next(line for line in pages["benchmarks"].splitlines() if "SB3 PPO, 2 processes of 1 thread |" in line)
     ratio = re.findall(r"\*\*([\d.,]+)\*\*", row)[1]  # the first one is steps per second
-    assert f"train {ratio} × as fast" in README
+    assert f"train {ratio} × as fast" in words
     assert "10,400 random windows" in pages["environment"]
-    assert "at most 3 of 100" in README
+    assert "At most 3 of 100" in words
+    assert math.ceil(100 * FALSE_SHOWN) == 3
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -324,7 +324,8 @@ def train(run: AgentRun[Args]) -> None:
         for group in optimizer.param_groups:
             group["lr"], group["weight_decay"] = args.learning_rate, args.weight_decay
         left = args.total_timesteps - global_step
-        steps = min(args.n_steps, math.ceil(left / num_envs))
+        restarts = env.autoreset == "next_step"  # then a step after an episode's end has no action
+        steps = min(args.n_steps, math.ceil(left / num_envs) + restarts)
         rows = steps * num_envs
         noise = gumbel_noise((steps, num_envs, env.num_actions), generator).to(device)
         starts = torch.rand(steps, num_envs, generator=generator).to(device)
@@ -368,12 +369,12 @@ def train(run: AgentRun[Args]) -> None:
         flat_index, flat_account = buffer.index.flatten(), buffer.account.flatten(0, 1)  # (R,), (R, K)
         tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
         flat = Minibatch(*(table.flatten(0, 1) for table in tables))  # (R,), the mask (R, A)
-        learnt = buffer.valid.flatten().clone()  # (R,)
-        learnt[left:] = False  # more envs than steps left: the surplus was played but is not learnt from
+        learnt = buffer.valid.flatten()  # (R,)
+        learnt = learnt & (learnt.cumsum(0) <= left)  # steps beyond total_timesteps are excluded from the update
         update: list[Tensor] = []  # one number per STEP_METRICS for each gradient step
         for epoch in range(args.n_epochs):
             order, first_of_epoch = orders[epoch], len(update)
-            if env.autoreset == "next_step" or left < rows:
+            if restarts or left < rows:
                 order = order[learnt[order]]
             for batch in order.split(args.batch_size * args.accumulation_steps):
                 learnt_from = Minibatch(*(column[batch] for column in flat))

@@ -109,8 +109,9 @@ class AimStore:
     def _open(self) -> Any:
         # a mirror killed while it held this lock would make every later one wait five minutes
         lock = self.path / "locks" / "structured_db_lock"
-        if lock.exists() and time.time() - lock.stat().st_mtime > STALE_LOCK_S:
-            lock.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process may release it at any moment
+            if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
+                lock.unlink()
         with _logging_restored():  # creating the database runs alembic, which configures logging for the process
             return _load("aim.sdk.repo").Repo(str(self.root), init=not (self.path / "VERSION").exists())
 

@@ -71,8 +71,8 @@ def predict_run(
         ...     print(one.agent, one.decision.action, one.decision.order)
     """
     decided, errors = decide_each(run, bars, account, checkpoint, runs_root)
-    for error in errors.values():
-        raise error
+    if errors:
+        raise next(iter(errors.values()))
     return decided
 
 
@@ -83,7 +83,7 @@ def decide_each(
     checkpoint: str = "best",
     runs_root: str | Path | None = None,
 ) -> tuple[list[AgentDecision], dict[str, P3kitError]]:
-    """`predict_run`, with the errors of agents that could not decide by name.
+    """Decide as `predict_run`, and return the errors of the other agents by name.
 
     An agent without bars is an error where `bars` is a folder or a template, and a warning where it is one file.
     """
@@ -104,8 +104,9 @@ def decide_each(
 
 def _agents(reference: str, runs_root: str | Path | None) -> dict[str, str]:
     """Reference of each agent for `load_policy` → its symbol; "" for a file or folder with a card that has it."""
-    is_checkpoint = ".pt" in reference and Path(reference.partition(".pt")[0] + ".pt").is_file()
-    if is_checkpoint or (Path(reference) / "card.json").is_file():
+    path = Path(reference)
+    is_checkpoint = any(file.suffix == ".pt" and file.is_file() for file in (path, *path.parents))
+    if is_checkpoint or (path / "card.json").is_file():
         return {reference: ""}
     run, agent = find_run(folder_of_runs(runs_root), reference)
     plans = {plan["name"]: plan["symbol"] for plan in run.info()["agents"]}
@@ -114,7 +115,7 @@ def _agents(reference: str, runs_root: str | Path | None) -> dict[str, str]:
 
 
 def _with_bars(agents: dict[str, str], bars: Any) -> tuple[dict[str, str], dict[str, P3kitError]]:
-    """The agents whose symbol is in the bars; an error for each of the others. One agent takes any bars."""
+    """The agents whose symbol is in the bars, and an error for each other one. A single agent takes any bars."""
     if len(agents) == 1:
         return agents, {}
     from p3kit.market.shapes import same_symbol

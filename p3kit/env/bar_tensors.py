@@ -59,10 +59,10 @@ class Bars:
 
     def windows(self, features: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The `window` bars up to and including each row of `index` (N,), oldest first: (N, W·F), written to `out` if
-        given. `features` (R, F) is the feature table, or one made of it."""
+        given. `features` (R, F) is the feature table, or one made of it; `index` is at least `window` − 1."""
         # A window is W·F consecutive numbers of the table, so all windows are one overlapping view of it.
         rows = features.shape[0] - self.window + 1
-        every = features.as_strided((rows, self.window * self.num_features), (self.num_features, 1))
+        every = features.contiguous().as_strided((rows, self.window * self.num_features), (self.num_features, 1))
         return torch.index_select(every, 0, index - (self.window - 1), out=out)
 
 

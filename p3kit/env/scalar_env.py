@@ -191,13 +191,13 @@ class ScalarTradingEnv(TradingEnv):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Timestep:
         """Continue where `state_dict` was taken; returns the current rows. CheckpointError if N differs."""
-        self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
         if len(state["books"]) != self.num_envs:
             raise CheckpointError(
                 "env state",
                 f"it holds {len(state['books'])} accounts, this env {self.num_envs}",
                 "resume with the spec of the run",
             )
+        self._begin(self._training_symbol, self._first_start, self._training_length, replay=False)
         lots, equities, profits = (_rows(state, name) for name in ("lots", "equities", "profits"))
         for row, (book, numbers) in enumerate(zip(self._books, state["books"].tolist(), strict=True)):
             book.first, book.last, book.bar, action, book.bars_held, book.adds = (int(x) for x in numbers[:6])

@@ -24,7 +24,7 @@ from typing import Any
 
 from p3kit.errors import InputError, MissingExtra, P3kitError, P3kitWarning
 from p3kit.launch.deadlines import ends_within
-from p3kit.launch.process import Start, TrainerProcess
+from p3kit.launch.process import WAITED, Start, TrainerProcess
 from p3kit.rundir import RunDir
 from p3kit.rundir.processes import host
 
@@ -255,7 +255,7 @@ class RayTrainer:
         try:
             self._state, message, lost = ray.get(self._task, timeout=RESULT_WITHIN_S)
         except ray.exceptions.TaskCancelledError:  # it still waited for room
-            self._finish("stopped", "while it waited for its turn")
+            self._finish("stopped", WAITED)
             return True
         except ray.exceptions.RayTaskError as error:  # a fault of the node's installation, or of ours
             self._finish("failed", f"in its Ray worker: {_last_line(str(error))}")
@@ -345,7 +345,7 @@ def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
     try:
         _await_directory(run)
         if run.stop_requested():
-            run.update_status(state="stopped", message="while it waited for its turn")
+            run.update_status(state="stopped", message=WAITED)
             return "stopped", "", False
         os.close(run.lock(FORMER_ENDS_WITHIN_S if retry else 1.0))  # a former trainer may still write its checkpoint
         if run.status()["state"] == "done":

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from p3kit.errors import InputError, P3kitError
 from p3kit.launch.display import Display, agent_views, make_display
-from p3kit.launch.process import Pulse, Start, Trainer, TrainerProcess
+from p3kit.launch.process import KILLED, WAITED, Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
 from p3kit.rundir.signals import handle_signals
 
@@ -52,11 +52,10 @@ class Feed(Protocol):
     """Source of the next runs while runs train: a sweep. Called in the launching thread, between two polls."""
 
     def more(self) -> Sequence[RunDir]:
-        """Runs to train now that a slot is free and none waits. None means none for now; if nothing trains, none at
-        all."""
+        """Return runs to train in a free slot. An empty list while no run is active ends the launch."""
 
     def look(self) -> None:
-        """Every half second: time to judge what trains."""
+        """Check the active runs; called every half second."""
 
     def ended(self, run: RunDir, state: str, *, interrupted: bool) -> None:
         """A run has ended, or will not start; `interrupted`: everything was stopped."""
@@ -138,7 +137,7 @@ def make_runs(
 def _market_of(
     plan: RunPlan, loaded: LoadedSpec, market: Mapping[str, SymbolData], ancestry: Ancestry | None
 ) -> Mapping[str, SymbolData]:
-    """Return the bars of a run: a window of a walk-forward and features of its own make others than `market`."""
+    """Return `market`, or load other bars if the run has its own window of a walk-forward or its own features."""
     spec = plan.market_spec
     if not plan.windows and spec.observation == loaded.spec.observation:
         return market
@@ -165,7 +164,7 @@ def resume(
 
 
 def requeue(runs: Sequence[RunDir]) -> None:
-    """Makes runs that were stopped or came to grief wait for their turn again.
+    """Queue stopped, failed or crashed runs again.
 
     Raises InputError, before any is touched, for a run that is done or still being trained.
     """
@@ -193,7 +192,7 @@ def leave_out(runs: Iterable[RunDir]) -> None:
     for run in runs:
         with contextlib.suppress(OSError, P3kitError):  # one directory that is gone stops none of the others
             if run.status()["state"] == "queued" and not run.is_locked():
-                run.update_status(state="stopped", message="while it waited for its turn")
+                run.update_status(state="stopped", message=WAITED)
 
 
 def train(
@@ -244,6 +243,7 @@ class _Slots:
         self._infos: dict[RunDir, dict[str, Any]] = {}
         self._statuses: dict[RunDir, dict[str, Any]] = {}
         self._pulses: dict[RunDir, Pulse] = {}
+        self._hung: set[RunDir] = set()
         self._take_in(runs)
 
     @property
@@ -273,9 +273,11 @@ class _Slots:
         self._look()
 
     def _take_in(self, runs: Sequence[RunDir]) -> None:
-        self.waiting.extend(runs)
-        self._infos |= {run: run.info() for run in runs}
-        self._statuses |= {run: run.status() for run in runs}
+        for run in runs:
+            with self._others_go_on(run):
+                info, self._statuses[run] = run.info(), run.status()
+                self._infos[run] = info
+                self.waiting.append(run)
 
     def _any_waits(self) -> bool:
         """Return True if a run waits for a slot; if none does, the feed is queried for more."""
@@ -288,8 +290,9 @@ class _Slots:
             self.feed.look()
         for trainer in self.active:
             status = trainer.run.status()
-            with self._others_go_on(trainer.run):
-                self._watch(trainer, status)
+            if trainer.run.name not in self.states:  # not marked as crashed before
+                with self._others_go_on(trainer.run):
+                    self._watch(trainer, status)
             silent = status["state"] == "queued" and trainer.has_started()
             self._statuses[trainer.run] = {**status, "state": "starting"} if silent else status
         now = time.time()
@@ -301,7 +304,9 @@ class _Slots:
         trainer.run.trim_log()
         if not trainer.has_started():  # it waits for room on the cluster
             return
-        if self._pulses.setdefault(trainer.run, Pulse()).silent_s(status) > HUNG_AFTER_S:
+        silent_s = self._pulses.setdefault(trainer.run, Pulse()).silent_s(status)
+        if silent_s > HUNG_AFTER_S and trainer.run not in self._hung:
+            self._hung.add(trainer.run)
             trainer.kill(f"it gave no sign of life for {HUNG_AFTER_S / 60:.0f} min, so it was ended")
 
     def request_end_of_all(self) -> None:
@@ -316,8 +321,9 @@ class _Slots:
         self.request_end_of_all()
         while self.active:
             if self.interrupts.count > interrupts:
+                interrupts = self.interrupts.count
                 for trainer in self.active:
-                    trainer.kill()
+                    trainer.kill(KILLED)
             for trainer in [trainer for trainer in self.active if trainer.ended()]:
                 self.active.remove(trainer)
                 with self._others_go_on(trainer.run):
@@ -330,6 +336,8 @@ class _Slots:
         try:
             yield
         except (OSError, P3kitError) as error:
+            if self.states.get(run.name) == "crashed":  # printed before
+                return
             gone = not run.path.is_dir()
             message = f"its directory {run.path} was deleted or renamed" if gone else str(error)
             self.display.print(f"{run.name} crashed: {message}; the other runs go on")
@@ -362,11 +370,14 @@ class _Slots:
             lines += [f"  the last lines of {run.log_file}:", *(f"  | {line}" for line in tail)] if tail else []
             self.display.print("\n".join(lines))
         if self.on_end is not None:
-            self.on_end(run)
+            try:
+                self.on_end(run)
+            except (OSError, P3kitError) as error:  # a failed picture does not change the result of a training
+                self.display.print(f"{run.name} is {state}, but its pictures were not drawn: {error}")
 
     def _leave_out(self, run: RunDir) -> None:
         with self._others_go_on(run):
-            run.update_status(state="stopped", message="while it waited for its turn")
+            run.update_status(state="stopped", message=WAITED)
             self._note_end(run, "stopped")
 
     def _note_end(self, run: RunDir, state: str) -> None:
@@ -388,19 +399,24 @@ class _Slots:
                 )
         else:
             for trainer in self.active:
-                trainer.kill()
+                trainer.kill(KILLED)
 
 
 class Interrupts:
     """Counts Ctrl-C, SIGTERM and a closed terminal while it is entered, in place of the exceptions they would raise.
 
+    The first signal of any kind counts. A later one counts if it repeats an earlier Ctrl-C or SIGTERM by hand: shells
+    and service managers send SIGTERM with SIGHUP, or one signal to a process and to its group.
     Outside the main thread, where no handler can be set, it counts nothing. A signal that is ignored (nohup) stays so.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    _REPEATED_AFTER_S = 0.25
+    """Seconds between two equal signals that two commands sent."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._received: dict[int, float] = {}
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -421,4 +437,9 @@ class Interrupts:
             time.sleep(min(left, 0.05))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        now = time.monotonic()
+        earlier = self._received.setdefault(number, now)
+        repeated = number != signal.SIGHUP and now - earlier > self._REPEATED_AFTER_S
+        if not self.count or repeated:
+            self.count += 1
+            self._received[number] = now

@@ -39,15 +39,14 @@ class Trainer(Protocol):
         """Request the end: the trainer finishes its update and writes a checkpoint. Idempotent."""
 
     def kill(self, why: str = "") -> None:
-        """It shall end at once; what came after the last checkpoint is lost. `why` becomes its message."""
+        """Kill the process and its children; what came after the last checkpoint is lost. `why` is the message."""
 
     def settle(self) -> str:
         """Makes the run's status final after it ended, and returns its state."""
 
 
 class Pulse:
-    """Time since the last heartbeat of a run, by our own clock: one that was set, or a machine that slept,
-    makes nobody look dead."""
+    """Time since the last heartbeat of a run, by the monotonic clock: a changed system clock does not count."""
 
     def __init__(self) -> None:
         self._heartbeat: object = None
@@ -59,6 +58,10 @@ class Pulse:
             self._heartbeat, self._heard = status.get("heartbeat"), time.monotonic()
         return time.monotonic() - self._heard
 
+
+WAITED = "while it waited for its turn"
+KILLED = "it was killed at your second signal; what came after the last checkpoint is lost"
+"""Messages of a run that was stopped before its start, and of one that the user killed."""
 
 Start = Callable[[RunDir], Trainer]
 """Begins to train a run. Raises P3kitError where that cannot be done."""
@@ -143,7 +146,7 @@ class TrainerProcess:
     def settle(self) -> str:
         """Makes the run's status final after the process ended, and returns its state.
 
-        The trainer's own word stands where it gave one. Otherwise the run crashed, or was stopped before it began.
+        A state that the trainer wrote is kept. Otherwise the run crashed, or was stopped before it began.
         """
         status = self.run.status()
         if status["state"] in _FINAL_STATES:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import safetensors.torch
@@ -55,7 +56,7 @@ def export_policy(
     Example:
         >>> p3kit.export_policy("run-42/AAPL", "exports/aapl")
     """
-    place = Path(folder)
+    place = Path(os.path.abspath(folder))  # noqa: PTH100  (a link is refused, not followed)
     _check_folder(place)
     run, _ = find_run(folder_of_runs(runs_root), os.fspath(agent))
     policy = load_policy(agent, checkpoint, runs_root=runs_root)
@@ -88,38 +89,42 @@ def _weights(state: Flat, name: str) -> bytes:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise InputError unless `folder` is free: not there, empty, or an earlier export."""
+    """Raise InputError unless `folder` does not exist, is empty, or is an earlier export."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(str(folder), "is no folder", "name a folder")
+        raise InputError(str(folder), "is not a folder", "give the path of a folder")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if not held:
         return
     foreign = sorted(held - set(FILES))
     if foreign or not is_export(folder):
-        what = f"holds {foreign[0]}, which is not of an export" if foreign else "holds files, but no export"
-        raise InputError(str(folder), what, "name a new folder")
+        what = f"holds {foreign[0]}, which is not an export file" if foreign else "holds files, but no export"
+        raise InputError(str(folder), what, "give the path of a new folder")
 
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write `files` as the whole content of `folder`: into a temporary folder that takes its place."""
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    """Write `files` as the whole content of `folder`. An error or an interrupt leaves the earlier export in place."""
     try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            with (temporary / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
-        sync_folder(folder.parent)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        new, old = scratch / "new", scratch / "old"
+        try:
+            new.mkdir()
+            for name, content in files.items():
+                with (new / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            sync_folder(new)
+            _check_folder(folder)  # again: a file may have been added meanwhile
+            if folder.exists():
+                folder.replace(old)
+            new.replace(folder)
+            sync_folder(folder.parent)
+        finally:
+            if old.exists() and not folder.exists():
+                old.replace(folder)
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
         raise InputError(
-            str(folder), f"cannot be written ({error.strerror or error})", "name another folder"
+            str(folder), f"cannot be written ({error.strerror or error})", "give the path of another folder"
         ) from error
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)

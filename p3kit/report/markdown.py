@@ -27,6 +27,7 @@ from p3kit.edge import bound
 from p3kit.errors import InputError
 from p3kit.escape import markdown as safe
 from p3kit.report.hand_written import keep_hand_written
+from p3kit.rundir.rows import write_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
 Interval = tuple[float, float]
@@ -77,7 +78,7 @@ def render(template: str, own_templates: Path | None = None, **values: Any) -> s
 def _check_own(folder: Path) -> None:
     ours = sorted(path.name for path in TEMPLATES.glob("*.j2"))
     if not any((folder / name).is_file() for name in ours):
-        raise InputError(f"--templates {folder}", "holds no template of ours", f"it may hold {', '.join(ours)}")
+        raise InputError(f"--templates {folder}", "contains no known template", f"templates are {', '.join(ours)}")
 
 
 def _line_of(error: Exception, path: Path) -> str:
@@ -96,9 +97,7 @@ def write_page(text: str, path: Path) -> Path:
     """Write a page in one step, with the hand-written parts of the file that was there. Returns the path."""
     whole = keep_hand_written(text, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".md.tmp")
-    unfinished.write_text(whole, encoding="utf-8")
-    unfinished.replace(path)
+    write_bytes(path, whole.encode(), durable=False)
     return path
 
 

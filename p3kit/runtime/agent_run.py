@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from p3kit.env import Timestep, TradingEnv, VectorTask
-from p3kit.errors import P3kitError
+from p3kit.errors import InputError, P3kitError
 from p3kit.runtime.checkpoints import Flat, under
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evidence import movement, sample_rows, update_ratio
@@ -90,6 +90,9 @@ class AgentRun(Generic[A]):
     def make_env(self) -> TradingEnv | VectorTask:
         """The training environment on the run's device: N rows of one symbol, or of a Gymnasium or EnvPool task."""
         self._env = self._agent.make_env()
+        if self._env.autoreset == "next_step" and getattr(self.args, "n_steps", 2) < 2:
+            what = "1: this task restarts in a step of its own, so a rollout of one step can be without an action"
+            raise InputError("ppo.n_steps", what, "use at least 2")
         self._scale_observation: ObservationScaler = self._agent.observation_scaler(self._env.observation_size)
         self._scale_reward: RewardScaler = self._agent.reward_scaler(self._env.num_envs)
         self._check: RolloutCheck | None = self._agent.rollout_check()

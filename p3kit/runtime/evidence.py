@@ -28,8 +28,10 @@ def sample_rows(rows: int, device: torch.device) -> Tensor:
 
 
 def explained_variance(value: Tensor, target: Tensor) -> Tensor:
-    """1 − Var(target − value)/Var(target) over all elements; NaN where the target is constant."""
+    """1 − Var(target − value)/Var(target) over all elements; NaN where the target is constant or a single number."""
     target = target.double()
+    if target.numel() < 2:
+        return torch.full_like(target.sum(), torch.nan)
     variance = target.var()
     share: Tensor = torch.where(variance > 0, 1 - (target - value.double()).var() / variance, torch.nan)
     return share
@@ -40,8 +42,11 @@ def ridge_explained_variance(observation: Tensor, target: Tensor) -> Tensor:
 
     A ridge regression is fitted on the earlier half of the rows and judged on the later half, so that it forecasts like
     the value function. observation (B, D) and target (B,) are in the order of time. The penalty is the number of fitted
-    rows, which keeps the condition number below D + 1, so single precision is enough. NaN if a number is not finite.
+    rows, which keeps the condition number below D + 1, so single precision is enough. NaN if a number is not finite, or
+    with fewer than four rows.
     """
+    if len(target) < 4:
+        return torch.full((), torch.nan, dtype=torch.float64, device=target.device)
     sound = observation.isfinite().all() & target.isfinite().all()
     half = observation.shape[0] // 2
     target = target.nan_to_num(0.0, 0.0, 0.0)

@@ -71,7 +71,10 @@ def loss_weights(update: Mapping[str, Tensor], vf_coef: float, ent_coef: float) 
 
 
 def discounts(iteration: Iteration, gamma: float | Tensor, gae_lambda: float | Tensor) -> dict[str, Tensor]:
-    """gamma and gae_lambda by least squares: R − r = γ(1 − λ) V′ + γλ R′ on steps that another one follows."""
+    """gamma and gae_lambda by least squares: R − r = γ(1 − λ) V′ + γλ R′ on steps that another one follows. A rollout
+    of one step has none."""
+    if len(iteration.returns) < 2:
+        return {}
     returns, value = iteration.returns.double(), iteration.next_value.double()
     inside = (~iteration.done[:-1]).flatten()
     target = (returns - iteration.rewards.scaled.double())[:-1].flatten() * inside

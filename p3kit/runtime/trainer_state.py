@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from p3kit.errors import CheckpointError
 from p3kit.runtime.checkpoints import Flat, load_optimizer_state, optimizer_state, part, under
 
 
@@ -101,8 +102,10 @@ def state_of_part(own: Part) -> Flat:
 
 
 def load_part(own: Part, state: Flat) -> Any:
-    """Restore a part in place; returns what its `load_state_dict` returned."""
+    """Restore a part; returns what its `load_state_dict` returned. A dict gets the tensors of `state`."""
     if isinstance(own, dict):
+        if missing := own.keys() - state.keys():
+            raise CheckpointError("trainer state", f"lacks {', '.join(sorted(missing))}", "resume with its own trainer")
         own.update(state)
         return None
     if isinstance(own, torch.optim.Optimizer):

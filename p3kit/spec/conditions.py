@@ -169,7 +169,7 @@ def reads_the_clock(trigger: Any) -> bool:
     """Return True if a trigger depends on wall-clock time."""
     match trigger:
         case str():
-            return trigger == "run.slow"
+            return trigger.partition(":")[0] == "run.slow"
         case Condition(metric=metric):
             return metric.startswith("perf/")
         case All(all=parts) | AnyOf(any=parts):

@@ -14,6 +14,7 @@ import pytest
 
 from p3kit.errors import InputError
 from p3kit.launch import resume
+from p3kit.launch.local import Interrupts
 from p3kit.rundir import RunDir, list_runs, processes
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,15 @@ def test_every_plan_becomes_a_run_that_ends_well(start, plan, console):
     assert steps(outcome.runs[0]) == list(range(100, 1001, 100))
     assert outcome.runs[0].info()["command"] == ["p3kit"]
     assert "run-3/BAC done 1,000/1,000 · 1,234 steps/s · Sharpe 0.41" in console.file.getvalue()
+
+
+def test_a_failure_after_the_end_leaves_the_result(start, plan, console):
+    def fail(run):
+        raise InputError("disk", "is full", "free some space")
+
+    outcome = start(plan("AAPL"), on_end=fail)
+    assert (outcome.states, outcome.exit_code) == ({"run-1": "done"}, 0)
+    assert "run-1 is done, but its pictures were not drawn: disk: is full" in console.file.getvalue()
 
 
 def test_a_trainer_gets_its_own_copy_one_thread_and_a_session(start, plan):
@@ -236,6 +246,27 @@ def test_a_second_interrupt_kills_trainers_that_do_not_end(launcher):
     assert process.returncode == 130
     assert [run.status()["state"] for run in runs] == ["crashed", "crashed", "stopped"]
     assert not any(run.is_alive() for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("signals", "kills"),
+    [
+        ([signal.SIGTERM, signal.SIGHUP], False),  # a shutdown sends both
+        ([signal.SIGHUP, signal.SIGHUP], False),  # from the kernel and from the shell
+        ([signal.SIGTERM, signal.SIGINT], False),
+        ([signal.SIGINT, signal.SIGINT], True),
+        ([signal.SIGTERM, signal.SIGTERM], True),
+    ],
+    ids=["shutdown", "closed terminal", "two kinds", "two Ctrl-C", "two kills"],
+)
+def test_only_a_repeated_signal_kills(signals, kills, monkeypatch):
+    monkeypatch.setattr(Interrupts, "_REPEATED_AFTER_S", 0.05)
+    with Interrupts() as interrupts:
+        for number in signals:
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # at once, as `timeout` does: to the process and to its group
+            time.sleep(0.06)
+        assert (interrupts.count > 1) is kills
 
 
 def test_trainers_outlive_a_launcher_that_is_killed(launcher):

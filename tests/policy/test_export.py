@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +206,36 @@ def test_a_damaged_or_newer_folder_is_refused(folder: Path, tmp_path: Path) -> N
             p3kit.load_policy(copy)
 
 
+def test_an_interrupted_export_keeps_the_earlier_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = p3kit.export_policy(str(run), tmp_path / "policy")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    replace = Path.replace
+    for at in (1, 2):  # the first rename takes the earlier export away, the second one brings the new one
+        calls = iter(range(1, 10))
+
+        def interrupted(path: Path, target: Path, at: int = at, calls: Iterator[int] = calls) -> Path:
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            p3kit.export_policy(str(run), folder)
+        monkeypatch.undo()
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
 def test_a_foreign_folder_is_refused_and_an_export_replaced(run: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(p3kit.InputError, match=r"holds notes\.txt, which is not of an export; name a new folder"):
+    with pytest.raises(
+        p3kit.InputError, match=r"holds notes\.txt, which is not an export file; give the path of a new folder"
+    ):
         p3kit.export_policy(str(run), tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(p3kit.InputError, match="is no folder"):
+    with pytest.raises(p3kit.InputError, match="is not a folder"):
         p3kit.export_policy(str(run), tmp_path / "file")
     mine = tmp_path / "mine"
     mine.mkdir()

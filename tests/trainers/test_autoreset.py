@@ -3,6 +3,7 @@ loop over the episodes that were really played."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,3 +132,56 @@ def test_a_rollouts_advantages_are_those_of_its_episodes(
     assert (len(expected) < STEPS * ENVS) == (mode is AutoresetMode.NEXT_STEP)
     for (t, env), advantage in expected.items():
         assert float(played.advantage[t, env]) == pytest.approx(advantage, abs=1e-4), (t, env)
+
+
+class ThreeSteps(Stairs):
+    """Episodes of three steps."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed, options=options)
+        self.last = 3
+        return self._seen(), {}
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP], ids=lambda mode: mode.name)
+@pytest.mark.parametrize(
+    ("n_steps", "total"),
+    [(2, 6), (3, 8), (3, 7)],
+    ids=["rollouts of two steps", "a last rollout of reset steps", "a last rollout of one row"],
+)
+def test_the_shortest_rollouts_train_to_their_end(
+    ppo: ModuleType, mode: AutoresetMode, n_steps: int, total: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gymnasium, "make_vec", lambda _, num_envs: SyncVectorEnv([ThreeSteps] * 2, autoreset_mode=mode))
+    flags = ["--env-id", "Steps-v0", "--runs", str(tmp_path), "--set", "env.num_envs=2", "--batch-size", "2"]
+    monkeypatch.setattr(sys, "argv", ["ppo.py", *flags, "--n-steps", str(n_steps), "--total-timesteps", str(total)])
+    ppo.main()
+    (run,) = list_runs(tmp_path)
+    assert run.status()["state"] == "done"
+    assert run.read_metrics()[-1]["global_step"] == total
+
+
+def test_a_rollout_of_one_step_needs_restarts_in_the_same_step(
+    ppo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+        monkeypatch.setattr(
+            gymnasium, "make_vec", lambda _, num_envs, mode=mode: SyncVectorEnv([ThreeSteps] * 2, autoreset_mode=mode)
+        )
+        flags = [
+            "--env-id",
+            "S-v0",
+            "--runs",
+            str(tmp_path / mode.name),
+            "--set",
+            "env.num_envs=2",
+            "--batch-size",
+            "2",
+        ]
+        monkeypatch.setattr(sys, "argv", ["ppo.py", *flags, "--n-steps", "1", "--total-timesteps", "9"])
+        with contextlib.suppress(SystemExit):
+            ppo.main()
+    states = [list_runs(tmp_path / mode)[0].status() for mode in ("SAME_STEP", "NEXT_STEP")]
+    assert [status["state"] for status in states] == ["done", "failed"]
+    assert "ppo.n_steps: 1: this task restarts" in states[1]["message"]
+    capsys.readouterr()
