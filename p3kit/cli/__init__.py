@@ -135,7 +135,14 @@ class LazyCommands(click.Group):
             hint = f'did you mean "{near[0]}"?' if near else "see p3kit --help"
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         self.chosen = args[0] if args else ""
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing and not {"-h", "--help"} & set(rest):
+            from p3kit.cli.user_defaults import option_values, read_defaults
+
+            values = option_values(read_defaults())
+            inside = command.commands if isinstance(command, click.Group) else {}
+            ctx.default_map = {self.chosen: values | dict.fromkeys(inside, values)}
+        return name, command, rest
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command with guarded output. Output that is lost fails a command that prints, never a training."""

@@ -76,7 +76,9 @@ engine_option = click.option(
     help="Place of the trainers: local processes, or a Ray cluster (at RAY_ADDRESS, else a new one here).",
 )
 
-no_aim_option = click.option("--no-aim", is_flag=True, help="Do not mirror the runs into Aim while they train.")
+no_aim_option = click.option(
+    "--no-aim/--aim", "no_aim", default=False, help="Do not mirror the runs into Aim while they train."
+)
 
 
 repo_option = click.option(

@@ -58,22 +58,27 @@ def validate(spec: Path, overrides: tuple[str, ...], runs_root: Path, as_json: b
 Examples:
   p3kit show specs/smoke.toml
   p3kit show specs/phase3.toml --set ppo.gamma=0.95
-  p3kit show run-42/AAPL"""
+  p3kit show run-42/AAPL
+  p3kit show                    the defaults of options here, and their origin"""
 )
-@click.argument("spec_or_run", metavar="SPEC|RUN", shell_complete=complete_spec_or_run)
+@click.argument("spec_or_run", metavar="[SPEC|RUN]", required=False, shell_complete=complete_spec_or_run)
 @set_option
 @runs_option
 @json_option
-def show(spec_or_run: str, overrides: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
+def show(spec_or_run: str | None, overrides: tuple[str, ...], runs_root: Path, as_json: bool) -> None:
     """Print the resolved spec of SPEC or RUN, every value with its origin.
 
     RUN is run-42, 42, latest, run-42/AAPL or the name of an experiment that has one run.
 
-    The output is a spec itself: `p3kit show specs/smoke.toml > whole.toml`.
+    The output is a spec itself: `p3kit show specs/smoke.toml > whole.toml`. Without an argument, print the defaults of
+    options that p3kit.toml, [tool.p3kit] of pyproject.toml and the user's p3kit.toml set.
     """
     from p3kit.spec.keypath import written_path
     from p3kit.spec.writing import to_toml
 
+    if spec_or_run is None:
+        _show_defaults(as_json)
+        return
     tables, origins, note = _resolved(spec_or_run, overrides, runs_root)
     if as_json:
         kept = {} if note is None else {"note": note.text, "tags": list(note.tags)}
@@ -100,6 +105,25 @@ def schema(trainer: str | None) -> None:
     from p3kit.spec.schema import schema_text
 
     click.echo(schema_text(trainer), nl=False)
+
+
+def _show_defaults(as_json: bool) -> None:
+    """Print each default with its origin, and the files that were looked for."""
+    import os
+
+    from p3kit.cli.user_defaults import Default, project_file, read_defaults, user_file
+
+    defaults = read_defaults()
+    if folder := os.environ.get("P3KIT_RUNS"):
+        defaults["runs"] = Default(folder, "P3KIT_RUNS")
+    values = {key: one.value if one.value is None else str(one.value) for key, one in defaults.items()}
+    if as_json:
+        print_json({key: {"value": values[key], "origin": one.origin} for key, one in defaults.items()})
+        return
+    for key, one in defaults.items():
+        value = "one core per thread" if one.value is None else str(one.value).lower() if key == "aim" else one.value
+        click.echo(f"{key:5} {value}  ({one.origin})")
+    click.echo(f"project file: {project_file() or 'none'}; user file: {user_file()}")
 
 
 def _resolved(
