@@ -48,7 +48,8 @@ def write_page(results: Measured, contestants: Sequence[Any], growth: Sequence[A
 
 def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], growth: Sequence[Any]) -> Iterator[str]:
     made_by = results["made_by"]
-    rounds = min(len(rates_of(results, c.name)) for c in measured)
+    counts = sorted({len(rates_of(results, c.name)) for c in measured})
+    rounds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     loads = [one["load_before"] for one in results["rounds"]]
     versions = ", ".join(f"{name} {version}" for name, version in made_by["packages"].items())
     yield "# Speed of the trainers\n"
@@ -77,6 +78,7 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
     yield ""
     yield from explanations(results, measured)
     yield from phase_table(results, measured)
+    yield from targets(results)
     yield from growth_tables(results, growth)
     yield TRIED
 
@@ -121,6 +123,33 @@ def phase_table(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
     for one in timed:
         seconds = (spread(list(rates_of(results, one.name, key).values()), ".1f") for key in PHASES)
         yield f"| {one.title} | {' | '.join(seconds)} |"
+    yield ""
+
+
+TARGETS = (
+    ("ppo_stacked, whole command", "stacked", "sb3_best", "rate", 5.0),
+    ("ppo_stacked, after the start", "stacked", "sb3_best", "steady_rate", 6.5),
+    ("ppo_stacked, short run, whole command", "stacked_short", "sb3_best", "rate", 4.0),
+    ("ppo_shared, after the start", "shared", "sb3_shared", "steady_rate", 3.0),
+    ("ppo_shared, whole command", "shared", "sb3_shared", "rate", 2.5),
+    ("ppo, after the start", "ppo", "sb3_best", "steady_rate", 2.0),
+    ("ppo, compiled, after the start", "ppo_compiled", "sb3_best", "steady_rate", 2.0),
+)
+"""Rows of p3kit with the peer to compare, and the ratio that was planned."""
+
+
+def targets(results: Measured) -> Iterator[str]:
+    """The planned ratios beside the measured ones."""
+    rows = [(title, least, ratio_by_round(results, peer, own, key)) for title, own, peer, key, least in TARGETS]
+    rows = [row for row in rows if row[2]]
+    if not rows:
+        return
+    yield "## Targets\n"
+    yield "| | target | measured |"
+    yield "|---|---|---|"
+    for title, least, ratios in rows:
+        mark = "" if statistics.median(ratios) >= least else ", missed"
+        yield f"| {title} | ≥ {least:g} × | {spread(ratios, '.1f')} ×{mark} |"
     yield ""
 
 
