@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 
@@ -840,3 +841,28 @@ def test_follow_goes_on_until_it_is_stopped(project: Path) -> None:
         if sum(seen) == 2:
             stop.set()
     assert sum(seen) == 2
+
+
+def test_a_picture_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "reward.png"
+    PIL.Image.new("RGBA", (30, 20), "red").save(path)
+    kept = store.image(path, "rewards")
+    assert bytes(kept.storage["data"]) == path.read_bytes()
+    assert kept.to_pil_image().getpixel((29, 19)) == (255, 0, 0, 255)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match="not a whole PNG file"):
+        store.image(path, "rewards")
+
+
+def test_news_end_a_pause_of_the_mirror(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    stop, news = threading.Event(), threading.Event()
+    following = Mirror(project / "runs", project).follow(stop, interval=1_000.0, news=news)
+    assert next(following).changed == 1
+    train(run, range(3))
+    threading.Timer(0.1, news.set).start()
+    assert next(following).changed == 1
+    stop.set()
+    news.set()
+    assert next(following).changed == 0
+    assert next(following, None) is None
