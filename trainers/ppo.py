@@ -81,7 +81,7 @@ DropoutMasks = list[Tensor]
 """Multipliers per hidden layer, (rows, width): 0 for a unit that is off, 1/(1 − dropout) for one that is on."""
 
 
-class Body(nn.Module):
+class MLP(nn.Module):
     """A plain multilayer perceptron."""
 
     def __init__(self, sizes: list[int], activation: str, head_gain: float, generator: torch.Generator) -> None:
@@ -120,8 +120,8 @@ class ActorCritic(nn.Module):
     def __init__(self, observation_size: int, num_actions: int, args: Args, generator: torch.Generator) -> None:
         super().__init__()
         widths = [observation_size, *args.hidden]
-        self.policy = Body([*widths, num_actions], args.activation, args.init_gain, generator)
-        self.value = Body([*widths, 1], args.activation, 1.0, generator)
+        self.policy = MLP([*widths, num_actions], args.activation, args.init_gain, generator)
+        self.value = MLP([*widths, 1], args.activation, 1.0, generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all weights again."""
@@ -146,7 +146,7 @@ def dropout_masks(args: Args, num_envs: int, generator: torch.Generator) -> Drop
     return [(draw >= args.dropout).float() / (1 - args.dropout) for draw in draws]
 
 
-def of_envs(dropout: DropoutMasks | None, envs: Tensor) -> DropoutMasks | None:
+def select_masks(dropout: DropoutMasks | None, envs: Tensor) -> DropoutMasks | None:
     """The dropout masks (B, width) of rows that belong to `envs` (B,)."""
     return dropout and [layer[envs] for layer in dropout]
 
@@ -283,8 +283,8 @@ def ppo_loss(
     if value_loss == "huber":
         value_term = 2 * F.huber_loss(value, batch.returns)  # doubled: equal to the squared error below 1
     elif value_loss == "clipped":
-        near = batch.value + (value - batch.value).clamp(-clip_range, clip_range)
-        value_term = torch.max((value - batch.returns).square(), (near - batch.returns).square()).mean()
+        clipped_value = batch.value + (value - batch.value).clamp(-clip_range, clip_range)
+        value_term = torch.max((value - batch.returns).square(), (clipped_value - batch.returns).square()).mean()
     else:
         value_term = F.mse_loss(value, batch.returns)
 
@@ -293,12 +293,12 @@ def ppo_loss(
 
     with torch.no_grad():
         choices = batch.mask.sum(-1)
-        open_states = (choices > 1).float()
-        share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
-        entropy_norm = share_of_most.sum() / open_states.sum().clamp_min(1)
-        away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean()
-        clip_fraction = (away > clip_range).float().mean()
-        stats = [policy_term, value_term, entropy.mean(), entropy_norm, kl, clip_fraction, away.mean()]
+        has_choice = (choices > 1).float()
+        normalised_entropy = entropy / choices.clamp_min(2).float().log() * has_choice
+        entropy_norm = normalised_entropy.sum() / has_choice.sum().clamp_min(1)
+        deviation, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean()
+        clip_fraction = (deviation > clip_range).float().mean()
+        stats = [policy_term, value_term, entropy.mean(), entropy_norm, kl, clip_fraction, deviation.mean()]
     return loss, torch.stack(stats).detach()
 
 
@@ -361,7 +361,7 @@ def train(run: AgentRun[Args]) -> None:
         if env.autoreset == "same_step" and len(ended[0]):
             final = run.observe(buffer.final_index[ended], buffer.final_account[ended])
             with torch.no_grad():
-                _, next_value[ended] = forward(final, of_envs(dropout, ended[1]))
+                _, next_value[ended] = forward(final, select_masks(dropout, ended[1]))
         advantage = compute_gae(reward, buffer.value, next_value, buffer.terminated, done, args.gamma, args.gae_lambda)
         returns = advantage + buffer.value
 
@@ -369,13 +369,13 @@ def train(run: AgentRun[Args]) -> None:
         flat_index, flat_account = buffer.index.flatten(), buffer.account.flatten(0, 1)  # (R,), (R, K)
         tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
         flat = Minibatch(*(table.flatten(0, 1) for table in tables))  # (R,), the mask (R, A)
-        learnt = buffer.valid.flatten()  # (R,)
-        learnt = learnt & (learnt.cumsum(0) <= left)  # steps beyond total_timesteps are excluded from the update
+        learnable = buffer.valid.flatten()  # (R,)
+        learnable = learnable & (learnable.cumsum(0) <= left)  # steps beyond total_timesteps do not count
         update: list[Tensor] = []  # one number per STEP_METRICS for each gradient step
         for epoch in range(args.n_epochs):
             order, first_of_epoch = orders[epoch], len(update)
             if restarts or left < rows:
-                order = order[learnt[order]]
+                order = order[learnable[order]]
             for batch in order.split(args.batch_size * args.accumulation_steps):
                 learnt_from = Minibatch(*(column[batch] for column in flat))
                 run.learns_from(batch, learnt_from)
@@ -390,7 +390,7 @@ def train(run: AgentRun[Args]) -> None:
                         observation = run.observe(flat_index[chosen], flat_account[chosen])
                         loss, piece_stats = batch_loss(
                             observation,
-                            of_envs(dropout, chosen % num_envs),
+                            select_masks(dropout, chosen % num_envs),
                             rows_of,
                             clip_range=args.clip_range,
                             ent_coef=args.ent_coef,
@@ -409,8 +409,8 @@ def train(run: AgentRun[Args]) -> None:
                 grad_scaler.step(optimizer)
                 grad_scaler.update()
                 clipped = (norm > args.max_grad_norm).float()
-                told = torch.stack([stats[KL], norm, norm, clipped, broken.float(), total_loss])
-                update.append(torch.cat([stats, told]))
+                step_stats = torch.stack([stats[KL], norm, norm, clipped, broken.float(), total_loss])
+                update.append(torch.cat([stats, step_stats]))
             if args.target_kl != "off":
                 epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
                 if epoch_kl.item() > args.target_kl:  # the device is waited for once per epoch

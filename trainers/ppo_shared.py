@@ -266,7 +266,7 @@ def hidden_units(
     return hidden if dropout is None else [layer * dropout[-1] for layer in hidden]
 
 
-def read_heads(heads: Weights, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
+def apply_heads(heads: Weights, hidden: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Logits (K, B, A) and value (K, B), both float32."""
     logits, value = (affine(heads, f"{body}.1", layer) for body, layer in zip(("policy", "value"), hidden, strict=True))
     return logits.float(), value.squeeze(-1).float()
@@ -278,7 +278,7 @@ def forward_all(
     """(K, B, D) → logits (K, B, A), value (K, B), the heads' hidden layers, and the encoder's token (K, B, d_model)."""
     token = encode(for_each(encoder, len(observation)), observation, shape, args, dropout)
     hidden = hidden_units(heads, token, observation, shape, args, dropout)
-    return *read_heads(heads, hidden), hidden, token
+    return *apply_heads(heads, hidden), hidden, token
 
 
 # Copied from trainers/ppo.py::masked_log_softmax
@@ -498,8 +498,8 @@ def ppo_loss(logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, valu
         value_term = 2 * F.huber_loss(value, batch.returns, reduction="none").mean(-1)
     elif value_loss == "clipped":
         moved = torch.minimum(torch.maximum(value - batch.value, -knobs.clip_range), knobs.clip_range)
-        near = batch.value + moved
-        value_term = torch.max((value - batch.returns).square(), (near - batch.returns).square()).mean(-1)
+        clipped_value = batch.value + moved
+        value_term = torch.max((value - batch.returns).square(), (clipped_value - batch.returns).square()).mean(-1)
     else:
         value_term = (value - batch.returns).square().mean(-1)
 
@@ -507,12 +507,12 @@ def ppo_loss(logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, valu
     loss = policy_term + knobs.vf_coef.squeeze(-1) * value_term - knobs.ent_coef.squeeze(-1) * entropy.mean(-1)
 
     choices = batch.mask.sum(-1)
-    open_states = (choices > 1).float()
-    share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
-    entropy_norm = share_of_most.sum(-1) / open_states.sum(-1).clamp_min(1)
-    away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean(-1)
-    clip_fraction = (away > knobs.clip_range).float().mean(-1)
-    stats = [policy_term, value_term, entropy.mean(-1), entropy_norm, kl, clip_fraction, away.mean(-1)]
+    has_choice = (choices > 1).float()
+    normalised_entropy = entropy / choices.clamp_min(2).float().log() * has_choice
+    entropy_norm = normalised_entropy.sum(-1) / has_choice.sum(-1).clamp_min(1)
+    deviation, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean(-1)
+    clip_fraction = (deviation > knobs.clip_range).float().mean(-1)
+    stats = [policy_term, value_term, entropy.mean(-1), entropy_norm, kl, clip_fraction, deviation.mean(-1)]
     return loss, torch.stack(stats, dim=-1).detach()
 
 
@@ -537,7 +537,7 @@ def find_gradients(
         own_encoder, own_heads = weights
         with autocast(observation.device, precision):
             token = encode(own_encoder, observation, shape, args, dropout)
-            logits, value = read_heads(own_heads, hidden_units(own_heads, token, observation, shape, args, dropout))
+            logits, value = apply_heads(own_heads, hidden_units(own_heads, token, observation, shape, args, dropout))
         losses, stats = ppo_loss(logits, value, batch, knobs, args.value_loss)
         return (losses * loss_scale).sum(), (losses.detach(), stats)
 
@@ -581,7 +581,7 @@ def share_gradient(
     knobs: Knobs,
     encoder_rate: float,
     orders: Tensor | None,
-    encoder_moves: Tensor,
+    encoder_trainable: Tensor,
 ) -> Shared:
     """The mean of the agents' gradients on the encoder, over the agents that take a step. Each gradient is first
     clipped by its own factor; surgery follows, along `orders` if any.
@@ -606,7 +606,7 @@ def share_gradient(
     others = taken.unsqueeze(0) & taken.unsqueeze(1) & ~torch.eye(len(gram), dtype=torch.bool, device=gram.device)
     mean = (cosine * others).sum(1) / others.sum(1)  # NaN for an agent that is alone
     least = torch.where(others.any(1), cosine.masked_fill(~others, torch.inf).amin(1), torch.nan)
-    active = (number > 0) & encoder_moves
+    active = (number > 0) & encoder_trainable
     steps = steps + active
     rate = encoder_rate * (knobs.learning_rate.squeeze(-1) * taken).sum() / number.clamp_min(1)
     decay = (knobs.weight_decay.squeeze(-1) * taken).sum() / number.clamp_min(1)
@@ -633,7 +633,7 @@ def take_step(
     # differs: the encoder's step is shared (6 lines)
     encoder_rate: float,
     orders: Tensor | None,
-    encoder_moves: Tensor,
+    encoder_trainable: Tensor,
 ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
     """Clip each agent's gradient, and move encoder and heads, in place. `moments` and `steps` are those of both.
 
@@ -641,7 +641,7 @@ def take_step(
     """
     whole = {f"encoder.{name}": g.flatten(1).unsqueeze(1) for name, g in gradient.items()} | head_gradient
     factors, counted, planned = plan_step(whole, losses, loss_scale, steps[1], live, knobs)
-    together = share_gradient(gradient, factors, steps[0], knobs, encoder_rate, orders, encoder_moves)
+    together = share_gradient(gradient, factors, steps[0], knobs, encoder_rate, orders, encoder_trainable)
     adamw_step(encoder, *moments[0], together.gradient, together.factors)
     adamw_step(heads, *moments[1], head_gradient, factors)
     # end
@@ -667,7 +667,7 @@ def learn(
     live: Tensor,
     # differs: the encoder's step is shared (2 lines)
     orders: Tensor | None,
-    encoder_moves: Tensor,
+    encoder_trainable: Tensor,
     shape: Shape,
     args: Args,
     # end
@@ -681,7 +681,7 @@ def learn(
     words = (shape, args, precision)
     found = find_gradients(encoder, heads, observation, batch, dropout, knobs, loss_scale, *words)
     moved = (encoder, heads, moments, steps, *found, loss_scale, live, knobs)
-    return *found[:2], *take_step(*moved, args.encoder_rate, orders, encoder_moves)
+    return *found[:2], *take_step(*moved, args.encoder_rate, orders, encoder_trainable)
     # end
 
 
@@ -771,11 +771,11 @@ def train(run: Stack[Args]) -> None:
         rows = steps * num_envs
         noise, starts, orders, dropout = run.draws((steps, num_envs, env.num_actions), gumbel_noise, dropout_masks)
         # differs: an intervention may freeze the encoder, and surgery has an order (0 lines)
-        encoder_moves = torch.tensor(not run.encoder_is_frozen, device=device)
+        encoder_trainable = torch.tensor(not run.encoder_is_frozen, device=device)
         surgery_orders = None
         if args.surgery == "pcgrad":
-            meeting = torch.Generator().manual_seed(seed_of("surgery", run.seed, run.iteration))
-            surgery_orders = torch.stack([torch.randperm(count, generator=meeting) for _ in range(count)]).to(device)
+            own = torch.Generator().manual_seed(seed_of("surgery", run.seed, run.iteration))
+            surgery_orders = torch.stack([torch.randperm(count, generator=own) for _ in range(count)]).to(device)
         # end
 
         # 2. Rollout: act, step, remember where each observation came from.
@@ -834,15 +834,15 @@ def train(run: Stack[Args]) -> None:
         tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
         flat = Minibatch(*(to_rows(table) for table in tables))  # (K, R), the mask (K, R, A)
         live, epochs = run.live(), torch.zeros(count, device=device)
-        learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
+        learnable = min(rows, left)  # more envs than steps left: surplus rows are not learnt from
         update: list[Tensor] = []  # (K, M), one number per STEP_METRICS for each gradient step
         # differs: what the agents do to each other (0 lines)
         interference: list[Tensor] = []  # (K, 3), INTERFERENCE_METRICS of each gradient step
         # end
         for epoch in range(args.n_epochs):
             order, first_of_epoch = orders[:, epoch], len(update)
-            if learnt < rows:
-                order = order[order < learnt].view(count, learnt)
+            if learnable < rows:
+                order = order[order < learnable].view(count, learnable)
             columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order)
             batches = split_batches(columns, args.batch_size * args.accumulation_steps)
             for batch_index, batch_account, *chosen, batch_rows in batches:
@@ -853,7 +853,7 @@ def train(run: Stack[Args]) -> None:
                 # differs: gradients on encoder and heads, and one optimiser for each (1 line)
                 head_gradient: Weights = {}
                 moving = ((encoder_optimizer.moments, optimizer.moments), (encoder_optimizer.steps, optimizer.steps))
-                rules = (surgery_orders, encoder_moves)
+                rules = (surgery_orders, encoder_trainable)
                 # end
                 for piece, share, attempt in run.pieces(size):
                     with attempt:  # out of memory: the same batch again in smaller pieces

@@ -108,8 +108,8 @@ class Args:
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-# Copied from trainers/ppo.py::Body
-class Body(nn.Module):
+# Copied from trainers/ppo.py::MLP
+class MLP(nn.Module):
     """A plain multilayer perceptron."""
 
     def __init__(self, sizes: list[int], activation: str, head_gain: float, generator: torch.Generator) -> None:
@@ -149,8 +149,8 @@ class ActorCritic(nn.Module):
     def __init__(self, observation_size: int, num_actions: int, args: Args, generator: torch.Generator) -> None:
         super().__init__()
         widths = [observation_size, *args.hidden]
-        self.policy = Body([*widths, num_actions], args.activation, args.init_gain, generator)
-        self.value = Body([*widths, 1], args.activation, 1.0, generator)
+        self.policy = MLP([*widths, num_actions], args.activation, args.init_gain, generator)
+        self.value = MLP([*widths, 1], args.activation, 1.0, generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all weights again."""
@@ -393,8 +393,8 @@ def ppo_loss(logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, valu
         value_term = 2 * F.huber_loss(value, batch.returns, reduction="none").mean(-1)
     elif value_loss == "clipped":
         moved = torch.minimum(torch.maximum(value - batch.value, -knobs.clip_range), knobs.clip_range)
-        near = batch.value + moved
-        value_term = torch.max((value - batch.returns).square(), (near - batch.returns).square()).mean(-1)
+        clipped_value = batch.value + moved
+        value_term = torch.max((value - batch.returns).square(), (clipped_value - batch.returns).square()).mean(-1)
     else:
         value_term = (value - batch.returns).square().mean(-1)
 
@@ -402,12 +402,12 @@ def ppo_loss(logits: Tensor, value: Tensor, batch: Minibatch, knobs: Knobs, valu
     loss = policy_term + knobs.vf_coef.squeeze(-1) * value_term - knobs.ent_coef.squeeze(-1) * entropy.mean(-1)
 
     choices = batch.mask.sum(-1)
-    open_states = (choices > 1).float()
-    share_of_most = entropy / choices.clamp_min(2).float().log() * open_states
-    entropy_norm = share_of_most.sum(-1) / open_states.sum(-1).clamp_min(1)
-    away, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean(-1)
-    clip_fraction = (away > knobs.clip_range).float().mean(-1)
-    stats = [policy_term, value_term, entropy.mean(-1), entropy_norm, kl, clip_fraction, away.mean(-1)]
+    has_choice = (choices > 1).float()
+    normalised_entropy = entropy / choices.clamp_min(2).float().log() * has_choice
+    entropy_norm = normalised_entropy.sum(-1) / has_choice.sum(-1).clamp_min(1)
+    deviation, kl = (ratio - 1).abs(), (ratio - 1 - log_ratio).mean(-1)
+    clip_fraction = (deviation > knobs.clip_range).float().mean(-1)
+    stats = [policy_term, value_term, entropy.mean(-1), entropy_norm, kl, clip_fraction, deviation.mean(-1)]
     return loss, torch.stack(stats, dim=-1).detach()
 
 
@@ -584,12 +584,12 @@ def train(run: Stack[Args]) -> None:
         tables = (buffer.action, buffer.log_prob, advantage, returns, buffer.value, buffer.mask)
         flat = Minibatch(*(to_rows(table) for table in tables))  # (K, R), the mask (K, R, A)
         live, epochs = run.live(), torch.zeros(count, device=device)
-        learnt = min(rows, left)  # more envs than steps left: the surplus was played but is not learnt from
+        learnable = min(rows, left)  # more envs than steps left: surplus rows are not learnt from
         update: list[Tensor] = []  # (K, M), one number per STEP_METRICS for each gradient step
         for epoch in range(args.n_epochs):
             order, first_of_epoch = orders[:, epoch], len(update)
-            if learnt < rows:
-                order = order[order < learnt].view(count, learnt)
+            if learnable < rows:
+                order = order[order < learnable].view(count, learnable)
             columns = (*(gather_rows(column, order) for column in (flat_index, flat_account, *flat)), order)
             batches = split_batches(columns, args.batch_size * args.accumulation_steps)
             for batch_index, batch_account, *chosen, batch_rows in batches:
