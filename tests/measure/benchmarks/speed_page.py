@@ -108,8 +108,8 @@ no bf16), as are those below, which were taken at calmer moments.
 | before | 8.3 ms | 50 ms |
 | glibc keeps freed memory (2,900 page faults a step before, 15 after) | | 39 ms |
 | gradients on weights by MKL: ten oneDNN products took 2.0 ms, a batch of MKL's 0.5 ms | | 36 ms |
-| modules and compiled functions outside garbage collection | 7.2 ms | 33 ms |
-| factors of AdamW in one table: the compiler computed a power for every 16 weights | 4.8 ms | 30 ms |
+| modules and compiled functions outside garbage collection | 7.2 ms | 30 to 33 ms |
+| factors of AdamW in one table: the compiler computed a power for every 16 weights | 4.8 ms | not measured alone |
 
 - Compiling by what is in the cache was not built. The second run of a spec would end with other bits than the first.
 - bf16 was not measured again: this processor has no instructions for it. The default stays fp32 on a CPU.
@@ -233,7 +233,7 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
     )
     yield (
         "- **The same transformer** is the encoder of trainers/ppo_shared.py as a features extractor, with heads of "
-        "the same width. Its attention is the fastest of three forms that were timed: sums of products, matrix "
+        "the same width. Its attention is one of the two fastest of three forms that were timed: sums of products, matrix "
         "products, and PyTorch's scaled_dot_product_attention. p3kit trains ten agents through one encoder and also "
         "measures their interference.\n"
     )
