@@ -233,9 +233,9 @@ def explanations(results: Measured, measured: Sequence[Any]) -> Iterator[str]:
     )
     yield (
         "- **The same transformer** is the encoder of trainers/ppo_shared.py as a features extractor, with heads of "
-        "the same width. Its attention is one of the two fastest of three forms that were timed: sums of products, matrix "
-        "products, and PyTorch's scaled_dot_product_attention. p3kit trains ten agents through one encoder and also "
-        "measures their interference.\n"
+        "the same width. Its attention is one of the two fastest of three forms that were timed: sums of products, "
+        "matrix products, and PyTorch's scaled_dot_product_attention. p3kit trains ten agents through one encoder and "
+        "also measures their interference.\n"
     )
     free = [
         (c.title, list(rates_of(results, c.name, "update_rate").values()))
