@@ -102,7 +102,7 @@ class Mirror:
         return self._busy_since is not None and time.monotonic() - self._busy_since > SILENT_S
 
     def sync(self) -> SyncResult:
-        """Sends what is new. Without news it opens nothing and costs a directory listing per run.
+        """Send what is new. Without news it opens nothing and costs a directory listing per run.
 
         A run that cannot be mirrored is named in the result and does not stop the others. Raises P3kitError when the
         repository as a whole cannot be used. Run directories are only read.
@@ -137,7 +137,7 @@ class Mirror:
     def follow(
         self, stop: threading.Event, interval: float = FOLLOW_INTERVAL_S, news: threading.Event | None = None
     ) -> Iterator[SyncResult]:
-        """Syncs again and again until `stop` is set, and once more then; yields each result. `news`, which is set with
+        """Sync again and again until `stop` is set, and once more then; yields each result. `news`, which is set with
         `stop` too, ends a pause.
 
         The pause grows with the work, so that the mirror takes at most a twentieth of one core from training.
@@ -162,7 +162,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Keeps other mirrors of this repository out. The lock is on the folder itself, and goes with the process."""
+        """Keep other mirrors of this repository out. The lock is on the folder itself, and goes with the process."""
         try:
             self.repo.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.repo, os.O_RDONLY)
@@ -228,7 +228,7 @@ class Mirror:
         return self._store
 
     def _forget_all(self) -> None:
-        """Drops all that was sent from these runs. The cursor goes last: a kill in between changes nothing."""
+        """Drop all that was sent from these runs. The cursor goes last: a kill in between changes nothing."""
         store, existing = self._opened(), self.runs()
         root = str(self.runs_root.absolute())
         mirrored = {path.stem for path in self._cursors.glob("*.json") if Cursor.load(path).runs_root == root}

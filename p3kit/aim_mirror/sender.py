@@ -52,7 +52,7 @@ class Sender:
         self.events = run.read_events()
 
     def send(self) -> dict[str, int]:
-        """Sends what lies behind the cursor; returns how many of each."""
+        """Send what lies behind the cursor; returns how many of each."""
         self._description()
         return {
             "points": self._metrics(),

@@ -40,7 +40,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 
 
 def require_aim() -> None:
-    """Raises MissingExtra without aim, P3kitError with a version that was not tried. Imports nothing."""
+    """Raise MissingExtra without aim, P3kitError with a version that was not tried. Imports nothing."""
     if importlib.util.find_spec("aim") is None:
         if sys.version_info >= NO_AIM_FROM:
             python = ".".join(map(str, sys.version_info[:2]))
@@ -86,7 +86,7 @@ class AimStore:
                 writer.close()
 
     def publish(self, run_hash: str) -> bool:
-        """Copies a run's summary into the index, without which the SDK and the UI do not see it.
+        """Copy a run's summary into the index, without which the SDK and the UI do not see it.
 
         The index takes one process at a time. Returns False when it stayed busy: `aim up` is then indexing, the run
         very likely included, and the caller tries again at its next turn.
@@ -97,12 +97,12 @@ class AimStore:
             return self._while_index_is_free(lambda: manager.index(run_hash))
 
     def clear(self, run_hash: str) -> None:
-        """Drops all that was tracked for a run. Notes, description and archive flag, which are the user's, stay."""
+        """Drop all that was tracked for a run. Notes, description and archive flag, which are the user's, stay."""
         with self._failures_named():
             self._with_index(lambda: self._repo._delete_local_run_data(run_hash))
 
     def delete(self, run_hash: str) -> None:
-        """Drops a run and the user's notes on it."""
+        """Drop a run and the user's notes on it."""
         with self._failures_named():
             self._with_index(lambda: self._repo._delete_run(run_hash))
 
@@ -116,7 +116,7 @@ class AimStore:
             return _load("aim.sdk.repo").Repo(str(self.root), init=not (self.path / "VERSION").exists())
 
     def _check(self) -> None:
-        """Touches both databases that all runs share, so that damage shows before anything is sent."""
+        """Touch both databases that all runs share, so that damage shows before anything is sent."""
         self._repo.structured_db.find_run("")
         self._while_index_is_free(lambda: self._repo._get_index_container("meta", timeout=0))
 
@@ -127,7 +127,7 @@ class AimStore:
             )
 
     def _while_index_is_free(self, work: Callable[[], object]) -> bool:
-        """Calls `work`; False when another program held the index all the time."""
+        """Call `work`; False when another program held the index all the time."""
         for _ in range(INDEX_ATTEMPTS):
             try:
                 work()
@@ -187,7 +187,7 @@ class RunWriter:
         self._run._resources.close()
 
     def describe(self, name: str, experiment: str, tags: Collection[str], vocabulary: Collection[str]) -> None:
-        """Sets name, experiment and tags. Of the tags already there, only those in `vocabulary` are ever removed."""
+        """Set name, experiment and tags. Of the tags already there, only those in `vocabulary` are ever removed."""
         if self._props.name != name:
             self._props.name = name
         if self._props.experiment != experiment:
@@ -199,13 +199,13 @@ class RunWriter:
             self._props.remove_tag(tag)
 
     def set_params(self, params: Mapping[str, Any]) -> None:
-        """Replaces the run's parameters: a tree of plain values, its leaves found in Aim as `run.key.key`."""
+        """Replace the run's parameters: a tree of plain values, its leaves found in Aim as `run.key.key`."""
         for key, value in params.items():
             self._run.meta_run_tree.subtree("attrs")[key] = value
             self._run.meta_tree.subtree("attrs")[key] = value  # the union over runs, for suggestions in the UI
 
     def set_end(self, time: float | None) -> None:
-        """Marks the run finished at `time` (unix seconds), or active with None."""
+        """Mark the run finished at `time` (unix seconds), or active with None."""
         self._run.meta_run_tree["end_time"] = time
 
     def track(
@@ -246,7 +246,7 @@ def distribution(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> Any
 
 
 def move_aside(root: Path) -> Path | None:
-    """Renames `root`/.aim to a free name beside it and returns that; None where there is none.
+    """Rename `root`/.aim to a free name beside it and return that; None where there is none.
 
     Stores opened on it must not be used any more.
     """
@@ -267,7 +267,7 @@ def _load(module: str) -> Any:
 
 @contextlib.contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undoes what `logging.config.fileConfig` does: handlers replaced, and every existing logger disabled."""
+    """Undo what `logging.config.fileConfig` does: handlers replaced, and every existing logger disabled."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     loggers = [item for item in logging.Logger.manager.loggerDict.values() if isinstance(item, logging.Logger)]

@@ -30,7 +30,7 @@ class VectorTask:
     autoreset: Literal["same_step", "next_step"]
 
     def __init__(self, env_id: str, num_envs: int, seed: int, device: str | torch.device = "cpu") -> None:
-        """Raises InputError for an unknown task, or one without discrete actions and a Box or Discrete observation."""
+        """Raise InputError for an unknown task, or one without discrete actions and a Box or Discrete observation."""
         self.env_id, self.num_envs, self.seed = env_id, num_envs, seed
         self.device = torch.device(device)
         self._env = _make(env_id, num_envs, seed)

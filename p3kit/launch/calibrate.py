@@ -106,7 +106,7 @@ def calibrate(
     display: Display,
     on_end: RunHook | None = None,
 ) -> Cost | None:
-    """Trains the beginning of the first `jobs` plans; `on_end` is called with each, as after a run. None: interrupted.
+    """Train the beginning of the first `jobs` plans; `on_end` is called with each, as after a run. None: interrupted.
 
     Raises P3kitError where one of them fails.
     """

@@ -213,7 +213,7 @@ def _refuse_silent(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables that the user has not set, for as long as this is entered: Ray's processes inherit them."""
+    """Set variables that the user has not set, for as long as this is entered: Ray's processes inherit them."""
     mine = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(mine)
     try:
@@ -367,7 +367,7 @@ def train_on_node(path: str, retry: bool) -> tuple[str, str, bool]:
 
 
 def _await_directory(run: RunDir) -> None:
-    """Raises P3kitError where this node does not see the run directory."""
+    """Raise P3kitError where this node does not see the run directory."""
     deadline = time.monotonic() + SHOWS_WITHIN_S
     while not (run.path / "run.json").is_file():
         if time.monotonic() > deadline:

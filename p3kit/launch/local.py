@@ -95,7 +95,7 @@ def launch(
     on_end: RunHook | None = None,
     start: Start = TrainerProcess.start,
 ) -> Outcome:
-    """Trains queued runs (`make_runs`), `jobs` at a time.
+    """Train queued runs (`make_runs`), `jobs` at a time.
 
     `console` is where progress goes (stderr), `on_end` is called in this thread with each run that ended by itself,
     `start` begins one run.
@@ -155,7 +155,7 @@ def resume(
     on_end: RunHook | None = None,
     start: Start = TrainerProcess.start,
 ) -> Outcome:
-    """Continues runs from their last checkpoints, or from the beginning where there is none.
+    """Continue runs from their last checkpoints, or from the beginning where there is none.
 
     Raises InputError, before anything starts, for a run that is done or still being trained.
     """
@@ -204,7 +204,7 @@ def train(
     feed: Feed | None = None,
     start: Start = TrainerProcess.start,
 ) -> Outcome:
-    """Trains queued runs, and those that `feed` adds to them, `jobs` at a time."""
+    """Train queued runs, and those that `feed` adds to them, `jobs` at a time."""
     with Interrupts() as interrupts:
         slots = _Slots(runs, jobs, display, interrupts, on_end, feed, start)
         try:
@@ -252,7 +252,7 @@ class _Slots:
         return list(self._infos)
 
     def work(self) -> None:
-        """Trains all runs; returns when each has ended or, after an interrupt, has written its checkpoint."""
+        """Train all runs; returns when each has ended or, after an interrupt, has written its checkpoint."""
         heard, next_look = 0, 0.0
         while self.waiting or self.active or (not heard and self._any_waits()):
             if self.interrupts.count > heard:

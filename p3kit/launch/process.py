@@ -42,7 +42,7 @@ class Trainer(Protocol):
         """Kill the process and its children; what came after the last checkpoint is lost. `why` is the message."""
 
     def settle(self) -> str:
-        """Makes the run's status final after it ended, and returns its state."""
+        """Make the run's status final after it ended, and return its state."""
 
 
 class Pulse:
@@ -83,7 +83,7 @@ class TrainerProcess:
 
     @classmethod
     def start(cls, run: RunDir, *, wait_s: float = 1.0, end_with_parent: bool = False) -> TrainerProcess:
-        """Starts the run's own copy of its trainer; from the last checkpoint if there is one, else from the beginning.
+        """Start the run's own copy of its trainer; from the last checkpoint if there is one, else from the beginning.
 
         `wait_s`: how long to wait for a former trainer of the run to end; `end_with_parent`: it ends when this process
         dies. Raises P3kitError when the run is still being trained after that or the process cannot be started.
@@ -138,13 +138,13 @@ class TrainerProcess:
             self._process.terminate()
 
     def kill(self, why: str = "") -> None:
-        """Ends the process and its children at once; what came after the last checkpoint is lost. `why` becomes the
+        """End the process and its children at once; what came after the last checkpoint is lost. `why` becomes the
         run's message."""
         self._why_killed = why
         self._signal_group(signal.SIGKILL)
 
     def settle(self) -> str:
-        """Makes the run's status final after the process ended, and returns its state.
+        """Make the run's status final after the process ended, and return its state.
 
         A state that the trainer wrote is kept. Otherwise the run crashed, or was stopped before it began.
         """

@@ -231,7 +231,7 @@ def _keep(table: pd.DataFrame, symbol: str, path: Path, kind: Kind, interval: st
 
 
 def _write_provenance(folder: Path, fetched: Sequence[Fetched], interval: str, now: dt.datetime) -> None:
-    """Adds these files to what is known of the others in the folder."""
+    """Add these files to what is known of the others in the folder."""
     path = folder / PROVENANCE
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}}
     for one in fetched:

@@ -50,7 +50,7 @@ class RunDir:
 
     @classmethod
     def create(cls, runs_root: Path | str, run_json: Mapping[str, Any], spec_text: str, trainer_file: Path) -> RunDir:
-        """Makes `run-N` in `runs_root` with the next free number and fills it. Its state is `queued`.
+        """Make `run-N` in `runs_root` with the next free number and fill it. Its state is `queued`.
 
         The number is taken by mkdir, so two processes never get the same. If anything fails (full disk, unreadable
         trainer) the directory is removed again. `run.json` comes last: a directory without it is no run.
@@ -96,7 +96,7 @@ class RunDir:
         return int(match[1]) if match else None
 
     def delete(self) -> None:
-        """Removes the directory with all that is in it."""
+        """Remove the directory with all that is in it."""
         shutil.rmtree(self.path)
 
     # ------------------------------------------------------------------ files
@@ -210,7 +210,7 @@ class RunDir:
         return [agent["name"] for agent in self.info().get("agents", [])]
 
     def verify(self, *, of_metrics: bool = True) -> None:
-        """Reads all that a summary rests on. Raises P3kitError naming the first file that is damaged, and where."""
+        """Read all that a summary rests on. Raises P3kitError naming the first file that is damaged, and where."""
         self.info()
         rows.verify_rows(self._events_file, validation.EVENTS)
         if of_metrics:
@@ -227,7 +227,7 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     def append_metrics(self, metric_rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows `{"agent", "iteration", "global_step", "time", "metrics": {name: number}}`, all in one write.
+        """Add rows `{"agent", "iteration", "global_step", "time", "metrics": {name: number}}`, all in one write.
 
         nan and inf are kept. A value of None (no value, as the Sharpe ratio of a policy that never trades) is left
         out: an absent name is the one form of "no value". Raises P3kitError for a name that is not in the glossary and
@@ -275,7 +275,7 @@ class RunDir:
         return self.path / "events.jsonl"
 
     def append_event(self, kind: str, agent: str | None = None, global_step: int | None = None, **fields: Any) -> int:
-        """Adds an event and returns its number, one more than the last. Several processes may write.
+        """Add an event and return its number, one more than the last. Several processes may write.
 
         `kind` is one of EVENT_KINDS; `fields` are plain data. Raises P3kitError for an unknown kind.
         """
@@ -341,7 +341,7 @@ class RunDir:
         return dropped
 
     def sweep(self) -> list[str]:
-        """Removes the temporary files of writers that were killed before their rename; returns their names.
+        """Remove the temporary files of writers that were killed before their rename; returns their names.
 
         What a living process of this machine is writing stays. For the one who holds the lock.
         """
@@ -356,7 +356,7 @@ class RunDir:
     # ------------------------------------------------------------------ status
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replaces `status.json` in one step. A `pid` is completed by its start mark and machine, so that a recycled
+        """Replace `status.json` in one step. A `pid` is completed by its start mark and machine, so that a recycled
         number is never taken for this run. Raises P3kitError for an unknown state.
 
         A heartbeat need not outlive a power cut (a run whose status is damaged reads as crashed, which it is then).
@@ -379,7 +379,7 @@ class RunDir:
         return {"message": "", "agents": {}, **status}
 
     def update_status(self, **fields: Any) -> None:
-        """Changes some fields of the status. For the one who owns the run: before, or after, its process."""
+        """Change some fields of the status. For the one who owns the run: before, or after, its process."""
         status = self.status()
         if "pid" in fields:
             status = {key: value for key, value in status.items() if key not in ("pid_start", "host")}
@@ -433,7 +433,7 @@ class RunDir:
         return False
 
     def clear_stop(self) -> None:
-        """Forgets a request to end."""
+        """Forget a request to end."""
         (self.path / "stop").unlink(missing_ok=True)
 
     def lock(self, wait_s: float = 1.0) -> int:
@@ -457,7 +457,7 @@ class RunDir:
     # ------------------------------------------------------------------ histograms
 
     def write_histogram(self, kind: str, agent: str, global_step: int, data: Mapping[str, Any]) -> Path:
-        """Writes the numbers behind one picture and returns the file.
+        """Write the numbers behind one picture and return the file.
 
         Kinds: reward {edges, counts} · actions {labels, counts} · gradients {edges, counts} · value_map {bars (edges),
         unrealised (edges), values (rows × columns, null where empty)} · equity {timestamps (ISO), equity, price,

@@ -28,7 +28,7 @@ def file_name(name: str) -> str:
 
 
 def take_number(root: Path, word: str) -> Path:
-    """Makes the folder `WORD-N` in `root` with the next number; two processes never get the same.
+    """Make the folder `WORD-N` in `root` with the next number; two processes never get the same.
 
     The number of a folder that `p3kit rm` removed is not used again.
     """

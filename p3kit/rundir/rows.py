@@ -139,19 +139,19 @@ def unseal(content: bytes) -> tuple[Any, bool]:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True, sealed: bool = False) -> None:
-    """Replaces `path` by `value` in one step: readers see the old document or the new one, never a part."""
+    """Replace `path` by `value` in one step: readers see the old document or the new one, never a part."""
     text = dump(value, indent=1)
     content = (seal(text) if sealed else text) + "\n"
     write_bytes(path, content.encode("utf-8", "surrogateescape"), durable=durable)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replaces `path` by `content`, as `write_pieces` does."""
+    """Replace `path` by `content`, as `write_pieces` does."""
     write_pieces(path, [content], durable=durable)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -> None:
-    """Replaces `path` by the pieces, joined: a temporary file, fsync, rename, fsync of the folder.
+    """Replace `path` by the pieces, joined: a temporary file, fsync, rename, fsync of the folder.
 
     Without the fsyncs (`durable=False`, some 10 ms cheaper) it still survives the end of the process at any moment, but
     a power cut may leave the file damaged.
@@ -189,7 +189,7 @@ def read_json(path: Path) -> Any:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Adds `rows` at the end of `path` in one write; returns how many bytes of a torn last row were cut off before.
+    """Add `rows` at the end of `path` in one write; returns how many bytes of a torn last row were cut off before.
 
     If the disk is full the file keeps the rows it had. Raises P3kitError.
     """
@@ -200,7 +200,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def append_numbered(path: Path, row: Mapping[str, Any]) -> tuple[int, int]:
-    """Adds `row` with the field `seq`, one more than the last row's; returns (seq, bytes of a torn row cut off).
+    """Add `row` with the field `seq`, one more than the last row's; returns (seq, bytes of a torn row cut off).
 
     Safe between processes: the number is read and the row written under a lock.
     """
@@ -277,7 +277,7 @@ def _checked(line: bytes, kind: RowKind, place: str) -> dict[str, Any]:
 
 
 def drop_rows(handle: Any, path: Path, kind: RowKind, unwanted: Callable[[Mapping[str, Any]], bool]) -> int:
-    """Takes the unwanted rows out of `path`, which `handle` holds locked; returns how many. A kill leaves all or none
+    """Take the unwanted rows out of `path`, which `handle` holds locked; returns how many. A kill leaves all or none
     of them. Rows are looked at one by one, so that a file of any length needs no memory."""
     gone, first, offset, kept_later = 0, 0, 0, False
     for number, line in enumerate(complete_lines(path), start=1):
@@ -311,7 +311,7 @@ def locked(path: Path) -> Iterator[Any]:
 
 
 def cut_torn_row(handle: Any) -> int:
-    """Cuts what follows the last newline; returns how many bytes that were."""
+    """Cut what follows the last newline; returns how many bytes that were."""
     end = handle.seek(0, os.SEEK_END)
     whole = _after_last_newline(handle, end)
     if whole < end:
@@ -367,7 +367,7 @@ def _after_last_newline(handle: Any, end: int) -> int:
 
 
 def write_at_end(handle: Any, path: Path, text: str) -> None:
-    """Adds `text` to `path`, which `handle` holds locked: all of it, or nothing where the disk is full (P3kitError)."""
+    """Add `text` to `path`, which `handle` holds locked: all of it, or nothing where the disk is full (P3kitError)."""
     end = handle.seek(0, os.SEEK_END)
     content = memoryview(text.encode("utf-8", "surrogateescape"))
     try:

@@ -360,7 +360,7 @@ class Agent(Generic[A]):
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """Walks this agent's validation split."""
+        """Play this agent's validation split."""
         return self._make_evaluator()
 
     def take_in(self, iteration: int, evaluation: Evaluation, seconds: float, weights: Flat) -> None:

@@ -164,7 +164,7 @@ class _Scanner:
             self._key_value(path)
 
     def _more(self, closing: str) -> bool:
-        """Moves to the next item, past blanks and a comma; False (and past `closing`) at the end."""
+        """Move to the next item, past blanks and a comma; False (and past `closing`) at the end."""
         self._skip(_BLANK)
         if self._peek(","):
             self.at += 1

@@ -56,7 +56,7 @@ def spec_file(place: Path) -> Path:
 
 
 def start_spec(place: Path, *, bars: OwnBars | None, trainer: str | None, overwrite: bool) -> Started:
-    """Writes a commented spec to `place` (a .toml file, or a folder for `experiment.toml`), and its schema beside it.
+    """Write a commented spec to `place` (a .toml file, or a folder for `experiment.toml`), and its schema beside it.
 
     `bars` are the user's files; without it the spec trades the shipped sample. `trainer` is a name, or the
     path of the user's own file, whose knobs the schema then has. Raises InputError.
@@ -72,7 +72,7 @@ def start_spec(place: Path, *, bars: OwnBars | None, trainer: str | None, overwr
 
 
 def copy_shipped(place: Path, name: str, *, overwrite: bool) -> Started:
-    """Copies the shipped spec `name` and those that it extends into the folder `place`, the schema with them."""
+    """Copy the shipped spec `name` and those that it extends into the folder `place`, the schema with them."""
     shipped = {spec.stem: spec for spec in shipped_specs()}
     stem = Path(name).stem
     if stem not in shipped:
@@ -86,7 +86,7 @@ def copy_shipped(place: Path, name: str, *, overwrite: bool) -> Started:
 
 
 def eject(trainer: str, place: Path | None, *, overwrite: bool) -> Path:
-    """Copies a shipped trainer, byte for byte, to `place` (a file, a folder, or here) as `my_NAME.py`."""
+    """Copy a shipped trainer, byte for byte, to `place` (a file, a folder, or here) as `my_NAME.py`."""
     if looks_like_a_file(trainer):
         raise InputError(trainer, "is a file already", f"eject takes a name: {', '.join(sorted(shipped_trainers()))}")
     source = find_trainer(trainer)

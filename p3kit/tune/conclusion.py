@@ -21,7 +21,7 @@ def _without_lost(record: TrialRecord, runs_root: Path) -> TrialRecord:
 
 
 def conclude(sweep: Sweep) -> Result:
-    """Reads the journal, exports the winner beside it, and draws the pictures."""
+    """Read the journal, export the winner beside it, and draw the pictures."""
     folder, study = sweep.folder, sweep.study
     trials = tuple(_without_lost(record, sweep.runs_root) for record in study.records() if not record.superseded)
     complete = [trial for trial in trials if trial.state == "complete"]

@@ -258,7 +258,7 @@ class Study:
         self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
     def requeue_running(self) -> list[TrialRecord]:
-        """Fails every trial that the journal calls running, and queues it again with its values and its runs, so that
+        """Fail every trial that the journal calls running, and queue it again with its values and its runs, so that
         what they have trained is not lost. Returns those trials.
 
         The new one is queued before the old one is failed: a kill in between loses nothing either.
@@ -286,7 +286,7 @@ def _storage(journal: Path) -> optuna.storages.JournalStorage:
 
 
 def _mend(journal: Path) -> int:
-    """Cuts a torn last row, which the next one would be written behind, and removes a lock whose owner was killed.
+    """Cut a torn last row, which the next one would be written behind, and remove a lock whose owner was killed.
     Returns the bytes cut."""
     lock = Path(f"{journal}.lock")
     if lock.is_symlink():

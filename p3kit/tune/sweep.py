@@ -102,7 +102,7 @@ class Sweep:
         return ()
 
     def look(self) -> None:
-        """Reports the running trials' means at every rung they have passed, and ends those that lag behind."""
+        """Report the running trials' means at every rung they have passed, and end those that lag behind."""
         for trial in self.running:
             if not self._update(trial):
                 continue

@@ -34,7 +34,7 @@ class SweepDir:
 
     @classmethod
     def create(cls, runs_root: Path, info: Mapping[str, Any], spec_text: str) -> SweepDir:
-        """Makes `tune-N` with the next free number."""
+        """Make `tune-N` with the next free number."""
         folder = cls(take_number(runs_root, WORD))
         write_bytes(folder.path / "spec.toml", spec_text.encode("utf-8", "surrogateescape"))
         own = {"schema_version": SWEEP_SCHEMA_VERSION, "sweep": folder.name, "created": time.time()}

@@ -34,7 +34,7 @@ class SeedMean:
         self._steps: dict[_Agent, float] = dict.fromkeys(self._plans, 0.0)
 
     def update(self) -> None:
-        """Reads what is new. A resume rewrites the metrics, so they are read from their beginning then."""
+        """Read what is new. A resume rewrites the metrics, so they are read from their beginning then."""
         for run in self.runs:
             resumes = len(run.read_events("resume"))
             known, offset = self._offsets.get(run.name, (resumes, 0))

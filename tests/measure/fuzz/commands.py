@@ -39,7 +39,7 @@ class Answer:
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises Hang in what takes longer. In the main thread only."""
+    """Raise Hang in what takes longer. In the main thread only."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise Hang

@@ -244,7 +244,7 @@ def _actions(run: RunDir) -> Iterable[Action]:
 
 
 def band_of(healthy: Sequence[Trained]) -> Band:
-    """Raises ValueError where fewer than two healthy runs leave nothing to measure a spread by."""
+    """Raise ValueError where fewer than two healthy runs leave nothing to measure a spread by."""
     if len(healthy) < 2:
         raise ValueError("the healthy band takes at least two seeds")
     scores = np.array([run.score for run in healthy])
