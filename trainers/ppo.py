@@ -178,7 +178,7 @@ class Buffer(NamedTuple):
     log_prob: Tensor  # (T, N)
     value: Tensor  # (T, N)
     components: Tensor  # (T, N, C) raw reward components
-    terminated: Tensor  # (T, N) bool: ruined, nothing follows
+    terminated: Tensor  # (T, N) bool: no equity left: no bootstrap
     truncated: Tensor  # (T, N) bool: the window ended, the value of the final observation follows
     final_index: Tensor  # (T, N)
     final_account: Tensor  # (T, N, K)
@@ -413,7 +413,7 @@ def train(run: AgentRun[Args]) -> None:
                 update.append(torch.cat([stats, step_stats]))
             if args.target_kl != "off":
                 epoch_kl = torch.stack(update[first_of_epoch:])[:, KL].mean()
-                if epoch_kl.item() > args.target_kl:  # the device is waited for once per epoch
+                if epoch_kl.item() > args.target_kl:  # one device sync per epoch
                     break
 
         # 6. Metrics and evidence for the diagnosis; then evaluation, interventions and checkpoints where they are due.

@@ -284,7 +284,7 @@ class Buffer(NamedTuple):
     log_prob: Tensor  # (T, N)
     value: Tensor  # (T, N)
     components: Tensor  # (T, N, C) raw reward components
-    terminated: Tensor  # (T, N) bool: ruined, nothing follows
+    terminated: Tensor  # (T, N) bool: no equity left: no bootstrap
     truncated: Tensor  # (T, N) bool: the window ended, the value of the final observation follows
     final_index: Tensor  # (T, N)
     final_account: Tensor  # (T, N, K)
@@ -500,8 +500,8 @@ def decide(
 
 
 def compiling_pays_from(weights: int) -> float:
-    """Env steps of a run, over all agents, that repay half a minute of compiling on a CPU. Policy and value nets of
-    2 × 64 over the guide's observation have 75,000 weights; larger ones gain more by each step."""
+    """Env steps of a run, over all agents, for which compiling (half a minute on a CPU) saves time. Policy and value
+    nets of 2 × 64 over the guide's observation have 75,000 weights; larger ones gain more by each step."""
     return 200_000 * min(1.0, 75_000 / weights)
 
 
@@ -621,7 +621,7 @@ def train(run: Stack[Args]) -> None:
             epochs += live
             epoch_kl = torch.stack(update[first_of_epoch:])[:, :, KL].mean(0)
             live = live & ~(epoch_kl > target_kl)
-            if not live.any():  # the device is waited for once per epoch
+            if not live.any():  # one device sync per epoch
                 break
 
         # 6. Metrics and evidence for the diagnosis; then evaluation, interventions and checkpoints where they are due.

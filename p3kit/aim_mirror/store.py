@@ -261,7 +261,7 @@ def move_aside(root: Path) -> Path | None:
 
 
 def _load(module: str) -> Any:
-    """aim and what comes with it, imported late: the toolkit starts without them, and their types are not ours."""
+    """Import a module of Aim lazily: Aim is optional and has no types."""
     return importlib.import_module(module)
 
 

@@ -47,7 +47,7 @@ class ScalarTradingEnv(TradingEnv):
         return Account(*self._column(_books_row).unbind(1))
 
     def update(self, spec: Spec) -> None:
-        """Take numbers that moved from `spec`. Whether an ADD is allowed follows at once here, in `TradingEnv` with the
+        """Take numbers that moved from `spec`. The mask of an ADD is updated at once here, in `TradingEnv` with the
         next step."""
         super().update(spec)
         for book in self._books:
@@ -55,7 +55,7 @@ class ScalarTradingEnv(TradingEnv):
         self._refresh()
 
     def compile(self, compiled: Callable[[Any], Any] | None = None) -> None:
-        """Nothing: plain Python is what this engine is for."""
+        """Do nothing: this engine is plain Python."""
 
     # ---- playing ----------------------------------------------------------------------------------------------------
 
@@ -140,7 +140,9 @@ class ScalarTradingEnv(TradingEnv):
             return book.step(action)
         except ArithmeticError as error:
             where = f"{self._name(row)}: bar {book.bar}"
-            raise NumericalFault(where, f"account {row} cannot be worked out: {error}", "look at the prices") from error
+            raise NumericalFault(
+                where, f"arithmetic error in account {row}: {error}", "check that all prices are positive"
+            ) from error
 
     def _begin(self, symbol: Tensor, index: Tensor, length: Tensor, replay: bool) -> None:
         super()._begin(symbol, index, length, replay)

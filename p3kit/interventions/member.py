@@ -171,7 +171,7 @@ class Member:
         return DETECTORS[symptom](self.record.evidence(self.undone, after=step)).open
 
     def _updates_left(self) -> float:
-        """At the pace so far. An update shorter than a tick counts by its share of a tick."""
+        """At the present pace. An update of n < 4,096 env steps (a tick) counts as n / 4,096."""
         length = max(self.clock.env_steps / self.clock.updates, TICK)
         return max(self.record.total_timesteps - self.clock.env_steps, 0) / length
 

@@ -42,7 +42,7 @@ class AgentView:
     """Current state of one agent, from the files of its run. Rates are env steps per second; None if not known yet."""
 
     label: str  # run-3/AAPL
-    state: str  # of the run directory, or "starting": its process runs but has not spoken yet
+    state: str  # of the run directory, or "starting": its process runs but has written no status yet
     global_step: int
     total_timesteps: int
     steps_per_second: float | None = None

@@ -138,7 +138,7 @@ def ratio(value: float | None) -> str:
 
 
 def interval(bounds: Interval | None) -> str:
-    """[-0.48, 1.32]; a bound that is not 0 never reads as 0."""
+    """[-0.48, 1.32]; a bound that is not 0 is never rounded to 0."""
     return "" if bounds is None else f"[{bound(bounds[0])}, {bound(bounds[1])}]"
 
 

@@ -48,7 +48,7 @@ _MOST_STEPS = 6
 
 @dataclass(frozen=True)
 class Stability:
-    """The word of the report, and the measured lines that stand behind it."""
+    """Rating of the stability, with the measured lines of its evidence."""
 
     word: str
     why: str
@@ -287,7 +287,7 @@ def next_steps(experiment: Experiment) -> list[str]:
     if unexplained:
         unmet = dict.fromkeys(safe(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
         below = f"below {', '.join(unmet)}" if unmet else "below the criteria"
-        steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom explains it")
+        steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom was found")
     passed = [agent for agent in trained if agent.passed]
     if len(passed) >= 3:
         symbols = toml_value(list(dict.fromkeys(agent.symbol for agent in passed[:3])))
@@ -332,7 +332,7 @@ def _last_steps(experiment: Experiment, passed: Sequence[AgentSummary]) -> list[
     if unseen := [agent for agent in passed if agent.final is None]:
         look = _command("evaluate", _reference(experiment, unseen[0]), "--final")
         more = ", and so on" if len(unseen) > 1 else ""
-        steps.append(f"Once nothing is to be chosen any more, look at the test split of {_names(unseen)}: {look}{more}")
+        steps.append(f"After all choices are final, evaluate the test split of {_names(unseen)}: {look}{more}")
     return steps
 
 

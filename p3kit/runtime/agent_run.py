@@ -47,7 +47,7 @@ RATIO_ERROR = "policy/ratio_error"
 
 
 PAYS_FROM = 300_000
-"""Env steps of a run that repay half a minute of compiling on a CPU."""
+"""Smallest number of env steps of a run for which compiling (half a minute on a CPU) saves time."""
 
 
 def flat(weights: Mapping[str, Tensor]) -> Tensor:

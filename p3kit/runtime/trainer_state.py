@@ -26,7 +26,7 @@ class Stateful(Protocol):
 
 @runtime_checkable
 class Rolling(Protocol):
-    """A part of which a rollback takes back less than a resume."""
+    """A part whose rollback restores only some of its state."""
 
     def go_back(self, state: Flat, place: int | None = None, from_place: int = 0) -> None: ...
 
@@ -42,7 +42,7 @@ class Registry:
         self._stays: set[str] = set()
 
     def add(self, parts: Mapping[str, Part], *, rolls_back: bool = True) -> None:
-        """Keep `parts` in every checkpoint. A rollback leaves those alone that were added with `rolls_back=False`."""
+        """Keep `parts` in every checkpoint. A rollback does not restore parts added with `rolls_back=False`."""
         if again := self._parts.keys() & parts.keys():
             raise ValueError(f"{', '.join(sorted(again))}: registered before")
         self._parts.update(parts)

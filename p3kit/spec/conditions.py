@@ -13,14 +13,14 @@ from p3kit.spec.base_model import Count, Items, Number, PositiveShare, Table, se
 from p3kit.spec.nearest import did_you_mean
 
 PROGRESS = "progress"
-"""May be compared like a metric: the share of training done."""
+"""Usable as a metric in a condition: the fraction of training done."""
 
 ACTIONS = "actions"
-"""May be compared like a metric: how often rules have changed the agent's training, as budget.actions counts."""
+"""Usable as a metric in a condition: number of rules' changes to the training, as in budget.actions."""
 
 UPDATES_LEFT = "updates_left"
-"""May be compared like a metric: how many updates are to come at the pace so far. One of less than a tick (4,096 env
-steps) counts by its share of it."""
+"""Usable as a metric in a condition: number of updates to come at the present pace. An update of n < 4,096 env steps (a
+tick) counts as n / 4,096."""
 
 ENGINES_OWN = (PROGRESS, ACTIONS, UPDATES_LEFT)
 

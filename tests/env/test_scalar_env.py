@@ -192,7 +192,7 @@ def test_a_price_of_nothing_is_said_with_its_bar() -> None:
     close = [10.0] * 6 + [0.0] + [10.0] * 13
     env = single(make_symbol(close))
     play_windows(env, [5], [9])
-    with pytest.raises(NumericalFault, match="A: bar 5: account 0 cannot be worked out"):
+    with pytest.raises(NumericalFault, match="A: bar 5: arithmetic error in account 0"):
         env.step(torch.tensor([action("BUY_SMALL")]))
 
 
