@@ -47,7 +47,9 @@ def plan():
 
 @pytest.fixture
 def loaded():
-    return SimpleNamespace(source_text="name = 'fake'\n", spec=SimpleNamespace(name="fake", observation=None))
+    return SimpleNamespace(
+        path=Path("fake.toml"), source_text="name = 'fake'\n", spec=SimpleNamespace(name="fake", observation=None)
+    )
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def plans(tmp_path):
     return make
 
 
-LOADED = SimpleNamespace(source_text="", spec=SimpleNamespace(observation=None))
+LOADED = SimpleNamespace(path=Path("x.toml"), source_text="", spec=SimpleNamespace(observation=None))
 
 
 def cost_of(plans, jobs):

@@ -191,7 +191,7 @@ LAUNCHER = """
     from conftest import FakePlan
     from p3kit.launch import launch, make_runs
 
-    loaded = SimpleNamespace(source_text="", spec=SimpleNamespace(name="fake", observation=None))
+    loaded = SimpleNamespace(path=Path("x.toml"), source_text="", spec=SimpleNamespace(name="fake", observation=None))
     knobs = {{"total_timesteps": 100_000, "pause": 0.05, "end": {end!r}, "at": 200}}
     plans = [FakePlan(name, knobs) for name in ("A", "B", "C")]
     runs = make_runs(plans, loaded, {{}}, Path({runs!r}), command=[])

@@ -115,7 +115,7 @@ def many_processes(folder: Path, count: int) -> Figures:
             memory.append(round(resident_mb(), 1))
 
     plans: Any = [FakePlan(f"A{n}", {"total_timesteps": 200, "pause": 0.001}) for n in range(count)]
-    loaded: Any = SimpleNamespace(source_text="", spec=SimpleNamespace(name="large"))
+    loaded: Any = SimpleNamespace(path=Path("x.toml"), source_text="", spec=SimpleNamespace(name="large"))
     console = Console(file=io.StringIO())
     before = resource.getrusage(resource.RUSAGE_SELF)
     outcome = launch(make_runs(plans, loaded, {}, folder / "runs", command=[]), jobs=2, console=console, on_end=note)
