@@ -41,17 +41,17 @@ def issues(experiment: Experiment) -> list[str]:
 
 def _common_information(experiment: Experiment) -> list[str]:
     """`10 of 10 agents: entropy …`: a line per information row that all agents share."""
-    begun = [agent for agent in experiment.agents if agent.ranges]
+    started = [agent for agent in experiment.agents if agent.ranges]
     rows: dict[str, list[tuple[AgentSummary, Finding]]] = {}
-    for agent in begun:
+    for agent in started:
         for finding in agent.findings:
             if finding.severity == "information" and finding.state == "raised" and finding.follows is None:
                 rows.setdefault(finding.symptom, []).append((agent, finding))
-    shared = [row for row in rows.values() if len(row) == len(begun)]
-    if len(begun) == 1:
+    shared = [row for row in rows.values() if len(row) == len(started)]
+    if len(started) == 1:
         return [line for row in shared for line in _by_agent(row)]
     return [
-        f"{len(row)} of {len(begun)} agents: {row[0][1].row.title}; {safe(row[0][0].name)} {_issue(*row[0])}"
+        f"{len(row)} of {len(started)} agents: {row[0][1].row.title}; {safe(row[0][0].name)} {_issue(*row[0])}"
         for row in shared
     ]
 

@@ -56,11 +56,11 @@ class StepRecord:
             return self._steps[-1]
 
         def kept(begin: Any) -> Any:
-            def begun(*arguments: Any) -> Timestep:
+            def restart(*arguments: Any) -> Timestep:
                 self._standing = begin(*arguments)
                 return self._standing
 
-            return begun
+            return restart
 
         env.step = stepped  # type: ignore[method-assign]
         env.reset, env.load_state_dict = kept(reset), kept(load)  # type: ignore[method-assign]
