@@ -177,7 +177,10 @@ def test_a_finished_sweep_shows_its_table_and_searches_on(
     monkeypatch.chdir(whole.folder)
     again = tune("--resume", "latest")
     assert again.exit_code == 0, again.output
-    assert again.stdout.startswith("hill: tune-1, 8 trials: 8 complete\n")
+    headline, table = again.stdout.split("\n", 1)
+    assert headline.startswith("Best of 8: trial ")
+    assert headline.endswith("No agent is shown to beat buy-and-hold, all settings counted.")
+    assert "hill: tune-1, 8 trials: 8 complete\n" in table
     assert "the spec's own" in again.stdout
     assert "expect less of it" in again.stdout
     assert "(deflated Sharpe ratio)" in again.stdout
