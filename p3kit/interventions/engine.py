@@ -29,8 +29,10 @@ from p3kit.spec.actions import Stop
 Judge = Callable[[Evidence], Iterable[Finding]]
 Claimed = dict[str, set[str]]
 
-CONTRACT = ("ppo.ratio_ne_1", "mask.violation")
+CONTRACT = ("ppo.ratio_ne_1", "mask.violation", "env.mismatch")
 """Symptoms that make every number of the run invalid; `diagnose.strict` stops the run."""
+_OWN_ALGORITHM = ("stored", "targets")
+"""Causes of `env.mismatch` that another value loss or advantage in your own trainer has, too: they stop no run."""
 
 
 class Engine:
@@ -145,12 +147,17 @@ def _expire(checks: Iterable[RuleCheck]) -> Iterator[Decision]:
 
 
 def _strict_stop(member: Member, check: Check) -> Decision | None:
-    broken = next((member.open[name] for name in CONTRACT if name in member.open), None)
+    broken = next((one for name in CONTRACT if (one := member.open.get(name)) and _breaks_contract(one)), None)
     if broken is None or not member.spec.diagnose.strict:
         return None
     fields: dict[str, Any] = {"row": broken.symptom, "threshold": broken.threshold, "agents": (member.name,)}
     reason = f"{broken.row.title}: {broken.evidence}"
     return Decision(STRICT, check, "fired", reason, actions=(Stop(stop="fail"),), **fields)
+
+
+def _breaks_contract(finding: Finding) -> bool:
+    causes = {cause.id for cause in finding.causes}
+    return finding.symptom != "env.mismatch" or not causes <= set(_OWN_ALGORITHM)
 
 
 def _by_phases(checks: Sequence[RuleCheck]) -> Iterator[Decision]:

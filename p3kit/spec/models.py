@@ -590,7 +590,7 @@ class Diagnose(Table):
     catalogue: Literal["p3kit@1"] = "p3kit@1"
     """The rule pack and its version."""
     strict: bool = True
-    """Stop a run whose contract is broken (ratio not 1, masked action taken, NaN in an observation)."""
+    """Stop a run whose contract is broken (ratio not 1, masked action, a step that a replay does not repeat)."""
     budget: Budget = Budget()
     """Limit of automatic repair per agent."""
     rows: dict[str, RowOverride] = Field(default_factory=dict)

@@ -78,6 +78,23 @@ def test_the_trainer_itself_has_no_such_row(tmp_path: Path, total: int) -> None:
     assert not {"spec.no_effect", "env.mismatch", "net.still"} & set(found)
 
 
+@pytest.mark.parametrize(
+    ("words", "instead", "stops"),
+    [
+        ("*(step.components, step.term", "*(step.components.abs(), step.term", True),
+        ("compute_gae(reward,", "compute_gae(-reward,", False),  # might be an estimator of your own
+    ],
+)
+def test_strict_stops_a_run_whose_record_is_not_what_the_environment_gave(
+    tmp_path: Path, words: str, instead: str, stops: bool
+) -> None:
+    source = SOURCE.read_text(encoding="utf-8").replace(words, instead)
+    for strict in (True, False):
+        diagnosis = run_of(source, tmp_path, {"diagnose.strict": strict})
+        assert "env.mismatch" in alarms(diagnosis)
+        assert ("stopped by diagnose.strict" in diagnosis.failure) == (stops and strict)
+
+
 IN_A_STACK = "flat = Minibatch(*(to_rows(table) for table in tables))"
 
 
