@@ -1,12 +1,14 @@
 """Escapes for text that others wrote: specs, run directories, data files, messages of other programs.
 
 Every printer uses these functions: `terminal` for what a terminal or a log shows, `one_line` for a single field of it,
-`markdown`, `code` and `fenced` for pages, `picture` for matplotlib.
+`markdown`, `code` and `fenced` for pages, `picture` and `distinct_pictures`
+for matplotlib.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f"
 _DIRECTION = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -64,6 +66,19 @@ def picture(text: str) -> str:
     line = one_line(text)
     line = line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"
     return line.replace("$", r"\$")
+
+
+def distinct_pictures(texts: Iterable[str]) -> dict[str, str]:
+    """Return a label for matplotlib per text. Different texts get different labels, also where they are shortened:
+    first from the end, else from the middle, else with a number in front."""
+    texts = list(dict.fromkeys(texts))
+    part = (_LONGEST_LABEL - 1) // 2
+    middle = [text if len(text) <= _LONGEST_LABEL else f"{text[:part]}…{text[-part:]}" for text in texts]
+    for form in (texts, middle, [f"{number}: {text}" for number, text in enumerate(texts, 1)]):
+        labels = dict(zip(texts, map(picture, form), strict=True))
+        if len(set(labels.values())) == len(texts):
+            break
+    return labels
 
 
 def _code_point(found: re.Match[str]) -> str:

@@ -85,6 +85,21 @@ def test_code_of_any_text_stays_in_its_cell(text: str) -> None:
     assert [inner.type for inner in cells[0].children or ()] == ["code_inline"]
 
 
+@given(st.lists(st.text(max_size=3).map(lambda end: "x" * 70 + end + "y" * 70) | st.text(), unique=True))
+def test_labels_in_a_picture_differ_where_their_texts_do(texts: list[str]) -> None:
+    labels = escape.distinct_pictures(texts)
+    assert list(labels) == texts
+    assert len(set(labels.values())) == len(texts)
+    assert all(len(label.replace(r"\$", "$")) <= 64 for label in labels.values())
+
+
+def test_two_settings_that_begin_alike_have_two_labels() -> None:
+    alike = "learning_rate = 0.0003, " * 3
+    assert list(escape.distinct_pictures([f"{alike}a", f"{alike}b"]).values()) == [
+        f"{alike[:31]}…{alike[-30:]}{end}" for end in "ab"
+    ]
+
+
 @given(st.text())
 def test_terminal_text_is_still_valid_in_json(text: str) -> None:
     printed = escape.terminal(json.dumps({"field": text}, ensure_ascii=False))

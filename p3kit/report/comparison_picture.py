@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from p3kit.escape import distinct_pictures
 from p3kit.escape import picture as label_of
 from p3kit.report.figure import (
     GROUP_COLOURS,
@@ -50,7 +51,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> bool:
 
 
 def _comparison_panel(axes: Axes, comparison: Comparison, symbol: str) -> None:
-    beside = False
+    beside, labels = False, distinct_pictures(group.label for group in comparison.groups)
     for number, group in enumerate(comparison.groups):
         own = [member.agent.equity for member in group.members if member.agent.symbol == symbol and member.agent.equity]
         colour = GROUP_COLOURS[number % len(GROUP_COLOURS)]
@@ -61,7 +62,7 @@ def _comparison_panel(axes: Axes, comparison: Comparison, symbol: str) -> None:
                 axes.plot(time, line, color="#9a9a9a", linestyle="--", linewidth=1.1, label="buy and hold", zorder=1)
                 beside = True
             width, alpha = (1.7, 1.0) if len(own) == 1 else (0.9, 0.7)
-            equity, label = np.asarray(data["equity"], float), label_of(group.label)
+            equity, label = np.asarray(data["equity"], float), labels[group.label]
             axes.plot(time, equity, color=colour, linewidth=width, alpha=alpha, label=label)
     axes.set_title(label_of(symbol))
     time_axis(axes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from p3kit.escape import picture as label_of
+from p3kit.escape import distinct_pictures
 from p3kit.report.comparison_data import Comparison, Group, Member
 from p3kit.report.figure import GROUP_COLOURS, figure_to, mark_synthetic, set_margins
 
@@ -141,11 +141,12 @@ def _curves(group: Group, metric: str) -> bool:
 
 
 def _panel(axes: Axes, metric: str, groups: Sequence[Group]) -> None:
+    labels = distinct_pictures(group.label for group in groups)
     for number, group in enumerate(groups):
         band = band_of(group.members, metric)
         colour, dashes = GROUP_COLOURS[number % len(GROUP_COLOURS)], ("-", "--", ":")[number // len(GROUP_COLOURS) % 3]
         count = len(group.members)
-        label = f"{label_of(group.label)} ({count} agent{'' if count == 1 else 's'})"
+        label = f"{labels[group.label]} ({count} agent{'' if count == 1 else 's'})"
         if band is None:
             axes.plot([], [], color=colour, linestyle=dashes, label=label)
             continue

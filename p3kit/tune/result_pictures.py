@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.escape import picture as label_of
+from p3kit.escape import distinct_pictures
 from p3kit.report.figure import figure_to
 from p3kit.spec.models import SearchRange
 from p3kit.tune.result_data import Result
@@ -130,7 +130,7 @@ def draw_parallel(result: Result, space: Space, title: str, path: Path) -> None:
                 axes.text(
                     position + 0.04,
                     height,
-                    label_of(text),
+                    text,
                     fontsize=7,
                     color="#333333",
                     va="center",
@@ -155,7 +155,8 @@ def _marks(space: Space, path: str) -> list[tuple[float, str]]:
     if isinstance(one, SearchRange):
         return [(0.0, in_short(one.low)), (1.0, in_short(one.high))]
     items = [list(item) if isinstance(item, tuple) else item for item in one]
-    return [(_height(space, path, item), in_short(item)) for item in items]
+    labels = distinct_pictures(map(in_short, items))
+    return [(_height(space, path, item), labels[in_short(item)]) for item in items]
 
 
 def draw_slices(result: Result, scored: Sequence[TrialRecord], space: Space, title: str, path: Path) -> None:
@@ -203,5 +204,5 @@ def _slice(axes: Axes, result: Result, scored: Sequence[TrialRecord], space: Spa
             axes.set_xlim(one.low * 0.93, one.high * 1.07)
     else:
         marks = _marks(space, path)
-        axes.set_xticks([height for height, _ in marks], [label_of(text) for _, text in marks])
+        axes.set_xticks([height for height, _ in marks], [text for _, text in marks])
         axes.set_xlim(-0.15, 1.15)
