@@ -287,6 +287,14 @@ def label(judged: Mapping[str, Any] | None, yardstick: str = "buy_and_hold") -> 
     return "shown" if judged["over"][yardstick]["shown"] else "not shown"
 
 
+def shown_of(labels: Sequence[str]) -> str:
+    """`1 of 6 (4 not judged)`: the labels `shown` among those that are judged. `not judged` if none is."""
+    left = labels.count("not judged")
+    if left == len(labels):
+        return "not judged"
+    return f"{labels.count('shown')} of {len(labels) - left}" + (f" ({left} not judged)" if left else "")
+
+
 def sentence(grade: str, sharpe: float | None, judged: Mapping[str, Any] | None) -> str:
     """One plain sentence about an agent: what it earned, and what that shows.
 
@@ -298,9 +306,9 @@ def sentence(grade: str, sharpe: float | None, judged: Mapping[str, Any] | None)
 def evidence(grade: str, judged: Mapping[str, Any] | None) -> str:
     """Describe what the returns show about an agent with this grade; see `sentence`."""
     if not judged:
-        return "not judged: the run keeps no returns to judge by"
+        return "edge not judged: the run keeps no returns to judge by"
     if judged["why_not"]:
-        return f"not judged: {judged['why_not']}"
+        return f"edge not judged: {judged['why_not']}"
     over, rule = judged["over"], f"the best fixed rule ({judged['rule']})"
     held, names = over["buy_and_hold"], {"equal_exposure": "buy-and-hold at equal exposure", "fixed_rule": rule}
     beaten = [names[name] for name in names if over[name]["shown"]]

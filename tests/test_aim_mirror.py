@@ -29,6 +29,7 @@ from p3kit.aim_mirror.bookmarks import SCALARS, TUNED, Bookmark, differing_knobs
 from p3kit.aim_mirror.links import encode_state
 from p3kit.aim_mirror.sender import even_bins, event_text, picture_name
 from p3kit.aim_mirror.sender import result as result_of
+from p3kit.api.keeping import note_runs
 from p3kit.cli import main
 from p3kit.cli.aim import sync as sync_command
 from p3kit.cli.aim import ui as ui_command
@@ -287,6 +288,24 @@ def test_tags_follow_the_state_and_the_users_own_stay(project: Path) -> None:
     mirror.sync()
     assert set(aim_run(mirror, run).tags) == {"ppo", "done", "FAIL", "look here"}
     assert not aim_run(mirror, run).active
+
+
+def test_tags_of_a_note_are_mirrored_and_removed_again(project: Path) -> None:
+    run = make_run(project / "runs", "AAPL")
+    train(run, range(2))
+    finish(run, AAPL="PASS")
+    mirror = Mirror(project / "runs")
+    note_runs(run.name, add_tags=["keep", "baseline"], runs_root=project / "runs")
+    mirror.sync()
+    aim_run(mirror, run).add_tag("from Aim")
+    assert set(aim_run(mirror, run).tags) == {"ppo", "done", "PASS", "keep", "baseline", "from Aim"}
+    note_runs(run.name, remove_tags=["keep"], runs_root=project / "runs")
+    mirror.sync()
+    assert set(aim_run(mirror, run).tags) == {"ppo", "done", "PASS", "baseline", "from Aim"}
+    run.append_event("resume", None, 0)
+    note_runs(run.name, remove_tags=["baseline"], runs_root=project / "runs")
+    mirror.sync()
+    assert set(aim_run(mirror, run).tags) == {"ppo", "done", "PASS", "from Aim"}
 
 
 def test_rebuild_gives_the_same_runs_and_forgets_those_that_are_gone(project: Path) -> None:
@@ -801,7 +820,7 @@ def test_a_runs_verdicts_in_short() -> None:
         for grade, sharpe in (("FAIL", 0.1), ("PASS", 0.5), ("FAIL", None))
     ]
     told = result_of([*states, {"verdict": None}, {}])
-    assert (told["verdicts"], told["edge_shown"], told["agents"]) == ("1 PASS, 2 FAIL", "0 of 3", 3)
+    assert (told["verdicts"], told["edge_shown"], told["agents"]) == ("1 PASS, 2 FAIL", "not judged", 3)
     assert told["intervened"] == 1
     assert (told["sharpe_mean"], told["sharpe_best"]) == (pytest.approx(0.3), 0.5)
     assert result_of([{}]) == {}

@@ -185,8 +185,8 @@ def judged(bh: bool, equal: bool, rule: bool, why_not: str = "") -> dict[str, An
         ("PASS", judged(True, False, False), "holding less may explain it"),
         ("FAIL", judged(True, True, False), "FAIL because it misses the criteria, which do not look at buy-and-hold"),
         ("PASS", judged(False, True, False), "; beats buy-and-hold at equal exposure"),
-        ("PASS", judged(True, True, True, "4 trades, 10 are needed"), "not judged: 4 trades, 10 are needed"),
-        ("PASS", None, "not judged: the run keeps no returns to judge by"),
+        ("PASS", judged(True, True, True, "4 trades, 10 are needed"), "edge not judged: 4 trades, 10 are needed"),
+        ("PASS", None, "edge not judged: the run keeps no returns to judge by"),
     ],
 )
 def test_one_plain_sentence(grade: str, found: dict[str, Any] | None, words: str) -> None:
@@ -194,3 +194,10 @@ def test_one_plain_sentence(grade: str, found: dict[str, Any] | None, words: str
     assert text.startswith("Sharpe 2.14, ")
     assert words in text
     assert edge.sentence(grade, None, found) == "never traded: nothing to judge"
+
+
+def test_agents_that_are_not_judged_are_counted_apart() -> None:
+    shown, other, unjudged = "shown", "not shown", "not judged"
+    assert edge.shown_of([shown, other, other]) == "1 of 3"
+    assert edge.shown_of([shown, unjudged, other, unjudged]) == "1 of 2 (2 not judged)"
+    assert edge.shown_of([unjudged]) == edge.shown_of([]) == unjudged

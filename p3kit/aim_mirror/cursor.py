@@ -25,6 +25,7 @@ class Cursor:
     resumes: str = ""  # number and time of the resumes seen: a resume rewrites the end of the files
     metrics: int = 0  # byte offset behind the last row
     event: int = -1  # sequence number of the last event
+    tags: list[str] = field(default_factory=list)  # the user's tags (p3kit note --tag) that Aim has from here
     files: dict[str, int] = field(default_factory=dict)  # histograms and plots: modification time, ns
 
     @classmethod

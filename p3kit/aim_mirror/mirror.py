@@ -209,7 +209,8 @@ class Mirror:
         store = self._opened()
         resumes = _resumes(run)
         if not store.has(key) or resumes != cursor.resumes:
-            cursor = Cursor(runs_root=str(self.runs_root.absolute()), run=run.name, resumes=resumes)
+            root = str(self.runs_root.absolute())
+            cursor = Cursor(runs_root=root, run=run.name, resumes=resumes, tags=cursor.tags)
             if store.has(key):
                 store.clear(key)  # rows that a resume cut off must not live on in the mirror
         with store.writing(key, info["created"]) as writer:

@@ -3,6 +3,7 @@
 | in the run directory | in Aim |
 |---|---|
 | run.json: name, spec, versions, data | experiment, params `run.spec.…`, `run.versions.…`, `run.data.…` |
+| note.json: tags of the user | tags |
 | status: state, grades | tags, end time, params `run.agents.NAME.…` and, in short, `run.result.…` |
 | a metrics row | a point per metric: step = global_step, epoch = iteration, context {subset} |
 | histograms | distributions `rewards`, `actions`, `gradients` |
@@ -29,14 +30,14 @@ from numpy.typing import NDArray
 from p3kit.aim_mirror import store as aim
 from p3kit.aim_mirror.cursor import Cursor
 from p3kit.diagnose.journal import DONE, changes_training, for_agent, in_short, whom
-from p3kit.edge import label
-from p3kit.rundir import RunDir, concerns, file_name
+from p3kit.edge import label, shown_of
+from p3kit.rundir import RunDir, concerns, file_name, read_note
 from p3kit.rundir.directory import ACTIVE_STATES, STATES
 
 GRADES = ("FAIL", "PASS", "STRONG", "STRETCH")
 SYNTHETIC, INTERVENED = "synthetic", "intervened"
 TAG_VOCABULARY = (*STATES, *GRADES, SYNTHETIC, INTERVENED)
-"""The tags that come and go with a run's state; all others are the trainer's name or the user's."""
+"""The tags that come and go with a run's state; all others are the trainer's name or tags of the user."""
 
 DISTRIBUTIONS = {"reward": "rewards", "actions": "actions", "gradients": "gradients"}
 Array = NDArray[np.float64]
@@ -63,7 +64,10 @@ class Sender:
 
     def _description(self) -> None:
         status = self.run.status()
-        self.writer.describe(self.run.name, self.info["name"], tags(self.info, status), TAG_VOCABULARY)
+        own_tags = read_note(self.run).tags
+        run_tags, vocabulary = tags(self.info, status).union(own_tags), (*TAG_VOCABULARY, *self.cursor.tags)
+        self.writer.describe(self.run.name, self.info["name"], run_tags, vocabulary)
+        self.cursor.tags = list(own_tags)
         self.writer.set_params(params(self.info, status) | {"interventions": interventions(self.events)})
         active = status["state"] in ACTIVE_STATES
         self.writer.set_end(None if active else status.get("heartbeat") or time.time())
@@ -189,11 +193,10 @@ def result(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     grades = [str(verdict["grade"]) for verdict in verdicts]
     counted = [f"{grades.count(grade)} {grade}" for grade in reversed(GRADES) if grade in grades]
-    shown = sum(label(verdict.get("judged")) == "shown" for verdict in verdicts)
     fields: dict[str, Any] = {
         "agents": len(verdicts),
         "verdicts": grades[0] if len(grades) == 1 else ", ".join(counted),
-        "edge_shown": f"{shown} of {len(verdicts)}",
+        "edge_shown": shown_of([label(verdict.get("judged")) for verdict in verdicts]),
         "stopped_early": sum(bool(verdict.get("ended_early")) for verdict in verdicts),
         "intervened": sum("intervened" in (verdict.get("labels") or ()) for verdict in verdicts),
     }

@@ -136,14 +136,16 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     if result["judged"] is not None:
         lines.append(f"what it shows: {sentence('', result['metrics'].get('eval/sharpe_ratio'), result['judged'])}")
     elif result["overlaps"]:
-        lines.append("what it shows: not judged, the policy was trained or chosen on some of these bars")
+        lines.append("what it shows: edge not judged, the policy was trained or chosen on some of these bars")
     elif result["split"] == "train":
         lines.append("what it shows: nothing about an edge, for the policy was trained on these bars")
     elif result["mode"] != result["mode_of_run"]:
         hint = f"--mode {result['mode_of_run']} is judged beside them"
-        lines.append(f"what it shows: not judged, the run's evaluations were in mode {result['mode_of_run']}: {hint}")
+        lines.append(
+            f"what it shows: edge not judged, the run's evaluations were in mode {result['mode_of_run']}: {hint}"
+        )
     else:
-        lines.append("what it shows: not judged, the run keeps no returns of its evaluations")
+        lines.append("what it shows: edge not judged, the run keeps no returns of its evaluations")
     if (supervised := result["supervised_return"]) is not None:
         lines.append(f"your supervised model, by the spec: {supervised:+z.1%} total return")
     lines += _attainable_remark(result.get("attainable"))

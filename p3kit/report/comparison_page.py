@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from p3kit.edge import shown_of
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
 from p3kit.headline import Scored, agents_sentence
@@ -130,8 +131,7 @@ def _results(groups: Sequence[Group]) -> str:
 
 
 def _shown(group: Group) -> str:
-    judged = [member for member in group.members if member.agent.complete]
-    return f"{sum(m.agent.over_buy_and_hold == 'shown' for m in judged)} of {len(judged)}"
+    return shown_of([member.agent.over_buy_and_hold for member in group.members if member.agent.complete])
 
 
 def _intervened(group: Group) -> str:

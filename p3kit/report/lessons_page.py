@@ -179,7 +179,7 @@ def _failed(history: AttemptHistory) -> list[Lesson]:
         beside = f"; Sharpe ratio minus buy-and-hold's {_mean_of(excess, '+z.2f')}" if excess else ""
         lessons.append(_share(f"have no shown edge over buy-and-hold{beside}", unshown, graded))
     if unjudged := [attempt for attempt in graded if attempt.agent.over_buy_and_hold == "not judged"]:
-        lessons.append(_share("traded too little to be judged, or keep no returns to judge by", unjudged, graded))
+        lessons.append(_share("have an edge not judged: they traded too little, or keep no returns", unjudged, graded))
     idle = [attempt for attempt in graded if {"constant", "never traded"} & set(attempt.agent.labels)]
     if idle:
         lessons.append(_share("do what a constant rule does (all HOLD, or buy-and-hold)", idle, graded))

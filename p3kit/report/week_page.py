@@ -12,7 +12,7 @@ import numpy as np
 
 from p3kit.diagnose.diagnosis import OUTCOMES
 from p3kit.diagnose.findings import format_missed, format_number, format_steps
-from p3kit.edge import family_sentence, label
+from p3kit.edge import family_sentence
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
 from p3kit.headline import LEGEND, headline
@@ -131,11 +131,11 @@ def _agent_line(agent: AgentSummary) -> str:
         f"{format_steps(agent.global_step)}/{format_steps(agent.total_timesteps)} steps",
     )
     if agent.grade is not None:
-        is_shown = label(agent.judged) == "shown"
-        mark = "❌" if not agent.passed else "✅" if is_shown else "➖"
+        edge = agent.over_buy_and_hold
+        mark = "❌" if not agent.passed else "✅" if edge == "shown" else "➖"
         line = f"{mark} {name}: {agent.sharpe_text} ({safe(agent.grade)})"
-        if agent.passed and not is_shown:
-            line += ", passed, edge not shown"
+        if agent.passed and edge != "shown":
+            line += ", passed" if edge == "not judged" else ", passed, edge not shown"
         if agent.scores is not None and agent.scores.sharpe_interval is not None:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
         line += f"; {safe(agent.evidence)}"

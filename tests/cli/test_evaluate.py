@@ -67,7 +67,7 @@ def test_both_modes_are_shown_and_only_that_of_the_run_is_judged(run: RunDir) ->
     assert found["windows"]["judged"] is None
     windows, continuous = (call(run, "1", *more).output for more in (["--mode", "windows"], []))
     assert "windows that each start flat" in windows
-    assert "not judged, the run's evaluations were in mode continuous" in " ".join(windows.split())
+    assert "edge not judged, the run's evaluations were in mode continuous" in " ".join(windows.split())
     assert "one continuous account" in continuous
     refused = call(run, "1", "--mode", "continuous", "--split", "train")
     assert refused.exit_code == 2

@@ -23,7 +23,7 @@ from p3kit.report.lessons_data import gather_attempts
 from p3kit.report.lessons_page import render_lessons
 from p3kit.report.markdown import experiment_title
 from p3kit.report.week_issues import issues
-from p3kit.report.week_page import next_steps, stability
+from p3kit.report.week_page import agent_line, next_steps, stability
 from p3kit.rundir import RunDir
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
@@ -68,6 +68,19 @@ def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
         files.append({path.name: path.read_bytes() for path in sorted((tmp_path / output).rglob("*.*"))})
     assert files[0] == files[1]
     assert len(files[0]) == 4
+
+
+def test_an_edge_has_one_label_in_the_whole_line(tmp_path: Path) -> None:
+    make_run(tmp_path, best_sharpe=0.62)
+    (agent,) = summarise_week(tmp_path, 1, MONDAY + DAY)[0].agents
+    too_few = {**agent.judged, "why_not": "6 trades, 10 are needed"}
+    for judged, words in ((None, "the run keeps no returns"), (too_few, "6 trades, 10 are needed")):
+        line = agent_line(replace(agent, judged=judged))
+        assert line.startswith("➖ AAPL: Sharpe 0.64 (PASS), passed, 95% interval")
+        assert f"; edge not judged: {words}" in line
+        assert "not shown" not in line
+    assert "edge not shown" in agent_line(agent)
+    assert "not judged" not in agent_line(agent)
 
 
 def test_an_old_week_never_changes(tmp_path: Path) -> None:
