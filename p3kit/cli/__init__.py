@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from p3kit import __version__
 from p3kit.cli.output import add_volume, print_origin, print_versions, volume_options
-from p3kit.errors import NO_POSIX, InputError, P3kitError, P3kitWarning
+from p3kit.errors import NO_POSIX, InputError, P3kitError, P3kitWarning, SpecError
 from p3kit.terminal import guarded_output
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -136,10 +136,15 @@ class LazyCommands(click.Group):
             raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         self.chosen = args[0] if args else ""
         name, command, rest = super().resolve_command(ctx, args)
-        if command is not None and not ctx.resilient_parsing and not {"-h", "--help"} & set(rest):
+        if command is not None and not ctx.resilient_parsing:
             from p3kit.cli.user_defaults import option_values, read_defaults
 
-            values = option_values(read_defaults())
+            try:
+                values = option_values(read_defaults())
+            except SpecError:
+                if not {"-h", "--help"} & set(rest):
+                    raise
+                values = {}
             inside = command.commands if isinstance(command, click.Group) else {}
             ctx.default_map = {self.chosen: values | dict.fromkeys(inside, values)}
         return name, command, rest
@@ -217,7 +222,7 @@ def _leave_hanging_threads(end: SystemExit) -> None:
 
 @click.group(
     cls=LazyCommands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80, "show_default": True},
     epilog="Start here:  p3kit run specs/smoke.toml   (a minute),  then  p3kit init  for a spec of your own.",
 )
 @click.version_option(__version__, prog_name="p3kit")

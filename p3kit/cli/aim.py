@@ -62,8 +62,8 @@ Examples:
 @click.argument("references", metavar="[RUN...]", nargs=-1, shell_complete=complete_run)
 @runs_option
 @repo_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address; others are refused.")
-@click.option("--port", default=43_800, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
+@click.option("--host", default="127.0.0.1", help="A loopback address; others are refused.")
+@click.option("--port", default=43_800, type=Whole(0, 65535), help="0 picks a free port.")
 @json_option
 def ui(references: tuple[str, ...], runs_root: Path, repo: Path | None, host: str, port: int, as_json: bool) -> None:
     """Serve the dashboard, on this machine only, until Ctrl-C. Runs that still train stay up to date.

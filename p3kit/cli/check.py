@@ -22,8 +22,8 @@ Examples:
 )
 @spec_argument
 @set_option
-@click.option("--symbol", metavar="NAME", help="The symbol to probe.  [default: the first of the spec]")
-@click.option("--episodes", type=Whole(min=400), default=600, show_default=True, help="Episodes per rule.")
+@click.option("--symbol", metavar="NAME", help="The symbol to probe.", show_default="the first of the spec")
+@click.option("--episodes", type=Whole(min=400), default=600, help="Episodes per rule.")
 @click.option("--learn", is_flag=True, help="Also let the trainer solve five probe tasks (half a minute).")
 @click.option("--leak", is_flag=True, help="Also train on a market with an obvious edge (minutes).")
 @json_option

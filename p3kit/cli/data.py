@@ -104,7 +104,6 @@ Examples:
     "--interval",
     type=click.Choice(["1d", "1h", "30m", "15m", "5m"]),
     default="1d",
-    show_default=True,
     help="Length of a bar. Yahoo keeps 1h bars for 730 days, finer ones for 60.",
 )
 @click.option(
@@ -112,19 +111,19 @@ Examples:
     "first",
     type=click.DateTime(["%Y-%m-%d"]),
     metavar="DAY",
-    help="First day, e.g. 2015-01-01.  [default: as far back as Yahoo goes]",
+    help="First day, e.g. 2015-01-01.",
+    show_default="as far back as Yahoo goes",
 )
 @click.option(
-    "--to", "last", type=click.DateTime(["%Y-%m-%d"]), metavar="DAY", help="Last day, included.  [default: today]"
+    "--to", "last", type=click.DateTime(["%Y-%m-%d"]), metavar="DAY", help="Last day, included.", show_default="today"
 )
 @click.option(
     "--output",
     type=UserPath(file_okay=False, path_type=Path),
     default=Path("data"),
-    show_default=True,
     help="Folder for a file per symbol, and provenance.json.",
 )
-@click.option("--format", "kind", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True)
+@click.option("--format", "kind", type=click.Choice(["csv", "parquet"]), default="csv")
 @force_option
 @json_option
 def fetch(

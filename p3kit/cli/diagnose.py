@@ -47,9 +47,9 @@ Examples:
     is_flag=True,
     help="Play the best and the worst paid episode of a split bar by bar: replays/*.json, and a picture of each.",
 )
-@click.option("--split", type=click.Choice(["train", "validation"]), help="Of --episode.  [default: validation]")
+@click.option("--split", type=click.Choice(["train", "validation"]), help="Of --episode.", show_default="validation")
 @click.option(
-    "--checkpoint", metavar="NAME", help="Of --episode: best, last, or a file below checkpoints/.  [default: last]"
+    "--checkpoint", metavar="NAME", help="Of --episode: best, last, or a file below checkpoints/.", show_default="last"
 )
 @click.option("--patch", "patch_only", is_flag=True, help="Print only the spec changes that the raised rows call for.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table as markdown.")

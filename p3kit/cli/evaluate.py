@@ -25,14 +25,15 @@ Examples:
 )
 @run_argument
 @click.option(
-    "--episodes", type=click.IntRange(1, 100_000), help="Episodes of a Gymnasium or EnvPool task.  [default: 100]"
+    "--episodes", type=click.IntRange(1, 100_000), help="Episodes of a Gymnasium or EnvPool task.", show_default="100"
 )
 @click.option("--final", is_flag=True, help="Use the test split. Every use is journalled and counted.")
-@click.option("--split", type=click.Choice(["validation", "train"]), help="The split to play.  [default: validation]")
+@click.option(
+    "--split", type=click.Choice(["validation", "train"]), help="The split to play.", show_default="validation"
+)
 @click.option(
     "--checkpoint",
     default="best",
-    show_default=True,
     metavar="NAME",
     help="best (the weights that validation chose), last, or a file below checkpoints/.",
 )
@@ -43,20 +44,23 @@ Examples:
     help="Backtest on a file of bars, outside the splits of the run.",
 )
 @click.option(
-    "--from", "first_day", metavar="DAY", help="First day outside the splits.  [default: after the run's bars]"
+    "--from", "first_day", metavar="DAY", help="First day outside the splits.", show_default="after the run's bars"
 )
-@click.option("--to", "last_day", metavar="DAY", help="Last day outside the splits.  [default: that of the last bar]")
+@click.option(
+    "--to", "last_day", metavar="DAY", help="Last day outside the splits.", show_default="that of the last bar"
+)
 @click.option(
     "--mode",
     type=click.Choice(["continuous", "windows"]),
-    help="One account for the whole split, or windows of env.episode_bars that each start flat, as in training.  "
-    "[default: continuous; windows on the training split]",
+    help="One account for the whole split, or windows of env.episode_bars that each start flat, as in training.",
+    show_default="continuous; windows on the training split",
 )
 @click.option(
     "--output",
     type=UserPath(dir_okay=False, path_type=Path),
     metavar="PNG",
-    help="File for the picture.  [default: the run's plots/]",
+    help="File for the picture.",
+    show_default="the run's plots/",
 )
 @json_option
 @runs_option

@@ -23,12 +23,8 @@ Examples:
 )
 @run_argument
 @click.option("--name", metavar="NAME", help="For best: one experiment only (the `name` of its spec).")
-@click.option(
-    "--format", "kind", type=click.Choice(["toml", "yaml"]), help="[default: by the output's ending, or toml]"
-)
-@click.option(
-    "--output", type=UserPath(dir_okay=False, path_type=Path), metavar="FILE", help="[default: standard output]"
-)
+@click.option("--format", "kind", type=click.Choice(["toml", "yaml"]), show_default="by the output's ending, or toml")
+@click.option("--output", type=UserPath(dir_okay=False, path_type=Path), metavar="FILE", show_default="standard output")
 @click.option(
     "--policy",
     "folder",
@@ -36,7 +32,7 @@ Examples:
     metavar="FOLDER",
     help="Write the trained agent RUN/AGENT into FOLDER, as ONNX, safetensors and a JSON card.",
 )
-@click.option("--checkpoint", metavar="NAME", help="For --policy: best, last or a file name.  [default: best]")
+@click.option("--checkpoint", metavar="NAME", help="For --policy: best, last or a file name.", show_default="best")
 @json_option
 @runs_option
 def export(

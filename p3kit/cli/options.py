@@ -25,7 +25,6 @@ runs_option = click.option(
     type=UserPath(file_okay=False, path_type=Path),
     envvar="P3KIT_RUNS",
     default=Path("runs"),
-    show_default=True,
     show_envvar=True,
     help="Folder of the run directories.",
 )
@@ -62,17 +61,27 @@ class Whole(click.IntRange):
             self.fail(f"{value!r}: expected a whole number {bounds}", param, ctx)
 
 
+class _Jobs(click.Option):
+    """An option whose default depends on the machine. Help prints the number that p3kit.toml sets in its place."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        number = (ctx.default_map or {}).get(self.name)
+        return extra if number is None else {**extra, "default": str(number)}
+
+
 jobs_option = click.option(
     "--jobs",
+    cls=_Jobs,
     type=Whole(min=1),
-    help="Runs that train at a time.  [default: one core per thread; on a cluster as many as fit]",
+    help="Runs that train at a time.",
+    show_default="one core per thread; on a cluster as many as fit",
 )
 
 engine_option = click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
-    show_default=True,
     help="Place of the trainers: local processes, or a Ray cluster (at RAY_ADDRESS, else a new one here).",
 )
 
@@ -85,7 +94,8 @@ repo_option = click.option(
     "--aim-repo",
     "repo",
     type=UserPath(file_okay=False, path_type=Path),
-    help="Folder whose .aim holds the mirror. Default: the folder beside the runs.",
+    show_default="the folder beside the runs",
+    help="Folder whose .aim holds the mirror.",
 )
 
 

@@ -70,11 +70,10 @@ bars or an older file; 4 with --strict."""
     metavar="FILE",
     help="File of bars with past ones and new ones; a folder with SYMBOL.csv; or a path with {symbol}.",
 )
-@click.option("--from", "start", metavar="DAY", help="First decision of a new account.  [default: the newest bar]")
+@click.option("--from", "start", metavar="DAY", help="First decision of a new account.", show_default="the newest bar")
 @click.option(
     "--checkpoint",
     default="best",
-    show_default=True,
     metavar="NAME",
     help="best (the weights that validation chose), last, or a file below checkpoints/.",
 )

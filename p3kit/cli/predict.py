@@ -65,8 +65,8 @@ with --strict."""
 @run_argument
 @click.option("--bars", required=True, metavar="FILE|FOLDER", help="Past bars, the newest last; {symbol} is replaced.")
 @click.option("--account", type=UserPath(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Account at the close of the last bar, JSON.  [default: flat, env.initial_capital]")  # fmt: skip
-@click.option("--checkpoint", default="best", show_default=True, metavar="NAME",
+              help="Account at the close of the last bar, JSON.", show_default="flat, env.initial_capital")  # fmt: skip
+@click.option("--checkpoint", default="best", metavar="NAME",
               help="best (the weights that validation chose), last, or a file below checkpoints/.")  # fmt: skip
 @click.option("--max-age", type=Age(), metavar="AGE",
               help="Exit code 3 if the last bar is older: 36h, 4d. Times without a zone are UTC.")  # fmt: skip

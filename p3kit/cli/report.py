@@ -27,7 +27,6 @@ Examples:
     "--output",
     type=UserPath(path_type=Path),
     default=Path("reports"),
-    show_default=True,
     help="Folder for the page and its pictures, or a file that ends in .md or .html.",
 )
 @click.option("--html", is_flag=True, help="One HTML file to send: pictures inside, tables that sort, printable.")

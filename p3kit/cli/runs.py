@@ -110,7 +110,8 @@ Examples:
 @click.option(
     "--schedule",
     type=click.Choice(("keep", "stretch")),
-    help="With --total-timesteps: schedules keep their end value (default), or run over the new number of steps.",
+    show_default="keep",
+    help="With --total-timesteps: schedules keep their end value, or run over the new number of steps.",
 )
 @jobs_option
 @engine_option

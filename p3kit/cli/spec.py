@@ -95,7 +95,7 @@ Examples:
   p3kit schema > specs/p3kit.schema.json"""
 )
 @click.option(
-    "--trainer", help="Trainer with the knobs of [ppo]: a name or a .py file.  [default: every shipped trainer's]"
+    "--trainer", help="Trainer with the knobs of [ppo]: a name or a .py file.", show_default="every shipped trainer's"
 )
 def schema(trainer: str | None) -> None:
     """Print the JSON Schema of specs, for editors.
@@ -116,9 +116,8 @@ def _show_defaults(as_json: bool) -> None:
     defaults = read_defaults()
     if folder := os.environ.get("P3KIT_RUNS"):
         defaults["runs"] = Default(folder, "P3KIT_RUNS")
-    values = {key: one.value if one.value is None else str(one.value) for key, one in defaults.items()}
     if as_json:
-        print_json({key: {"value": values[key], "origin": one.origin} for key, one in defaults.items()})
+        print_json({key: vars(one) for key, one in defaults.items()})
         return
     for key, one in defaults.items():
         value = "one core per thread" if one.value is None else str(one.value).lower() if key == "aim" else one.value

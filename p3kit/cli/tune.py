@@ -58,7 +58,7 @@ fault; 130 interrupted."""
 )
 @click.argument("spec", type=SpecFile(dir_okay=False, path_type=Path), required=False)
 @set_option
-@click.option("--trials", type=Whole(min=1), help="Settings to try in all.  [default: tune.trials of the spec]")
+@click.option("--trials", type=Whole(min=1), help="Settings to try in all.", show_default="tune.trials of the spec")
 @jobs_option
 @engine_option
 @click.option(

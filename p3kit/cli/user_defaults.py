@@ -113,7 +113,7 @@ def _wrong(key: str, value: Any, path: Path, is_project: bool) -> str:
     return "" if value.startswith("~") or Path(value).is_absolute() else "is relative; expected an absolute path or ~"
 
 
-def _seen_from_here(path: Path, value: str) -> Path:
+def _seen_from_here(path: Path, value: str) -> str:
     """A folder of a file as a path from the current folder, short where it is below it."""
     folder = path.parent / Path(value).expanduser()
-    return Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -47,6 +47,16 @@ def test_help_names_each_form_of_a_run() -> None:
         assert "the name of an experiment" in text, name
 
 
+def test_help_prints_every_default_in_one_form() -> None:
+    for name, command in commands().items():
+        context = click.Context(command, parent=click.Context(main, show_default=main.context_settings["show_default"]))
+        for option in (one for one in command.params if isinstance(one, click.Option)):
+            assert "default" not in (option.help or "").lower(), f"{name} {option.name}: use show_default"
+            if not option.is_flag or option.secondary_opts:
+                has_default = bool(option.show_default) or option.to_info_dict()["default"] is not None
+                assert ("default" in option.get_help_extra(context)) == has_default, f"{name} {option.name}"
+
+
 def test_help_loads_no_library_but_click() -> None:
     code = "import sys; from p3kit.cli import COMMANDS, main\n"
     code += "for name in COMMANDS:\n    main([name, '--help'], standalone_mode=False)\n"

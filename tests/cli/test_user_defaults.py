@@ -41,7 +41,7 @@ def test_without_files_the_built_in_values_hold(project: Path) -> None:
     assert shown() == {
         "runs": {"value": "runs", "origin": "default"},
         "jobs": {"value": None, "origin": "default"},
-        "aim": {"value": "True", "origin": "default"},
+        "aim": {"value": True, "origin": "default"},
     }
 
 
@@ -50,11 +50,20 @@ def test_the_project_wins_over_the_user(project: Path, file: str, head: str) -> 
     write_user(project, "jobs = 7\naim = false\n")
     (project / file).write_text(f"{head}runs = 'old/runs'\njobs = 3\n")
     found = shown()
-    assert found["jobs"]["value"] == "3"
+    assert found["jobs"]["value"] == 3
     assert found["jobs"]["origin"].startswith(f"{project / file}:{2 + bool(head)}:")
-    assert found["aim"]["value"] == "False"
+    assert found["aim"]["value"] is False
+    assert found["runs"]["value"] == str(project / "old" / "runs")
     make_run(project / "old" / "runs")
     assert "run-1" in p3kit("runs").stdout
+
+
+def test_help_prints_the_defaults_of_the_files(project: Path) -> None:
+    (project / "p3kit.toml").write_text("runs = 'inside/kept'\njobs = 3\naim = false\n")
+    text = " ".join(p3kit("run", "--help").stdout.split())
+    for default in ("[default: 3; x>=1]", "[env var: P3KIT_RUNS; default: kept]", "[default: no-aim]"):
+        assert default in text
+    assert "default: kept]" in p3kit("paper", "status", "--help").stdout + p3kit("paper", "trade", "--help").stdout
 
 
 def test_options_and_the_environment_win(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
