@@ -38,9 +38,11 @@ READING = [
     "eject ppo",
 ]
 DRAWING = ["compare run-1 run-2", "report --week 1", "report --lessons", "sync"]
-SHORT = "--set ppo.total_timesteps=600 --set ppo.n_steps=75 --set ppo.n_epochs=1"
+SHORT = (
+    """--set 'evaluation.action="sampled"' --set ppo.total_timesteps=600 --set ppo.n_steps=75 --set ppo.n_epochs=1"""
+)
 TRAINING = [f"run experiment.toml --no-aim --runs own {SHORT}", "evaluate run-1 --runs own",
-            "predict run-1 --runs own --bars bars.csv --checkpoint last",
+            "predict run-1 --runs own --bars ordering.csv --checkpoint last",
             "paper run-1 --runs own --account paper --bars bars.csv --checkpoint last",
             "paper status paper"]  # fmt: skip
 
@@ -59,11 +61,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def form(command: str) -> str:
     """A section of the page: the command and the keys it prints."""
+    if "ordering.csv" in command:
+        write_bars_with_an_order(command)
     result = CliRunner().invoke(main, [*shlex.split(command), "--json"], catch_exceptions=False)
     assert result.exit_code == 0, f"{command}\n{result.output}"
     keys = "\n".join(dict.fromkeys(_keys(json.loads(result.stdout), "")))
     words = [word for word in command.split() if not word.startswith("--") or word in ("--week", "--lessons")]
     return f"### p3kit {' '.join(words[:2])}\n\n```text\n{keys}\n```\n"
+
+
+def write_bars_with_an_order(command: str) -> None:
+    """Write ordering.csv: the bars up to the last one at which the agent gives an order."""
+    bars = pd.read_csv("bars.csv")
+    for end in range(len(bars), len(bars) - 30, -1):
+        bars[:end].to_csv("ordering.csv", index=False)
+        result = CliRunner().invoke(main, [*shlex.split(command), "--json"], catch_exceptions=False)
+        if json.loads(result.stdout)[0]["order"] is not None:
+            return
+    pytest.fail("the agent gives no order on 30 bars")
 
 
 def _keys(value: Any, path: str) -> Iterator[str]:
