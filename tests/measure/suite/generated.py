@@ -271,6 +271,7 @@ TITLES = {
     "precision": "precision of root rows",
     "median_delay": "median delay after onset",
     "healthy": "healthy runs with a warning",
+    "references": "… of those that the faults are compared with",
     "repaired": "degraded runs back in the healthy band under `repair`",
     "repaired_settings": "… faults of a setting, which is what the rules claim to repair",
     "repaired_where_acted": "… where a rule acted",
@@ -289,9 +290,10 @@ def page_table() -> str:
     repaired = json.loads((folder / "repair.json").read_text(encoding="utf-8"))["totals"]
     columns = [
         {**{key: own[name] for key, name in OWN.items()}, **{key: repaired[name] for key, name in OWN_REPAIR.items()}},
-        *(drawn[name] for name in ("pool", "held_out")),
+        *drawn["parts"],
     ]
-    lines = ["| | own suite | calibration pool | held out by seed |", "|---|---|---|---|"]
+    titles = ["own suite", *(f"{part['title']}, rows of {part['judged_by']}" for part in drawn["parts"])]
+    lines = [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for key, title in TITLES.items():
         lines.append(f"| {title} | {' | '.join(_cell(column.get(key)) for column in columns)} |")
     return "\n".join(lines)
