@@ -15,6 +15,7 @@ import pytest
 from p3kit.diagnose import DETECTORS, AgentDiagnosis, Evidence, Finding, diagnose
 from p3kit.diagnose.detectors.phase import sen_slope
 from p3kit.diagnose.diagnosis import gather_run
+from p3kit.diagnose.evidence import Ticks
 from p3kit.metrics import COMPONENTS
 from tests.made_runs import BASELINES, TICK, Row, make_run, spec_with
 
@@ -279,6 +280,16 @@ def test_weights_of_the_reward_have_no_effect_on_a_task_and_that_is_right(tmp_pa
     [evidence] = gather_run(run)
     assert DETECTORS["spec.no_effect"](evidence).state == "raised"
     assert DETECTORS["spec.no_effect"](replace(evidence, task="LunarLander-v3")).state != "raised"
+
+
+def test_gradients_of_a_task_are_judged_by_the_returns_of_their_own_iteration() -> None:
+    """A rollout of several ticks records its returns at its end, after the first gradients."""
+    steps, iterations = TICK * np.arange(1, 9), np.arange(8) // 4
+    series = {name: Ticks(steps, np.full(8, 270.0), iterations) for name in ("grad/grad_norm", "grad/grad_norm_max")}
+    for spread, state in ((30.0, "ok"), (1.0, "raised")):
+        returns = {"value/return_std": Ticks(steps[3::4], np.full(2, spread), iterations[3::4])}
+        evidence = Evidence("A", series | returns, {}, 8 * TICK, task="LunarLander-v3")
+        assert DETECTORS["opt.grad"](evidence).state == state
 
 
 def test_policy_loss_is_told_and_never_judged(tmp_path: Path) -> None:

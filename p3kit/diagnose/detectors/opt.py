@@ -40,8 +40,11 @@ def gradient_explodes(evidence: Evidence, row: Row) -> Finding:
 
 def _per_return(evidence: Evidence, norm: Ticks) -> Ticks:
     """Gradient norms over the largest spread of the returns so far, where that is above 1."""
-    spread = evidence.ticks("value/return_std").at(norm.steps)
-    largest = np.maximum.accumulate(np.nan_to_num(spread, nan=1.0)) if evidence.task else np.ones(len(norm))
+    spread = evidence.ticks("value/return_std")
+    if not evidence.task or not len(spread):
+        return norm
+    own = np.searchsorted(spread.iterations, norm.iterations)  # recorded at the end of its iteration, after the ticks
+    largest = np.maximum.accumulate(spread.values[np.minimum(own, len(spread) - 1)])
     return with_values(norm, norm.values / np.maximum(largest, 1.0))
 
 
