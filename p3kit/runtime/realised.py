@@ -20,8 +20,9 @@ from p3kit.runtime.field_changes import MISMATCH
 from p3kit.runtime.iteration import Iteration, Sample
 
 REALISED = "realised/"
-LARGEST_STEP = 3.2
-"""Largest step of Adam in learning rates: (1 − β₁)/√(1 − β₂) = 3.16 (Kingma and Ba 2015, section 2.1)."""
+LARGEST_STEP = 7.3
+"""Largest |m|/√v of Adam for any gradients: (1 − β₁)/√((1 − β₂)(1 − β₁²/β₂)) = 7.27 by Cauchy-Schwarz. Gradients that
+grow by β₂/β₁ a step reach it; (1 − β₁)/√(1 − β₂) of Kingma and Ba (2015, section 2.1) is that of a single gradient."""
 _ROUNDING = 1e-4
 _TIMES = 5.0
 """Factor between two fractions of clipped ratios that no drift within one epoch explains."""
