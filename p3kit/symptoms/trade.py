@@ -34,7 +34,7 @@ ROWS = (
         "Agent never trades",
         "2.2",
         "warning",
-        "no round trip in the last two evaluations after 20% of training",
+        "no round trip in the last two evaluations after 20% of training, and sampled actions hold as well",
         (
             Cause(
                 "cost_strong",

@@ -13,7 +13,7 @@ ROWS = (
         "warning",
         "value/explained_variance never above 0.08 in 5 ticks, and below a ridge reference above 0.08 by more than 0.1 (or never above "
         "-0.5 in the 3 ticks after the first), while the policy does more than HOLD; or no episode ended by 20% of training, "
-        "within a horizon of gamma longer than that",
+        "within a horizon of gamma longer than that; or gamma is 1, as the end of an episode on bars bootstraps the value",
         (
             Cause("reward_scale", "returns are too large or too small for the value head", (SCALE_REWARD, HUBER)),
             Cause(

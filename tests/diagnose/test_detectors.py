@@ -55,7 +55,7 @@ def hacked(progress: float) -> Edit:
 
 
 HOLD = {"policy/hold_share": 0.985, "policy/entropy_norm": 0.04, "policy/entropy": 0.05}
-NEVER = {"eval/total_trades": 0.0, "eval/trades_per_bar": 0.0, "eval/total_return": 0.0}
+NEVER = {"eval/total_trades": 0.0, "eval/trades_per_bar": 0.0, "eval/total_return": 0.0, "eval/sampled_hold_share": 1.0}
 
 
 # (symptom, likeliest cause, fault in the rows, fault in the evaluations, changed spec values)
@@ -290,6 +290,38 @@ def test_gradients_of_a_task_are_judged_by_the_returns_of_their_own_iteration() 
         returns = {"value/return_std": Ticks(steps[3::4], np.full(2, spread), iterations[3::4])}
         evidence = Evidence("A", series | returns, {}, 8 * TICK, task="LunarLander-v3")
         assert DETECTORS["opt.grad"](evidence).state == state
+
+
+@pytest.mark.parametrize(
+    ("symptom", "fault", "eval_fault"),
+    [
+        ("trade.never", None, after(0, NEVER | {"eval/sampled_hold_share": 0.6})),
+        ("policy.uniform", after(0, {"policy/entropy_norm": 0.99}), after(0, {"eval/best_fixed_rule_return": -0.05})),
+    ],
+)
+def test_an_outcome_that_is_no_fault_of_the_policy_is_information(
+    tmp_path: Path, symptom: str, fault: Any, eval_fault: Any
+) -> None:
+    assert finding(judged(make_run(tmp_path, fault=fault, eval_fault=eval_fault)), symptom).severity == "information"
+
+
+def test_the_first_policy_is_judged_and_not_the_first_tick(tmp_path: Path) -> None:
+    [evidence] = gather_run(make_run(tmp_path))
+    steps, values = np.arange(1, 9) * TICK // 4, np.array([0.99, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5])
+    for first, state in ((0, "ok"), (1, "ok"), (2, "raised")):
+        own = Ticks(steps[: 8 - first], values[first:], np.arange(8 - first))
+        learnt = replace(evidence, series={**evidence.series, "policy/entropy_norm": own})
+        assert DETECTORS["policy.init_scale"](learnt).state == state
+
+
+@pytest.mark.parametrize(
+    ("gamma", "task", "state"), [(1.0, "", "raised"), (0.999, "", "ok"), (1.0, "CartPole-v1", "ok")]
+)
+def test_truncated_episodes_anchor_no_value_without_a_discount(
+    tmp_path: Path, gamma: float, task: str, state: str
+) -> None:
+    [evidence] = gather_run(make_run(tmp_path, spec=spec_with(ppo__gamma=gamma)))
+    assert DETECTORS["value.fail"](replace(evidence, task=task)).state == state
 
 
 def test_policy_loss_is_told_and_never_judged(tmp_path: Path) -> None:

@@ -33,7 +33,12 @@ def all_hold(row: Row, progress: float, tick: int) -> None:
 def never_trades(row: Row, progress: float, tick: int) -> Row | None:
     if progress <= 0.3:
         return None
-    flat = {"eval/total_trades": 0.0, "eval/trades_per_bar": 0.0, "eval/total_return": 0.0}
+    flat = {
+        "eval/total_trades": 0.0,
+        "eval/trades_per_bar": 0.0,
+        "eval/total_return": 0.0,
+        "eval/sampled_hold_share": 1.0,
+    }
     return {key: v for key, v in row.items() if key not in ("eval/sharpe_ratio", "eval/sharpe_excess")} | flat
 
 

@@ -126,12 +126,13 @@ def policy_frozen(evidence: Evidence, row: Row) -> Finding:
 def still_random(evidence: Evidence, row: Row) -> Finding:
     """Guide 1.2: random behaviour after 50k of 100k steps. Where the entropy bonus is over twice the guide's largest
     and the policy has not left the start at all, 15% of training are enough: two pieces of evidence agree. A policy
-    whose entropy is falling by now is late, not random."""
+    whose entropy is falling by now is late, not random. Information where no fixed rule earned more than its costs
+    beyond luck: nothing draws a policy away from its start there."""
     entropy = evidence.ticks("policy/entropy_norm")
     progress = evidence.progress(entropy.steps)
     bonus = evidence.ticks("effective/ppo.ent_coef").at(entropy.steps)
     bonus = np.where(np.isfinite(bonus), bonus, float(evidence.setting("ppo.ent_coef") or 0.0))
-    held_up = (entropy.values > _AT_THE_START) & (bonus > _LARGE_BONUS) & (progress > 0.15)
+    held_up = (entropy.values > _AT_THE_START) & (bonus > 2 * _GUIDES_LARGEST) & (progress > 0.15)
     falling = entropy.values < np.roll(entropy.values, row.patience) - _LEAVES_BY
     falling[: row.patience] = False
     late = (entropy.values > row.warn) & (progress > 0.5) & ~falling
@@ -142,9 +143,10 @@ def still_random(evidence: Evidence, row: Row) -> Finding:
         return silent(evidence, row, entropy, "share of the largest entropy")
     value = float(np.mean(within(entropy, span)))
     coefficient = evidence.effective("ppo.ent_coef", int(entropy.steps[span.last]))
+    strong = (coefficient or 0.0) > _GUIDES_LARGEST
+    severity: Severity = "warning" if strong or worth_trading(evidence) else "information"
     causes = []
     if coefficient is not None:
-        strong = coefficient > 0.05
         text = f"ent_coef {format_number(coefficient)}" + (", above the guide's 0.05" if strong else "")
         causes.append((3.0 if strong else 1.0, "ent_coef_high", text))
     kl = evidence.ticks("policy/kl_divergence")
@@ -153,11 +155,12 @@ def still_random(evidence: Evidence, row: Row) -> Finding:
     signal = evidence.ticks("diag/advantage_signal")
     if len(signal) and float(np.median(signal.values[-5:])) <= 0:
         causes.append((2.5, "no_signal", f"advantage signal {format_number(float(np.median(signal.values[-5:])))}"))
-    return raised(evidence, row, entropy, span, value, f"entropy still {value:.3f} of its maximum", causes=causes)
+    text = f"entropy still {value:.3f} of its maximum"
+    return raised(evidence, row, entropy, span, value, text, severity=severity, causes=causes)
 
 
-_AT_THE_START, _LARGE_BONUS = 0.99, 0.1
-"""Share of the largest entropy that a fresh policy has, and twice the guide's largest ent_coef."""
+_AT_THE_START, _GUIDES_LARGEST = 0.99, 0.05
+"""Share of the largest entropy that a fresh policy has, and the guide's largest ent_coef."""
 _LEAVES_BY = 0.005
 """Share of the largest entropy; one held up by its bonus wanders by 0.002 over as many ticks."""
 
@@ -187,12 +190,12 @@ def entropy_falls_early(evidence: Evidence, row: Row) -> Finding:
 
 @detector("policy.init_scale", "policy/entropy_norm", warn=0.9)
 def initial_policy(evidence: Evidence, row: Row) -> Finding:
-    """Andrychowicz et al. 2020: start near uniform."""
-    entropy = evidence.ticks("policy/entropy_norm")
+    """Andrychowicz et al. 2020: start near uniform. The first record counts: a tick may hold several updates."""
+    entropy = evidence.evaluations("policy/entropy_norm")
     value = float(entropy.values[0])
     if value >= row.warn or step_size_cause(evidence):
-        return passed(evidence, row, f"entropy {value:.3f} of its maximum in the first tick", value, row.warn)
-    text = f"entropy {value:.2f} of its maximum in the first tick"
+        return passed(evidence, row, f"entropy {value:.3f} of its maximum in the first record", value, row.warn)
+    text = f"entropy {value:.2f} of its maximum in the first record"
     cause = [(1.0, "init_gain", f"init_gain {format_number(evidence.setting('ppo.init_gain'))}")]
     return raised(evidence, row, entropy, Span(0, 0, True), value, text, causes=cause)
 

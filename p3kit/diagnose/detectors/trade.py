@@ -6,7 +6,7 @@ import numpy as np
 
 from p3kit.diagnose.evidence import Evidence, sustained
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import Row, detector, early_share, raised, silent, too_early, with_values, within
+from p3kit.diagnose.registry import Row, detector, early_share, indices, raised, silent, too_early, with_values, within
 from p3kit.symptoms import Severity
 
 
@@ -35,7 +35,8 @@ def trades_too_much(evidence: Evidence, row: Row) -> Finding:
 
 @detector("trade.never", "eval/total_trades", warn=0.0, minimum=2, patience=2, unit="evaluations")
 def never_trades(evidence: Evidence, row: Row) -> Finding:
-    """Guide 2.2. Information where no fixed rule earned more than its costs beyond luck."""
+    """Guide 2.2. Information where no fixed rule earned more than its costs beyond luck, or where the policy trades as
+    soon as its actions are drawn: early in training the most probable action of a policy that trades can be HOLD."""
     trades = evidence.evaluations("eval/total_trades")
     late = evidence.progress(trades.steps) > 0.2
     if np.count_nonzero(late) < row.patience:
@@ -45,12 +46,17 @@ def never_trades(evidence: Evidence, row: Row) -> Finding:
     span = sustained((trades.values <= row.warn) & late, row.patience)
     if span is None:
         return silent(evidence, row, trades, "fewest round trips")
-    severity: Severity = "warning" if worth_trading(evidence) else "information"
     cause = [(1.0, "cost_strong", f"cost weight {format_number(evidence.effective('reward.weights.cost'))}")]
     text = f"no round trip in {span.last - span.first + 1} evaluations"
+    held = float(np.max(evidence.evaluations("eval/sampled_hold_share").at(trades.steps)[indices(span)]))
+    if held < _HOLDS:
+        text += f"; sampled actions hold on {held:.0%} of the bars"
+    severity: Severity = "information" if held < _HOLDS or not worth_trading(evidence) else "warning"
     return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=cause)
 
 
+_HOLDS = 0.95
+"""Share of HOLD from which a policy does not trade."""
 _LEAST_RETURN, _SURE = 0.10, 3.0
 """Total return on validation where only that is known, and standard errors of a Sharpe ratio above 0."""
 

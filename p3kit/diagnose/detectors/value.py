@@ -78,7 +78,8 @@ _ANCHORED_BY = 0.2
 def _unanchored(evidence: Evidence, row: Row, explained: Ticks) -> Finding | None:
     """Without an end, and with a discount that reaches further than any account has played, every target depends on the
     value's own estimate. Bellman's equation then holds for any level of the value (Puterman 1994, chapter 8: without a
-    discount the value of an endless process is defined up to a constant)."""
+    discount the value of an endless process is defined up to a constant). Episodes on bars end by truncation, which
+    bootstraps the value, so they anchor nothing without a discount."""
     gamma, accounts = evidence.effective("ppo.gamma"), evidence.setting("env.num_envs")
     episodes = evidence.ticks("episode/episodes", "sum")
     if gamma is None or not accounts or len(episodes) == 0:
@@ -87,13 +88,15 @@ def _unanchored(evidence: Evidence, row: Row, explained: Ticks) -> Finding | Non
     reach = np.inf if gamma >= 1 else 1 / (1 - gamma)
     never_ended = np.nan_to_num(np.cumsum(episodes.at(explained.steps))) == 0
     late = evidence.progress(explained.steps) >= _ANCHORED_BY
-    span = sustained(late & never_ended & (played < reach), row.patience)
+    only_truncated = gamma >= 1 and not evidence.task
+    span = sustained(late & (only_truncated | (never_ended & (played < reach))), row.patience)
     if span is None:
         return None
     enough = 1 - 1 / float(played[span.last])
+    ends = "every end of an episode bootstraps the value" if only_truncated else "no episode ended"
     text = (
-        f"no episode ended in the {played[span.last]:,.0f} bars that each account played, and gamma {gamma:g} reaches "
-        "beyond them: nothing anchors the value"
+        f"{ends} in the {played[span.last]:,.0f} bars that each account played, and gamma {gamma:g} reaches beyond "
+        "them: nothing anchors the value"
     )
     cause = (3.0, "unanchored", "every target is the value head's own guess of what follows")
     return raised(evidence, row, explained, span, float(gamma), text, enough, causes=[cause])
