@@ -38,6 +38,7 @@ _CURVES = (
     ("value/value_loss", "Value loss"),
     ("value/explained_variance", "Explained variance\n(-- ridge, ·· guide)"),
 )
+_LIMITS = {"policy/entropy_norm": (0, 1.03), "policy/hold_share": (0, 1.03), "value/explained_variance": (-0.5, 1)}
 PHASES = (0.2, 0.5, 0.8)
 """Where the guide's phases end (3.1), as shares of training: exploration, initial learning, refinement, convergence."""
 
@@ -65,8 +66,12 @@ def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
         "bottom": 0.45,
     }
     with figure_to(path, 13, tallest * len(groups) + 1.0, measured=False) as figure:
-        grid = figure.subplots(len(groups), len(_CURVES), sharex=True, sharey="col", squeeze=False)
+        grid = figure.subplots(len(groups), len(_CURVES), sharex="col", sharey="col", squeeze=False)
         set_margins(figure, **margins, between=0.3, beside=0.45)
+        for axes, (metric, _) in zip(grid[0], _CURVES, strict=True):
+            axes.set_xlim(0, budget)  # for the whole column, once: a shared limit set in each panel takes seconds
+            if metric in _LIMITS:
+                axes.set_ylim(_LIMITS[metric])
         for group, label, row in zip(groups, labels, grid, strict=True):
             for axes, (metric, _) in zip(row, _CURVES, strict=True):
                 _curve_panel(axes, metric, group, budget)
@@ -80,19 +85,14 @@ def draw_learning_curves(experiment: Experiment, path: Path) -> bool:
 
 
 def _curve_panel(axes: Axes, metric: str, agents: Sequence[AgentSummary], budget: float) -> None:
-    axes.set_xlim(0, budget)
     for end in PHASES:
         axes.axvline(end * budget, color="#c4c4c4", linewidth=0.8, zorder=0)
     if metric == "policy/entropy_norm":
         progress, low, high = (np.asarray(bound) for bound in ENTROPY_CORRIDOR)
         axes.fill_between(progress * budget, low, high, color="#E4EEF6", linewidth=0, zorder=0)
-        axes.set_ylim(0, 1.03)
-    elif metric == "policy/hold_share":
-        axes.set_ylim(0, 1.03)
-    elif metric != "episode/episode_reward_mean":
+    elif metric not in ("episode/episode_reward_mean", "policy/hold_share"):
         axes.axhline(0, color="#999999", linewidth=0.8)
     if metric == "value/explained_variance":
-        axes.set_ylim(-0.5, 1)
         progress, expected = np.array(_GUIDE_VARIANCE).T
         axes.plot(progress * budget, expected, color="#777777", linestyle=":", linewidth=1.1)
     crowded = len(agents) > 1
