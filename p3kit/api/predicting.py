@@ -132,15 +132,11 @@ def _with_bars(agents: dict[str, str], bars: Any) -> tuple[dict[str, str], dict[
         raise InputError(_name_of(bars), what, "give the bars of a symbol of the run")
     without = {one: symbol for one, symbol in agents.items() if one not in chosen}
     name = _name_of(bars)
-    if without and _is_file(bars):
+    if without and isinstance(bars, str | os.PathLike) and Path(bars).expanduser().is_file():
         warnings.warn(f"{name}: has no bars of {', '.join(without.values())}", P3kitWarning, stacklevel=3)
         return chosen, {}
     hint = "add its bars, or name the agents that have them"
     return chosen, {one: InputError(name, f"has no bars of {symbol}", hint) for one, symbol in without.items()}
-
-
-def _is_file(bars: Any) -> bool:
-    return isinstance(bars, str | os.PathLike) and Path(bars).expanduser().is_file()
 
 
 def _name_of(bars: Any) -> str:

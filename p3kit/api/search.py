@@ -19,7 +19,7 @@ from p3kit.rundir.threads import available_cores
 if TYPE_CHECKING:
     from p3kit.launch import Outcome
     from p3kit.tune import Result, Sweep
-    from p3kit.tune.display import TrialDisplay
+    from p3kit.tune.display import LiveTrials, TrialLines
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _search(sweep: Sweep, launch: Launch, remarks: Sequence[str]) -> Result:
     return _checked(conclude(sweep), outcome)
 
 
-def _display(sweep: Sweep, launch: Launch) -> TrialDisplay:
+def _display(sweep: Sweep, launch: Launch) -> LiveTrials | TrialLines:
     from p3kit.tune.display import trial_display
 
     records = [record for record in sweep.study.records() if not record.superseded]

@@ -113,7 +113,8 @@ def _update(run: RunDir, agent: str) -> Probe:
     if broken:
         faults.append(f"not finite: {', '.join(sorted(broken))}")
     error = float(series["policy/ratio_error"].values.max()) if "policy/ratio_error" in series else math.nan
-    if not error <= RATIO and _full_precision(run):
+    precision = str(run.info()["spec"]["compute"]["precision"])
+    if not error <= RATIO and precision in ("auto", "fp32") and not torch.cuda.is_available():
         faults.append(f"the ratio starts {error:.2g} away from 1: rollout and update see different policies")
     losses = series["value/value_loss"].values
     if not losses[-1] < FALLS_TO * losses[0]:
@@ -130,10 +131,6 @@ def _update(run: RunDir, agent: str) -> Probe:
     )
     details = {"value_loss": [first, last], "ratio_error": error, "unmoved": still}
     return Probe("update", question, not faults, evidence, "; ".join(remedies), details)
-
-
-def _full_precision(run: RunDir) -> bool:
-    return str(run.info()["spec"]["compute"]["precision"]) in ("auto", "fp32") and not torch.cuda.is_available()
 
 
 def _unmoved(run: RunDir) -> list[str]:

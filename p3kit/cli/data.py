@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from p3kit.cli.options import UserPath, force_option, json_option, set_option, spec_argument
+from p3kit.cli.options import DefaultGroup, UserPath, force_option, json_option, set_option, spec_argument
 from p3kit.cli.output import print_json, print_note
 
 if TYPE_CHECKING:
@@ -19,21 +19,10 @@ if TYPE_CHECKING:
     from p3kit.spec import Spec
 
 
-class SpecOrCommand(click.Group):
-    """`p3kit data SPEC` describes; `p3kit data fetch` is a command. What is no command's name is a spec."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = ["describe", *args]
-        return super().parse_args(ctx, args)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "SPEC|FILE [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "fetch SYMBOL... [OPTIONS]", prefix="       ")
-
-
 @click.group(
-    cls=SpecOrCommand,
+    cls=DefaultGroup,
+    default="describe",
+    usages=("SPEC|FILE [OPTIONS]", "fetch SYMBOL... [OPTIONS]"),
     epilog="""\b
 Examples:
   p3kit data specs/phase3.toml

@@ -99,6 +99,24 @@ repo_option = click.option(
 )
 
 
+class DefaultGroup(click.Group):
+    """A group with a default command: `p3kit data SPEC` is `p3kit data describe SPEC`."""
+
+    def __init__(self, *args: Any, default: str, usages: tuple[str, str], **kwargs: Any) -> None:
+        """`usages`: of the default command, without its name, and of the other command."""
+        super().__init__(*args, **kwargs)
+        self.default, self.usages = default, usages
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for usage, prefix in zip(self.usages, (None, "       "), strict=True):
+            formatter.write_usage(ctx.command_path, usage, prefix=prefix)
+
+
 class SpecFile(UserPath):
     """A spec's path: the user's file, or a shipped spec where `specs/NAME.toml` is not there."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p3kit.cli.options import UserPath, json_option, run_argument, runs_option
+from p3kit.cli.options import DefaultGroup, UserPath, json_option, run_argument, runs_option
 from p3kit.cli.output import print_json, print_lines, print_note
 from p3kit.cli.predict import NOVEL
 
@@ -18,21 +18,10 @@ if TYPE_CHECKING:
     from p3kit.api.paper_account import PaperAccount
 
 
-class RunOrStatus(click.Group):
-    """`p3kit paper RUN` trades; `p3kit paper status` is a command. What is no command's name is a run."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = ["trade", *args]
-        return super().parse_args(ctx, args)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "RUN --account FOLDER --bars FILE [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "status FOLDER [OPTIONS]", prefix="       ")
-
-
 @click.group(
-    cls=RunOrStatus,
+    cls=DefaultGroup,
+    default="trade",
+    usages=("RUN --account FOLDER --bars FILE [OPTIONS]", "status FOLDER [OPTIONS]"),
     epilog="""\b
 Examples:
   p3kit paper run-42/AAPL --account paper --bars data/AAPL.csv

@@ -55,7 +55,8 @@ class Member:
         """`scheduled` returns the current value of a key before interventions. Members with equal `group` share the
         rules with scope = "group". `journal` has the events to replay; None to judge the record."""
         self.name, self.record, self.spec, self.scheduled, self.group = record.agent, record, spec, scheduled, group
-        self._goals = None if journal is None else _checkpoints_of(journal, self.name)
+        own = [for_agent(event, self.name) for event in journal or () if concerns(event, self.name)]
+        self._goals = None if journal is None else {event.get("checkpoint") for event in own}
         self.applies = spec.diagnose.mode == "act"
         # A rule for a refused allocation waits for no check: the runtime answers at once.
         rules = [rule for rule in spec.intervention if not rule.retries_smaller_minibatches()]
@@ -212,7 +213,7 @@ class Member:
 
     def steered(self, rule: Intervention, loop: Controller, by: float) -> tuple[Decision, Modifier] | None:
         """The turn of a controller by a factor; None if it would change nothing."""
-        mine = self._turned_by(rule) or Modifier(rule.id, -1, loop, self.clock)
+        mine = next(iter(self.live_of(rule)), None) or Modifier(rule.id, -1, loop, self.clock)
         before = self.value(mine.key, self.scheduled(mine.key))
         if isinstance(before, str) or before == 0:
             return None
@@ -234,7 +235,8 @@ class Member:
         """The reason why this agent may not be changed, if there is one."""
         if (harmless := self._shows_no_harm(rule, fired)) is not None:
             return "suppressed", harmless
-        if self._is_quiet() and fired.row in QUIET_AFTER_REWARD_EDIT:
+        is_quiet = any(self.clock.share(span, Clock.from_json(begin)) < 1 for begin, span in self._quiet)
+        if is_quiet and fired.row in QUIET_AFTER_REWARD_EDIT:
             return "suppressed", f"the reward was edited: {fired.row} is judged again later"
         if rule.id in self.harmful:
             return "blocked", "it did harm when it was tried"
@@ -259,9 +261,6 @@ class Member:
             return None
         now = Scored.of_event(evaluations[-1]).sharpe
         return f"no harm is seen: validation Sharpe {now:.2f} since {fired.row} began"
-
-    def _is_quiet(self) -> bool:
-        return any(self.clock.share(span, Clock.from_json(begin)) < 1 for begin, span in self._quiet)
 
     def over_budget(self, rule: Intervention, fired: Decision) -> Objection | None:
         """Object if `diagnose.budget` is used up."""
@@ -371,9 +370,6 @@ class Member:
     def live_of(self, rule: Intervention) -> list[Modifier]:
         """The live modifiers of a rule."""
         return [modifier for modifier in self.live if modifier.rule == rule.id]
-
-    def _turned_by(self, rule: Intervention) -> Modifier | None:
-        return next(iter(self.live_of(rule)), None)
 
     def _with_turn(self, turned: Modifier) -> list[Modifier]:
         kept = [turned if modifier.rule == turned.rule else modifier for modifier in self.live]
@@ -491,10 +487,6 @@ def component_of(view: Snapshot) -> str:
     """The reward component that supports a trigger; "" if there is none."""
     named = (one.component for one in view.support if isinstance(one, Finding))
     return next((name for name in named if name), "")
-
-
-def _checkpoints_of(journal: Journal, agent: str) -> set[str | None]:
-    return {for_agent(event, agent).get("checkpoint") for event in journal if concerns(event, agent)}
 
 
 def _only_looks(rule: Intervention) -> bool:

@@ -203,9 +203,9 @@ class Ancestry:
                 file, state = f"start-{len(files) + 1}", read_weights(path)
                 save_checkpoint(run.checkpoint(file), state, compress=agent.spec.checkpoints.compress)
                 files[path] = file, state_hash(state)
-            entries[agent.name] = one.entry(agent.spec, *files[path], path.stem)
+            entries[agent.name] = {"init": one.entry(agent.spec, *files[path], path.stem)}
         if entries:
-            run.update_info(agents=[_with_init(own, entries.get(own["name"])) for own in run.info()["agents"]])
+            run.update_info(agents=[{**own, **entries.get(own["name"], {})} for own in run.info()["agents"]])
 
 
 def init_of(spec: Spec) -> Init:
@@ -332,10 +332,6 @@ def _note(agent: AgentPlan, one: Ancestor) -> str:
     if not one.has_reward_of(agent.spec):
         text += "; the reward is another one, so the statistics of its scale are reset"
     return text
-
-
-def _with_init(plan: Mapping[str, Any], entry: Mapping[str, Any] | None) -> dict[str, Any]:
-    return dict(plan) if entry is None else {**plan, "init": entry}
 
 
 def _differences(agent: AgentPlan, ancestor: Ancestor) -> Iterator[Fault]:

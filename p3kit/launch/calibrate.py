@@ -121,7 +121,9 @@ def calibrate(
         iterations = min(max(row["iteration"] for row in run.read_metrics()) for run in runs)
         warm = beginnings
         if max(one.first_extra_s for one in beginnings) > COMPILING_SHOWS_FROM * usual:
-            again = _train_beginnings(started, loaded, market, Path(folder) / "warm", display, _has_started, None)
+            again = _train_beginnings(
+                started, loaded, market, Path(folder) / "warm", display, lambda run: bool(_iterations(run)), None
+            )
             if again is None:
                 return None
             warm = [_first_again(run, old) for run, old in zip(again, beginnings, strict=True)]
@@ -166,10 +168,6 @@ def _iterations(run: RunDir) -> dict[int, list[dict[str, Any]]]:
         if "perf/rollout_s" in row["metrics"]:
             found.setdefault(row["iteration"], []).append(row)
     return {number: rows for number, rows in found.items() if len(rows) == len(run.agent_names())}
-
-
-def _has_started(run: RunDir) -> bool:
-    return bool(_iterations(run))
 
 
 def _has_pace(run: RunDir) -> bool:

@@ -258,7 +258,8 @@ class RayTrainer:
             self._finish("stopped", WAITED)
             return True
         except ray.exceptions.RayTaskError as error:  # a fault of the node's installation, or of ours
-            self._finish("failed", f"in its Ray worker: {_last_line(str(error))}")
+            last_line = (str(error).strip().splitlines() or ["it printed nothing"])[-1]
+            self._finish("failed", f"in its Ray worker: {last_line}")
             return True
         except ray.exceptions.RayError as error:
             return self._lose(f"its Ray worker was lost ({type(error).__name__})")
@@ -324,10 +325,6 @@ class RayTrainer:
         self.run.update_status(state=state, message=message)
         if state == "crashed":
             self.run.append_event("crash", message=message)
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 # --- one run: the worker's side ---

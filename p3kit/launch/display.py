@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -91,12 +91,14 @@ def agent_views(run: RunDir, info: Mapping[str, Any], status: Mapping[str, Any],
     return views
 
 
-class Display(Protocol):
-    """Interface of a progress display."""
+class Display:
+    """Interface of a progress display, a context manager. This one shows nothing."""
 
-    def __enter__(self) -> Display: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """End the display; its last state stays."""
 
     def show(self, agents: Sequence[AgentView]) -> None:
         """Show the current state of all agents."""
@@ -105,32 +107,51 @@ class Display(Protocol):
         """One message, kept."""
 
 
-def make_display(console: Console, title: str) -> Display:
-    """A live table where `console` is a terminal, plain lines where it is a file, a pipe or a dumb terminal."""
-    return LiveTable(console, title) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
-
-
-class LiveTable:
-    """A table that is redrawn in place, readable in 80 columns and cut to the height of the terminal."""
+class LiveDisplay(Display):
+    """Renders itself (`__rich__`) in place, four times a second."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
-        self._agents: Sequence[AgentView] = ()
         self._start = time.monotonic()
         self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=4, transient=False)
 
-    def __enter__(self) -> LiveTable:
+    def __enter__(self) -> Self:
         self._live.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def show(self, agents: Sequence[AgentView]) -> None:
-        self._agents = agents
-
     def print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
+
+    def __rich__(self) -> Group:
+        raise NotImplementedError
+
+
+class LineDisplay(Display):
+    """Prints each message with the time since its start."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._start = console, time.monotonic()
+
+    def print(self, text: str) -> None:
+        stamp = duration(time.monotonic() - self._start)
+        self._console.print(f"[{stamp}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def make_display(console: Console, title: str) -> Display:
+    """A live table where `console` is a terminal, plain lines where it is a file, a pipe or a dumb terminal."""
+    return LiveTable(console, title) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
+
+
+class LiveTable(LiveDisplay):
+    """A table that is redrawn in place, readable in 80 columns and cut to the height of the terminal."""
+
+    _agents: Sequence[AgentView] = ()
+
+    def show(self, agents: Sequence[AgentView]) -> None:
+        self._agents = agents
 
     def __rich__(self) -> Group:
         room = max(3, self._console.size.height - 8)
@@ -175,21 +196,14 @@ class LiveTable:
         return " · ".join(parts)
 
 
-class PlainLines:
+class PlainLines(LineDisplay):
     """A line when an agent's state changes, at every tenth of its way (every quarter for more than 20 agents), and when
     an intervention acts."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._start = time.monotonic()
+        super().__init__(console)
         self._said: dict[str, tuple[str, int, bool]] = {}
         self._acted: dict[str, int] = {}
-
-    def __enter__(self) -> PlainLines:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
     def show(self, agents: Sequence[AgentView]) -> None:
         parts = 10 if len(agents) <= 20 else 4
@@ -202,10 +216,6 @@ class PlainLines:
                 if number > self._acted.get(agent.label, 0):
                     self.print(f"{agent.label} {did}")
                     self._acted[agent.label] = number
-
-    def print(self, text: str) -> None:
-        stamp = duration(time.monotonic() - self._start)
-        self._console.print(f"[{stamp}] {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def number(value: float | None, form: str) -> str:
@@ -237,10 +247,8 @@ def _most_urgent(agents: Sequence[AgentView], room: int) -> list[AgentView]:
     if len(agents) <= room:
         return list(agents)
 
-    def urgency(agent: AgentView) -> int:
-        return _URGENCY.index("silent" if agent.is_silent else agent.state)
-
-    chosen = {agent.label for agent in sorted(agents, key=urgency)[:room]}
+    urgent = sorted(agents, key=lambda agent: _URGENCY.index("silent" if agent.is_silent else agent.state))
+    chosen = {agent.label for agent in urgent[:room]}
     return [agent for agent in agents if agent.label in chosen]
 
 

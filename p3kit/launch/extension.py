@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from p3kit.errors import InputError
 from p3kit.launch.local import refuse_active
@@ -47,13 +46,11 @@ class Extension:
             self.run.update_status(state="stopped", message=message, agents=agents)
             info = self.run.info()
             changed = extend_info(info, self.agents, self.from_step, self.total_timesteps, self.schedule)
-            if any(plan["total_timesteps"] != self.total_timesteps for plan in info["agents"] if self._takes(plan)):
+            plans = [plan for plan in info["agents"] if plan["name"] in self.agents]
+            if any(plan["total_timesteps"] != self.total_timesteps for plan in plans):
                 self.run.update_info(agents=changed["agents"], spec=changed["spec"])
         finally:
             os.close(lock)
-
-    def _takes(self, plan: dict[str, Any]) -> bool:
-        return plan["name"] in self.agents
 
 
 def extend(runs: Sequence[RunDir], total_timesteps: int, schedule: ScheduleChoice) -> list[str]:

@@ -22,7 +22,7 @@ Progress = bool | ProgressCallback | Console
 def open_display(progress: Progress, title: str) -> Display:
     """Return the display for `progress`. A display without a place for messages issues them as `P3kitWarning`."""
     if isinstance(progress, bool | Console):
-        return make_display(progress_console(progress), title) if progress else CallbackDisplay(_ignore)
+        return make_display(progress_console(progress), title) if progress else CallbackDisplay(lambda _: None)
     return CallbackDisplay(progress)
 
 
@@ -39,24 +39,14 @@ def progress_console(progress: Progress) -> Console:
     return OwnConsole(stderr=True, quiet=quiet)
 
 
-class CallbackDisplay:
+class CallbackDisplay(Display):
     """Passes the agents to a function, and issues messages as Python warnings."""
 
     def __init__(self, callback: ProgressCallback) -> None:
         self._callback = callback
-
-    def __enter__(self) -> CallbackDisplay:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
     def show(self, agents: Sequence[AgentView]) -> None:
         self._callback(agents)
 
     def print(self, text: str) -> None:
         warnings.warn(text, P3kitWarning, stacklevel=2)
-
-
-def _ignore(agents: Sequence[AgentView]) -> None:
-    """Show nothing."""

@@ -40,16 +40,6 @@ class PriceComparison:
     changed: tuple[int, ...]
     """Rows that do not have the factor of their stretch."""
 
-    @property
-    def is_equal(self) -> bool:
-        """True where every price is the same."""
-        return not self.changed and all(stretch.factor == 1.0 for stretch in self.stretches)
-
-    @property
-    def last_factor(self) -> float:
-        """Factor of the newest row."""
-        return self.stretches[-1].factor if self.stretches else 1.0
-
 
 def compare_prices(old: Floats, new: Floats) -> PriceComparison:
     """Compare prices (T, C), oldest row first, of the same bars and columns."""

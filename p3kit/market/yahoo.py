@@ -15,7 +15,7 @@ import datetime as dt
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -29,7 +29,6 @@ from p3kit.market.files import read_bars
 from p3kit.market.fingerprint import fingerprint
 
 Kind = Literal["csv", "parquet"]
-Download = Callable[..., Any]
 
 DAYS_KEPT = {"1d": None, "1h": 730, "30m": 60, "15m": 60, "5m": 60}
 """Interval → days for which Yahoo keeps bars of it; None is all of them."""

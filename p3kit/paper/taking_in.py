@@ -61,7 +61,9 @@ def take_in(
         notes.append(f"{journal.path}: cut off {torn} bytes of a line that a kill left incomplete; nothing is lost")
     found = journal.read()
     book = Book.replay(found) if found else Book.open(_write(journal, _opening(decider, bars, start)))
-    _check_symbol(journal, book, decider)
+    if book.symbol != decider.symbol:
+        what = f"is an account of {book.symbol}, and the agent trades {decider.symbol}"
+        raise InputError(str(journal.folder), what, "name another --account folder")
     if start is not None and not _begins_at(book, start):
         notes.append(f"--from is ignored: the account was opened at {book.opened['start']}")
     incoming = _incoming(book, bars, accept_gap)
@@ -129,12 +131,6 @@ def _begins_at(book: Book, start: np.datetime64) -> bool:
     """True where `start` leads to the first decision of the account."""
     history = len(book.opened["history"])
     return bool(book.times[history - 1] < start <= np.datetime64(book.opened["start"], "ns"))
-
-
-def _check_symbol(journal: Journal, book: Book, decider: Decider) -> None:
-    if book.symbol != decider.symbol:
-        what = f"is an account of {book.symbol}, and the agent trades {decider.symbol}"
-        raise InputError(str(journal.folder), what, "name another --account folder")
 
 
 def _new_weights(book: Book, decider: Decider) -> list[Row]:

@@ -24,8 +24,6 @@ from p3kit.errors import InputError
 from p3kit.metrics import ACTIONS
 
 _TRADE = ("entry_price", "bars_held", "adds", "paid", "entry_value", "entry_cash", "entry_size")
-_NO_NEGATIVE = ("cash", "shares", "entry_price", "bars_held", "adds", "max_drawdown", "paid", "entry_value",
-                "entry_cash", "entry_size", "peak", "start_capital")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -340,7 +340,8 @@ def _outcomes(events: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) 
     open_now = {finding.symptom: finding.open for finding in findings if finding.raised}
     outcomes: list[Outcome] = []
     for event in events:
-        rule, step, decision = str(event.get("id") or ""), _step_of(event), str(event.get("decision") or "")
+        rule, decision = str(event.get("id") or ""), str(event.get("decision") or "")
+        step = int(event.get("global_step") or event.get("env_step") or 0)
         mine = next((i for i in reversed(range(len(outcomes))) if outcomes[i].rule == rule), None)
         if decision == "fired" and event.get("factor") is not None and mine is not None:
             last = outcomes[mine]
@@ -376,10 +377,6 @@ def _suppressed(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
             symptom = str(event.get("row") or "").partition(":")[0]
             counts[symptom] = counts.get(symptom, 0) + 1
     return counts
-
-
-def _step_of(event: Mapping[str, Any]) -> int:
-    return int(event.get("global_step") or event.get("env_step") or 0)
 
 
 def _curves(series: Mapping[str, Recorded]) -> dict[str, Curve]:

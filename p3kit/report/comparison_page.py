@@ -122,7 +122,8 @@ def _results(groups: Sequence[Group]) -> str:
         ["edge over buy-and-hold shown", *(_shown(group) for group in groups)],
     ]
     if any(member.agent.intervened for group in groups for member in group.members):
-        rows.append(["intervened while training", *(_intervened(group) for group in groups)])
+        counts = [(sum(member.agent.intervened for member in group.members), len(group.members)) for group in groups]
+        rows.append(["intervened while training", *(f"{some} of {every}" for some, every in counts)])
     for measure in MEASURES:
         cells = [_cell(measure, group) for group in groups]
         if any(cell != "n/a" for cell in cells):
@@ -132,10 +133,6 @@ def _results(groups: Sequence[Group]) -> str:
 
 def _shown(group: Group) -> str:
     return shown_of([member.agent.over_buy_and_hold for member in group.members if member.agent.complete])
-
-
-def _intervened(group: Group) -> str:
-    return f"{sum(member.agent.intervened for member in group.members)} of {len(group.members)}"
 
 
 def _cell(measure: Measure, group: Group) -> str:

@@ -197,7 +197,7 @@ def _summarise(group: Sequence[tuple[RunDir, dict[str, Any]]], name: str, week: 
     moment = min(now, _midnight(sunday + timedelta(days=1)))
     histories = [RunHistory(run, info, moment) for run, info in group]
     times = [time for history in histories for time in history.all_times if time <= now]  # a clock may have jumped back
-    weeks = sorted(_weeks_of(times, begin))
+    weeks = sorted({(_day(time) - begin).days // 7 + 1 for time in times if _day(time) >= begin})
     known = [history for history in histories if history.begun]
     facts = Experiment(name, week, monday, sunday, None, weeks, is_future=now < _midnight(monday))
     if not known or week not in weeks:
@@ -316,11 +316,6 @@ def _excess(agent: AgentSummary) -> float | None:
     excess = agent.scores.metrics.get("eval/sharpe_excess")
     held = agent.scores.metrics.get("eval/buy_and_hold_sharpe")
     return excess if excess is not None else None if held is None else -held
-
-
-def _weeks_of(times: Iterable[float], begin: date) -> set[int]:
-    """Numbers of the weeks, counted from `begin`, in which these moments fall; nothing before week 1."""
-    return {(_day(time) - begin).days // 7 + 1 for time in times if _day(time) >= begin}
 
 
 def _day(time: float) -> date:

@@ -80,7 +80,8 @@ class EpisodeLedger:
                         "learnt": self.learnt[env],
                     }
                 )
-                self._clear(env)
+                for name in self._names:
+                    getattr(self, name)[env] = 0
                 start = end
             self._add(env, rollout, reward, start, reward.shape[0])
         pairs = [(*e["components"][[_PNL, _SHARPE]], e["learnt"], e["return"]) for e in ended]
@@ -100,10 +101,6 @@ class EpisodeLedger:
         self.learnt[env] += rollout.reward[start:end, env].sum()
         self.length[env] += (~rollout.reset_step[start:end, env]).sum()
         self.trades[env] += rollout.closed[start:end, env].sum()
-
-    def _clear(self, env: int) -> None:
-        for name in self._names:
-            getattr(self, name)[env] = 0
 
     def state_dict(self) -> dict[str, Array]:
         return {name: getattr(self, name) for name in (*self._names, "ended")}

@@ -32,17 +32,11 @@ def replay_episodes(evaluator: Evaluator, policy: Policy, split: Split, episodes
     total = np.where(table["alive"], reward, 0.0).sum(0)  # (windows,)
     ranked = np.argsort(-total, kind="stable")
     chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, min(episodes, len(ranked))).round().astype(int))]
-    whole = total.tolist()
     return [
         _episode(evaluator, table, int(row), spans[int(row)], reward, bonus, gamma)
-        | {"split": split, "rank": rank_of(whole, float(total[row])), "of": len(spans)}
+        | {"split": split, "rank": 1 + int((total > total[row]).sum()), "of": len(spans)}
         for row in chosen
     ]
-
-
-def rank_of(totals: list[float], own: float) -> int:
-    """Place among all windows by reward, 1 for the largest."""
-    return 1 + sum(other > own for other in totals)
 
 
 def _episode(

@@ -3,7 +3,7 @@
 Light on purpose: pydantic and a TOML parser, no pandas, no torch.
 """
 
-from p3kit.spec.access import get_path, numeric_paths
+from p3kit.spec.access import get_path
 from p3kit.spec.agent_spec import agent_spec
 from p3kit.spec.loading import LoadedSpec, load_rules, load_spec, resolve_spec
 from p3kit.spec.models import Spec
@@ -20,7 +20,6 @@ __all__ = [
     "get_path",
     "load_rules",
     "load_spec",
-    "numeric_paths",
     "read_trainer",
     "resolve_spec",
     "shipped_specs",

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from p3kit.spec import field_types
 from p3kit.spec.models import Spec
 
 
@@ -21,8 +20,3 @@ def get_path(spec: Spec, dotted: str) -> Any:
         else:
             raise KeyError(dotted)
     return value
-
-
-def numeric_paths(spec: Spec) -> set[str]:
-    """Paths that may be scheduled, and changed by interventions: numbers that neither fix shapes nor act only once."""
-    return set(field_types.live_paths(type(spec)))

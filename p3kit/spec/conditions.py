@@ -50,29 +50,6 @@ Symptom = Annotated[str, AfterValidator(_symptom)]
 Comparison = Literal["<", "<=", ">", ">="]
 
 
-class Span(Table):
-    """A stretch of training, in exactly one unit."""
-
-    updates: Count | None = None
-    """Updates of the agent."""
-    gradient_steps: Count | None = None
-    """Optimiser steps."""
-    env_steps: Count | None = None
-    """Env steps of the agent."""
-    episodes: Count | None = None
-    """Finished episodes."""
-    evals: Count | None = None
-    """Evaluations."""
-    progress: PositiveShare | None = None
-    """Fraction of the whole training, for runs of any length."""
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Span:
-        if len(set_fields(self)) != 1:
-            raise ValueError("expected exactly one of updates, gradient_steps, env_steps, episodes, evals, progress")
-        return self
-
-
 class MinimumData(Table):
     """Minimum of data before a trigger may fire; all named minimums must hold."""
 
@@ -87,7 +64,17 @@ class MinimumData(Table):
     evals: Count | None = None
     """Evaluations."""
     progress: PositiveShare | None = None
-    """Fraction of the whole training."""
+    """Fraction of the whole training, for runs of any length."""
+
+
+class Span(MinimumData):
+    """A stretch of training, in exactly one unit."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Span:
+        if len(set_fields(self)) != 1:
+            raise ValueError("expected exactly one of updates, gradient_steps, env_steps, episodes, evals, progress")
+        return self
 
 
 class Condition(Table):

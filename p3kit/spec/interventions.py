@@ -23,7 +23,6 @@ from p3kit.spec.conditions import (
     Span,
     Symptom,
     Trigger,
-    named_symptoms,
     reads_the_clock,
 )
 from p3kit.spec.nearest import did_you_mean
@@ -180,12 +179,6 @@ class Intervention(Table):
             or (isinstance(action, Scale) and action.scale in ("ppo.batch_size", "batch_size") and action.by < 1)
             for action in self.actions()
         )
-
-
-def symptoms_of(rule: Intervention) -> set[str]:
-    """Every symptom in any part of a rule's trigger."""
-    named = {name for trigger in rule.on or () for name in named_symptoms(trigger)}
-    return named | {name.partition(":")[0] for name in rule.unless or ()}
 
 
 def listed_symptoms(rule: Intervention) -> set[str]:

@@ -72,20 +72,15 @@ def _fits(kind: Any, value: Any | None) -> bool:
     return not {list, dict} >= set(shapes) or isinstance(value, tuple(shapes))
 
 
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, list | dict)
-
-
 def _is_table(core: Any) -> bool:
     return field_types.is_table(core) or get_origin(core) is dict
 
 
 def _is_text_only(kind: Any) -> bool:
-    return all(core is str or (get_origin(core) is Literal and _are_words(core)) for core in _cores(kind))
-
-
-def _are_words(literal: Any) -> bool:
-    return all(isinstance(word, str) for word in get_args(literal))
+    return all(
+        core is str or (get_origin(core) is Literal and all(isinstance(word, str) for word in get_args(core)))
+        for core in _cores(kind)
+    )
 
 
 def _not_a_value(override: str, path: KeyPath, text: str, kind: Any, *, is_toml: bool) -> Fault:
@@ -97,7 +92,8 @@ def _not_a_value(override: str, path: KeyPath, text: str, kind: Any, *, is_toml:
     inside = _VALUE.sub(_quoted_unless_toml, text)
     for line in (inside, f"[{inside}]") if len(inside) < _LONGEST_PLACE else ():
         found = _try_toml(f"{key} = {line}")
-        if inside and found is not None and _is_nested(value := value_at_path(found, path)) and _fits(kind, value):
+        value = value_at_path(found, path) if inside and found is not None else None
+        if isinstance(value, list | dict) and _fits(kind, value):
             return Fault(override_place(override), what, f"write --set {shlex.quote(f'{key}={line}')}")
     hint = f"quote the whole for the shell, and text within it for TOML: --set {shlex.quote(override[:_LONGEST_PLACE])}"
     if is_toml and (keys := field_types.keys_of(kind)):

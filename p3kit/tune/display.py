@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from p3kit.console import FittingTable
-from p3kit.launch.display import AgentView, Display, duration, number
+from p3kit.launch.display import AgentView, LineDisplay, LiveDisplay, duration, number
 from p3kit.tune.trial import TrialView, describe
 
 Views = Callable[[Sequence[AgentView]], Sequence[TrialView]]
@@ -29,46 +28,26 @@ STATE_COLOURS = {
 """`queued` is an interrupted trial, which continues with the sweep."""
 
 
-class TrialDisplay(Display, Protocol):
-    """A display that also receives ordinary notes."""
-
-    def __enter__(self) -> TrialDisplay: ...
-
-    def note(self, text: str) -> None:
-        """The usual course of things; a live table shows it by itself."""
-
-
-def trial_display(console: Console, title: str, before: int, wanted: int, views: Views) -> TrialDisplay:
+def trial_display(console: Console, title: str, before: int, wanted: int, views: Views) -> LiveTrials | TrialLines:
     """`before`: trials that had ended when this session started; `wanted`: trials in all."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveTrials(console, title, before, wanted, views)
     return TrialLines(console, title, before, wanted)
 
 
-class LiveTrials:
+class LiveTrials(LiveDisplay):
     """A table that is redrawn in place: what trains now, the best, and the newest of the others."""
 
     def __init__(self, console: Console, title: str, before: int, wanted: int, views: Views) -> None:
-        self._console, self._title, self._before, self._wanted, self._views = console, title, before, wanted, views
+        super().__init__(console, title)
+        self._before, self._wanted, self._views = before, wanted, views
         self._trials: Sequence[TrialView] = ()
-        self._start = time.monotonic()
-        self._live = Live(console=console, get_renderable=self.__rich__, refresh_per_second=4, transient=False)
-
-    def __enter__(self) -> LiveTrials:
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._live.__exit__(None, None, None)
 
     def show(self, agents: Sequence[AgentView]) -> None:
         self._trials = self._views(agents)
 
-    def print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
-
     def note(self, text: str) -> None:
-        """Print nothing: the table shows it."""
+        """Print nothing: the table shows the usual course of things."""
 
     def __rich__(self) -> Group:
         done = [trial for trial in self._trials if trial.state == "complete" and trial.value is not None]
@@ -113,26 +92,12 @@ class LiveTrials:
         return " · ".join(parts)
 
 
-class TrialLines:
+class TrialLines(LineDisplay):
     """A line when a trial begins and when it ends."""
 
     def __init__(self, console: Console, title: str, before: int, wanted: int) -> None:
-        self._console = console
-        self._start = time.monotonic()
+        super().__init__(console)
         self.print(f"{title}: {before} of {wanted} trials" if before else f"{title}: {wanted} trials")
-
-    def __enter__(self) -> TrialLines:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def show(self, agents: Sequence[AgentView]) -> None:
-        """Progress within a trial is for a terminal."""
-
-    def print(self, text: str) -> None:
-        stamp = duration(time.monotonic() - self._start)
-        self._console.print(f"[{stamp}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         self.print(text)

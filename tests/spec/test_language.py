@@ -19,14 +19,15 @@ from p3kit.spec import (
     find_trainer,
     get_path,
     load_spec,
-    numeric_paths,
     resolve_spec,
     shipped_specs,
     shipped_trainers,
 )
 from p3kit.spec.actions import VERBS
+from p3kit.spec.conditions import named_symptoms
 from p3kit.spec.expansion import PACKS, read_pack
-from p3kit.spec.interventions import symptoms_of
+from p3kit.spec.field_types import live_paths
+from p3kit.spec.interventions import Intervention
 from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import SAMPLE_SYMBOLS, Weights, parse_range
 from p3kit.spec.notes import notes
@@ -117,7 +118,7 @@ def test_words_shared_with_other_modules() -> None:
 
 
 def test_live_numbers(spec: Spec) -> None:
-    live = numeric_paths(spec)
+    live = set(live_paths(type(spec)))
     assert {"ppo.learning_rate", "ppo.ent_coef", "ppo.clip_range", "ppo.target_kl", "reward.weights.cost"} <= live
     assert not live & {"ppo.n_steps", "ppo.batch_size", "ppo.n_epochs", "ppo.init_gain", "env.num_envs", "env.window"}
     for path in live:
@@ -204,6 +205,12 @@ LEFT_BY_REPAIR = {
     "opt.grad": "follows the size of rewards or observations, each of which has a rule; by itself clipping answers it",
 }
 """Rows with an automatic repair that no rule of the pack is on: why."""
+
+
+def symptoms_of(rule: Intervention) -> set[str]:
+    """Every symptom in any part of a rule's trigger."""
+    named = {name for trigger in rule.on or () for name in named_symptoms(trigger)}
+    return named | {name.partition(":")[0] for name in rule.unless or ()}
 
 
 def test_the_guide_pack_has_a_rule_for_what_can_be_repaired() -> None:
