@@ -178,9 +178,9 @@ def _plan_window(spec: Spec, trainer: TrainerFile, slots: int, window: str | Non
         for seed in spec.seeds:
             for point in spec.points():
                 key = f"{symbol if symbol in spec.agents else ''} {point}"
-                own = specs.get(key) or specs.setdefault(key, agent_spec(spec, symbol, point))
+                resolved = specs.get(key) or specs.setdefault(key, agent_spec(spec, symbol, point))
                 name = agent_name(symbol, seed, point, several_seeds=len(spec.seeds) > 1, window=window)
-                agents.append(AgentPlan(name, symbol, seed, point, own, window))
+                agents.append(AgentPlan(name, symbol, seed, point, resolved, window))
     if trainer.agents == "one":
         groups = [[agent] for agent in agents]
     elif trainer.agents == "stack":
@@ -272,14 +272,14 @@ def _horizons(spec: Spec, market: Mapping[str, SymbolData]) -> list[str]:
     """The horizon of gamma in days, by the bars of each symbol; symbols of equal horizon share a note."""
     if spec.data.source not in ("csv", "parquet"):
         return []
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for symbol, bars in market.items():
         gamma = getattr(agent_spec(spec, symbol).ppo, "gamma", None)  # a user's own trainer may have no such knob
         if gamma is not None and gamma < 1:
             days = 365.25 / bars.bars_per_year / (1 - gamma)
             text = f"horizon: about {days:.3g} calendar days at {bars.bars_per_year:,.0f} bars a year"
-            found.setdefault(text, []).append(symbol)
-    return [text if len(found) == 1 else f"{', '.join(who)}: {text}" for text, who in found.items()]
+            groups.setdefault(text, []).append(symbol)
+    return [text if len(groups) == 1 else f"{', '.join(symbols)}: {text}" for text, symbols in groups.items()]
 
 
 def describe_data(bars: SymbolData) -> dict[str, Any]:

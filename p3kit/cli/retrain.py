@@ -17,7 +17,7 @@ from p3kit.cli.options import (
     set_option,
 )
 from p3kit.cli.output import print_json, progress_console
-from p3kit.cli.run import finish, options_of
+from p3kit.cli.run import finish, launch_options
 from p3kit.errors import Interrupted
 
 
@@ -71,7 +71,7 @@ def retrain(
         else:
             click.echo("\n".join(plan.notes()))
         return
-    options = options_of(engine, no_aim, repo)
+    options = launch_options(engine, no_aim, repo)
     try:
         outcome = retrain_run(
             reference,

@@ -76,7 +76,7 @@ def run(
     from p3kit.api.training import replay_run, run_spec
 
     console = progress_console()
-    options = options_of(engine, no_aim, repo)
+    options = launch_options(engine, no_aim, repo)
     try:
         loaded = load_spec(spec, overrides)
         if replay is not None:
@@ -90,7 +90,7 @@ def run(
     finish(ctx, outcome, mirrored=options.mirror, as_json=as_json)
 
 
-def options_of(engine: Literal["local", "ray"], no_aim: bool, repo: Path | None) -> RunOptions:
+def launch_options(engine: Literal["local", "ray"], no_aim: bool, repo: Path | None) -> RunOptions:
     """The options of a launch from the command line."""
     from p3kit.api.background import aim_is_installed
     from p3kit.api.training import RunOptions
@@ -119,7 +119,7 @@ def show_outcome(outcome: Outcome, as_json: bool) -> None:
     print_lines(verdict_lines(results))
 
 
-def has_own_trainer(run: RunDir) -> bool:
+def has_custom_trainer(run: RunDir) -> bool:
     """Return True where the run was planned with a trainer file of the user, not with a shipped one."""
     from p3kit.spec.shipped import looks_like_a_file
 
@@ -131,10 +131,10 @@ def suggest_next(ctx: click.Context, outcome: Outcome, *, mirrored: bool) -> Non
     console = progress_console()
     suffix = runs_flag(ctx)
     names = [run.name for run in outcome.unfinished]
-    own = [run for run in outcome.unfinished if outcome.states[run.name] == "failed" and has_own_trainer(run)]
-    if own:
-        trainer = own[0].info()["spec"]["trainer"]
-        text = f"note:  resume uses the run's own copy of the trainer ({own[0].trainer_file}); "
+    custom = [run for run in outcome.unfinished if outcome.states[run.name] == "failed" and has_custom_trainer(run)]
+    if custom:
+        trainer = custom[0].info()["spec"]["trainer"]
+        text = f"note:  resume uses the run's own copy of the trainer ({custom[0].trainer_file}); "
         text += f"once {trainer} is fixed, p3kit run uses it"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if names:

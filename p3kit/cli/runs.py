@@ -21,7 +21,7 @@ from p3kit.cli.options import (
     several_runs_argument,
 )
 from p3kit.cli.output import print_json, print_note, progress_console
-from p3kit.cli.run import finish, options_of
+from p3kit.cli.run import finish, launch_options
 from p3kit.errors import Interrupted, P3kitWarning
 
 STATES = ("queued", "running", "done", "stopped", "failed", "crashed")
@@ -141,7 +141,7 @@ def resume(
 
     if schedule is not None and total_timesteps is None:
         raise click.UsageError("--schedule belongs to an extension: add --total-timesteps N")
-    options = options_of(engine, no_aim, repo)
+    options = launch_options(engine, no_aim, repo)
     try:
         outcome = resume_runs(
             *(references, jobs, runs_root, progress_console(), options),

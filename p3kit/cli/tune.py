@@ -24,7 +24,7 @@ from p3kit.cli.options import (
     set_option,
 )
 from p3kit.cli.output import print_json, print_lines, progress_console, runs_flag
-from p3kit.cli.run import options_of
+from p3kit.cli.run import launch_options
 from p3kit.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def tune(
 
     _check(spec, overrides, resume, output)
     console, interrupted = progress_console(), False
-    options = TuneOptions(**vars(options_of(engine, no_aim, repo)), trials=trials)
+    options = TuneOptions(**vars(launch_options(engine, no_aim, repo)), trials=trials)
     try:
         if spec is None:
             result = resume_sweep(str(resume), jobs, runs_root, console, options)

@@ -182,13 +182,13 @@ def _fill(
     sold_value = account.shares * sell_share * bar.fill
     proceeds = sold_value * ((1.0 - rules.slippage) * (1.0 - rules.commission))
 
-    kept = 1.0 - sell_share
+    remaining = 1.0 - sell_share
     opened = spend > 0.0
     filled = account._replace(
         cash=account.cash - spend + proceeds,
-        shares=account.shares * kept + bought_value / bar.fill,
-        paid=account.paid * kept + spend,
-        entry_value=account.entry_value * kept + bought_value,
+        shares=account.shares * remaining + bought_value / bar.fill,
+        paid=account.paid * remaining + spend,
+        entry_value=account.entry_value * remaining + bought_value,
         entry_size=account.entry_size + buy_size,
         entry_cash=torch.where(buy_size > 0.0, account.cash, account.entry_cash),
         adds=account.adds + is_add,

@@ -172,9 +172,9 @@ class _TradingEnvPool:
         places = np.concatenate((np.flatnonzero(resting), np.flatnonzero(~resting)))
         states = [self._begin(rows[resting])] if resting.any() else []
         states += [self._move(rows[~resting], chosen[~resting])] if not resting.all() else []
-        whole = {key: np.concatenate([state[key] for state in states]) for key in self._state_keys}
+        batch = {key: np.concatenate([state[key] for state in states]) for key in self._state_keys}
         back = np.argsort(places)  # rows come out in the order they were sent
-        self._queue.append({key: values[back] for key, values in whole.items()} if resting.any() else whole)
+        self._queue.append({key: values[back] for key, values in batch.items()} if resting.any() else batch)
 
     def _recv(self) -> list[Array]:
         """The states of the next rows: all that were sent, or `batch_size` of them. RuntimeError where none wait."""

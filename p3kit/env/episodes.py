@@ -160,13 +160,13 @@ class Episodes:
         seen: Array = self.env.observe(index, account).cpu().numpy()
         return seen
 
-    def facts(self, step: Timestep, asked: Any) -> Info:
+    def facts(self, step: Timestep, requested: Any) -> Info:
         """Return `info` of the last step of each row; `asked` (N,) are the actions that were given."""
         columns = {name: getattr(step, name) for name in ("equity", "exposure", "cost_paid", "bar", "components")}
         facts = {
             name: values.cpu().numpy().copy() for name, values in columns.items()
         }  # copies: users may write on them
-        return facts | {"invalid_action": step.action.cpu().numpy() != np.asarray(asked)}
+        return facts | {"invalid_action": step.action.cpu().numpy() != np.asarray(requested)}
 
     def checked(self, action: Any, rows: int) -> torch.Tensor:
         """Actions of `rows` accounts as a tensor. Raises ValueError for anything but whole numbers of 0 … 6."""

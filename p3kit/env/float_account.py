@@ -124,14 +124,14 @@ class FloatEngine:
         """The account after an order other than HOLD, the traded value and the cost."""
         if action in SHARE_SOLD:
             share = SHARE_SOLD[action]
-            kept = 1.0 - share
+            remaining = 1.0 - share
             sold_value = account.shares * share * fill
             proceeds = sold_value * self._sale
             filled = account._replace(
                 cash=account.cash + proceeds,
-                shares=account.shares * kept,
-                paid=account.paid * kept,
-                entry_value=account.entry_value * kept,
+                shares=account.shares * remaining,
+                paid=account.paid * remaining,
+                entry_value=account.entry_value * remaining,
             )
             return filled, sold_value, sold_value - proceeds
         size = self._sizes.get(action, 0.0)

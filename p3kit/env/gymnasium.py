@@ -228,14 +228,14 @@ class TradingVectorEnv(gymnasium.vector.VectorEnv[Array, Array, Array]):
             final_obs[row] = seen
         final_info: Info = {}
         for name, values in facts.items():
-            begun = self._begun(name, values)
+            initial = self._initial_values(name, values)
             of_row = ended.reshape(-1, *[1] * (values.ndim - 1))
             final_info |= {name: np.where(of_row, values, np.zeros_like(values)), f"_{name}": ended.copy()}
-            values[ended] = begun[ended]
+            values[ended] = initial[ended]
         final_info["action_mask"][ended] = _ONLY_HOLD
         return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
 
-    def _begun(self, name: str, values: Array) -> Array:
+    def _initial_values(self, name: str, values: Array) -> Array:
         """Info fields of accounts right after a reset."""
         if name == "action_mask":
             return values.copy()
@@ -333,8 +333,8 @@ class TradingGymEnv(gymnasium.Env[Array, int]):
         self._closed = True
         self._rendered.close()
 
-    def _info(self, step: Timestep, asked: Sequence[int]) -> Info:
-        facts = self._episodes.facts(step, asked)
+    def _info(self, step: Timestep, requested: Sequence[int]) -> Info:
+        facts = self._episodes.facts(step, requested)
         self._rendered.record(facts["bar"], facts["equity"], facts["exposure"])
         return {name: values[0] for name, values in facts.items()} | {"action_mask": self.action_masks()}
 
@@ -345,12 +345,12 @@ _ONLY_HOLD = np.eye(len(ACTIONS), dtype=bool)[HOLD]
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     """Gymnasium's mode, also by its name or value. Raises InputError for another."""
-    names = {name.lower(): known for known in AutoresetMode for name in (known.name, known.value)}
-    known = mode if isinstance(mode, AutoresetMode) else names.get(str(mode).lower())
-    if known is None:
+    names = {name.lower(): parsed for parsed in AutoresetMode for name in (parsed.name, parsed.value)}
+    parsed = mode if isinstance(mode, AutoresetMode) else names.get(str(mode).lower())
+    if parsed is None:
         expected = ", ".join(one.name for one in AutoresetMode)
         raise InputError("autoreset_mode", f"is {mode!r}", f"expected one of {expected}")
-    return known
+    return parsed
 
 
 def _reset_mask(options: dict[str, Any] | None, rows: int) -> Array | None:
@@ -374,8 +374,8 @@ def _refuse_closed(closed: bool) -> None:
 
 def _refuse_options(options: Mapping[str, Any] | None) -> None:
     if options:
-        known = "choose bars with split=…, and starts with seed=…"
-        raise InputError("options", f"{', '.join(map(str, options))}: unknown", known)
+        hint = "choose bars with split=…, and starts with seed=…"
+        raise InputError("options", f"{', '.join(map(str, options))}: unknown", hint)
 
 
 def _present(facts: Info) -> Info:

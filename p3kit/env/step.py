@@ -35,11 +35,11 @@ class Rows(NamedTuple):
 
     def take(self, rows: Tensor) -> Rows:
         """These rows (n,) alone, in this order."""
-        return self._map(lambda whole, _: whole[rows], self)
+        return self._map(lambda value, _: value[rows], self)
 
     def put(self, rows: Tensor, some: Rows) -> Rows:
         """All rows, with `some` in the places of `rows` (n,)."""
-        return self._map(lambda whole, part: whole.index_copy(0, rows, part), some)
+        return self._map(lambda value, part: value.index_copy(0, rows, part), some)
 
     def _map(self, change: Callable[[Tensor, Tensor], Tensor], other: Rows) -> Rows:
         account = Account(*(change(*pair) for pair in zip(self.account, other.account, strict=True)))

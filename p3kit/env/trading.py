@@ -288,11 +288,11 @@ class TradingEnv:
     def faults(self) -> dict[int, NumericalFault]:
         """Faults since the last reset, by account; empty if there are none. Waits for the device."""
         nonfinite_bar, masked_actions = self._rows.nonfinite_bar.cpu(), self._rows.masked_actions.cpu()
-        found: dict[int, NumericalFault] = {}
+        faults: dict[int, NumericalFault] = {}
         for row, column in (nonfinite_bar >= 0).nonzero().tolist():
             where = f"{self._name(row)}: bar {int(nonfinite_bar[row, column])}"
             what = f"the {COMPONENTS[column]} component of account {row} is not finite"
-            found.setdefault(row, NumericalFault(where, what, "look at the prices there"))
+            faults.setdefault(row, NumericalFault(where, what, "look at the prices there"))
         if self.invalid_action == "error":
             for row in (masked_actions > 0).nonzero().flatten().tolist():
                 where, what = (
@@ -300,8 +300,8 @@ class TradingEnv:
                     f"{int(masked_actions[row])} masked actions were selected",
                 )
                 hint = "sample from the policy with Timestep.mask of the same step"
-                found.setdefault(row, NumericalFault(where, what, hint))
-        return found
+                faults.setdefault(row, NumericalFault(where, what, hint))
+        return faults
 
     def _name(self, row: int) -> str:
         return self.bars.symbols[int(self._symbol[row])]

@@ -128,42 +128,44 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
     """Evaluate K agents on their splits, with the results of each evaluated alone. All have the rules and the split
     of the first; symbols may repeat."""
     split = evaluators[0].split
-    unplayed = [one for one in evaluators if one._fixed is None]
+    unplayed = [evaluator for evaluator in evaluators if evaluator._fixed is None]
     for begin in range(0, len(unplayed), _AGENTS_AT_ONCE):
         some = unplayed[begin : begin + _AGENTS_AT_ONCE]
-        for one, fixed in zip(some, _fixed_rules(some, split), strict=True):
-            one._fixed = fixed
-    found = walk_together(evaluators, split, policy, [ACTION_RULES] * len(evaluators))
+        for evaluator, fixed in zip(some, _fixed_rules(some, split), strict=True):
+            evaluator._fixed = fixed
+    walks = walk_together(evaluators, split, policy, [ACTION_RULES] * len(evaluators))
     train: Sequence[Walk | None] = [None] * len(evaluators)
-    if all(one.has_training_bars for one in evaluators):
+    if all(evaluator.has_training_bars for evaluator in evaluators):
         train = [walk for (walk,) in walk_together(evaluators, "train", policy)]
     return [
         Evaluation(
-            policy=found[k][ACTION_RULES.index(one.action_rule)],
-            by_rule=dict(zip(ACTION_RULES, found[k], strict=True)),
-            action_rule=one.action_rule,
+            policy=walks[k][ACTION_RULES.index(evaluator.action_rule)],
+            by_rule=dict(zip(ACTION_RULES, walks[k], strict=True)),
+            action_rule=evaluator.action_rule,
             train=train[k],
-            rules=one.rules,
-            bars=one.bars,
+            rules=evaluator.rules,
+            bars=evaluator.bars,
             split=split,
-            mode=one.mode_of(split),
-            spans=one.spans(split),
-            foresight=one.foresight,
-            signal_rule=one.signal_rule,
-            train_hold_sharpe=one.train_hold_sharpe,
-            fixed_rule=one.fixed.best,
-            account_rules=Rules.from_spec(one.spec, continuous=one.mode_of(split) == "continuous"),
-            holding_limit=one.spec.env.episode_bars if one.spec.env.max_hold == "off" else int(one.spec.env.max_hold),
+            mode=evaluator.mode_of(split),
+            spans=evaluator.spans(split),
+            foresight=evaluator.foresight,
+            signal_rule=evaluator.signal_rule,
+            train_hold_sharpe=evaluator.train_hold_sharpe,
+            fixed_rule=evaluator.fixed.best,
+            account_rules=Rules.from_spec(evaluator.spec, continuous=evaluator.mode_of(split) == "continuous"),
+            holding_limit=evaluator.spec.env.episode_bars
+            if evaluator.spec.env.max_hold == "off"
+            else int(evaluator.spec.env.max_hold),
         )
-        for k, one in enumerate(evaluators)
+        for k, evaluator in enumerate(evaluators)
     ]
 
 
 def _fixed_rules(evaluators: Sequence[Evaluator], split: Split) -> list[FixedRules]:
     """The fixed rules of agents, chosen on their training bars, or by the run where these are missing."""
-    if all(one.has_training_bars for one in evaluators):
+    if all(evaluator.has_training_bars for evaluator in evaluators):
         return play_fixed_rules(evaluators, split)
-    return play_chosen_rules(evaluators, split, [one.chosen_rules or ChosenRules() for one in evaluators])
+    return play_chosen_rules(evaluators, split, [evaluator.chosen_rules or ChosenRules() for evaluator in evaluators])
 
 
 def walk_together(
@@ -173,16 +175,16 @@ def walk_together(
 
     `rules` (K, P) names equally many for each agent. Default: the rule of its spec.
     """
-    by_path = list(zip(*(rules or [[one.action_rule] for one in evaluators]), strict=True))
+    by_path = list(zip(*(rules or [[evaluator.action_rule] for evaluator in evaluators]), strict=True))
     decide, paths = _decide_rows(evaluators, split, policy, by_path), len(by_path)
-    if (found := walk_ahead(evaluators, split, decide, paths)) is not None:
-        return [found[at : at + paths] for at in range(0, len(found), paths)]
-    spans = [one.spans(split) for one in evaluators]
-    most = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
-    padded = [span for own in spans for span in (own + own[:1] * (most - len(own))) * paths]
+    if (walked_ahead := walk_ahead(evaluators, split, decide, paths)) is not None:
+        return [walked_ahead[at : at + paths] for at in range(0, len(walked_ahead), paths)]
+    spans = [evaluator.spans(split) for evaluator in evaluators]
+    longest = max(map(len, spans))  # agents with fewer windows play their first one again, unseen
+    padded = [span for windows in spans for span in (windows + windows[:1] * (longest - len(windows))) * paths]
     walks = play(evaluators, _decide(decide, len(evaluators), paths), split, padded)
-    starts = [range(k * paths * most, (k + 1) * paths * most, most) for k in range(len(evaluators))]
-    return [[join(walks[at : at + len(own)]) for at in starts[k]] for k, own in enumerate(spans)]
+    starts = [range(k * paths * longest, (k + 1) * paths * longest, longest) for k in range(len(evaluators))]
+    return [[join(walks[at : at + len(windows)]) for at in starts[k]] for k, windows in enumerate(spans)]
 
 
 def _decide(decide: DecideRows, agents: int, paths: int) -> Decide:
@@ -200,21 +202,21 @@ def _decide_rows(
     evaluators: Sequence[Evaluator], split: Split, policy: StackPolicy, by_path: Sequence[Sequence[str]]
 ) -> DecideRows:
     """The decisions of K agents on P paths each. `by_path` (P, K) names action rules."""
-    drawn = [torch.from_numpy(one.draws(split)) for one in evaluators]
-    draws = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(evaluators[0].device)  # (K, bars)
+    uniforms = [torch.from_numpy(evaluator.draws(split)) for evaluator in evaluators]
+    draws = torch.nn.utils.rnn.pad_sequence(uniforms, batch_first=True).to(evaluators[0].device)  # (K, bars)
     agent = torch.arange(len(evaluators), device=draws.device).view(-1, 1, 1)
-    samples = any(one.action_rule == SAMPLED for one in evaluators)
+    samples = any(evaluator.action_rule == SAMPLED for evaluator in evaluators)
 
     def decide(seen: Tensor, mask: Tensor, bar: Tensor) -> Tensor:
-        found, own = policy(seen.flatten(1, 2), mask.flatten(1, 2)), draws[agent, bar]
-        if found.is_floating_point():
-            log_probs = found.reshape(mask.shape)
-            chosen = [choose_by_agent(log_probs[:, p], rules, own[:, p]) for p, rules in enumerate(by_path)]
+        output, uniform = policy(seen.flatten(1, 2), mask.flatten(1, 2)), draws[agent, bar]
+        if output.is_floating_point():
+            log_probs = output.reshape(mask.shape)
+            chosen = [choose_by_agent(log_probs[:, p], rules, uniform[:, p]) for p, rules in enumerate(by_path)]
             return torch.stack(chosen, 1)
         if samples:
             what = 'its policy returns actions, and evaluation.action = "sampled" needs log-probabilities'
             raise InputError(evaluators[0].symbol, what, 'return them, or write action = "greedy"')
-        return found.reshape(bar.shape)
+        return output.reshape(bar.shape)
 
     return decide
 
@@ -305,10 +307,10 @@ class Evaluation:
     @property
     def _market_correlation(self) -> float | None:
         """Correlation of the policy's bar returns with buy-and-hold's; None where one of them does not vary."""
-        own, market = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
-        if len(own) < 2 or np.ptp(own) == 0 or np.ptp(market) == 0:
+        returns, hold_returns = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        if len(returns) < 2 or np.ptp(returns) == 0 or np.ptp(hold_returns) == 0:
             return None
-        return float(np.corrcoef(own, market)[0, 1])
+        return float(np.corrcoef(returns, hold_returns)[0, 1])
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, float | None]]:
@@ -337,9 +339,9 @@ class Evaluation:
         accounts for a choice among several evaluations. None where there are too few independent bars."""
         if "eval/sharpe_ratio" not in self.metrics:
             return {"sharpe_interval": None, "excess_interval": None}
-        own, hold = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
-        sharpe = sharpe_interval(own, self.bars_per_year)
-        excess = excess_interval(own, hold, self.bars_per_year)
+        returns, hold_returns = self.policy.bar_return, self.rules["buy_and_hold"][0].bar_return
+        sharpe = sharpe_interval(returns, self.bars_per_year)
+        excess = excess_interval(returns, hold_returns, self.bars_per_year)
         return {"sharpe_interval": sharpe and list(sharpe), "excess_interval": excess and list(excess)}
 
     @cached_property
