@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p3kit.diagnose import Finding, diagnose
+from p3kit.diagnose import diagnose
 from p3kit.escape import picture as label_of
 from p3kit.report.figure import (
     BLUE,
@@ -47,8 +47,9 @@ def draw_run(run: RunDir, agents: Sequence[str] | None = None) -> list[Path]:
         for kind, draw in _PICTURES.items():
             if kind in chosen:
                 path = run.plots / f"{kind}-{file_name(agent)}.png"
+                rows = [one for one in raised if one.symptom in _FLAGS.get(kind, ())]
                 draw(
-                    {**chosen[kind].data, "flags": _red_flags(raised, kind)},
+                    {**chosen[kind].data, "flags": [f"{one.row.title}: {one.evidence}" for one in rows]},
                     f"{label_of(agent)} at {chosen[kind].global_step:,} steps{', SYNTHETIC data' if synthetic else ''}",
                     path,
                 )
@@ -61,11 +62,6 @@ _FLAGS = {
     "reward_to_go": ("reward.rtg_flat", "reward.rtg_erratic"),
 }
 """The rows of the diagnosis that a picture shows."""
-
-
-def _red_flags(raised: Sequence[Finding], kind: str) -> list[str]:
-    """The raised rows that belong to this picture, each with its evidence."""
-    return [f"{finding.row.title}: {finding.evidence}" for finding in raised if finding.symptom in _FLAGS.get(kind, ())]
 
 
 def _is_chosen(histogram: Histogram, verdict: Mapping[str, Any]) -> bool:

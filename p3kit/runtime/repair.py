@@ -217,14 +217,10 @@ def last_episodes(rollout: Rollout, count: int) -> list[dict[str, Any]]:
             {
                 "env": env,
                 "from_its_first_step": bool(len(earlier)),
-                "action": [_action_name(action) for action in rollout.action[part, env]],
+                "action": [dict(enumerate(ACTIONS)).get(int(one), int(one)) for one in rollout.action[part, env]],
                 "reward": rollout.reward[part, env].tolist(),
                 "components": {name: rollout.weighted[part, env, c].tolist() for c, name in enumerate(COMPONENTS)},
                 "equity": rollout.equity[part, env].tolist(),
             }
         )
     return episodes
-
-
-def _action_name(action: Any) -> str | int:
-    return ACTIONS[int(action)] if int(action) < len(ACTIONS) else int(action)

@@ -26,14 +26,10 @@ def home(path: str | Path) -> Path:
         return Path(path)
 
 
-def from_here(path: str | Path) -> str:
-    """`path` relative to the current folder, so that no run directory holds the path of somebody's home."""
-    return os.path.relpath(straight(path))
-
-
 def beside(folder: Path, name: str) -> str:
-    """`name` of a spec in `folder`, as a path from the current folder. Absolute paths and `~` stay."""
-    return name if Path(name).is_absolute() or name.startswith("~") else from_here(folder / name)
+    """`name` of a spec in `folder`, as a path from the current folder, so that no run directory holds the path of
+    somebody's home. Absolute paths and `~` stay."""
+    return name if Path(name).is_absolute() or name.startswith("~") else os.path.relpath(straight(folder / name))
 
 
 def file_of(template: str, symbol: str) -> Path:
