@@ -17,10 +17,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-
 from p3kit.errors import InputError, P3kitError
-from p3kit.launch.display import Display, agent_views, make_display
+from p3kit.launch.display import Display, agent_views
 from p3kit.launch.process import KILLED, WAITED, Pulse, Start, Trainer, TrainerProcess
 from p3kit.rundir import RunDir
 from p3kit.rundir.signals import handle_signals
@@ -87,23 +85,6 @@ class Outcome:
         return 1 if {"failed", "crashed"} & set(self.states.values()) else 0
 
 
-def launch(
-    runs: Sequence[RunDir],
-    *,
-    jobs: int,
-    console: Console,
-    on_end: RunHook | None = None,
-    start: Start = TrainerProcess.start,
-) -> Outcome:
-    """Train queued runs (`make_runs`), `jobs` at a time.
-
-    `console` is where progress goes (stderr), `on_end` is called in this thread with each run that ended by itself,
-    `start` begins one run.
-    """
-    with make_display(console, launch_title(runs)) as display:
-        return train(runs, jobs=jobs, display=display, on_end=on_end, start=start)
-
-
 def make_runs(
     plans: Sequence[RunPlan],
     loaded: LoadedSpec,
@@ -145,22 +126,6 @@ def _market_of(
 
     symbols = list(dict.fromkeys(agent.symbol for agent in plan.agents))
     return load_market(spec, symbols, recipes=ancestry.recipes if ancestry else None)
-
-
-def resume(
-    runs: Sequence[RunDir],
-    *,
-    jobs: int,
-    console: Console,
-    on_end: RunHook | None = None,
-    start: Start = TrainerProcess.start,
-) -> Outcome:
-    """Continue runs from their last checkpoints, or from the beginning where there is none.
-
-    Raises InputError, before anything starts, for a run that is done or still being trained.
-    """
-    requeue(runs)
-    return launch(runs, jobs=jobs, console=console, on_end=on_end, start=start)
 
 
 def requeue(runs: Sequence[RunDir]) -> None:

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from p3kit.launch import launch, make_runs
+from p3kit.launch import make_runs
+from tests.launch.launching import launch
 
 FAKE_TRAINER = Path(__file__).parent / "fake_trainer.py"
 

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from p3kit.errors import P3kitError
 from p3kit.launch import calibrate as calibration
-from p3kit.launch import launch, make_runs
+from p3kit.launch import make_runs
 from p3kit.launch.display import make_display
 from p3kit.rundir import RunDir
+from tests.launch.launching import launch
 
 STEPS = 100
 

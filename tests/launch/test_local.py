@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from p3kit.errors import InputError
-from p3kit.launch import resume
 from p3kit.launch.local import Interrupts
 from p3kit.rundir import RunDir, list_runs, processes
+from tests.launch.launching import resume
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,7 +189,8 @@ LAUNCHER = """
     from types import SimpleNamespace
     from rich.console import Console
     from conftest import FakePlan
-    from p3kit.launch import launch, make_runs
+    from p3kit.launch import make_runs
+    from tests.launch.launching import launch
 
     loaded = SimpleNamespace(path=Path("x.toml"), source_text="", spec=SimpleNamespace(name="fake", observation=None))
     knobs = {{"total_timesteps": 100_000, "pause": 0.05, "end": {end!r}, "at": 200}}

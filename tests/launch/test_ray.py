@@ -18,10 +18,11 @@ pytest.importorskip("ray", reason="the extra ray is not installed: tox -e ray ru
 import ray
 from ray.cluster_utils import Cluster as RayNodes
 
-from p3kit.launch import compare_weights, launch, make_runs, resume
+from p3kit.launch import compare_weights, make_runs
 from p3kit.launch.cluster import RETRIES, Needs, pack, ray_cluster
 from p3kit.rundir import RunDir, list_runs
 from p3kit.rundir.threads import threads_of
+from tests.launch.launching import launch, resume
 from tests.launch.tiny_spec import tiny_spec
 
 pytestmark = pytest.mark.ray

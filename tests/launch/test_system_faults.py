@@ -21,8 +21,9 @@ import pytest
 from rich.console import Console
 
 from p3kit.errors import P3kitError
-from p3kit.launch import local, resume
+from p3kit.launch import local
 from p3kit.rundir import RunDir, list_runs, rows
+from tests.launch.launching import resume
 from tests.made_runs import make_run
 
 ROOT = Path(__file__).parents[2]

@@ -27,11 +27,12 @@ from unittest import mock
 import click
 from rich.console import Console
 
-from p3kit.launch import launch, make_runs
+from p3kit.launch import make_runs
 from p3kit.rundir import RunDir
 from p3kit.rundir.provenance import provenance
 from p3kit.rundir.rows import write_json
 from tests.launch.conftest import FakePlan
+from tests.launch.launching import launch
 from tests.made_runs import make_run
 
 Figures = dict[str, Any]

@@ -76,11 +76,12 @@ def _growth() -> Iterator[dict[str, Any]]:
 def _whole_runs(trainer: str, agents: int, runs: int, steps: int) -> dict[str, Any]:
     from rich.console import Console
 
-    from p3kit.launch import launch, make_runs
+    from p3kit.launch import make_runs
     from p3kit.market import load_market
     from p3kit.plan import plan_runs
     from p3kit.spec import load_spec
     from p3kit.spec.trainer_file import read_trainer
+    from tests.launch.launching import launch
 
     symbols = json.dumps([f"S{number:03d}" for number in range(agents)])
     text = f'name = "scale"\ntrainer = "{trainer}"\nsymbols = {symbols}\ndata = {{ source = "synthetic" }}\n'
