@@ -14,7 +14,7 @@ Notation for shapes: B draws, U units of bars, K series.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -177,20 +177,6 @@ def estimate(own: Sums, reference: Sums | None = None, block: float | None = Non
     spread = drawn.std(axis=0)
     draws = drawn * np.divide(_widths(freedom), spread, out=np.zeros_like(spread), where=spread > _NO_SPREAD)
     return Estimate(value, error, draws)
-
-
-def estimate_each(own: Sums, reference: Sums | None = None) -> Iterator[tuple[int, Estimate]]:
-    """(series, its estimate) of K series, each as if it stood alone, in no order; faster than one by one."""
-    first, second = own.influence
-    if reference is not None:
-        first, second = first - reference.influence[0], second - reference.influence[1]
-    blocks = np.array([near_block(length) for length in block_length(first + second)])
-    for block in np.unique(blocks):
-        columns = np.flatnonzero(blocks == block)
-        found = estimate(own.only(columns), reference and reference.only(columns), float(block))
-        for place, column in enumerate(columns):
-            one = slice(place, place + 1)
-            yield int(column), Estimate(found.value[one], found.error[one], found.draws[:, one])
 
 
 def sharpe_interval(returns: Floats, bars_per_year: float, level: float = LEVEL) -> Interval | None:

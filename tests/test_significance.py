@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p3kit import metrics
 from p3kit import significance as s
+from tests.measure.estimates import estimate_each
 
 YEAR = 252.0
 
@@ -102,7 +103,7 @@ def test_few_bars_with_a_return_have_no_interval() -> None:
 
 def test_each_by_itself_is_each_alone() -> None:
     table = np.stack([returns_of(1), autoregressive(2, 400, 0.5) / 100, returns_of(3)], axis=1)
-    for column, found in s.estimate_each(s.Sums.of(table)):
+    for column, found in estimate_each(s.Sums.of(table)):
         alone = s.estimate(s.Sums.of(table[:, column]))
         assert found.value == pytest.approx(alone.value)
         assert found.interval() == pytest.approx(alone.interval())

@@ -25,6 +25,7 @@ from p3kit import edge
 from p3kit import significance as s
 from p3kit.runtime.grading import EarlyStop
 from p3kit.spec import Spec, resolve_spec
+from tests.measure.estimates import estimate_each
 
 Floats = NDArray[np.float64]
 YEAR = 252.0
@@ -283,7 +284,7 @@ def p_alone(returns: Floats, reference: Floats | None) -> Floats:
     """(M,) p-values of the same test for policies (T, M) that were not chosen among others."""
     other = None if reference is None else s.Sums.of(reference)
     found = np.ones(returns.shape[1])
-    for m, one in s.estimate_each(s.Sums.of(returns), other):
+    for m, one in estimate_each(s.Sums.of(returns), other):
         found[m] = one.p_value(0)
     return found
 
@@ -331,7 +332,7 @@ def coverage(kind: str, bars: int, replications: int, seed: int) -> dict[str, An
         real = held.mean(0)
         truth = real * per_bar / np.sqrt(real * (1 + per_bar**2) - (real * per_bar) ** 2) * math.sqrt(YEAR)
         own = s.Sums.of(returns * held * VOLATILITY)
-        for m, one in s.estimate_each(own):
+        for m, one in estimate_each(own):
             found = one.interval() if own.enough[m] else None
             given += found is not None
             inside += found is not None and found[0] <= truth[m] / math.sqrt(YEAR) <= found[1]
