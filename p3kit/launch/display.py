@@ -108,7 +108,7 @@ class Display:
 
 
 class LiveDisplay(Display):
-    """Renders itself (`__rich__`) in place, four times a second."""
+    """Renders itself (`__rich__`) in place, four times a second, and once in this constructor."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title

@@ -39,9 +39,9 @@ class LiveTrials(LiveDisplay):
     """A table that is redrawn in place: what trains now, the best, and the newest of the others."""
 
     def __init__(self, console: Console, title: str, before: int, wanted: int, views: Views) -> None:
-        super().__init__(console, title)
         self._before, self._wanted, self._views = before, wanted, views
         self._trials: Sequence[TrialView] = ()
+        super().__init__(console, title)
 
     def show(self, agents: Sequence[AgentView]) -> None:
         self._trials = self._views(agents)
