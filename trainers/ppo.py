@@ -313,7 +313,7 @@ def train(run: AgentRun[Args]) -> None:
     net = ActorCritic(env.observation_size, env.num_actions, run.args, run.generator("net")).to(device)
     parameters = list(net.parameters())
     optimizer = torch.optim.AdamW(parameters, eps=1e-5, fused=True)
-    forward, batch_loss, grad_scaler = run.prepare(net, ppo_loss)
+    forward, backward, fast_step, grad_scaler = run.prepare(net, ppo_loss, optimizer)
     step = run.resume(net=net, optimizer=optimizer)
     if step is None:
         step = env.reset(torch.rand(num_envs, generator=generator).to(device))
@@ -371,13 +371,16 @@ def train(run: AgentRun[Args]) -> None:
         flat = Minibatch(*(table.flatten(0, 1) for table in tables))  # (R,), the mask (R, A)
         learnable = buffer.valid.flatten()  # (R,)
         learnable = learnable & (learnable.cumsum(0) <= left)  # steps beyond total_timesteps do not count
+        coefficients = {"clip_range": args.clip_range, "ent_coef": args.ent_coef, "vf_coef": args.vf_coef}
         update: list[Tensor] = []  # one number per STEP_METRICS for each gradient step
         for epoch in range(args.n_epochs):
             order, first_of_epoch = orders[epoch], len(update)
             if restarts or left < rows:
                 order = order[learnable[order]]
-            for batch in order.split(args.batch_size * args.accumulation_steps):
-                learnt_from = Minibatch(*(column[batch] for column in flat))
+            shuffled = (order, *(column[order] for column in (flat_index, flat_account, *flat)))
+            batches = (column.split(args.batch_size * args.accumulation_steps) for column in shuffled)
+            for batch, batch_index, batch_account, *columns in zip(*batches, strict=True):
+                learnt_from = Minibatch(*columns)
                 run.learns_from(batch, learnt_from)
                 batch_advantage = normalise(learnt_from.advantage)
                 learnt_from = learnt_from._replace(advantage=batch_advantage)
@@ -385,29 +388,25 @@ def train(run: AgentRun[Args]) -> None:
                 stats = total_loss = torch.zeros((), device=device)
                 for piece, share, attempt in run.pieces(len(batch), undo=optimizer.zero_grad):
                     with attempt:  # out of memory: undo, then the same batch again in smaller pieces
-                        chosen = batch[piece]
                         rows_of = Minibatch(*(column[piece] for column in learnt_from))
-                        observation = run.observe(flat_index[chosen], flat_account[chosen])
-                        loss, piece_stats = batch_loss(
-                            observation,
-                            select_masks(dropout, chosen % num_envs),
-                            rows_of,
-                            clip_range=args.clip_range,
-                            ent_coef=args.ent_coef,
-                            vf_coef=args.vf_coef,
-                            value_loss=args.value_loss,
+                        observation = run.observe(batch_index[piece], batch_account[piece])
+                        masks = select_masks(dropout, batch[piece] % num_envs)
+                        loss, piece_stats = backward(
+                            observation, masks, rows_of, share, value_loss=args.value_loss, **coefficients
                         )
-                        grad_scaler.scale(loss * share).backward()
                         stats = piece_stats * share + (stats if piece.start else 0)
-                        total_loss = loss.detach() * share + (total_loss if piece.start else 0)
-                grad_scaler.unscale_(optimizer)
-                norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-                # The fused optimiser skips a step that is not finite by this flag, so that the CPU need not look. Under
-                # fp16 an infinite gradient is common and the scaler's business; an infinite loss is not.
-                broken = ~torch.isfinite(total_loss if grad_scaler.is_enabled() else norm)
-                optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
-                grad_scaler.step(optimizer)
-                grad_scaler.update()
+                        total_loss = loss * share + (total_loss if piece.start else 0)
+                if fast_step is not None:  # compiled: a trainer with another step than the one below leaves this out
+                    norm, broken = fast_step(args.max_grad_norm)
+                else:
+                    grad_scaler.unscale_(optimizer)
+                    norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+                    # The fused optimiser skips a step that is not finite by this flag, so that the CPU need not look.
+                    # Under fp16 an infinite gradient is common and the scaler's business; an infinite loss is not.
+                    broken = ~torch.isfinite(total_loss if grad_scaler.is_enabled() else norm)
+                    optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
+                    grad_scaler.step(optimizer)
+                    grad_scaler.update()
                 clipped = (norm > args.max_grad_norm).float()
                 step_stats = torch.stack([stats[KL], norm, norm, clipped, broken.float(), total_loss])
                 update.append(torch.cat([stats, step_stats]))

@@ -29,6 +29,7 @@ from p3kit.errors import InputError, P3kitError
 from p3kit.runtime.checkpoints import Flat, under
 from p3kit.runtime.entry import open_run
 from p3kit.runtime.evidence import movement, sample_rows, update_ratio
+from p3kit.runtime.gradient_step import gradient_function, is_supported, moments_of, step_function
 from p3kit.runtime.iteration import Iteration, RolloutBuffer, Sample, evidence_of, rollout_tables
 from p3kit.runtime.loss_input import LossCheck
 from p3kit.runtime.pieces import Attempt, Pieces
@@ -42,11 +43,13 @@ from p3kit.runtime.trainer_state import Registry, Stateful
 from p3kit.runtime.transfer import to_host
 
 A = TypeVar("A")
+Backward = Callable[..., tuple[Tensor, Tensor]]
+FastStep = Callable[[float], tuple[Tensor, Tensor]]
 RATIO_ERROR = "policy/ratio_error"
 """A metric of the first gradient step of an update alone: mean |ratio − 1|, which is 0 before any step."""
 
 
-PAYS_FROM = 300_000
+PAYS_FROM = 150_000
 """Smallest number of env steps of a run for which compiling (half a minute on a CPU) saves time."""
 
 
@@ -107,11 +110,24 @@ class AgentRun(Generic[A]):
         self, net: nn.Module, loss: Callable[..., Any]
     ) -> tuple[Callable[..., Any], Callable[..., Any], torch.amp.GradScaler]: ...
 
-    def prepare(self, net: nn.Module, loss: Callable[..., Any] | None = None) -> Any:
+    @overload
+    def prepare(
+        self, net: nn.Module, loss: Callable[..., Any], optimizer: torch.optim.Optimizer
+    ) -> tuple[Callable[..., Any], Backward, FastStep | None, torch.amp.GradScaler]: ...
+
+    def prepare(
+        self, net: nn.Module, loss: Callable[..., Any] | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
         """`net` as a function under `compute.compile` and autocast of `compute.precision`, and its gradient scaler.
 
         With `loss`, between the two, net and loss as one function: (observation, dropout masks, *what `loss` takes
         after the outputs of `net`).
+
+        With `optimizer` as well, in place of that function: `backward`, the same but for a share of the batch before
+        the settings. It adds the gradient of share · loss to `.grad`, and returns loss and statistics, detached. Then
+        a function of `max_grad_norm` that clips the gradient and takes a step unless that is not finite, and returns
+        the norm and whether it took none. It is None where nothing is compiled, or where the optimizer is not AdamW
+        with betas 0.9 and 0.999 and eps 1e-5.
         """
         self._grad_scaler = self._run.grad_scaler()
         if loss is None:
@@ -120,7 +136,45 @@ class AgentRun(Generic[A]):
         def net_and_loss(observation: Tensor, dropout: Any, *rest: Any, **settings: Any) -> Any:
             return loss(*net(observation, dropout), *rest, **settings)
 
-        return self._fast(net), self._fast(net_and_loss), self._grad_scaler
+        if optimizer is None:
+            return self._fast(net), self._fast(net_and_loss), self._grad_scaler
+        backward, fast_step = self._gradient_step(net, loss, net_and_loss, optimizer)
+        return self._fast(net), backward, fast_step, self._grad_scaler
+
+    def _gradient_step(
+        self, net: nn.Module, loss: Callable[..., Any], net_and_loss: Callable[..., Any], optimizer: Any
+    ) -> tuple[Backward, FastStep | None]:
+        """The functions of `prepare` for a gradient: compiled for whole minibatches, as they are for others."""
+        plain, scaler = self._fast(net_and_loss), self._grad_scaler
+        names, parameters = zip(*net.named_parameters(), strict=True)
+        find_gradient = gradient_function(net, loss, self._run.precision)
+        compiled = self._run.compiled(find_gradient, pays_from=PAYS_FROM)
+        step = self._run.compiled(step_function(optimizer), pays_from=PAYS_FROM)
+        is_fast = compiled is not find_gradient and not scaler.is_enabled() and is_supported(optimizer, parameters)
+
+        def backward(
+            observation: Tensor, dropout: Any, rows: Any, share: float, **settings: Any
+        ) -> tuple[Tensor, Tensor]:
+            if not is_fast or len(observation) != self._pieces.size:
+                value, stats = plain(observation, dropout, rows, **settings)
+                scaler.scale(value * share).backward()
+                return value.detach(), stats
+            own = {name: weights.detach() for name, weights in zip(names, parameters, strict=True)}
+            gradient, value, stats = compiled(own, observation, dropout, rows, **self._scalars(settings))
+            for weights, grad in zip(parameters, gradient.values(), strict=True):
+                part = grad if share == 1 else grad * share
+                weights.grad = part if weights.grad is None else weights.grad + part
+            return value, stats
+
+        @torch.no_grad()
+        def fast_step(max_grad_norm: float) -> tuple[Tensor, Tensor]:
+            (group,) = optimizer.param_groups
+            knobs = [self._scalar(one) for one in (group["lr"], group["weight_decay"], max_grad_norm)]
+            own = [weights.detach() for weights in parameters]
+            norm, skipped = step(own, [weights.grad for weights in parameters], *moments_of(optimizer), *knobs)
+            return norm, skipped
+
+        return backward, fast_step if is_fast else None
 
     def _fast(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, whose first argument is a batch. Batches of a rollout step and of a whole minibatch are compiled.
@@ -131,10 +185,13 @@ class AgentRun(Generic[A]):
             with autocast():
                 if compiled is function or len(observation) not in (self._env.num_envs, self._pieces.size):
                     return function(observation, *rest, **settings)
-                numbers = {name: self._scalar(one) for name, one in settings.items() if isinstance(one, float)}
-                return compiled(observation, *rest, **settings | numbers)
+                return compiled(observation, *rest, **self._scalars(settings))
 
         return call
+
+    def _scalars(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """`settings` with a tensor for each float: a compiled function takes any of its values."""
+        return {name: self._scalar(one) if isinstance(one, float) else one for name, one in settings.items()}
 
     @cache  # noqa: B019  it lives as long as its process
     def _scalar(self, number: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The trainers of many agents where their program runs in another way: compiled, and on a CUDA device.
+"""The trainers where their program runs in another way: compiled, and on a CUDA device.
 
 The first rollout is drawn from the same generators everywhere, so what a run records of its first updates must agree
 with the plain CPU run to what another order of sums leaves.
@@ -19,6 +19,7 @@ from .conftest import load_trainer
 from .tiny_runs import metrics_of, train
 
 TRAINERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "ppo": ({"symbols": ["AAA"]}, ()),
     "ppo_stacked": ({}, ()),
     "ppo_shared": (
         {"env.window": 6, "ppo.patch": 2, "ppo.d_model": 16, "ppo.heads": 2, "ppo.head_width": 16},

@@ -18,13 +18,13 @@ SOURCE = Path(__file__).parents[2] / "trainers" / "ppo.py"
 
 # (words of trainers/ppo.py, what a faulty trainer has in their place, symptom, cause, words of the evidence, settings)
 FAULTS: list[Any] = [
-    ("ent_coef=args.ent_coef", "ent_coef=-args.ent_coef", "spec.no_effect", "loss", "ppo.ent_coef is 0.01", {}),
-    ("vf_coef=args.vf_coef", "vf_coef=0.05", "spec.no_effect", "loss", "ppo.vf_coef is 0.5", {}),
+    ('"ent_coef": args.ent_coef', '"ent_coef": -args.ent_coef', "spec.no_effect", "loss", "ppo.ent_coef is 0.01", {}),
+    ('"vf_coef": args.vf_coef', '"vf_coef": 0.05', "spec.no_effect", "loss", "ppo.vf_coef is 0.5", {}),
     ("args.learning_rate, args.weight_decay", "1e-5, args.weight_decay", "spec.no_effect", "optimiser", "ppo.learning_rate", {}),
     ("(parameters, args.max_grad_norm)", "(parameters, 1e9)", "spec.no_effect", "optimiser", "ppo.max_grad_norm", {"ppo.max_grad_norm": 0.01}),
     ("buffer.terminated, done, args.gamma, args", "buffer.terminated, done, 0.5, args", "spec.no_effect", "targets", "ppo.gamma is 0.99", {}),
     ("range(args.n_epochs):\n            order,", "range(1):\n            order,", "spec.no_effect", "count", "ppo.n_epochs is 2", {}),
-    ("order.split(args.batch_size *", "order.split(2 * args.batch_size *", "spec.no_effect", "count", "ppo.batch_size is 64", {}),
+    ("column.split(args.batch_size *", "column.split(2 * args.batch_size *", "spec.no_effect", "count", "ppo.batch_size is 64", {}),
     ("epoch_kl.item() > args.target_kl", "epoch_kl.item() > 1e9", "spec.no_effect", "count", "ppo.target_kl", {"ppo.target_kl": 1e-6, "ppo.learning_rate": 3e-3}),
     ("*(step.components, step.term", "*(step.components.abs(), step.term", "env.mismatch", "reward", "reward.", {}),
     ("action, log_prob, value),", "action, log_prob + 0.05 * (noise[t, :, 0] > 2), value),", "env.mismatch", "stored", "log_prob", {}),
@@ -32,7 +32,7 @@ FAULTS: list[Any] = [
     ("advantage, returns, buffer.value, buffer.mask)", "advantage.roll(1, 0), returns, buffer.value, buffer.mask)", "env.mismatch", "targets", "advantage 1 steps late in the minibatch", {}),
     ("done = buffer.terminated | buffer.truncated", "done = buffer.terminated", "env.mismatch", "targets", "final value", {}),
     ("compute_gae(reward,", "compute_gae(-reward,", "env.mismatch", "targets", "reward times -1", {}),
-    ("flat_index[chosen], flat_account[chosen])", "flat_index[chosen - 4], flat_account[chosen - 4])", "env.mismatch", "stored", "bar 1 steps late in the minibatch", {}),
+    ("(flat_index, flat_account, *flat)", "(flat_index.roll(4), flat_account.roll(4, 0), *flat)", "env.mismatch", "stored", "bar 1 steps late in the minibatch", {}),
     ("self.value(observation, dropout)", "self.value(observation, dropout).detach()", "net.still", "no_gradient", "of the value", {}),
 ]  # fmt: skip
 
