@@ -94,6 +94,11 @@ def decode(value: Any) -> Any:
     return value
 
 
+def _has_nonfinite(content: bytes) -> bool:
+    """True if JSON may hold a word of `encode` for nan or inf. Most documents hold none, and need no `decode`."""
+    return any(f'"{word}"'.encode() in content for word in _NONFINITE)
+
+
 def concerns(event: Mapping[str, Any], agent: str) -> bool:
     """Return True if an event concerns an agent: it names this agent, alone or among others, or no agent."""
     if event.get("agents"):
@@ -176,7 +181,9 @@ def write_pieces(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -
 def read_json(path: Path) -> Any:
     """The document in `path`. Raises P3kitError when it is damaged, FileNotFoundError when it is not there."""
     try:
-        return decode(unseal(path.read_bytes().rstrip())[0])
+        content = path.read_bytes().rstrip()
+        value, _ = unseal(content)
+        return decode(value) if _has_nonfinite(content) else value
     except FileNotFoundError:
         raise
     except OSError as error:

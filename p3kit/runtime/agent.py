@@ -113,7 +113,7 @@ class Agent(Generic[A]):
         self._verdict: dict[str, Any] | None = None
         self.is_alone = alone
         number = self.spec.checkpoints.keep_best
-        self.card = make_card(process.directory.info(), plan)
+        self.card = make_card(process.info, plan)
         """Facts that a decision needs beside the weights."""
         self._best = BestCheckpoints(process.directory, plan, None if alone else self.name, number, self.card)
         self._lost: NumericalFault | None = None  # what was found in the update just recorded
@@ -433,7 +433,7 @@ class Agent(Generic[A]):
 
     def _novelty(self, evaluation: Evaluation) -> dict[str, Any] | None:
         """Bars of a backtest whose inputs are unlike the training bars; None for a run without their distribution."""
-        stored = (self.process.directory.info().get("data") or {}).get(self.symbol, {}).get("distribution")
+        stored = (self.process.info.get("data") or {}).get(self.symbol, {}).get("distribution")
         if stored is None:
             return None
         bars = evaluation.policy.bar

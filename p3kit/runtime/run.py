@@ -59,7 +59,7 @@ class Run(Process[A]):
     ) -> None:
         """`of_agent` is the only agent of a backtest, `outside` requests bars outside the splits."""
         super().__init__(directory, args_type)
-        info = directory.info()
+        info = self.info
         if any((agent["spec"].get("init") is not None) != ("init" in agent) for agent in info["agents"]):
             raise InputError("init", "its weights were not copied into the run directory", "start it with p3kit run")
         market = self._market(info, of_agent, outside)
@@ -111,7 +111,7 @@ class Run(Process[A]):
             signal.signal(signal.SIGTERM, self._on_signal)
         handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
         keep_freed_memory()
-        torch.set_num_threads(threads_of(self.directory.info()))
+        torch.set_num_threads(threads_of(self.info))
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:
             self._write_status()
@@ -255,7 +255,7 @@ class Run(Process[A]):
 
     def initial_weights(self, agent: Agent[A]) -> InitialWeights | None:
         """The weights that an agent starts from; None for new ones. Journalled once."""
-        plan = next(plan for plan in self.directory.info()["agents"] if plan["name"] == agent.name)
+        plan = next(plan for plan in self.info["agents"] if plan["name"] == agent.name)
         initial = InitialWeights.read(self.directory, plan, self.device)
         if initial is not None:
             text = f"starts from {initial.label}, {plan['init']['checkpoint']}, SHA-256 {plan['init']['sha256'][:16]}"

@@ -26,7 +26,8 @@ class Process(Generic[A]):
 
     def __init__(self, directory: RunDir, args_type: type[A]) -> None:
         self.directory, self.args_type = directory, args_type
-        info = directory.info()
+        self.info = info = directory.info()
+        """`run.json`, which does not change while its trainer runs."""
         self.env_id: str | None = info["env_id"]
         self.evaluation_mode: Mode = info.get("evaluation_mode", "windows")
         """Runs of an older p3kit were evaluated in windows, and go on so."""
