@@ -35,6 +35,7 @@ def draw_run(run: RunDir, agents: Sequence[str] | None = None) -> list[Path]:
     written."""
     statuses, info = run.status().get("agents") or {}, run.info()
     symbols = {planned["name"]: planned.get("symbol") for planned in info["agents"]}
+    findings = {diagnosis.agent: diagnosis.findings for diagnosis in diagnose(run)}
     written = []
     for agent in run.agent_names() if agents is None else agents:
         synthetic = info.get("data", {}).get(symbols[agent], {}).get("synthetic", False)
@@ -43,7 +44,7 @@ def draw_run(run: RunDir, agents: Sequence[str] | None = None) -> list[Path]:
         for histogram in run.histograms(agent=agent):
             if histogram.kind != "equity" or chosen.get("equity") is None or not _is_chosen(chosen["equity"], verdict):
                 chosen[histogram.kind] = histogram
-        raised = [finding for diagnosis in diagnose(run, agent) for finding in diagnosis.findings if finding.raised]
+        raised = [finding for finding in findings[agent] if finding.raised]
         for kind, draw in _PICTURES.items():
             if kind in chosen:
                 path = run.plots / f"{kind}-{file_name(agent)}.png"

@@ -21,7 +21,7 @@ def gradient_function(
 ) -> Callable[..., tuple[Weights, Tensor, Tensor]]:
     """(weights of `net`, observation (B, …), dropout masks, *rest, **settings of `loss`) → gradient, loss and
     statistics. Where compiling has failed, by the steps of `loss.backward()`."""
-    parameters = dict(net.named_parameters())
+    parameters: Weights = dict(net.named_parameters())
 
     def find_gradient(
         weights: Weights, observation: Tensor, dropout: Any, *rest: Any, **settings: Any
