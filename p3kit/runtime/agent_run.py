@@ -3,7 +3,7 @@
     with AgentRun(Args, load_policy, __file__) as run:
         env = run.make_env()
         net = ActorCritic(...)
-        forward, grad_scaler = run.prepare(net)
+        forward, backward, fast_step, grad_scaler = run.prepare(net, loss, optimizer)
         step = run.resume(net=net, optimizer=optimizer) or env.reset(...)
         for global_step, args in run.iterations():     # schedules and interventions applied
             ...                                        # rollout, advantages, loss: the trainer's own

@@ -279,9 +279,9 @@ def test_a_torn_checkpoint_is_the_runs_own_word_and_resume_begins_again(undistur
 def test_an_update_without_one_finite_step_fails_and_says_so(tmp_path: Path) -> None:
     run = plan_run(tmp_path)
     trainer = run.trainer_file.read_text()
-    assert trainer.count("vf_coef=args.vf_coef") == 1
+    assert trainer.count('"vf_coef": args.vf_coef') == 1
     run.trainer_file.write_text(
-        trainer.replace("vf_coef=args.vf_coef", 'vf_coef=float("inf")')
+        trainer.replace('"vf_coef": args.vf_coef', '"vf_coef": float("inf")')
     )  # every loss is infinite
     process = start(run)
     assert process.wait(timeout=120) == 1
