@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
-from torch.func import grad_and_value
 
 from p3kit.errors import InputError
 from p3kit.runtime import Stack, StackRun, seed_of, under
@@ -52,6 +51,7 @@ from p3kit.runtime.stacking import (
     flatten_weights,
     from_rows,
     gather_rows,
+    grad_and_aux,
     masks_of_rows,
     plan_step,
     split_batches,
@@ -542,7 +542,7 @@ def find_gradients(
         return (losses * loss_scale).sum(), (losses.detach(), stats)
 
     of_each = (for_each(encoder, len(observation)), heads)
-    gradients, (_, (losses, stats)) = grad_and_value(total, has_aux=True)(of_each)
+    gradients, (losses, stats) = grad_and_aux(total, of_each)
     return *gradients, losses, stats
 
 

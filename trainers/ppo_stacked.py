@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
-from torch.func import grad_and_value
 
 from p3kit.runtime import Stack, StackRun, under
 from p3kit.runtime.products import linear
@@ -44,6 +43,7 @@ from p3kit.runtime.stacking import (
     flatten_weights,
     from_rows,
     gather_rows,
+    grad_and_aux,
     masks_of_rows,
     plan_step,
     split_batches,
@@ -434,7 +434,7 @@ def find_gradient(
         losses, stats = ppo_loss(logits, value, batch, knobs, value_loss)
         return (losses * loss_scale).sum(), (losses.detach(), stats)
 
-    gradient, (_, (losses, stats)) = grad_and_value(total, has_aux=True)(stack)
+    gradient, (losses, stats) = grad_and_aux(total, stack)
     return gradient, losses, stats
 
 

@@ -11,31 +11,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call
 
-from p3kit.runtime.stacking import BETA1, BETA2, EPSILON, StepFactors, Weights, adamw_step, autocast, step_factors
+from p3kit.runtime.stacking import (
+    BETA1,
+    BETA2,
+    EPSILON,
+    StepFactors,
+    Weights,
+    adamw_step,
+    autocast,
+    grad_and_aux,
+    step_factors,
+)
 
 
 def gradient_function(
     net: nn.Module, loss: Callable[..., tuple[Tensor, Tensor]], precision: torch.dtype
 ) -> Callable[..., tuple[Weights, Tensor, Tensor]]:
     """(weights of `net`, observation (B, …), dropout masks, *rest, **settings of `loss`) → gradient, loss and
-    statistics. Where compiling has failed, by the steps of `loss.backward()`."""
-    parameters: Weights = dict(net.named_parameters())
+    statistics."""
 
     def find_gradient(
         weights: Weights, observation: Tensor, dropout: Any, *rest: Any, **settings: Any
     ) -> tuple[Weights, Tensor, Tensor]:
-        def total(own: Weights) -> tuple[Tensor, Tensor]:
+        def total(own: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             with autocast(observation.device, precision):
-                return loss(*functional_call(net, own, (observation, dropout)), *rest, **settings)
+                value, stats = loss(*functional_call(net, own, (observation, dropout)), *rest, **settings)
+            return value, (value.detach(), stats)
 
-        if torch.compiler.is_compiling():
-            gradient, (value, stats) = grad_and_value(total, has_aux=True)(weights)
-            return gradient, value.detach(), stats
-        value, stats = total(parameters)
-        found = torch.autograd.grad(value, [*parameters.values()])
-        return dict(zip(parameters, found, strict=True)), value.detach(), stats
+        gradient, (value, stats) = grad_and_aux(total, weights)
+        return gradient, value, stats
 
     return find_gradient
 

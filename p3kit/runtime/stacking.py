@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad_and_value
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from p3kit.runtime.checkpoints import Flat, part, under
 from p3kit.runtime.scaling import ObservationScaler
@@ -256,6 +258,23 @@ class ObservationScalers:
     def go_back(self, state: Flat, place: int, from_place: int) -> None:
         """Restore agent `place`, who was `from_place` when `state` was taken."""
         self._scalers[place].load_state_dict({name: value[from_place] for name, value in state.items()})
+
+
+# ── gradient ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def grad_and_aux(function: Callable[[Any], tuple[Tensor, Any]], weights: Any) -> tuple[Any, Any]:
+    """The gradient of the first result of `function` on its argument, a tree of tensors, and the second result.
+
+    torch.compile traces torch.func alone. Outside of it that would import torch._dynamo, for a second of a short run.
+    """
+    if torch.compiler.is_compiling():
+        gradient, (_, aux) = grad_and_value(function, has_aux=True)(weights)
+        return gradient, aux
+    leaves, tree = tree_flatten(weights)
+    own = [one.detach().requires_grad_() for one in leaves]
+    value, aux = function(tree_unflatten(own, tree))
+    return tree_unflatten(list(torch.autograd.grad(value, own, materialize_grads=True)), tree), aux
 
 
 # ── optimiser ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -116,7 +116,7 @@ no bf16), as are those below, which were taken at calmer moments.
 - gcc needs 3 s for a kernel, most of it for PyTorch's headers. Without debug lines, and with `-O1`, it needs as long.
 - With two threads the shared step took 46 ms of processor time, against 30 ms with one: at the end of each kernel one
   thread waits for the other.
-- `torch._dynamo` is imported in every run of several agents (a second of start): `torch.func` needs it.
+- Runs that are not compiled import no `torch._dynamo` (a second): their gradients come from torch.autograd.
 """
 PHASES = {
     "start_s": "command to first rollout",
