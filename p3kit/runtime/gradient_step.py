@@ -73,7 +73,8 @@ def is_supported(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor])
 
 
 def moments_of(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Adam's two moments and its count of steps, of each parameter; begun as torch.optim.AdamW begins them."""
+    """Adam's two moments and its count of steps, of each parameter. Before the first step they are
+    zero, as torch.optim.AdamW makes them."""
     parameters = optimizer.param_groups[0]["params"]
     states = [optimizer.state[one] for one in parameters]
     if not all(states):
