@@ -212,6 +212,7 @@ CHANGES: dict[str, Change] = {
     "ppo.weight_decay": change(0.5),
     "ppo.value_loss": change("huber", "clipped"),
     "ppo.init_gain": change(1.0),
+    "ppo.init_hold": change(2.0),
     # schedules: in all of them both ends count
     "schedules.*.constant.value": schedule({"kind": "constant", "value": 1e-2}, {"kind": "constant", "value": 1e-4}),
     **{

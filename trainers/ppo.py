@@ -73,6 +73,8 @@ class Args:
     """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
     init_gain: Annotated[float, Gt(0), Le(100), "size"] = 0.01
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
+    init_hold: Annotated[float, Ge(0), Le(20), "size"] = 0.0
+    """Logit of the first action (HOLD) at the start, others have 0; raising it trades less, so positions last."""
 
 
 # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -84,20 +86,23 @@ DropoutMasks = list[Tensor]
 class MLP(nn.Module):
     """A plain multilayer perceptron."""
 
-    def __init__(self, sizes: list[int], activation: str, head_gain: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, sizes: list[int], activation: str, head: tuple[float, float], generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.activation = torch.tanh if activation == "tanh" else torch.relu
-        self.head_gain = head_gain
+        self.head_gain, self.first_bias = head
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Orthogonal weights: √2 in hidden layers, `head_gain` in the last one; no biases."""
+        """Orthogonal weights: √2 in hidden layers, `head_gain` in the last one; no biases but the first output's."""
         for layer in self.layers:
             gain = self.head_gain if layer is self.layers[-1] else math.sqrt(2)
             weight, bias = layer.parameters()
             nn.init.orthogonal_(weight, gain, generator=generator)
             nn.init.zeros_(bias)
+        nn.init.constant_(bias[:1], self.first_bias)
 
     def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
@@ -120,8 +125,8 @@ class ActorCritic(nn.Module):
     def __init__(self, observation_size: int, num_actions: int, args: Args, generator: torch.Generator) -> None:
         super().__init__()
         widths = [observation_size, *args.hidden]
-        self.policy = MLP([*widths, num_actions], args.activation, args.init_gain, generator)
-        self.value = MLP([*widths, 1], args.activation, 1.0, generator)
+        self.policy = MLP([*widths, num_actions], args.activation, (args.init_gain, args.init_hold), generator)
+        self.value = MLP([*widths, 1], args.activation, (1.0, 0.0), generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all weights again."""

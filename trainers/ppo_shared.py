@@ -129,6 +129,8 @@ class Args:
     """Shape of the value loss; "huber" bounds its gradient, "clipped" bounds the move from the old value."""
     init_gain: Annotated[float, Gt(0), Le(100), "size"] = 0.01
     """Scale of the policy head at the start; small means a nearly uniform first policy."""
+    init_hold: Annotated[float, Ge(0), Le(20), "size"] = 0.0
+    """Logit of the first action (HOLD) at the start, others have 0; raising it trades less, so positions last."""
     # differs: a shared encoder (0 lines)
     token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
     """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
@@ -196,6 +198,7 @@ def make_heads(shape: Shape, num_actions: int, args: Args, generator: torch.Gene
                 weight[:, : args.d_model].mul_(args.token_gain)
             heads[f"{body}.{layer}.weight"] = weight.T.contiguous()
             heads[f"{body}.{layer}.bias"] = torch.zeros(1, columns)
+    heads["policy.1.bias"][0, 0] = args.init_hold
     return heads
 
 

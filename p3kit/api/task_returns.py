@@ -77,7 +77,7 @@ def evaluate_task(
     import torch
 
     from p3kit.env import VectorTask
-    from p3kit.runtime.action_rule import choose_action
+    from p3kit.runtime.action_rule import SIDE, choose_action
     from p3kit.runtime.card import weights_of
     from p3kit.runtime.checkpoints import load_checkpoint
     from p3kit.runtime.fixed_rules import seed_of
@@ -103,7 +103,10 @@ def evaluate_task(
         load_policy_of(module), module.Args(**spec.ppo.model_dump()), spec, weights_of(state), env.device,
         agent=plan["name"], observation_size=env.observation_size, num_actions=env.num_actions,
     )  # fmt: skip
-    rule, generator = spec.evaluation.action, torch.Generator().manual_seed(seed_of("action", plan["seed"]))
+    rule = spec.evaluation.action
+    if rule == SIDE:
+        raise InputError(saved.name, 'evaluation.action = "side" is for the seven actions of trading', "write greedy")
+    generator = torch.Generator().manual_seed(seed_of("action", plan["seed"]))
 
     def act(observation: Tensor, mask: Tensor) -> Tensor:
         return choose_action(policy.log_probs(observation, mask), rule, torch.rand(rows, generator=generator))

@@ -22,7 +22,7 @@ SETS_THE_PACE = {
 }
 """Values that two runs share, beside the sizes and words of their trainer, if one pace can predict the other."""
 
-SAYS_NOTHING = {"total_timesteps", "init_gain"}
+SAYS_NOTHING = {"total_timesteps", "init_gain", "init_hold"}
 """Fixed knobs that two runs of one pace may differ in."""
 
 LATEST = 10

@@ -366,6 +366,11 @@ class Policy:
         """The action by the card's `action_rule`. Sampled: the first whose cumulative probability exceeds the draw."""
         if self.card["action_rule"] == "greedy":
             return int(logits.argmax())
+        if self.card["action_rule"] == "side":
+            names = [action["name"].split("_")[0] for action in self.card["actions"]]
+            sides = np.array([{"HOLD": 0, "BUY": 1, "ADD": 1, "SELL": 2}[name] for name in names])
+            totals = np.bincount(sides, np.exp(logits.astype(np.float64)))
+            return int(np.where(sides == totals.argmax(), logits, -np.inf).argmax())
         cumulative = np.cumsum(np.exp(logits.astype(np.float64)))
         key = f"{self.card['trained']['seed']}/{self.card['symbol']}/{microseconds(time)}"
         draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48

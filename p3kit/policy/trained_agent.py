@@ -19,7 +19,7 @@ from p3kit.metrics import ACTIONS
 from p3kit.policy.live_account import Account
 from p3kit.policy.live_decision import Decision, order_of
 from p3kit.policy.observing import bars_since, fill_of, observe, read_bars_of, time_of
-from p3kit.runtime.action_rule import GREEDY, bar_draws, choose_action
+from p3kit.runtime.action_rule import SAMPLED, bar_draws, choose_action
 from p3kit.runtime.policy import LoadedPolicy
 from p3kit.spec import Spec
 
@@ -66,7 +66,7 @@ class Policy:
 
     @property
     def action_rule(self) -> str:
-        """The rule that picks the action, `evaluation.action` of the spec: greedy or sampled."""
+        """The rule that picks the action, `evaluation.action` of the spec: greedy, side or sampled."""
         return self.spec.evaluation.action
 
     @property
@@ -115,11 +115,11 @@ class Policy:
         The rule `sampled` needs `times`: the time of each observation's last bar, (B,) datetime64 in UTC.
         """
         logits = torch.from_numpy(self.logits(observation, mask))
-        if times is None and self.action_rule != GREEDY:
+        if times is None and self.action_rule == SAMPLED:
             hint = "give act(observation, mask, times), the time of each observation's last bar"
             raise InputError(self.name, f"acts by the rule {self.action_rule}, which needs the time of the bar", hint)
         if times is None:
-            return np.asarray(logits.argmax(-1).numpy())
+            return np.asarray(choose_action(logits, self.action_rule, logits[..., 0]).numpy())
         moments = np.asarray(times, dtype="datetime64[us]")
         if moments.shape != tuple(logits.shape[:-1]):
             what = f"times has shape {moments.shape} for {tuple(logits.shape[:-1])} observations"

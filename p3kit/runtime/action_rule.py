@@ -1,7 +1,9 @@
 """Rules that pick an action from a policy's log-probabilities, for backtests and live decisions alike.
 
-`greedy` takes the most probable valid action. `sampled` draws from the probabilities. Its random number belongs to the
-agent's seed, the symbol and the time of the bar, so a decision does not depend on earlier ones.
+`greedy` takes the most probable valid action. `side` takes the most probable side first (hold, buy or sell, each with
+the probabilities of its actions added up), then that side's most probable action. `sampled` draws from the
+probabilities. Its random number belongs to the agent's seed, the symbol and the time of the bar, so a decision does not
+depend on earlier ones.
 """
 
 from __future__ import annotations
@@ -14,17 +16,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-GREEDY, SAMPLED = "greedy", "sampled"
-ACTION_RULES = (GREEDY, SAMPLED)
+from p3kit.metrics import ACTIONS
+
+GREEDY, SIDE, SAMPLED = "greedy", "side", "sampled"
+ACTION_RULES = (GREEDY, SIDE, SAMPLED)
+SIDES = tuple({"HOLD": 0, "BUY": 1, "ADD": 1, "SELL": 2}[name.split("_")[0]] for name in ACTIONS)
+"""Side of each action: 0 holds, 1 buys, 2 sells."""
 
 
 def choose_action(log_probs: Tensor, rule: str, draws: Tensor) -> Tensor:
     """Actions (…) of masked log-probabilities (…, A). `draws` (…) are uniform numbers of the bars, see `bar_draws`.
 
-    Sampled: the first action whose cumulative probability exceeds the draw.
+    Side: holding before buying before selling in a tie. Sampled: the first action whose cumulative probability
+    exceeds the draw.
     """
     if rule == GREEDY:
         return log_probs.argmax(-1)
+    if rule == SIDE:
+        sides, chances = torch.tensor(SIDES, device=log_probs.device), log_probs.double().exp()
+        totals = chances.new_zeros(*chances.shape[:-1], 3).index_add(-1, sides, chances)
+        return log_probs.masked_fill(sides != totals.argmax(-1, keepdim=True), -torch.inf).argmax(-1)
     cumulative = log_probs.double().exp().cumsum(-1)
     return (cumulative <= draws.unsqueeze(-1) * cumulative[..., -1:]).sum(-1)
 

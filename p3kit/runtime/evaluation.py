@@ -23,7 +23,7 @@ from p3kit.env import Rules, Timestep, TradingEnv
 from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
-from p3kit.runtime.action_rule import ACTION_RULES, GREEDY, SAMPLED, choose_by_agent
+from p3kit.runtime.action_rule import GREEDY, SAMPLED, choose_by_agent
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
 from p3kit.runtime.lookahead import DecideRows, walk_ahead
@@ -133,14 +133,15 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
         some = unplayed[begin : begin + _AGENTS_AT_ONCE]
         for evaluator, fixed in zip(some, _fixed_rules(some, split), strict=True):
             evaluator._fixed = fixed
-    walks = walk_together(evaluators, split, policy, [ACTION_RULES] * len(evaluators))
+    played = list(dict.fromkeys([GREEDY, SAMPLED, *(evaluator.action_rule for evaluator in evaluators)]))
+    walks = walk_together(evaluators, split, policy, [played] * len(evaluators))
     train: Sequence[Walk | None] = [None] * len(evaluators)
     if all(evaluator.has_training_bars for evaluator in evaluators):
         train = [walk for (walk,) in walk_together(evaluators, "train", policy)]
     return [
         Evaluation(
-            policy=walks[k][ACTION_RULES.index(evaluator.action_rule)],
-            by_rule=dict(zip(ACTION_RULES, walks[k], strict=True)),
+            policy=walks[k][played.index(evaluator.action_rule)],
+            by_rule=dict(zip(played, walks[k], strict=True)),
             action_rule=evaluator.action_rule,
             train=train[k],
             rules=evaluator.rules,
@@ -205,7 +206,7 @@ def _decide_rows(
     uniforms = [torch.from_numpy(evaluator.draws(split)) for evaluator in evaluators]
     draws = torch.nn.utils.rnn.pad_sequence(uniforms, batch_first=True).to(evaluators[0].device)  # (K, bars)
     agent = torch.arange(len(evaluators), device=draws.device).view(-1, 1, 1)
-    samples = any(evaluator.action_rule == SAMPLED for evaluator in evaluators)
+    rules_in_use = {evaluator.action_rule for evaluator in evaluators} - {GREEDY}
 
     def decide(seen: Tensor, mask: Tensor, bar: Tensor) -> Tensor:
         output, uniform = policy(seen.flatten(1, 2), mask.flatten(1, 2)), draws[agent, bar]
@@ -213,8 +214,8 @@ def _decide_rows(
             log_probs = output.reshape(mask.shape)
             chosen = [choose_by_agent(log_probs[:, p], rules, uniform[:, p]) for p, rules in enumerate(by_path)]
             return torch.stack(chosen, 1)
-        if samples:
-            what = 'its policy returns actions, and evaluation.action = "sampled" needs log-probabilities'
+        if rules_in_use:
+            what = f'its policy returns actions, and evaluation.action = "{min(rules_in_use)}" needs log-probabilities'
             raise InputError(evaluators[0].symbol, what, 'return them, or write action = "greedy"')
         return output.reshape(bar.shape)
 
@@ -232,7 +233,7 @@ class Evaluation:
     policy: Walk
     """The path by the agent's own action rule."""
     by_rule: Mapping[str, Walk]
-    """The path by each action rule; the same path where the policy has no probabilities."""
+    """The paths by greedy, sampled and the agent's own rule; the same where the policy has no probabilities."""
     action_rule: str
     train: Walk | None
     """None where the bars do not hold the training split."""

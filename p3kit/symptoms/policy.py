@@ -94,7 +94,7 @@ ROWS = (
         "Initial policy is not near uniform",
         "-",
         "warning",
-        "policy/entropy_norm below 0.9 in the first record",
+        "policy/entropy_norm below 0.9 in the first record, of what ppo.init_hold leaves",
         (
             Cause(
                 "init_gain",

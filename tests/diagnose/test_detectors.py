@@ -112,6 +112,7 @@ FAULTS: list[Any] = [
     ("policy.uniform", "ent_coef_high", lambda r, p, t: r.update({"policy/entropy_norm": 0.99}), None, {"ppo__ent_coef": 0.5}),
     ("policy.early_entropy", "ent_coef_low", after(0.2, {"policy/entropy_norm": 0.2}), None, {}),
     ("policy.init_scale", "init_gain", lambda r, p, t: r.update({"policy/entropy_norm": 0.5}), None, {"ppo__init_gain": 1.0}),
+    ("policy.init_scale", "init_gain", lambda r, p, t: r.update({"policy/entropy_norm": 0.4}), None, {"ppo__init_hold": 2.0}),
     ("policy.greedy_worse", "one_action", None, after(0.4, {"eval/sampled_lead": 4.5, "eval/greedy_hold_share": 0.94}), {}),
     ("ppo.ratio_ne_1", "stored_log_prob", lambda r, p, t: r.update({"policy/ratio_error": 0.08}), None, {}),
     ("ppo.adv_std", "constant_reward", lambda r, p, t: r.update({"diag/advantage_std": 1e-9}), None, {}),
@@ -369,6 +370,15 @@ def test_healthy_runs_stay_silent(seed: int, iteration_ticks: int, tmp_path: Pat
 def test_healthy_variants_raise_no_alarm(edit: Any, tmp_path: Path) -> None:
     diagnosis = judged(make_run(tmp_path, fault=edit))
     assert [f.symptom for f in diagnosis.findings if f.alarming] == []
+
+
+@pytest.mark.parametrize(("hold", "state"), [(0.0, "raised"), (2.0, "ok")])
+def test_a_first_policy_that_begins_with_hold_has_less_entropy(tmp_path: Path, hold: float, state: str) -> None:
+    """With HOLD at a logit of 2, two valid actions leave 0.53 of the maximum, seven 0.79."""
+    path = make_run(
+        tmp_path, spec=spec_with(ppo__init_hold=hold), fault=lambda r, p, t: r.update({"policy/entropy_norm": 0.6})
+    )
+    assert finding(judged(path), "policy.init_scale").state == state
 
 
 # (symptom, fault in the rows, ticks after which it must be raised, changed spec values): no healthy run comes near these

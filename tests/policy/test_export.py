@@ -104,12 +104,13 @@ def test_a_stranger_gets_the_actions_of_the_validation_split(run: Path, folder: 
     check_same_walk(run, folder, BARS, tmp_path)
 
 
-def test_a_stranger_gets_the_sampled_actions_too(tmp_path: Path) -> None:
-    run = train(tmp_path, action="sampled")
+@pytest.mark.parametrize(("action", "explained"), [("sampled", "SHA-256"), ("side", "add up the probabilities")])
+def test_a_stranger_gets_the_actions_of_other_rules_too(tmp_path: Path, action: str, explained: str) -> None:
+    run = train(tmp_path, action=action)
     folder = p3kit.export_policy(str(run), tmp_path / "export")
     card = json.loads((folder / "card.json").read_text())
-    assert card["action_rule"] == "sampled"
-    assert "SHA-256" in card["action_rule_means"]
+    assert card["action_rule"] == action
+    assert explained in card["action_rule_means"]
     check_same_walk(run, folder, BARS, tmp_path)
     assert p3kit.load_policy(folder).predict(frame_of(BARS)).action == p3kit.load_policy(str(run)).predict(BARS).action
 

@@ -52,7 +52,7 @@ def test_changing_any_compared_line_in_one_file_is_found(copy: Copy) -> None:
             lines[number] = kept
 
 
-@pytest.mark.parametrize(("file", "most"), [(PPO, 430), (STACKED, 800), (SHARED, 950)])
+@pytest.mark.parametrize(("file", "most"), [(PPO, 435), (STACKED, 800), (SHARED, 950)])
 def test_a_trainer_can_be_read_at_one_sitting(file: str, most: int) -> None:
     assert len(SOURCES[file].lines) <= most
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -192,12 +193,22 @@ def entropy_falls_early(evidence: Evidence, row: Row) -> Finding:
 def initial_policy(evidence: Evidence, row: Row) -> Finding:
     """Andrychowicz et al. 2020: start near uniform. The first record counts: a tick may hold several updates."""
     entropy = evidence.evaluations("policy/entropy_norm")
-    value = float(entropy.values[0])
-    if value >= row.warn or step_size_cause(evidence):
-        return passed(evidence, row, f"entropy {value:.3f} of its maximum in the first record", value, row.warn)
+    value, bound = float(entropy.values[0]), row.warn * _least_entropy(evidence.setting("ppo.init_hold") or 0.0)
+    if value >= bound or step_size_cause(evidence):
+        return passed(evidence, row, f"entropy {value:.3f} of its maximum in the first record", value, bound)
     text = f"entropy {value:.2f} of its maximum in the first record"
     cause = [(1.0, "init_gain", f"init_gain {format_number(evidence.setting('ppo.init_gain'))}")]
     return raised(evidence, row, entropy, Span(0, 0, True), value, text, causes=cause)
+
+
+def _least_entropy(hold: float) -> float:
+    """Return the smallest entropy, as a share of its maximum, of policies with the logit `hold` for HOLD and 0 for one
+    to six other valid actions."""
+    shares = []
+    for others in range(1, 7):
+        total = math.exp(hold) + others
+        shares.append((math.log(total) - math.exp(hold) * hold / total) / math.log(others + 1))
+    return min(shares)
 
 
 @detector("policy.greedy_worse", "eval/sampled_lead", warn=3.0, minimum=3, patience=3, unit="evaluations")
@@ -205,8 +216,8 @@ def greedy_is_worse(evidence: Evidence, row: Row) -> Finding:
     """Both rules are played on the same bars. Evaluations of one run share bars and draws, so their noise is shared,
     too: three standard errors, not two."""
     lead = evidence.evaluations("eval/sampled_lead")
-    if evidence.setting("evaluation.action") == "sampled":
-        return passed(evidence, row, "the agent acts by the rule sampled")
+    if (rule := evidence.setting("evaluation.action")) != "greedy":
+        return passed(evidence, row, f"the agent acts by the rule {rule}")
     late = (lead.values > row.warn) & (evidence.progress(lead.steps) > 0.5)
     span = sustained(late, row.patience, lead.iterations)
     if span is None:
