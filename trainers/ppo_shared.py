@@ -108,7 +108,7 @@ class Args:
     """Transformer layers of the shared encoder."""
     heads: Annotated[int, Ge(1), Le(1_000), "size"] = 4
     """Attention heads of a layer; d_model is a multiple of it."""
-    head_width: Annotated[int, Ge(1), Le(16_384), "size"] = 64
+    head_width: Annotated[int, Ge(1), Le(16_384), "size"] = 128
     """Hidden units of each agent's policy head and value head."""
     # end
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -132,10 +132,10 @@ class Args:
     init_hold: Annotated[float, Ge(0), Le(20), "size"] = 0.0
     """Logit of the first action (HOLD) at the start, others have 0; raising it trades less, so positions last."""
     # differs: a shared encoder (0 lines)
-    token_gain: Annotated[float, Ge(0), Le(1), "size"] = 0.1
+    token_gain: Annotated[float, Ge(0), Le(1), "size"] = 1.0
     """Weight of the encoder's token beside a head's other inputs at the start; small means that heads first learn from
     the newest bar and the account, and use the encoder later."""
-    token_weight: Annotated[float, Ge(0), Le(1), "size"] = 1.0
+    token_weight: Annotated[float, Ge(0), Le(1), "size"] = 0.1
     """Weight of the encoder's token beside a head's other inputs throughout; small lets heads follow it slowly, for
     windows with little information beyond the newest bar."""
     # end
