@@ -175,6 +175,7 @@ class TradingEnv:
         if self._replay:
             step, self._rows = self._step_windows(self._rows, action, self._course, self._tables, rules, any_late)
         elif start is not None:
+            start = start.clone()  # a row of a larger tensor has an offset, and torch.compile compiled for each offset
             step, self._rows = self._step_training(
                 self._rows, action, start, self._course, self._tables, rules, any_late
             )

@@ -115,8 +115,8 @@ class StackRun(Generic[A]):
         self._run.__exit__(kind, error, trace)
 
     def stacks(self) -> Iterator[Stack[A]]:
-        """The agents that train, as one stack. A smaller stack of the rest follows each time that half of them have
-        ended, and one with new arguments at the start of an extension."""
+        """The agents that train, as one stack. A smaller stack of the rest follows when half of them have ended and it
+        saves time, and one with new arguments at the start of an extension."""
         state = self._run.resumed
         by_name = {agent.name: agent for agent in self._run.agents}
         agents = self._run.agents if state is None else [by_name[name] for name in state["agents"].split("\n")]
@@ -149,6 +149,7 @@ class Stack(Generic[A]):
         self._iteration, self._global_step = 0, 0
         # The scalar environment keeps its books in lists, which cannot be split by agent.
         self._can_shrink = agents[0].spec.env.backend == "batched"
+        self._is_compiled = False
 
     # ── before training ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,6 +172,7 @@ class Stack(Generic[A]):
     def compiled(self, function: Callable[..., Any], pays_from: float) -> Callable[..., Any]:
         """`function` under `compute.compile`; on a CPU where the run takes at least `pays_from` env steps."""
         compiled: Callable[..., Any] = self._run.compiled(function, pays_from=pays_from)
+        self._is_compiled |= compiled is not function
         return compiled
 
     def resume(
@@ -206,7 +208,7 @@ class Stack(Generic[A]):
         while True:
             start = self._global_step
             self._running = [a for a in self._agents if a.state == "running" and not a.finished(start)]
-            if not self._running or (len(self._running) <= self.count // 2 and self._can_shrink):
+            if not self._running or (len(self._running) <= self.count // 2 and self._shrinking_pays(start)):
                 return
             if self._running[0].segments.starting(start) != self._segment:
                 self.is_extended = True
@@ -223,6 +225,13 @@ class Stack(Generic[A]):
             yield start, self._in_force
             if self._global_step == start:
                 raise P3kitError(self._run.directory.name, "an iteration ended without record", "call it once")
+
+    def _shrinking_pays(self, start: int) -> bool:
+        """Tell whether a smaller stack saves time: where steps are compiled, for four more rollouts at least. Each size
+        is compiled anew, which takes as long as a few rollouts."""
+        args: Any = self.args
+        left = args.total_timesteps - start
+        return self._can_shrink and (not self._is_compiled or left >= 4 * args.n_steps * self._num_envs)
 
     def live(self) -> Tensor:
         """(K,) bool: agents that still train. The others keep their place and do not change."""
