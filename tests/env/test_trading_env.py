@@ -388,6 +388,24 @@ def test_costs_that_move_while_running_apply_from_the_next_step() -> None:
     assert env.step(sell, torch.zeros(1)).cost_paid.item() == 0.0
 
 
+@pytest.mark.slow
+def test_a_training_step_is_compiled_once() -> None:
+    """`start` is a row of a table of random numbers, at another offset in each step. Fields of a compiled account are
+    rows of a table as well: where two offsets were equal, torch.compile made another function."""
+    from torch._dynamo.utils import counters
+
+    env = make_env(8)
+    env.compile()
+    starts = torch.rand(40, 8)
+    env.reset(starts[0])
+    counters.clear()
+    numbers = []
+    for start in starts:
+        env.step(hold(env), start)
+        numbers.append(counters["stats"]["unique_graphs"])
+    assert 0 < numbers[0] <= numbers[-1] <= 2
+
+
 def test_no_step_waits_for_the_device() -> None:
     """On the meta device tensors have no values: code that reads one back, or mixes devices, fails."""
     spec = make_spec(episode_bars=10, stop=0.02, target=0.02, max_hold=5)
