@@ -227,8 +227,8 @@ class Stack(Generic[A]):
                 raise P3kitError(self._run.directory.name, "an iteration ended without record", "call it once")
 
     def _shrinking_pays(self, start: int) -> bool:
-        """Return whether a smaller stack saves time: where steps are compiled, for four more rollouts at least. Each size
-        is compiled for itself, which takes as long as a few rollouts."""
+        """Return whether a smaller stack saves time: where steps are compiled, for four more rollouts at least, since
+        each size is compiled for itself, which takes as long as a few rollouts."""
         args: Any = self.args
         left = args.total_timesteps - start
         return self._can_shrink and (not self._is_compiled or left >= 4 * args.n_steps * self._num_envs)
