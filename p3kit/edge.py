@@ -118,7 +118,7 @@ def why_not_judged(chosen: Candidate) -> str:
     if not chosen.trades:
         return "it closed no trade" if chosen.switches else "it never traded"
     if chosen.trades < LEAST_TRADES:
-        return f"{chosen.trades} closed trades, {LEAST_TRADES} are needed"
+        return f"{chosen.trades} closed trade{'s' * (chosen.trades != 1)}, {LEAST_TRADES} are needed"
     if chosen.switches < LEAST_SWITCHES:
         return f"{chosen.switches} switches between in and out, {LEAST_SWITCHES} are needed"
     if not chosen.series["policy"].enough[0]:

@@ -341,6 +341,8 @@ def test_a_rising_reward_with_rising_money_is_no_hack(tmp_path: Path) -> None:
 def test_sens_slope_is_that_of_a_line_and_its_interval_widens_with_noise() -> None:
     time = np.linspace(0, 1, 9)
     assert sen_slope(time, 2 - 3 * time) == pytest.approx((-3, -3))
+    twice = np.repeat(time, 2)
+    assert sen_slope(twice, 2 - 3 * twice) == pytest.approx((-3, -3))
     rng = np.random.default_rng(0)
     noise = [sen_slope(time, rng.normal(size=9))[1] < 0 for _ in range(400)]
     assert np.mean(noise) < 0.06

@@ -96,8 +96,9 @@ def score_falls(evidence: Evidence, row: Row) -> Finding:
 
 def sen_slope(time: Floats, values: Floats) -> tuple[float, float]:
     """Median of all pairwise slopes, and the upper end of its 95% interval by Kendall's ranks. Both (n,), n of 4 or
-    more."""
+    more, at two times or more. Values at one time, as before and after an intervention, have no slope."""
     i, j = np.triu_indices(len(values), k=1)
+    i, j = i[time[j] != time[i]], j[time[j] != time[i]]
     slopes = np.sort((values[j] - values[i]) / (time[j] - time[i]))
     n = len(values)
     half = 1.96 * np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
