@@ -20,6 +20,8 @@ from p3kit.metrics import ACTIONS
 
 GREEDY, SIDE, SAMPLED = "greedy", "side", "sampled"
 ACTION_RULES = (GREEDY, SIDE, SAMPLED)
+BOTH_RULES = (GREEDY, SAMPLED)
+"""The rules that every evaluation plays."""
 SIDES = tuple({"HOLD": 0, "BUY": 1, "ADD": 1, "SELL": 2}[name.split("_")[0]] for name in ACTIONS)
 """Side of each action: 0 holds, 1 buys, 2 sells."""
 

@@ -120,7 +120,8 @@ def test_heads_begin_with_their_own_eyes(shared: ModuleType) -> None:
 def test_heads_follow_the_token_as_slowly_as_its_weight(shared: ModuleType) -> None:
     """A weight of 0.1 is a first layer whose token rows have a tenth of the output and of the gradient. The other
     inputs keep theirs."""
-    shape, whole, slow = shared.Shape(6, 5, 3), shared.Args(token_gain=1.0), shared.Args(token_weight=0.1)
+    shape = shared.Shape(6, 5, 3)
+    whole, slow = shared.Args(token_weight=1.0), shared.Args(token_weight=0.1)
     encoder = shared.make_encoder(shape, whole, torch.Generator().manual_seed(2))
     heads = shared.make_heads(shape, 7, whole, torch.Generator().manual_seed(1))
     tenth = {
