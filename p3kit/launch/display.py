@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Display:
         """One message, kept."""
 
 
-class LiveDisplay(Display):
+class LiveDisplay(Display, ABC):
     """Renders itself (`__rich__`) in place, four times a second, and once in this constructor."""
 
     def __init__(self, console: Console, title: str) -> None:
@@ -125,8 +126,9 @@ class LiveDisplay(Display):
     def print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
+    @abstractmethod
     def __rich__(self) -> Group:
-        raise NotImplementedError
+        """Draw the present state."""
 
 
 class LineDisplay(Display):
