@@ -15,8 +15,8 @@ import numpy as np
 from p3kit import escape
 from p3kit.edge import family_sentence
 from p3kit.report.export_data import Export
-from p3kit.report.lessons_data import Attempt
 from p3kit.report.markdown import count_of
+from p3kit.report.run_history import command_line
 from p3kit.rundir import find_run
 from p3kit.spec.keypath import split_path, with_value, written_path
 from p3kit.spec.loading import VALIDATED, overrides_of, stored_origins
@@ -92,7 +92,7 @@ def record(export: Export) -> dict[str, Any]:
         "provenance": {
             "experiment": export.name,
             "runs": list(dict.fromkeys(attempt.run for attempt in export.attempts)),
-            "commands": list(dict.fromkeys(_command(attempt) for attempt in export.attempts)),
+            "commands": list(dict.fromkeys(command_line(attempt.info) for attempt in export.attempts)),
             "git_commits": list(dict.fromkeys(filter(None, (a.info.get("git_commit") for a in export.attempts)))),
             "trainer_sha256": export.attempts[0].code,
             "versions": dict(first.get("versions") or {}),
@@ -155,13 +155,6 @@ def _origins(export: Export, tables: Mapping[str, Any]) -> dict[str, str]:
         tuned |= {path: f"tuned: searched in {toml_value(space[path])}" for path in info["tune"]["values"]}
     made = dict.fromkeys(("name", "symbols", "seeds"), "")
     return {**origins, **tuned, **made}
-
-
-def _command(attempt: Attempt) -> str:
-    import shlex
-
-    command = attempt.info.get("command") or ["p3kit", "run"]
-    return shlex.join([Path(command[0]).name, *command[1:]])
 
 
 def _rounded(value: Any) -> float:

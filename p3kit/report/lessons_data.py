@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from p3kit.errors import RunNotFound
-from p3kit.metrics import deflated_sharpe, mean_interval, share_interval
+from p3kit.metrics import mean_interval, share_interval
 from p3kit.report.agent_data import AgentSummary, Outcome, summarise_agent
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import intact_runs
@@ -262,29 +262,6 @@ class AttemptHistory:
         if not self.seed_differences:
             return None
         return float(np.sqrt(np.mean(np.square(self.seed_differences)) / 2))
-
-    def luck_of_the_best(self) -> tuple[Attempt, float] | None:
-        """The attempt with the highest Sharpe ratio, and the probability that its true ratio is above 0 after all tries
-        (deflated Sharpe ratio). None if fewer than two traded, or its curve is missing."""
-        if len(self.traded) < 2:
-            return None
-        best = max(self.traded, key=lambda attempt: attempt.sharpe or -math.inf)
-        curve, year = best.agent.equity, best.agent.bars_per_year
-        if curve is None or year is None or best.sharpe is None:
-            return None
-        equity = np.concatenate([[1.0], np.asarray(curve["equity"], np.float64)])
-        returns = equity[1:] / equity[:-1] - 1.0
-        standard = (returns - returns.mean()) / returns.std()
-        probability = deflated_sharpe(
-            best.sharpe,
-            float(year),
-            bars=int(curve["bars"]),
-            trials=len(self.traded),
-            sharpe_std=float(np.std([attempt.sharpe or 0.0 for attempt in self.traded], ddof=1)),
-            skewness=float(np.mean(standard**3)),
-            kurtosis=float(np.mean(standard**4)),
-        )
-        return best, probability
 
 
 def gather_attempts(runs_root: Path, name: str | None = None) -> AttemptHistory:

@@ -164,8 +164,6 @@ def _worked(history: AttemptHistory) -> list[Lesson]:
     if resumed := [attempt for attempt in begun if attempt.resumed]:
         ended = [attempt for attempt in resumed if attempt.agent.complete]
         lessons.append(_share("of those that were resumed came to their end", ended, resumed))
-    if (lucky := history.luck_of_the_best()) is not None and lucky[1] > 0.95:
-        lessons.append(_luck_lesson(history, *lucky))
     return lessons
 
 
@@ -201,8 +199,6 @@ def _failed(history: AttemptHistory) -> list[Lesson]:
     if not history.repairs:
         text = "no intervention fired, so nothing was learnt about any"
         lessons.append(_lesson(text, begun, "agent", links=False))
-    if (lucky := history.luck_of_the_best()) is not None and lucky[1] <= 0.95:
-        lessons.append(_luck_lesson(history, *lucky))
     return lessons
 
 
@@ -233,15 +229,6 @@ def _repair_lesson(repair: Repair) -> Lesson:
         low, high = repair.interval
         text += f", {repair.recovered} of {repair.known} recovered (95% interval {low:.0%} to {high:.0%})"
     return Lesson(text, len(repair.outcomes), "firing", tuple(repair.runs))
-
-
-def _luck_lesson(history: AttemptHistory, best: Attempt, probability: float) -> Lesson:
-    name = f"{safe(best.agent.name)} in {safe(best.run)}"
-    text = (
-        f"the best of {len(history.traded)}, {name}, has Sharpe {best.sharpe:.2f}; "
-        f"after so many tries its true ratio is above 0 with probability {probability:.0%} (deflated Sharpe ratio)"
-    )
-    return Lesson(text, len(history.traded), "agent", (best.run,))
 
 
 def _gains_over_supervised(graded: Sequence[Attempt]) -> list[tuple[Attempt, float]]:

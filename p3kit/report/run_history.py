@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,3 +80,17 @@ class RunHistory:
     def of(self, agent: str, kind: str) -> list[dict[str, Any]]:
         """The events of one kind that concern an agent."""
         return [event for event in self.events if event["kind"] == kind and concerns(event, agent)]
+
+
+def command_line(info: Mapping[str, Any]) -> str:
+    """The command of `run.json` for a shell, as somebody else would repeat it: without the path of p3kit and --runs."""
+    program, *words = info.get("command") or ["p3kit", "run"]
+    kept, skip = [], False
+    for word in words:
+        if skip or word.startswith("--runs="):
+            skip = False
+        elif word == "--runs":
+            skip = True
+        else:
+            kept.append(word)
+    return shlex.join([Path(program).name, *kept])

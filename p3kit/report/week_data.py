@@ -24,7 +24,7 @@ from p3kit.plan import agent_name
 from p3kit.report.agent_data import AgentSummary, Deflated, Scores, summarise_agent
 from p3kit.report.paper_data import PaperLine, paper_lines
 from p3kit.report.portfolio_data import Portfolio, build_portfolio
-from p3kit.report.run_history import RunHistory
+from p3kit.report.run_history import RunHistory, command_line
 from p3kit.rundir import RunDir, intact_runs
 
 ENDED_BADLY = ("crashed", "failed")
@@ -217,7 +217,7 @@ def _summarise(group: Sequence[tuple[RunDir, dict[str, Any]]], name: str, week: 
         source=", ".join(dict.fromkeys(str(entry.get("source", "")) for _, entry in data)),
         synthetic=any(entry.get("synthetic") for _, entry in data),
         seeds=len(newest["spec"].get("seeds") or [1]),
-        commands=list(dict.fromkeys(_shell(history.info.get("command") or []) for history in known)),
+        commands=list(dict.fromkeys(command_line(history.info) for history in known)),
         commits=list(dict.fromkeys(str(h.info["git_commit"]) for h in known if h.info.get("git_commit"))),
         versions=newest.get("versions") or {},
         fingerprints={symbol: str(entry.get("fingerprint", "")) for symbol, entry in sorted(data, key=lambda d: d[0])},
@@ -324,12 +324,3 @@ def _day(time: float) -> date:
 
 def _midnight(day: date) -> float:
     return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-
-
-def _shell(command: Sequence[str]) -> str:
-    """A command line that can be pasted: the program by its name, its arguments quoted where needed."""
-    import shlex
-
-    if not command:
-        return "p3kit run"
-    return shlex.join([Path(command[0]).name, *command[1:]])

@@ -22,6 +22,7 @@ from p3kit.report.hand_written import keep_hand_written
 from p3kit.report.lessons_data import gather_attempts
 from p3kit.report.lessons_page import render_lessons
 from p3kit.report.markdown import experiment_title
+from p3kit.report.run_history import command_line
 from p3kit.report.week_issues import issues
 from p3kit.report.week_page import agent_line, next_steps, stability
 from p3kit.rundir import RunDir
@@ -440,3 +441,15 @@ def test_links_are_relative_and_lead_to_files(tmp_path: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
     assert len(links) == 3
     assert all((path.parent / link).is_file() and "/../" not in link for link in links)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "printed"),
+    [
+        (["/opt/p3kit", "run", "a b.toml", "--runs", "/home/me/r", "--jobs", "2"], "p3kit run 'a b.toml' --jobs 2"),
+        (["p3kit", "run", "a.toml", "--runs=/home/me/r"], "p3kit run a.toml"),
+        ([], "p3kit run"),
+    ],
+)
+def test_a_command_to_repeat_names_no_folder_of_the_author(recorded: list[str], printed: str) -> None:
+    assert command_line({"command": recorded}) == printed
