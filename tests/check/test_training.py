@@ -76,6 +76,7 @@ def test_a_policy_that_mixes_its_rows_is_named(tmp_path: Path) -> None:
     assert "rows of a batch see each other" in forward.evidence
 
 
+@pytest.mark.slow
 def test_a_trainer_that_does_not_run_says_its_last_words(tmp_path: Path) -> None:
     path = planted(
         tmp_path,

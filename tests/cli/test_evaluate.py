@@ -86,6 +86,7 @@ def test_a_run_of_an_older_p3kit_goes_on_in_windows(tmp_path: Path) -> None:
     assert told["judged"] is not None
 
 
+@pytest.mark.slow
 def test_the_table_says_what_is_shown_and_what_is_synthetic(run: RunDir) -> None:
     result = call(run, "latest/TINY", "--checkpoint", "last", "--split", "train")
     assert result.exit_code == 0, result.output

@@ -98,6 +98,7 @@ def result_of(folder: Path, *arguments: str) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_appended_bars_change_nothing(folder: Path, trained: Path) -> None:
     before = result_of(folder)
     write(trained, TABLE)

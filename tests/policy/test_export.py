@@ -104,7 +104,10 @@ def test_a_stranger_gets_the_actions_of_the_validation_split(run: Path, folder: 
     check_same_walk(run, folder, BARS, tmp_path)
 
 
-@pytest.mark.parametrize(("action", "explained"), [("sampled", "SHA-256"), ("side", "add up the probabilities")])
+@pytest.mark.parametrize(
+    ("action", "explained"),
+    [pytest.param("sampled", "SHA-256", marks=pytest.mark.slow), ("side", "add up the probabilities")],
+)
 def test_a_stranger_gets_the_actions_of_other_rules_too(tmp_path: Path, action: str, explained: str) -> None:
     run = train(tmp_path, action=action)
     folder = p3kit.export_policy(str(run), tmp_path / "export")

@@ -187,7 +187,9 @@ def predicted_by_command(trained: Trained, bar: int, account: p3kit.Account) -> 
 SAMPLE = pytest.param("sample", "stop, target, limit", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("action", ["greedy", "side", "sampled"])
+@pytest.mark.parametrize(
+    "action", ["side", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("greedy", "sampled"))]
+)
 @pytest.mark.parametrize(("source", "rules"), [("synthetic", "stop, target, limit"), SAMPLE])
 def test_paper_and_predict_are_the_backtest(tmp_path: Path, source: str, rules: str, action: str) -> None:
     found = compare(train(tmp_path, "ppo", source, rules, 600, action), days_alone=3, every=30)

@@ -78,6 +78,7 @@ def same_decisions(root: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_the_policy_decides_as_the_backtest_does(runs_root: Path) -> None:
     assert same_decisions(runs_root) == 2
 

@@ -96,6 +96,7 @@ def test_the_training_split_and_the_choice_of_rules_stay_in_windows(spec: Spec, 
     assert (continuous.policy.bar_return != in_windows.policy.bar_return).any()
 
 
+@pytest.mark.slow
 def test_a_window_as_long_as_the_split_differs_in_its_last_sale_alone(spec: Spec, bars: SymbolData) -> None:
     long = spec.model_copy(update={"env": spec.env.model_copy(update={"episode_bars": 5_000})})
     continuous, in_windows = (Evaluator(long, bars, "AAPL", 1, CPU, mode=mode) for mode in MODES)

@@ -119,7 +119,7 @@ def test_a_run_takes_exactly_its_steps_and_ends_with_a_verdict(undisturbed: RunD
     assert 1 <= len(best) <= 3
 
 
-@pytest.mark.parametrize(("share", "keep"), [("0.8", 1), ("1.0", 2)])
+@pytest.mark.parametrize(("share", "keep"), [("0.8", 1), pytest.param("1.0", 2, marks=pytest.mark.slow)])
 def test_weights_are_chosen_among_late_ones_where_the_spec_asks(tmp_path: Path, share: str, keep: int) -> None:
     changes = ("seeds=[2]", f"checkpoints.best_from={share}", f"checkpoints.keep_best={keep}")
     run = train(plan_run(tmp_path, changes))
@@ -262,6 +262,7 @@ def test_the_rows_after_the_last_checkpoint_are_marked_when_a_run_ends(undisturb
     assert "rows were lost" in run.log_file.read_text()
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_is_the_runs_own_word_and_resume_begins_again(undisturbed: RunDir, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run-1")
     shutil.copytree(undisturbed.path, run.path)

@@ -327,7 +327,12 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("case", RUNS)
+ALWAYS = ("plain", "surgery", "agents that differ")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in ALWAYS else pytest.param(case, marks=pytest.mark.slow) for case in RUNS]
+)
 def test_every_agent_is_recorded_judged_and_kept(shared: ModuleType, tmp_path: Path, case: str) -> None:
     made = run(shared, tmp_path, RUNS[case])
     names = made.agent_names()
@@ -411,7 +416,13 @@ def test_agents_that_stop_early_leave_and_the_others_go_on(
     assert all(agent["verdict"] is not None for agent in made.status()["agents"].values())
 
 
-@pytest.mark.parametrize("changes", [{}, {"ppo.surgery": "pcgrad", "ppo.dropout": 0.2}], ids=["plain", "surgery"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="plain"),
+        pytest.param({"ppo.surgery": "pcgrad", "ppo.dropout": 0.2}, id="surgery"),
+    ],
+)
 def test_a_run_resumes_to_the_same_bits(
     shared: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
@@ -444,7 +455,7 @@ def test_a_run_resumes_to_the_same_bits(
                 assert torch.equal(final_weights(resumed, agent, of)[name], weights)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_mixed_precision_on_the_cpu(shared: ModuleType, tmp_path: Path, precision: str) -> None:
     made = run(shared, tmp_path, {"compute.precision": precision, "ppo.total_timesteps": 600})
     assert made.status()["state"] == "done"

@@ -53,7 +53,7 @@ CASES = {
 }
 
 
-ALWAYS = ("plain", "agents that differ")
+ALWAYS = ("agents that differ",)
 
 
 @pytest.mark.parametrize(

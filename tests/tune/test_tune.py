@@ -226,6 +226,7 @@ def test_a_crashed_trial_fails_alone(folder: Path) -> None:
     assert told(result)["gain_over_spec"] is None
 
 
+@pytest.mark.slow
 def test_a_deleted_or_renamed_run_directory_fails_its_trial_alone(folder: Path) -> None:
     """One trains, one has trained; the second trial of each is whole and wins."""
     process = start(write(), "--json", "--jobs", "1", "--trials", "4", "--set", "tune.prune=off")

@@ -91,7 +91,9 @@ def test_the_picture_shows_what_gained_most(tmp_path: Path) -> None:
     assert (tmp_path / "repair.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("overlay", [WATCHED, REPAIRED], ids=["sick", "repaired"])
+@pytest.mark.parametrize(
+    "overlay", [pytest.param(WATCHED, marks=pytest.mark.slow, id="sick"), pytest.param(REPAIRED, id="repaired")]
+)
 def test_every_repairable_fault_and_control_is_a_sound_spec_under_the_pack(overlay: dict[str, Any]) -> None:
     for case in [*(case for case in load_faults() if case.repairable), *load_controls()]:
         spec = _over(case, overlay).resolved(7)
