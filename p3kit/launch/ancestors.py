@@ -184,13 +184,16 @@ class Ancestry:
 
     def hash_of(self, agent: AgentPlan) -> str | None:
         """SHA-256 of the weights that an agent starts from; None for new ones."""
+        if (one := self._ancestors.get(agent.name)) is None:
+            return None
         from p3kit.runtime.checkpoints import state_hash
 
-        one = self._ancestors.get(agent.name)
-        return None if one is None else state_hash(read_weights(checkpoint_of(agent.spec, one)))
+        return state_hash(read_weights(checkpoint_of(agent.spec, one)))
 
     def copy_to(self, run: RunDir, plan: RunPlan) -> None:
         """Copy the weights that the agents of a run start from into its directory, and name them in its run.json."""
+        if not any(agent.name in self._ancestors for agent in plan.agents):
+            return
         from p3kit.runtime.checkpoints import save_checkpoint, state_hash
 
         files: dict[Path, tuple[str, str]] = {}
@@ -204,8 +207,7 @@ class Ancestry:
                 save_checkpoint(run.checkpoint(file), state, compress=agent.spec.checkpoints.compress)
                 files[path] = file, state_hash(state)
             entries[agent.name] = {"init": one.entry(agent.spec, *files[path], path.stem)}
-        if entries:
-            run.update_info(agents=[{**own, **entries.get(own["name"], {})} for own in run.info()["agents"]])
+        run.update_info(agents=[{**own, **entries.get(own["name"], {})} for own in run.info()["agents"]])
 
 
 def init_of(spec: Spec) -> Init:

@@ -283,3 +283,18 @@ def test_trainers_outlive_a_launcher_that_is_killed(launcher):
         run.request_stop()
         wait_until(lambda run=run: run.status()["state"] == "stopped")
     wait_until(lambda: not any(Path(f"/proc/{run.status()['pid']}").exists() for run in runs[:2]))
+
+
+def test_a_launcher_loads_nothing_heavy(tmp_path: Path) -> None:
+    """The import of torch alone takes longer than everything else that a launcher does before its trainers start."""
+    hill = Path(__file__).parents[1] / "tune" / "hill.py"
+    spec = tmp_path / "hill.toml"
+    spec.write_text(f'name = "hill"\ntrainer = "{hill}"\nsymbols = ["AAPL"]\nppo.x = 0.3\n')
+    code = (
+        "import sys, p3kit; p3kit.run_spec(sys.argv[1], runs_root=sys.argv[2]); "
+        "print([name for name in ('torch', 'pandas', 'matplotlib', 'scipy', 'aim') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(spec), str(tmp_path / "runs")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
