@@ -15,6 +15,7 @@ from p3kit.api.retraining import plan_retraining
 from p3kit.cli import main
 from p3kit.errors import InputError
 from p3kit.rundir import RunDir
+from p3kit.rundir.threads import available_cores
 
 SPEC = """
 name = "tiny"
@@ -36,6 +37,8 @@ n_epochs = 2
 {net}
 [evaluation]
 every = 256
+[compute]
+threads = {threads}
 """
 SHARED = "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"
 DAYS = """[data.split]
@@ -63,7 +66,8 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch, *, trainer: str = "ppo"
     for number, symbol in enumerate(symbols):
         write_bars(folder, symbol, 900, number + 1)
     net = SHARED if trainer == "ppo_shared" else "hidden = [16]"
-    text = SPEC.format(trainer=trainer, symbols=json.dumps(symbols), split=split, net=net)
+    threads = available_cores()  # so all agents of a stack are one run, on any machine
+    text = SPEC.format(trainer=trainer, symbols=json.dumps(symbols), split=split, net=net, threads=threads)
     (folder / "tiny.toml").write_text(text)
     assert p3kit("run", "tiny.toml", "--no-aim", "--jobs", "1").exit_code == 0
     return RunDir(folder / "runs" / "run-1")
