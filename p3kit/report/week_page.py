@@ -134,10 +134,10 @@ def _agent_line(agent: AgentSummary) -> str:
         edge = agent.over_buy_and_hold
         mark = "❌" if not agent.passed else "✅" if edge == "shown" else "➖"
         line = f"{mark} {name}: {agent.sharpe_text} ({safe(agent.grade)})"
-        if agent.passed and edge != "shown":
-            line += ", passed" if edge == "not judged" else ", passed, edge not shown"
         if agent.scores is not None and agent.scores.sharpe_interval is not None:
             line += f", 95% interval {interval(agent.scores.sharpe_interval)}"
+        if agent.passed and edge != "shown":
+            line += ", passed" if edge == "not judged" else ", passed, edge not shown"
         line += f"; {safe(agent.evidence)}"
         notes = [safe(label) for label in agent.labels]
         if agent.intervened and "intervened" not in agent.labels:
@@ -288,7 +288,9 @@ def next_steps(experiment: Experiment) -> list[str]:
         unmet = dict.fromkeys(safe(str(reason["criterion"])) for a in unexplained for reason in a.failed_reasons)
         below = f"below {', '.join(unmet)}" if unmet else "below the criteria"
         steps.append(f"Tune or drop {_names(unexplained)}: {below}, and no symptom was found")
-    passed = [agent for agent in trained if agent.passed]
+    passed = [agent for agent in trained if agent.passed and agent.over_buy_and_hold != "not judged"]
+    if unjudged := [agent for agent in trained if agent.passed and agent not in passed]:
+        steps.append(f"Train {_names(unjudged)} with other settings: passed, but an edge cannot be judged")
     if len(passed) >= 3:
         symbols = toml_value(list(dict.fromkeys(agent.symbol for agent in passed[:3])))
         command = _command("tune", "specs/tune.toml", "--set", f"symbols={symbols}")

@@ -77,8 +77,8 @@ def test_an_edge_has_one_label_in_the_whole_line(tmp_path: Path) -> None:
     too_few = {**agent.judged, "why_not": "6 trades, 10 are needed"}
     for judged, words in ((None, "the run keeps no returns"), (too_few, "6 trades, 10 are needed")):
         line = agent_line(replace(agent, judged=judged))
-        assert line.startswith("➖ AAPL: Sharpe 0.64 (PASS), passed, 95% interval")
-        assert f"; edge not judged: {words}" in line
+        assert line.startswith("➖ AAPL: Sharpe 0.64 (PASS), 95% interval")
+        assert f"], passed; edge not judged: {words}" in line
         assert "not shown" not in line
     assert "edge not shown" in agent_line(agent)
     assert "not judged" not in agent_line(agent)
@@ -280,6 +280,14 @@ def test_an_agent_that_hardly_trained_is_to_train_longer(tmp_path: Path) -> None
     assert len(steps) == 1
     assert steps[0].startswith(f"Train {agents[0].name} longer")
     assert len(next_steps(experiment)) > 1
+
+
+def test_an_agent_whose_edge_is_not_judged_is_not_among_the_best(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    [experiment] = summarise_week(tmp_path, 1, MONDAY + DAY)
+    agents = [replace(agent, judged=None) for agent in experiment.agents]
+    steps = next_steps(replace(experiment, agents=agents))
+    assert steps == [f"Train {agents[0].name} with other settings: passed, but an edge cannot be judged"]
 
 
 def test_a_long_list_of_issues_is_grouped_by_symptom(tmp_path: Path) -> None:
