@@ -34,7 +34,7 @@ class Scored:
 def headline(agents: Sequence[Scored]) -> str:
     """Return up to three sentences: who is shown to beat buy-and-hold, what all earned beside it, who hardly trained.
 
-    `No agent is shown to beat buy-and-hold. Together +27 % against its +59 %; mean drawdown 12 % against 43 %.`
+    `No agent is shown to beat buy-and-hold. Together +27 %, buy-and-hold +59 %; mean drawdown 12 % against 43 %.`
     Together: equal shares of the capital, left alone. Empty for no agents.
     """
     if not agents:
@@ -73,7 +73,7 @@ def _money(agents: Sequence[Scored]) -> str:
     if any(value is None for value in (*own, *held)):
         return ""
     together = "On average" if len({agent.window for agent in agents}) > 1 else "Together"
-    text = f"{together + ' ' if len(agents) > 1 else ''}{_percent(own)} against its {_percent(held)}"
+    text = f"{together + ' ' if len(agents) > 1 else ''}{_percent(own)}, buy-and-hold {_percent(held)}"
     own, held = [agent.drawdown for agent in agents], [agent.hold_drawdown for agent in agents]
     if any(value is None for value in (*own, *held)):
         return f"{text}."

@@ -14,7 +14,7 @@ def agent(name: str, label: str = "not shown", earned: float | None = 0.27, held
     return Scored(name, label, earned, held, 0.12, 0.43)
 
 
-ALONE = "+27 % against its +59 %; drawdown 12 % against 43 %."
+ALONE = "+27 %, buy-and-hold +59 %; drawdown 12 % against 43 %."
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ ALONE = "+27 % against its +59 %; drawdown 12 % against 43 %."
         (
             [agent("AAPL"), agent("XOM", earned=0.01, held=-0.19)],
             "No agent is shown to beat buy-and-hold. "
-            "Together +14 % against its +20 %; mean drawdown 12 % against 43 %.",
+            "Together +14 %, buy-and-hold +20 %; mean drawdown 12 % against 43 %.",
         ),
         (
             [agent("AAPL"), agent("XOM", "not judged"), agent("PG", "shown")],
             "1 of 3 agents is shown to beat buy-and-hold: PG (1 of 3 cannot be judged yet). "
-            "Together +27 % against its +59 %; mean drawdown 12 % against 43 %.",
+            "Together +27 %, buy-and-hold +59 %; mean drawdown 12 % against 43 %.",
         ),
         ([agent("AAPL", "not judged", None)], "AAPL cannot be judged against buy-and-hold yet."),
         (

@@ -73,6 +73,7 @@ def test_ctrl_c_ends_the_wait_for_a_mirror(folder: Path) -> None:
 
 
 @pytest.mark.aim
+@pytest.mark.slow
 def test_sync_ends_where_aim_hangs(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "p3kit", "run", "hill.toml", "--no-aim"], capture_output=True, check=True)
     done = subprocess.run(command(2.0, HANG, "sync"), capture_output=True, text=True, timeout=120)

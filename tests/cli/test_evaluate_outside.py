@@ -175,6 +175,7 @@ def test_the_days_of_a_split_give_what_the_split_gives(folder: Path, trained: Pa
     assert days["judged"] is None
 
 
+@pytest.mark.slow
 def test_a_file_of_new_bars_alone_needs_neither_the_old_file_nor_its_bars(folder: Path, trained: Path) -> None:
     new = folder / "new.csv"
     TABLE[BARS - 120 :].to_csv(new)

@@ -78,7 +78,7 @@ def wait_for_state(run, state, seconds=30.0):
 def test_run_prints_verdicts_on_stdout_and_progress_on_stderr(p3kit, spec, runs_root):
     result = p3kit("run", spec(), "--no-aim", "--jobs", 2)
     assert result.code == 0, result.stderr
-    assert result.stdout.startswith("No agent is shown to beat buy-and-hold. Together +12 % against its +11 %")
+    assert result.stdout.startswith("No agent is shown to beat buy-and-hold. Together +12 %, buy-and-hold +11 %")
     assert "trial: verdicts on the validation split\n" in result.stdout
     sentence = "Sharpe 0.41, no evidence of an edge over buy-and-hold (+0.05, 95 % CI -0.80 to 0.90)"
     assert f"run-2/AMD   PASS   {sentence}" in result.stdout

@@ -34,7 +34,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("context", ["default", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("context", ["default", "fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
 def test_an_env_survives_every_way_of_starting_a_process(context: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

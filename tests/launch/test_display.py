@@ -175,7 +175,7 @@ def test_the_verdict_table_stands_beside_the_baselines(runs):
     )
     assert lines == [
         "No agent is shown to beat buy-and-hold (1 of 2 cannot be judged yet). Together",
-        "+6 % against its +11 %; mean drawdown 12 % against 20 %.",
+        "+6 %, buy-and-hold +11 %; mean drawdown 12 % against 20 %.",
         "",
         "phase3: verdicts on the validation split",
         "",

@@ -285,7 +285,7 @@ def test_the_command_writes_and_refuses(run: Path, tmp_path: Path) -> None:
     assert "--checkpoint: goes with --policy only" in refused.stderr
 
 
-@pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
+@pytest.mark.parametrize("package", [pytest.param("onnxscript", marks=pytest.mark.slow), "onnxruntime"])
 def test_the_extra_is_named_where_it_is_missing(run: Path, folder: Path, package: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; import p3kit; p3kit.export_policy({str(run)!r}, 'x')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

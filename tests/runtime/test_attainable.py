@@ -40,7 +40,7 @@ def bars_of(spec: Spec, symbol: str) -> SymbolData:
     return load_market(spec, [symbol])[symbol]
 
 
-@pytest.mark.parametrize("regimes", [False, True])
+@pytest.mark.parametrize("regimes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_optimal_rule_has_a_share_of_one_and_a_flat_account_none_of_it(regimes: bool) -> None:
     spec = make_spec(synthetic={"bars": 8_000, "regimes": regimes})
     first, last = bars_of(spec, "EDGE").splits["validation"]

@@ -192,7 +192,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(undisturbed: RunDir, tmp
     assert_equal_runs(undisturbed, run)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
 def test_mixed_precision_on_the_cpu(tmp_path: Path, precision: str) -> None:
     run = train(plan_run(tmp_path, (f'compute.precision="{precision}"', "ppo.total_timesteps=600")))
     series = run.series("TINY")

@@ -392,6 +392,7 @@ def test_ctrl_c_loses_nothing(folder: Path, uninterrupted: list[dict[str, Any]])
     assert [{key: trial[key] for key in ("values", "sharpe")} for trial in result["trials"]] == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_kill_fails_and_requeues_what_was_running(folder: Path, uninterrupted: list[dict[str, Any]]) -> None:
     process = start(write(), *FOUR)
     wait_until(reached("run-2", 300))
