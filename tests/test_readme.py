@@ -145,12 +145,12 @@ def test_the_numbers_of_the_readme_are_those_of_their_pages() -> None:
     assert f"{len(DETECTORS)} checks read the recorded metrics" in words
     recall = re.search(r"^\| symptom recall \| \d+/\d+ = (\d+)%", pages["diagnosis"], re.MULTILINE)
     assert recall
-    assert f"They find {recall[1]} % of the faults that they were built on" in words
+    assert f"They find {recall[1]} % of the faults of the suite that they were built with" in words
     row = next(line for line in pages["benchmarks"].splitlines() if "SB3 PPO, 2 processes of 1 thread |" in line)
     ratio = re.findall(r"\*\*([\d.,]+)\*\*", row)[1]  # the first one is steps per second
     assert f"train {ratio} × as fast" in words
     assert "10,400 random windows" in pages["environment"]
-    assert "At most 3 of 100" in words
+    assert "in at most 3 of 100 cases" in words
     assert math.ceil(100 * FALSE_SHOWN) == 3
 
 

@@ -33,10 +33,13 @@ class AgentDecision:
     account: Account
     decision: Decision
     synthetic: bool
+    action_rule: str
+    """The rule that picks the action from the probabilities: greedy, side or sampled."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         own = {"agent": self.agent, "symbol": self.symbol, "checkpoint": self.checkpoint, "synthetic": self.synthetic}
+        own["action_rule"] = self.action_rule
         return {**own, "account": self.account.to_dict(), **self.decision.to_dict()}
 
 
@@ -193,7 +196,8 @@ def _decide(reference: str, bars: Any, accounts: Any, checkpoint: str, agents: i
     past = read_past_bars(bars, policy) if isinstance(bars, str | os.PathLike) else bars
     own = Account(cash=float(policy.spec.env.initial_capital)) if account is None else account
     synthetic = policy.spec.data.source == "synthetic"
-    return AgentDecision(policy.name, policy.symbol, policy.checkpoint, own, policy.predict(past, account), synthetic)
+    decision = policy.predict(past, account)
+    return AgentDecision(policy.name, policy.symbol, policy.checkpoint, own, decision, synthetic, policy.action_rule)
 
 
 def read_past_bars(bars: str | os.PathLike[str], policy: Policy) -> Bars:

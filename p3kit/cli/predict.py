@@ -139,6 +139,7 @@ def _one(one: AgentDecision) -> Iterator[RenderableType]:
     if one.synthetic:
         yield Text("trained on SYNTHETIC data: no evidence about a real market", style="yellow")
     yield f"order    {_order(decision.order)}"
+    yield f"rule     {_rule(one)}"
     yield f"account  {_account(one.account)}"
     yield f"value    {decision.value:.4g}"
     yield f"weights  {one.checkpoint}, {decision.weights_age_bars:,} bars after the last training bar"
@@ -169,6 +170,21 @@ def _table(decided: Sequence[AgentDecision]) -> RenderableType:
         numbers = f"{own.probabilities[own.action]:.1%}", f"{own.value:.3g}", novelty, f"{own.weights_age_bars:,}"
         table.add_row(one.agent, str(own.time), own.action, _order(own.order), *numbers)
     return table
+
+
+def _rule(one: AgentDecision) -> str:
+    """How the action follows from the probabilities."""
+    from p3kit.runtime.action_rule import SIDE, SIDES
+
+    if one.action_rule != SIDE:
+        return {"greedy": "greedy: the most probable action", "sampled": "sampled: drawn by probability"}[
+            one.action_rule
+        ]
+    totals = [0.0, 0.0, 0.0]
+    for side, chance in zip(SIDES, one.decision.probabilities.values(), strict=True):
+        totals[side] += chance
+    hold, buy, sell = (f"{total:.1%}" for total in totals)
+    return f"side: hold {hold}, buy {buy}, sell {sell}; the most probable action of the most probable side"
 
 
 def _order(order: Order | None) -> str:

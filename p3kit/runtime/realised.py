@@ -67,7 +67,8 @@ def loss_weights(update: Mapping[str, Tensor], vf_coef: float, ent_coef: float) 
     size = policy.abs() + vf_coef * value.abs() + ent_coef * entropy.abs()
     holds = (rest - design @ in_spec).abs().max() <= _ROUNDING * size.max()
     fitted = _least_squares(design, rest)
-    vf, ent = torch.where(holds, in_spec, fitted).unbind()
+    fits = (rest - design @ fitted).abs().max() <= _ROUNDING * size.max()  # else the loss has another term
+    vf, ent = torch.where(holds, in_spec, torch.where(fits, fitted, torch.nan)).unbind()
     return {"ppo.vf_coef": vf, "ppo.ent_coef": ent}
 
 

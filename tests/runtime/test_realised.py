@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from p3kit.runtime.realised import LARGEST_STEP, fastest
+from p3kit.runtime.realised import LARGEST_STEP, fastest, loss_weights
 
 RATE, STEPS, EARLIER = 1e-3, 160, 3_000
 
@@ -28,3 +28,21 @@ def test_no_gradients_move_a_weight_by_more_than_the_bound(growth: float) -> Non
     if growth == pytest.approx(1.11):
         assert moved > 0.95 * LARGEST_STEP * RATE * STEPS, "the bound is reached"
     assert fastest(None, args, 3 * LARGEST_STEP * RATE * STEPS * torch.ones(()), STEPS) == pytest.approx(3 * RATE)
+
+
+def steps_of(vf_coef: float, ent_coef: float, penalty: float) -> dict[str, torch.Tensor]:
+    """The loss and its parts in 40 gradient steps, with a further term if `penalty` is not 0."""
+    draw = torch.Generator().manual_seed(3)
+    policy, value, entropy, own = (torch.rand(40, generator=draw) for _ in range(4))
+    total = policy + vf_coef * value - ent_coef * entropy + penalty * own
+    names = ("policy/total_loss", "policy/policy_loss", "value/value_loss", "policy/entropy")
+    return dict(zip(names, (total, policy, value, entropy), strict=True))
+
+
+def test_a_wrong_weight_of_the_loss_is_found_and_an_own_term_is_no_wrong_weight() -> None:
+    as_set = loss_weights(steps_of(0.5, 0.01, 0.0), 0.5, 0.01)
+    assert [float(one) for one in as_set.values()] == [0.5, 0.01]
+    wrong = loss_weights(steps_of(0.25, -0.01, 0.0), 0.5, 0.01)
+    assert [float(one) for one in wrong.values()] == pytest.approx([0.25, -0.01], rel=1e-4)
+    own = loss_weights(steps_of(0.5, 0.01, 0.1), 0.5, 0.01)
+    assert all(one.isnan() for one in own.values())
