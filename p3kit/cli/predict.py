@@ -173,7 +173,7 @@ def _table(decided: Sequence[AgentDecision]) -> RenderableType:
 
 
 def _rule(one: AgentDecision) -> str:
-    """How the action follows from the probabilities."""
+    """The rule that picks the action from the probabilities, as text."""
     from p3kit.runtime.action_rule import SIDE, SIDES
 
     if one.action_rule != SIDE:
