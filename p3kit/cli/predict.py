@@ -172,14 +172,15 @@ def _table(decided: Sequence[AgentDecision]) -> RenderableType:
     return table
 
 
+_RULES = {"greedy": "greedy: the most probable action", "sampled": "sampled: drawn by probability"}
+
+
 def _rule(one: AgentDecision) -> str:
     """The rule that picks the action from the probabilities, as text."""
-    from p3kit.runtime.action_rule import SIDE, SIDES
+    from p3kit.runtime.action_rule import SIDES
 
-    if one.action_rule != SIDE:
-        return {"greedy": "greedy: the most probable action", "sampled": "sampled: drawn by probability"}[
-            one.action_rule
-        ]
+    if one.action_rule in _RULES:
+        return _RULES[one.action_rule]
     totals = [0.0, 0.0, 0.0]
     for side, chance in zip(SIDES, one.decision.probabilities.values(), strict=True):
         totals[side] += chance

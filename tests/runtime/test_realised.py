@@ -1,4 +1,4 @@
-"""The learning rate that the moves of weights imply."""
+"""Settings that follow from the record: the learning rate from moves of weights, the weights of the loss."""
 
 from __future__ import annotations
 
