@@ -46,8 +46,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     the weight is still each agent's own.
     """
     fp32_on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if torch.compiler.is_compiling() and PREFERS_ONEDNN and fp32_on_cpu:
-        return multiply(x, weight) + bias
+    if torch.compiler.is_compiling() and fp32_on_cpu:  # the sum joins the next kernel; baddbmm would copy the bias
+        return (multiply(x, weight) if PREFERS_ONEDNN else torch.bmm(x, weight)) + bias
     return torch.baddbmm(bias, x, weight)
 
 
