@@ -6,6 +6,8 @@ import ctypes
 import gc
 import resource
 import sys
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -27,6 +29,22 @@ def keep_freed_memory() -> None:
     if (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:  # glibc's
         for option, value in _MALLOC_OPTIONS.items():
             set_option(option, value)
+
+
+@cache
+def spare_compiler() -> None:
+    """Let Adam and AdamW work without torch._dynamo, whose import takes two seconds. Their methods import it only to be
+    left out of what is compiled, and no compiled function of ours calls them."""
+    for method in vars(torch.optim.Optimizer).values():
+        if (own := getattr(method, "__wrapped__", None)) is not None:
+            own.__dynamo_disable = own  # where `torch._disable_dynamo` keeps the function that it calls
+    if (own_step := getattr(torch.optim.Adam.step, "__wrapped__", None)) is not None:
+
+        def step(self: torch.optim.Adam, closure: Any = None) -> Any:
+            with torch.set_grad_enabled(self.defaults["differentiable"]):
+                return own_step(self, closure)
+
+        torch.optim.Adam.step = step  # type: ignore[method-assign]
 
 
 def spare_lasting_objects() -> None:

@@ -34,7 +34,13 @@ from p3kit.runtime.card import card_entry
 from p3kit.runtime.checkpoints import Flat, load_checkpoint, part, save_checkpoint, under
 from p3kit.runtime.evaluation import StackPolicy, evaluate_together
 from p3kit.runtime.initial_weights import InitialWeights
-from p3kit.runtime.machine import is_out_of_memory, keep_freed_memory, peak_memory_mb, spare_lasting_objects
+from p3kit.runtime.machine import (
+    is_out_of_memory,
+    keep_freed_memory,
+    peak_memory_mb,
+    spare_compiler,
+    spare_lasting_objects,
+)
 from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.run_market import OutsideRequest, backtest_market, outside_market, training_market
 from p3kit.runtime.run_process import A, Process
@@ -111,6 +117,7 @@ class Run(Process[A]):
             signal.signal(signal.SIGTERM, self._on_signal)
         handle_signals((signal.SIGTERM, signal.SIGINT), self._on_signal)
         keep_freed_memory()
+        spare_compiler()
         torch.set_num_threads(threads_of(self.info))
         torch.set_float32_matmul_precision("high")  # TF32 where the device has it
         if self.backtest is None:

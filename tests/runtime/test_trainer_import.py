@@ -11,6 +11,7 @@ import pytest
 from p3kit.errors import InputError
 from p3kit.runtime.trainer_import import import_trainer, missing_names
 from p3kit.spec import shipped_trainers
+from tests.trainers.test_ppo_runs import plan_run
 
 
 def trainer(folder: Path, text: str, name: str = "trainer.py") -> Path:
@@ -59,12 +60,24 @@ def test_missing_names_are_those_that_no_module_has(tmp_path: Path) -> None:
     assert all(missing_names(path) == [] for path in shipped_trainers().values())
 
 
+WITHOUT = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try: runpy.run_path(sys.argv[0], run_name="__main__")
+finally: print([name for name in ("pandas", "matplotlib", "aim", "torch._dynamo") if name in sys.modules])
+"""
+
+
 @pytest.mark.parametrize("path", shipped_trainers().values(), ids=lambda path: path.stem)
 def test_a_trainer_starts_without_packages_that_it_may_not_need(path: Path) -> None:
-    code = (
-        "import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print([name for name in ('pandas', 'matplotlib', 'aim', 'torch._dynamo') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", WITHOUT, str(path), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_that_is_not_compiled_does_without_the_compiler(tmp_path: Path) -> None:
+    run = plan_run(tmp_path)
+    command = [sys.executable, "-c", WITHOUT, str(run.trainer_file), "--run-dir", str(run.path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert run.status()["state"] == "done"
