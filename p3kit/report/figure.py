@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p3kit.metrics import COMPONENTS
 from p3kit.rundir.rows import write_bytes
@@ -95,6 +96,11 @@ def draw_equity_lines(axes: Axes, time: Any, equity: Any, baselines: Mapping[str
                 time, np.asarray(baselines[name], float), color=colour, linestyle=line, linewidth=1.1, label=label
             )
     axes.plot(time, equity, color=BLUE, linewidth=1.9, label="policy", zorder=5)
+
+
+def point_marker(values: Sequence[float] | NDArray[np.float64]) -> str:
+    """The marker of a curve: a dot for a single value, of which a line shows nothing."""
+    return "o" if len(values) == 1 else ""
 
 
 def time_axis(axes: Axes) -> None:

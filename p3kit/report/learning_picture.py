@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p3kit.escape import distinct_pictures
 from p3kit.report.comparison_data import Comparison, Group, Member
-from p3kit.report.figure import GROUP_COLOURS, figure_to, mark_synthetic, set_margins
+from p3kit.report.figure import GROUP_COLOURS, figure_to, mark_synthetic, point_marker, set_margins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +102,7 @@ def band_of(members: Sequence[Member], metric: str) -> Band | None:
         return None
     curves = [member.agent.curves[metric] for member in recorded]
     first, last = min(steps[0] for steps, _ in curves), max(steps[-1] for steps, _ in curves)
-    grid = np.linspace(first, last, POINTS)
+    grid = np.linspace(first, last, POINTS if first < last else 1)
     values = np.array([np.interp(grid, steps, found) for steps, found in curves])  # the last value is kept at the end
     symbols = np.array([member.agent.symbol or "" for member in recorded])
     low, high = _interval(values, symbols)
@@ -151,8 +151,11 @@ def _panel(axes: Axes, metric: str, groups: Sequence[Group]) -> None:
             axes.plot([], [], color=colour, linestyle=dashes, label=label)
             continue
         thousand = band.steps / 1_000
-        axes.plot(thousand, band.line, color=colour, linestyle=dashes, linewidth=1.7, label=label, zorder=3)
+        style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.7, "label": label, "zorder": 3}
+        axes.plot(thousand, band.line, marker=point_marker(thousand), **style)
         axes.fill_between(thousand, band.low, band.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+        if len(thousand) == 1:  # such a band has no width
+            axes.vlines(thousand, band.low, band.high, color=colour, alpha=0.4, zorder=2)
 
 
 def _interval(values: Curves, symbols: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -20,6 +20,7 @@ from p3kit.report.figure import (
     draw_equity_lines,
     figure_to,
     mark_synthetic,
+    point_marker,
     set_margins,
     time_axis,
 )
@@ -100,7 +101,7 @@ def _curve_panel(axes: Axes, metric: str, agents: Sequence[AgentSummary], budget
         if metric in agent.curves:
             steps, values = agent.curves[metric]
             style: dict[str, Any] = {"color": GREY, "alpha": 0.4, "linewidth": 0.7} if crowded else {"color": BLUE}
-            axes.plot(np.asarray(steps) / 1_000, values, **style)
+            axes.plot(np.asarray(steps) / 1_000, values, marker=point_marker(values), **style)
         if not crowded:
             _reference(axes, metric, agent)
     if crowded and (middle := _median_curve([agent.curves[metric] for agent in agents if metric in agent.curves])):
@@ -113,7 +114,8 @@ def _reference(axes: Axes, metric: str, agent: AgentSummary) -> None:
     )
     if other is not None and other in agent.curves:
         steps, values = agent.curves[other]
-        axes.plot(np.asarray(steps) / 1_000, values, color=ORANGE, linestyle="--", linewidth=1.1)
+        marker = point_marker(values)
+        axes.plot(np.asarray(steps) / 1_000, values, color=ORANGE, linestyle="--", linewidth=1.1, marker=marker)
 
 
 def _median_curve(curves: Sequence[tuple[Sequence[int], Sequence[float]]]) -> tuple[Any, Any] | None:

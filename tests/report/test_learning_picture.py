@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from scipy.stats import trim_mean
 
 from p3kit.report.comparison_data import compare_runs
@@ -97,3 +98,20 @@ def test_an_agent_that_ended_early_keeps_its_last_value(tmp_path: Path) -> None:
     assert band.steps[-1] == whole.agent.curves[SHARPE][0][-1]
     ends = [member.agent.curves[SHARPE][1][-1] for member in (whole, short)]
     assert band.line[-1] == pytest.approx(np.mean(ends))
+
+
+def test_a_single_evaluation_is_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line through one point shows nothing."""
+    grid(tmp_path, coefficients=2, seeds=3)
+    comparison = compare_runs(tmp_path, ["trial"])
+    for group in comparison.groups:
+        for member in group.members:
+            for name, (steps, values) in list(member.agent.curves.items()):
+                member.agent.curves[name] = (steps[:1], values[:1])
+    markers: list[object] = []
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda self, *data, **style: markers.append(style["marker"]) or plot(self, *data, **style)
+    )
+    assert draw_learning(comparison, tmp_path / "curves.png")
+    assert set(markers) == {"o"}
