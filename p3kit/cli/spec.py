@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def validate(spec: Path, overrides: tuple[str, ...], runs_root: Path, as_json: b
         faults = [{"where": fault.where, "what": fault.what, "hint": fault.hint} for fault in error.faults]
         print_json({"valid": False, "faults": faults, "notes": []})
         raise click.exceptions.Exit(error.exit_code) from None
-    remarks = [*notes(loaded), *further]
+    unread = [f"the bars were not read: p3kit data {shlex.quote(str(spec))} checks them"]
+    remarks = [*notes(loaded), *further, *(unread if loaded.spec.data.path else [])]
     if as_json:
         print_json({"valid": True, "faults": [], "notes": remarks})
         return
