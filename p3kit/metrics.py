@@ -1,7 +1,7 @@
 """The glossary of every metric p3kit records, and the formulas behind the trading ones.
 
-Metric names are `group/name`, the name being the training guide's. A trainer can record nothing that is not listed here;
-`effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`), and so
+Metric names are `group/name`, the name being the training guide's. A trainer records what is listed here, and numbers of
+its own under `own/`. `effective/` takes any spec path after the slash (`effective/ppo.learning_rate`, `effective/reward.weights.cost`), and so
 does `realised/`: the value of a setting that the record itself shows. `mismatch/` takes a field of a rollout: the fraction
 of the environments in which it departs. `change/` takes a field and a kind of change: `change/advantage.shift` in steps.
 Returns are fractions, never percent. Ranges are those of healthy runs, not pass criteria.
@@ -79,8 +79,8 @@ def _glossary() -> dict[str, Metric]:
         Metric("reward/scale_steps", "steps", "steps behind the running scale"),
         Metric("reward/clipped_share", "fraction", "fraction of rewards cut by reward.clip", (None, 0.02)),
         Metric("reward/positive_share", "fraction", "fraction of steps with a reward above 0", (0.001, 0.999)),
-        Metric("reward/bimodal_gap", "1", "distance of two reward modes of one event class in standard deviations; 0: one mode", (None, 3.0)),
-        Metric("reward/rtg_spread", "1", "spread of the mean reward-to-go over the episode / spread of all rewards-to-go", (0.05, None)),
+        Metric("reward/bimodal_gap", "1", "distance between the two peaks of the rewards of one kind of step (held, traded, closed), in standard deviations; 0 with one peak", (None, 3.0)),
+        Metric("reward/rtg_spread", "1", "standard deviation over an episode of the mean reward-to-go / that of all rewards-to-go", (0.05, None)),
         Metric("reward/rtg_autocorrelation", "1", "lag-1 autocorrelation of the reward-to-go within episodes; about gamma"),
         Metric("reward/corr_pnl_sharpe", "1", "rank correlation of the pnl and sharpe components over 30 or more ended episodes", (0.2, None)),
         Metric("reward/corr_total_gain", "1", "rank correlation of episode reward (scaled for the learner) and equity won, over the same episodes", (0.3, None)),
@@ -104,7 +104,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("eval/total_return", "fraction of initial", "compounded return over the validation split"),
         Metric("eval/annual_volatility", "1/√year", "annualised standard deviation of bar returns"),
         Metric("eval/total_trades", "trades", "round trips from flat to flat, with one that is still open at the end"),
-        Metric("eval/trades_per_bar", "trades/bar", "round trips per validation bar; the guide's 500–1,000 in two hourly years is 0.15–0.31"),
+        Metric("eval/trades_per_bar", "trades/bar", "round trips per validation bar; the guide's 500 to 1,000 trades in two years of hourly bars are 0.15 to 0.31"),
         Metric("eval/win_rate", "fraction", "fraction of round trips with a profit net of both fees", (0.52, None)),
         Metric("eval/profit_factor", "1", "profit of winners / loss of losers, net", (1.3, None)),
         Metric("eval/exposure", "fraction", "mean fraction of equity invested"),
@@ -171,9 +171,9 @@ METRICS = _glossary()
 
 
 def is_metric(name: str) -> bool:
-    """Return True if `name` may be recorded or named in a trigger. The paths after `effective/`, `realised/` and
-    `mismatch/` are not checked here."""
-    return name in METRICS or name.startswith(("effective/", "realised/", "mismatch/", "change/"))
+    """Return True if `name` may be recorded or named in a trigger. What follows `effective/`, `realised/`, `mismatch/`,
+    `change/` and `own/` is not checked here."""
+    return name in METRICS or name.startswith(("effective/", "realised/", "mismatch/", "change/", "own/"))
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------

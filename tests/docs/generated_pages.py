@@ -152,9 +152,12 @@ def _default(field: FieldInfo) -> str:
 
 METRICS_HEAD = f"""# Every metric
 
-These names stand in `metrics.jsonl`, the reports and the dashboard. A trainer cannot record any other metric. Returns and shares are
-fractions, never percent. *Healthy* is the range of healthy runs, not a criterion of the verdict. A dash means that no range is right for
-every task. [The diagnosis](diagnosis.md) explains values outside the range.
+These names stand in `metrics.jsonl`, the reports and the dashboard. Your own trainer records further
+numbers as `own/NAME` ([how](own.md#a-trainer-with-your-own-hyperparameter)); the table has no others. Returns and shares are fractions,
+never percent. A row is a line of `metrics.jsonl`: 4,096 env steps of a rollout (all of a shorter one), or an evaluation.
+
+*Healthy* is the range of healthy runs; a dash means that no range is right for every task. [The diagnosis](diagnosis.md) explains values
+outside it. They do not decide the grade of an agent: its criteria are those of [`[criteria]`](spec.md#criteria).
 
 `effective/PATH` is the current value of any key that changes during a run: `effective/ppo.learning_rate`, `effective/reward.weights.cost`.
 

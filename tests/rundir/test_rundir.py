@@ -253,6 +253,12 @@ def test_numbers_that_are_not_finite_survive_as_strict_json(make_run):
     assert (metrics["grad/grad_norm"], metrics["value/value_mean"]) == (math.inf, -math.inf)
 
 
+def test_a_trainer_records_numbers_of_its_own(make_run):
+    run = make_run()
+    run.append_metrics([row(1, own__auxiliary_loss=0.5)])
+    assert run.read_metrics()[0]["metrics"] == {"own/auxiliary_loss": 0.5}
+
+
 def test_a_value_that_does_not_apply_is_left_out(make_run):
     run = make_run()
     run.append_metrics([row(1, eval__sharpe_ratio=None, eval__total_trades=0)])
@@ -263,7 +269,7 @@ def test_a_value_that_does_not_apply_is_left_out(make_run):
     ("metrics", "message"),
     [
         ({"policy/entropie": 1.0}, 'did you mean "policy/entropy"?'),
-        ({"loss": 1.0}, "not in the glossary"),
+        ({"loss": 1.0}, 'not in the glossary; name a metric of your own "own/loss"'),
         ({"policy/entropy": "high"}, "no number"),
         ({"policy/entropy": [1.0]}, "no number"),
         ({"policy/entropy": True}, "no number"),
