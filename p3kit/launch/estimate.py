@@ -87,14 +87,15 @@ def _pace_values(spec: Mapping[str, Any], sizes: Sequence[str]) -> dict[str, Any
 
 
 def _pace(run: RunDir) -> float | None:
-    """Steps over seconds between the first and the last row of all agents; None for resumed runs and single rows."""
+    """Steps over seconds from the end of the first iteration to the last row; None for resumed runs and for runs of one
+    iteration."""
     rows = run.read_metrics()
-    if len(rows) < 2 or run.read_events("resume"):
+    if not rows or run.read_events("resume"):
         return None
-    seconds = rows[-1]["time"] - rows[0]["time"]
-    first = {row["agent"]: row["global_step"] for row in reversed(rows)}
-    last = {row["agent"]: row["global_step"] for row in rows}
-    steps = sum(last.values()) - sum(first.values())
+    first = [row for row in rows if row["iteration"] == rows[0]["iteration"]]
+    seconds = rows[-1]["time"] - first[-1]["time"]
+    begun, ended = ({row["agent"]: row["global_step"] for row in some} for some in (first, rows))
+    steps = sum(ended[agent] - step for agent, step in begun.items())
     return float(steps / seconds) if seconds > 0 and steps > 0 else None
 
 
@@ -102,7 +103,9 @@ def _outside(run: RunDir) -> float:
     """Seconds of a run before its first rollout and after its last row. Loading and compiling kernels is not counted:
     it takes a minute once, and seconds after that."""
     rows = run.read_metrics()
-    first = rows[0]
+    first = next(
+        (row for row in rows if "perf/update_s" in row["metrics"]), rows[0]
+    )  # the last row of an update has it
     work = sum(first["metrics"].get(name, 0.0) for name in ("perf/rollout_s", "perf/update_s"))
     before = first["time"] - work - run.info()["created"]
     after = run.status().get("heartbeat", rows[-1]["time"]) - rows[-1]["time"]
