@@ -86,16 +86,18 @@ def page(results: Measured, measured: Sequence[Any], missing: Sequence[Any], gro
 TRIED = """\
 ## Not measured, and missed
 
-- `specs/phase3.toml` (targets 3 min 30 s, the first time 5 min) takes 7 min 28 s from command to prompt at commit
-  64219ca on this machine, most kernels in the cache, one measurement. Both targets are missed. An update of the ten
-  agents takes 52 to 59 s, a rollout 5 s, an evaluation 0.3 s. A gradient step takes 22 ms on two threads.
+- `python tests/measure/benchmarks/whole_run.py --twice specs/phase3.toml` (targets 3 min 30 s, the first time 5 min):
+  6 min 47 s from command to prompt, and 8 min 17 s with an empty cache of kernels, at commit b00bd9d on this machine,
+  one measurement each. Both targets are missed. Updates take 322 s of it, rollouts 34 s, evaluations 22 s. A gradient
+  step takes 15 to 18 ms on two threads that have the machine for themselves, 27 ms on one.
 - With `precision = "bf16"` the same update takes 61 s, a rollout 7 s (commit 64219ca, one measurement). This processor
   has instructions for bf16 (AMX), but the products are small, and each is surrounded by conversions. fp32 stays the
   default on a CPU. The row of ppo_stacked in bf16 was not measured.
 - Start and end miss their targets (4 s and 3 s). Of the start, 2.3 s are the import of torch in the trainer. The end
   draws fifty pictures.
 - `specs/phase4.toml` (target 10 min), the growth tables and wide nets were not measured at this commit.
-- The plan's prediction (target: within 25 %) was not compared with a run.
+- The plan predicted 9 min 30 s for the second of these runs, from the first (target: within 25 %): it counted the
+  first iteration of earlier runs twice. Counted once, it predicts 8 min 2 s from a run that took 7 min 28 s.
 
 ## What helped, and what did not
 
@@ -116,6 +118,16 @@ no bf16), as are those below, which were taken at calmer moments.
 - gcc needs 3 s for a kernel, most of it for PyTorch's headers. Without debug lines, and with `-O1`, it needs as long.
 - With two threads the shared step took 46 ms of processor time, against 30 ms with one: at the end of each kernel one
   thread waits for the other.
+- With two processes for one shared encoder, both threads would compute their own half of a minibatch. Not built: two
+  threads already do 1.8 times the work of one, as long as no other process uses the machine.
+- A busy process beside two threads slows the shared step from 17 ms to 62 ms, for each kernel waits for both threads.
+  At nice 15 it slows the step to 21 ms, so that p3kit draws pictures at nice 15. With `OMP_WAIT_POLICY=passive` the
+  step takes 31 ms beside a busy process, but 20 ms alone.
+- `baddbmm` copied the bias before each product. As a sum after the product it is part of the next kernel: 3 to 9 % of
+  the shared step, 1 to 12 % of the stacked one (commit b00bd9d, two or three measurements).
+- The compiler's wrapper in C++ (`cpp_wrapper`) made no difference to the shared step.
+- Torch's AdamW imports `torch._dynamo` to take itself out of what is compiled. Runs of ppo.py that are not compiled do
+  without: a run of 1,500 steps took 6.2 s in place of 9.4 s.
 - The launcher imported torch before it started the trainers, which took 2.7 s of each command. It does so now only
   where agents start from trained ones.
 - Runs that are not compiled import no `torch._dynamo` (a second): their gradients come from torch.autograd.
