@@ -64,12 +64,12 @@ def _is_comparable(run: RunDir, plan: RunPlan, wanted: Mapping[str, Any], sizes:
 
 def _pace_of(runs: Sequence[RunDir]) -> Pace | None:
     """The median pace of the latest of these runs."""
-    paces = ((run, pace) for run in runs if (pace := _pace(run)) is not None)
+    paces = ((run, pace) for run in runs if (pace := run_pace(run)) is not None)
     latest = list(islice(paces, LATEST))
     if not latest:
         return None
     names = tuple(run.name for run, _ in reversed(latest))
-    return Pace(statistics.median(pace for _, pace in latest), names, min(_outside(run) for run, _ in latest))
+    return Pace(statistics.median(pace for _, pace in latest), names, min(seconds_outside(run) for run, _ in latest))
 
 
 def total_seconds(plans: Sequence[RunPlan], pace: Pace, jobs: int) -> float:
@@ -86,7 +86,7 @@ def _pace_values(spec: Mapping[str, Any], sizes: Sequence[str]) -> dict[str, Any
     return {f"{table}.{key}": spec.get(table, {}).get(key) for table, key in (*keys, *(("ppo", n) for n in sizes))}
 
 
-def _pace(run: RunDir) -> float | None:
+def run_pace(run: RunDir) -> float | None:
     """Steps over seconds from the end of the first iteration to the last row; None for resumed runs and for runs of one
     iteration."""
     rows = run.read_metrics()
@@ -99,7 +99,7 @@ def _pace(run: RunDir) -> float | None:
     return float(steps / seconds) if seconds > 0 and steps > 0 else None
 
 
-def _outside(run: RunDir) -> float:
+def seconds_outside(run: RunDir) -> float:
     """Seconds of a run before its first rollout and after its last row. Loading and compiling kernels is not counted:
     it takes a minute once, and seconds after that."""
     rows = run.read_metrics()

@@ -340,8 +340,8 @@ def test_plan_tells_the_time_only_from_runs_that_are_comparable(tmp_path, spec, 
     (plan_of_one,) = plan_runs(load_spec(spec(text)).spec, read_trainer("ppo"))
     info = {"name": "one", "trainer": "ppo", "agents": [agent.to_json() for agent in plan_of_one.agents]}
     run = RunDir.create(root, info, "", plan_of_one.trainer)
-    for step, when in ((20_000, 50.0), (100_000, 90.0)):  # 2,000 steps a second
-        row = {"agent": "AAPL", "iteration": 1, "global_step": step, "time": when, "metrics": {}}
+    for number, (step, when) in enumerate(((20_000, 50.0), (100_000, 90.0)), 1):  # 2,000 steps a second
+        row = {"agent": "AAPL", "iteration": number, "global_step": step, "time": when, "metrics": {}}
         run.append_metrics([row])
     run.write_status({"state": "done", "agents": {}})
     same = plan(spec(text), "--runs", root)
@@ -363,9 +363,9 @@ def test_plan_counts_start_and_end_and_prefers_runs_of_the_same_length(tmp_path,
         (one,) = plan_runs(loaded.spec, read_trainer("ppo"))
         info = {"name": "one", "trainer": "ppo", "created": 1_000.0}
         run = RunDir.create(root, info | {"agents": [agent.to_json() for agent in one.agents]}, "", one.trainer)
-        for step in (20_000, total):
+        for number, step in enumerate((20_000, total), 1):
             metrics = {"perf/rollout_s": 1.0, "perf/update_s": 20_000 / rate - 1.0}
-            row = {"agent": "AAPL", "iteration": 1, "global_step": step, "time": 1_004.0 + step / rate}
+            row = {"agent": "AAPL", "iteration": number, "global_step": step, "time": 1_004.0 + step / rate}
             run.append_metrics([row | {"metrics": metrics}])
         run.write_status({"state": "done", "heartbeat": 1_007.0 + total / rate, "agents": {}})
     for total, seconds in ((100_000, 57.0), (50_000, 107.0), (200_000, None)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from p3kit.launch.estimate import _outside, _pace
+from p3kit.launch.estimate import run_pace, seconds_outside
 
 BEGINNING, ITERATION, EVALUATION, END = 7.0, 50.0, 1.0, 3.0
 """Seconds of a made-up run. The first iteration takes `LOADING` more."""
@@ -43,12 +43,12 @@ def made_run() -> Any:
 
 def test_a_pace_leaves_the_first_iteration_out_and_its_kernels() -> None:
     steps = len(AGENTS) * TICKS * STEPS
-    assert _pace(made_run()) == pytest.approx(steps / (ITERATION + EVALUATION))
-    assert _outside(made_run()) == pytest.approx(BEGINNING + END)
+    assert run_pace(made_run()) == pytest.approx(steps / (ITERATION + EVALUATION))
+    assert seconds_outside(made_run()) == pytest.approx(BEGINNING + END)
 
 
 def test_a_run_of_one_iteration_has_no_pace() -> None:
     run = made_run()
     first = [row for row in run.read_metrics() if row["iteration"] == 1]
     run.read_metrics = lambda: first
-    assert _pace(run) is None
+    assert run_pace(run) is None
