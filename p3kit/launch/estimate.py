@@ -94,8 +94,8 @@ def run_pace(run: RunDir) -> float | None:
         return None
     first = [row for row in rows if row["iteration"] == rows[0]["iteration"]]
     seconds = rows[-1]["time"] - first[-1]["time"]
-    begun, ended = ({row["agent"]: row["global_step"] for row in some} for some in (first, rows))
-    steps = sum(ended[agent] - step for agent, step in begun.items())
+    before, after = ({row["agent"]: row["global_step"] for row in some} for some in (first, rows))
+    steps = sum(after[agent] - step for agent, step in before.items())
     return float(steps / seconds) if seconds > 0 and steps > 0 else None
 
 
@@ -103,9 +103,8 @@ def seconds_outside(run: RunDir) -> float:
     """Seconds of a run before its first rollout and after its last row. Loading and compiling kernels is not counted:
     it takes a minute once, and seconds after that."""
     rows = run.read_metrics()
-    first = next(
-        (row for row in rows if "perf/update_s" in row["metrics"]), rows[0]
-    )  # the last row of an update has it
+    timed = (row for row in rows if "perf/update_s" in row["metrics"])  # of an iteration, the last row has the times
+    first = next(timed, rows[0])
     work = sum(first["metrics"].get(name, 0.0) for name in ("perf/rollout_s", "perf/update_s"))
     before = first["time"] - work - run.info()["created"]
     after = run.status().get("heartbeat", rows[-1]["time"]) - rows[-1]["time"]
