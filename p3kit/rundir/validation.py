@@ -139,7 +139,8 @@ def checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in row["metrics"].items():
         if not is_metric(name):
             near = difflib.get_close_matches(name, GLOSSARY, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f'name a metric of your own "own/{name}"'
+            guess = f'did you mean "{near[0]}"? else ' if near else ""
+            hint = f'{guess}name a metric of your own "own/{name.rpartition("/")[2]}"'
             raise P3kitError(f"metric {name!r}", "is not in the glossary", hint)
         if value is None:
             continue

@@ -269,6 +269,7 @@ def test_a_value_that_does_not_apply_is_left_out(make_run):
     ("metrics", "message"),
     [
         ({"policy/entropie": 1.0}, 'did you mean "policy/entropy"?'),
+        ({"largest_advantage": 1.0}, 'name a metric of your own "own/largest_advantage"'),
         ({"loss": 1.0}, 'not in the glossary; name a metric of your own "own/loss"'),
         ({"policy/entropy": "high"}, "no number"),
         ({"policy/entropy": [1.0]}, "no number"),
