@@ -96,6 +96,20 @@ def test_the_training_split_and_the_choice_of_rules_stay_in_windows(spec: Spec, 
     assert (continuous.policy.bar_return != in_windows.policy.bar_return).any()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_ruin_of_an_account_is_named(spec: Spec, bars: SymbolData, mode: Mode) -> None:
+    """The limit lies just above and just below the lowest equity of buy-and-hold since its purchase or its window."""
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(hold)
+    held = evaluation.rules["buy_and_hold"][0]
+    first = evaluation.spans[0][0]
+    lowest = min(np.cumprod(1 + held.bar_return[a - first : b - first]).min() for a, b in evaluation.spans)
+    for limit, expected in ((lowest * 0.999, []), (lowest * 1.001, ["buy_and_hold"])):
+        limited = spec.model_copy(update={"env": spec.env.model_copy(update={"ruin": float(limit)})})
+        found = Evaluator(limited, bars, "AAPL", 1, CPU, mode=mode)(hold)
+        assert [name for name in found.summary()["ruined"] if name != "moving_average"] == expected
+    assert Evaluator(limited, bars, "AAPL", 1, CPU, mode=mode)(buy).ruined[:2] == ["policy", "buy_and_hold"]
+
+
 @pytest.mark.slow
 def test_a_window_as_long_as_the_split_differs_in_its_last_sale_alone(spec: Spec, bars: SymbolData) -> None:
     long = spec.model_copy(update={"env": spec.env.model_copy(update={"episode_bars": 5_000})})
