@@ -330,7 +330,7 @@ class Networks:
         heads = flatten_weights(self.weights)
         return torch.cat((flatten_weights(self.encoder, 0).expand(len(heads), -1), heads), 1)
 
-    def log_probs(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+    def log_probs(self, agents: Sequence[int] | slice, observation: Tensor, mask: Tensor) -> Tensor:
         own = {name: weights[agents] for name, weights in self.weights.items()}
         logits, *_ = forward_all(self.encoder, own, observation, self.shape, self.args)
         return masked_log_softmax(logits, mask)

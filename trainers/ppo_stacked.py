@@ -236,7 +236,7 @@ class Networks:
     def flat(self) -> Tensor:
         return flatten_weights(self.weights)
 
-    def log_probs(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
+    def log_probs(self, agents: Sequence[int] | slice, observation: Tensor, mask: Tensor) -> Tensor:
         own = {name: weights[agents] for name, weights in self.weights.items()}
         logits, _ = forward_stack(own, observation, self.activation)
         return masked_log_softmax(logits, mask)

@@ -7,7 +7,6 @@ its returns are also compared with those of an account that holds 30 % all the t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,32 +33,37 @@ def hold_fraction(bars: SymbolData, spans: Sequence[tuple[int, int]], fraction: 
     A window ends with a sale at its last close, a continuous account does not. There is no stop, target, holding limit
     or ruin.
     """
-    first, last = (np.array(edge) for edge in zip(*spans, strict=True))
+    late = rules.fill == "next" and bars.open is None
+    found: list[float] = []
+    for first, last in spans:
+        fills, closes = _fill_prices(bars, rules, first, last).tolist(), bars.close[first + 1 : last + 1].tolist()
+        found += _returns(fills, closes, fraction, rules, late=late)
+    return np.array(found)
+
+
+def _returns(fills: list[float], closes: list[float], fraction: float, rules: Rules, *, late: bool) -> list[float]:
+    """Returns of one span. Plain floats: each bar depends on the one before. `late` means filled at the close."""
     buying = (1 + rules.slippage) * (1 + rules.commission) - 1
     selling = 1 - (1 - rules.slippage) * (1 - rules.commission)
-    late = rules.fill == "next" and bars.open is None
-    cash, shares, equity = np.ones(len(spans)), np.zeros(len(spans)), np.ones(len(spans))
-    found = np.zeros((int((last - first).max()), len(spans)))
-    for step in range(len(found)):
-        alive = first + step < last
-        bar = np.minimum(first + step, last - 1)
-        is_last = alive & (bar + 1 == last) & (not rules.continuous)
-        price = _fill_price(bars, bar, rules)
-        held = shares * price
-        short = fraction * (cash + held) - held  # of the target, before costs
-        order = np.where(short > 0, short / (1 + fraction * buying), short / (1 - fraction * selling))
-        order = np.where(alive & ~(late & is_last), order, 0.0)
-        cash = cash - order - np.where(order > 0, order * buying, -order * selling)
-        shares = shares + order / price
-        close = bars.close[bar + 1]
-        cash = np.where(is_last, cash + shares * close * (1 - selling), cash)
-        shares = np.where(is_last, 0.0, shares)
-        marked = np.where(alive, cash + shares * close, equity)
-        found[step], equity = marked / equity - 1, marked
-    return np.concatenate([found[: b - a, row] for row, (a, b) in enumerate(spans)])
+    cash, shares, equity, found = 1.0, 0.0, 1.0, []
+    for left, (price, close) in zip(range(len(closes) - 1, -1, -1), zip(fills, closes, strict=True), strict=True):
+        is_sold = not left and not rules.continuous
+        if not (late and is_sold):
+            held = shares * price
+            short = fraction * (cash + held) - held  # of the target, before costs
+            order = short / (1 + fraction * buying) if short > 0 else short / (1 - fraction * selling)
+            cash = cash - order - (order * buying if order > 0 else -order * selling)
+            shares += order / price
+        if is_sold:
+            cash, shares = cash + shares * close * (1 - selling), 0.0
+        marked = cash + shares * close
+        found.append(marked / equity - 1)
+        equity = marked
+    return found
 
 
-def _fill_price(bars: SymbolData, bar: NDArray[Any], rules: Rules) -> Floats:
+def _fill_prices(bars: SymbolData, rules: Rules, first: int, last: int) -> Floats:
+    """Price of each fill (last − first,)."""
     if rules.fill == "close":
-        return np.asarray(bars.close[bar], dtype=np.float64)
-    return np.asarray(bars.close[bar + 1] if bars.open is None else bars.open[bar + 1], dtype=np.float64)
+        return bars.close[first:last]
+    return (bars.close if bars.open is None else bars.open)[first + 1 : last + 1]

@@ -83,8 +83,8 @@ class Networks(Protocol):
     def flat(self) -> Tensor:
         """All weights that an agent acts by, (K, P)."""
 
-    def log_probs(self, agents: Sequence[int], observation: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities (k, B, A) of some agents; observations (k, B, D), masks (k, B, A)."""
+    def log_probs(self, agents: Sequence[int] | slice, observation: Tensor, mask: Tensor) -> Tensor:
+        """Log-probabilities (k, B, A) of some agents or all; observations (k, B, D), masks (k, B, A)."""
 
     def inspect(
         self, observation: Tensor, mask: Tensor, dropout: DropoutMasks | None
@@ -516,10 +516,11 @@ class Stack(Generic[A]):
         # a trainer of an earlier p3kit has `act`, which returns the most probable actions
         networks: Any = self._networks
         log_probs = getattr(networks, "log_probs", None) or networks.act
+        chosen = slice(None) if len(agents) == len(self._agents) else agents  # a slice copies no weights
 
         def policy(observation: Tensor, mask: Tensor) -> Tensor:
             with self._run.autocast():
-                found: Tensor = log_probs(agents, self._scale_observation(observation, agents), mask)
+                found: Tensor = log_probs(chosen, self._scale_observation(observation, agents), mask)
                 return found
 
         return policy

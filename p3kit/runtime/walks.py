@@ -68,6 +68,7 @@ class Player:
     ) -> None:
         self.spec, self.bars, self.symbol, self.seed, self.device = spec, bars, symbol, seed, device
         self.mode: Mode = mode
+        self._draws: dict[Split, Array] = {}
 
     @property
     def has_training_bars(self) -> bool:
@@ -80,10 +81,11 @@ class Player:
 
     def draws(self, split: Split) -> Array:
         """The uniform number of each bar (T,) for the rule `sampled`; 0 outside the split."""
-        first, last = self.bars.splits[split]
-        table = np.zeros(len(self.bars.close))
-        table[first:last] = bar_draws(self.seed, self.symbol, self.bars.timestamps[first:last])
-        return table
+        if split not in self._draws:
+            first, last = self.bars.splits[split]
+            self._draws[split] = np.zeros(len(self.bars.close))
+            self._draws[split][first:last] = bar_draws(self.seed, self.symbol, self.bars.timestamps[first:last])
+        return self._draws[split]
 
     def windows(self, split: Split) -> list[Span]:
         """The windows of a split."""
