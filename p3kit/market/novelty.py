@@ -289,8 +289,8 @@ def fit_distribution(
     low, high = values.min(0), values.max(0)
     varied = np.flatnonzero(((values != low) & (values != high)).any(0))
     is_still = (low == high) & (later == low).all(0)
-    least = np.minimum(*(_least_spread(features, rows, bars, scale) for rows in (train, validation)))
-    watched = [int(i) for i in varied if bars > 1 and least[i] > FROZEN]
+    freezes = [_ever_frozen(features, rows, bars, scale) for rows in (train, validation) if bars > 1]
+    watched = [int(i) for i in varied if bars > 1 and not any(found[i] for found in freezes)]
     taking_part = {"bar": varied.tolist(), "mean": watched, "spread": watched}
     quantiles = zip(_QUANTILES, np.quantile(values, _QUANTILES, axis=0), strict=True)
     distribution = Distribution(
@@ -336,13 +336,16 @@ def alarm_interval(alarms: NDArray[np.bool_], block: int) -> tuple[float, float]
     return float(low), float(high)
 
 
-def views(features: NDArray[Any], first: int, last: int, window: int, scale: Floats) -> dict[str, Floats]:
-    """The rows first … last − 1 of features (T, F), each (n, F): `bar`, and over the window that ends there `mean`,
-    `standard deviation` (in training ones) and `spread`, its logarithm. A window of 1 has none of the last three."""
+def views(
+    features: NDArray[Any], first: int, last: int, window: int, scale: Floats, every: int = 1
+) -> dict[str, Floats]:
+    """The rows first, first + every, … below last of features (T, F), each (n, F): `bar`, and over the window that
+    ends there `mean`, `standard deviation` (in training ones) and `spread`, its logarithm. A window of 1 has none of
+    the last three."""
     rows = np.asarray(features[first - window + 1 : last], dtype=np.float64)
-    looks = {"bar": rows[window - 1 :]}
+    looks = {"bar": rows[window - 1 :: every]}
     if window > 1:
-        windows = np.ascontiguousarray(sliding_window_view(rows, window, axis=0))  # (n, F, window)
+        windows = np.ascontiguousarray(sliding_window_view(rows, window, axis=0)[::every])  # (n, F, window)
         spread = windows.std(-1) / scale
         looks |= {"mean": windows.mean(-1), "standard deviation": spread}
         looks["spread"] = np.log(np.maximum(spread, _LEAST_SPREAD))
@@ -355,20 +358,25 @@ def _chunks(rows: tuple[int, int]) -> list[tuple[int, int]]:
 
 def _gather(features: NDArray[Any], rows: tuple[int, int], window: int, scale: Floats, most: int) -> dict[str, Floats]:
     """`views` of at most `most` evenly spaced rows of a half-open range."""
-    step = math.ceil((rows[1] - rows[0]) / most)
+    every = math.ceil((rows[1] - rows[0]) / most)
     found: dict[str, list[Floats]] = {}
     for begin, end in _chunks(rows):
-        for name, values in views(features, begin, end, window, scale).items():
-            found.setdefault(name, []).append(values[(rows[0] - begin) % step :: step].copy())
+        for name, values in views(features, begin + (rows[0] - begin) % every, end, window, scale, every).items():
+            found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def _least_spread(features: NDArray[Any], rows: tuple[int, int], window: int, scale: Floats) -> Floats:
-    """(F,) the smallest standard deviation over a window that ends in a half-open range of rows."""
-    chunks = (views(features, begin, end, window, scale) for begin, end in _chunks(rows))
-    none = np.full(features.shape[1], np.inf)
-    least: Floats = np.min([look["standard deviation"].min(0) if window > 1 else none for look in chunks], axis=0)
-    return least
+def _ever_frozen(features: NDArray[Any], rows: tuple[int, int], window: int, scale: Floats) -> NDArray[np.bool_]:
+    """(F,) True for a feature that is frozen over a window that ends in a half-open range of rows."""
+    table = np.asarray(features[rows[0] - window + 1 : rows[1]], dtype=np.float64)
+    # the range of a window is at most √(2 window) of its standard deviations, and so is each step inside it
+    is_small = np.abs(np.diff(table, axis=0)) <= 2 * math.sqrt(window) * FROZEN * scale
+    is_still = np.asarray(sliding_window_view(is_small, window - 1, axis=0).all(-1))
+    found = np.zeros(features.shape[1], bool)
+    for column in np.flatnonzero(is_still.any(0)):
+        windows = sliding_window_view(table[:, column], window)[is_still[:, column]]
+        found[column] = (windows.std(-1) / scale[column]).min() <= FROZEN
+    return found
 
 
 def shrunk_covariance(values: Floats) -> Floats:

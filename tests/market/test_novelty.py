@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from p3kit.market.novelty import Distribution, count_novel, fit_distribution, shrunk_covariance
+from p3kit.market.novelty import FROZEN, Distribution, count_novel, fit_distribution, shrunk_covariance
 from p3kit.plan import plan_runs
 from p3kit.spec import read_trainer
 from tests.market.made import market_spec
@@ -128,6 +128,21 @@ def test_flags_are_no_matter_of_distances_and_a_constant_may_not_move() -> None:
     assert novelty.is_novel
     assert novelty.unusual[0] == "c"
     assert np.isfinite(novelty.distance)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.5, 0.99, 1.01, 2.0, 12.0])
+@pytest.mark.parametrize("shape", ["steps to and fro", "one step", "a ramp"])
+def test_a_feature_that_was_ever_frozen_is_not_watched(shape: str, size: float) -> None:
+    """Around the bound, by the plain definition: the smallest standard deviation over all windows."""
+    features = correlated().astype(float)
+    moves = {"steps to and fro": np.resize([1.0, -1.0], 24), "one step": np.repeat([0.0, 1.0], 12)}
+    move = moves.get(shape, np.linspace(0, 1, 24))
+    features[600:624, 2] = move * size * FROZEN * features[slice(*TRAIN), 2].std() / move.std()
+    found = fitted(features)
+    deviations = [features[end - 23 : end + 1].std(0) for rows in (TRAIN, VALIDATION) for end in range(*rows)]
+    least = np.min(deviations, axis=0) / features[slice(*TRAIN)].std(0)
+    assert found.watched == tuple(np.flatnonzero(least > FROZEN))
+    assert (2 in found.watched) == (size > 1)
 
 
 def test_an_agent_that_sees_one_bar_has_no_window() -> None:
