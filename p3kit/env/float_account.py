@@ -117,36 +117,35 @@ class FloatEngine:
         if self._resting and not met:
             hit, exit_price = self._resting_exit(filled, bar)
         opened_late = late if account.shares == 0.0 else 0.0
-        filled = filled._replace(bars_held=filled.bars_held + 1.0 - opened_late)
-        return self._mark(account, filled, exit_price if hit else None, close, traded, cost)
+        bars_held = filled.bars_held + 1.0 - opened_late
+        return self._mark(account, filled, bars_held, exit_price if hit else None, close, traded, cost)
 
     def _fill(self, account: FloatAccount, action: int, fill: float) -> tuple[FloatAccount, float, float]:
         """The account after an order other than HOLD, the traded value and the cost."""
+        cash, value, equity, peak, fall, add_spend, shares, paid, entry_value, entry_size, entry_cash, held, adds = (
+            account
+        )
         if action in SHARE_SOLD:
             share = SHARE_SOLD[action]
             remaining = 1.0 - share
-            sold_value = account.shares * share * fill
+            sold_value = shares * share * fill
             proceeds = sold_value * self._sale
-            filled = account._replace(
-                cash=account.cash + proceeds,
-                shares=account.shares * remaining,
-                paid=account.paid * remaining,
-                entry_value=account.entry_value * remaining,
-            )
-            return filled, sold_value, sold_value - proceeds
-        size = self._sizes.get(action, 0.0)
-        spend = account.add_spend if action == ADD else size * account.equity
-        bought = spend / self._purchase
-        filled = account._replace(
-            cash=account.cash - spend,
-            shares=account.shares + bought / fill,
-            paid=account.paid + spend,
-            entry_value=account.entry_value + bought,
-            entry_size=account.entry_size + size,
-            entry_cash=account.cash if size > 0.0 else account.entry_cash,
-            adds=account.adds + 1.0 if action == ADD else account.adds,
+            cash, shares = cash + proceeds, shares * remaining
+            paid, entry_value = paid * remaining, entry_value * remaining
+            traded, cost = sold_value, sold_value - proceeds
+        else:
+            size = self._sizes.get(action, 0.0)
+            spend = add_spend if action == ADD else size * equity
+            bought = spend / self._purchase
+            entry_cash = cash if size > 0.0 else entry_cash
+            cash, shares = cash - spend, shares + bought / fill
+            paid, entry_value, entry_size = paid + spend, entry_value + bought, entry_size + size
+            adds = adds + 1.0 if action == ADD else adds
+            traded, cost = bought, spend - bought
+        filled = FloatAccount(
+            cash, value, equity, peak, fall, add_spend, shares, paid, entry_value, entry_size, entry_cash, held, adds
         )
-        return filled, bought, spend - bought
+        return filled, traded, cost
 
     def _resting_exit(self, account: FloatAccount, bar: BarRow) -> tuple[bool, float]:
         """True where a resting order ends the position during the bar, and the price; see `account.py`."""
@@ -177,13 +176,14 @@ class FloatEngine:
         self,
         before: FloatAccount,
         account: FloatAccount,
+        bars_held: float,
         exit_price: float | None,
         close: float,
         traded: float,
         cost: float,
     ) -> tuple[FloatAccount, Outcome]:
         """Mark at the close; sell at `exit_price` where a resting order was hit, or where the account is ruined."""
-        cash, _, _, peak, max_drawdown, _, shares, paid, entry_value, entry_size, entry_cash, bars_held, adds = account
+        cash, _, _, peak, max_drawdown, _, shares, paid, entry_value, entry_size, entry_cash, _, adds = account
         forced = exit_price is not None
         value = shares * (close if exit_price is None else exit_price)
         marked = cash + (value * self._sale if forced else value)
@@ -194,19 +194,20 @@ class FloatEngine:
             cash, shares, traded, cost = cash + proceeds, 0.0, traded + value, cost + (value - proceeds)
         if not shares > 0.0:
             profit = cash - entry_cash if was_long else nan
-            after = FloatAccount(cash, 0.0, cash, cash, *[0.0] * 9)
+            after = FloatAccount(cash, 0.0, cash, cash, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
             return after, Outcome(cash / before.equity - 1.0, 0.0, traded, cost, profit, terminated)
         value = shares * close
         equity = cash + value
-        peak = max(peak, equity)
-        spend = min(min(entry_size * equity, self._rules.max_position * equity - value), cash)
+        peak = equity if equity > peak else peak
+        drawdown = 1.0 - equity / peak
+        spend = min(entry_size * equity, self._rules.max_position * equity - value, cash)
         may_add = spend >= self._least_add * equity and adds < self._rules.max_adds and value >= paid * (1.0 - ROUNDING)
         after = FloatAccount(
             cash,
             value,
             equity,
             peak,
-            max(max_drawdown, 1.0 - equity / peak),
+            drawdown if drawdown > max_drawdown else max_drawdown,
             spend if may_add else 0.0,
             shares,
             paid,
