@@ -15,9 +15,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from p3kit.env import TradingEnv
+from p3kit.env.account import HOLD
 from p3kit.env.task import row_seeds
 from p3kit.market import SymbolData
 from p3kit.metrics import COMPONENTS
+from p3kit.runtime.action_rule import GREEDY
 from p3kit.runtime.evaluation import Evaluator, Policy
 from p3kit.spec import Spec
 from p3kit.spec.schedules import value_at
@@ -121,16 +123,25 @@ class EnvPoolVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
-def greedy(model: Any) -> Policy:
-    """The most probable action; a masked one of PPO is a HOLD, as in training, and MaskablePPO chooses none."""
+def policy_of(model: Any, rule: str) -> Policy:
+    """The policy of a model, for evaluation by an action rule.
+
+    PPO has no masks: as in training, a masked action is a HOLD, so its probability counts as that of HOLD. MaskablePPO
+    chooses no masked action. With `greedy` PPO takes its own most probable action, masked or not.
+    """
     has_masks = not isinstance(model, PPO)
 
     def policy(observation: Tensor, mask: Tensor) -> Tensor:
         logits = model.policy.get_distribution(observation).distribution.logits
         if has_masks:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        action = logits.argmax(-1)
-        return torch.where(mask.gather(1, action.unsqueeze(1)).squeeze(1), action, 0)
+            return torch.log_softmax(logits.masked_fill(~mask, -torch.inf), -1)
+        if rule == GREEDY:
+            action = logits.argmax(-1)
+            return torch.where(mask.gather(1, action.unsqueeze(1)).squeeze(1), action, HOLD)
+        chances = logits.softmax(-1)
+        valid = chances * mask
+        valid[:, HOLD] += (chances - valid).sum(-1)
+        return valid.log()
 
     return policy
 
@@ -160,7 +171,9 @@ class KeepBest(BaseCallback):
         self.look()
 
     def look(self) -> None:
-        sharpe = self.evaluator(greedy(self.model)).metrics.get("eval/sharpe_ratio", -np.inf)
+        sharpe = self.evaluator(policy_of(self.model, self.spec.evaluation.action)).metrics.get(
+            "eval/sharpe_ratio", -np.inf
+        )
         late = self.num_timesteps >= self.spec.checkpoints.best_from * self.spec.ppo.total_timesteps
         if (late, sharpe) > self.best or self.weights is None:
             self.best = (late, sharpe)
@@ -209,4 +222,4 @@ def train(spec: Spec, bars: SymbolData, symbol: str, seed: int, algorithm: Any =
     model.learn(knobs.total_timesteps, callback=keep)
     assert keep.weights is not None
     model.policy.load_state_dict(keep.weights)
-    return greedy(model)
+    return policy_of(model, spec.evaluation.action)

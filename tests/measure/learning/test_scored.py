@@ -6,10 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from p3kit.env import TradingEnv
 from p3kit.errors import InputError
-from p3kit.spec import load_spec
+from p3kit.market import load_market
+from p3kit.metrics import ACTIONS
+from p3kit.runtime.action_rule import ACTION_RULES
+from p3kit.runtime.evaluation import Evaluator
+from p3kit.spec import agent_spec, load_spec
 
+from . import sb3
 from .scored import ROWS, SEPARATE, SHARED, SPECS, steps_of, write_spec
 
 ALLOWED = {"name", "trainer", "symbols", "seeds", "data", "early_stop", "ppo"}
@@ -40,3 +47,32 @@ def test_rows_of_equal_time_take_the_steps_of_that_time(tmp_path: Path) -> None:
     assert steps_of("shared", tmp_path) == 100_000
     spec = load_spec(write_spec(tmp_path, "shared_time", SHARED, [1], 1_000_000)).spec
     assert spec.ppo.total_timesteps == 1_000_000
+
+
+@pytest.mark.parametrize("rule", ACTION_RULES)
+def test_a_peer_acts_by_the_rule_of_the_spec(rule: str, tmp_path: Path) -> None:
+    """PPO of Stable-Baselines3 has no masks: a masked action is a HOLD, in training and by every rule."""
+    changes = [
+        f"evaluation.action={rule}",
+        "ppo.n_steps=8",
+        "ppo.batch_size=128",
+        "evaluation.every=256",
+        "data.synthetic.bars=2000",
+    ]
+    spec = load_spec(write_spec(tmp_path, "sb3", ("DRILL4",), [1], steps=256), changes).spec
+    (symbol,) = spec.symbols
+    bars = load_market(spec, [symbol])[symbol]
+    policy = sb3.train(agent_spec(spec, symbol), bars, symbol, 1)
+    evaluator = Evaluator(agent_spec(spec, symbol), bars, symbol, 1, torch.device("cpu"))
+    found = evaluator(policy)
+    assert found.action_rule == rule
+    assert set(found.policy.action) <= set(range(len(ACTIONS)))
+    seen = torch.randn(32, TradingEnv({symbol: bars}, spec, symbols=[symbol]).observation_size)
+    flat = torch.tensor([name == "HOLD" or name.startswith("BUY") for name in ACTIONS]).expand(32, -1)
+    with torch.no_grad():
+        output = policy(seen, flat)
+    if rule == "greedy":
+        assert flat.gather(1, output.unsqueeze(1)).all()
+    else:
+        assert output.exp().sum(-1) == pytest.approx(torch.ones(32))
+        assert (output[~flat] == -torch.inf).all()
