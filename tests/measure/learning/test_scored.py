@@ -12,7 +12,6 @@ from p3kit.env import TradingEnv
 from p3kit.errors import InputError
 from p3kit.market import load_market
 from p3kit.metrics import ACTIONS
-from p3kit.runtime.action_rule import ACTION_RULES
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.spec import agent_spec, load_spec
 
@@ -49,7 +48,7 @@ def test_rows_of_equal_time_take_the_steps_of_that_time(tmp_path: Path) -> None:
     assert spec.ppo.total_timesteps == 1_000_000
 
 
-@pytest.mark.parametrize("rule", ACTION_RULES)
+@pytest.mark.parametrize("rule", ["greedy", "side"])
 def test_a_peer_acts_by_the_rule_of_the_spec(rule: str, tmp_path: Path) -> None:
     """PPO of Stable-Baselines3 has no masks: a masked action is a HOLD, in training and by every rule."""
     changes = [
