@@ -98,7 +98,17 @@ TRIED = """\
 - The two rounds differ by a quarter, for both sides, although nothing else ran: the machine is a shared one. In the
   first round ppo_stacked met two of its three targets, in the second none. Hours before, at commit 5f7a0f7, the ratios
   were 4.1, 5.2 and 3.3 for ppo_stacked, and 2.7 and 2.0 for ppo_shared.
-- `specs/phase4.toml` (target 10 min), the growth tables and wide nets were not measured at this commit.
+- `python tests/measure/benchmarks/whole_run.py specs/phase4.toml` (target 10 min): 26 min 1 s at commit 0b501bc, one
+  measurement; missed. Of the time of its two trainers updates take 1,059 s, evaluations 1,013 s, rollouts 376 s; the
+  command takes 78 s to the first rollout. An evaluation plays 9,000 validation bars as one account by two action rules,
+  bar after bar, and 42,000 training bars in windows. An earlier commit that evaluated in windows alone took 15 min 37 s
+  on another machine.
+- Before, at commit f19f56f, evaluations took 53 % of a trainer's time (a sampling profile of four minutes). The first
+  18 of the agents took 291 s then and 211 s at commit ffcec8b (542 and 401 s of processor time, one measurement each),
+  with the same metrics bit for bit: the account at equal exposure is computed in plain floats, the random numbers of
+  `sampled` once per run, and no weights are copied. First guesses for all bars at once saved half of the passes and
+  cost as much; not built.
+- The growth tables and wide nets were not measured at this commit.
 - The plan predicted 9 min 30 s for the second of these runs, from the first (target: within 25 %): it counted the
   first iteration of earlier runs twice. Counted once, it predicts 8 min 2 s from a run that took 7 min 28 s.
 
