@@ -5,7 +5,7 @@ Both engines, the batched one and the scalar reference, read these; neither shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from p3kit.errors import InputError
@@ -99,6 +99,13 @@ class Rules:
             target_sharpe=float(reward.target_sharpe),
             continuous=continuous,
         )
+
+    @property
+    def held(self) -> Rules:
+        """The rules of buy-and-hold: all in at the same costs, with no stop, target, holding limit or ruin."""
+        small, medium, _ = self.sizes
+        sizes = (small, medium, 1.0)
+        return replace(self, sizes=sizes, max_position=1.0, stop=None, target=None, max_hold=None, ruin=0.0)
 
     @property
     def smallest_size(self) -> float:

@@ -149,10 +149,8 @@ def _remarks(result: Mapping[str, Any], experiment: str) -> list[str]:
     if (supervised := result["supervised_return"]) is not None:
         lines.append(f"your supervised model, by the spec: {supervised:+z.1%} total return")
     lines += _attainable_remark(result.get("attainable"))
-    if ruined := [name for key, name in {"policy": "policy", **BASELINES}.items() if key in result["ruined"]]:
-        lines.append(
-            f"ruin: {' and '.join(ruined)} fell below env.ruin of the capital and stayed in cash from there on"
-        )
+    if result["ruined"]:
+        lines.append("ruin: the account fell below env.ruin of its capital and stayed in cash from there on")
     if result["constant"]:
         lines.append("constant: the policy does what a constant rule does")
     if result["intervened"]:

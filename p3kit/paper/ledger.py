@@ -53,12 +53,14 @@ def next_row(book: Book, rules: Rules, time: Any, values: Sequence[float], decid
         return _row(book, time, values, account, decided(account, ACTIONS[HOLD], False))
     before = _tensors([book.account, book.buy_and_hold])
     action = ACTIONS.index(str(book.decision["action"]))
-    hold = HOLD if before.shares[1] > 0 or book.ruined[1] else BUY_LARGE
+    hold = HOLD if before.shares[1] > 0 or book.ruined[1] else BUY_LARGE  # an older p3kit ruined buy-and-hold, too
     bar = _transition(book, values, rules)
     is_late = bool(bar.late[0] > 0)
-    orders = order_table(rules, torch.device("cpu"))
-    after, flows = advance(before, torch.tensor([action, hold]), bar, orders, rules, is_late)
-    ruined = [was or bool(now) for was, now in zip(book.ruined, flows.terminated, strict=True)]
+    orders, held = order_table(rules, torch.device("cpu")), order_table(rules.held, torch.device("cpu"))
+    after, flows = advance(before, torch.tensor([action, HOLD]), bar, orders, rules, is_late)
+    kept, _ = advance(before, torch.tensor([HOLD, hold]), bar, held, rules.held, is_late)
+    after = Account(*(torch.stack([own[0], other[1]]) for own, other in zip(after, kept, strict=True)))
+    ruined = [book.ruined[0] or bool(flows.terminated[0]), book.ruined[1]]
     fills = _fills(before, after, action, bar, flows, orders, rules)
     decision = decided(after, ACTIONS[action], ruined[0])
     return _row(book, time, values, after, decision, fills, float(flows.cost[0]), ruined)

@@ -274,7 +274,7 @@ class Evaluation:
             "windows": len(self.spans),
             "years": len(self.policy.bar) / self.bars_per_year,
             "constant": self.is_constant,
-            "ruined": self.ruined,
+            "ruined": self.is_ruined,
             "returns": formulas.return_shape(self.policy.bar_return, self.bars_per_year),
             "foresight": self.foresight[0],
             "signal_rule": {"rule": self.signal_rule[0], "total_return": self.signal_rule[1]},
@@ -399,14 +399,10 @@ class Evaluation:
         return bool(not self.policy.exposure.any() or np.mean(self.policy.action == hold.action) > 0.99)
 
     @property
-    def ruined(self) -> list[str]:
-        """`policy` and the fixed rules, the random one apart, whose account fell below `env.ruin` and stays in cash."""
-        paths = {"policy": self.policy} | {name: own[0] for name, own in self.rules.items() if name != "random"}
-        return [name for name, walk in paths.items() if self._is_ruined(walk)]
-
-    def _is_ruined(self, walk: Walk) -> bool:
+    def is_ruined(self) -> bool:
+        """True if the policy's account fell below `env.ruin`: it then stays in cash."""
         first = self.spans[0][0]
-        spans = (walk.bar_return[start - first : end - first] for start, end in self.spans)
+        spans = (self.policy.bar_return[start - first : end - first] for start, end in self.spans)
         return any(np.cumprod(1 + returns).min() < self.account_rules.ruin for returns in spans)
 
     def equity_curves(self) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Rules that anyone could write, played in the same engine and at the same fees as a policy.
 
 The rules that are chosen are chosen on windows of the training split, and then played on another split in the mode of
-the evaluation.
+the evaluation. Buy-and-hold is all in throughout: the stop, target, holding limit, sizes and ruin of the spec do not
+apply to it.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,24 +71,25 @@ class FixedRules:
 
 def play_fixed_rules(players: Sequence[Player], split: Split) -> list[FixedRules]:
     """The fixed rules of K agents on a split, played side by side, as if each agent's were played alone."""
-    always = [np.ones((1, len(one.bars.close)), bool) for one in players]
-    held = _follow(players, always, "train", [one.windows("train") for one in players])
+    windows = [one.windows("train") for one in players]
+    recent = [own[-_RECENT_WINDOWS:] for own in windows]
     named = [_signals(one.bars) for one in players]
-    simple = [np.stack([moving_average_signal(one.bars.close), np.ones(len(one.bars.close), bool)]) for one in players]
-    recent = [one.windows("train")[-_RECENT_WINDOWS:] for one in players]
-    tried = [np.concatenate([long, own]) for (_, long), own in zip(named, simple, strict=True)]
+    tried = [
+        np.stack([*long, moving_average_signal(one.bars.close)]) for one, (_, long) in zip(players, named, strict=True)
+    ]
     trained = _follow(players, tried, "train", recent)
-    earned = [[float(np.prod(1 + walk.bar_return)) for walk in walks[: -len(SIMPLE_RULES)]] for walks in trained]
+    held, held_recently = _buy_and_hold(players, "train", windows), _buy_and_hold(players, "train", recent)
+    earned = [[float(np.prod(1 + walk.bar_return)) for walk in walks[:-1]] for walks in trained]
     best = [int(np.argmax(own)) for own in earned]
     names = [own[i] for (own, _), i in zip(named, best, strict=True)]
     choices = []
-    for name, i, won, walks in zip(names, best, earned, trained, strict=True):
-        rule = _best_rule({name: walks[i], SIMPLE_RULES[0]: walks[-2], SIMPLE_RULES[1]: walks[-1]})
+    for name, i, won, walks, hold in zip(names, best, earned, trained, held_recently, strict=True):
+        rule = _best_rule({name: walks[i], SIMPLE_RULES[0]: walks[-1], SIMPLE_RULES[1]: hold})
         choices.append(ChosenRules(name, rule, earns=won[i] > 1))
     found = play_chosen_rules(players, split, choices)
     sharpes = [
         walk_metrics(hold, one.bars.bars_per_year_of("train"))["sharpe_ratio"]
-        for one, (hold,) in zip(players, held, strict=True)
+        for one, hold in zip(players, held, strict=True)
     ]
     return [replace(rules, train_hold_sharpe=sharpe) for rules, sharpe in zip(found, sharpes, strict=True)]
 
@@ -95,23 +98,38 @@ def play_chosen_rules(players: Sequence[Player], split: Split, choices: Sequence
     """The fixed rules of K agents on a split, the rules of one feature and the best ones already chosen."""
     own_split = [one.spans(split) for one in players]
     signals = [
-        np.stack([_signal(one.bars, choice.feature_rule), np.zeros(bars, bool), np.ones(bars, bool), average])
+        np.stack([_signal(one.bars, choice.feature_rule), np.zeros_like(average), average])
         for one, choice in zip(players, choices, strict=True)
-        for bars, average in [(len(one.bars.close), moving_average_signal(one.bars.close))]
+        for average in [moving_average_signal(one.bars.close)]
     ]
     paths = _follow(players, signals, split, own_split, random_paths=RANDOM_PATHS)
     found = []
-    for (walk, *own), choice in zip(paths, choices, strict=True):
-        by_name = {choice.feature_rule: walk, SIMPLE_RULES[0]: own[2], SIMPLE_RULES[1]: own[1]}
+    for (walk, flat, average, *random), held, choice in zip(
+        paths, _buy_and_hold(players, split, own_split), choices, strict=True
+    ):
+        by_name = {choice.feature_rule: walk, SIMPLE_RULES[0]: average, SIMPLE_RULES[1]: held}
         found.append(
             FixedRules(
-                paths={"hold": [own[0]], "buy_and_hold": [own[1]], "moving_average": [own[2]], "random": own[3:]},
+                paths={"hold": [flat], "buy_and_hold": [held], "moving_average": [average], "random": random},
                 signal=(choice.feature_rule, float(np.prod(1 + walk.bar_return) - 1)) if choice.earns else ("", 0.0),
                 best=(choice.best, by_name[choice.best]),
                 train_hold_sharpe=None,
             )
         )
     return found
+
+
+def _buy_and_hold(players: Sequence[Player], split: Split, spans: Sequence[list[Span]]) -> list[Walk]:
+    """All in over the spans of each player, by `Rules.held`."""
+    always = [np.ones((1, len(one.bars.close)), bool) for one in players]
+    free = {"stop": "off", "target": "off", "max_hold": "off", "ruin": 0.0, "max_position": 1.0}
+    holders = []
+    for one in players:
+        sizes = (*one.spec.env.sizes[:2], 1.0)
+        holder = copy.copy(one)
+        holder.spec = one.spec.model_copy(update={"env": one.spec.env.model_copy(update={**free, "sizes": sizes})})
+        holders.append(holder)
+    return [walk for (walk,) in _follow(holders, always, split, spans)]
 
 
 def _best_rule(trained: Mapping[str, Walk]) -> str:

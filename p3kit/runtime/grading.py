@@ -156,12 +156,9 @@ def _labels(spec: Spec, metrics: Metrics, evaluation: Mapping[str, Any]) -> list
         labels.append("all-HOLD meets the Sharpe criterion too")
     if "eval/sharpe_ratio" not in metrics:
         labels.append("never traded")
-    ruined = evaluation.get("ruined", ())  # an older journal does not have it
-    labels += [text for name, text in _RUIN.items() if name in ruined]
+    if evaluation.get("ruined", False):  # an older journal does not have it
+        labels.append("ended in ruin")
     return labels
-
-
-_RUIN = {"policy": "ended in ruin", "buy_and_hold": "buy-and-hold ended in ruin"}
 
 
 _FEWEST_GRADIENT_STEPS = 500

@@ -94,7 +94,16 @@ def test_every_close_has_the_bits_of_the_environment(tmp_path, rules, ohlcv) -> 
     else:
         assert book.ruined[0]
         assert book.points[-1].decision["reason"].startswith("the account is ruined")
-    assert [point.hold_equity for point in book.points] == evaluated(spec, data, hold=True)[0]
+    limits = {
+        "stop": "off",
+        "target": "off",
+        "max_hold": "off",
+        "ruin": 0.0,
+        "max_position": 1.0,
+        "sizes": (0.5, 0.5, 1.0),
+    }
+    all_in = spec.model_copy(update={"env": spec.env.model_copy(update=limits)})
+    assert [point.hold_equity for point in book.points] == evaluated(all_in, data, hold=True)[0]
 
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)

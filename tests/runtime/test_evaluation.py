@@ -97,17 +97,32 @@ def test_the_training_split_and_the_choice_of_rules_stay_in_windows(spec: Spec, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_ruin_of_an_account_is_named(spec: Spec, bars: SymbolData, mode: Mode) -> None:
-    """The limit lies just above and just below the lowest equity of buy-and-hold since its purchase or its window."""
-    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(hold)
-    held = evaluation.rules["buy_and_hold"][0]
-    first = evaluation.spans[0][0]
-    lowest = min(np.cumprod(1 + held.bar_return[a - first : b - first]).min() for a, b in evaluation.spans)
-    for limit, expected in ((lowest * 0.999, []), (lowest * 1.001, ["buy_and_hold"])):
+def test_ruin_ends_the_account_of_a_policy_and_never_buy_and_hold(spec: Spec, bars: SymbolData, mode: Mode) -> None:
+    """The limit lies just below and just above the lowest equity of a policy that buys and holds."""
+    evaluation = Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(buy)
+    path, first = evaluation.policy.bar_return, evaluation.spans[0][0]
+    lowest = min(np.cumprod(1 + path[a - first : b - first]).min() for a, b in evaluation.spans)
+    for limit, expected in ((lowest * 0.999, False), (lowest * 1.001, True)):
         limited = spec.model_copy(update={"env": spec.env.model_copy(update={"ruin": float(limit)})})
-        found = Evaluator(limited, bars, "AAPL", 1, CPU, mode=mode)(hold)
-        assert [name for name in found.summary()["ruined"] if name != "moving_average"] == expected
-    assert Evaluator(limited, bars, "AAPL", 1, CPU, mode=mode)(buy).ruined[:2] == ["policy", "buy_and_hold"]
+        found = Evaluator(limited, bars, "AAPL", 1, CPU, mode=mode)(buy)
+        assert found.summary()["ruined"] is expected
+        assert (found.policy.bar_return != path).any() == expected
+        assert found.rules["buy_and_hold"][0].bar_return.tolist() == path.tolist()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", ["batched", pytest.param("scalar", marks=pytest.mark.slow)])
+def test_buy_and_hold_is_all_in_whatever_limits_the_agent(
+    spec: Spec, bars: SymbolData, mode: Mode, backend: str
+) -> None:
+    """No stop, target, holding limit, size or ruin of the spec applies to it, on validation and training bars."""
+    limits = {"stop": 0.02, "target": 0.03, "max_hold": 5, "sizes": (0.1, 0.2, 0.4), "max_position": 0.5, "ruin": 0.95}
+    limited = spec.model_copy(update={"env": spec.env.model_copy(update={**limits, "backend": backend})})
+    free, held = (Evaluator(own, bars, "AAPL", 1, CPU, mode=mode) for own in (spec, limited))
+    walks = [own.rules["buy_and_hold"][0] for own in (free, held)]
+    np.testing.assert_allclose(walks[1].bar_return, walks[0].bar_return, rtol=1e-9, atol=1e-12)
+    assert walks[1].exposure[5:-1].min() == 1.0 if mode == "continuous" else True
+    assert held.train_hold_sharpe == pytest.approx(free.train_hold_sharpe)
 
 
 @pytest.mark.slow
