@@ -361,7 +361,9 @@ def _gather(features: NDArray[Any], rows: tuple[int, int], window: int, scale: F
     every = math.ceil((rows[1] - rows[0]) / most)
     found: dict[str, list[Floats]] = {}
     for begin, end in _chunks(rows):
-        for name, values in views(features, begin + (rows[0] - begin) % every, end, window, scale, every).items():
+        if (first := begin + (rows[0] - begin) % every) >= end:
+            continue  # the last chunk may have no such row
+        for name, values in views(features, first, end, window, scale, every).items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
 

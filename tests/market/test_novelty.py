@@ -130,6 +130,18 @@ def test_flags_are_no_matter_of_distances_and_a_constant_may_not_move() -> None:
     assert np.isfinite(novelty.distance)
 
 
+@pytest.mark.parametrize("rest", [0, 1, 2, 3, 4])
+def test_means_are_those_of_evenly_spaced_training_rows(rest: int) -> None:
+    """Also where the last chunk of 4,096 rows ends before its first one of them."""
+    features = correlated(45_400)
+    train = (30, 30 + 11 * 4_096 + rest)  # every third row is used
+    found = fit_distribution(features, NAMES, train, (45_130, 45_400), 24)
+    rows = features[slice(*train)][::3].astype(float)
+    assert found.parts["bar"].mean == pytest.approx(rows.mean(0), rel=1e-7)
+    windows = np.array([features[row - 23 : row + 1].astype(float).mean(0) for row in range(*train, 3)])
+    assert found.parts["mean"].mean == pytest.approx(windows.mean(0), rel=1e-7)
+
+
 @pytest.mark.parametrize("size", [0.0, 0.5, 0.99, 1.01, 2.0, 12.0])
 @pytest.mark.parametrize("shape", ["steps to and fro", "one step", "a ramp"])
 def test_a_feature_that_was_ever_frozen_is_not_watched(shape: str, size: float) -> None:
