@@ -102,7 +102,7 @@ def policy(observation: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~mask, torch.finfo(torch.float32).min).log_softmax(-1)
 
 
-@pytest.mark.parametrize("mode", ["continuous", "windows"])
+@pytest.mark.parametrize("mode", ["continuous", pytest.param("windows", marks=pytest.mark.slow)])
 def test_both_rules_are_recorded_and_the_one_of_the_spec_decides(bars: SymbolData, mode: str) -> None:
     found = {
         action: Evaluator(spec_of(action), bars, "AAPL", 1, CPU, mode=mode)(policy)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from p3kit.spec import Spec, resolve_spec
 
 CPU = torch.device("cpu")
 MODES: tuple[Mode, ...] = ("continuous", "windows")
+FIRST_MODE = ["continuous", pytest.param("windows", marks=pytest.mark.slow)]
 
 
 @given(first=st.integers(0, 500), bars=st.integers(2, 900), length=st.integers(1, 300))
@@ -96,7 +97,7 @@ def test_the_training_split_and_the_choice_of_rules_stay_in_windows(spec: Spec, 
     assert (continuous.policy.bar_return != in_windows.policy.bar_return).any()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_MODE)
 def test_ruin_ends_the_account_of_a_policy_and_never_buy_and_hold(spec: Spec, bars: SymbolData, mode: Mode) -> None:
     """The limit lies just below and just above the lowest equity of a policy that buys and holds."""
     evaluation = Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(buy)
@@ -110,7 +111,7 @@ def test_ruin_ends_the_account_of_a_policy_and_never_buy_and_hold(spec: Spec, ba
         assert found.rules["buy_and_hold"][0].bar_return.tolist() == path.tolist()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_MODE)
 @pytest.mark.parametrize("backend", ["batched", pytest.param("scalar", marks=pytest.mark.slow)])
 def test_buy_and_hold_is_all_in_whatever_limits_the_agent(
     spec: Spec, bars: SymbolData, mode: Mode, backend: str
@@ -245,7 +246,7 @@ def test_the_rule_of_one_feature_is_chosen_on_training_bars_alone() -> None:
     assert crash.signal_rule[1] < evaluator.signal_rule[1]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FIRST_MODE)
 def test_fixed_rules_of_many_agents_are_those_of_each_alone(spec: Spec, bars: SymbolData, mode: Mode) -> None:
     """Other symbols, other seeds, a market with fewer bars and fewer windows: no neighbour changes a number."""
     other = load_market(spec, ["AMD"])["AMD"]

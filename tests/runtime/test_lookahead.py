@@ -84,8 +84,8 @@ def test_several_bars_per_pass_are_one_bar_at_a_time(market: dict[str, SymbolDat
 
 FEW_BARS = {
     "train": "2013-10-01..2015-03-31",
-    "validation": "2015-04-01..2016-03-31",
-    "test": "2016-04-01..2017-03-31",
+    "validation": "2015-04-01..2015-10-31",
+    "test": "2015-11-01..2016-06-30",
 }
 
 

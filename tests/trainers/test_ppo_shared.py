@@ -327,7 +327,7 @@ RUNS = {
 }
 
 
-ALWAYS = ("plain", "surgery", "agents that differ")
+ALWAYS = ("surgery", "agents that differ")
 
 
 @pytest.mark.parametrize(
