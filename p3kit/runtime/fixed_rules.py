@@ -120,7 +120,7 @@ def play_chosen_rules(players: Sequence[Player], split: Split, choices: Sequence
 
 
 def _buy_and_hold(players: Sequence[Player], split: Split, spans: Sequence[list[Span]]) -> list[Walk]:
-    """All in over the spans of each player, by `Rules.held`."""
+    """All in over the spans of each player: the limits of its spec are those of `Rules.held`."""
     always = [np.ones((1, len(one.bars.close)), bool) for one in players]
     free = {"stop": "off", "target": "off", "max_hold": "off", "ruin": 0.0, "max_position": 1.0}
     holders = []
