@@ -34,7 +34,7 @@ class AgentDecision:
     decision: Decision
     synthetic: bool
     action_rule: str
-    """The rule that picks the action from the probabilities: greedy, side or sampled."""
+    """The rule that picks the action from the probabilities: greedy, sharpened or sampled."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

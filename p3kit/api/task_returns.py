@@ -77,7 +77,7 @@ def evaluate_task(
     import torch
 
     from p3kit.env import VectorTask
-    from p3kit.runtime.action_rule import SIDE, choose_action
+    from p3kit.runtime.action_rule import SHARPENED, choose_action
     from p3kit.runtime.card import weights_of
     from p3kit.runtime.checkpoints import load_checkpoint
     from p3kit.runtime.fixed_rules import seed_of
@@ -104,8 +104,9 @@ def evaluate_task(
         agent=plan["name"], observation_size=env.observation_size, num_actions=env.num_actions,
     )  # fmt: skip
     rule = spec.evaluation.action
-    if rule == SIDE:
-        raise InputError(saved.name, 'evaluation.action = "side" is for the seven actions of trading', "write greedy")
+    if rule == SHARPENED:
+        what = 'evaluation.action = "sharpened" is for the seven actions of trading'
+        raise InputError(saved.name, what, "write greedy or sampled")
     generator = torch.Generator().manual_seed(seed_of("action", plan["seed"]))
 
     def act(observation: Tensor, mask: Tensor) -> Tensor:

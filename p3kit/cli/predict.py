@@ -177,15 +177,16 @@ _RULES = {"greedy": "greedy: the most probable action", "sampled": "sampled: dra
 
 def _rule(one: AgentDecision) -> str:
     """The rule that picks the action from the probabilities, as text."""
-    from p3kit.runtime.action_rule import SIDES
+    from p3kit.runtime.action_rule import SHARPNESS, SIDES
 
     if one.action_rule in _RULES:
         return _RULES[one.action_rule]
     totals = [0.0, 0.0, 0.0]
     for side, chance in zip(SIDES, one.decision.probabilities.values(), strict=True):
         totals[side] += chance
-    hold, buy, sell = (f"{total:.1%}" for total in totals)
-    return f"side: hold {hold}, buy {buy}, sell {sell}; the most probable action of the most probable side"
+    sharpened = [total**SHARPNESS for total in totals]
+    hold, buy, sell = (f"{each / sum(sharpened):.1%}" for each in sharpened)
+    return f"sharpened: drawn at a temperature of {1 / SHARPNESS:g}, where hold has {hold}, buy {buy} and sell {sell}"
 
 
 def _order(order: Order | None) -> str:

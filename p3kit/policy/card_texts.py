@@ -111,13 +111,16 @@ ACTION_TEXTS = {
     "SELL_ALL": "Sell all shares.",
 }
 
+_DRAW = (
+    "u is the first 48 bits (big-endian) of the SHA-256 of SEED/SYMBOL/TIME over 2^48, with trained.seed, symbol, and the "
+    "time of bar t in microseconds since 1970 (UTC)."
+)
 ACTION_RULE_TEXTS = {
     "greedy": "greedy: the valid action with the largest logit; the first of them in a tie",
-    "side": "side: add up the probabilities of HOLD, of the BUY actions and ADD, and of the SELL actions; of the largest "
-    "of the three sums, in this order in a tie, the action with the largest logit",
-    "sampled": "sampled: the first action whose cumulative probability exceeds u times the sum. u is the first 48 bits "
-    "(big-endian) of the SHA-256 of SEED/SYMBOL/TIME over 2^48, with trained.seed, symbol, and the time of bar t in "
-    "microseconds since 1970 (UTC).",
+    "sampled": "sampled: the first action whose cumulative probability exceeds u times the sum. " + _DRAW,
+    "sharpened": "sharpened: add up the probabilities of HOLD, of the BUY actions and ADD, and of the SELL actions; multiply "
+    "each probability by the fourth power of its sum; then the first action whose cumulative product exceeds u times the "
+    "sum of the products. " + _DRAW,
 }
 
 INTENDED_USE = (

@@ -363,15 +363,15 @@ class Policy:
         }
 
     def choose(self, logits: Array, time: str) -> int:
-        """The action by the card's `action_rule`. Sampled: the first whose cumulative probability exceeds the draw."""
+        """The action by the card's `action_rule`. A draw picks the first whose cumulative probability exceeds it."""
         if self.card["action_rule"] == "greedy":
             return int(logits.argmax())
-        if self.card["action_rule"] == "side":
+        chances = np.exp(logits.astype(np.float64))
+        if self.card["action_rule"] == "sharpened":
             names = [action["name"].split("_")[0] for action in self.card["actions"]]
             sides = np.array([{"HOLD": 0, "BUY": 1, "ADD": 1, "SELL": 2}[name] for name in names])
-            totals = np.bincount(sides, np.exp(logits.astype(np.float64)))
-            return int(np.where(sides == totals.argmax(), logits, -np.inf).argmax())
-        cumulative = np.cumsum(np.exp(logits.astype(np.float64)))
+            chances = chances * np.bincount(sides, chances)[sides] ** 4
+        cumulative = np.cumsum(chances)
         key = f"{self.card['trained']['seed']}/{self.card['symbol']}/{microseconds(time)}"
         draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
         return int((cumulative <= draw * cumulative[-1]).sum())

@@ -19,7 +19,7 @@ from p3kit.metrics import ACTIONS
 from p3kit.policy.live_account import Account
 from p3kit.policy.live_decision import Decision, order_of
 from p3kit.policy.observing import bars_since, fill_of, observe, read_bars_of, time_of
-from p3kit.runtime.action_rule import SAMPLED, bar_draws, choose_action
+from p3kit.runtime.action_rule import GREEDY, bar_draws, choose_action
 from p3kit.runtime.policy import LoadedPolicy
 from p3kit.spec import Spec
 
@@ -59,14 +59,14 @@ class Policy:
     distribution: Distribution
     """The training distribution, for novelty."""
     seed: int
-    """The agent's seed, by which the rule `sampled` draws."""
+    """The agent's seed, by which the rules `sharpened` and `sampled` draw."""
 
     action_names: Sequence[str] = ACTIONS
     account_fields: Sequence[str] = ACCOUNT_FIELDS
 
     @property
     def action_rule(self) -> str:
-        """The rule that picks the action, `evaluation.action` of the spec: greedy, side or sampled."""
+        """The rule that picks the action, `evaluation.action` of the spec: greedy, sharpened or sampled."""
         return self.spec.evaluation.action
 
     @property
@@ -112,10 +112,10 @@ class Policy:
     def act(self, observation: ArrayLike, mask: ArrayLike, times: ArrayLike | None = None) -> NDArray[np.int64]:
         """Return the action by the action rule: (B,), or an array of no dimension for one row.
 
-        The rule `sampled` needs `times`: the time of each observation's last bar, (B,) datetime64 in UTC.
+        All rules but `greedy` need `times`: the time of each observation's last bar, (B,) datetime64 in UTC.
         """
         logits = torch.from_numpy(self.logits(observation, mask))
-        if times is None and self.action_rule == SAMPLED:
+        if times is None and self.action_rule != GREEDY:
             hint = "give act(observation, mask, times), the time of each observation's last bar"
             raise InputError(self.name, f"acts by the rule {self.action_rule}, which needs the time of the bar", hint)
         if times is None:

@@ -23,7 +23,7 @@ from p3kit.env import Rules, Timestep, TradingEnv
 from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
-from p3kit.runtime.action_rule import BOTH_RULES, GREEDY, SAMPLED, SIDE, choose_by_agent
+from p3kit.runtime.action_rule import BOTH_RULES, GREEDY, SAMPLED, SHARPENED, choose_by_agent
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
 from p3kit.runtime.lookahead import DecideRows, walk_ahead
@@ -135,11 +135,11 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
             evaluator._fixed = fixed
     played = list(BOTH_RULES)
     walks = walk_together(evaluators, split, policy, [played] * len(evaluators))
-    if any(evaluator.action_rule == SIDE for evaluator in evaluators):
+    if any(evaluator.action_rule == SHARPENED for evaluator in evaluators):
         # Twice, so that each pass has as many rows as that of the other rules: the last bits of a row depend on it.
-        sides = walk_together(evaluators, split, policy, [[SIDE] * len(BOTH_RULES)] * len(evaluators))
-        played.append(SIDE)
-        walks = [[*by_rule, side[0]] for by_rule, side in zip(walks, sides, strict=True)]
+        sharpened = walk_together(evaluators, split, policy, [[SHARPENED] * len(BOTH_RULES)] * len(evaluators))
+        played.append(SHARPENED)
+        walks = [[*by_rule, own[0]] for by_rule, own in zip(walks, sharpened, strict=True)]
     train: Sequence[Walk | None] = [None] * len(evaluators)
     if all(evaluator.has_training_bars for evaluator in evaluators):
         train = [walk for (walk,) in walk_together(evaluators, "train", policy)]

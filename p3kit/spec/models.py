@@ -448,9 +448,9 @@ class Evaluation(Table):
 
     every: Count = 5_000
     """Env steps of an agent between evaluations, rounded up to the next update."""
-    action: Literal["greedy", "side", "sampled"] = "greedy"
-    """greedy: the most probable valid action; side: the most probable of hold, buy and sell, then its most probable
-    action; sampled: drawn from the probabilities, by seed and time of the bar."""
+    action: Literal["greedy", "sharpened", "sampled"] = "greedy"
+    """greedy: the most probable valid action; sampled: drawn from the probabilities, by seed and time of the bar;
+    sharpened: hold, buy or sell drawn at a temperature of 0.2, then one of its actions by probability."""
 
 
 class Checkpoints(Table):

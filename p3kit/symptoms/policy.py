@@ -115,7 +115,7 @@ ROWS = (
             Cause(
                 "one_action",
                 "the most probable action is the same nearly everywhere, and the policy earns with the others",
-                (Change("evaluation.action", to="side"),),
+                (Change("evaluation.action", to="sharpened"),),
                 automatic=False,
             ),
         ),

@@ -106,7 +106,7 @@ def test_a_stranger_gets_the_actions_of_the_validation_split(run: Path, folder: 
 
 @pytest.mark.parametrize(
     ("action", "explained"),
-    [pytest.param("sampled", "SHA-256", marks=pytest.mark.slow), ("side", "add up the probabilities")],
+    [pytest.param("sampled", "SHA-256", marks=pytest.mark.slow), ("sharpened", "fourth power")],
 )
 def test_a_stranger_gets_the_actions_of_other_rules_too(tmp_path: Path, action: str, explained: str) -> None:
     run = train(tmp_path, action=action)

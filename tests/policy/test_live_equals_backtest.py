@@ -188,7 +188,7 @@ SAMPLE = pytest.param("sample", "stop, target, limit", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
-    "action", ["side", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("greedy", "sampled"))]
+    "action", ["sharpened", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("greedy", "sampled"))]
 )
 @pytest.mark.parametrize(("source", "rules"), [("synthetic", "stop, target, limit"), SAMPLE])
 def test_paper_and_predict_are_the_backtest(tmp_path: Path, source: str, rules: str, action: str) -> None:
@@ -198,7 +198,7 @@ def test_paper_and_predict_are_the_backtest(tmp_path: Path, source: str, rules: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["greedy", "side", "sampled"])
+@pytest.mark.parametrize("action", ["greedy", "sharpened", "sampled"])
 @pytest.mark.parametrize("rules", list(RULES))
 @pytest.mark.parametrize("source", ["synthetic", "sample"])
 @pytest.mark.parametrize("trainer", sorted(shipped_trainers()))

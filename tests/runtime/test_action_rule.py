@@ -13,7 +13,6 @@ from torch import Tensor
 
 import p3kit
 from p3kit.market import SymbolData, load_market
-from p3kit.metrics import ACTIONS
 from p3kit.runtime.action_rule import bar_draws, choose_action
 from p3kit.runtime.evaluation import Evaluator, evaluate_together
 from p3kit.spec import Spec, resolve_spec
@@ -31,11 +30,12 @@ def masked_log_probs(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     return logits.masked_fill(~mask, torch.finfo(torch.float32).min).log_softmax(-1), mask
 
 
+@pytest.mark.parametrize("rule", ["sampled", "sharpened"])
 @given(seed=st.integers(0, 2**32 - 1), draw=st.floats(0, 1, exclude_max=True, width=32))
-def test_a_masked_action_is_never_drawn(seed: int, draw: float) -> None:
+def test_a_masked_action_is_never_drawn(rule: str, seed: int, draw: float) -> None:
     log_probs, mask = masked_log_probs(50, seed)
     for value in (0.0, draw, 1 - 2**-48):
-        chosen = choose_action(log_probs, "sampled", torch.full((50,), value, dtype=torch.float64))
+        chosen = choose_action(log_probs, rule, torch.full((50,), value, dtype=torch.float64))
         assert mask.gather(1, chosen.unsqueeze(1)).all()
 
 
@@ -48,29 +48,17 @@ def test_actions_are_drawn_as_often_as_they_are_probable() -> None:
     assert (choose_action(log_probs, "greedy", draws[:1]) == log_probs.argmax(-1)).all()
 
 
-def test_side_adds_up_the_actions_of_a_side() -> None:
-    """HOLD is the most probable action of each row. Selling as a whole is likelier in the first, not the second."""
-    rows = torch.tensor(
-        [
-            [0.40, 0.00, 0.00, 0.00, 0.25, 0.35, 0.00],
-            [0.52, 0.00, 0.00, 0.00, 0.24, 0.24, 0.00],
-            [0.30, 0.20, 0.10, 0.15, 0.00, 0.00, 0.25],
-            [0.45, 0.00, 0.00, 0.00, 0.10, 0.45, 0.00],
-        ]
-    )
-    log_probs = rows.log().clamp_min(torch.finfo(torch.float32).min)
-    names = [ACTIONS[k] for k in choose_action(log_probs, "side", torch.zeros(4))]
-    assert names == ["SELL_ALL", "HOLD", "ADD", "SELL_ALL"]
-    assert choose_action(log_probs, "greedy", torch.zeros(4)).tolist() == [0, 0, 0, 0]
-
-
-@given(seed=st.integers(0, 2**32 - 1))
-def test_side_takes_a_valid_action_and_the_greedy_one_where_half_the_probability_is_on_it(seed: int) -> None:
-    log_probs, mask = masked_log_probs(50, seed)
-    chosen = choose_action(log_probs, "side", torch.zeros(50))
-    assert mask.gather(1, chosen.unsqueeze(1)).all()
-    certain = log_probs.exp().max(-1).values > 0.5
-    assert (chosen == log_probs.argmax(-1))[certain].all()
+def test_sharpened_draws_a_side_at_a_low_temperature() -> None:
+    """HOLD is the most probable action. Buying as a whole is likelier, and is drawn by the fifth power of that."""
+    chances = torch.tensor([0.40, 0.00, 0.15, 0.35, 0.04, 0.06, 0.00])
+    log_probs = chances.log().clamp_min(torch.finfo(torch.float32).min)
+    draws = torch.from_numpy(bar_draws(3, "AAPL", HOURS))
+    chosen = choose_action(log_probs.expand(len(draws), -1), "sharpened", draws)
+    share = torch.bincount(chosen, minlength=7) / len(draws)
+    hold, buy, sell = (side**5 / (0.4**5 + 0.5**5 + 0.1**5) for side in (0.4, 0.5, 0.1))
+    expected = torch.tensor([hold, 0, buy * 0.3, buy * 0.7, sell * 0.4, sell * 0.6, 0])
+    torch.testing.assert_close(share, expected, atol=0.008, rtol=0)  # 4 standard errors
+    assert share[chances == 0].sum() == 0
 
 
 def test_draws_belong_to_seed_symbol_and_time_alone() -> None:
@@ -122,18 +110,20 @@ def test_both_rules_are_recorded_and_the_one_of_the_spec_decides(bars: SymbolDat
     assert (found["greedy"].train.action != found["sampled"].train.action).any()  # type: ignore[union-attr]
 
 
-def test_the_rule_side_is_recorded_beside_the_others(bars: SymbolData) -> None:
-    side, greedy = (Evaluator(spec_of(action), bars, "AAPL", 1, CPU)(policy).summary() for action in ("side", "greedy"))
-    assert list(side["actions"]) == ["greedy", "sampled", "side"]
-    assert side["metrics"]["eval/total_return"] == side["actions"]["side"]["total_return"]
-    assert {rule: side["actions"][rule] for rule in ("greedy", "sampled")} == greedy["actions"]
-    assert side["actions"]["side"] != greedy["actions"]["greedy"]
+def test_the_rule_sharpened_is_recorded_beside_the_others(bars: SymbolData) -> None:
+    own, greedy = (
+        Evaluator(spec_of(action), bars, "AAPL", 1, CPU)(policy).summary() for action in ("sharpened", "greedy")
+    )
+    assert list(own["actions"]) == ["greedy", "sampled", "sharpened"]
+    assert own["metrics"]["eval/total_return"] == own["actions"]["sharpened"]["total_return"]
+    assert {rule: own["actions"][rule] for rule in ("greedy", "sampled")} == greedy["actions"]
+    assert own["actions"]["sharpened"] not in greedy["actions"].values()
 
 
 def test_agents_of_different_rules_are_evaluated_together_as_alone(bars: SymbolData) -> None:
     own = [
         Evaluator(spec_of(action), bars, "AAPL", seed, CPU)
-        for action in ("greedy", "sampled", "side")
+        for action in ("greedy", "sampled", "sharpened")
         for seed in (1, 2)
     ]
     together = evaluate_together(own, policy)
@@ -152,6 +142,6 @@ def test_a_policy_that_returns_actions_has_nothing_to_sample(bars: SymbolData) -
         return torch.zeros(mask.shape[:-1], dtype=torch.long)
 
     assert Evaluator(spec_of("greedy"), bars, "AAPL", 1, CPU)(hold).is_constant
-    for rule in ("sampled", "side"):
+    for rule in ("sampled", "sharpened"):
         with pytest.raises(p3kit.InputError, match=f'returns actions, and evaluation.action = "{rule}"'):
             Evaluator(spec_of(rule), bars, "AAPL", 1, CPU)(hold)

@@ -69,7 +69,7 @@ def assert_same(a: Walk, b: Walk, tolerance: float) -> None:
         np.testing.assert_allclose(getattr(a, field.name), getattr(b, field.name), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("action", ["greedy", "side", "sampled"])
+@pytest.mark.parametrize("action", ["greedy", "sharpened", "sampled"])
 @pytest.mark.parametrize("rules", RULES)
 def test_several_bars_per_pass_are_one_bar_at_a_time(market: dict[str, SymbolData], rules: str, action: str) -> None:
     """The plain reference plays one bar at a time."""

@@ -48,7 +48,7 @@ def test_rows_of_equal_time_take_the_steps_of_that_time(tmp_path: Path) -> None:
     assert spec.ppo.total_timesteps == 1_000_000
 
 
-@pytest.mark.parametrize("rule", ["greedy", "side"])
+@pytest.mark.parametrize("rule", ["greedy", "sharpened"])
 def test_a_peer_acts_by_the_rule_of_the_spec(rule: str, tmp_path: Path) -> None:
     """PPO of Stable-Baselines3 has no masks: a masked action is a HOLD, in training and by every rule."""
     changes = [
