@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from p3kit.metrics import ACTIONS
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.spec import agent_spec, load_spec
 
-from . import sb3
+from . import equal_search, real_bars, sb3
 from .scored import ROWS, SEPARATE, SHARED, SPECS, steps_of, write_spec
 
 ALLOWED = {"name", "trainer", "symbols", "seeds", "data", "early_stop", "ppo"}
@@ -75,3 +76,27 @@ def test_a_peer_acts_by_the_rule_of_the_spec(rule: str, tmp_path: Path) -> None:
     else:
         assert output.exp().sum(-1) == pytest.approx(torch.ones(32))
         assert (output[~flat] == -torch.inf).all()
+
+
+def test_every_side_of_the_search_has_the_same_valid_settings_and_none_is_scored(tmp_path: Path) -> None:
+    trials = equal_search.settings(equal_search.TRIALS)
+    assert trials == equal_search.settings(equal_search.TRIALS)
+    assert trials[0] == []
+    spec = write_spec(tmp_path, "sb3", equal_search.SYMBOLS, equal_search.SEEDS)
+    assert len({load_spec(spec, changes).spec.model_dump_json() for changes in trials}) == equal_search.TRIALS
+    assert not set(equal_search.SYMBOLS) & {*SEPARATE, *SHARED}
+
+
+def test_real_bars_count_a_window_once() -> None:
+    """Ten symbols that share a market are no ten windows: the interval is that of the two means."""
+
+    def side(*excess: float) -> pd.DataFrame:
+        index = [(window, symbol) for window in ("2015", "2016") for symbol in "AB"]
+        frame = pd.DataFrame(dict.fromkeys(real_bars.FIGURES, 0.0), index=index)
+        return frame.assign(**{real_bars.AGAINST_HOLD: excess}).drop(columns="windows with a positive excess")
+
+    text = real_bars.table(side(0.3, 0.5, -0.2, 0.0), side(0, 0, 0, 0))
+    (row,) = [line for line in text.splitlines() if real_bars.AGAINST_HOLD in line]
+    assert row.split(" | ")[1] == "+0.15 (-3.03 … +3.33)"  # 0.15 ± 12.706 · 0.25
+    (windows,) = [line for line in text.splitlines() if line.startswith("| windows")]
+    assert "50%" in windows.split(" | ")[1]
