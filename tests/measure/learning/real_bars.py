@@ -25,7 +25,6 @@ FIGURES = {
     "Sharpe ratio": "{:+.2f}",
     "over buy-and-hold": "{:+.2f}",
     "over equal exposure": "{:+.2f}",
-    "windows with a positive excess": "{:.0%}",
     "agents with a positive excess": "{:.0%}",
     "shown to beat buy-and-hold": "{:.0%}",
     "return": "{:+.1%}",
@@ -61,8 +60,7 @@ def figures(root: Path) -> pd.DataFrame:
 
 def by_window(agents: pd.DataFrame) -> pd.DataFrame:
     """Means over the symbols of each window."""
-    means = agents.groupby([window for window, _ in agents.index]).mean()
-    return means.assign(**{"windows with a positive excess": (means[AGAINST_HOLD] > 0).astype(float)})
+    return agents.groupby([window for window, _ in agents.index]).mean()
 
 
 def cell(values: pd.Series, text: str) -> str:
@@ -78,6 +76,8 @@ def table(ours: pd.DataFrame, guide: pd.DataFrame) -> str:
     for name, text in FIGURES.items():
         sides = [cell(side[name], text) for side in (one, other, one - other)]
         lines.append(f"| {name} | {' | '.join(sides)} |")
+    counts = [f"{(side[AGAINST_HOLD] > 0).sum()} of {len(side)}" for side in (one, other, one - other)]
+    lines.append(f"| windows where the mean excess over buy-and-hold is positive | {' | '.join(counts)} |")
     return "\n".join(lines)
 
 
