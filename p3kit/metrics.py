@@ -97,7 +97,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("episode/episode_return_mean", "fraction of initial", "mean total return of the episodes that ended"),
         Metric("episode/episodes", "episodes", "episodes that ended in this row"),
         Metric("episode/trades", "trades", "round trips closed per episode"),
-        # evaluation on the validation split, deterministic policy
+        # evaluation on the validation split, by the spec's action rule
         Metric("eval/sharpe_ratio", "1/√year", "annualised Sharpe ratio of the validation bars", (0.3, None)),
         Metric("eval/sortino_ratio", "1/√year", "annualised Sortino ratio of the validation bars"),
         Metric("eval/max_drawdown", "fraction", "deepest fall from a peak", (0.0, 0.25)),

@@ -14,7 +14,7 @@ from p3kit.symptoms import Severity
     "gen.gap", "eval/train_sharpe_ratio", "eval/sharpe_ratio", warn=1.5, minimum=2, patience=2, unit="evaluations"
 )
 def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1: validation far below training, both with the deterministic policy, twice in a row after 30% of
+    """Guide 5.1: validation far below training, both by the same action rule, twice in a row after 30% of
     training: a policy earns unevenly when it starts to earn. Where the evaluation carries a confidence interval,
     the gap must be more than three standard errors: a short validation split is noisy by itself. And what the market
     itself did worse there is no fault of the policy. A policy whose returns correlate with the market's by ρ has ρ
