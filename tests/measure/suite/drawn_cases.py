@@ -7,9 +7,9 @@ A fault is a place, an operation, a strength and an onset:
 - a field of the rollout buffer, shifted, mixed or scaled in a part of its rows
 - a column of the features, broken from a random bar on
 
-The seeds below were fixed before a threshold was looked at. Those of `HELD_OUT` are scored once, at the end. Seeds
-from 7000 and 8000 on were scored at 075dffe, before the loss was compared with the rollout. Those of `HELD_OUT` and the
-healthy ones from 17000 on were scored at 6cc0467. Draw new ones before the next score.
+The seeds below were fixed before a threshold was looked at. Those of `HELD_OUT` are scored once, at the end. Scored
+before: seeds from 7000 and 8000 on at 075dffe, before the loss was compared with the rollout, those from 17000 and 18000
+on at 6cc0467, and healthy ones from 27000 on at ebfef4d. Draw new ones before the next score.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from p3kit.metrics import COMPONENTS
 from tests.measure.suite.cases import Case, Tables, merged
 from tests.measure.suite.hooks import BUFFER_FIELDS, COLUMN_FAULTS
 
-POOL, DEVELOPMENT, HELD_OUT = range(5_000, 5_036), range(6_000, 6_020), range(18_000, 18_036)
-"""Seeds of healthy configurations for calibration, and of faults that may be looked at and that may not."""
-HELD_OUT_HEALTHY = range(27_000, 27_024)
+POOL, DEVELOPMENT = range(5_000, 5_036), range(6_000, 6_020)
+"""Seeds of healthy configurations for calibration, and of faults that may be looked at."""
+HELD_OUT = (*range(28_000, 28_072), *range(28_100, 28_260, 4))
+"""Seeds of faults that may not be looked at: 18 of each kind, and 40 more wrong settings, of which few do harm."""
+HELD_OUT_HEALTHY = range(37_000, 37_024)
 """Seeds of healthy configurations that no threshold is calibrated on."""
-BASES, HELD_OUT_BASES = (5_900, 5_901), (18_900, 18_901)
+BASES, HELD_OUT_BASES = (5_900, 5_901), (28_900, 28_901)
 """Seeds of the configurations that faults are laid over."""
 REFERENCES = range(1, 7)
 """Training seeds of the healthy runs that a fault is compared with."""
