@@ -1,38 +1,40 @@
-"""Measure the cost of the diagnosis: a run with and without it, in alternating rounds; the table in docs/diagnosis.md.
+"""Measure the cost of the diagnosis: its share of the processor time of a run; the table in docs/diagnosis.md.
 
-    python tests/measure/benchmarks/diagnosis_overhead.py                   four workloads, twenty minutes
-    python tests/measure/benchmarks/diagnosis_overhead.py --rounds 3 --only guide
+    python tests/measure/benchmarks/diagnosis_overhead.py                   four workloads, ten minutes
+    python tests/measure/benchmarks/diagnosis_overhead.py --rounds 1 --only guide
     python tests/measure/benchmarks/diagnosis_overhead.py --render          the table again, nothing measured
 
-Every workload is trained in three ways from one seed: *on* as it comes; *unwatched*, with `diagnose.mode = "off"`,
-with evidence but without a diagnosis; *bare*, where neither evidence nor the shape of the reward is measured.
-All three must learn the same. A run is a process forked from one that has imported everything. Its processor time from
-the first line of `main` to the last counts, evaluations and checkpoints included. The table has medians over rounds of
-the ratio within a round, with the smallest and the largest. The load before each run is recorded.
+A stopwatch runs in every function that a run calls for its diagnosis alone. *Evidence* is what is measured for it:
+statistics of the net, the replay, the comparison of rollout and loss, the shape of the reward. *Judging* is the rows
+and the rules for repairs. What they take is divided by the processor time of the same run, from the first line of
+`main` to the last, evaluations and checkpoints included. Two runs, one with and one without diagnosis, would differ by
+the noise of the machine, which is larger than the cost. Not seen: larger rows of metrics, and memory.
+
+A run is a process forked from one that has imported everything, with one thread. The table has medians over rounds,
+with the smallest and the largest.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 import torch
-from torch import Tensor
 
 import p3kit.runtime.agent as agent_module
 from p3kit.market import load_market
@@ -40,10 +42,11 @@ from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
 from p3kit.rundir.provenance import provenance
 from p3kit.runtime.agent_run import AgentRun
-from p3kit.runtime.evidence import sample_rows
-from p3kit.runtime.iteration import Iteration
+from p3kit.runtime.loss_input import LossCheck
+from p3kit.runtime.repair import Repair
+from p3kit.runtime.rollout_check import RolloutCheck
+from p3kit.runtime.rule_runner import RuleRunner
 from p3kit.runtime.stack_run import Stack
-from p3kit.runtime.stacking import to_rows
 from p3kit.spec import resolve_spec
 from p3kit.spec.trainer_file import read_trainer
 from tests.measure.suite.suite_runs import import_what_all_need, load
@@ -53,9 +56,19 @@ ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "docs" / "benchmarks" / "diagnosis.json"
 PAGE = ROOT / "docs" / "diagnosis.md"
 BEGIN, END = "<!-- overhead -->", "<!-- end of overhead -->"
-NOT_MEASURED = "Not measured yet: `python tests/measure/benchmarks/diagnosis_overhead.py` on a quiet machine."
-Variant = Literal["on", "unwatched", "bare"]
-VARIANTS: tuple[Variant, ...] = ("on", "unwatched", "bare")
+EVIDENCE, JUDGING = "evidence", "judging"
+PARTS: Mapping[str, Sequence[tuple[Any, str]]] = {
+    EVIDENCE: (
+        (AgentRun, "_evidence"),
+        (Stack, "_evidence"),
+        (RolloutCheck, "begin"),
+        *((LossCheck, name) for name in ("begin", "observe", "take", "changes")),
+        (agent_module, "reward_shape"),
+        (agent_module, "episode_correlations"),
+    ),
+    JUDGING: ((Repair, "recorded"), (RuleRunner, "recorded"), (RuleRunner, "decide")),
+}
+"""The functions of each part, by the class or module that holds them."""
 Tables = dict[str, Any]
 Measured = dict[str, Any]
 
@@ -91,49 +104,57 @@ _ALWAYS: Tables = {
 }
 
 
+class Stopwatch:
+    """Processor time inside the functions of each part. A function called by a measured one counts once."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._clock, self._is_running = clock, False
+
+    def measured(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its time added to its part."""
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._is_running:
+                return function(*args, **kwargs)
+            self._is_running, began = True, self._clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[part] += self._clock() - began
+                self._is_running = False
+
+        return timed
+
+
 @contextlib.contextmanager
-def no_evidence() -> Iterator[None]:
-    """Train without evidence for the diagnosis: what p3kit.runtime measures beside the metrics of PPO is left out."""
-
-    def of_agent(run: Any, iteration: Iteration, *_: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        buffer: Any = iteration.buffer
-        rows = sample_rows(iteration.rows, run.device)
-        index, account = (table.flatten(0, 1)[rows] for table in (buffer.index, buffer.account))
-        return run._env.observe(index, account), {"reward/scale": iteration.rewards.scale}
-
-    def of_stack(stack: Any, buffer: Any, iterations: Sequence[Iteration], *_: Any) -> tuple[Tensor, list[Any]]:
-        rows = sample_rows(iterations[0].rows, stack.device)
-        index, account = (to_rows(table)[:, rows] for table in (buffer.index, buffer.account))
-        return stack._env.observe(index, account), [{"reward/scale": one.rewards.scale} for one in iterations]
-
-    with (
-        mock.patch.object(AgentRun, "_evidence", of_agent),
-        mock.patch.object(Stack, "_evidence", of_stack),
-        mock.patch.object(agent_module, "reward_shape", return_value={}),
-        mock.patch.object(agent_module, "episode_correlations", return_value={}),
-    ):
-        yield
+def stopwatch(clock: Callable[[], float]) -> Iterator[Stopwatch]:
+    """Measure what the diagnosis takes inside the block."""
+    watch = Stopwatch(clock)
+    with contextlib.ExitStack() as stack:
+        for part, functions in PARTS.items():
+            for owner, name in functions:
+                stack.enter_context(mock.patch.object(owner, name, watch.measured(part, getattr(owner, name))))
+        yield watch
 
 
-def measure(workload: str, variant: Variant) -> Measured:
+def measure(workload: str) -> Measured:
     """One run in a process of its own."""
-    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory(prefix="p3kit-overhead-") as folder:
         told = Path(folder) / "told.json"
-        process = multiprocessing.get_context("fork").Process(target=_train, args=(workload, variant, told))
+        process = multiprocessing.get_context("fork").Process(target=_train, args=(workload, told))
         process.start()
         process.join()
         if not told.exists():
             log = next(Path(folder).glob("run-*/log.txt"), None)
-            raise RuntimeError(f"{workload} {variant}: {log.read_text()[-2000:] if log else 'no run'}")
-        return {"variant": variant, "load_before": load_before, **json.loads(told.read_text())}
+            raise RuntimeError(f"{workload}: {log.read_text()[-2000:] if log else 'no run'}")
+        found: Measured = json.loads(told.read_text())
+        return found
 
 
-def _train(workload: str, variant: Variant, told: Path) -> None:
-    tables: Tables = {**_ALWAYS, **WORKLOADS[workload][1]}
-    if variant != "on":
-        tables["diagnose"] = {"mode": "off"}
-    spec = resolve_spec(tables, workload)
+def _train(workload: str, told: Path) -> None:
+    spec = resolve_spec({**_ALWAYS, **WORKLOADS[workload][1]}, workload)
     (plan,) = plan_runs(spec, read_trainer(spec.trainer))
     directory = RunDir.create(
         told.parent, plan.run_json(load_market(spec, spec.symbols), ["overhead"]), "", plan.trainer
@@ -143,26 +164,13 @@ def _train(workload: str, variant: Variant, told: Path) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.argv = [str(directory.trainer_file), "--run-dir", str(directory.path)]
-    before, clock = _cpu_seconds(), time.perf_counter()
-    with contextlib.suppress(SystemExit), no_evidence() if variant == "bare" else contextlib.nullcontext():
-        module.main()
-    spent: Measured = {"cpu_s": _cpu_seconds() - before, "wall_s": time.perf_counter() - clock}
+    with stopwatch(time.process_time) as watch:
+        before = time.process_time()
+        with contextlib.suppress(SystemExit):
+            module.main()
+        whole = time.process_time() - before
     if directory.status()["state"] == "done":
-        returns = [directory.series(agent)["eval/total_return"].values.tolist() for agent in directory.agent_names()]
-        told.write_text(json.dumps(spent | {"returns": returns}))
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def ratios(runs: Sequence[Mapping[str, Any]], over: Variant) -> list[float]:
-    """on / `over` in processor time, one of each round."""
-    by_round: dict[int, dict[str, float]] = {}
-    for run in runs:
-        by_round.setdefault(run["round"], {})[run["variant"]] = run["cpu_s"]
-    return [one["on"] / one[over] for one in by_round.values() if {"on", over} <= one.keys()]
+        told.write_text(json.dumps({"cpu_s": whole, **watch.seconds}))
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -170,28 +178,24 @@ def render(results: Mapping[str, Any]) -> str:
     made = results["made_by"]
     lines = [
         f"`python tests/measure/benchmarks/diagnosis_overhead.py`, commit {made['commit']}, {made['cores']} cores, "
-        f"{made['machine']}, torch {made['torch']}; processor time of whole runs, paired within "
-        f"{max(run['round'] for run in results['runs'])} rounds; load before a run "
-        f"{min(run['load_before'] for run in results['runs'])} to "
-        f"{max(run['load_before'] for run in results['runs'])}.",
+        f"{made['machine']}, torch {made['torch']}; share of the processor time of whole runs, "
+        f"{max(run['round'] for run in results['runs'])} rounds.",
         "",
-        "| workload | CPU seconds | all of it (on ÷ bare) | judging alone (on ÷ unwatched) |",
-        "|---|---|---|---|",
+        "| workload | CPU seconds | evidence | judging | both |",
+        "|---|---|---|---|---|",
     ]
     for name, (title, _) in WORKLOADS.items():
         runs = [run for run in results["runs"] if run["workload"] == name]
         if runs:
-            seconds = statistics.median(run["cpu_s"] for run in runs if run["variant"] == "on")
-            cells = [title, f"{seconds:.1f}", _ratio(ratios(runs, "bare")), _ratio(ratios(runs, "unwatched"))]
+            seconds = statistics.median(run["cpu_s"] for run in runs)
+            cells = [title, f"{seconds:.1f}", *(_share(runs, parts) for parts in ((EVIDENCE,), (JUDGING,), PARTS))]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _ratio(found: Sequence[float]) -> str:
-    if not found:
-        return "not measured"
-    middle, low, high = (one - 1 for one in (statistics.median(found), min(found), max(found)))
-    return f"{middle:+.1%} ({low:+.1%} to {high:+.1%})"
+def _share(runs: Sequence[Mapping[str, Any]], parts: Collection[str]) -> str:
+    shares = [sum(run[part] for part in parts) / run["cpu_s"] for run in runs]
+    return f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
 
 
 def write_page(results: Mapping[str, Any]) -> None:
@@ -203,7 +207,7 @@ def write_page(results: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the table")
     arguments = parser.parse_args()
@@ -224,24 +228,14 @@ def main() -> None:
     }
     for number in range(1, arguments.rounds + 1):
         for workload in arguments.only:
-            returns = []
-            for variant in rotated(VARIANTS, number):
-                result = {"round": number, "workload": workload, **measure(workload, variant)}
-                returns.append(result.pop("returns"))
-                results["runs"].append(result)
-                print(f"round {number}  {workload:<8} {variant:<10} {result['cpu_s']:7.2f} s of CPU", flush=True)
-            if any(other != returns[0] for other in returns):
-                raise RuntimeError(f"{workload}: the variants did not learn the same")
+            result = {"round": number, "workload": workload, **measure(workload)}
+            results["runs"].append(result)
+            parts = ", ".join(f"{part} {result[part]:.2f} s" for part in PARTS)
+            print(f"round {number}  {workload:<8} {result['cpu_s']:7.2f} s of CPU, {parts}", flush=True)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_page(results)
     print(render(results))
-
-
-def rotated(variants: Sequence[Variant], by: int) -> Sequence[Variant]:
-    """Another one first in every round: what comes first finds the machine otherwise than what comes last."""
-    start = by % len(variants)
-    return [*variants[start:], *variants[:start]]
 
 
 if __name__ == "__main__":
