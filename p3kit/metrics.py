@@ -132,6 +132,7 @@ def _glossary() -> dict[str, Metric]:
         Metric("eval/losers_held", "fraction", "90th percentile of losers' holding time / env.max_hold (or the window where that is off)", (None, 0.9)),
         Metric("eval/feature_foresight", "1", "largest |correlation| of a feature (of your own column: also of its change) with the return of one of the next 3 bars, on training bars", (None, FORESIGHT)),
         Metric("eval/train_sharpe_ratio", "1/√year", "Sharpe ratio of the same policy and rules on the training split"),
+        Metric("eval/windowed_sharpe_ratio", "1/√year", "Sharpe ratio of validation in windows that start flat, as the training split is played"),
         # performance
         Metric("perf/steps_per_second", "steps/s", "env steps per second of this agent, with evaluation, checkpoints and records", (100.0, None)),
         Metric("perf/rollout_s", "s", "seconds of this iteration spent in the rollout"),

@@ -19,12 +19,16 @@ from p3kit.metrics import ACTIONS
 
 GREEDY, SHARPENED, SAMPLED = "greedy", "sharpened", "sampled"
 ACTION_RULES = (GREEDY, SHARPENED, SAMPLED)
-BOTH_RULES = (GREEDY, SAMPLED)
-"""The rules that every evaluation plays."""
 SIDES = tuple({"HOLD": 0, "BUY": 1, "ADD": 1, "SELL": 2}[name.split("_")[0]] for name in ACTIONS)
 """Side of each action: 0 holds, 1 buys, 2 sells."""
 SHARPNESS = 5
 """Power to which `sharpened` raises the probability of a side; the inverse of its temperature."""
+
+
+def rules_beside(rule: str) -> tuple[str, str]:
+    """The two rules that an evaluation of an agent plays: greedy and its own, or sampled where that is greedy. Always
+    two, because the last bits of a path depend on the number of paths."""
+    return GREEDY, SAMPLED if rule == GREEDY else rule
 
 
 def choose_action(log_probs: Tensor, rule: str, draws: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Notation for shapes: K agents, W spans, B bars of the split, R rows.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from p3kit.env import Rules, Timestep, TradingEnv
 from p3kit.errors import InputError
 from p3kit.market import SymbolData
 from p3kit.market.foresight import feature_foresight
-from p3kit.runtime.action_rule import BOTH_RULES, GREEDY, SAMPLED, SHARPENED, choose_by_agent
+from p3kit.runtime.action_rule import GREEDY, choose_by_agent, rules_beside
 from p3kit.runtime.equal_exposure import average_fraction, hold_fraction
 from p3kit.runtime.fixed_rules import ChosenRules, FixedRules, play_chosen_rules, play_fixed_rules
 from p3kit.runtime.lookahead import DecideRows, walk_ahead
@@ -105,6 +106,12 @@ class Evaluator(Player):
         """The policy's one path over a whole split."""
         return walk_together([self], split, _stack_of_one(policy))[0][0]
 
+    def in_windows(self) -> Evaluator:
+        """This evaluator in mode `windows`, as an agent is trained."""
+        other = copy.copy(self)
+        other.mode = "windows"
+        return other
+
     def decide(self, split: Split, policy: Policy) -> Decide:
         """The policy's decisions on rows of this agent."""
         return _decide(_decide_rows([self], split, _stack_of_one(policy), [[self.action_rule]]), 1, 1)
@@ -133,22 +140,21 @@ def evaluate_together(evaluators: Sequence[Evaluator], policy: StackPolicy) -> l
         some = unplayed[begin : begin + _AGENTS_AT_ONCE]
         for evaluator, fixed in zip(some, _fixed_rules(some, split), strict=True):
             evaluator._fixed = fixed
-    played = list(BOTH_RULES)
-    walks = walk_together(evaluators, split, policy, [played] * len(evaluators))
-    if any(evaluator.action_rule == SHARPENED for evaluator in evaluators):
-        # Twice, so that each pass has as many rows as that of the other rules: the last bits of a row depend on it.
-        sharpened = walk_together(evaluators, split, policy, [[SHARPENED] * len(BOTH_RULES)] * len(evaluators))
-        played.append(SHARPENED)
-        walks = [[*by_rule, own[0]] for by_rule, own in zip(walks, sharpened, strict=True)]
+    rules = [rules_beside(evaluator.action_rule) for evaluator in evaluators]
+    walks = walk_together(evaluators, split, policy, rules)
     train: Sequence[Walk | None] = [None] * len(evaluators)
+    windowed: Sequence[Walk | None] = train
     if all(evaluator.has_training_bars for evaluator in evaluators):
         train = [walk for (walk,) in walk_together(evaluators, "train", policy)]
+        flat = [evaluator.in_windows() for evaluator in evaluators]
+        windowed = [walk for (walk,) in walk_together(flat, split, policy)]
     return [
         Evaluation(
-            policy=walks[k][played.index(evaluator.action_rule)],
-            by_rule=dict(zip(played, walks[k], strict=True)),
+            policy=walks[k][rules[k].index(evaluator.action_rule)],
+            by_rule=dict(zip(rules[k], walks[k], strict=True)),
             action_rule=evaluator.action_rule,
             train=train[k],
+            windowed=windowed[k],
             rules=evaluator.rules,
             bars=evaluator.bars,
             split=split,
@@ -238,10 +244,13 @@ class Evaluation:
     policy: Walk
     """The path by the agent's own action rule."""
     by_rule: Mapping[str, Walk]
-    """The paths by greedy, sampled and the agent's own rule; the same where the policy has no probabilities."""
+    """The paths by greedy and by the agent's own rule, or by sampled beside greedy; the same where the policy has no
+    probabilities."""
     action_rule: str
     train: Walk | None
     """None where the bars do not hold the training split."""
+    windowed: Walk | None
+    """The policy on the split in windows, as `train` is played; None without `train`."""
     rules: Mapping[str, list[Walk]]
     bars: SymbolData
     split: Split
@@ -300,10 +309,12 @@ class Evaluation:
         if self.train is not None:
             year = self.bars.bars_per_year_of("train")
             values["eval/train_sharpe_ratio"] = walk_metrics(self.train, year)["sharpe_ratio"]
+        if self.windowed is not None:
+            values["eval/windowed_sharpe_ratio"] = walk_metrics(self.windowed, self.bars_per_year)["sharpe_ratio"]
         values["eval/market_correlation"] = self._market_correlation
         values["eval/train_buy_and_hold_sharpe"] = self.train_hold_sharpe
         values["eval/feature_foresight"] = self.foresight[1] if self.train is not None else None
-        values |= rule_metrics(self.by_rule[GREEDY], self.by_rule[SAMPLED], self.bars_per_year)
+        values |= rule_metrics(self.by_rule, self.bars_per_year)
         values |= holding_times([walk for walk in (self.train, self.policy) if walk], self.holding_limit)
         return {name: value for name, value in values.items() if value is not None}
 

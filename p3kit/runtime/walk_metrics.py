@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from p3kit import metrics as formulas
+from p3kit.runtime.action_rule import GREEDY, SAMPLED
 from p3kit.runtime.walks import HOLD, Array, Walk
 
 LEAST_TRIPS = 20
@@ -35,18 +36,21 @@ def walk_metrics(walk: Walk, bars_per_year: float) -> dict[str, float | None]:
     }
 
 
-def rule_metrics(greedy: Walk, sampled: Walk, bars_per_year: float) -> dict[str, float | None]:
-    """Metrics of the paths by the two action rules side by side.
+def rule_metrics(by_rule: Mapping[str, Walk], bars_per_year: float) -> dict[str, float | None]:
+    """Metrics of the paths by greedy and by sampled, of those that were played.
 
     `eval/sampled_lead` is the t-value of the mean difference of their returns on the same bars.
     """
     found: dict[str, float | None] = {}
-    for name, walk in (("greedy", greedy), ("sampled", sampled)):
+    played = {rule: by_rule[rule] for rule in (GREEDY, SAMPLED) if rule in by_rule}
+    for rule, walk in played.items():
         own = walk_metrics(walk, bars_per_year)
-        found |= {f"eval/{name}_{key}": own[key] for key in ("sharpe_ratio", "total_return", "hold_share")}
-    lead = sampled.bar_return - greedy.bar_return
-    error = float(np.std(lead)) / np.sqrt(len(lead))
-    return found | {"eval/sampled_lead": float(np.mean(lead)) / error if error > 0 else 0.0}
+        found |= {f"eval/{rule}_{key}": own[key] for key in ("sharpe_ratio", "total_return", "hold_share")}
+    if len(played) == 2:
+        lead = played[SAMPLED].bar_return - played[GREEDY].bar_return
+        error = float(np.std(lead)) / np.sqrt(len(lead))
+        found["eval/sampled_lead"] = float(np.mean(lead)) / error if error > 0 else 0.0
+    return found
 
 
 def round_trips(walk: Walk) -> tuple[Array, Array]:

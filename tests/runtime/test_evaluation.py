@@ -97,6 +97,14 @@ def test_the_training_split_and_the_choice_of_rules_stay_in_windows(spec: Spec, 
     assert (continuous.policy.bar_return != in_windows.policy.bar_return).any()
 
 
+def test_validation_is_played_in_windows_too(spec: Spec, bars: SymbolData) -> None:
+    """A gap to training is then none of the account that never starts again."""
+    continuous, in_windows = (Evaluator(spec, bars, "AAPL", 1, CPU, mode=mode)(buy) for mode in MODES)
+    sharpe = "eval/windowed_sharpe_ratio"
+    assert continuous.metrics[sharpe] == in_windows.metrics[sharpe] == in_windows.metrics["eval/sharpe_ratio"]
+    assert continuous.metrics[sharpe] != continuous.metrics["eval/sharpe_ratio"]
+
+
 @pytest.mark.parametrize("mode", FIRST_MODE)
 def test_ruin_ends_the_account_of_a_policy_and_never_buy_and_hold(spec: Spec, bars: SymbolData, mode: Mode) -> None:
     """The limit lies just below and just above the lowest equity of a policy that buys and holds."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from p3kit.metrics import ACTIONS
-from p3kit.runtime.action_rule import BOTH_RULES
+from p3kit.runtime.action_rule import rules_beside
 from p3kit.runtime.lookahead import BARS_AHEAD
 from p3kit.runtime.policy import SMALL_BATCH, LoadedPolicy
 
@@ -23,7 +23,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others(size: int, width: int) -
         return out[:, :-1].masked_fill(~mask, -1e9).log_softmax(-1), out[:, -1]
 
     policy = LoadedPolicy(function, lambda observation: observation)
-    assert BARS_AHEAD * len(BOTH_RULES) == SMALL_BATCH  # the rows of a pass of an evaluation
+    assert BARS_AHEAD * len(rules_beside("greedy")) == SMALL_BATCH  # the rows of a pass of an evaluation
     observation = torch.randn(SMALL_BATCH, size)
     mask = torch.rand(SMALL_BATCH, len(ACTIONS)) < 0.5
     mask[:, 0] = True
