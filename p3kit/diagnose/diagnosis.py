@@ -250,9 +250,10 @@ def judge(evidence: Evidence) -> tuple[Finding, ...]:
     rows = {symptom: row for symptom, row in DETECTORS.items() if not (evidence.task and about_trading(symptom))}
     findings = {symptom: _beside_own_changes(row, evidence) for symptom, row in rows.items()}
     raised = {symptom: finding for symptom, finding in findings.items() if finding.raised}
+    explained = explanations(raised)
     judged = [
-        _with_patch(replace(finding, follows=_explanation(finding, raised)), evidence) if finding.raised else finding
-        for finding in findings.values()
+        _with_patch(replace(finding, follows=explained[symptom]), evidence) if finding.raised else finding
+        for symptom, finding in findings.items()
     ]
     return tuple(sorted(judged, key=_order))
 
@@ -288,9 +289,23 @@ def _order(finding: Finding) -> tuple[Any, ...]:
     return (0, finding.follows is not None, SEVERITIES.index(finding.severity), finding.since_step or 0, catalogue)
 
 
+def explanations(raised: Mapping[str, Finding]) -> dict[str, str | None]:
+    """The raised row that explains each raised row, or None for a root. The way from any row ends at a root, and that
+    from an alarming row at an alarming one."""
+    found = {symptom: _explanation(finding, raised) for symptom, finding in raised.items()}
+    for symptom in found:
+        way = [symptom]
+        while (above := found[way[-1]]) is not None and above not in way:
+            way.append(above)
+        if above is not None:  # a circle: the row that began first is its root
+            circle = way[way.index(above) :]
+            found[min(circle, key=lambda name: (raised[name].since_step or 0, _layer(name), name))] = None
+    return found
+
+
 def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     """The raised row that explains this one: a named ancestor that began no more than two ticks after it, then an exact
-    row, then the earliest row of an earlier layer."""
+    row, then the earliest row of an earlier layer. Information explains no alarm."""
     named: Iterable[str] = FOLLOWS.get(finding.symptom, ())
     if finding.symptom in FOLLOW_ANY:
         roots = [name for name, other in raised.items() if other.alarming and name not in OUTCOMES]
@@ -298,8 +313,9 @@ def _explanation(finding: Finding, raised: Mapping[str, Finding]) -> str | None:
     exact = [] if finding.symptom in EXACT else [name for name in EXACT if name in raised and raised[name].alarming]
     for name in [*named, *exact]:
         root = raised.get(name)
-        is_cycle = root is not None and finding.symptom in FOLLOWS.get(name, ())
-        if root is not None and not is_cycle and (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:
+        if root is None or (finding.alarming and not root.alarming) or finding.symptom in FOLLOWS.get(name, ()):
+            continue
+        if (root.since_step or 0) <= (finding.since_step or 0) + 2 * TICK:
             return name
     return _earlier_layer(finding, raised)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p3kit.symptoms.symptom import Change
+from p3kit.symptoms.symptom import Cause, Change
 
 LOWER_LR = Change("ppo.learning_rate", by=0.33, at_least=1e-5, usual=3e-4)
 HALVE_LR = Change("ppo.learning_rate", by=0.5, at_least=1e-5, usual=3e-4)
@@ -26,3 +26,11 @@ RAISE_VF = Change("ppo.vf_coef", to=1.0)
 HUBER = Change("ppo.value_loss", to="huber")
 SHRINK_COMPONENT = Change("reward.weights.{component}", by=0.33, at_least=0.01, usual=0.15)
 SILENCE_COMPONENT = Change("reward.weights.{component}", by=0.2, at_least=0.01, usual=0.15)
+
+ONE_ACTION = Cause(
+    "one_action",
+    "the most probable action is the same nearly everywhere, and the policy earns with the others",
+    (Change("evaluation.action", to="sharpened"),),
+    automatic=False,
+)
+"""Of several rows: the rule greedy hides what the policy has learnt."""

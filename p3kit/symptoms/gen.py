@@ -10,7 +10,7 @@ ROWS = (
         "Poor Generalization",
         "5.1",
         "warning",
-        "training Sharpe above validation Sharpe by more than 1.5, by three standard errors and by more than the part of buy-and-hold's own "
+        "training Sharpe above validation Sharpe, both in windows that start flat, by more than 1.5, by three standard errors and by more than the part of buy-and-hold's own "
         "gap that the policy holds, and validation below 40% of training, twice in a row after 30% of training",
         (
             Cause(

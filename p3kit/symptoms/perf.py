@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p3kit.symptoms.changes import ONE_ACTION
 from p3kit.symptoms.symptom import Cause, Symptom
 
 ROWS = (
@@ -12,8 +13,13 @@ ROWS = (
         "warning",
         "best validation Sharpe below 0.3 at 60% of training, and not above buy-and-hold",
         (
-            Cause("no_signal", "learning looks normal: the market may hold no edge at these costs", automatic=False),
-            Cause("not_learning", "learning itself is broken, see another row", automatic=False),
+            Cause("no_signal", "the market may hold no edge at these costs", automatic=False),
+            Cause(
+                "not_learning",
+                "the policy has not learnt what a fixed rule earns: see the other rows, or train longer",
+                automatic=False,
+            ),
+            ONE_ACTION,
         ),
         judged=True,
     ),

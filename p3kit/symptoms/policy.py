@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p3kit.symptoms.changes import GUIDE_LR, HALVE_LR, LESS_ENTROPY, LOWER_COST, MORE_ENTROPY
+from p3kit.symptoms.changes import GUIDE_LR, HALVE_LR, LESS_ENTROPY, LOWER_COST, MORE_ENTROPY, ONE_ACTION
 from p3kit.symptoms.symptom import Cause, Change, Symptom
 
 ROWS = (
@@ -110,15 +110,8 @@ ROWS = (
         "The most probable action earns less than drawn ones",
         "-",
         "warning",
-        "eval/sampled_lead above 3 standard errors in 3 evaluations in a row after half of training, with evaluation.action greedy",
-        (
-            Cause(
-                "one_action",
-                "the most probable action is the same nearly everywhere, and the policy earns with the others",
-                (Change("evaluation.action", to="sharpened"),),
-                automatic=False,
-            ),
-        ),
+        "eval/sampled_lead above 3 standard errors in 2 evaluations in a row after half of training, with evaluation.action greedy; information where greedy's Sharpe ratio is 0.3 or more",
+        (ONE_ACTION,),
         judged=True,
     ),
 )

@@ -29,7 +29,7 @@ ROWS = (
         "One reward component dominates (PnL should be 40-50%)",
         "2.2, 2.4",
         "warning",
-        "reward/episode_share of a component other than pnl above 0.5, or up by more than 0.15 since the start",
+        "reward/episode_share of a component other than pnl above 0.5, or up by more than 0.15 since the start, or that of pnl below 0.1",
         (
             Cause("weights", "so from the start: weights or units", (SHRINK_COMPONENT,), automatic=False),
             Cause(

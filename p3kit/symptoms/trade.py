@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p3kit.symptoms.changes import ONE_ACTION
 from p3kit.symptoms.symptom import Cause, Change, Symptom
 
 ROWS = (
@@ -36,6 +37,7 @@ ROWS = (
         "warning",
         "no round trip in the last two evaluations after 20% of training, and sampled actions hold as well",
         (
+            ONE_ACTION,
             Cause(
                 "cost_strong",
                 "costs are punished more than opportunities pay",

@@ -55,6 +55,7 @@ def hacked(progress: float) -> Edit:
 
 
 HOLD = {"policy/hold_share": 0.985, "policy/entropy_norm": 0.04, "policy/entropy": 0.05}
+POOR = {"eval/sharpe_ratio": -0.2, "eval/total_return": -0.05, "eval/sharpe_excess": -0.5}
 NEVER = {"eval/total_trades": 0.0, "eval/trades_per_bar": 0.0, "eval/total_return": 0.0, "eval/sampled_hold_share": 1.0}
 
 
@@ -79,6 +80,7 @@ FAULTS: list[Any] = [
     ("value.fail", "unanchored", lambda r, p, t: r.update({"episode/episodes": 0.0}), None, {"ppo__gamma": 1.0}),
     ("value.fail", "reward_scale", lambda r, p, t: r.update({"value/explained_variance": -2.0, "value/return_std": 800.0}), None, {}),
     ("reward.share", "weights", lambda r, p, t: r.update(share_of("time", 0.6)), None, {}),
+    ("reward.share", "weights", lambda r, p, t: r.update({"reward/episode_share.pnl": 0.02}), None, {"reward__weights__pnl": 0.002}),
     ("reward.share", "component_drift", after(0.4, share_of("time", 0.4)), None, {}),
     ("reward.dead", "never_fired", lambda r, p, t: r.update({"reward/raw.sizing": 0.0, "reward/share.sizing": 0.0}), None, {}),
     ("reward.one_sign", "offset", lambda r, p, t: r.update({"reward/positive_share": 1.0, "reward/mean": 3.0}), None, {}),
@@ -92,6 +94,7 @@ FAULTS: list[Any] = [
     ("reward.rtg_erratic", "noise", after(0.3, {"reward/rtg_autocorrelation": 0.4}), None, {}),
     ("trade.too_many", "cost_weak", None, after(0, {"eval/trades_per_bar": 0.45, "eval/total_return": -0.3}), {}),
     ("trade.never", "cost_strong", None, after(0, NEVER), {}),
+    ("trade.never", "one_action", None, after(0, NEVER | {"eval/sampled_hold_share": 0.6}), {}),
     ("trade.drawdown", "drawdown_weak", None, after(0.4, {"eval/max_drawdown": 0.42}), {}),
     ("phase.entropy", "above", lambda r, p, t: r.update({"policy/entropy_norm": 0.96}), None, {}),
     ("phase.ev", "value_learning", after(0.3, {"value/explained_variance": 0.1, "diag/ev_reference": 0.4}), None, {}),
@@ -101,7 +104,9 @@ FAULTS: list[Any] = [
     ("opt.grad", "explosion", after(0.6, {"grad/grad_norm": 40.0, "grad/grad_norm_max": 400.0}), None, {}),
     ("opt.grad", "explosion", after(0.6, {"grad/grad_norm": 9.0}), None, {}),
     ("value.mean", "bias", after(0.2, {"value/value_mean": 9.0}), None, {}),
-    ("perf.no_progress", "no_signal", None, after(0, {"eval/sharpe_ratio": -0.2, "eval/total_return": -0.05, "eval/sharpe_excess": -0.5}), {}),
+    ("perf.no_progress", "no_signal", None, after(0, POOR | {"eval/best_fixed_rule_return": 0.02}), {}),
+    ("perf.no_progress", "not_learning", None, after(0, POOR), {}),
+    ("perf.no_progress", "one_action", None, after(0, POOR | {"eval/sampled_lead": 4.5, "eval/sampled_total_return": 0.3}), {}),
     ("opt.step_too_big", "learning_rate", after(0, {"diag/update_ratio": 0.13, "effective/ppo.learning_rate": 3e-2}), None, {}),
     ("opt.lr_decayed", "schedule", lambda r, p, t: r.update({"effective/ppo.learning_rate": max(3e-4 * (1 - p / 0.3), 1e-7)}), None, {}),
     ("net.dormant", "step_size", after(0.05, {"diag/dormant_share": 0.9, "diag/update_ratio": 0.1}), None, {}),
@@ -229,6 +234,19 @@ def test_a_market_that_was_kinder_in_training_is_no_gap_of_the_policy(tmp_path: 
     assert finding(judged(make_run(tmp_path, eval_fault=after(0, gap))), "gen.gap").raised
     kinder = gap | {"eval/train_buy_and_hold_sharpe": 2.5, "eval/buy_and_hold_sharpe": -0.5}
     assert finding(judged(make_run(tmp_path, eval_fault=after(0, kinder))), "gen.gap").state == "ok"
+
+
+def test_an_account_that_is_never_closed_is_no_gap_of_the_policy(tmp_path: Path) -> None:
+    gap = {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}
+    for windowed, state in ((0.1, "raised"), (2.8, "ok")):
+        run = make_run(tmp_path, eval_fault=after(0, gap | {"eval/windowed_sharpe_ratio": windowed}))
+        assert finding(judged(run), "gen.gap").state == state
+
+
+@pytest.mark.parametrize(("sharpe", "severity"), [(-0.4, "warning"), (1.2, "information")])
+def test_greedy_that_earns_all_the_same_is_no_alarm(sharpe: float, severity: str, tmp_path: Path) -> None:
+    late = after(0.5, {"eval/sampled_lead": 4.0, "eval/greedy_sharpe_ratio": sharpe})
+    assert finding(judged(make_run(tmp_path, eval_fault=late)), "policy.greedy_worse").severity == severity
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ from p3kit.symptoms import Severity
     "gen.gap", "eval/train_sharpe_ratio", "eval/sharpe_ratio", warn=1.5, minimum=2, patience=2, unit="evaluations"
 )
 def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
-    """Guide 5.1: validation far below training, both by the same action rule, twice in a row after 30% of
-    training: a policy earns unevenly when it starts to earn. Where the evaluation carries a confidence interval,
-    the gap must be more than three standard errors: a short validation split is noisy by itself. And what the market
-    itself did worse there is no fault of the policy. A policy whose returns correlate with the market's by ρ has ρ
-    times the market's Sharpe ratio from it, so ρ times buy-and-hold's gap is taken off; ρ is √exposure where it was not
-    recorded, as of a policy that holds the market at random times."""
+    """Guide 5.1: validation far below training, both by the same action rule and in windows that start flat, twice in
+    a row after 30% of training: a policy earns unevenly when it starts to earn. Where the evaluation carries a
+    confidence interval, the gap must be more than three standard errors: a short validation split is noisy by itself.
+    And what the market itself did worse there is no fault of the policy. A policy whose returns correlate with the
+    market's by ρ has ρ times the market's Sharpe ratio from it, so ρ times buy-and-hold's gap is taken off; ρ is
+    √exposure where it was not recorded, as of a policy that holds the market at random times."""
     validation = evidence.evaluations("eval/sharpe_ratio")
+    windowed = evidence.evaluations("eval/windowed_sharpe_ratio").at(validation.steps)  # not in older runs
+    validation = with_values(validation, np.where(np.isfinite(windowed), windowed, validation.values))
     training = evidence.evaluations("eval/train_sharpe_ratio").at(validation.steps)
     error = np.zeros(len(validation))
     for event in evidence.events_of("evaluation"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.detectors.trade import worth_trading
+from p3kit.diagnose.detectors.trade import LEAST_SHARPE, drawn_actions_earn, worth_trading
 from p3kit.diagnose.evidence import Evidence, sustained
 from p3kit.diagnose.findings import Finding
 from p3kit.diagnose.registry import Row, detector, passed, raised, too_early
 from p3kit.symptoms import Severity
 
 
-@detector("perf.no_progress", "eval/total_return", warn=0.3, minimum=2, unit="evaluations")
+@detector("perf.no_progress", "eval/total_return", warn=LEAST_SHARPE, minimum=2, unit="evaluations")
 def no_progress(evidence: Evidence, row: Row) -> Finding:
     """Guide 6.2 and 3.3: Sharpe above 0.3. By 60% of training; a warning only where it is neither better than
     buy-and-hold nor than staying flat, beyond the noise of the validation bars, and some fixed rule did make money."""
@@ -32,8 +32,11 @@ def no_progress(evidence: Evidence, row: Row) -> Finding:
     text = f"best validation Sharpe so far {best[-1]:.2f}; total return of the last evaluation {total.values[-1]:+.1%}"
     if len(rule):
         text += f", the best fixed rule made {rule.values[-1]:+.1%}"
-    cause = [(1.0, "no_signal", "no fixed rule made money beyond luck" if nothing_to_find else "learning looks normal")]
-    return raised(evidence, row, total, span, float(best[-1]), text, severity=severity, causes=cause)
+    causes = [(1.0, "no_signal", "no fixed rule made money beyond luck")]
+    if not nothing_to_find:
+        causes = [(1.0, "not_learning", "a fixed rule made money beyond luck")]
+    causes += drawn_actions_earn(evidence)
+    return raised(evidence, row, total, span, float(best[-1]), text, severity=severity, causes=causes)
 
 
 def _surely_worse(evidence: Evidence) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from p3kit.diagnose.detectors.opt import step_size_cause
-from p3kit.diagnose.detectors.trade import worth_trading
+from p3kit.diagnose.detectors.trade import LEAST_SHARPE, worth_trading
 from p3kit.diagnose.evidence import Evidence, Span, breached, extended, sustained
 from p3kit.diagnose.findings import Finding, format_number
 from p3kit.diagnose.registry import Row, detector, early_share, indices, passed, raised, silent, too_early, within
@@ -211,10 +211,10 @@ def _least_entropy(hold: float) -> float:
     return min(shares)
 
 
-@detector("policy.greedy_worse", "eval/sampled_lead", warn=3.0, minimum=3, patience=3, unit="evaluations")
+@detector("policy.greedy_worse", "eval/sampled_lead", warn=3.0, minimum=2, patience=2, unit="evaluations")
 def greedy_is_worse(evidence: Evidence, row: Row) -> Finding:
     """Both rules are played on the same bars. Evaluations of one run share bars and draws, so their noise is shared,
-    too: three standard errors, not two."""
+    too: three standard errors, not two. Information where greedy earns the guide's Sharpe ratio all the same."""
     lead = evidence.evaluations("eval/sampled_lead")
     if (rule := evidence.setting("evaluation.action")) != "greedy":
         return passed(evidence, row, f"the agent acts by the rule {rule}")
@@ -232,4 +232,7 @@ def greedy_is_worse(evidence: Evidence, row: Row) -> Finding:
         f"HOLD on {at['sampled_hold_share']:.0%} and {at['greedy_hold_share']:.0%} of them"
     )
     cause = [(1.0, "one_action", f"greedy holds on {at['greedy_hold_share']:.0%} of the bars")]
-    return raised(evidence, row, lead, span, float(lead.values[span.last]), text, causes=cause)
+    sharpe = evidence.evaluations("eval/greedy_sharpe_ratio").at(lead.steps)[indices(span)]
+    earns = bool(np.nan_to_num(sharpe, nan=0.0).min() >= LEAST_SHARPE)  # n/a: it never traded
+    severity: Severity = "information" if earns else "warning"
+    return raised(evidence, row, lead, span, float(lead.values[span.last]), text, severity=severity, causes=cause)

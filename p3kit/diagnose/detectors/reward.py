@@ -26,7 +26,7 @@ from p3kit.symptoms import Severity
 @detector("reward.share", "reward/episode_share.pnl", warn=0.5, critical=0.7, minimum=3, patience=3, gross=2)
 def component_dominates(evidence: Evidence, row: Row) -> Finding:
     """Guide 2.4: PnL should be 40-50%. Under the sound formulas it carries 75-95%, as it should. So another component
-    must not carry more than half, nor grow by 0.15 beyond a quarter during training."""
+    must not carry more than half, nor grow by 0.15 beyond a quarter during training, nor pnl less than a tenth."""
     pnl = evidence.ticks("reward/episode_share.pnl")
     acting = np.nan_to_num(evidence.ticks("policy/hold_share").at(pnl.steps)) <= 0.95
     found: list[tuple[float, str, Span, Floats, bool]] = []
@@ -43,6 +43,9 @@ def component_dominates(evidence: Evidence, row: Row) -> Finding:
         span = level or drift
         if span is not None:
             found.append((float(np.max(share[indices(span)])), component, span, share, start > row.warn))
+    tiny = breached((pnl.values < _LEAST_PNL) & acting, row.patience, (pnl.values < _LEAST_PNL / 2) & acting, 2)
+    if not found and tiny is not None:
+        return _pnl_is_tiny(evidence, row, pnl, tiny)
     if not found:
         text = f"largest share of a component other than pnl {highest:.2f}"
         return passed(evidence, row, text, highest, row.warn)
@@ -61,6 +64,18 @@ def component_dominates(evidence: Evidence, row: Row) -> Finding:
     # the weight at which this component would carry a quarter, all else equal
     factor = min(0.33, (1 - value) / (3 * value)) if value > 0 else None
     return raised(evidence, row, pnl, span, value, text, threshold, severity, causes, component, factor)
+
+
+_LEAST_PNL = 0.1
+"""Share of pnl below which profit hardly counts, whatever else is large: a quarter of the guide's least."""
+
+
+def _pnl_is_tiny(evidence: Evidence, row: Row, pnl: Ticks, span: Span) -> Finding:
+    share = float(np.mean(pnl.values[indices(span)]))
+    text = f"pnl carries {share:.1%} of the episode reward"
+    causes = [(1.0, "weights", f"weight {format_number(evidence.effective('reward.weights.pnl'))}")]
+    factor = 2 * (1 - share) / (3 * max(share, 1e-3))  # pnl would carry 40%, all else equal
+    return raised(evidence, row, pnl, span, share, text, _LEAST_PNL, None, causes, "pnl", factor)
 
 
 @detector("reward.dead", "reward/raw.pnl", minimum=3)

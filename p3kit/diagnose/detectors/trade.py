@@ -46,19 +46,35 @@ def never_trades(evidence: Evidence, row: Row) -> Finding:
     span = sustained((trades.values <= row.warn) & late, row.patience)
     if span is None:
         return silent(evidence, row, trades, "fewest round trips")
-    cause = [(1.0, "cost_strong", f"cost weight {format_number(evidence.effective('reward.weights.cost'))}")]
+    causes = [(1.0, "cost_strong", f"cost weight {format_number(evidence.effective('reward.weights.cost'))}")]
     text = f"no round trip in {span.last - span.first + 1} evaluations"
     held = float(np.max(evidence.evaluations("eval/sampled_hold_share").at(trades.steps)[indices(span)]))
     if held < _HOLDS:
         text += f"; sampled actions hold on {held:.0%} of the bars"
+        causes.append((2.0, "one_action", "its own actions trade once they are drawn"))
     severity: Severity = "information" if held < _HOLDS or not worth_trading(evidence) else "warning"
-    return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=cause)
+    return raised(evidence, row, trades, span, 0.0, text, severity=severity, causes=causes)
 
 
 _HOLDS = 0.95
 """Share of HOLD from which a policy does not trade."""
 _LEAST_RETURN, _SURE = 0.10, 3.0
 """Total return on validation where only that is known, and standard errors of a Sharpe ratio above 0."""
+LEAST_SHARPE = 0.3
+"""Guide 6.2."""
+
+
+def drawn_actions_earn(evidence: Evidence) -> list[tuple[float, str, str]]:
+    """The cause that the rule greedy hides what the policy has learnt, where the newest evaluation shows it."""
+    lead, earned = (evidence.evaluations(f"eval/{name}") for name in ("sampled_lead", "sampled_total_return"))
+    if evidence.setting("evaluation.action") != "greedy" or not len(lead) or not len(earned):
+        return []
+    if lead.values[-1] <= _SURE or earned.values[-1] <= 0:
+        return []
+    why = (
+        f"sampled actions earned {earned.values[-1]:+.1%} on the same bars, {lead.values[-1]:.1f} standard errors more"
+    )
+    return [(2.0, "one_action", why)]
 
 
 def worth_trading(evidence: Evidence) -> bool:
