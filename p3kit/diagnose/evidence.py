@@ -143,6 +143,15 @@ class Evidence:
             np.asarray(series.steps, np.int64)[finite], values[finite], np.asarray(series.iterations, np.int64)[finite]
         )
 
+    def sharpe_errors(self, steps: NDArray[np.int64]) -> Floats:
+        """(n,) standard errors of the validation Sharpe ratios at these steps, 0 where none is recorded."""
+        error = np.zeros(len(steps))
+        for event in self.events_of("evaluation"):
+            interval = event.get("sharpe_interval")
+            if event.get("split", "validation") == "validation" and interval and interval[1] is not None:
+                error[steps == step_of(event)] = (float(interval[1]) - float(interval[0])) / (2 * 1.96)
+        return error
+
     def since(self, step: int) -> Evidence:
         """The record after an env step alone; the events stay."""
         series = {}
@@ -182,6 +191,10 @@ class Evidence:
         """Return True if the update ran in bf16 or fp16, where rounding alone moves the ratio by up to 2e-2."""
         precision = self.setting("compute.precision")
         return precision in ("bf16", "fp16") or (precision == "auto" and self.device.startswith("cuda"))
+
+
+def step_of(event: Mapping[str, Any]) -> int:
+    return int(event.get("global_step") or 0)
 
 
 def trailing(values: Floats, width: int, function: Callable[..., Any]) -> Floats:

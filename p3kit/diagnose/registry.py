@@ -267,10 +267,6 @@ def or_one(scale: Floats) -> Floats:
     return np.where(np.isfinite(scale), scale, 1.0)
 
 
-def step_of(event: Mapping[str, Any]) -> int:
-    return int(event.get("global_step") or 0)
-
-
 def early_share(evidence: Evidence, component: str) -> float:
     """Mean share of a component in the first three ticks, 0 where it was not recorded."""
     for kind in ("episode_share", "share"):

@@ -20,7 +20,7 @@ ROWS = (
         "Too good to be true: data leak",
         "5.1",
         "critical",
-        "eval/feature_foresight above 0.4: a feature correlates with the return of the next bar; or eval/sharpe_ratio above 8",
+        "eval/feature_foresight above 0.4: a feature correlates with the return of the next bar; or eval/sharpe_ratio above 8 by two standard errors",
         (Cause("future_feature", "a feature probably contains future prices", automatic=False),),
         judged=True,
     ),

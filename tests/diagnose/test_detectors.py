@@ -236,6 +236,14 @@ def test_a_market_that_was_kinder_in_training_is_no_gap_of_the_policy(tmp_path: 
     assert finding(judged(make_run(tmp_path, eval_fault=after(0, kinder))), "gen.gap").state == "ok"
 
 
+@pytest.mark.parametrize(("interval", "state"), [([8.6, 10.4], "raised"), ([6.0, 13.0], "ok")])
+def test_luck_on_a_short_split_is_no_leak(interval: list[float], state: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, eval_fault=after(0, {"eval/sharpe_ratio": 9.5}))
+    [evidence] = gather_run(run)
+    events = [{**event, "sharpe_interval": interval} for event in evidence.events]
+    assert DETECTORS["data.leak"](replace(evidence, events=events)).state == state
+
+
 def test_an_account_that_is_never_closed_is_no_gap_of_the_policy(tmp_path: Path) -> None:
     gap = {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}
     for windowed, state in ((0.1, "raised"), (2.8, "ok")):

@@ -12,7 +12,8 @@ from p3kit.metrics import FORESIGHT
 
 @detector("data.leak", "eval/sharpe_ratio", warn=8.0, minimum=1, patience=2, unit="evaluations", at_once=True)
 def too_good(evidence: Evidence, row: Row) -> Finding:
-    """A feature that moves with bars it cannot have seen, or a Sharpe ratio that no honest feature pays."""
+    """A feature that moves with bars it cannot have seen, or a Sharpe ratio that no honest feature pays, by two
+    standard errors: on a short split luck reaches beyond the bound."""
     foresight = evidence.evaluations("eval/feature_foresight")
     if len(foresight) and float(foresight.values[-1]) > FORESIGHT:
         value = float(foresight.values[-1])
@@ -23,7 +24,8 @@ def too_good(evidence: Evidence, row: Row) -> Finding:
         always = Span(0, len(foresight) - 1, True)
         return raised(evidence, row, foresight, always, value, text, threshold=FORESIGHT, causes=cause)
     sharpe = evidence.evaluations("eval/sharpe_ratio")
-    span = sustained(sharpe.values > row.warn, row.patience)
+    surely = sharpe.values - 2 * evidence.sharpe_errors(sharpe.steps)
+    span = sustained(surely > row.warn, row.patience)
     if span is None:
         return silent(evidence, row, sharpe, "highest validation Sharpe")
     value = float(np.max(within(sharpe, span)))

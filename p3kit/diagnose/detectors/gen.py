@@ -6,7 +6,7 @@ import numpy as np
 
 from p3kit.diagnose.evidence import Evidence, sustained
 from p3kit.diagnose.findings import Finding
-from p3kit.diagnose.registry import Row, detector, raised, silent, step_of, with_values
+from p3kit.diagnose.registry import Row, detector, raised, silent, with_values
 from p3kit.symptoms import Severity
 
 
@@ -24,11 +24,7 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
     windowed = evidence.evaluations("eval/windowed_sharpe_ratio").at(validation.steps)  # not in older runs
     validation = with_values(validation, np.where(np.isfinite(windowed), windowed, validation.values))
     training = evidence.evaluations("eval/train_sharpe_ratio").at(validation.steps)
-    error = np.zeros(len(validation))
-    for event in evidence.events_of("evaluation"):
-        interval = event.get("sharpe_interval")
-        if event.get("split", "validation") == "validation" and interval and interval[1] is not None:
-            error[validation.steps == step_of(event)] = (float(interval[1]) - float(interval[0])) / (2 * 1.96)
+    error = evidence.sharpe_errors(validation.steps)
     held = evidence.evaluations("eval/train_buy_and_hold_sharpe").at(validation.steps)
     market = held - evidence.evaluations("eval/buy_and_hold_sharpe").at(validation.steps)
     exposure = np.nan_to_num(evidence.evaluations("eval/exposure").at(validation.steps), nan=1.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import TICK, Evidence
+from p3kit.diagnose.evidence import TICK, Evidence, step_of
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import Row, detector, nothing_recorded, passed, raised_at, step_of
+from p3kit.diagnose.registry import Row, detector, nothing_recorded, passed, raised_at
 
 _LOSSES = ("policy/policy_loss", "value/value_loss", "reward/mean", "policy/entropy")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from p3kit.diagnose.evidence import Evidence, sustained
+from p3kit.diagnose.evidence import Evidence, step_of, sustained
 from p3kit.diagnose.findings import Finding, format_number
-from p3kit.diagnose.registry import Row, detector, indices, passed, raised, raised_at, silent, step_of
+from p3kit.diagnose.registry import Row, detector, indices, passed, raised, raised_at, silent
 
 
 @detector("run.slow", "perf/steps_per_second", warn=100.0, minimum=2, patience=2)
