@@ -187,7 +187,19 @@ def _clean_bill(diagnosis: AgentDiagnosis, short: bool) -> RenderableType:
     table.add_column("healthy", justify="right")
     for seen in diagnosis.ranges:
         table.add_row(seen.metric, *(format_number(v) for v in (seen.low, seen.high, seen.last)), healthy_range(seen))
-    return Lines(verdict, table)
+    return Lines(verdict, table, *map(Text, outside(diagnosis.ranges)))
+
+
+def outside(ranges: Sequence[Range]) -> list[str]:
+    """A sentence on last values that are not healthy although no row warns; empty without one."""
+    names = []
+    for seen in ranges:
+        low, high = METRICS[seen.metric].healthy or (None, None)
+        if (low is not None and seen.last < low) or (high is not None and seen.last > high):
+            names.append(seen.metric)
+    if not names:
+        return []
+    return [f"Last value not healthy: {', '.join(names)}. A row warns only where chance is unlikely and it lasts."]
 
 
 def healthy_range(seen: Range) -> str:

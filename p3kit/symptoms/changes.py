@@ -29,7 +29,7 @@ SILENCE_COMPONENT = Change("reward.weights.{component}", by=0.2, at_least=0.01, 
 
 ONE_ACTION = Cause(
     "one_action",
-    "the most probable action is the same nearly everywhere, and the policy earns with the others",
+    "the most probable action repeats, often HOLD or half a sale, and the policy earns with less probable ones",
     (Change("evaluation.action", to="sharpened"),),
     automatic=False,
 )

@@ -120,6 +120,16 @@ def test_command_prints_json_and_patch_and_exits_0(tmp_path: Path) -> None:
     assert "\x1b[" not in table.stdout
 
 
+def test_a_value_that_ends_outside_its_range_is_said_where_no_row_warns(tmp_path: Path) -> None:
+    def weak(row: Row, progress: float, tick: int) -> None:
+        row["eval/max_drawdown"] = 0.27
+
+    printed = rendered(make_run(tmp_path, eval_fault=weak), 200)
+    assert "No warning among" in printed
+    assert "Last value not healthy: eval/max_drawdown. A row warns only where" in printed
+    assert "not healthy" not in rendered(make_run(tmp_path), 200)
+
+
 def test_command_on_a_healthy_run_has_nothing_to_patch(tmp_path: Path) -> None:
     make_run(tmp_path)
     told = CliRunner().invoke(command, ["latest", "--patch", "--runs", str(tmp_path)])
