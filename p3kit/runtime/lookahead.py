@@ -51,7 +51,6 @@ class Path:
         self._decided: list[dict[int, int]] = [{}, {}, {}]  # by row of the mask: the newest decision on each bar
         self._newest = [HOLD] * 3  # by row of the mask
         self._guesses: list[Guess] = []
-        self._depth = BARS_AHEAD
         self._outcomes: list[Outcome] = []
         self.actions: list[int] = []
 
@@ -72,7 +71,7 @@ class Path:
         account, last_action = self._account, self.actions[-1] if self.actions else HOLD
         fields: list[tuple[float, ...]] = []
         self._guesses = []
-        for at in range(len(self.actions), min(len(self.actions) + self._depth, len(self._bars))):
+        for at in range(len(self.actions), min(len(self.actions) + BARS_AHEAD, len(self._bars))):
             fields.append(self._engine.fields(account, last_action))
             row = account.mask_row
             last_action = self._decided[row].get(at, self._newest[row])
@@ -100,10 +99,6 @@ class Path:
                 self._arrive(action, *self._engine.step(self._account, action, self._bars[at]))
             else:
                 self._arrive(action, guess.account, guess.outcome)
-        import os
-
-        a, b = map(int, os.environ.get("DEP", "0,16").split(","))
-        self._depth = min(BARS_AHEAD, a * (len(self.actions) - begin) + b)
 
     def _arrive(self, action: int, account: FloatAccount, outcome: Outcome) -> None:
         self._account = account

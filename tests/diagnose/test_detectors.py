@@ -246,9 +246,17 @@ def test_luck_on_a_short_split_is_no_leak(interval: list[float], state: str, tmp
 
 def test_an_account_that_is_never_closed_is_no_gap_of_the_policy(tmp_path: Path) -> None:
     gap = {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}
-    for windowed, state in ((0.1, "raised"), (2.8, "ok")):
+    for windowed, state in ((0.2, "raised"), (2.8, "ok")):
         run = make_run(tmp_path, eval_fault=after(0, gap | {"eval/windowed_sharpe_ratio": windowed}))
-        assert finding(judged(run), "gen.gap").state == state
+        found = finding(judged(run), "gen.gap")
+        assert found.state == state
+        assert found.state == "ok" or "0.20 in validation, both in windows that start flat" in found.evidence
+
+
+def test_a_reward_without_pnl_is_a_choice(tmp_path: Path) -> None:
+    spec = spec_with(reward__weights__pnl=0.0)
+    run = make_run(tmp_path, spec=spec, fault=lambda r, p, t: r.update({"reward/episode_share.pnl": 0.0}))
+    assert finding(judged(run), "reward.share").state == "ok"
 
 
 @pytest.mark.parametrize(("sharpe", "severity"), [(-0.4, "warning"), (1.2, "information")])

@@ -38,6 +38,7 @@ def poor_generalisation(evidence: Evidence, row: Row) -> Finding:
         return silent(evidence, row, with_values(validation, gap), "largest gap in Sharpe")
     last = span.last
     text = f"Sharpe {training[last]:.2f} in training, {validation.values[last]:.2f} in validation"
+    text += ", both in windows that start flat" if np.isfinite(windowed[last]) else ""
     growth = float(gap[last] - gap[0])
     causes = [
         (growth, "overfit", f"the gap went from {gap[0]:.2f} to {gap[last]:.2f}"),

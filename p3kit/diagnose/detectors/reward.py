@@ -44,7 +44,7 @@ def component_dominates(evidence: Evidence, row: Row) -> Finding:
         if span is not None:
             found.append((float(np.max(share[indices(span)])), component, span, share, start > row.warn))
     tiny = breached((pnl.values < _LEAST_PNL) & acting, row.patience, (pnl.values < _LEAST_PNL / 2) & acting, 2)
-    if not found and tiny is not None:
+    if not found and tiny is not None and evidence.effective("reward.weights.pnl"):  # 0 is off by design
         return _pnl_is_tiny(evidence, row, pnl, tiny)
     if not found:
         text = f"largest share of a component other than pnl {highest:.2f}"
