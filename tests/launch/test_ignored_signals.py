@@ -19,7 +19,7 @@ name = "x"
 trainer = "{ROOT / "tests/launch/fake_trainer.py"}"
 symbols = ["A", "B"]
 data = {{ source = "synthetic", synthetic = {{ bars = 2000 }} }}
-ppo = {{ total_timesteps = 2000, pause = 0.05 }}
+ppo = {{ total_timesteps = STEPS, pause = 0.05 }}
 """
 HANDLERS = {
     "the launcher": "from p3kit.launch.local import Interrupts\nInterrupts().__enter__()",
@@ -51,8 +51,8 @@ def test_what_is_ignored_stays_ignored_and_the_rest_is_handled(who: str) -> None
         assert result.stdout.strip() == str([name == ignored for name in names])
 
 
-def start(folder: Path, ignored: str) -> subprocess.Popen[bytes]:
-    (folder / "x.toml").write_text(SPEC)
+def start(folder: Path, ignored: str, steps: int) -> subprocess.Popen[bytes]:
+    (folder / "x.toml").write_text(SPEC.replace("STEPS", str(steps)))
     command = f"trap '' {ignored}; exec {sys.executable} -m p3kit run x.toml --no-aim --jobs 2"
     process = subprocess.Popen(["sh", "-c", command], cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -62,14 +62,14 @@ def start(folder: Path, ignored: str) -> subprocess.Popen[bytes]:
 
 
 def test_nohup_survives_a_closed_terminal(tmp_path: Path) -> None:
-    process = start(tmp_path, "HUP")
+    process = start(tmp_path, "HUP", 2_000)
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=60) == 0
     assert [RunDir(tmp_path / "runs" / name).status()["state"] for name in ("run-1", "run-2")] == ["done", "done"]
 
 
 def test_trainers_end_even_where_everything_is_ignored_but_one_signal(tmp_path: Path) -> None:
-    process = start(tmp_path, "TERM HUP")
+    process = start(tmp_path, "TERM HUP", 200_000)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert [RunDir(tmp_path / "runs" / name).status()["state"] for name in ("run-1", "run-2")] == ["stopped"] * 2

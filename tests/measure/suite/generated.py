@@ -279,7 +279,7 @@ TITLES = {
     "healthy_acted_on": "healthy runs that a rule acted on",
 }
 SHOWN = ("second held-out part", "fourth part", "fifth part")
-"""The parts of the table; the text of the page tells of the others."""
+"""The parts of the table; the text of the page has the others."""
 OWN = {"recall": "recall", "precision": "precision", "healthy": "controls_alarmed", "median_delay": "median_delay"}
 OWN_REPAIR = {"repaired": "repaired", "repaired_where_acted": "repaired_where_acted",
               "healthy_acted_on": "controls_acted_on"}  # fmt: skip
