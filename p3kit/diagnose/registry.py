@@ -87,6 +87,9 @@ def why_missing(metrics: Sequence[str], evidence: Evidence) -> str:
         return "; it takes 20 winners and 20 losers in one evaluation"
     if "eval/train_sharpe_ratio" in metrics or "eval/sharpe_ratio" in metrics:
         return "; the policy never traded in an evaluation"
+    rule = evidence.setting("evaluation.action")
+    if "eval/sampled_lead" in metrics and rule == "sharpened":
+        return f"; the agent acts by the rule {rule}"
     if "diag/obs_drift" in metrics and evidence.setting("observation.normalize") != "running":
         return '; only observation.normalize = "running" has statistics that move'
     if "diag/dead_share" in metrics and evidence.setting("ppo.activation") not in (None, "relu"):

@@ -277,6 +277,18 @@ def test_a_small_lead_or_a_run_that_samples_is_no_fault_of_greedy(lead: Any, cha
     assert finding(judged(run), "policy.greedy_worse").state == "ok"
 
 
+def test_the_reason_is_given_where_sampled_is_not_played(tmp_path: Path) -> None:
+    def unplayed(row: Row, progress: float, tick: int) -> None:
+        del row["eval/sampled_lead"]
+
+    run = make_run(tmp_path, spec=spec_with(evaluation__action="sharpened"), eval_fault=unplayed)
+    found = finding(judged(run), "policy.greedy_worse")
+    assert (found.state, found.evidence) == (
+        "no_evidence",
+        "not recorded: eval/sampled_lead; the agent acts by the rule sharpened",
+    )
+
+
 def test_a_flat_policy_is_not_excused_by_the_market(tmp_path: Path) -> None:
     gap = {"eval/train_sharpe_ratio": 3.0, "eval/sharpe_ratio": 0.1}
     market = {"eval/train_buy_and_hold_sharpe": 2.5, "eval/buy_and_hold_sharpe": -0.5}
