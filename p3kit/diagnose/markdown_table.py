@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from p3kit import escape
 from p3kit.diagnose.diagnosis import merged_patch
 from p3kit.diagnose.findings import AgentDiagnosis, format_number
-from p3kit.diagnose.table import Group, grouped, heading_of, healthy_range, not_judged, outside, time_of
+from p3kit.diagnose.table import Group, grouped, heading_of, healthy_range, not_judged, time_of, unhealthy_values
 from p3kit.symptoms import SYMPTOMS
 
 
@@ -75,7 +75,7 @@ def _clean_bill(diagnosis: AgentDiagnosis) -> str:
     for seen in diagnosis.ranges:
         numbers = " | ".join(format_number(value) for value in (seen.low, seen.high, seen.last))
         lines.append(f"| {seen.metric} | {numbers} | {healthy_range(seen)} |")
-    return "\n".join([*lines, *(f"\n{sentence}" for sentence in outside(diagnosis.ranges))])
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in unhealthy_values(diagnosis.ranges))])
 
 
 def _fenced(lines: str) -> str:

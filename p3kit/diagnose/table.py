@@ -187,10 +187,10 @@ def _clean_bill(diagnosis: AgentDiagnosis, short: bool) -> RenderableType:
     table.add_column("healthy", justify="right")
     for seen in diagnosis.ranges:
         table.add_row(seen.metric, *(format_number(v) for v in (seen.low, seen.high, seen.last)), healthy_range(seen))
-    return Lines(verdict, table, *map(Text, outside(diagnosis.ranges)))
+    return Lines(verdict, table, *map(Text, unhealthy_values(diagnosis.ranges)))
 
 
-def outside(ranges: Sequence[Range]) -> list[str]:
+def unhealthy_values(ranges: Sequence[Range]) -> list[str]:
     """A sentence on last values that are not healthy although no row warns; empty without one."""
     names = []
     for seen in ranges:

@@ -61,7 +61,7 @@ _HOLDS = 0.95
 _LEAST_RETURN, _SURE = 0.10, 3.0
 """Total return on validation where only that is known, and standard errors of a Sharpe ratio above 0."""
 LEAST_SHARPE = 0.3
-"""Guide 6.2."""
+"""Sharpe ratio below which a policy makes no progress (guide 6.2)."""
 
 
 def drawn_actions_earn(evidence: Evidence) -> list[tuple[float, str, str]]:
