@@ -121,11 +121,11 @@ def held_back(fired: Decision, objection: Objection) -> Decision:
 
 
 def all_or_none(rule: Intervention, own: dict[str, Decision]) -> dict[str, Decision]:
-    """Stop all agents if one has no checkpoint to go back to and the rule stops then."""
-    halting = next((one.actions for one in own.values() if one.actions != runtime_actions(rule)), None)
-    if halting is None:
+    """Let no agent go back if one cannot: all of them stop, or all of them keep their weights."""
+    instead = next((one.actions for one in own.values() if one.actions != runtime_actions(rule)), None)
+    if instead is None:
         return own
-    return {name: replace(one, actions=halting, checkpoint=None) for name, one in own.items()}
+    return {name: replace(one, actions=instead, checkpoint=None) for name, one in own.items()}
 
 
 def runtime_actions(rule: Intervention) -> tuple[Table, ...]:

@@ -199,17 +199,24 @@ class Member:
         return {"keys": keys, "gradual": gradual, "agents": (self.name,)}
 
     def with_checkpoint(self, rule: Intervention, fired: Decision) -> Decision:
-        """Choose the checkpoint of a rollback: the newest good one that is older than the symptom's delay."""
+        """Choose the checkpoint of a rollback: the newest good one that is older than the symptom's delay.
+
+        Without one the rule stops the run if its rollback has `else = "stop"`. Beyond the budget it keeps the weights
+        if its rollback has `over_budget = "stay"`."""
         back = next((action for action in fired.actions if isinstance(action, Rollback)), None)
         if back is None:
             return fired
         latest = self.clock.updates - patience_of(rule)[1]
         old_enough = [step for updates, step in self.good if updates <= latest]
-        if back.rollback == "init" or (not old_enough and back.otherwise != "stop"):
-            return replace(fired, checkpoint="init")
-        if not old_enough:
+        is_first = back.rollback == "init" or (not old_enough and back.otherwise != "stop")
+        if not (is_first or old_enough):
             return replace(fired, actions=stop_instead(fired.actions))
-        return replace(fired, checkpoint=good_name(old_enough[-1]))
+        checkpoint = "init" if is_first else good_name(old_enough[-1])
+        refused = self._refuses(checkpoint) if back.over_budget == "stay" else None
+        if refused is None:
+            return replace(fired, checkpoint=checkpoint)
+        reason = f"{fired.reason}; the weights stay, as {refused}"
+        return replace(fired, actions=without_rollback(fired.actions), reason=reason)
 
     def steered(self, rule: Intervention, loop: Controller, by: float) -> tuple[Decision, Modifier] | None:
         """The turn of a controller by a factor; None if it would change nothing."""
@@ -269,13 +276,17 @@ class Member:
             return None
         if budget.actions is not None and self.actions >= budget.actions:
             return "blocked", f"diagnose.budget.actions = {budget.actions} are used up"
-        if fired.checkpoint is not None:
-            if budget.rollbacks is not None and self.rollbacks >= budget.rollbacks:
-                return "blocked", f"diagnose.budget.rollbacks = {budget.rollbacks} are used up"
-            lost = self.lost_steps + self.clock.env_steps - step_of(fired.checkpoint)
-            if lost > budget.lost_steps_pct / 100 * self.record.total_timesteps:
-                limit = f"diagnose.budget.lost_steps_pct = {budget.lost_steps_pct:g}"
-                return "blocked", f"a rollback would lose more than {limit}"
+        refused = None if fired.checkpoint is None else self._refuses(fired.checkpoint)
+        return None if refused is None else ("blocked", refused)
+
+    def _refuses(self, checkpoint: str) -> str | None:
+        """The reason why `diagnose.budget` does not allow a rollback to `checkpoint`; None if it does."""
+        budget = self.spec.diagnose.budget
+        if budget.rollbacks is not None and self.rollbacks >= budget.rollbacks:
+            return f"diagnose.budget.rollbacks = {budget.rollbacks} are used up"
+        lost = self.lost_steps + self.clock.env_steps - step_of(checkpoint)
+        if lost > budget.lost_steps_pct / 100 * self.record.total_timesteps:
+            return f"a rollback would lose more than diagnose.budget.lost_steps_pct = {budget.lost_steps_pct:g}"
         return None
 
     # --- changes -----------------------------------------------------------------------------------------------------
@@ -480,7 +491,12 @@ def step_of(checkpoint: str) -> int:
 
 def stop_instead(actions: Sequence[Any]) -> tuple[Any, ...]:
     """Replace a rollback by the end of the run."""
-    return (*(action for action in actions if not isinstance(action, Rollback)), Stop(stop="fail"))
+    return (*without_rollback(actions), Stop(stop="fail"))
+
+
+def without_rollback(actions: Sequence[Any]) -> tuple[Any, ...]:
+    """The other actions of a rule that rolls back."""
+    return tuple(action for action in actions if not isinstance(action, Rollback))
 
 
 def component_of(view: Snapshot) -> str:

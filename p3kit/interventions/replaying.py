@@ -8,7 +8,7 @@ from typing import Any
 
 from p3kit.diagnose.journal import DONE, for_agent
 from p3kit.interventions.decision import STRICT, Check, Decision, failure_actions, runtime_actions
-from p3kit.interventions.member import Journal, stop_instead
+from p3kit.interventions.member import Journal, stop_instead, without_rollback
 from p3kit.interventions.modifiers import Modifier
 from p3kit.interventions.rule import ActiveRule, Members, RuleCheck
 from p3kit.spec.actions import Rollback, Stop
@@ -53,7 +53,7 @@ def _again(check: RuleCheck, event: Event) -> Iterator[Decision]:
             yield check.merged(own)
             check.turn({name: _turned(check, check.rule.controller, name, own[name]) for name in own})
         case "fired":
-            yield from _fire_again(check, own, event.get("component", ""))
+            yield from _fire_again(check, own, event)
         case "released" if any((live := check.waiting()).values()):
             yield from check.end(live, event["reason"])
         case "verified":
@@ -63,21 +63,24 @@ def _again(check: RuleCheck, event: Event) -> Iterator[Decision]:
             yield from check.fail({name: replace(one, actions=actions) for name, one in own.items()})
 
 
-def _fire_again(check: RuleCheck, own: Mapping[str, Decision], component: str) -> Iterator[Decision]:
+def _fire_again(check: RuleCheck, own: Mapping[str, Decision], event: Event) -> Iterator[Decision]:
+    component = event.get("component", "")
     added = {name: member.modifiers_of(check.rule, component) for name, member in check.present.items()}
     moved = {name: member.moved(added[name]) for name, member in check.present.items()}
     own = {
-        name: replace(one, **moved[name], actions=_actions_again(check.rule, one), component=component)
+        name: replace(one, **moved[name], actions=_actions_again(check.rule, one, event), component=component)
         for name, one in own.items()
     }
     yield check.merged(own)
     yield from check.apply(own, added)
 
 
-def _actions_again(rule: Intervention, decision: Decision) -> tuple[Any, ...]:
+def _actions_again(rule: Intervention, decision: Decision, event: Event) -> tuple[Any, ...]:
     actions = runtime_actions(rule)
-    rolls_back = any(isinstance(action, Rollback) for action in actions)
-    return stop_instead(actions) if rolls_back and decision.checkpoint is None else actions
+    if decision.checkpoint is not None or not any(isinstance(action, Rollback) for action in actions):
+        return actions
+    stopped = any("stop" in did for did in event["did"])
+    return stop_instead(actions) if stopped else without_rollback(actions)
 
 
 def _turned(check: RuleCheck, loop: Controller, name: str, decision: Decision) -> Modifier:

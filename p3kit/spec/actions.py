@@ -92,6 +92,8 @@ class Rollback(Table):
     """The newest checkpoint without an open symptom, or the initial weights."""
     otherwise: Literal["init", "stop"] = Field("init", alias="else")
     """Fallback if there is none."""
+    over_budget: Literal["block", "stay"] = "block"
+    """If `diagnose.budget` forbids the rollback: block the rule, or keep the weights and make its other changes."""
 
 
 class Reinit(Table):

@@ -18,6 +18,12 @@ ROWS = (
                 "observations are not normalised",
                 (Change("observation.normalize", to="train"), CLIP_OBSERVATION),
             ),
+            Cause(
+                "clip",
+                "observation.clip is so small that it cuts ordinary values",
+                (CLIP_OBSERVATION,),
+                automatic=False,
+            ),
             Cause("outliers", "normalised, and still out of scale: outliers in the data", automatic=False),
         ),
         automatic=True,

@@ -155,6 +155,7 @@ ROWS = (
         (
             Cause("too_large", "returns are too large for the value head", (SCALE_REWARD,)),
             Cause("too_small", "returns are too small against the entropy bonus", (SCALE_REWARD,)),
+            Cause("clip", "reward.clip cuts ordinary rewards", (CLIP_REWARD, SCALE_REWARD)),
         ),
         automatic=True,
         judged=True,

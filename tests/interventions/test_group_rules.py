@@ -133,6 +133,19 @@ def test_each_goes_back_to_a_checkpoint_of_its_own() -> None:
     assert run.engine["A"].undone == [(1_000, 3_000)]
 
 
+def test_a_group_stays_together_where_one_may_not_go_back() -> None:
+    back = {"rollback": "last_good", "over_budget": "stay"}
+    rule = HOLD | {"do": [back, {"scale": "learning_rate", "by": 0.5, "min": 1e-6}]}
+    run = together(rule, diagnose={"mode": "act", "budget": {"lost_steps_pct": 2}})
+    run.update()
+    for name in ("A", "B"):
+        run.engine[name].keep_good()
+    run.update()
+    (fired,) = run.update(*holding("A", "B"))  # C would lose 3 % of the steps, A and B 2 %
+    assert (fired.checkpoint, fired.actions) == (None, ())
+    assert run.values("ppo.learning_rate") == pytest.approx([1.5e-4] * 3)
+
+
 STEER = {
     "id": "steer",
     "scope": "run",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from p3kit.diagnose.journal import in_short
+from p3kit.spec.actions import Dump
 
 from .made_up_run import HOLD, KL, SICK, UP, Training, decided, open_finding
 
@@ -397,6 +398,26 @@ def test_the_budget_of_rollbacks_and_of_lost_steps() -> None:
     told = [run.update(BIG)[0] for _ in range(2)]
     assert [one.decision for one in told] == ["fired", "blocked"]  # 1,000 and then 1,000 + 2,000 of 100,000 steps
     assert "lost_steps_pct" in told[-1].reason
+
+
+@pytest.mark.parametrize(
+    "budget", [{"lost_steps_pct": 0.5}, {"rollbacks": 0, "lost_steps_pct": 100}], ids=["steps", "rollbacks"]
+)
+@pytest.mark.parametrize("back", ["last_good", "init"])
+def test_beyond_the_budget_a_rule_may_act_on_the_weights_of_now(back: str, budget: dict[str, float]) -> None:
+    stay = {"rollback": back, "over_budget": "stay"}
+    rule = BACK | {"patience": 1, "do": [{"dump": "minibatch"}, stay, BACK["do"][1]]}  # type: ignore[index]
+    run = Training(rule, diagnose={"mode": "act", "budget": budget})
+    (fired,) = run.update(BIG)
+    assert (fired.decision, fired.checkpoint) == ("fired", None)
+    assert [type(asked) for asked in fired.actions] == [Dump]
+    assert "the weights stay, as" in fired.reason
+    assert run.value("ppo.learning_rate") == pytest.approx(3e-5)
+    assert run.engine["A"].undone == []
+    again = Training(rule, diagnose={"mode": "act", "budget": budget}, journal=run.journal)
+    (replayed,) = again.update()
+    assert (replayed.checkpoint, replayed.actions) == (None, fired.actions), "a replay stays, too"
+    assert again.value("ppo.learning_rate") == run.value("ppo.learning_rate")
 
 
 def test_what_was_undone_is_not_judged_again() -> None:

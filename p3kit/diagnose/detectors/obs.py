@@ -29,12 +29,19 @@ def observations_out_of_scale(evidence: Evidence, row: Row) -> Finding:
     )
     if severity == "information":
         text += f", clipped at {format_number(float(clip))}"
-    raw = evidence.setting("observation.normalize") == "none"
-    cause = (
-        (1.0, "not_normalised", 'observation.normalize is "none"') if raw else (1.0, "outliers", "although normalised")
-    )
+    is_raw = evidence.setting("observation.normalize") == "none"
+    is_tight = often is not None and isinstance(clip, (int, float)) and clip < _TIGHT
+    causes = [
+        (2.0 if is_tight else 0.0, "clip", f"observation.clip is {clip}"),
+        (1.0 if is_raw else 0.0, "not_normalised", 'observation.normalize is "none"'),
+        (0.0 if is_raw or is_tight else 1.0, "outliers", "although normalised"),
+    ]
     threshold = 0.02 if often is not None else row.warn
-    return raised(evidence, row, clock, found or Span(0, 0, True), value, text, threshold, severity, [cause])
+    return raised(evidence, row, clock, found or Span(0, 0, True), value, text, threshold, severity, causes)
+
+
+_TIGHT = 3.0
+"""Standard deviations: a smaller `observation.clip` cuts ordinary values, not outliers."""
 
 
 @detector("obs.drift", "diag/obs_drift", warn=4.0, minimum=5, patience=2)

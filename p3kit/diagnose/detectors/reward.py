@@ -298,13 +298,17 @@ def returns_badly_scaled(evidence: Evidence, row: Row) -> Finding:
     if span is not None:
         value = float(np.median(within(cut, span)))
         text = f"{value:.0%} of rewards are cut by reward.clip: large and larger rewards look the same to the learner"
-        cause = (1.0, "too_large", scaling)
+        clip = evidence.setting("reward.clip")
+        is_tight = isinstance(clip, (int, float)) and clip < _TIGHT
+        cause = (1.0, "clip" if is_tight else "too_large", f"reward.clip is {clip}, {scaling}")
         return raised(evidence, row, cut, span, value, text, threshold=_MOST_CLIPPED, causes=[cause])
     return silent(evidence, row, std, "standard deviation of the returns")
 
 
 _FAINTEST = 1e-3
 """Standard deviation of the scaled rewards; those of an account that trades are 0.1 to 1."""
+_TIGHT = 5.0
+"""Of reward.clip, in units of scaled rewards: a smaller one cuts ordinary rewards."""
 _MOST_CLIPPED = 0.10
 """Share of rewards that may be cut; healthy runs cut next to none."""
 
