@@ -29,9 +29,15 @@ ROWS = (
         "One reward component dominates (PnL should be 40-50%)",
         "2.2, 2.4",
         "warning",
-        "reward/episode_share of a component other than pnl above 0.5, or up by more than 0.15 since the start, or that of pnl below 0.1",
+        "reward/episode_share of a component other than pnl above 0.5, or up by more than 0.15 since the start, or that of pnl below 0.2",
         (
             Cause("weights", "so from the start: weights or units", (SHRINK_COMPONENT,), automatic=False),
+            Cause(
+                "pnl_weight",
+                "the weight of pnl is too small beside the others",
+                (Change("reward.weights.pnl", by=2.0, usual=0.40),),
+                automatic=False,
+            ),
             Cause(
                 "component_drift",
                 "the share grew while training: the agent exploits this component",

@@ -80,7 +80,8 @@ FAULTS: list[Any] = [
     ("value.fail", "unanchored", lambda r, p, t: r.update({"episode/episodes": 0.0}), None, {"ppo__gamma": 1.0}),
     ("value.fail", "reward_scale", lambda r, p, t: r.update({"value/explained_variance": -2.0, "value/return_std": 800.0}), None, {}),
     ("reward.share", "weights", lambda r, p, t: r.update(share_of("time", 0.6)), None, {}),
-    ("reward.share", "weights", lambda r, p, t: r.update({"reward/episode_share.pnl": 0.02}), None, {"reward__weights__pnl": 0.002}),
+    ("reward.share", "weights", lambda r, p, t: r.update(share_of("hold", 0.6) if p < 0.35 else {}), None, {}),
+    ("reward.share", "pnl_weight", lambda r, p, t: r.update({"reward/episode_share.pnl": 0.15}), None, {"reward__weights__pnl": 0.05}),
     ("reward.share", "component_drift", after(0.4, share_of("time", 0.4)), None, {}),
     ("reward.dead", "never_fired", lambda r, p, t: r.update({"reward/raw.sizing": 0.0, "reward/share.sizing": 0.0}), None, {}),
     ("reward.one_sign", "offset", lambda r, p, t: r.update({"reward/positive_share": 1.0, "reward/mean": 3.0}), None, {}),
@@ -442,6 +443,7 @@ GROSS: list[Any] = [
     ("mask.tight", after(0, {"policy/valid_actions": 1.2}), 1, {}),
     ("reward.corr", after(0, {"reward/corr_total_gain": -0.9}), 1, {}),
     ("reward.share", after(0, share_of("time", 0.8)), 2, {}),
+    ("reward.share", after(0, share_of("hold", 0.6)), 2, {}),
     ("value.fail", after(0, {"value/explained_variance": -1.4}), 4, {}),
     ("policy.uniform", after(0, {"policy/entropy_norm": 0.997}), 6, {"ppo__ent_coef": 0.5}),
 ]  # fmt: skip
