@@ -53,7 +53,8 @@ def intervened(entries: Iterable[Entry]) -> bool:
 def in_short(entry: Entry) -> str:
     """Short text of the changes of an entry: `ppo.ent_coef 0.01 → 0.05 over 10% of training, back to init`."""
     slow = {key: f" over {span}" for key, span in (entry.get("gradual") or {}).items()}
-    moved = (entry.get("keys") or {}).items()
+    keys = (entry.get("keys") or {}).items()
+    moved = [(key, values) for key, values in keys if values[0] != values[1]] or keys
     parts = [f"{key} {_short(before)} → {_short(after)}{slow.get(key, '')}" for key, (before, after) in moved]
     if entry.get("checkpoint"):
         parts.append(back_to(entry["checkpoint"]))

@@ -27,6 +27,7 @@ def printed(*entries: dict[str, Any]) -> str:
     ("change", "words"),
     [
         ({}, "ppo.ent_coef 0.01 → 0.05"),
+        ({"keys": {"ppo.ent_coef": [0.01, 0.05], "reward.weights.hold": [0.0, 0.0]}}, "ppo.ent_coef 0.01 → 0.05"),
         ({"checkpoint": "init"}, "ppo.ent_coef 0.01 → 0.05, back to init"),
         ({"checkpoint": "good-000049152"}, "ppo.ent_coef 0.01 → 0.05, back to step 49k"),
         (
