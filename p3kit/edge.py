@@ -13,16 +13,18 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from p3kit.significance import (
     DRAWS,
     LEAST_BARS,
+    LEVEL,
     TAIL,
     Estimate,
     Floats,
+    Interval,
     Sums,
     annual,
     block_length,
@@ -43,6 +45,8 @@ LEAST_TRADES = 10
 """Closed trades: fewer are an anecdote."""
 LEAST_SWITCHES = 20
 """Changes between in the market and out of it: with fewer, a market that turns once decides the result."""
+_MOST_RIVALS = 12
+"""Evaluations of one agent in a comparison of two: the time and memory grow with their product."""
 FALSE_SHOWN = 0.022
 """Largest rate of false "shown" in any null of docs/evaluation.md, rounded up."""
 
@@ -149,8 +153,8 @@ def judge(
 
 def _comparable(candidates: Sequence[Candidate], chosen: Candidate) -> list[Candidate]:
     """Those on the same bars that could have been judged had they been chosen."""
-    bars = (chosen.span, chosen.bars)
-    return [one for one in candidates if one is chosen or ((one.span, one.bars) == bars and not why_not_judged(one))]
+    bars = _bars_of(chosen)
+    return [one for one in candidates if one is chosen or (_bars_of(one) == bars and not why_not_judged(one))]
 
 
 def _compare(found: Estimate, k: int, tries: float, bars_per_year: float, judged: bool) -> dict[str, Any]:
@@ -162,6 +166,56 @@ def _compare(found: Estimate, k: int, tries: float, bars_per_year: float, judged
         "p": None if p is None else round(p, 6),
         "shown": p is not None and p <= TAIL,
     }
+
+
+# --- two agents -------------------------------------------------------------------------------------------------------
+
+
+def difference_interval(ours: Member, theirs: Member, level: float = LEVEL) -> Interval | None:
+    """Confidence interval of the annual Sharpe ratio of our chosen weights minus that of theirs, on the same bars.
+
+    Each are the best of several evaluations, and the agent with more of them would look better by luck. So the
+    interval holds for all pairs of evaluations at once. From more than 12 evaluations 12 are taken at even distances,
+    and those left out count by Bonferroni's bound. None where the bars differ, or too few have a return.
+    """
+    own, other = _rivals(ours), _rivals(theirs)
+    if not (own and other) or own.bars != other.bars:
+        return None
+    at = np.arange(own.series.count * other.series.count)
+    found = estimate(own.series.only(at // other.series.count), other.series.only(at % other.series.count))
+    pair = own.place * other.series.count + other.place
+    return annual(found.interval(pair, level, own.tries * other.tries), own.bars_per_year)
+
+
+class _Rivals(NamedTuple):
+    """The chosen evaluation of an agent among others on its bars."""
+
+    series: Sums
+    place: int
+    """Column of the chosen one."""
+    tries: float
+    """Planned evaluations over those in `series`."""
+    bars: tuple[str, int]
+    bars_per_year: float
+
+
+def _rivals(agent: Member) -> _Rivals | None:
+    """None where no evaluation was chosen, or it has too few returns."""
+    if (chosen := agent.chosen) is None:
+        return None
+    bars = _bars_of(chosen)
+    same = [one for one in agent.candidates if _bars_of(one) == bars and one.series["policy"].enough[0]]
+    place = next((at for at, one in enumerate(same) if one is chosen), None)
+    if place is None:
+        return None
+    kept = sorted({place, *np.linspace(0, len(same) - 1, min(len(same), _MOST_RIVALS)).astype(int).tolist()})
+    series = Sums.beside([same[at].series["policy"] for at in kept])
+    tries = agent.tries * len(same) / len(kept)
+    return _Rivals(series, kept.index(place), tries, bars, chosen.bars_per_year)
+
+
+def _bars_of(candidate: Candidate) -> tuple[str, int]:
+    return candidate.span, candidate.bars
 
 
 # --- families ---------------------------------------------------------------------------------------------------------

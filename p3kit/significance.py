@@ -71,6 +71,11 @@ class Sums:
         return Sums(self.bars, self.sums[:, columns], self.squares[:, columns])
 
     @property
+    def count(self) -> int:
+        """K"""
+        return self.sums.shape[1]
+
+    @property
     def moments(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation (n − 1) per bar, (K,) each."""
         return _moments(self.bars.sum(), self.sums.sum(0), self.squares.sum(0))

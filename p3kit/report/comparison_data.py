@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from p3kit import edge
 from p3kit.errors import InputError
 from p3kit.metrics import mean_interval
 from p3kit.report.agent_data import AgentSummary, summarise_agent
 from p3kit.report.run_history import RunHistory
 from p3kit.rundir import RunDir, extended_origins, find_runs
-from p3kit.significance import excess_interval
 from p3kit.spec.expansion import full_path
 from p3kit.spec.keypath import is_written, leaves, split_path, value_at_path, written_path
 from p3kit.spec.loading import overrides_of, stored_origins
@@ -138,7 +137,8 @@ class SpecDifference:
 
 @dataclass(frozen=True)
 class Pair:
-    """One agent and its partner in the reference group. `interval`: 95 % paired bootstrap of the Sharpe difference."""
+    """One agent and its partner in the reference group. `interval`: paired bootstrap of the Sharpe difference, valid
+    for the best evaluation of each (`p3kit.edge.difference_interval`)."""
 
     reference: Member
     other: Member
@@ -151,8 +151,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A group against the reference. `mean` and `interval` (95 %, Student's t) are of the Sharpe differences of its
-    pairs; `seed_spread` is the standard deviation over seeds of what is else the same, pooled over both groups."""
+    """A group against the reference. `mean` and `interval` (Student's t) are of the Sharpe differences of its pairs;
+    `seed_spread` is the standard deviation over seeds of what is else the same, pooled over both groups. The intervals
+    of all contrasts of a comparison hold together with 95 %, by Bonferroni's bound."""
 
     label: str
     pairs: tuple[Pair, ...]
@@ -240,7 +241,8 @@ def compare_runs(runs_root: Path, references: Sequence[str], by: str | None = No
             Group(run.name if agent is None else f"{run.name}/{agent}", tuple(column))
             for (run, agent), column in zip(named, columns, strict=True)
         ]
-    contrasts = tuple(_contrast(groups[0], group, by) for group in groups[1:])
+    level = 1.0 - 0.05 / max(1, len(groups) - 1)
+    contrasts = tuple(_contrast(groups[0], group, by, level) for group in groups[1:])
     return Comparison(word, tuple(groups), _differences(groups), _beside(groups), contrasts)
 
 
@@ -373,8 +375,8 @@ def _per_group(what: str, groups: Sequence[Group], of: Callable[[Member], str]) 
 # --- the difference it made ---
 
 
-def _contrast(reference: Group, group: Group, by: str | None) -> Contrast:
-    pairs = tuple(_pair(one, other) for one, other in _partners(reference, group, by))
+def _contrast(reference: Group, group: Group, by: str | None, level: float) -> Contrast:
+    pairs = tuple(_pair(one, other, level) for one, other in _partners(reference, group, by))
     known = [pair.difference for pair in pairs if pair.difference is not None]
     speeds = [_speed_ratio(pair) for pair in pairs]
     known_speeds = [ratio for ratio in speeds if ratio is not None]
@@ -382,7 +384,7 @@ def _contrast(reference: Group, group: Group, by: str | None) -> Contrast:
         label=group.label,
         pairs=pairs,
         mean=float(np.mean(known)) if known else None,
-        interval=mean_interval(np.array(known)),
+        interval=mean_interval(np.array(known), level),
         seed_spread=_seed_spread([reference, group]),
         speed_ratio=float(np.exp(np.mean(np.log(known_speeds)))) if known_speeds else None,
         only_compute=bool(pairs) and all(_only_compute(pair) for pair in pairs),
@@ -406,7 +408,7 @@ def _partners(reference: Group, group: Group, by: str | None) -> list[tuple[Memb
     return [(partners[who], member) for who, member in own.items() if who in partners]
 
 
-def _pair(reference: Member, other: Member) -> Pair:
+def _pair(reference: Member, other: Member, level: float) -> Pair:
     first, second = SHARPE.of(reference.agent), SHARPE.of(other.agent)
     if reference.agent.scores and other.agent.scores and _mode(reference) != _mode(other):
         why_not = f"one was evaluated in mode {_mode(reference)}, the other in {_mode(other)}"
@@ -417,19 +419,22 @@ def _pair(reference: Member, other: Member) -> Pair:
         return Pair(reference, other, difference, None, identical=False, why_not="no equity curve was recorded")
     if ours["timestamps"] != theirs["timestamps"] or ours["bars"] != theirs["bars"]:
         return Pair(reference, other, difference, None, identical=False, why_not="not the same dates")
-    one, two = _returns(ours), _returns(theirs)
-    interval = None
-    if difference is not None and (year := reference.agent.bars_per_year):
-        points_per_year = float(year) * len(one) / int(ours["bars"])  # a long curve is kept in fewer points
-        interval = excess_interval(two, one, points_per_year)
-    why_not = "" if interval is not None else "too few independent bars"
-    return Pair(reference, other, difference, interval, bool(np.array_equal(one, two)), why_not)
+    interval, why_not = None, ""
+    if difference is not None:
+        interval, why_not = _interval(reference.agent, other.agent, level)
+    return Pair(reference, other, difference, interval, ours["equity"] == theirs["equity"], why_not)
 
 
-def _returns(curve: Mapping[str, Any]) -> NDArray[np.float64]:
-    """(points,) returns from point to point of an equity curve that begins at 1."""
-    equity = np.concatenate([[1.0], np.asarray(curve["equity"], np.float64)])
-    return np.asarray(equity[1:] / equity[:-1] - 1.0)
+def _interval(reference: AgentSummary, other: AgentSummary, level: float) -> tuple[Interval | None, str]:
+    """The interval of the Sharpe difference, or the reason why there is none."""
+    ours, theirs = (
+        replace(one.member or edge.Member(one.name, None), chosen_step=one.scores.global_step if one.scores else None)
+        for one in (other, reference)
+    )
+    if ours.chosen is None or theirs.chosen is None:
+        return None, "the returns of some evaluations were not recorded"
+    interval = edge.difference_interval(ours, theirs, level)
+    return interval, "" if interval else "too few independent bars"
 
 
 def _speed_ratio(pair: Pair) -> float | None:

@@ -50,7 +50,8 @@ def invoke(*words: str) -> Result:
 def test_a_page_of_two_runs(tmp_path: Path, golden: Golden) -> None:
     make_run(tmp_path, command=["p3kit", "run", "specs/phase3.toml", "--set", "ppo.ent_coef=0.02"],
              spec=spec_with(ppo__ent_coef=0.02))  # fmt: skip
-    make_run(tmp_path, best_sharpe=0.9, equity=equity_curve(8), spec=spec_with(reward__weights__cost=0.25))
+    changed = spec_with(reward__weights__cost=0.25)
+    make_run(tmp_path, best_sharpe=0.9, equity=equity_curve(8), edge=0.0003, spec=changed)
     golden("report/compare.md", render_comparison(compare_runs(tmp_path, ["run-1", "run-2"])))
 
 
@@ -179,6 +180,32 @@ def test_intervals_need_the_same_bars_and_two_that_traded(tmp_path: Path) -> Non
     shorter, silent = compare_runs(tmp_path, ["1", "2", "3"]).contrasts
     assert (shorter.pairs[0].interval, shorter.pairs[0].why_not) == (None, "not the same dates")
     assert (silent.pairs[0].difference, silent.known) == (None, [])
+
+
+def test_more_groups_have_wider_intervals(tmp_path: Path) -> None:
+    """The intervals of all groups hold together, so that a sweep does not show its luckiest value to be better."""
+    for number in range(4):
+        for seed in (1, 2):
+            value, edge = 0.9 + 0.01 * number, 0.0003 * number * seed
+            make_run(tmp_path, seed=seed, point={"ppo.gae_lambda": value}, best_sharpe=0.5 + 300 * edge, edge=edge,
+                     agent_name=f"AAPL.s{seed}.gae_lambda={value}")  # fmt: skip
+    few, many = (compare_runs(tmp_path, [f"run-{n}" for n in range(1, last)], by="gae_lambda") for last in (5, 9))
+    for two, four in ((few.contrasts[0], many.contrasts[0]), (few.contrasts[0].pairs[0], many.contrasts[0].pairs[0])):
+        assert two.interval is not None
+        assert four.interval is not None
+        assert four.interval[1] - four.interval[0] > two.interval[1] - two.interval[0]
+    assert "for all 3 comparisons at once" in render_comparison(many)
+
+
+def test_evaluations_without_returns_have_no_interval(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_run(tmp_path, best_sharpe=0.9, keeps_returns=False)
+    [contrast] = compare_runs(tmp_path, ["1", "2"]).contrasts
+    assert contrast.pairs[0].difference is not None
+    assert (contrast.pairs[0].interval, contrast.pairs[0].why_not) == (
+        None,
+        "the returns of some evaluations were not recorded",
+    )
 
 
 def test_synthetic_data_are_labelled(tmp_path: Path) -> None:
