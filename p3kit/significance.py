@@ -73,7 +73,7 @@ class Sums:
     @property
     def count(self) -> int:
         """K"""
-        return self.sums.shape[1]
+        return int(self.sums.shape[1])
 
     @property
     def moments(self) -> tuple[Floats, Floats]:
