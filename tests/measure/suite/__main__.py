@@ -37,7 +37,7 @@ Judged = tuple[RunDir, Outcome]
 @click.option("--full", is_flag=True, help="Long runs: every strength, healthy runs by the dozen, the guide's sizes.")
 @click.option("--only", multiple=True, metavar="ID", help="These faults and controls (F01, F01.mild, C03).")
 @click.option("--seeds", type=int, help="Seeds per fault at full strength; weaker ones get one fewer.  [1; full: 3]")
-@click.option("--controls", type=int, default=7, show_default=True, help="Seeds per control and reference in --full.")
+@click.option("--controls", type=int, help="Seeds per control; in --full also per reference.  [full: 7, repair: 5]")
 @click.option("--calibrate", is_flag=True, help=f"Seeds from {CALIBRATION_SEEDS} on, not those that are reported.")
 @click.option(
     "--rejudge",
@@ -65,7 +65,7 @@ def main(
     full: bool,
     only: tuple[str, ...],
     seeds: int | None,
-    controls: int,
+    controls: int | None,
     calibrate: bool,
     rejudge: tuple[Path, ...],
     rules: Path | None,
@@ -94,12 +94,13 @@ def main(
     command = " ".join(["python -m tests.measure.suite", *sys.argv[1:]])
     if repair:
         first = CALIBRATION_SEEDS if calibrate else REPAIR_SEEDS
-        of_faults, of_references, of_controls = (range(first, first + n) for n in (seeds or 1, REFERENCES, 5))
+        counts = (seeds or 1, REFERENCES, controls or 5)
+        of_faults, of_references, of_controls = (range(first, first + count) for count in counts)
         measure(cases, only, of_faults, of_references, of_controls, root, trainer, jobs, output, command)
         return
     wanted = [case for case in cases.values() if not only or case.name in only or case.id in only]
-    planned = full_tier(wanted, seeds or 3, controls, first) if full else quick_tier(wanted, seeds or 1, first, only)
-    judged = _run(planned, root, trainer, jobs, overridden, minutes)
+    tier = full_tier(wanted, seeds or 3, controls or 7, first) if full else quick_tier(wanted, seeds or 1, first, only)
+    judged = _run(tier, root, trainer, jobs, overridden, minutes)
     _tell(judged, cases, output, command)
 
 
