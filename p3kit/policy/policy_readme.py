@@ -81,7 +81,7 @@ def _validation(card: Mapping[str, Any]) -> str:
     evaluation = card["validation"]["evaluation"]
     if evaluation is None:
         return "These weights were not evaluated."
-    lines = ["| figure | value | 95 % interval |", "|---|---|---|"]
+    lines = ["| figure | value | 95 % interval, not corrected for the choice of these weights |", "|---|---|---|"]
     for label, metric, interval in _FIGURES:
         value, bounds = evaluation["metrics"].get(metric), evaluation.get(interval or "")
         shown = "none" if value is None else f"{value:.4g}"

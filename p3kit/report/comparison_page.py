@@ -13,14 +13,14 @@ from p3kit.edge import shown_of
 from p3kit.escape import code
 from p3kit.escape import markdown as safe
 from p3kit.headline import Scored, agents_sentence
-from p3kit.report.comparison_data import MEASURES, SHARPE, Comparison, Contrast, Group, Measure, Pair
+from p3kit.report.agent_data import AgentSummary
+from p3kit.report.comparison_data import EXCESS, MEASURES, SHARPE, Comparison, Contrast, Group, Interval, Measure, Pair
 from p3kit.report.comparison_picture import draw_comparison
 from p3kit.report.learning_picture import band_words, draw_learning
 from p3kit.report.markdown import count_of, interval, listed, ratio, render, table, write_page
 
 _MOST_PAIRS = 20
 _MOST_SENTENCES = 3
-_INTERVALS = {"eval/sharpe_ratio": "sharpe_interval", "eval/sharpe_excess": "excess_interval"}
 
 
 def write_comparison(comparison: Comparison, path: Path, templates: Path | None = None) -> Path:
@@ -141,13 +141,20 @@ def _cell(measure: Measure, group: Group) -> str:
     if not values:
         return "n/a"
     if len(group.members) == 1:
-        scores = group.members[0].agent.scores
-        bounds = getattr(scores, _INTERVALS[measure.metric]) if measure.metric in _INTERVALS else None
+        bounds = _bounds(measure, group.members[0].agent)
         return f"{values[0]:{measure.form}}" + (f" {interval(bounds)}" if bounds else "")
     missing = "" if len(values) == len(group.members) else f" ({len(values)} of {len(group.members)})"
     if len(values) == 1:
         return f"{values[0]:{measure.form}}{missing}"
     return f"{np.mean(values):{measure.form}} ± {np.std(values, ddof=1):{measure.form}}{missing}"
+
+
+def _bounds(measure: Measure, agent: AgentSummary) -> Interval | None:
+    """The interval of the excess is that of the label, which accounts for the choice of the weights."""
+    if measure is EXCESS:
+        bounds = (agent.over("buy_and_hold") or {}).get("interval")
+        return (bounds[0], bounds[1]) if bounds else None
+    return agent.scores.sharpe_interval if measure is SHARPE and agent.scores else None
 
 
 # --- the difference ---
