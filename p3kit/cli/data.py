@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ def fetch(
     if not fetched:
         click.echo(f"nothing came; {NETWORK}", err=True)
     else:
-        print_note(f"next:  p3kit init mine.toml --bars {output}")
+        print_note(f"next:  p3kit init mine.toml --bars {shlex.quote(str(output))}")
     if missed:
         sys.exit(1)
 

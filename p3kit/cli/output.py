@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 import traceback
 from collections.abc import Iterable
@@ -113,4 +114,4 @@ def _switch(short: str, long: str, level: int, text: str) -> click.Option:
 def runs_flag(ctx: click.Context) -> str:
     """ " --runs FOLDER" where the command was given one, for the commands that it proposes."""
     named = ctx.get_parameter_source("runs_root") is click.core.ParameterSource.COMMANDLINE
-    return f" --runs {ctx.params['runs_root']}" if named else ""
+    return f" --runs {shlex.quote(str(ctx.params['runs_root']))}" if named else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -73,7 +74,8 @@ def init(place: Path, bars: Path | None, trainer: str | None, shipped: str | Non
     for path in started.kept:
         print_note(f"kept {path}, which was there; --force renews it")
     first = "data" if started.has_own_bars else "validate"
-    print_note(f"next:  p3kit {first} {started.spec}   p3kit run {started.spec}")
+    spec = shlex.quote(str(started.spec))
+    print_note(f"next:  p3kit {first} {spec}   p3kit run {spec}")
 
 
 @click.command(
@@ -99,4 +101,4 @@ def eject(trainer: str, place: Path | None, force: bool, as_json: bool) -> None:
         print_json({"trainer": trainer, "file": str(file)})
         return
     click.echo(f"wrote {file}")
-    print_note(f'next:  p3kit init mine.toml --trainer {file}   or  trainer = "{file}" in a spec')
+    print_note(f'next:  p3kit init mine.toml --trainer {shlex.quote(str(file))}   or  trainer = "{file}" in a spec')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -159,6 +160,6 @@ def _suggest_next(ctx: click.Context, result: Result, console: Console, *, inter
         lines.append(f"winner:    {result.winner_file}   pictures: {', '.join(map(str, result.pictures))}")
         own = result.own_trial
         beside = f"   p3kit compare {own.runs[0]} {result.best.runs[0]}{suffix}" if own and own != result.best else ""
-        lines.append(f"next:      p3kit run {result.winner_file}{suffix}{beside}")
+        lines.append(f"next:      p3kit run {shlex.quote(str(result.winner_file))}{suffix}{beside}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -8,12 +8,13 @@ used when present. Refused, each with file, row and remedy:
 - high below low; open or close outside low … high by more than 1 %
 - a symbol in the file that is another one than in the spec
 
-Nothing is filled, sorted or dropped. Rows are numbered as an editor numbers the lines of a CSV file (the header is row
-1); in Parquet the first bar is row 1.
+Nothing is filled, sorted or dropped. A file whose newest bar stands first is read from the last row to the first. Rows
+are numbered as an editor numbers the lines of a CSV file (the header is row 1); in Parquet the first bar is row 1.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,20 @@ from numpy.typing import NDArray
 
 from p3kit.errors import DataError, Fault
 from p3kit.market.bars import OPTIONAL_COLUMNS, Bars, Floats
-from p3kit.market.numbers import MISSING, numbers_of
-from p3kit.market.opening import Kind, Table, open_table, read_rows, require_regular_file, table_of
+from p3kit.market.numbers import MISSING, numbers_of, with_plain_numbers
+from p3kit.market.opening import (
+    Kind,
+    Table,
+    looks_like_a_bar,
+    open_table,
+    read_rows,
+    require_regular_file,
+    table_of,
+)
 from p3kit.market.own_columns import own_notes, read_own
-from p3kit.market.shapes import FIELDS, PRICES, Layout, in_doubt, layout_of, line, same_symbol
-from p3kit.market.sheet import Sheet
-from p3kit.market.timestamps import parse_timestamps, text_of
+from p3kit.market.shapes import FIELDS, PRICES, Layout, in_doubt, layout_of, line, plain, same_symbol
+from p3kit.market.sheet import Sheet, as_text
+from p3kit.market.timestamps import is_newest_first, parse_timestamps, text_of
 from p3kit.spec.paths import file_of
 
 _SLACK = 0.01
@@ -80,7 +89,11 @@ def _bars_of(table: Table, symbol: str, reading: Reading, shared: bool, source: 
     path = table.path
     layout = layout_of(table, symbol, reading.columns, reading.own)
     sheet, notes = _sheet(layout, symbol, shared)
+    sheet, rewritten = with_plain_numbers(sheet)
     timestamps, faults, more = parse_timestamps(sheet)
+    if is_newest_first(timestamps):
+        sheet, timestamps = sheet.reversed(), timestamps[::-1]
+        more = [*more, "the newest bar stands first: the rows are read from the last to the first"]
     numbers, wrong = _numbers_of(sheet)
     own, of_own = read_own(sheet, layout.own)
     faults += [*wrong, *of_own]
@@ -101,7 +114,7 @@ def _bars_of(table: Table, symbol: str, reading: Reading, shared: bool, source: 
         low=prices.get("low"),
         volume=prices.get("volume"),
         source=source,
-        notes=(*notes, *more, *adjusted, *_notes_of(layout)),
+        notes=(*notes, *rewritten, *more, *adjusted, *_notes_of(layout), *_volume_notes(layout, prices)),
         own=own,
     )
     return replace(bars, notes=(*bars.notes, *own_notes(bars)))
@@ -122,7 +135,7 @@ def symbols_of(layout: Layout) -> tuple[str, ...]:
     """All symbols that a file names, in its header or in a column; none where it names none."""
     if "symbol" not in layout.columns:
         return layout.tickers
-    column = _rows_of(layout, shared=False)[layout.columns["symbol"]]
+    column = _without_footer(layout, _rows_of(layout, shared=False))[0][layout.columns["symbol"]]
     return tuple(str(name) for name in pd.unique(text_of(column)) if str(name))
 
 
@@ -203,7 +216,7 @@ def _of_numbers(layout: Layout) -> list[int]:
 def _sheet(layout: Layout, symbol: str, shared: bool) -> tuple[Sheet, list[str]]:
     """The rows of `symbol`, and notes on the others."""
     table, columns = layout.table, layout.columns
-    every = _rows_of(layout, shared)
+    every, footer = _without_footer(layout, _rows_of(layout, shared))
     rows = np.arange(len(every)) + table.first_row
     notes: list[str] = []
     if "symbol" in columns:
@@ -221,7 +234,22 @@ def _sheet(layout: Layout, symbol: str, shared: bool) -> tuple[Sheet, list[str]]
     wanted = {**{role: at for role, at in columns.items() if role != "symbol"}, **layout.own}
     frame = pd.DataFrame({name: every[at] for name, at in wanted.items()}).reset_index(drop=True)
     unused = {table.names[at]: every[at] for at in every.columns if at not in (*columns.values(), *wanted.values())}
-    return Sheet(table.path, frame, rows, unused), notes
+    return Sheet(table.path, frame, rows, unused), [*notes, *footer]
+
+
+def _without_footer(layout: Layout, every: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows without those at the end that hold a single cell and no date, as a vendor's name; and a note."""
+    end = len(every)
+    first = every.dtypes.iloc[0] if end else None
+    while layout.table.frame is None and end and isinstance(first, pd.StringDtype):
+        cells = [cell for cell in map(as_text, every.iloc[end - 1]) if cell]
+        if len(cells) != 1 or cells[0] != as_text(every.iat[end - 1, 0]) or looks_like_a_bar([cells[0], "1"]):
+            break
+        end -= 1
+    if end == len(every):
+        return every, []
+    shown = " / ".join(map(as_text, every.iloc[end:, 0]))
+    return every.iloc[:end], [f"lines left out below the last bar: {shown[:120]}"]
 
 
 def _blank(frame: pd.DataFrame) -> NDArray[np.bool_]:
@@ -265,9 +293,21 @@ def _notes_of(layout: Layout) -> list[str]:
     if not layout.table.has_header:
         order = ", ".join(sorted(layout.columns, key=lambda role: layout.columns[role]))
         notes.append(f"the file has no header line; its columns are read as {order}")
+    cells = [cell for role in PRICES for cell in layout.sample(role)]
+    if layout.table.separator == ";" and all(re.fullmatch(r"\d{1,3}\.\d{3}", cell) for cell in cells):
+        notes.append(f"every price has three digits after the point, as {cells[0]}: it is read as the decimal point")
     if layout.unused:
         notes.append(f"columns not used: {', '.join(layout.unused)}")
     return notes
+
+
+def _volume_notes(layout: Layout, numbers: Mapping[str, Floats]) -> list[str]:
+    """A note on a volume of 0 in every row, with the column of MetaTrader that has ticks in its place."""
+    if "volume" not in numbers or numbers["volume"].any():
+        return []
+    ticks = next((name for name in layout.unused if plain(name) in ("tickvol", "tickvolume")), None)
+    remedy = f"; write {line({'volume': ticks})} under [data] to read {ticks}" if ticks else ""
+    return [f"the volume is 0 in every row{remedy}"]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -295,7 +335,7 @@ def _parse_numbers(sheet: Sheet, name: str) -> tuple[Floats, list[Fault]]:
     remove = "remove the bar or give the true number" + leave_out
     checks: list[tuple[Callable[[Floats], NDArray[np.bool_]], str, str]] = [
         (np.isnan, "is missing", "remove the bar or get its price; nothing is ever filled in" if price
-         else "give it (0 if nothing was traded) or leave the column out"),
+         else "give it (0 if nothing was traded)" + leave_out),
         (np.isinf, "is infinite", "give the true number"),
         ((lambda x: x <= 0) if price else (lambda x: x < 0), "is {value}: " + ("a price must be above 0" if price
          else "a volume cannot be negative"), remove),

@@ -50,6 +50,12 @@ def find_bars(place: Path) -> BarFiles:
     if len(files) == 1 and len(named_symbols(files[0])) > 1:
         return bars_in(files[0])
     symbols = tuple(file.name.removesuffix(ending) for file in files)
+    odd = [symbol for symbol in symbols if _as_symbol(symbol) != symbol]
+    if odd and len(files) == 1:
+        return bars_in(files[0])
+    if odd:
+        hint = f"rename it, for example {_as_symbol(odd[0]) or 'SYMBOL'}{ending}: 1 to 32 letters, digits and . _ ^ = -"
+        raise InputError(f"--bars {place}", f"{odd[0]}{ending} is not named after a symbol", hint)
     template = f"{template_of(place)}/{{symbol}}{template_of(Path(ending))}"
     return BarFiles(kind, template, symbols, _options(files[0], symbols[0]))
 
@@ -62,8 +68,8 @@ def bars_in(path: Path) -> BarFiles:
     require_regular_file(path, str(path))
     kind = kind_of(path)
     names, stem = named_symbols(path), stem_of(path)
-    if len(names) > 1 or (names and not same_symbol(names[0], stem)) or not _as_symbol(stem):
-        symbols = tuple(dict.fromkeys(_as_symbol(name) for name in names)) or ("MINE",)
+    if len(names) > 1 or (names and not same_symbol(names[0], stem)) or _as_symbol(stem) != stem:
+        symbols = tuple(dict.fromkeys(_as_symbol(name) for name in names)) or (_as_symbol(stem) or "MINE",)
         return BarFiles(kind, template_of(path), symbols, _options(path, symbols[0]))
     template = f"{template_of(path.parent / '{symbol}')}".replace("{{symbol}}", "{symbol}")
     return BarFiles(kind, template + path.name.removeprefix(stem), (stem,), _options(path, stem))

@@ -133,6 +133,10 @@ _NO_TEXT = (
     (b"\x1f\x8b", "compressed with gzip", "end its name in .gz"),
     (b"BZh", "compressed with bzip2", "end its name in .bz2"),
     (b"\xfd7zX", "compressed with xz", "end its name in .xz"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file", "save it as CSV"),
+    (b"{", "JSON", _FROM_JSON := "write it as CSV, for example with pandas.read_json(…).to_csv(…)"),
+    (b"[", "JSON", _FROM_JSON),
+    *((tag, "a web page", "save the table as CSV, or repeat the download") for tag in (b"<!DO", b"<!do", b"<htm")),
 )
 
 

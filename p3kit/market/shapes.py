@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+import numpy as np
+import pandas as pd
+
 from p3kit.errors import DataError, Fault
 from p3kit.market.opening import Table, looks_like_a_bar
+from p3kit.market.sheet import Sheet
+from p3kit.market.timestamps import parse_timestamps
 from p3kit.spec.keypath import written_path
 from p3kit.spec.nearest import nearest
 from p3kit.spec.writing import toml_value
@@ -29,7 +34,8 @@ OFF = "off"
 NAMES: dict[str, tuple[str, ...]] = {
     "timestamp": (
         "timestamp", "datetime", "date", "time", "opentime", "windowstart", "tsevent", "tradedate", "gmttime",
-        "timeutc", "dateutc", "datetimeutc", "timestamputc", "unix", "unixtime", "unixtimestamp", "epoch",
+        "timeutc", "dateutc", "datetimeutc", "timestamputc", "utc", "localtime", "dtyyyymmdd", "datum", "tradingday",
+        "observationdate", "snappedat", "unix", "unixtime", "unixtimestamp", "epoch",
     ),
     "symbol": (
         "symbol", "ticker", "tic", "tscode", "sym", "stocksymbol", "stock", "instrument", "asset", "pair", "code",
@@ -39,15 +45,17 @@ NAMES: dict[str, tuple[str, ...]] = {
     "open": ("open",),
     "high": ("high",),
     "low": ("low",),
-    "close": ("close",),
+    "close": ("close", "closelast"),
     "volume": ("volume", "vol"),
 }  # fmt: skip
 """Names of columns in lower case, letters and digits only, the preferred one first."""
 SHORT_NAMES = {"t": "timestamp", "o": "open", "h": "high", "l": "low", "c": "close", "v": "volume"}
 
 _TUPLE = re.compile(r"""\(\s*['"]([^'"]*)['"]\s*,\s*['"]([^'"]*)['"]\s*,?\s*\)""")
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?|\d{1,6}")
-_DAY = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{8}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]00:00(:00)?)?")
+_CLOSES = ("price", "last", "settle")
+"""Names of a close beside open, high and low, if the file has one of them alone."""
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?|\d{1,6}")
+_DAY = re.compile(r"((\d{4}|\d{1,2})[-/.]\d{1,2}[-/.](\d{4}|\d{1,2})|\d{6}|\d{8})([T ]00:00(:00)?)?")
 _EPOCH = re.compile(r"\d{9,10}(\.0+)?|\d{12,13}|\d{15,16}|\d{18,19}")
 _DASHLESS = re.compile(r"(19|20)\d{2}([/.]?)\d{1,2}\2\d{1,2}([T ].*)?")
 
@@ -85,8 +93,8 @@ class Shape:
 
 
 def plain(name: str) -> str:
-    """`<CLOSE>` and `Close` are close, `Adj. Close` is adjclose."""
-    return re.sub(r"[^a-z0-9]+", "", name.lower())
+    """`<CLOSE>`, `Close` and `4. close` are close, `Adj. Close` is adjclose."""
+    return re.sub(r"[^a-z0-9]+", "", re.sub(r"^\d+[a-z]?\. +", "", name.lower()))
 
 
 def same_symbol(one: str, other: str) -> bool:
@@ -272,13 +280,16 @@ def _named_columns(
         elif role in FIELDS and len(at) > 1:
             listed = [table.names[one] for one in at]
             remedy = (
-                "keep one" if len(set(listed)) == 1 else f"keep one, or write {line({role: listed[0]})} under [data]"
+                f"keep one, or write {line({role: at[0] + 1 if len(set(listed)) == 1 else listed[0]})} under [data]"
             )
             faults.append(Fault(str(table.path), f"has {len(at)} columns {role}", remedy))
         elif at:
             found[role] = at[0]
         elif role == "timestamp" and _is_index(table, own):
             found[role] = own[0]
+    closes = [at for at, name in names.items() if name in _CLOSES]
+    if len(closes) == 1 and {"open", "high", "low"} <= {*found, *stated} and columns.get("close") is None:
+        found.setdefault("close", closes[0])
     if faults:
         raise DataError.collected(faults)
     return found
@@ -297,14 +308,17 @@ def _date_and_time(
 ) -> dict[str, int]:
     """A column of days and one of times of day, which belong together. Else a fault: two timestamps."""
     by_name = {names[one]: one for one in at}
-    if len(at) == 2 and set(by_name) == {"date", "time"} and "time" not in stated:
-        days, clocks = (
-            [row[by_name[name]].strip() for row in table.head if by_name[name] < len(row)] for name in ("date", "time")
-        )
-        if all(_DAY.fullmatch(day) for day in days if day) and all(
-            _CLOCK.fullmatch(clock) for clock in clocks if clock
-        ):
-            return {"timestamp": by_name["date"], "time": by_name["time"]}
+    cells = {name: [row[one].strip() for row in table.head if one < len(row)] for name, one in by_name.items()}
+    day = next((name for name in ("date", "dtyyyymmdd") if name in by_name), "")
+    if (
+        len(at) == 2 and set(by_name) == {day, "time"} and "time" not in stated
+        and all(_DAY.fullmatch(one) for one in cells[day] if one)
+        and all(_CLOCK.fullmatch(clock) for clock in cells["time"] if clock)
+    ):  # fmt: skip
+        return {"timestamp": by_name[day], "time": by_name["time"]}
+    epochs = [name for name in by_name if all(_EPOCH.fullmatch(cell) for cell in cells[name])]
+    if len(at) == len(by_name) == 2 and len(epochs) == 1 and _same_times(table, cells):
+        return {"timestamp": by_name[epochs[0]]}
     listed = [table.names[one] for one in at]
     remedy = f"write {line({'timestamp': listed[-1] if plain(listed[-1]) == 'date' else listed[0]})} under [data]"
     if len(set(listed)) == 1:
@@ -312,6 +326,13 @@ def _date_and_time(
     what = f"has {len(at)} timestamp columns ({', '.join(listed)})"
     faults.append(Fault(str(table.path), what, f"{remedy}; the columns are {_listed(table)}"))
     return {}
+
+
+def _same_times(table: Table, cells: Mapping[str, list[str]]) -> bool:
+    """True where the first cells of all columns are the same times."""
+    frames = [pd.DataFrame({"timestamp": column}) for column in cells.values()]
+    times = [parse_timestamps(Sheet(table.path, frame, np.arange(len(frame))))[0] for frame in frames]
+    return len(times[0]) > 0 and all(np.array_equal(times[0], other) for other in times[1:])
 
 
 def _columns_without_header(table: Table) -> dict[str, int]:
@@ -476,7 +497,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape(
         "dates without dashes", "Stooq, MetaTrader, Tushare",
         lambda o: _all(o.sample("timestamp"), _DASHLESS),
-        "`20240308`, `2024.03.08` or `2024/03/08`", "year, month, day; days or months in front are never guessed",
+        "`20240308`, `2024.03.08` or `2024/03/08`", "year, month, day",
     ),
     Shape(
         "adjusted close beside close", "Yahoo, Tiingo, Alpha Vantage",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,10 @@ class Sheet:
             stamp = str(self.frame["timestamp"].iloc[first])
         when = f" ({stamp[:40]})" if stamp else ""
         return Fault(f"{self.path}: row {self.rows[first]}{when}", what + more, hint)
+
+    def reversed(self) -> Sheet:
+        """The rows from the last to the first, with their numbers."""
+        return replace(self, frame=self.frame.iloc[::-1].reset_index(drop=True), rows=self.rows[::-1])
 
     def symbol_like(self, timestamps: NDArray[np.datetime64]) -> str | None:
         """The unused column of text that makes every repeated timestamp unique, or None."""

@@ -1,4 +1,6 @@
-"""Timestamps of a file: ISO 8601, year-first dates, days and times of day in two columns, or a time since 1970.
+"""Timestamps of a file: ISO 8601, other dates that leave no doubt, two columns of days and times, or a time since 1970.
+
+Of `03/04/2024` day and month are read where another row of the file settles their order, as `31/12/2023` does.
 
 A time zone leads to UTC. Where every bar stands at local midnight, the local day is kept instead: in UTC a day in Tokyo
 would become the day before.
@@ -7,7 +9,7 @@ would become the day before.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -20,12 +22,18 @@ Stamps = NDArray[np.datetime64]
 
 _DST_DAYS = 21
 """UTC offsets may change by an hour for daylight saving time, but not twice within this many days."""
+_SUNDAY, _NIGHT = 3, np.timedelta64(4, "h")  # 1970-01-01 was a Thursday
+"""Clocks are set back in the night of a Sunday, and an hour comes twice."""
 _ISO = r"\d{4}-\d{2}-\d{2}|\d{8}(?:[T ]|$)"
 _EPOCH = r"\d{9,10}(?:\.0+)?|\d{12,13}|\d{15,16}|\d{18,19}"
 _UNITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _WRITE_ISO = "write ISO 8601, for example 2024-03-08 or 2024-03-08T14:30:00"
 _REMOVE = "remove the row or give its time"
+_DAY_MONTH = r"(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d{2})(?:,?[T ](.*))?"
+_MONTH_NAME = r"(?:[A-Za-z]{3},? )?(?:(\d{1,2})[ -])?([A-Za-z]{3})[a-z]*\.?[ -](?:(\d{1,2}),? )?(\d{4})(?:,?[T ](.*))?"
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_HALF_DAY = r"(\d{1,2})(:\d{2}(?::\d{2}(?:\.\d+)?)?) ?([AaPp])\.?[Mm]\.?"
 
 
 @dataclass
@@ -55,13 +63,24 @@ def parse_timestamps(sheet: Sheet) -> tuple[Stamps, list[Fault], list[str]]:
     return timestamps, _order_faults(sheet, timestamps), parsed.notes
 
 
+def is_newest_first(timestamps: Stamps) -> bool:
+    """True where every row is earlier than the row before."""
+    return len(timestamps) > 1 and bool((np.diff(timestamps).astype(np.int64) < 0).all())
+
+
 def _order_faults(sheet: Sheet, timestamps: Stamps) -> list[Fault]:
+    if is_newest_first(timestamps):
+        return []
     steps = np.diff(timestamps).astype(np.int64)
     same, back = np.flatnonzero(steps == 0) + 1, np.flatnonzero(steps < 0) + 1
     faults = []
     several = 20 < len(timestamps) > 1.1 * len(np.unique(timestamps))
     suspect = sheet.symbol_like(timestamps) if several else None
     remedy = "a file with several symbols needs a column symbol"
+    rows = timestamps[np.union1d(same, back)]
+    days = rows.astype("datetime64[D]")
+    if len(rows) and (days.astype(int) % 7 == _SUNDAY).all() and (rows - days < _NIGHT).all():
+        remedy, several = "were clocks set back? write the times in UTC or with their offset", True
     if suspect:
         remedy = f'column {suspect} looks like the symbol: write columns = {{ symbol = "{suspect}" }} under [data]'
     if len(same):
@@ -131,8 +150,11 @@ def _parse_numbers(sheet: Sheet, column: pd.Series) -> Parsed:
 def _parse_text(sheet: Sheet, text: pd.Series) -> Parsed:
     if len(text) and text.iloc[:20].str.fullmatch(_EPOCH).all() and text.str.fullmatch(_EPOCH).all():
         return _parse_epoch(sheet, text)
-    is_iso = bool(text.iloc[:20].str.fullmatch(r"\d{4}-\d{2}-\d{2}(?:[T ][-+:.\dZ]*)?").all())
-    return _parse_iso(sheet, text, text if is_iso else _year_first(text))
+    if text.iloc[:20].str.fullmatch(r"\d{4}-\d{2}-\d{2}(?:[T ][-+:.\dZ]*)?").all():
+        return _parse_iso(sheet, text, text)
+    ordered, notes = _year_before_day(_half_days(text.str.replace(r"\s+", " ", regex=True)))
+    parsed = _parse_iso(sheet, text, _year_first(ordered))
+    return replace(parsed, notes=[*notes, *parsed.notes])
 
 
 def _parse_epoch(sheet: Sheet, text: pd.Series) -> Parsed:
@@ -152,10 +174,57 @@ def _parse_epoch(sheet: Sheet, text: pd.Series) -> Parsed:
     return Parsed(stamps, notes=[note])
 
 
+def _half_days(text: pd.Series) -> pd.Series:
+    """`2:30 PM` as 14:30, in texts that end so."""
+    if not text.iloc[:20].str.fullmatch(".*" + _HALF_DAY).any():
+        return text
+
+    def whole(found: re.Match[str]) -> str:
+        hour = int(found[1])
+        return f"{hour % 12 + 12 * (found[3] in 'Pp'):02}{found[2]}" if 1 <= hour <= 12 else found[0]
+
+    return text.str.replace(_HALF_DAY + "$", whole, regex=True)
+
+
+def _year_before_day(text: pd.Series) -> tuple[pd.Series, list[str]]:
+    """`31/12/2023` and `Dec 31, 2023` in ISO 8601, and a note; other texts as they are.
+
+    A number above 12 is a day. The order of day and month in all rows has to follow from such numbers.
+    """
+    if text.iloc[:20].str.fullmatch(_MONTH_NAME).any():
+        parts = text.str.extract(f"^{_MONTH_NAME}$")
+        month = parts[1].str.lower().map({name: i for i, name in enumerate(_MONTHS, 1)})
+        day, known = parts[0].fillna(parts[2]), (parts[0].isna() != parts[2].isna()) & month.notna()
+        return _written(text, known, parts[3], month, day, parts[4]), []
+    if not text.iloc[:20].str.fullmatch(_DAY_MONTH).any() or text.str.match(r"\d{4}").any():
+        return text, []
+    parts = text.str.extract(f"^{_DAY_MONTH}$")
+    known, first, second = parts[3].notna(), *(pd.to_numeric(parts[i], errors="coerce") for i in (0, 2))
+    days_first, months_first = bool((first > 12).any()), bool((second > 12).any())
+    is_short = parts[3].str.len() == 2
+    if days_first == months_first or parts[1].nunique() > 1 or (is_short.any() and days_first):
+        return text, []  # 13/01/24 may be 2013
+    shown = text[(first > 12) | (second > 12)].iloc[0]
+    note = f"dates have the {'day' if days_first else 'month'} in front, as {re.split('[T ]', shown)[0]} shows"
+    day, month = (first, second) if days_first else (second, first)
+    year = parts[3].where(~is_short, parts[3].map(lambda two: ("19" if str(two) >= "70" else "20") + str(two)))
+    return _written(text, known, year, month, day, parts[4]), [note]
+
+
+def _written(
+    text: pd.Series, known: pd.Series, year: pd.Series, month: pd.Series, day: pd.Series, clock: pd.Series
+) -> pd.Series:
+    """Dates in ISO 8601 where they are known; else the text."""
+    month, day = (pd.to_numeric(part).fillna(0).astype("int64").astype("str").str.zfill(2) for part in (month, day))
+    iso = year + "-" + month + "-" + day + ("T" + clock).fillna("")
+    return iso.where(known, text)
+
+
 def _year_first(text: pd.Series) -> pd.Series:
     """`2024.03.08 14:30`, `2024/3/8` and `20240308 143000` in ISO 8601; other texts as they are."""
+    text = text.str.replace(r"\s*(?:UTC|GMT)(?=[+-]\d{2}:?\d{2}$)", "", regex=True)
     text = text.str.replace(r"\s+(?:UTC|GMT)$", "Z", regex=True)
-    text = text.str.replace(r"^(\d{8})[ T](\d{2})(\d{2})(\d{2})$", r"\1T\2:\3:\4", regex=True)
+    text = text.str.replace(r"^(\d{8})[ T](\d{2}):?(\d{2}):?(\d{2})$", r"\1T\2:\3:\4", regex=True)
     text = text.str.replace(r"^((?:19|20)\d{2})([./-])(\d{1,2})\2(\d{1,2})(?=$|[T ])", r"\1-0\3-0\4", regex=True)
     text = text.str.replace(r"^(\d{4})-0?(\d{2})-0?(\d{2})(?=$|[T ])", r"\1-\2-\3", regex=True)
     return text.str.replace(r"^(\d{4})(\d{2})(\d{2})T", r"\1-\2-\3T", regex=True)
@@ -192,8 +261,10 @@ def _unread_fault(sheet: Sheet, rows: NDArray[np.intp], value: str) -> Fault:
     if value in ("", "T"):
         return sheet.fault(rows, "timestamp is missing", _REMOVE)
     hint = _WRITE_ISO
-    if re.search(r"[/.]", value.split(" ")[0]):
-        hint += "; which of day and month comes first is not guessed"
+    if re.fullmatch(r"\d{1,2}[-/. ](\d{1,2}|[A-Za-z]{3})[-/. ]\d{2}(\D.*)?", value):
+        hint += "; a year of two digits is not guessed"
+    elif re.search(r"[/.]", value.split(" ")[0]):
+        hint += "; day and month are read only if a day above 12 settles which comes first in every row"
     return sheet.fault(rows, f'"{value[:40]}" is no timestamp', hint)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -81,7 +82,7 @@ def result_lines(run: Run[Any], agent: Agent[Any], state: str) -> list[str]:
     """The result of a run that ended, and the commands that come next."""
     name = run.directory.name
     runs = run.directory.path.parent
-    where = "" if str(runs) == os.environ.get("P3KIT_RUNS", "runs") else f" --runs {runs}"
+    where = "" if str(runs) == os.environ.get("P3KIT_RUNS", "runs") else f" --runs {shlex.quote(str(runs))}"
     lines = []
     if state == "stopped":
         lines.append(f"stopped; p3kit resume {name}{where} continues from the checkpoint")

@@ -103,7 +103,8 @@ def test_init_on_bars_of_ones_own(here: Path) -> None:
              "expected one file per symbol, named SYMBOL.csv or SYMBOL.parquet"),
         (["A.csv", "A.parquet"], "--bars bars: has both .csv and .parquet files; "
                                  "a spec reads one kind: move the other away"),
-        (["my bars.csv"], 'experiment.toml: symbols[0] = "my bars": '),
+        (["my bars.csv", "B.csv"], "--bars bars: my bars.csv is not named after a symbol; "
+                                   "rename it, for example my-bars.csv: "),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_folder_of_bars(here: Path, files: list[str], message: str) -> None:

@@ -125,12 +125,12 @@ DATA = [
     Wrong("a file of another symbol", "data own.toml", bars("date,tic,close\n2024-01-02,AAPL,2\n2024-01-03,AAPL,2\n")),
     Wrong("a day or a month?", "data own.toml", bars(HEAD + ROW + "03/01/2024,10,11,9,10,100\n")),
     Wrong("seconds and milliseconds", "data own.toml", bars("timestamp,close\n1704153600,10\n1704240000000,10\n")),
-    Wrong("two timestamps", "data own.toml", bars("unix,date,close\n1704153600,2024-01-02,1\n")),
+    Wrong("two timestamps", "data own.toml", bars("unix,date,close\n1704153600,2024-01-03,1\n")),
     Wrong("the same bar twice", "data own.toml", bars(HEAD + ROW + ROW)),
-    Wrong("newest first", "data own.toml", bars(HEAD + ROW + "2024-01-01,10,11,9,10,100\n")),
+    Wrong("bars out of order", "data own.toml", bars("date,close\n2024-01-02,8\n2024-01-04,8\n2024-01-03,8\n")),
     Wrong("a hole", "data own.toml", bars(HEAD + ROW + "2024-01-03,10,11,9,,100\n")),
     Wrong("a price of 0", "data own.toml", bars(HEAD + ROW + "2024-01-03,10,11,9,0,100\n")),
-    Wrong("a decimal comma", "data own.toml", bars(HEAD + ROW + '2024-01-03,10,11,9,"10,5",100\n')),
+    Wrong("points and commas", "data own.toml", bars(HEAD + ROW + '2024-01-03,10.1,11,9,"10,5",100\n')),
     Wrong("columns that changed places", "data own.toml", bars(HEAD + ROW + "2024-01-03,10,9,11,10,100\n")),
     Wrong(
         "closes adjusted, the others not", "data own.toml", bars(HEAD + ROW + "2024-01-03,10,11,9,5,100\n")

@@ -77,7 +77,7 @@ def test_columns_that_only_some_symbols_have_are_left_out_for_all(tmp_path: Path
 def test_faults_of_several_symbols_at_once(tmp_path: Path) -> None:
     frame = frame_of(random_bars(600))
     write_csv(frame, tmp_path, "GOOD")
-    write_csv(frame.iloc[::-1], tmp_path, "TURNED")
+    write_csv(frame.iloc[[1, 0, *range(2, 600)]], tmp_path, "TURNED")
     write_csv(frame.iloc[:100], tmp_path, "SHORT")
     spec = csv_spec(tmp_path, ["GOOD", "TURNED", "SHORT", "ABSENT"])
     with pytest.raises(DataError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +46,23 @@ def bars(folder: Path, which=BARS, name: str = "X.csv") -> None:  # type: ignore
 def first_close(file: Path) -> float:
     loaded = load_spec(file).spec
     return float(load_market(loaded, ["X"])["X"].close[0])
+
+
+def test_a_proposed_command_can_be_pasted(here: Path) -> None:
+    bars(here / "my data")
+    result = p3kit("init", "my specs/s.toml", "--bars", "my data")
+    assert shlex.split(result.stderr)[1:] == ["p3kit", "data", "my specs/s.toml", "p3kit", "run", "my specs/s.toml"]
+    result = p3kit("eject", "ppo", "my specs/own.py")
+    assert shlex.split(result.stderr)[1:6] == ["p3kit", "init", "mine.toml", "--trainer", "my specs/own.py"]
+
+
+@pytest.mark.parametrize("name", ["NASDAQ_AAPL, 60.csv", "ES 03-24.Last.txt"])
+@pytest.mark.parametrize("place", ["data", "data/{name}"])
+def test_a_file_whose_name_is_no_symbol_gets_one(name: str, place: str, here: Path) -> None:
+    bars(here / "data", name=name)
+    assert p3kit("init", "s.toml", "--bars", place.format(name=name)).exit_code == 0
+    loaded = load_spec("s.toml").spec
+    assert load_market(loaded, loaded.symbols)[loaded.symbols[0]].close[0] == BARS.close[0]
 
 
 def test_the_parent_of_a_linked_folder_is_that_of_the_real_one(here: Path) -> None:

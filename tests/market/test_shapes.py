@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,26 @@ FILES: dict[str, tuple[str, Bars, str | bytes]] = {
     ),
     "Tiingo": ("adjusted close beside close", DAILY, csv(table().assign(adjClose=table()["close"]))),
     "Alpaca": ("time zone", HOURLY, csv(table(HOURLY, "%Y-%m-%d %H:%M:%S+00:00"))),
+    "Alpha Vantage": (
+        "one symbol, one header line", DAILY,
+        csv(renamed("timestamp", *(f"{i}. {name}" for i, name in enumerate(OHLCV, 1))).iloc[::-1]),
+    ),
+    "CryptoDataDownload, two times": (
+        "time since 1970", HOURLY,
+        "https://www.example.com\n" + csv(epoch("s").set_axis(["unix", *OHLCV], axis=1).assign(
+            date=pd.to_datetime(HOURLY.timestamps).strftime("%Y-%m-%d %H:%M:%S")).iloc[::-1]),
+    ),
+    "Barchart": (
+        "one symbol, one header line", DAILY,
+        csv(renamed("Time", "Open", "High", "Low", "Last", "Volume")) + "Downloaded from Example.com as of 01-02\n",
+    ),
+    "MetaStock": (
+        "date and time in two columns", HOURLY,
+        csv(split_time("%Y%m%d", "%H%M%S").rename(columns={"Date": "<DTYYYYMMDD>", "Time": "<TIME>"})),
+    ),
+    "a half day's clock": ("date and time in two columns", HOURLY, csv(split_time("%Y-%m-%d", "%I:%M:%S %p"))),
+    "Dukascopy": ("one symbol, one header line", HOURLY, csv(table(HOURLY, "%Y-%m-%d %H:%M:%S.000 GMT+0000"))),
+    "Interactive Brokers": ("dates without dashes", HOURLY, csv(table(HOURLY, "%Y%m%d  %H:%M:%S"))),
     "Kaggle, UTC": ("one symbol, one header line", HOURLY, csv(table(HOURLY, "%Y-%m-%d %H:%M:%S UTC"))),
 }  # fmt: skip
 
@@ -299,7 +320,14 @@ def test_rows_of_other_symbols_in_a_wide_file_are_no_bars(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("magic", "message"), [(b"PK\3\4", "is a spreadsheet"), (b"\x1f\x8b\x08", "end its name in .gz")]
+    ("magic", "message"),
+    [
+        (b"PK\3\4", "is a spreadsheet"),
+        (b"\x1f\x8b\x08", "end its name in .gz"),
+        (b'{"close": [', "is JSON"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"\xd0\xcf\x11\xe0", "is an old Excel file"),
+    ],
 )
 def test_what_only_looks_like_csv_is_named(magic: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "X.csv").write_bytes(magic + bytes(40))
@@ -340,7 +368,7 @@ def test_without_a_header_a_doubt_is_an_error_that_names_the_line(case: str, tmp
 
 def test_the_line_of_an_error_reads_the_file(tmp_path: Path) -> None:
     cases = {
-        'columns = { close = "Price" }': table().rename(columns={"close": "Price"}),
+        'columns = { close = "Price" }': table().assign(Last="1").rename(columns={"close": "Price"}),
         'columns = { timestamp = "When" }': table().rename(columns={"Date": "When"}),
         'columns = { timestamp = "date" }': table().assign(unix="1").rename(columns={"Date": "date"}),
     }
@@ -355,6 +383,31 @@ def test_the_line_of_an_error_reads_the_file(tmp_path: Path) -> None:
         read_bars("csv", str(path), "X", Reading({"close": "Last"}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    {
+        "no volume": (
+            split_time("%Y.%m.%d", "%H:%M").assign(volume="0", **{"<TICKVOL>": "7"}),
+            r'volume is 0 in every row; write columns = \{ volume = "<TICKVOL>" \} under \[data\]',
+        ),
+        "thousands or decimals": (
+            table().assign(**dict.fromkeys(OHLCV[:4], "30.152")), "every price has three digits after the point"
+        ),
+        "below": (table().iloc[::-1], "the newest bar stands first"),
+    }.values(),
+)  # fmt: skip
+def test_a_reading_that_surprises_has_a_note(kind: pd.DataFrame, note: str, tmp_path: Path) -> None:
+    notes = read_bars("csv", str(written(tmp_path, csv(kind, sep=";"))), "X").notes
+    assert any(re.search(note, one) for one in notes), notes
+
+
+def test_clocks_that_were_set_back_are_named(tmp_path: Path) -> None:
+    times = pd.date_range("2024-10-20", periods=60 * 24, freq="10min", tz="Europe/Berlin")
+    frame = pd.DataFrame({"Date": times.tz_localize(None), "close": 10.0})
+    with pytest.raises(DataError, match=r"\(2024-10-27 02:00:00\): is earlier .*were clocks set back\?"):
+        read_bars("csv", str(written(tmp_path, csv(frame))), "X")
+
+
 def test_seconds_among_milliseconds_are_refused(tmp_path: Path) -> None:
     frame = epoch("ms")
     frame.loc[40:, "Date"] = epoch("us")["Date"][40:]
@@ -362,10 +415,68 @@ def test_seconds_among_milliseconds_are_refused(tmp_path: Path) -> None:
         read_bars("csv", str(written(tmp_path, csv(frame))), "X")
 
 
-@pytest.mark.parametrize("form", ["%d.%m.%Y", "%m/%d/%Y", "%d-%m-%Y"])
-def test_day_or_month_first_is_never_guessed(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "form",
+    ["%d.%m.%Y", "%m/%d/%Y", "%d-%m-%Y", "%m/%d/%y", "%b %d, %Y", "%d-%b-%Y", "%a %b %d %Y", "%d/%m/%Y 12:00:00 AM"],
+)
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_date_is_read_if_the_file_settles_its_form(form: str, newest_first: bool, tmp_path: Path) -> None:
+    frame = table(form=form)
+    same(read_bars("csv", str(written(tmp_path, csv(frame.iloc[::-1] if newest_first else frame))), "X"), DAILY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "no day above 12": lambda days: days.where(days.dt.day <= 12).dropna().dt.strftime("%d.%m.%Y"),
+        "two orders": lambda days: days.dt.strftime("%d.%m.%Y").where(days < days[30], days.dt.strftime("%m.%d.%Y")),
+        "two separators": lambda days: days.dt.strftime("%d.%m.%Y").where(days < days[9], days.dt.strftime("%d/%m/%Y")),
+        "a day in front of a short year": lambda days: days.dt.strftime("%d.%m.%y"),
+        "a month without a day": lambda days: days.dt.strftime("%b %Y"),
+        "no such day": lambda days: days.dt.strftime("31.%m.%Y"),
+    }.items(),
+    ids=lambda case: case[0],
+)  # fmt: skip
+def test_a_date_in_doubt_is_an_error(change: tuple[str, Callable[[pd.Series], pd.Series]], tmp_path: Path) -> None:
+    frame = table().assign(Date=change[1](pd.Series(pd.to_datetime(DAILY.timestamps)))).dropna()
     with pytest.raises(DataError, match=r"is no timestamp .*; write ISO 8601"):
-        read_bars("csv", str(written(tmp_path, csv(table(form=form)))), "X")
+        read_bars("csv", str(written(tmp_path, csv(frame))), "X")
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+BIG = Bars("X", DAILY.timestamps, *(np.round(getattr(DAILY, name) * 40, 2) for name in ("close", *OHLCV[:3])),
+           np.round(DAILY.volume * 100, -4))  # fmt: skip
+COMMA = str.maketrans(",.", ".,")
+NUMBERS: dict[str, Callable[[float], str]] = {
+    "dollars": lambda x: f"${x:.2f}",
+    "thousands": "{:,.2f}".format,
+    "Switzerland": lambda x: f"{x:,.2f}".replace(",", "'"),
+    "Germany": lambda x: f"{x:,.2f}".translate(COMMA),
+    "France": lambda x: f"{x:,.2f}".replace(",", "\u202f").replace(".", ",") + " €",
+    "millions": lambda x: f"{x / 1e6:,.2f}M" if x > 9e6 else f"{x:,.2f}",
+}
+
+
+def big_table(form: Callable[[float], str]) -> pd.DataFrame:
+    return pd.DataFrame({"Date": table()["Date"], **{name: [form(x) for x in getattr(BIG, name)] for name in OHLCV}})
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_are_read_if_the_file_settles_their_form(case: str, tmp_path: Path) -> None:
+    read = read_bars("csv", str(written(tmp_path, csv(big_table(NUMBERS[case]), sep=";"))), "X")
+    same(read, BIG)
+    assert "numbers are not plain" in read.notes[0]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [lambda x: f"{x:,.0f}", lambda x: f"{x:,.3f}".translate(COMMA) if x < 2000 else f"{x:,.2f}", "x{:.2f}".format],
+)
+def test_numbers_in_doubt_are_an_error(form: Callable[[float], str], tmp_path: Path) -> None:
+    frame = big_table(form).drop(columns="volume")
+    with pytest.raises(DataError, match=r"is no number .*; write"):
+        read_bars("csv", str(written(tmp_path, csv(frame, sep=";"))), "X")
 
 
 # --- days -------------------------------------------------------------------------------------------------------------
