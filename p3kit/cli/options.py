@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ runs_option = click.option(
     default=Path("runs"),
     show_envvar=True,
     help="Folder of the run directories.",
+    is_eager=True,  # before RUN, which may be `latest`
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -165,8 +167,23 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
 
-run_argument = click.argument("run", metavar="RUN", shell_complete=complete_run)
+def _note_siblings(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Print the runs that `latest` leaves out, as those of other seeds."""
+    if "latest" not in (value if isinstance(value, tuple) else (value,)):
+        return value
+    from p3kit.cli.output import print_note
+    from p3kit.errors import P3kitError
+    from p3kit.rundir import find_run, started_with
+
+    with contextlib.suppress(P3kitError):  # the command reports runs that are missing or damaged
+        run, _ = find_run(ctx.params.get("runs_root", "runs"), "latest")
+        if others := " ".join(other.name for other in started_with(run)):
+            print_note(f"note: latest is {run.name}; the same command also started {others}")
+    return value
+
+
+run_argument = click.argument("run", metavar="RUN", shell_complete=complete_run, callback=_note_siblings)
 
 several_runs_argument = click.argument(
-    "references", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run
+    "references", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run, callback=_note_siblings
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from p3kit.errors import P3kitError
+from p3kit.errors import DataError, Fault, InputError, P3kitError
 from p3kit.launch.older_runs import evaluating_trainer
 from p3kit.launch.process import run_trainer
 from p3kit.metrics import deflated_choice
@@ -48,6 +48,8 @@ def _shown(run: RunDir, agent: str, checkpoint: str, split: str, more: list[str]
     lines = [line for line in result.stdout.splitlines() if line.startswith(BACKTEST_RESULT)]
     if result.returncode or not lines:
         said = result.stderr.strip().splitlines()
+        if result.returncode == InputError.exit_code and said:  # bars that are no bars, with all their faults
+            raise DataError.collected(Fault(f"{run.name}/{agent}", f"cannot be evaluated: {line}") for line in said)
         why = said[-1] if said else f"its trainer ended with exit code {result.returncode} and without output"
         hint = f"it was made by {run.made_by()}" if run.is_older else "see load_policy in its trainer.py"
         raise P3kitError(f"{run.name}/{agent}", f"cannot be evaluated: {why}", hint)

@@ -31,7 +31,7 @@ from p3kit.rundir.extensions import (
     is_extended,
 )
 from p3kit.rundir.file_names import file_name, take_number
-from p3kit.rundir.lookup import find_run, find_runs, folder_of_runs, intact_runs, list_runs, mark_crashed
+from p3kit.rundir.lookup import find_run, find_runs, folder_of_runs, intact_runs, list_runs, mark_crashed, started_with
 from p3kit.rundir.records import Histogram, Series
 from p3kit.rundir.removal import check_removable, dependants, remove_run
 from p3kit.rundir.rows import BACKTEST_RESULT, EVENT_KINDS, concerns, encode
@@ -73,5 +73,6 @@ __all__ = [
     "read_candidates",
     "read_note",
     "remove_run",
+    "started_with",
     "take_number",
 ]

@@ -69,6 +69,18 @@ def find_runs(runs_root: Path | str, reference: str) -> list[tuple[RunDir, str |
     return [(run, None) for run in several] if len(several) > 1 else [find_run(runs_root, reference)]
 
 
+def started_with(run: RunDir) -> list[RunDir]:
+    """The runs just before `run` that the same command has started: other seeds, or symbols that train apart."""
+    found, agents, info = [], set(run.agent_names()), run.info()
+    for other in reversed([one for one in list_runs(run.path.parent) if (one.number or 0) < (run.number or 0)]):
+        same = all(other.info().get(key) == info.get(key) for key in ("name", "command"))
+        if not same or not info.get("command") or agents & set(other.agent_names()):
+            break
+        agents |= set(other.agent_names())
+        found.append(other)
+    return found[::-1]
+
+
 def mark_crashed(runs_root: Path | str) -> tuple[list[RunDir], list[str]]:
     """Mark the runs without a process as crashed, and return them, with the faults of those that could not be marked
     (a read-only folder, a full disk). These faults prevent no reading."""
@@ -129,7 +141,8 @@ def _of_experiment(runs: Sequence[RunDir], name: str) -> list[RunDir]:
 def _nearest(wanted: str, runs: Sequence[RunDir]) -> str:
     if match := RUN_NAME.fullmatch(wanted):
         return min(runs, key=lambda run: abs((run.number or 0) - int(match[1]))).name
-    return next(iter(difflib.get_close_matches(wanted, [run.name for run in runs], n=1)), runs[-1].name)
+    names = ["latest", *(run.name for run in runs)]
+    return next(iter(difflib.get_close_matches(wanted, names, n=1)), runs[-1].name)
 
 
 def _checked_agent(run: RunDir, agent: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -361,7 +362,8 @@ def _read_text(path: Path) -> str:
         raise SpecError([Fault(where, what, "export a spec as TOML: p3kit export RUN --output NAME.toml")])
     if path.is_dir():
         specs = sorted(file.name for file in path.glob("*.toml"))
-        inside = f"in it: {', '.join(specs)}" if specs else ""
+        bars = f"for bars: p3kit init mine.toml --bars {shlex.quote(str(path))}"
+        inside = f"in it: {', '.join(specs)}" if specs else bars
         raise SpecError([Fault(where, "is a directory; expected a spec file", inside)])
     if not path.exists():
         raise SpecError([Fault(where, "no such file", _similar_file(path))])

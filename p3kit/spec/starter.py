@@ -29,7 +29,7 @@ _TEMPLATE = Path(__file__).with_name("starter.toml")
 
 @dataclass(frozen=True)
 class Started:
-    """Files that were written; `kept` are schemas that existed before and were not changed."""
+    """Files that were written; `kept` are other schemas that existed before and were not changed."""
 
     spec: Path
     written: tuple[Path, ...]
@@ -150,7 +150,8 @@ def _write(specs: Mapping[Path, str], schemas: Mapping[Path, str], overwrite: bo
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return Started(next(iter(specs)), tuple(texts), kept)
+    others = tuple(path for path in kept if path.read_bytes() != schemas[path].encode())
+    return Started(next(iter(specs)), tuple(texts), others)
 
 
 def _refuse_what_is_there(paths: Mapping[Path, str] | Sequence[Path], overwrite: bool) -> None:

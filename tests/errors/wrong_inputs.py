@@ -117,6 +117,8 @@ RUN_NAMES = [
 
 DATA = [
     Wrong("no file", "data own.toml", {"own.toml": OWN, "data/SPX.csv": HEAD}),
+    Wrong("a file of bars with a typo", "data data/SPX.csv", bars(HEAD)),
+    Wrong("a folder of bars in place of a file", "data data", bars(HEAD)),
     Wrong("an empty file", "data own.toml", bars("")),
     Wrong("no timestamp", "data own.toml", bars("open,close\n1,2\n")),
     Wrong("no close", "data own.toml", bars("timestamp,price\n2024-01-02,2\n")),

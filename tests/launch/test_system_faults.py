@@ -20,8 +20,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from p3kit.errors import P3kitError
-from p3kit.launch import local
+from p3kit.errors import InputError, P3kitError
+from p3kit.launch import backtest, local
 from p3kit.rundir import RunDir, list_runs, rows
 from tests.launch.launching import resume
 from tests.made_runs import make_run
@@ -37,6 +37,29 @@ def said(console: Console) -> str:
 
 
 # ---------------------------------------------------------------------- processes
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        (
+            2,
+            InputError,
+            "run-1/AAPL: cannot be evaluated: a.csv: row 2: x; y\nrun-1/AAPL: cannot be evaluated: a.csv: row 3: z",
+        ),
+        (1, P3kitError, "run-1/AAPL: cannot be evaluated: a.csv: row 3: z; see load_policy in its trainer.py"),
+    ],
+)
+def test_faults_of_the_bars_are_no_faults_of_the_trainer(
+    code: int, kind: type[P3kitError], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.CompletedProcess([], code, stdout="", stderr="a.csv: row 2: x; y\na.csv: row 3: z\n")
+    monkeypatch.setattr(backtest, "find_checkpoint", lambda *_: "last")
+    monkeypatch.setattr(backtest, "evaluating_trainer", lambda *_: None)
+    monkeypatch.setattr(backtest, "run_trainer", lambda *_: ended)
+    with pytest.raises(kind) as caught:
+        backtest.replay(make_run(tmp_path, agent_name="AAPL"), "AAPL", "last", split="validation")
+    assert (str(caught.value), caught.value.exit_code) == (message, code)
 
 
 def test_a_trainer_that_hangs_is_ended_and_the_next_one_gets_its_slot(start, plan, console, monkeypatch) -> None:

@@ -19,7 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3kit.errors import InputError, P3kitError, RunNotFound
-from p3kit.rundir import Histogram, RunDir, file_name, find_run, find_runs, list_runs, mark_crashed, processes, rows
+from p3kit.rundir import (
+    Histogram,
+    RunDir,
+    file_name,
+    find_run,
+    find_runs,
+    list_runs,
+    mark_crashed,
+    processes,
+    rows,
+    started_with,
+)
 
 
 @pytest.fixture
@@ -130,12 +141,20 @@ def test_an_experiment_names_its_runs(tmp_path, make_run):
         find_runs(root, "none")
 
 
+def test_runs_of_one_command_have_its_other_agents(tmp_path, make_run):
+    for seed, command in zip((1, 2, 1, 2, 3, 4, 5, 6), "aaaaab--", strict=True):
+        make_run((f"AAPL.s{seed}",)).update_info(command=[] if command == "-" else [command])
+    found = [[other.number for other in started_with(run)] for run in list_runs(tmp_path / "runs")]
+    assert [found[i] for i in (0, 1, 3, 4, 5, 6, 7)] == [[], [1], [3], [3, 4], [], [], []]
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
         ("run-99", 'did you mean "run-3"?'),
         ("0", 'did you mean "run-1"?'),
         ("rnu-2", 'did you mean "run-2"?'),
+        ("lastest", 'did you mean "latest"?'),
         ("run-1/APPL", 'did you mean "AAPL"?'),
         ("run-1/../../etc/passwd", "run-1 has no agent of that name"),
     ],
