@@ -102,6 +102,10 @@ def _run_above(path: Path) -> Path | None:
 
 
 def _named_run(root: Path, name: str, reference: str) -> RunDir:
+    if (own := list_runs(home(reference))) and not _of_experiment(list_runs(root), name):
+        raise RunNotFound(
+            repr(reference), f"is a folder of {len(own)} runs", f"name one of them, such as {own[-1].path}"
+        )
     runs = list_runs(root)
     if not runs:
         raise RunNotFound(repr(reference), f"there are no runs in {root}", "start one with: p3kit run specs/smoke.toml")

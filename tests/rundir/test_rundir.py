@@ -168,6 +168,14 @@ def test_find_run_names_the_nearest(tmp_path, make_run, reference, message):
     assert caught.value.exit_code == 2
 
 
+def test_a_folder_of_runs_is_named_as_such(tmp_path, make_run, monkeypatch):
+    make_run()
+    monkeypatch.chdir(tmp_path)
+    for reference in ("runs", "runs/"):
+        with pytest.raises(RunNotFound, match=r"is a folder of 1 runs; name one of them, such as runs/run-1"):
+            find_run("elsewhere", reference)
+
+
 def test_find_run_without_runs_says_how_to_start_one(tmp_path):
     with pytest.raises(RunNotFound, match=r"there are no runs in .*p3kit run specs/smoke.toml"):
         find_run(tmp_path / "runs", "latest")
