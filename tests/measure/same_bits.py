@@ -45,12 +45,12 @@ every = 256
 every = 256
 keep_best = 2
 [early_stop]
-min_progress = 1.0
+{early_stop}
 [schedules]
 ent_coef = {{ kind = "linear", start = 0.05, end = 0.001 }}
 {rules}
 """
-RULES = """
+CALM = """
 [[intervention]]
 id = "calm"
 on = { metric = "policy/entropy", op = ">", value = 0.2 }
@@ -58,6 +58,8 @@ min_data = { env_steps = 512 }
 max_times = 2
 cooldown = { updates = 1 }
 do = [{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }]
+"""
+RESTART = """
 [[intervention]]
 id = "restart"
 on = { metric = "policy/entropy", op = ">", value = 0.2 }
@@ -83,8 +85,8 @@ WORKLOADS = {
     "smoke": None,  # the shipped spec
     "stacked": {"trainer": "ppo_stacked", "symbols": '["AAA", "BBB", "CCC"]', "net": "", "rules": ""},
     "shared": {"trainer": "ppo_shared", "symbols": '["AAA", "BBB", "CCC"]', "net": SHARED_NET, "rules": ""},
-    "interventions": {"trainer": "ppo", "symbols": '["AAA"]', "net": "", "rules": RULES},
-    "stacked_rules": {"trainer": "ppo_stacked", "symbols": '["AAA", "BBB"]', "net": "", "rules": RULES},
+    "interventions": {"trainer": "ppo", "symbols": '["AAA"]', "net": "", "rules": CALM + RESTART},
+    "stacked_rules": {"trainer": "ppo_stacked", "symbols": '["AAA", "BBB"]', "net": "", "rules": CALM + RESTART},
     "group_rules": {"trainer": "ppo_shared", "symbols": '["AAA", "BBB"]', "net": SHARED_NET, "rules": GROUP_RULES},
 }
 DIGEST = """
@@ -119,7 +121,7 @@ def train(tree: Path, folder: Path, name: str) -> dict[str, Any]:
     spec = tree / "specs" / "smoke.toml"
     if workload is not None:
         spec = folder / f"{name}.toml"
-        spec.write_text(SMALL.format(name=name, **workload), encoding="utf-8")
+        spec.write_text(SMALL.format(name=name, early_stop="min_progress = 1.0", **workload), encoding="utf-8")
     runs = folder / name
     call(tree, "-m", "p3kit", "run", str(spec), "--runs", str(runs), "--no-aim", "--quiet", "--jobs", "1")
     (run,) = sorted(path for path in runs.iterdir() if (path / "run.json").exists())

@@ -40,47 +40,12 @@ from p3kit.rundir.rows import write_json
 from p3kit.runtime import load_checkpoint
 from p3kit.spec import load_spec
 from p3kit.spec.trainer_file import read_trainer
+from tests.measure.same_bits import CALM, SHARED_NET, SMALL
 
 TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
 EXTENDED = " extended"
 CASES = (*TRAINERS, *(trainer + EXTENDED for trainer in TRAINERS))
 """A run of a trainer, and the extension of one that is done."""
-SPEC = """
-name = "kills"
-trainer = "{trainer}"
-symbols = {symbols}
-[data]
-source = "synthetic"
-synthetic = {{ bars = 4_000 }}
-[env]
-window = 4
-num_envs = 4
-episode_bars = 60
-[ppo]
-total_timesteps = 1_536
-n_steps = 64
-batch_size = 64
-n_epochs = 3
-{net}
-[evaluation]
-every = 256
-[checkpoints]
-every = 256
-keep_best = 2
-[early_stop]
-patience = 4
-min_progress = 0.7
-[schedules]
-ent_coef = {{ kind = "linear", start = 0.05, end = 0.001 }}
-[[intervention]]
-id = "calm"
-on = {{ metric = "policy/entropy", op = ">", value = 0.2 }}
-min_data = {{ env_steps = 512 }}
-max_times = 2
-cooldown = {{ updates = 1 }}
-do = [{{ scale = "ppo.learning_rate", by = 0.7, min = 1e-5 }}]
-"""
-NETS = {"ppo_shared": "patch = 2\nd_model = 16\nlayers = 1\nheads = 2\nhead_width = 16"}
 POWER_CUT = "power cut"
 SHARE_OF_WAYS = {"place": 60, "clock": 15, "SIGTERM": 8, "Ctrl-C": 9, "launcher": 8, POWER_CUT: 25}
 MOST_ATTEMPTS = 6
@@ -126,7 +91,9 @@ def make_run(folder: Path, case: str, done: Mapping[str, RunDir]) -> RunDir:
 
 def make_new_run(folder: Path, trainer: str) -> RunDir:
     symbols = '["AAA"]' if trainer == "ppo" else '["AAA", "BBB"]'
-    text = SPEC.format(trainer=trainer, symbols=symbols, net=NETS.get(trainer, "hidden = [16, 16]"))
+    net = SHARED_NET if trainer == "ppo_shared" else "hidden = [16, 16]"
+    early_stop = "patience = 4\nmin_progress = 0.7"
+    text = SMALL.format(name="kills", trainer=trainer, symbols=symbols, net=net, early_stop=early_stop, rules=CALM)
     folder.mkdir(parents=True)
     (folder / "kills.toml").write_text(text, encoding="utf-8")
     spec = load_spec(folder / "kills.toml").spec
