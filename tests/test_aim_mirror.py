@@ -22,7 +22,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import PIL.Image
 import pytest
-from click.testing import CliRunner
 
 from p3kit.aim_mirror import AimServer, Mirror, best_run, dashboard, deep_links, run_hash, store, write_bookmarks
 from p3kit.aim_mirror.bookmarks import SCALARS, TUNED, Bookmark, differing_knobs
@@ -30,13 +29,10 @@ from p3kit.aim_mirror.links import encode_state
 from p3kit.aim_mirror.sender import even_bins, event_text, picture_name
 from p3kit.aim_mirror.sender import result as result_of
 from p3kit.api.keeping import note_runs
-from p3kit.cli import main
-from p3kit.cli.aim import sync as sync_command
-from p3kit.cli.aim import ui as ui_command
-from p3kit.cli.keep import rm as rm_command
 from p3kit.errors import InputError, MissingExtra, P3kitError, RunNotFound
 from p3kit.metrics import METRICS
 from p3kit.rundir import RunDir
+from tests.command import invoke
 
 pytestmark = pytest.mark.aim
 
@@ -328,7 +324,7 @@ def test_a_removed_run_leaves_the_mirror(project: Path) -> None:
         run.update_status(state="done")
     mirror = Mirror(project / "runs")
     mirror.sync()
-    result = CliRunner().invoke(rm_command, [gone.name, "--yes", "--runs", str(project / "runs")])
+    result = invoke("rm", gone.name, "--yes", "--runs", project / "runs")
     assert (result.exit_code, "Aim still" in result.stderr) == (0, False), result.stderr
     assert {run.hash for run in _all_runs(mirror)} == {key(kept)}
 
@@ -339,7 +335,7 @@ def test_a_run_that_aim_cannot_forget_is_named(project: Path, monkeypatch: pytes
     run.update_status(state="done")
     Mirror(project / "runs").sync()
     monkeypatch.setattr(store, "AIM_VERSION", "0.0")
-    result = CliRunner().invoke(rm_command, [run.name, "--yes", "--runs", str(project / "runs")])
+    result = invoke("rm", run.name, "--yes", "--runs", project / "runs")
     assert (result.exit_code, run.path.exists()) == (0, False)
     assert "Aim still shows run-1" in result.stderr
     assert "p3kit sync --rebuild" in result.stderr
@@ -446,7 +442,7 @@ def test_a_missing_aim_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"p3kit\[aim\]"):
         Mirror(tmp_path)
-    assert CliRunner().invoke(sync_command, ["--runs", str(tmp_path)]).exit_code != 0
+    assert invoke("sync", "--runs", tmp_path).exit_code != 0
 
 
 def test_another_version_of_aim_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -679,7 +675,7 @@ def test_the_dashboard_opens_on_the_results(served: Served) -> None:
 def test_without_runs_no_server_is_started(tmp_path: Path) -> None:
     for folder in ("missing", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        result = CliRunner().invoke(main, ["ui", "--runs", str(tmp_path / folder)])
+        result = invoke("ui", "--runs", tmp_path / folder)
         assert result.exit_code == RunNotFound.exit_code
         assert "p3kit run" in result.stderr
         assert not (tmp_path / ".aim").exists()
@@ -830,19 +826,19 @@ def test_a_runs_verdicts_in_short() -> None:
 def test_a_run_from_elsewhere_is_not_compared(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "AAPL")
     other = make_run(tmp_path / "others", "XOM", experiment="phase4")
-    refused = CliRunner().invoke(ui_command, [str(other.path), "--runs", str(tmp_path / "runs")])
-    assert isinstance(refused.exception, InputError)
-    assert "give its folder by --runs" in str(refused.exception)
+    refused = invoke("ui", other.path, "--runs", tmp_path / "runs")
+    assert refused.exit_code == InputError.exit_code
+    assert "give its folder by --runs" in refused.stderr
 
 
 def test_sync_command(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", "AAPL")
     train(run, range(1))
     arguments = ["--runs", str(tmp_path / "runs"), "--aim-repo", str(tmp_path / "elsewhere"), "--json"]
-    answer = json.loads(CliRunner().invoke(sync_command, arguments, catch_exceptions=False).stdout)
+    answer = json.loads(invoke("sync", *arguments).stdout)
     assert (answer["repo"], answer["points"]) == (str(tmp_path / "elsewhere"), 2)
     (run.path / "metrics.jsonl").write_text("torn apart\n")
-    result = CliRunner().invoke(sync_command, arguments)
+    result = invoke("sync", *arguments)
     assert result.exit_code == 1
     assert "not mirrored: run-1" in result.stderr
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from p3kit import escape
-from p3kit.cli import main
 from p3kit.errors import P3kitError
 from p3kit.report.comparison_data import compare_runs
 from p3kit.report.comparison_page import render_comparison, write_comparison
@@ -30,6 +28,7 @@ from p3kit.report.week_page import render_week, write_week
 from p3kit.rundir import RunDir
 from p3kit.rundir.rows import line_of, write_json
 from p3kit.spec.writing import to_toml
+from tests.command import invoke
 from tests.diagnose.test_table import all_hold
 from tests.made_runs import MONDAY, SPEC, equity_curve, intervene, make_run
 
@@ -197,7 +196,7 @@ def check_run_with(root: Path, name: str, path: tuple[str, ...]) -> None:
             except P3kitError as error:
                 assert_inert(str(error))
         for command in COMMANDS:
-            result = CliRunner().invoke(main, [*command, "--runs", str(root)])
+            result = invoke(*command, "--runs", root)
             fault = result.exception
             assert fault is None or isinstance(fault, SystemExit), (name, path, command, fault)
             assert_inert(result.output)
@@ -251,7 +250,7 @@ def test_every_string_field_of_a_spec_is_inert(tmp_path: Path) -> None:
         spec = tmp_path / "hostile.toml"
         spec.write_text(to_toml(_with_hostile(tables, path)), encoding="utf-8")
         for command in ("validate", "show"):
-            result = CliRunner().invoke(main, [command, str(spec)])
+            result = invoke(command, spec)
             fault = result.exception
             assert fault is None or isinstance(fault, SystemExit), (path, command, fault)
             assert_inert(result.output)

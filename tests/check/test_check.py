@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from p3kit.check import Probe, probe_environment, probe_reward
 from p3kit.check.reward_exploits import ProbeMarket
-from p3kit.cli import main
 from p3kit.market import SymbolData, load_market
 from p3kit.spec import Spec, load_spec
 from p3kit.symptoms import SYMPTOMS
+from tests.command import invoke
 
 SMOKE = Path(__file__).parents[2] / "specs" / "smoke.toml"
 EPISODES = 400
@@ -104,9 +104,7 @@ def test_a_healthy_environment_passes_and_a_sick_one_does_not(bars: SymbolData) 
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(
-        main, ["check", str(SMOKE), "--set", "env.episode_bars=40", "--episodes", "400", *arguments]
-    )
+    return invoke("check", SMOKE, "--set", "env.episode_bars=40", "--episodes", "400", *arguments)
 
 
 @pytest.mark.slow

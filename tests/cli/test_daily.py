@@ -11,15 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import COMMANDS, main
+from p3kit.cli import COMMANDS
 from p3kit.rundir import RunDir
+from tests.command import invoke
 from tests.made_runs import SPEC, TRAINER
-
-
-def p3kit(*words: object) -> Result:
-    return CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
 
 
 @pytest.fixture
@@ -58,8 +54,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 @pytest.mark.usefixtures("runs")
 def test_filters_narrow_the_list(words: list[str], found: list[str]) -> None:
-    assert [line["run"] for line in json.loads(p3kit("runs", "--json", *words).stdout)] == found
-    told = p3kit("runs", *words)
+    assert [line["run"] for line in json.loads(invoke("runs", "--json", *words).stdout)] == found
+    told = invoke("runs", *words)
     assert [line.split()[0] for line in told.stdout.splitlines() if line.startswith("run-")][: len(found)] == found
     if not found:
         assert told.stderr == "none of 4 runs in runs fits; p3kit runs lists all\n"
@@ -103,15 +99,15 @@ def test_tab_completes_commands_specs_runs_agents_and_trainers(press_tab: Callab
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_gets_its_script(shell: str) -> None:
-    result = p3kit("completion", shell)
+    result = invoke("completion", shell)
     assert result.exit_code == 0
     assert "_P3KIT_COMPLETE" in result.stdout
-    assert json.loads(p3kit("completion", shell, "--json").stdout)["shell"] == shell
+    assert json.loads(invoke("completion", shell, "--json").stdout)["shell"] == shell
 
 
 def test_bash_takes_the_script(tmp_path: Path) -> None:
     script = tmp_path / "p3kit.bash"
-    script.write_text(p3kit("completion", "bash").stdout)
+    script.write_text(invoke("completion", "bash").stdout)
     told = subprocess.run(["bash", "-c", f"source {script} && complete -p p3kit"], capture_output=True, text=True)
     assert (told.returncode, told.stderr) == (0, "")
     assert "_p3kit_completion" in told.stdout
@@ -123,7 +119,7 @@ def test_bash_takes_the_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_be_quiet_verbose_and_speak_json(name: str) -> None:
     groups = {"data": ("data", "describe"), "paper": ("paper", "trade")}
-    text = p3kit(*groups.get(name, (name,)), "--help").output
+    text = invoke(*groups.get(name, (name,)), "--help").output
     assert "-q, --quiet" in text
     assert "-v, --verbose" in text
     assert "--json" in text or name == "schema"  # which is JSON anyway
@@ -132,23 +128,23 @@ def test_every_command_can_be_quiet_verbose_and_speak_json(name: str) -> None:
 @pytest.mark.parametrize("words", [("-q", "init"), ("init", "-q"), ("init", "--quiet")])
 def test_quiet_leaves_the_result(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = p3kit(*words)
+    result = invoke(*words)
     assert (result.stdout, result.stderr) == ("wrote experiment.toml\nwrote p3kit.schema.json\n", "")
-    refused = p3kit(*words)
+    refused = invoke(*words)
     assert refused.exit_code == 2
     assert "is there already" in refused.stderr
 
 
 def test_verbose_says_what_a_report_of_a_fault_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fine = p3kit("-v", "init")
+    fine = invoke("-v", "init")
     assert fine.stderr.splitlines()[-1].startswith("p3kit 0.")
     assert ", Python 3." in fine.stderr
-    refused = p3kit("init", "-v")
+    refused = invoke("init", "-v")
     assert "Traceback" in refused.stderr
     assert "starter.py" in refused.stderr
     assert "experiment.toml: is there already" in refused.stderr
-    assert "Traceback" not in p3kit("init").stderr
+    assert "Traceback" not in invoke("init").stderr
 
 
 @pytest.mark.usefixtures("runs")

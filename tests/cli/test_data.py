@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from p3kit.cli import main
 from p3kit.market import sample
+from tests.command import invoke
 
 
 def run(tmp_path: Path, text: str, *options: str) -> Result:
     spec = tmp_path / "spec.toml"
     spec.write_text(text)
-    return CliRunner().invoke(main, ["data", str(spec), *options])
+    return invoke("data", spec, *options)
 
 
 def test_the_sample_says_where_it_comes_from_and_repeats_the_caution(tmp_path: Path) -> None:

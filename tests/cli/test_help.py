@@ -8,14 +8,14 @@ import sys
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from p3kit.cli import COMMANDS, OTHER_OPTIONS, OTHER_WORDS, SECTIONS, TAKE_A_SPEC, main
 from p3kit.spec import load_spec
+from tests.command import invoke
 
 
 def p3kit(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, arguments)
+    result = invoke(*arguments)
     return result.exit_code, result.output
 
 

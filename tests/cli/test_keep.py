@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
 from p3kit.rundir import RunDir, read_note
+from tests.command import invoke
 from tests.made_runs import make_run
 
 
@@ -24,28 +23,24 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def p3kit(*arguments: str, answer: str | None = None) -> Result:
-    return CliRunner().invoke(main, arguments, input=answer)
-
-
 def names(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.name.startswith("run-"))
 
 
 def test_a_note_and_tags_stand_in_runs_and_show(root: Path) -> None:
-    assert p3kit("note", "run-1", "run-2", "--tag", "good", "--tag", "base", "-m", "first\nsecond").exit_code == 0
-    listed = json.loads(p3kit("runs", "--tag", "good", "--tag", "base", "--json").stdout)
+    assert invoke("note", "run-1", "run-2", "--tag", "good", "--tag", "base", "-m", "first\nsecond").exit_code == 0
+    listed = json.loads(invoke("runs", "--tag", "good", "--tag", "base", "--json").stdout)
     assert [(run["run"], run["tags"], run["note"]) for run in listed] == [
         (name, ["base", "good"], "first\nsecond") for name in ("run-1", "run-2")
     ]
-    table = p3kit("runs").stdout
+    table = invoke("runs").stdout
     assert "base, good" in table
     assert "run-1 note: first second" in table
-    shown = p3kit("show", "run-1").stdout
+    shown = invoke("show", "run-1").stdout
     assert shown.startswith("# tags: base, good\n# note: first\n# note: second\n")
     (root.parent / "again.toml").write_text(shown)
-    assert p3kit("validate", "again.toml").exit_code == 0
-    assert json.loads(p3kit("show", "run-1", "--json").stdout)["tags"] == ["base", "good"]
+    assert invoke("validate", "again.toml").exit_code == 0
+    assert json.loads(invoke("show", "run-1", "--json").stdout)["tags"] == ["base", "good"]
 
 
 def test_latest_names_the_other_runs_of_its_command(root: Path) -> None:
@@ -58,16 +53,16 @@ def test_latest_names_the_other_runs_of_its_command(root: Path) -> None:
 
 
 def test_an_edit_changes_only_what_it_names(root: Path) -> None:
-    p3kit("note", "phase3", "--tag", "a", "--tag", "b", "-m", "text")
-    p3kit("note", "phase3", "--untag", "a", "--untag", "absent")
+    invoke("note", "phase3", "--tag", "a", "--tag", "b", "-m", "text")
+    invoke("note", "phase3", "--untag", "a", "--untag", "absent")
     notes = [read_note(RunDir(root / name)) for name in names(root)]
     assert {(note.text, note.tags) for note in notes} == {("text", ("b",))}
-    assert "no note and no tags" in p3kit("note", "run-1", "-m", "", "--untag", "b").stdout
+    assert "no note and no tags" in invoke("note", "run-1", "-m", "", "--untag", "b").stdout
 
 
 @pytest.mark.parametrize("tag", ["two words", "", "a,b", "run-2", "x" * 41, "line\nbreak", "\x1b[31m"])
 def test_a_tag_that_is_no_word_changes_nothing(root: Path, tag: str) -> None:
-    result = p3kit("note", "run-1", "--tag", "fine", "--tag", tag)
+    result = invoke("note", "run-1", "--tag", "fine", "--tag", tag)
     assert result.exit_code == 2
     assert not (root / "run-1" / "note.json").exists()
 
@@ -82,14 +77,14 @@ def test_concurrent_edits_are_all_kept(root: Path) -> None:
 
 def test_a_damaged_note_hides_no_run(root: Path) -> None:
     (root / "run-1" / "note.json").write_text('{"note": 3}')
-    result = p3kit("runs")
+    result = invoke("runs")
     assert result.exit_code == 0
     assert "run-1 note: cannot be read" in result.stdout
-    assert p3kit("note", "run-1", "--tag", "a").exit_code == 1
+    assert invoke("note", "run-1", "--tag", "a").exit_code == 1
 
 
 def test_rm_names_sizes_and_keeps_all_without_an_answer(root: Path) -> None:
-    result = p3kit("rm", "run-1")
+    result = invoke("rm", "run-1")
     assert (result.exit_code, names(root)) == (2, ["run-1", "run-2", "run-3"])
     assert "run-1: experiment phase3, done, 1 agent, " in result.stderr
     assert "kB" in result.stderr
@@ -98,25 +93,25 @@ def test_rm_names_sizes_and_keeps_all_without_an_answer(root: Path) -> None:
 
 def test_rm_asks_on_a_terminal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p3kit.cli.keep.can_answer", lambda: True)
-    refused = p3kit("rm", "phase3", answer="n\n")
+    refused = invoke("rm", "phase3", answer="n\n")
     assert (refused.exit_code, names(root)) == (1, ["run-1", "run-2", "run-3"])
     assert "Delete these 3 runs?" in refused.stderr
-    assert p3kit("rm", "run-3", answer="y\n").exit_code == 0
+    assert invoke("rm", "run-3", answer="y\n").exit_code == 0
     assert names(root) == ["run-1", "run-2"]
 
 
 def test_a_number_is_not_used_twice(root: Path) -> None:
-    assert p3kit("rm", "3", "run-2", "--yes").exit_code == 0
-    assert "was removed" in p3kit("show", "run-3").stderr
+    assert invoke("rm", "3", "run-2", "--yes").exit_code == 0
+    assert "was removed" in invoke("show", "run-3").stderr
     assert make_run(root, seed=4, agent_name="AAPL.s4", symbols=["AAPL"]).name == "run-4"
-    assert p3kit("rm", "phase3", "--yes").exit_code == 0
+    assert invoke("rm", "phase3", "--yes").exit_code == 0
     assert sorted(path.name for path in root.iterdir() if path.name != ".made") == ["removed.jsonl"]
     assert make_run(root, seed=5, agent_name="AAPL.s5", symbols=["AAPL"]).name == "run-5"
 
 
 def test_a_run_that_trains_is_not_removed(root: Path) -> None:
     RunDir(root / "run-2").update_status(state="running", pid=1)
-    result = p3kit("rm", "phase3", "--yes")
+    result = invoke("rm", "phase3", "--yes")
     assert (result.exit_code, names(root)) == (2, ["run-1", "run-2", "run-3"])
     assert "run-2: is running; end it first: p3kit stop run-2" in result.stderr
 
@@ -126,7 +121,7 @@ def test_a_locked_run_is_not_removed_whatever_its_status_says(root: Path) -> Non
 
     descriptor = RunDir(root / "run-2").lock()
     try:
-        assert p3kit("rm", "run-2", "--yes").exit_code == 2
+        assert invoke("rm", "run-2", "--yes").exit_code == 2
     finally:
         os.close(descriptor)
     assert "run-2" in names(root)
@@ -136,13 +131,13 @@ def test_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (root / "run-2").rename(elsewhere)
     (root / "run-2").symlink_to(elsewhere)
-    assert p3kit("rm", "run-2", "--yes").exit_code == 2
+    assert invoke("rm", "run-2", "--yes").exit_code == 2
     assert (elsewhere / "run.json").exists()
 
 
 def test_a_damaged_run_can_be_removed(root: Path) -> None:
     (root / "run-2" / "run.json").write_text("{")
-    result = p3kit("rm", "run-2", "--yes")
+    result = invoke("rm", "run-2", "--yes")
     assert result.exit_code == 0, result.stderr
     assert "damaged" in result.stderr
     assert names(root) == ["run-1", "run-3"]
@@ -153,8 +148,8 @@ def test_what_was_made_from_a_run_is_named(root: Path) -> None:
     plans = [{**plan, "init": {"from": "run-1/AAPL.s1"}} for plan in later.info()["agents"]]
     later.update_info(agents=plans)
     repeated.update_info(replay={"run": "run-1", "journal": []}, tune={"sweep": "tune-4", "trial": 1})
-    assert json.loads(p3kit("rm", "run-1", "--yes", "--json").stdout)["dependants"] == [
+    assert json.loads(invoke("rm", "run-1", "--yes", "--json").stdout)["dependants"] == [
         "run-2 starts from the weights of run-1, and keeps its copy",
         "run-3 repeats run-1",
     ]
-    assert "run-3 is a trial of the sweep tune-4" in p3kit("rm", "run-3", "--yes").stderr
+    assert "run-3 is a trial of the sweep tune-4" in invoke("rm", "run-3", "--yes").stderr

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import p3kit
-from p3kit.cli import main
+from tests.command import invoke
 from tests.market.made import frame_of, random_bars
 
 SPEC = """
@@ -66,7 +66,7 @@ def predict(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(home)
 
     def call(line: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, ["predict", *line.split(), "--checkpoint", "last"], catch_exceptions=False)
+        result = invoke("predict", *line.split(), "--checkpoint", "last")
         assert result.exit_code == code, result.output
         return result
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.cli.options import complete_run
 from p3kit.rundir import RunDir
+from tests.command import invoke
 from tests.made_runs import make_run
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +166,7 @@ def test_training_without_torch_says_what_to_install(spec, monkeypatch):
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
-    result = CliRunner().invoke(main, ["run", str(spec())])
+    result = invoke("run", spec())
     assert result.exit_code == 2
     assert "pip install 'p3kit[train]'" in result.output
 
@@ -234,7 +233,7 @@ def made(tmp_path, monkeypatch):
 
 
 def test_runs_lists_what_there_is(made):
-    result = CliRunner().invoke(main, ["runs"])
+    result = invoke("runs")
     assert result.exit_code == 0
     assert [line.rstrip() for line in result.stdout.splitlines()] == [
         "run    name    state    done  agents    best Sharpe  verdict         age",
@@ -243,12 +242,12 @@ def test_runs_lists_what_there_is(made):
         "run-2 crashed: its process is gone",
     ]
     assert result.stderr == "run-2 crashed: its process is gone; p3kit resume run-2 continues it\n"
-    (_, crashed) = json.loads(CliRunner().invoke(main, ["runs", "--json"]).stdout)
+    (_, crashed) = json.loads(invoke("runs", "--json").stdout)
     assert (crashed["run"], crashed["state"], crashed["progress"]) == ("run-2", "crashed", 0.25)
 
 
 def test_runs_without_runs_says_how_to_start(tmp_path):
-    result = CliRunner().invoke(main, ["runs", "--runs", str(tmp_path / "none")])
+    result = invoke("runs", "--runs", tmp_path / "none")
     assert result.exit_code == 0
     assert result.stdout == ""
     assert "p3kit run specs/smoke.toml" in result.stderr
@@ -256,7 +255,7 @@ def test_runs_without_runs_says_how_to_start(tmp_path):
 
 def test_a_damaged_run_is_named_and_does_not_hide_the_others(made):
     (made / "run-2" / "run.json").write_text('{"agents": [')
-    result = CliRunner().invoke(main, ["runs"])
+    result = invoke("runs")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[1].startswith("run-1  phase3  done")
     assert len(result.stdout.splitlines()) == 2
@@ -266,7 +265,7 @@ def test_a_damaged_run_is_named_and_does_not_hide_the_others(made):
 
 def test_what_the_system_refuses_is_one_line(tmp_path):
     make_run(tmp_path / "runs")
-    result = CliRunner().invoke(main, ["report", "--lessons", "--output", "/proc/x", "--runs", str(tmp_path / "runs")])
+    result = invoke("report", "--lessons", "--output", "/proc/x", "--runs", tmp_path / "runs")
     assert result.exit_code == 1
     one_line = r"/proc/x[^\n]*: [A-Z][^\n]*; free some space or fix the folder's permissions\n"
     assert re.fullmatch(one_line, result.stderr)
@@ -274,16 +273,16 @@ def test_what_the_system_refuses_is_one_line(tmp_path):
 
 def test_a_run_goes_on_or_ends_as_a_whole(made):
     for command in ("resume", "stop"):
-        result = CliRunner().invoke(main, [command, "run-1/AMD"])
+        result = invoke(command, "run-1/AMD")
         assert result.exit_code == 2
         assert 'names one agent; this takes whole runs; use "run-1"' in result.stderr
 
 
 def test_a_wrong_name_gets_the_nearest(made):
-    result = CliRunner().invoke(main, ["resume", "run-5"])
+    result = invoke("resume", "run-5")
     assert result.exit_code == 2
     assert 'did you mean "run-2"?' in result.stderr
-    assert "'runs/none': no run of that name in " in CliRunner().invoke(main, ["stop", "runs/none"]).stderr
+    assert "'runs/none': no run of that name in " in invoke("stop", "runs/none").stderr
 
 
 def test_the_shell_completes_names_of_runs(made):
@@ -297,7 +296,7 @@ def test_the_shell_completes_names_of_runs(made):
 
 @pytest.mark.parametrize("command", ["run", "plan", "runs", "resume", "stop"])
 def test_help_has_examples(command):
-    result = CliRunner().invoke(main, [command, "--help"])
+    result = invoke(command, "--help")
     assert result.exit_code == 0
     assert f"  p3kit {command}" in result.output.split("Examples:")[1]
 
@@ -306,7 +305,7 @@ def test_help_has_examples(command):
 
 
 def plan(*arguments):
-    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+    return invoke("plan", *arguments)
 
 
 def test_plan_counts_the_work(tmp_path):

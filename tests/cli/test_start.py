@@ -11,18 +11,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
 from p3kit.spec import find_trainer, load_spec
 from p3kit.spec.shipped import shipped_specs, shipped_trainers
+from tests.command import invoke
 from tests.market.made import write_hourly_csv
 
 ROOT = Path(__file__).parents[2]
-
-
-def p3kit(*words: object) -> Result:
-    return CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_init_writes_a_spec_that_is_right_and_its_schema(here: Path) -> None:
-    result = p3kit("init")
+    result = invoke("init")
     assert (result.exit_code, result.stdout) == (0, "wrote experiment.toml\nwrote p3kit.schema.json\n")
     assert result.stderr == "next:  p3kit validate experiment.toml   p3kit run experiment.toml\n"
     text = (here / "experiment.toml").read_text()
@@ -43,7 +38,7 @@ def test_init_writes_a_spec_that_is_right_and_its_schema(here: Path) -> None:
 
 
 def test_every_choice_that_the_starter_offers_is_right(here: Path) -> None:
-    p3kit("init")
+    invoke("init")
     text = (here / "experiment.toml").read_text()
     taken, count = re.subn(r"^#(?=[\w\[])", "", text, flags=re.MULTILINE)
     assert count >= 12
@@ -54,7 +49,7 @@ def test_every_choice_that_the_starter_offers_is_right(here: Path) -> None:
 
 
 def test_what_the_starter_writes_out_is_the_recommended_setting(here: Path) -> None:
-    p3kit("init")
+    invoke("init")
     bare = 'name = "experiment"\nextends = "recommended.toml"\ntrainer = "ppo"\nsymbols = ["AAPL"]\n'
     Path("bare.toml").write_text(bare)
     assert load_spec("experiment.toml").spec == load_spec("bare.toml").spec
@@ -73,16 +68,16 @@ def test_a_spec_extends_a_shipped_one_from_any_folder_and_an_own_file_of_that_na
 
 
 def test_init_writes_over_nothing_unless_told(here: Path) -> None:
-    p3kit("init")
+    invoke("init")
     Path("experiment.toml").write_text("mine")
     Path("p3kit.schema.json").write_text("old")
-    refused = p3kit("init")
+    refused = invoke("init")
     assert (refused.exit_code, Path("experiment.toml").read_text()) == (2, "mine")
     assert refused.stderr == "experiment.toml: is there already; --force writes over it; or give another name\n"
-    beside = p3kit("init", "second.toml")
+    beside = invoke("init", "second.toml")
     assert beside.stdout == "wrote second.toml\n"
     assert beside.stderr.startswith("kept p3kit.schema.json, which was there; --force renews it\n")
-    forced = json.loads(p3kit("init", "--force", "--json").stdout)
+    forced = json.loads(invoke("init", "--force", "--json").stdout)
     assert forced == {"spec": "experiment.toml", "written": ["experiment.toml", "p3kit.schema.json"], "kept": []}
     assert Path("p3kit.schema.json").read_text() != "old"
     assert "kept" not in p3kit("init", "third.toml").stderr  # the same schema
@@ -91,10 +86,10 @@ def test_init_writes_over_nothing_unless_told(here: Path) -> None:
 def test_init_on_bars_of_ones_own(here: Path) -> None:
     for symbol in ("SPY", "AAPL"):
         write_hourly_csv(here / "bars" / f"{symbol}.csv", seed=1)
-    assert p3kit("init", "specs/hourly.toml", "--bars", "bars").exit_code == 0
+    assert invoke("init", "specs/hourly.toml", "--bars", "bars").exit_code == 0
     spec = load_spec("specs/hourly.toml").spec
     assert (spec.trainer, spec.symbols, spec.data.path) == ("ppo_stacked", ("AAPL", "SPY"), "bars/{symbol}.csv")
-    assert p3kit("data", "specs/hourly.toml").exit_code == 0
+    assert invoke("data", "specs/hourly.toml").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -112,57 +107,57 @@ def test_a_folder_that_is_no_folder_of_bars(here: Path, files: list[str], messag
     (here / "bars").mkdir()
     for name in files:
         (here / "bars" / name).touch()
-    result = p3kit("init", "--bars", "bars")
+    result = invoke("init", "--bars", "bars")
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
     assert not Path("experiment.toml").exists()
 
 
 def test_init_copies_a_shipped_spec_with_those_it_extends(here: Path) -> None:
-    assert p3kit("init", "specs", "--from", "tune").exit_code == 0
+    assert invoke("init", "specs", "--from", "tune").exit_code == 0
     names = ["p3kit.schema.json", "phase3.toml", "phase3_stacked.toml", "tune.toml"]
     assert sorted(path.name for path in Path("specs").iterdir()) == names
-    assert p3kit("validate", "specs/tune.toml").exit_code == 0
-    wrong = p3kit("init", "--from", "phase5")
+    assert invoke("validate", "specs/tune.toml").exit_code == 0
+    wrong = invoke("init", "--from", "phase5")
     assert (wrong.exit_code, wrong.stderr) == (2, '--from phase5: no shipped spec; did you mean "phase4"?\n')
 
 
 def test_eject_copies_a_trainer_byte_for_byte(here: Path) -> None:
-    result = p3kit("eject", "ppo")
+    result = invoke("eject", "ppo")
     assert (result.exit_code, result.stdout) == (0, "wrote my_ppo.py\n")
     assert Path("my_ppo.py").read_bytes() == find_trainer("ppo").read_bytes()
-    again = p3kit("eject", "ppo")
+    again = invoke("eject", "ppo")
     assert (again.exit_code, again.stderr) == (
         2,
         "my_ppo.py: is there already; --force writes over it; or give another name\n",
     )
-    assert p3kit("eject", "ppo", "own", "--json").stdout.split() == ['{', '"trainer":', '"ppo",', '"file":',
+    assert invoke("eject", "ppo", "own", "--json").stdout.split() == ['{', '"trainer":', '"ppo",', '"file":',
                                                                      '"own/my_ppo.py"', '}']  # fmt: skip
-    assert p3kit("eject", "ppo_stackd").stderr == 'trainer: no trainer "ppo_stackd"; did you mean "ppo_stacked"?\n'
-    assert p3kit("eject", "ppo", "mine.txt").stderr.startswith("mine.txt: a trainer is a Python file; ")
+    assert invoke("eject", "ppo_stackd").stderr == 'trainer: no trainer "ppo_stackd"; did you mean "ppo_stacked"?\n'
+    assert invoke("eject", "ppo", "mine.txt").stderr.startswith("mine.txt: a trainer is a Python file; ")
 
 
 def test_a_knob_of_ones_own_is_known_to_the_spec(here: Path) -> None:
     """From `eject` to a spec that is checked, documented and scheduled by a field that p3kit has never seen."""
-    p3kit("eject", "ppo")
+    invoke("eject", "ppo")
     anchor = '    """Weight of the value loss."""\n'
     text = Path("my_ppo.py").read_text()
     assert text.count(anchor) == 1
     knob = '    entropy_floor: Annotated[float, Ge(0), Le(2)] = 0.0\n    """Nats below which entropy is paid for."""\n'
     Path("my_ppo.py").write_text(text.replace(anchor, anchor + knob))
-    assert p3kit("init", "mine.toml", "--trainer", "my_ppo.py").exit_code == 0
+    assert invoke("init", "mine.toml", "--trainer", "my_ppo.py").exit_code == 0
     schema = json.loads(Path("my_ppo.schema.json").read_text())
     assert "Nats below which entropy is paid for." in json.dumps(schema)
     set_ = ("--set", "ppo.entropy_floor=0.3")
-    assert p3kit("validate", "mine.toml", *set_).exit_code == 0
+    assert invoke("validate", "mine.toml", *set_).exit_code == 0
     assert load_spec("mine.toml", [set_[1]]).spec.ppo.entropy_floor == 0.3
     ramp = "schedules.entropy_floor={kind='linear', start=1.0, end=0.0}"
-    assert p3kit("validate", "mine.toml", "--set", ramp).exit_code == 0
-    typo = p3kit("validate", "mine.toml", "--set", "ppo.entropy_flor=0.3")
+    assert invoke("validate", "mine.toml", "--set", ramp).exit_code == 0
+    typo = invoke("validate", "mine.toml", "--set", "ppo.entropy_flor=0.3")
     assert typo.stderr.endswith('unknown key; did you mean "entropy_floor"?\n')
-    high = p3kit("validate", "mine.toml", "--set", "ppo.entropy_floor=3")
+    high = invoke("validate", "mine.toml", "--set", "ppo.entropy_floor=3")
     assert high.stderr.endswith("expected a number from 0 to 2\n")
-    others = p3kit("validate", "mine.toml", *set_, "--set", "trainer=ppo")
+    others = invoke("validate", "mine.toml", *set_, "--set", "trainer=ppo")
     assert "ppo.entropy_floor = 0.3: unknown key" in others.stderr
 
 

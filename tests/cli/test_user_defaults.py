@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
+from tests.command import invoke
 from tests.made_runs import make_run
 
 
@@ -23,12 +22,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "project"
 
 
-def p3kit(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
 def shown() -> Any:
-    return json.loads(p3kit("show", "--json").stdout)
+    return json.loads(invoke("show", "--json").stdout)
 
 
 def write_user(project: Path, text: str) -> None:
@@ -55,25 +50,25 @@ def test_the_project_wins_over_the_user(project: Path, file: str, head: str) -> 
     assert found["aim"]["value"] is False
     assert found["runs"]["value"] == str(project / "old" / "runs")
     make_run(project / "old" / "runs")
-    assert "run-1" in p3kit("runs").stdout
+    assert "run-1" in invoke("runs").stdout
 
 
 def test_help_prints_the_defaults_of_the_files(project: Path) -> None:
     (project / "p3kit.toml").write_text("runs = 'inside/kept'\njobs = 3\naim = false\n")
-    text = " ".join(p3kit("run", "--help").stdout.split())
+    text = " ".join(invoke("run", "--help").stdout.split())
     for default in ("[default: 3; x>=1]", "[env var: P3KIT_RUNS; default: kept]", "[default: no-aim]"):
         assert default in text
-    assert "default: kept]" in p3kit("paper", "status", "--help").stdout + p3kit("paper", "trade", "--help").stdout
+    assert "default: kept]" in invoke("paper", "status", "--help").stdout + invoke("paper", "trade", "--help").stdout
 
 
 def test_options_and_the_environment_win(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "p3kit.toml").write_text("runs = 'a'\n")
     for name in ("a", "b", "c"):
         make_run(project / name, name=f"from-{name}")
-    assert "from-a" in p3kit("runs").stdout
+    assert "from-a" in invoke("runs").stdout
     monkeypatch.setenv("P3KIT_RUNS", str(project / "b"))
-    assert "from-b" in p3kit("runs").stdout
-    assert "from-c" in p3kit("runs", "--runs", str(project / "c")).stdout
+    assert "from-b" in invoke("runs").stdout
+    assert "from-c" in invoke("runs", "--runs", str(project / "c")).stdout
 
 
 @pytest.mark.parametrize(
@@ -93,25 +88,25 @@ def test_options_and_the_environment_win(project: Path, monkeypatch: pytest.Monk
 )
 def test_a_fault_names_its_place_and_remedy(project: Path, text: str, said: str) -> None:
     (project / "p3kit.toml").write_text(text)
-    result = p3kit("runs")
+    result = invoke("runs")
     assert result.exit_code == 2
     assert said in result.stderr
     assert str(project / "p3kit.toml") in result.stderr
-    assert p3kit("runs", "--help").exit_code == 0
+    assert invoke("runs", "--help").exit_code == 0
 
 
 def test_a_link_does_not_lead_out_of_the_project(project: Path, tmp_path: Path) -> None:
     (project / "link").symlink_to(tmp_path)
     (project / "p3kit.toml").write_text("runs = 'link/elsewhere'\n")
-    assert "is outside the project" in p3kit("runs").stderr
+    assert "is outside the project" in invoke("runs").stderr
 
 
 def test_a_relative_folder_of_the_user_is_refused(project: Path) -> None:
     write_user(project, "runs = 'runs'\n")
-    assert "expected an absolute path" in p3kit("runs").stderr
+    assert "expected an absolute path" in invoke("runs").stderr
 
 
 def test_a_command_inside_a_group_takes_them_too(project: Path) -> None:
     (project / "p3kit.toml").write_text("runs = 'kept'\n")
-    result = p3kit("paper", "run-1", "--account", "x", "--bars", "x.csv")
+    result = invoke("paper", "run-1", "--account", "x", "--bars", "x.csv")
     assert "kept" in result.stderr

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import tomli
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from p3kit.cli import main
+from tests.command import invoke
 from tests.diagnose.test_table import sick, too_fast
 from tests.made_runs import make_run, spec_with
 
@@ -18,7 +18,7 @@ Golden = Callable[[str, str], None]
 
 
 def run_diagnose(root: Path, *flags: str) -> Result:
-    return CliRunner().invoke(main, ["diagnose", *flags, "--runs", str(root)])
+    return invoke("diagnose", *flags, "--runs", root)
 
 
 def lines_of(result: Result) -> str:

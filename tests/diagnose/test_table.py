@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import tomli
-from click.testing import CliRunner
 from rich.console import Console
 
-from p3kit.cli.diagnose import diagnose as command
 from p3kit.diagnose import diagnose, merged_patch
 from p3kit.diagnose.explain import pick
 from p3kit.diagnose.findings import format_number, format_steps, row_numbers
 from p3kit.diagnose.table import grouped, print_diagnoses
 from p3kit.rundir import RunDir
 from p3kit.spec import resolve_spec
+from tests.command import invoke
 from tests.made_runs import Row, make_run, spec_with
 
 Golden = Callable[[str, str], None]
@@ -105,16 +104,15 @@ def test_rows_that_follow_from_another_are_left_out_of_the_patch(tmp_path: Path)
 
 def test_command_prints_json_and_patch_and_exits_0(tmp_path: Path) -> None:
     sick(tmp_path)
-    runner = CliRunner()
-    told = runner.invoke(command, ["run-1", "--json", "--runs", str(tmp_path)])
+    told = invoke("diagnose", "run-1", "--json", "--runs", tmp_path)
     assert told.exit_code == 0
     [diagnosis] = json.loads(told.stdout)
     assert diagnosis["findings"][0]["symptom"] == "policy.hold"
     assert diagnosis["findings"][0]["since_step"] == 32_768
-    patch = runner.invoke(command, ["latest", "--patch", "--runs", str(tmp_path)])
+    patch = invoke("diagnose", "latest", "--patch", "--runs", tmp_path)
     assert patch.exit_code == 0
     assert tomli.loads(patch.stdout) == {"ppo": {"ent_coef": 0.05}}
-    table = runner.invoke(command, ["1/AAPL", "--runs", str(tmp_path)])
+    table = invoke("diagnose", "1/AAPL", "--runs", tmp_path)
     assert table.exit_code == 0
     assert "CRITICAL" in table.stdout
     assert "\x1b[" not in table.stdout
@@ -132,7 +130,7 @@ def test_a_value_that_ends_outside_its_range_is_said_where_no_row_warns(tmp_path
 
 def test_command_on_a_healthy_run_has_nothing_to_patch(tmp_path: Path) -> None:
     make_run(tmp_path)
-    told = CliRunner().invoke(command, ["latest", "--patch", "--runs", str(tmp_path)])
+    told = invoke("diagnose", "latest", "--patch", "--runs", tmp_path)
     assert told.exit_code == 0
     assert tomli.loads(told.stdout) == {}
     assert "nothing to change" in told.stdout
@@ -161,7 +159,7 @@ def test_a_run_that_crashed_before_any_row_says_so(tmp_path: Path) -> None:
         (run.path / file).unlink()
     run.update_status(state="crashed", message="it never began")
     assert rendered(run, 80).splitlines()[1] == "crashed: it never began"
-    told = json.loads(CliRunner().invoke(command, [str(run.path), "--json"]).stdout)
+    told = json.loads(invoke("diagnose", run.path, "--json").stdout)
     assert told[0]["failure"] == "crashed: it never began"
 
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.market.sample import sample_bars
+from tests.command import invoke
 from tests.documented import ROOT
 from tests.made_runs import make_run
 
@@ -51,7 +50,7 @@ TRAINING = [f"run experiment.toml --no-aim --runs own {SHORT}", "evaluate run-1 
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("P3KIT_RUNS", "runs")
-    assert CliRunner().invoke(main, ["init"]).exit_code == 0
+    assert invoke("init").exit_code == 0
     sample = sample_bars("AAPL")
     pd.DataFrame({"close": sample.close}, index=sample.timestamps).to_csv("bars.csv", index_label="date")
     for seed in (1, 2):
@@ -63,7 +62,7 @@ def form(command: str) -> str:
     """A section of the page: the command and the keys it prints."""
     if "ordering.csv" in command:
         write_bars_with_an_order(command)
-    result = CliRunner().invoke(main, [*shlex.split(command), "--json"], catch_exceptions=False)
+    result = invoke(*shlex.split(command), "--json")
     assert result.exit_code == 0, f"{command}\n{result.output}"
     keys = "\n".join(dict.fromkeys(_keys(json.loads(result.stdout), "")))
     words = [word for word in command.split() if not word.startswith("--") or word in ("--week", "--lessons")]
@@ -75,7 +74,7 @@ def write_bars_with_an_order(command: str) -> None:
     bars = pd.read_csv("bars.csv")
     for end in range(len(bars), len(bars) - 30, -1):
         bars[:end].to_csv("ordering.csv", index=False)
-        result = CliRunner().invoke(main, [*shlex.split(command), "--json"], catch_exceptions=False)
+        result = invoke(*shlex.split(command), "--json")
         if json.loads(result.stdout)[0]["order"] is not None:
             return
     pytest.fail("the agent gives no order on 30 bars")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from p3kit.check import probe_reward
 from p3kit.check.custom_reward import own_term
@@ -17,6 +16,7 @@ from p3kit.market import load_market
 from p3kit.rundir import RunDir
 from p3kit.spec import Spec, load_spec
 from p3kit.spec.starter import eject
+from tests.command import invoke
 from tests.documented import ROOT, apply, execute, steps
 from tests.market.made import write_hourly_csv
 
@@ -42,7 +42,7 @@ def changed(folder: Path) -> Path:
 
 
 def own_spec(*overrides: str) -> Spec:
-    CliRunner().invoke(main, ["init", "mine.toml", "--trainer", "my_ppo.py", "--force"], catch_exceptions=False)
+    invoke("init", "mine.toml", "--trainer", "my_ppo.py", "--force")
     return load_spec("mine.toml", ["env.episode_bars=60", *overrides]).spec
 
 
@@ -73,7 +73,7 @@ def test_what_needs_a_network_is_at_least_spelt_right() -> None:
 def test_the_page_shows_every_knob_that_it_adds() -> None:
     spec = own_spec("ppo.advantage_clip=3", "ppo.exposure_cost=0.02")
     assert (spec.ppo.advantage_clip, spec.ppo.exposure_cost) == (3.0, 0.02)
-    result = CliRunner().invoke(main, ["validate", "mine.toml", "--set", "ppo.advantage_clop=3"])
+    result = invoke("validate", "mine.toml", "--set", "ppo.advantage_clop=3")
     assert result.stderr.endswith('unknown key; did you mean "advantage_clip"?\n')
 
 

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.errors import InputError
 from p3kit.launch.cluster import Needs, needs_of, pack
 from p3kit.rundir import RunDir
+from tests.command import invoke
 
 PARENT_DEATH = Path(__file__).parents[2] / "p3kit" / "launch" / "parent_death.py"
 SMALL = Needs(threads=1, gpu=True)
@@ -60,7 +59,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
     spec.write_text(f'name = "trial"\ntrainer = "{Path(__file__).parent / "fake_trainer.py"}"\nsymbols = ["AAPL"]\n')
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
-    result = CliRunner().invoke(main, ["run", str(spec), "--engine", "ray", "--runs", str(tmp_path / "runs")])
+    result = invoke("run", spec, "--engine", "ray", "--runs", tmp_path / "runs")
     assert result.exit_code == 2
     assert result.output == (
         "--engine ray: needs the package 'ray', which is not installed; pip install 'p3kit[ray]'\n"

@@ -16,14 +16,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import p3kit
-from p3kit.cli import main
 from p3kit.market import synthetic_market
 from p3kit.rundir import RunDir
 from p3kit.runtime.checkpoints import load_checkpoint
 from p3kit.spec import resolve_spec
+from tests.command import invoke
 
 TINY = """
 name = "tiny"
@@ -49,7 +49,7 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(line: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, line.split(), catch_exceptions=False)
+    result = invoke(*line.split())
     assert result.exit_code == code, result.output
     return result
 

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import p3kit
 from p3kit.api.training import resume_runs
-from p3kit.cli import main
 from p3kit.errors import P3kitError
 from p3kit.launch import compare_weights
 from p3kit.launch.process import environment_of
 from p3kit.rundir import RunDir, list_runs
 from p3kit.rundir.threads import available_cores, check_threads, threads_of
+from tests.command import invoke
 from tests.launch.tiny_spec import tiny_spec
 
 
@@ -44,7 +43,7 @@ def test_any_number_of_jobs_gives_the_same_bits(tmp_path, trainer, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(tiny_spec(trainer))
     for jobs in ("1", "2"):
-        result = CliRunner().invoke(main, ["run", "tiny.toml", "--jobs", jobs, "--no-aim", "--runs", f"jobs-{jobs}"])
+        result = invoke("run", "tiny.toml", "--jobs", jobs, "--no-aim", "--runs", f"jobs-{jobs}")
         assert result.exit_code == 0, result.output
     for one, two in zip(list_runs(Path("jobs-1")), list_runs(Path("jobs-2")), strict=True):
         assert one.agent_names() == two.agent_names()
@@ -92,11 +91,11 @@ def test_a_run_trains_and_goes_on_with_the_recorded_threads(tmp_path, monkeypatc
     assert start in source
     Path("mine.py").write_text(source.replace(start, "    print('threads', torch.get_num_threads())\n" + start))
     Path("tiny.toml").write_text(tiny_spec("ppo").replace('"ppo"', '"./mine.py"') + "compute.threads = 3\n")
-    result = CliRunner().invoke(main, ["run", "tiny.toml", "--no-aim"])
+    result = invoke("run", "tiny.toml", "--no-aim")
     assert result.exit_code == 0, result.output
     run = list_runs(Path("runs"))[0]
     run.update_info(spec={**run.info()["spec"], "compute": {**run.info()["spec"]["compute"], "threads": "auto"}})
-    result = CliRunner().invoke(main, ["resume", run.name, "--total-timesteps", "1024", "--no-aim"])
+    result = invoke("resume", run.name, "--total-timesteps", "1024", "--no-aim")
     assert result.exit_code == 0, result.output
     assert run.log_file.read_text().count("threads 3") == 2
 
@@ -121,7 +120,7 @@ def test_a_resume_with_fewer_threads_is_refused_with_the_command_that_works(run_
     run = run_of(threads=2)
     monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
     assert available_cores() == 1
-    result = CliRunner().invoke(main, ["resume", run.name, "--runs", str(run.path.parent)])
+    result = invoke("resume", run.name, "--runs", run.path.parent)
     assert result.exit_code == 2
     assert result.output == (
         "run-1: trains with 2 threads, and OMP_THREAD_LIMIT=1 allows fewer, which changes its weights; "

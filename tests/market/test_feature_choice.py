@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.errors import DataError, SpecError
 from p3kit.market import LOOKBACK, FeatureRecipe, load_market
 from p3kit.market.feature_table import USES, feature_rows
@@ -19,6 +17,7 @@ from p3kit.market.features import compute_features
 from p3kit.metrics import FORESIGHT
 from p3kit.spec import Spec
 from p3kit.spec.feature_names import BUILT_IN
+from tests.command import invoke
 from tests.market.made import frame_of, market_spec, random_bars, write_csv
 
 COUNT = 700
@@ -206,7 +205,7 @@ def test_a_column_that_knows_the_future_is_noted_and_fails_the_check(tmp_path: P
         '[env]\nepisode_bars = 60\nwindow = 8\n[observation]\ncolumns = ["mood"]\n'
     )
     for command in ("data", "plan"):
-        output = CliRunner().invoke(main, [command, str(spec)]).output
+        output = invoke(command, spec).output
         assert "mood correlates with a coming return by" in output, command
 
 
@@ -240,16 +239,16 @@ def test_data_lists_what_the_agent_sees(tmp_path: Path) -> None:
         'columns.own = { mood = "News Score" }\n[env]\nepisode_bars = 60\nwindow = 8\n'
     )
     chosen = ["--set", 'observation.columns=["mood"]', "--set", 'observation.features=["return_1", "bar_range"]']
-    text = CliRunner().invoke(main, ["data", str(spec), *chosen]).output
+    text = invoke("data", spec, *chosen).output
     assert "3 features of each of the last 8 bars, normalised as (value − mean) / scale of the training split" in text
     assert [line.split()[:3] for line in text.splitlines() if line.startswith(("return_1", "mood"))] == [
         ["return_1", "close", "21"],
         ["mood", "column", "News"],
     ]
-    facts = json.loads(CliRunner().invoke(main, ["data", str(spec), *chosen, "--json"]).output)["X"]
+    facts = json.loads(invoke("data", spec, *chosen, "--json").output)["X"]
     assert [row["name"] for row in facts["observed"]] == facts["features"] == ["return_1", "bar_range", "mood"]
     assert facts["observed"][2]["mean"] == pytest.approx(50, abs=0.2)
-    unused = CliRunner().invoke(main, ["validate", str(spec)]).output
+    unused = invoke("validate", spec).output
     assert 'data.columns.own: "mood" has no effect' in unused
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
 from p3kit.errors import SpecError
 from p3kit.market import load_market
 from p3kit.spec import load_spec
+from tests.command import invoke
 from tests.market.made import frame_of, random_bars, write_csv
 
 BARS = random_bars(600)
@@ -25,10 +24,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path
-
-
-def p3kit(*words: object) -> Result:
-    return CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
 
 
 def spec(path: str, file: Path, extra: str = "") -> Path:
@@ -99,8 +94,8 @@ def test_init_in_a_linked_folder_finds_its_bars(here: Path) -> None:
     bars(here / "data")
     (here / "real" / "specs").mkdir(parents=True)
     (here / "link").symlink_to(here / "real" / "specs")
-    assert p3kit("init", "link/s.toml", "--bars", "data").exit_code == 0
-    assert p3kit("validate", "link/s.toml").exit_code == 0
+    assert invoke("init", "link/s.toml", "--bars", "data").exit_code == 0
+    assert invoke("validate", "link/s.toml").exit_code == 0
 
 
 def test_a_home_folder_and_braces(here: Path) -> None:
@@ -108,11 +103,11 @@ def test_a_home_folder_and_braces(here: Path) -> None:
     assert first_close(spec("~/bars/{symbol}.csv", here / "s.toml")) == BARS.close[0]
     bars(here / "old {2024}")
     assert first_close(spec("old {{2024}}/{symbol}.csv", here / "s.toml")) == BARS.close[0]
-    assert p3kit("init", "made.toml", "--bars", "old {2024}").exit_code == 0
+    assert invoke("init", "made.toml", "--bars", "old {2024}").exit_code == 0
     assert 'path = "old {{2024}}/{symbol}.csv"' in Path("made.toml").read_text()
-    assert p3kit("validate", "made.toml").exit_code == 0
-    assert p3kit("init", "home.toml", "--bars", "~/bars").exit_code == 0
-    assert p3kit("validate", "home.toml").exit_code == 0
+    assert invoke("validate", "made.toml").exit_code == 0
+    assert invoke("init", "home.toml", "--bars", "~/bars").exit_code == 0
+    assert invoke("validate", "home.toml").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["data", "plan", "run", "validate", "check"])
@@ -124,17 +119,17 @@ def test_pipes_and_devices_are_refused_with_their_place(command: str, kind: str,
     else:
         (here / "data" / "X.csv").symlink_to("/dev/zero")
     spec("data/{symbol}.csv", here / "s.toml")
-    result = p3kit(command, "s.toml")
+    result = invoke(command, "s.toml")
     assert result.exit_code == 2
     assert f"s.toml:6:1: data.path: data/X.csv: is {kind}; write the bars to a regular file" in result.stderr
 
 
 def test_a_pipe_without_a_spec_is_refused(here: Path) -> None:
     os.mkfifo(here / "X.csv")
-    result = p3kit("data", "X.csv")
+    result = invoke("data", "X.csv")
     assert result.exit_code == 2
     assert "X.csv: is a pipe" in result.stderr
-    assert p3kit("init", "s.toml", "--bars", "X.csv").exit_code == 2
+    assert invoke("init", "s.toml", "--bars", "X.csv").exit_code == 2
 
 
 def test_a_pipe_given_by_set_names_the_option(here: Path) -> None:
@@ -147,9 +142,9 @@ def test_a_pipe_given_by_set_names_the_option(here: Path) -> None:
 
 
 def started(folder: str = "data") -> str:
-    result = p3kit("init", "made.toml", "--force", "--bars", folder)
+    result = invoke("init", "made.toml", "--force", "--bars", folder)
     assert result.exit_code == 0, result.output
-    assert p3kit("validate", "made.toml").exit_code == 0
+    assert invoke("validate", "made.toml").exit_code == 0
     return Path("made.toml").read_text()
 
 
@@ -169,14 +164,14 @@ def test_endings_of_every_kind(ending: str, here: Path) -> None:
     text = started()
     assert 'symbols = ["BRK.B"]' in text
     assert f'path = "data/{{symbol}}{ending}"' in text
-    result = p3kit("data", "made.toml", "--set", "env.episode_bars=60")
+    result = invoke("data", "made.toml", "--set", "env.episode_bars=60")
     assert result.exit_code == 0, result.output
 
 
 def test_mixed_endings_are_named(here: Path) -> None:
     bars(here / "data", name="A.csv")
     bars(here / "data", name="B.CSV")
-    result = p3kit("init", "made.toml", "--bars", "data")
+    result = invoke("init", "made.toml", "--bars", "data")
     assert result.exit_code == 2
     assert "has files that end in different ways (1 in .csv and 1 in .CSV)" in result.stderr
 
@@ -184,7 +179,7 @@ def test_mixed_endings_are_named(here: Path) -> None:
 def test_a_folder_of_spark_is_no_file(here: Path) -> None:
     (here / "data" / "X.csv").mkdir(parents=True)
     (here / "data" / "X.csv" / "part-00000.csv").write_text("date,close\n2020-01-01,1\n")
-    result = p3kit("init", "made.toml", "--bars", "data")
+    result = invoke("init", "made.toml", "--bars", "data")
     assert result.exit_code == 2
     assert "is a folder of Spark with 1 part files" in result.stderr
 
@@ -198,7 +193,7 @@ def test_a_long_file_gives_all_its_symbols(place: str, here: Path) -> None:
     text = started(place)
     assert 'symbols = ["AAPL", "BRK.B"]' in text
     assert 'path = "data/all.csv"' in text
-    result = p3kit("data", "made.toml", "--set", "env.episode_bars=60")
+    result = invoke("data", "made.toml", "--set", "env.episode_bars=60")
     assert result.exit_code == 0, result.output
     assert "a long file: column tic holds 2 symbols" in result.stdout
 
@@ -206,7 +201,7 @@ def test_a_long_file_gives_all_its_symbols(place: str, here: Path) -> None:
 def test_several_symbols_need_a_column_of_symbols(here: Path) -> None:
     bars(here / "data", name="all.csv")
     spec("data/all.csv", here / "s.toml").write_text(Path("s.toml").read_text().replace('["X"]', '["X", "Y"]'))
-    result = p3kit("data", "s.toml")
+    result = invoke("data", "s.toml")
     assert result.exit_code == 2
     assert "has no column of symbols, and the spec has several symbols" in result.stderr
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.errors import DataError, SpecError
 from p3kit.market import load_market, walk_windows
 from p3kit.plan import plan_runs
@@ -21,6 +19,7 @@ from p3kit.rundir import list_runs
 from p3kit.spec import Spec, resolve_spec
 from p3kit.spec.models import Split, parse_range
 from p3kit.spec.trainer_file import read_trainer
+from tests.command import invoke
 from tests.made_runs import MONDAY, make_run
 
 YEARLY = {"train": "4y", "validation": "1y", "step": "1y"}
@@ -105,7 +104,7 @@ def test_run_trains_a_window_each_on_its_own_bars(tmp_path: Path, monkeypatch: p
     text = f'name = "walk"\ntrainer = "{HILL}"\nsymbols = ["AAPL"]\n'
     text += 'data.walk_forward = { train = "6y", validation = "1y", step = "2y" }\n'
     Path("walk.toml").write_text(text)
-    result = CliRunner().invoke(main, ["run", "walk.toml", "--no-aim", "--jobs", "1", "--json"])
+    result = invoke("run", "walk.toml", "--no-aim", "--jobs", "1", "--json")
     assert result.exit_code == 0, result.output
     assert "walk-forward: 3 windows, each an agent of its own, judged on 2016-01-04 to 2021-01-03" in result.stderr
     agents = [agent["agent"] for agent in json.loads(result.stdout)["agents"]]
@@ -113,9 +112,7 @@ def test_run_trains_a_window_each_on_its_own_bars(tmp_path: Path, monkeypatch: p
     splits = [run.info()["data"]["AAPL"]["splits"]["validation"] for run in list_runs("runs")]
     assert splits == sorted(splits)
     assert len({json.dumps(split) for split in splits}) == 3
-    too_long = CliRunner().invoke(
-        main, ["run", "walk.toml", "--no-aim", "--set", 'data.walk_forward.validation="3d"', "--runs", "none"]
-    )
+    too_long = invoke("run", "walk.toml", "--no-aim", "--set", 'data.walk_forward.validation="3d"', "--runs", "none")
     assert (too_long.exit_code, Path("none").exists()) == (2, False), "a window without enough bars stops all of it"
     assert "data.split" in too_long.stderr
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from p3kit.cli import main
 from p3kit.errors import InputError
 from p3kit.market import fingerprint
 from p3kit.market.files import read_bars
 from p3kit.market.yahoo import bars_of, span
+from tests.command import invoke
 
 yfinance = pytest.importorskip("yfinance")
 
@@ -65,7 +65,7 @@ def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 
         monkeypatch.setattr(yfinance, "download", download)
         monkeypatch.setattr("p3kit.cli.data.utc_now", lambda: NOW)
-        return CliRunner().invoke(main, ["data", "fetch", *words], catch_exceptions=False)
+        return invoke("data", "fetch", *words)
 
     return call
 
@@ -89,8 +89,8 @@ def test_daily_bars_become_files_that_the_spec_reads(fetch: Any, tmp_path: Path)
 def test_a_spec_on_fetched_bars_can_be_run(fetch: Any) -> None:
     days = pd.bdate_range("2015-01-01", "2024-06-07", name="Date")
     fetch(joined({"AAPL": one(days, 180.0)}), "AAPL")
-    assert CliRunner().invoke(main, ["init", "--bars", "data"]).exit_code == 0
-    facts = json.loads(CliRunner().invoke(main, ["data", "experiment.toml", "--json"]).stdout)
+    assert invoke("init", "--bars", "data").exit_code == 0
+    facts = json.loads(invoke("data", "experiment.toml", "--json").stdout)
     assert facts["AAPL"]["bars"] == len(days) - 1
 
 
@@ -222,8 +222,8 @@ def test_the_span_ends_today_and_begins_where_yahoo_does() -> None:
 def test_data_still_describes_a_spec_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("fetch.toml").write_text('name = "x"\nsymbols = ["AAPL"]\n')
-    assert CliRunner().invoke(main, ["data", "--json", "fetch.toml"]).exit_code == 0
-    assert CliRunner().invoke(main, ["data", "describe", "fetch.toml"]).exit_code == 0
-    told = CliRunner().invoke(main, ["data", "--help"]).output
+    assert invoke("data", "--json", "fetch.toml").exit_code == 0
+    assert invoke("data", "describe", "fetch.toml").exit_code == 0
+    told = invoke("data", "--help").output
     assert "data SPEC|FILE [OPTIONS]" in told
     assert "data fetch SYMBOL..." in told

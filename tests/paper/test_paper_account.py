@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
 
 import p3kit
-from p3kit.cli import main
 from p3kit.env import TradingEnv
 from p3kit.market import Bars, load_market
 from p3kit.metrics import ACTIONS
 from p3kit.spec import shipped_trainers
+from tests.command import invoke
 from tests.market.made import frame_of, random_bars, write_csv
 from tests.policy.test_predict import SPEC, train
 
@@ -127,7 +126,7 @@ def test_the_agents_of_a_run_keep_an_account_each(tmp_path: Path) -> None:
 
 
 def paper(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(main, ["paper", *map(str, words)], catch_exceptions=False)
+    result = invoke("paper", *words)
     return result.exit_code, result.stdout, result.stderr
 
 

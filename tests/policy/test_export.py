@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import p3kit
-from p3kit.cli import main
 from p3kit.env import TradingEnv
 from p3kit.market import Bars, load_market
 from p3kit.metrics import ACTIONS
@@ -28,6 +26,7 @@ from p3kit.runtime import load_checkpoint
 from p3kit.runtime.checkpoints import part
 from p3kit.runtime.policy import LoadedPolicy
 from p3kit.spec import shipped_trainers
+from tests.command import invoke
 from tests.market.made import frame_of
 from tests.policy.test_predict import BARS, train
 
@@ -273,14 +272,14 @@ def test_a_failed_write_leaves_the_old_folder(
 def test_the_command_writes_and_refuses(run: Path, tmp_path: Path) -> None:
     place = tmp_path / "aaa"
     arguments = ["export", "run-1/AAA", "--runs", str(run.parent), "--policy", str(place)]
-    done = CliRunner().invoke(main, [*arguments, "--json"])
+    done = invoke(*arguments, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["card"]["name"] == "run-1/AAA"
     for wrong in (["--format", "yaml"], ["--output", "x.toml"], ["--name", "x"]):
-        refused = CliRunner().invoke(main, [*arguments, *wrong])
+        refused = invoke(*arguments, *wrong)
         assert refused.exit_code == 2
         assert f"{wrong[0]}: does not go with --policy" in refused.stderr
-    refused = CliRunner().invoke(main, ["export", "run-1", "--runs", str(run.parent), "--checkpoint", "last"])
+    refused = invoke("export", "run-1", "--runs", run.parent, "--checkpoint", "last")
     assert refused.exit_code == 2
     assert "--checkpoint: goes with --policy only" in refused.stderr
 

@@ -15,17 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
 
 import p3kit
 from p3kit.api.paper_account import PaperOptions
-from p3kit.cli import main
 from p3kit.market import Bars, SymbolData, load_market, synthetic_market
 from p3kit.market.sample import sample_bars
 from p3kit.metrics import ACTIONS
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.runtime.walks import Walk
 from p3kit.spec import load_spec, resolve_spec, shipped_trainers
+from tests.command import invoke
 from tests.market.made import frame_of
 
 SPEC = """
@@ -178,7 +177,7 @@ def predicted_by_command(trained: Trained, bar: int, account: p3kit.Account) -> 
     file = trained.folder / "account.json"
     file.write_text(json.dumps(account.to_dict()))
     command = ["predict", trained.reference, "--bars", str(trained.until(bar)), "--account", str(file)]
-    result = CliRunner().invoke(main, [*command, "--checkpoint", "last", "--json"])
+    result = invoke(*command, "--checkpoint", "last", "--json")
     assert result.exit_code == 0, result.output
     (found,) = json.loads(result.stdout)
     return found["action"], found["probabilities"]

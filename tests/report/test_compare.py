@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
 from p3kit.errors import InputError, RunNotFound
 from p3kit.report.comparison_data import compare_runs
 from p3kit.report.comparison_page import render_comparison
 from p3kit.rundir import RunDir
+from tests.command import invoke
 from tests.made_runs import Row, equity_curve, intervene, make_run, spec_with
 
 Golden = Callable[[str, str], None]
@@ -41,10 +40,6 @@ def two_precisions(root: Path, other: str = "bf16", shift: float = 0.0, seeds: i
                     equity=equity_curve(seed, grade=0.0012 if precision == "fp32" else 0.0011),
                     **(more if precision != "fp32" else {}),
                 )
-
-
-def invoke(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
 
 
 def test_a_page_of_two_runs(tmp_path: Path, golden: Golden) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
 from p3kit.errors import InputError, SpecError
 from p3kit.report.export_data import find_export
 from p3kit.report.export_page import export_json, export_toml, export_yaml, record
 from p3kit.report.yaml_writer import to_yaml
 from p3kit.spec import load_spec
+from tests.command import invoke
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import TRAINER, make_run, spec_with
 
@@ -42,14 +41,10 @@ def tuned(root: Path) -> None:
                 )
 
 
-def invoke(*words: str) -> Result:
-    return CliRunner().invoke(main, ["export", *words])
-
-
 def test_it_loads_back_through_extends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tuned(Path("runs"))
-    result = invoke("best", "--output", "specs/production.toml")
+    result = invoke("export", "best", "--output", "specs/production.toml")
     assert (result.exit_code, result.stdout.strip()) == (0, "specs/production.toml"), result.output
     Path("specs/phase4.toml").write_text('name = "phase4"\nextends = "production.toml"\nsymbols = ["AMD"]\n')
     whole, derived = load_spec("specs/production.toml"), load_spec("specs/phase4.toml")
@@ -162,7 +157,7 @@ def test_paths_are_made_relative_to_the_file(tmp_path: Path, monkeypatch: pytest
     shutil.copy(TRAINER, "mine/own.py")
     own = spec_with(trainer="mine/own.py", data__source="csv", data__path="bars/{symbol}.csv")
     make_run(Path("runs"), spec=own)
-    assert invoke("latest", "--output", "deep/er/out.toml").exit_code == 0
+    assert invoke("export", "latest", "--output", "deep/er/out.toml").exit_code == 0
     text = Path("deep/er/out.toml").read_text()
     assert 'trainer = "../../mine/own.py"' in text
     assert 'path = "../../bars/{symbol}.csv"' in text
@@ -171,18 +166,18 @@ def test_paths_are_made_relative_to_the_file(tmp_path: Path, monkeypatch: pytest
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert invoke("best").exit_code == 2
+    assert invoke("export", "best").exit_code == 2
     make_run(Path("runs"), until=0.5, state="stopped")
-    nothing = invoke("best")
+    nothing = invoke("export", "best")
     assert (nothing.exit_code, "nothing was graded yet" in nothing.output) == (2, True)
     make_run(Path("runs"), synthetic=True)
-    assert "# SYNTHETIC data" in invoke("latest").stdout
-    assert yaml.safe_load(invoke("2", "--format", "yaml").stdout)["validation_sharpe_mean"] > 0
-    assert json.loads(invoke("2", "--json").stdout)["validated"]["synthetic"] is True
-    assert invoke("best", "--output", "out.yml").exit_code == 0
+    assert "# SYNTHETIC data" in invoke("export", "latest").stdout
+    assert yaml.safe_load(invoke("export", "2", "--format", "yaml").stdout)["validation_sharpe_mean"] > 0
+    assert json.loads(invoke("export", "2", "--json").stdout)["validated"]["synthetic"] is True
+    assert invoke("export", "best", "--output", "out.yml").exit_code == 0
     assert yaml.safe_load(Path("out.yml").read_text())["ppo"]["gamma"] == 0.99
     for wrong in (["--output", "x.ini"], ["--output", "x.toml", "--format", "yaml"], ["--name", "phase3"]):
-        assert invoke("latest", *wrong).exit_code == 2
+        assert invoke("export", "latest", *wrong).exit_code == 2
 
 
 def test_a_record_that_is_no_table_is_refused(tmp_path: Path) -> None:

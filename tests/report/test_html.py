@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.report.html_page import html_page, write_html
 from tests.browser import MISSING, open_browser
+from tests.command import invoke
 from tests.made_runs import make_run
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/week-01.md"
@@ -59,7 +58,7 @@ def test_the_ending_picks_the_format(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(Path("runs"))
-    result = CliRunner().invoke(main, ["report", *flags])
+    result = invoke("report", *flags)
     assert result.exit_code == 0, result.output
     assert sorted(str(path) for path in Path("pages").rglob("*.*") if path.suffix != ".png") == written
     assert result.stdout.strip() == written[0]
@@ -71,7 +70,7 @@ def test_another_ending_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], kind: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["report", *kind, *flags])
+    result = invoke("report", *kind, *flags)
     assert result.exit_code == 2
     assert ".html" in result.stderr
     assert not list(tmp_path.iterdir())
@@ -88,7 +87,7 @@ def test_other_pages_are_written_the_same_way(
     for _ in range(2):
         make_run(Path("runs"), fault=lambda row, progress, tick: row.update({"policy/clip_fraction": 0.5}))
     for name in ("pages/a.html", "pages/b.md"):
-        result = CliRunner().invoke(main, [*command, "--output", name], catch_exceptions=False)
+        result = invoke(*command, "--output", name)
         assert (result.exit_code, result.stdout.strip()) == (0, name)
     text = Path("pages/a.html").read_text(encoding="utf-8")
     assert "<h1>" in text
@@ -97,7 +96,7 @@ def test_other_pages_are_written_the_same_way(
     assert not re.findall(r"""(?:src|href)=["'](?!data:|https?:|#)""", text)
     assert Path("pages/b.md").read_text(encoding="utf-8").startswith("# ")
     for name in ("a", "a.pdf", "a.htm"):
-        result = CliRunner().invoke(main, [*command, "--output", name])
+        result = invoke(*command, "--output", name)
         assert result.exit_code == 2
         assert ".html" in result.stderr
 

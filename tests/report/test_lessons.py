@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.errors import RunNotFound
 from p3kit.report.lessons_data import ENOUGH, gather_attempts
 from p3kit.report.lessons_page import Lesson, draw_lessons, render_lessons
+from tests.command import invoke
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import Row, intervene, make_run, spec_with
 
@@ -143,20 +142,19 @@ def test_spread_over_seeds(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    nothing = runner.invoke(main, ["report", "--lessons"])
+    nothing = invoke("report", "--lessons")
     assert nothing.exit_code == 2
     sweep(Path("runs"), seeds=1, values=(0.9,))
-    result = runner.invoke(main, ["report", "--lessons"])
+    result = invoke("report", "--lessons")
     assert (result.exit_code, result.stdout.strip()) == (0, "reports/lessons-learned.md"), result.output
     page = Path("reports/lessons-learned.md")
     assert "](../runs/run-1)" in page.read_text()
     before = page.read_bytes()
-    assert runner.invoke(main, ["report", "--lessons", "--output", "reports/lessons-learned.md"]).exit_code == 0
+    assert invoke("report", "--lessons", "--output", "reports/lessons-learned.md").exit_code == 0
     assert page.read_bytes() == before
-    told = json.loads(runner.invoke(main, ["report", "--lessons", "--json"]).stdout)
+    told = json.loads(invoke("report", "--lessons", "--json").stdout)
     assert next(iter(told["sections"])) == "What worked well"
     for wrong in (["report"], ["report", "--lessons", "--week", "1"]):
-        assert runner.invoke(main, wrong).exit_code == 2
+        assert invoke(*wrong).exit_code == 2
     with pytest.raises(RunNotFound, match="there are: phase3"):
         gather_attempts(Path("runs"), "phase4")

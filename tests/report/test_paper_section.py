@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.paper.account_journal import FILE, Journal
 from p3kit.paper.standing import beside_validation, prediction_interval
 from p3kit.report.paper_picture import draw_account
 from p3kit.report.week_data import summarise_week
 from p3kit.report.week_page import render_week, week_json
 from p3kit.rundir import RunDir
+from tests.command import invoke
 from tests.made_runs import MONDAY, make_run
 from tests.paper.scripted import FIRST, called, decider, made_bars, start_of
 from tests.test_hostile_text import HOSTILE, assert_inert, assert_page_inert
@@ -81,7 +80,7 @@ def test_hostile_text_of_an_account_is_inert(tmp_path: Path) -> None:
     run.append_event("paper", agent=run.agent_names()[0], folder="../paper/X")
     assert_page_inert(page(run, 1))
     for words in (["status", str(tmp_path / "paper")], ["status", str(tmp_path / "paper"), "--json"]):
-        shown = CliRunner().invoke(main, ["paper", *words])
+        shown = invoke("paper", *words)
         assert shown.exit_code == 0
         assert_inert(shown.output)
     draw_account(result.book, HOSTILE, tmp_path / "account.png")

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from p3kit import metrics
-from p3kit.cli.report import report as command
 from p3kit.diagnose.findings import format_missed
 from p3kit.errors import InputError, RunNotFound
 from p3kit.report import summarise_week, write_week
@@ -26,6 +24,7 @@ from p3kit.report.run_history import command_line
 from p3kit.report.week_issues import issues
 from p3kit.report.week_page import agent_line, next_steps, stability
 from p3kit.rundir import RunDir
+from tests.command import invoke
 from tests.diagnose.test_table import all_hold, never_trades
 from tests.made_runs import MONDAY, Row, clock_at, intervene, make_run, spec_with
 
@@ -356,17 +355,16 @@ def test_command_writes_the_file_and_says_where(tmp_path: Path, monkeypatch: pyt
     now = datetime.now(UTC).timestamp()
     make_run(tmp_path / "runs", started=now - 7_200)
     make_run(tmp_path / "runs", started=now - 7_200, name="../../etc", symbol="MSFT")
-    runner = CliRunner()
-    plain_result = runner.invoke(command, ["--week", "1", "--name", "phase3"])
+    plain_result = invoke("report", "--week", "1", "--name", "phase3")
     assert plain_result.exit_code == 0, plain_result.output
     assert plain_result.stdout.strip() == "reports/week-01-phase3.md"
-    result = runner.invoke(command, ["--week", "1", "--json"])
+    result = invoke("report", "--week", "1", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert [e["name"] for e in told["experiments"]] == ["../../etc", "phase3"]
     assert told["experiments"][1]["agents"][0]["grade"] == "PASS"
     assert {path.parent.parent for path in tmp_path.rglob("*.png") if "week-01" in str(path)} == {tmp_path / "reports"}
-    usage = runner.invoke(command, ["--week", "0"])
+    usage = invoke("report", "--week", "0")
     assert usage.exit_code == 2
 
 
@@ -376,7 +374,7 @@ def test_a_damaged_run_is_named_and_does_not_hide_the_others(tmp_path: Path) -> 
     for file in ("run.json", "metrics.jsonl", "events.jsonl"):
         damaged = make_run(root, started=started)
         (damaged.path / file).write_text("{\n")
-    result = CliRunner().invoke(command, ["--week", "1", "--runs", str(root), "--output", str(tmp_path / "reports")])
+    result = invoke("report", "--week", "1", "--runs", root, "--output", tmp_path / "reports")
     assert result.exit_code == 1
     assert result.stdout.strip().endswith("week-01.md")
     told = result.stderr.splitlines()

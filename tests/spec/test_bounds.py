@@ -9,10 +9,8 @@ from typing import Any, get_args, get_origin
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
-from click.testing import CliRunner
 
 import p3kit
-from p3kit.cli import main
 from p3kit.errors import SpecError
 from p3kit.spec import find_trainer, load_spec
 from p3kit.spec.field_types import BOUNDS, alternatives, bare, fields_by_key, is_table, of_field
@@ -20,6 +18,7 @@ from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import derived_name
 from p3kit.spec.shipped import shipped_trainers
 from p3kit.spec.validation import spec_model
+from tests.command import invoke
 
 Number = tuple[str, type, dict[type, float]]
 HEAD = 'name = "x"\nsymbols = ["AAPL"]\n'
@@ -124,7 +123,7 @@ def test_a_number_beyond_its_bounds_is_refused_with_file_and_line(number: str, t
 def test_in_every_kind_of_table(lines: str, number: str, tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(HEAD + lines.format(number) + "\n")
-    result = CliRunner().invoke(main, ["validate", str(path)], catch_exceptions=False)
+    result = invoke("validate", path)
     assert (result.exit_code, result.stdout) == (2, "")
     assert all(line.startswith(f"{path}:") for line in result.stderr.splitlines())
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
 from p3kit.spec import agent_spec, load_spec
 from p3kit.spec.schema import schema_text
+from tests.command import invoke
 
 Golden = Callable[[str, str], None]
 ROOT = Path(__file__).parents[2]
@@ -75,10 +74,6 @@ space = { gamma = [0.9, 0.99] }
 """
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
-
-
 @pytest.fixture
 def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
@@ -87,13 +82,13 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_validate_says_what_is_worth_knowing(noted: str, golden: Golden) -> None:
-    result = call("validate", noted)
+    result = invoke("validate", noted)
     assert result.exit_code == 0
     golden("spec/notes.txt", result.stdout)
 
 
 def test_validate_as_json(noted: str) -> None:
-    right, wrong = call("validate", noted, "--json"), call("validate", noted, "--json", "--set", "ppo.gamma=2")
+    right, wrong = invoke("validate", noted, "--json"), invoke("validate", noted, "--json", "--set", "ppo.gamma=2")
     assert (right.exit_code, wrong.exit_code) == (0, 2)
     assert json.loads(right.stdout)["valid"] is True
     assert json.loads(right.stdout)["notes"]
@@ -102,7 +97,7 @@ def test_validate_as_json(noted: str) -> None:
 
 
 def test_show_tells_origins_and_can_be_read_again(noted: str) -> None:
-    shown = call("show", noted, "--set", "ppo.vf_coef=0.7").stdout
+    shown = invoke("show", noted, "--set", "ppo.vf_coef=0.7").stdout
     assert "[agents.AMD.ppo]\nlearning_rate = 1e-05                                   # noted.toml:39:9\n" in shown
     lines = {line.split(" = ")[0]: line.split("# ")[-1] for line in shown.splitlines() if " = " in line}
     assert lines["vf_coef"] == "--set ppo.vf_coef=0.7"
@@ -112,7 +107,7 @@ def test_show_tells_origins_and_can_be_read_again(noted: str) -> None:
 
 
 def test_show_as_json(noted: str) -> None:
-    shown = json.loads(call("show", noted, "--json").stdout)
+    shown = json.loads(invoke("show", noted, "--json").stdout)
     assert shown["spec"]["env"]["fill"] == "close"
     assert shown["origins"]["env.fill"] == "noted.toml:13:1"
 
@@ -125,22 +120,22 @@ def test_show_of_a_run(noted: str) -> None:
     agent = {"name": "AMD", "symbol": "AMD", "spec": agent_spec(spec, "AMD", {}).model_dump(mode="json")}
     info = {"name": "noted", "spec": spec.model_dump(mode="json"), "agents": [agent]}
     RunDir.create(Path("runs"), info, NOTED, find_trainer("ppo"))
-    run = json.loads(call("show", "run-1", "--json").stdout)
+    run = json.loads(invoke("show", "run-1", "--json").stdout)
     assert run["spec"] == info["spec"]
     assert (run["origins"]["ppo.gamma"], run["origins"]["ppo.n_steps"]) == ("spec.toml:23:1", "default")
-    assert json.loads(call("show", "latest/AMD", "--json").stdout)["spec"]["ppo"]["learning_rate"] == 1e-5
-    assert call("show", "run-1", "--set", "ppo.gamma=1").exit_code == 2
+    assert json.loads(invoke("show", "latest/AMD", "--json").stdout)["spec"]["ppo"]["learning_rate"] == 1e-5
+    assert invoke("show", "run-1", "--set", "ppo.gamma=1").exit_code == 2
 
 
 def test_show_of_nothing(noted: str) -> None:
-    result = call("show", "run-7")
+    result = invoke("show", "run-7")
     assert result.exit_code == 2
     assert "run-7" in result.stderr
 
 
 def test_schema() -> None:
-    assert call("schema").stdout == schema_text()
-    assert call("schema", "--trainer", "sac").exit_code == 2
+    assert invoke("schema").stdout == schema_text()
+    assert invoke("schema", "--trainer", "sac").exit_code == 2
 
 
 def test_validate_is_light() -> None:

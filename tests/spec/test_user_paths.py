@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 
 import p3kit
 from p3kit.cli import main
 from p3kit.cli.options import UserPath
 from p3kit.errors import SpecError
 from p3kit.spec import load_spec
+from tests.command import invoke
 from tests.made_runs import make_run
 
 OWN = 'name = "x"\nsymbols = ["AAPL"]\n'
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*arguments: str) -> str:
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    result = invoke(*arguments)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 
@@ -71,7 +71,7 @@ def test_runs_at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_home_of_nobody_is_no_traceback(home: Path) -> None:
     (home / "x.toml").write_text(OWN + 'data = { source = "csv", path = "~nobody-here/{symbol}.csv" }\n')
-    result = CliRunner().invoke(main, ["validate", "~/x.toml"], catch_exceptions=False)
+    result = invoke("validate", "~/x.toml")
     assert result.exit_code == 2
     assert re.search(r"~nobody-here/AAPL\.csv: no such file", result.stderr)
 

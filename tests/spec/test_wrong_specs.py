@@ -9,19 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from p3kit.cli import main
+from tests.command import invoke
 
 Golden = Callable[[str, str], None]
 WRONG = Path(__file__).parent / "wrong"
 SHIPPED = ", ".join(sorted(file.stem for file in (Path(__file__).parents[2] / "trainers").glob("*.py")))
 # files that other ones extend
 BASES = {"circle_b.toml"}
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 @pytest.fixture
@@ -32,7 +27,7 @@ def in_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in WRONG.glob("*.toml") if path.name not in BASES))
 @pytest.mark.usefixtures("in_wrong")
 def test_a_wrong_spec_is_refused_in_clear_words(name: str, golden: Golden) -> None:
-    result = call("validate", name)
+    result = invoke("validate", name)
     assert result.exit_code == 2
     assert result.stdout == ""
     golden(f"spec/{name.removesuffix('.toml')}.txt", result.stderr)
@@ -43,7 +38,7 @@ def test_there_are_twenty_of_them() -> None:
 
 
 def refusal(path: Path, *arguments: str) -> str:
-    result = call("validate", str(path), *arguments)
+    result = invoke("validate", str(path), *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     return result.stderr.replace(str(path.parent), "…")
@@ -146,7 +141,7 @@ def test_a_file_that_is_something_else_altogether(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("in_wrong")
 def test_run_leaves_nothing_behind(tmp_path: Path) -> None:
     for path in sorted(WRONG.glob("*.toml")):
-        result = call("run", path.name, "--runs", str(tmp_path / "runs"))
+        result = invoke("run", path.name, "--runs", str(tmp_path / "runs"))
         assert result.exit_code == 2, path.name
         assert result.stdout == ""
     assert not (tmp_path / "runs").exists()

@@ -8,14 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from p3kit.api.task_returns import evaluate_task
-from p3kit.cli import main
 from p3kit.diagnose import Evidence, diagnose
 from p3kit.diagnose.diagnosis import judge
 from p3kit.errors import InputError
 from p3kit.rundir import RunDir, Series, list_runs
+from tests.command import invoke
 from tests.trainers.test_started_alone import start
 
 CARTPOLE = ["--env-id", "CartPole-v1", "--n-steps", "128", "--set", "env.num_envs=8"]
@@ -33,7 +33,7 @@ def short(ppo: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def call(run: RunDir, command: str, *arguments: str) -> Result:
-    return CliRunner().invoke(main, [command, run.name, *arguments, "--runs", str(run.path.parent)])
+    return invoke(command, run.name, *arguments, "--runs", run.path.parent)
 
 
 def test_evaluate_plays_whole_episodes_and_prints_their_returns(short: RunDir) -> None:

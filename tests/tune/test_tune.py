@@ -19,12 +19,10 @@ from typing import Any
 
 import optuna
 import pytest
-from click.testing import CliRunner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
-from p3kit.cli import main
 from p3kit.cli.tune import complete_sweep
 from p3kit.report.comparison_data import compare_runs
 from p3kit.report.comparison_page import render_comparison
@@ -36,6 +34,7 @@ from p3kit.tune import SweepDir
 from p3kit.tune.display import LiveTrials
 from p3kit.tune.search_space import Space
 from p3kit.tune.trial import SeedMean, TrialView
+from tests.command import invoke
 
 ROOT = Path(__file__).parents[2]
 HILL = ROOT / "tests" / "tune" / "hill.py"
@@ -67,7 +66,7 @@ def write(text: str = SPEC, name: str = "hill.toml") -> str:
 
 
 def tune(*words: Any) -> Any:
-    result = CliRunner().invoke(main, ["tune", *map(str, words), "--no-aim"])
+    result = invoke("tune", *words, "--no-aim")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
