@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,11 @@ TRAINERS = Path(__file__).parents[2] / "trainers"
 
 
 def load_trainer(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"trainer_{name}", TRAINERS / f"{name}.py")
+    return load_module(f"trainer_{name}", TRAINERS / f"{name}.py")
+
+
+def load_module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,3 +30,9 @@ def load_trainer(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def ppo() -> ModuleType:
     return load_trainer("ppo")
+
+
+@pytest.fixture(scope="session")
+def trainers() -> Callable[[str], ModuleType]:
+    loaded: dict[str, ModuleType] = {}
+    return lambda name: loaded.setdefault(name, load_trainer(name))

@@ -16,20 +16,15 @@ from p3kit.launch import compare_weights, extend
 from p3kit.rundir import RunDir, find_checkpoint
 from p3kit.runtime import load_checkpoint
 
-from .conftest import load_trainer
 from .tiny_runs import go_on, metrics_of, train
 
 pytestmark = pytest.mark.slow
 
-NETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "ppo": ({"symbols": ["AAA"]}, ()),
-    "ppo_stacked": ({}, ()),
-    "ppo_shared": (
-        {"ppo.patch": 2, "ppo.d_model": 16, "ppo.layers": 1, "ppo.heads": 2, "ppo.head_width": 16, "env.window": 4,
-         "ppo.surgery": "pcgrad"},
-        ("ppo.hidden",),
-    ),
-}  # fmt: skip
+NETS: dict[str, dict[str, Any]] = {
+    "ppo": {"symbols": ["AAA"]},
+    "ppo_stacked": {},
+    "ppo_shared": {"ppo.patch": 2, "ppo.layers": 1, "env.window": 4, "ppo.surgery": "pcgrad"},
+}
 SMALL = {"data.synthetic.bars": 2_000, "symbols": ["AAA", "BBB", "CCC"]}
 SCHEDULES = {
     "schedules": {
@@ -40,15 +35,8 @@ SCHEDULES = {
 STOPS_EARLY = {"early_stop": {"patience": 1, "min_progress": 0.5, "min_delta": 100.0, "plateau_steps": 0}}
 
 
-@pytest.fixture(scope="module")
-def trainers() -> Callable[[str], ModuleType]:
-    loaded: dict[str, ModuleType] = {}
-    return lambda name: loaded.setdefault(name, load_trainer(name))
-
-
 def begin(trainers: Callable[[str], ModuleType], folder: Path, trainer: str, changes: dict[str, Any]) -> RunDir:
-    own, without = NETS[trainer]
-    (run,) = train(trainers(trainer), folder, trainer, SMALL | own | SCHEDULES | changes, without)
+    (run,) = train(trainers(trainer), folder, trainer, SMALL | NETS[trainer] | SCHEDULES | changes)
     return run
 
 

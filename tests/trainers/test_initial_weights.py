@@ -19,26 +19,15 @@ from p3kit.runtime import load_checkpoint, part
 from p3kit.runtime.card import weights_of
 from p3kit.runtime.checkpoints import state_hash
 
-from .conftest import load_trainer
 from .tiny_runs import go_on, train
 
-NETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "ppo": ({"symbols": ["AAA"]}, ()),
-    "ppo_stacked": ({"symbols": ["AAA", "BBB"]}, ()),
-    "ppo_shared": (
-        {"symbols": ["AAA", "BBB"], "ppo.patch": 2, "ppo.d_model": 16, "ppo.layers": 1, "ppo.heads": 2,
-         "ppo.head_width": 16, "env.window": 4},
-        ("ppo.hidden",),
-    ),
-}  # fmt: skip
+NETS: dict[str, dict[str, Any]] = {
+    "ppo": {"symbols": ["AAA"]},
+    "ppo_stacked": {"symbols": ["AAA", "BBB"]},
+    "ppo_shared": {"symbols": ["AAA", "BBB"], "ppo.patch": 2, "ppo.layers": 1, "env.window": 4},
+}
 SHORT = {"ppo.total_timesteps": 600, "data.synthetic.bars": 2_000, "observation.normalize": "running"}
 NETWORKS = {"ppo": ["net"], "ppo_stacked": ["net"], "ppo_shared": ["heads", "encoder"]}
-
-
-@pytest.fixture(scope="module")
-def trainers() -> Callable[[str], ModuleType]:
-    loaded: dict[str, ModuleType] = {}
-    return lambda name: loaded.setdefault(name, load_trainer(name))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +37,7 @@ def earlier(trainers: Callable[[str], ModuleType], tmp_path_factory: pytest.Temp
 
     def run_of(name: str) -> RunDir:
         if name not in made:
-            own, without = NETS[name]
-            (made[name],) = train(trainers(name), tmp_path_factory.mktemp(name), name, own | SHORT, without)
+            (made[name],) = train(trainers(name), tmp_path_factory.mktemp(name), name, NETS[name] | SHORT)
         return made[name]
 
     return run_of
@@ -58,9 +46,8 @@ def earlier(trainers: Callable[[str], ModuleType], tmp_path_factory: pytest.Temp
 def start(
     trainers: Callable[[str], ModuleType], run: RunDir, name: str, init: dict[str, Any], **changes: Any
 ) -> RunDir:
-    own, without = NETS[name]
-    given = own | SHORT | {"seeds": [7], "init": {"from": "run-1"} | init} | changes
-    return train(trainers(name), run.path.parents[1], name, given, without)[-1]
+    given = NETS[name] | SHORT | {"seeds": [7], "init": {"from": "run-1"} | init} | changes
+    return train(trainers(name), run.path.parents[1], name, given)[-1]
 
 
 def first_state(run: RunDir) -> dict[str, Any]:
@@ -121,7 +108,7 @@ def test_chosen_weights_fit_the_trainer_of_one_agent_and_that_of_a_stack(
 def test_it_is_recorded_and_goes_on_without_the_earlier_run(
     trainers: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
-    own = NETS["ppo"][0] | SHORT | {"observation.normalize": "train"}
+    own = NETS["ppo"] | SHORT | {"observation.normalize": "train"}
     (old,) = train(trainers("ppo"), tmp_path, "ppo", own)
     moved = {"data.split": {"train": 0.5, "validation": 0.3, "test": 0.2}}
     (run,) = train(trainers("ppo"), tmp_path, "ppo", own | moved | {"init": {"from": "run-1/AAA"}})
@@ -166,22 +153,22 @@ def test_weights_that_do_not_fit_are_refused_with_both_sides(
 
 @pytest.mark.slow
 def test_a_shared_encoder_comes_from_one_checkpoint(trainers: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    own, without = NETS["ppo_shared"]
-    (old,) = train(trainers("ppo_shared"), tmp_path, "ppo_shared", own | SHORT, without)
+    own = NETS["ppo_shared"] | SHORT
+    (old,) = train(trainers("ppo_shared"), tmp_path, "ppo_shared", own)
     agents = old.status()["agents"]
     for agent, step in (("AAA", 300), ("BBB", 600)):
         agents[agent]["verdict"]["chosen_step"] = step
     old.update_status(agents=agents)
-    given = own | SHORT | {"init": {"from": "run-1", "checkpoint": "best"}}
+    given = own | {"init": {"from": "run-1", "checkpoint": "best"}}
     with pytest.raises(SpecError, match=r'best-000000300-AAA, best-000000600-BBB.*take checkpoint = "last"'):
-        train(trainers("ppo_shared"), tmp_path, "ppo_shared", given, without)
+        train(trainers("ppo_shared"), tmp_path, "ppo_shared", given)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_and_an_exported_policy_are_as_good_as_their_run(
     trainers: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
-    own = NETS["ppo"][0] | SHORT | {"observation.normalize": "train"}
+    own = NETS["ppo"] | SHORT | {"observation.normalize": "train"}
     (old,) = train(trainers("ppo"), tmp_path, "ppo", own)
     chosen = old.checkpoint(find_checkpoint(old, "AAA", "best"))
     file = Path(shutil.copy(chosen, tmp_path / "mine.pt"))
@@ -219,7 +206,7 @@ def test_other_weights_than_were_planned_are_refused(tmp_path: Path) -> None:
 def test_an_env_outside_p3kit_has_the_features_of_the_earlier_run(
     trainers: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
-    own = NETS["ppo"][0] | SHORT | {"observation.normalize": "train"}
+    own = NETS["ppo"] | SHORT | {"observation.normalize": "train"}
     train(trainers("ppo"), tmp_path, "ppo", own)
     moved = {"data.split": {"train": 0.5, "validation": 0.3, "test": 0.2}, "init": {"from": "run-1"}}
     train(trainers("ppo"), tmp_path, "ppo", own | moved)

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from p3kit.cli import main
 from p3kit.diagnose import DETECTORS
 from p3kit.diagnose.journal import DONE
 from p3kit.errors import InputError
@@ -25,9 +23,9 @@ from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint, part
 from p3kit.spec import resolve_spec
 from p3kit.spec.trainer_file import read_trainer
+from tests.command import invoke
 
 from .conftest import load_trainer
-from .test_ppo_shared import SMALL
 from .tiny_runs import go_on, train
 
 TRAINERS = ("ppo", "ppo_stacked", "ppo_shared")
@@ -82,11 +80,8 @@ class Spied:
 
 
 def run(trainer: str, folder: Path, changes: dict[str, Any]) -> RunDir:
-    shared = trainer == "ppo_shared"
     symbols = {"symbols": ["AAA"] if trainer == "ppo" else ["AAA", "BBB"], "evaluation.every": 1_000}
-    sizes = SMALL if shared else {}
-    without = ("ppo.hidden",) if shared else ()
-    return train(load_trainer(trainer), folder, trainer, symbols | sizes | changes, without)[0]
+    return train(load_trainer(trainer), folder, trainer, symbols | changes)[0]
 
 
 def fired(run: RunDir, agent: str = "AAA") -> list[dict[str, Any]]:
@@ -261,12 +256,12 @@ def test_an_episode_replay_is_what_was_played(tmp_path: Path) -> None:
 
 def test_the_journal_is_told(tmp_path: Path) -> None:
     done = run("ppo", tmp_path, {"intervention": [COST, NEVER], "diagnose.mode": "act"})
-    result = CliRunner().invoke(main, ["diagnose", done.name, "--runs", str(done.path.parent)])
+    result = invoke("diagnose", done.name, "--runs", done.path.parent)
     told = " ".join(result.output.split())
     assert "Interventions: 1 fired, 1 released" in told
     assert "reward.weights.cost 0.15 → 0.9, episodes written to" in told
     assert "its 300 env steps are over" in told
-    result = CliRunner().invoke(main, ["diagnose", done.name, "--json", "--runs", str(done.path.parent)])
+    result = invoke("diagnose", done.name, "--json", "--runs", done.path.parent)
     (agent,) = json.loads(result.output)
     assert [entry["decision"] for entry in agent["interventions"]][:2] == ["fired", "released"]
 

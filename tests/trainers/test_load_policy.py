@@ -14,7 +14,6 @@ from p3kit.runtime.policy import LoadedPolicy, load_weights, sizes_on_bars
 from p3kit.spec import resolve_spec
 
 from .conftest import load_trainer
-from .test_ppo_shared import SMALL
 from .tiny_runs import train
 
 AGENTS = ("AAA", "BBB", "CCC")
@@ -23,9 +22,8 @@ AGENTS = ("AAA", "BBB", "CCC")
 @pytest.mark.parametrize("trainer", ["ppo_stacked", "ppo_shared"])
 def test_an_agents_policy_is_in_its_own_checkpoint_and_in_that_of_all(trainer: str, tmp_path: Path) -> None:
     module = load_trainer(trainer)
-    shared = trainer == "ppo_shared"
-    changes = {"observation.normalize": "running", "ppo.dropout": 0.1} | (SMALL if shared else {})
-    (run,) = train(module, tmp_path, trainer, changes, ("ppo.hidden",) if shared else ())
+    changes = {"observation.normalize": "running", "ppo.dropout": 0.1}
+    (run,) = train(module, tmp_path, trainer, changes)
     spec = resolve_spec(run.info()["spec"], "test")
     sizes = sizes_on_bars(spec, load_market(spec, spec.symbols)["AAA"])
     args = module.Args(**spec.ppo.model_dump())

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from p3kit.diagnose import AgentDiagnosis, Finding, diagnose
-from tests.trainers.test_ppo_shared import SMALL
+from tests.trainers.conftest import load_module
 from tests.trainers.tiny_runs import train
 
 SOURCE = Path(__file__).parents[2] / "trainers" / "ppo.py"
@@ -41,15 +39,8 @@ def run_of(source: str, folder: Path, settings: dict[str, Any], trainer: Path = 
     """The diagnosis of two iterations of a trainer; in a stack that of its first agent."""
     path = folder / "faulty.py"
     path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("faulty", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     changes = {"symbols": ["AAA"], "ppo.total_timesteps": 600, "evaluation.every": 10_000, **settings}
-    without = ("ppo.hidden",) if trainer.stem == "ppo_shared" else ()
-    [run] = train(module, folder, str(trainer), changes, without)
+    [run] = train(load_module("faulty", path), folder, str(trainer), changes)
     return diagnose(run)[0]
 
 
@@ -103,7 +94,6 @@ IN_A_STACK = "flat = Minibatch(*(to_rows(table) for table in tables))"
 def test_a_stack_names_the_rows_that_its_loss_gets(tmp_path: Path, name: str, wrong: bool) -> None:
     path = SOURCE.with_name(f"{name}.py")
     source, settings = path.read_text(encoding="utf-8"), {"symbols": ["AAA", "BBB"]}
-    settings |= SMALL if name == "ppo_shared" else {}
     assert source.count(IN_A_STACK) == 1
     if wrong:
         source = source.replace(IN_A_STACK, f"{IN_A_STACK}._replace(returns=to_rows(returns.roll(1, 0)))")

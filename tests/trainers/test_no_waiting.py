@@ -13,7 +13,6 @@ from p3kit.env import TradingEnv
 from p3kit.runtime.rollout_check import RolloutCheck
 
 from .conftest import load_trainer
-from .test_ppo_shared import SMALL
 from .tiny_runs import train
 
 WAITS = ("item", "cpu", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
@@ -69,13 +68,10 @@ class Waits:
 
 
 def waits_of(trainer: str, folder: Path, changes: dict[str, Any]) -> Waits:
-    shared = trainer == "ppo_shared"
-    sizes = SMALL if shared else {}
     symbols = {"symbols": ["AAA"] if trainer == "ppo" else ["AAA", "BBB"]}
     with pytest.MonkeyPatch.context() as patch:
         waits = Waits(patch)
-        without = ("ppo.hidden",) if shared else ()
-        (run,) = train(load_trainer(trainer), folder, trainer, SHORT | symbols | sizes | changes, without)
+        (run,) = train(load_trainer(trainer), folder, trainer, SHORT | symbols | changes)
     assert run.status()["state"] == "done"
     return waits
 

@@ -12,7 +12,6 @@ import torch
 from p3kit.rundir import RunDir
 
 from .conftest import load_trainer
-from .test_ppo_shared import SMALL
 from .tiny_runs import final_weights, metrics_of, train
 
 FITS = 16
@@ -39,10 +38,8 @@ def run(trainer: str, folder: Path, changes: dict[str, Any], patch: pytest.Monke
             return whole(*arguments, **words)
 
         patch.setattr(module, TRAINERS[trainer], refuse_more)
-    shared = trainer == "ppo_shared"
-    sizes = SMALL if shared else {}
     short = {"symbols": ["AAA"] if trainer == "ppo" else ["AAA", "BBB"], "ppo.total_timesteps": 600}
-    return train(module, folder, trainer, short | sizes | changes, without=("ppo.hidden",) if shared else ())[0]
+    return train(module, folder, trainer, short | changes)[0]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from p3kit.rundir import RunDir
-from p3kit.runtime import Run
 from p3kit.runtime.stacking import BETA1, Knobs, adamw_step, add_weighted, plan_step
 from p3kit.spec.knobs import read_knobs
 
 from .conftest import TRAINERS, load_trainer
-from .tiny_runs import final_weights, metrics_of, train
+from .tiny_runs import final_weights, killed_and_resumed, metrics_of, train
 
-SMALL = {"ppo.d_model": 16, "ppo.heads": 2, "ppo.head_width": 16}
-"""Beside `hidden`, which this trainer does not have, the tiny runs' sizes."""
 RATIO_STARTS_AT_ONE = 1e-5
 
 
@@ -35,7 +31,7 @@ def shared() -> ModuleType:
 
 
 def run(module: ModuleType, folder: Path, changes: dict[str, Any]) -> RunDir:
-    (made,) = train(module, folder, "ppo_shared", SMALL | changes, without=("ppo.hidden",))
+    (made,) = train(module, folder, "ppo_shared", changes)
     return made
 
 
@@ -271,30 +267,20 @@ def test_the_encoder_follows_the_mean_of_what_the_agents_ask_for_each_clipped_by
     assert least[2:].isnan().all()
 
 
-def test_where_nobody_moves_the_encoder_stands_still(shared: ModuleType) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["nobody moves", "frozen"])
+def test_the_encoder_stands_still(shared: ModuleType, frozen: bool) -> None:
+    """An encoder that is frozen, or for which no agent has a finite gradient."""
     knobs = small_problem(shared, agents=2)[4]
-    gradients = {"a": torch.full((2, 3, 3), math.nan)}
+    torch.manual_seed(3)
+    gradients = {"a": torch.randn(2, 3, 3) if frozen else torch.full((2, 3, 3), math.nan)}
     factors = factors_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
-    found = shared.share_gradient(gradients, factors, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(True))
+    assert bool(factors.active.all()) == frozen
+    found = shared.share_gradient(gradients, factors, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(not frozen))
     weights = {"a": torch.randn(3, 3)}
     before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
     adamw_step(weights, first, second, found.gradient, found.factors)
     assert torch.equal(weights["a"], before)
     assert torch.equal(first["a"], torch.ones(3, 3))
-    assert found.steps == 4
-
-
-def test_a_frozen_encoder_stands_still_whatever_the_agents_ask_for(shared: ModuleType) -> None:
-    knobs = small_problem(shared, agents=2)[4]
-    torch.manual_seed(3)
-    gradients = {"a": torch.randn(2, 3, 3)}
-    factors = factors_of(shared, gradients, knobs, torch.ones(2, dtype=torch.bool))
-    assert bool(factors.active.all())
-    found = shared.share_gradient(gradients, factors, torch.tensor(4.0), knobs, 0.5, None, torch.tensor(False))
-    weights = {"a": torch.randn(3, 3)}
-    before, first, second = weights["a"].clone(), {"a": torch.ones(3, 3)}, {"a": torch.ones(3, 3)}
-    adamw_step(weights, first, second, found.gradient, found.factors)
-    assert torch.equal(weights["a"], before)
     assert torch.equal(second["a"], torch.ones(3, 3))
     assert found.steps == 4
 
@@ -423,43 +409,11 @@ def test_agents_that_stop_early_leave_and_the_others_go_on(
         pytest.param({"ppo.surgery": "pcgrad", "ppo.dropout": 0.2}, id="surgery"),
     ],
 )
-def test_a_run_resumes_to_the_same_bits(
-    shared: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
+def test_a_run_resumes_to_the_same_bits(shared: ModuleType, tmp_path: Path, changes: dict[str, Any]) -> None:
     whole = run(shared, tmp_path / "whole", changes)
-
-    class Killed(BaseException):
-        pass
-
-    saves: list[str] = []
-    save = Run.save_checkpoint
-
-    def save_and_die(self: Any, name: str, state: Any) -> None:
-        save(self, name, state)
-        saves.append(name)
-        if saves.count("last") == 2:
-            raise Killed
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_and_die)
-    monkeypatch.setattr(Run, "__exit__", lambda *_: None)
-    with pytest.raises(Killed):
-        run(shared, tmp_path / "killed", changes)
-    monkeypatch.undo()
-    resumed = RunDir.open(next((tmp_path / "killed" / "runs").iterdir()))
-    monkeypatch.setattr(sys, "argv", ["trainer", "--run-dir", str(resumed.path), "--resume"])
-    shared.main()
+    resumed = killed_and_resumed(shared, tmp_path / "killed", "ppo_shared", changes)
     for agent in resumed.agent_names():
         assert metrics_of(resumed, agent) == metrics_of(whole, agent)
         for of in ("encoder", "heads"):
             for name, weights in final_weights(whole, agent, of).items():
                 assert torch.equal(final_weights(resumed, agent, of)[name], weights)
-
-
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
-def test_mixed_precision_on_the_cpu(shared: ModuleType, tmp_path: Path, precision: str) -> None:
-    made = run(shared, tmp_path, {"compute.precision": precision, "ppo.total_timesteps": 600})
-    assert made.status()["state"] == "done"
-    rows = metrics_of(made, "AAA")
-    assert all(np.isfinite(v) for (_, name), v in rows.items() if name == "value/value_loss")
-    assert max(v for (_, name), v in rows.items() if name == "policy/ratio_error") < 2e-2
-    assert ("diag/amp_scale" in {name for _, name in rows}) == (precision == "fp16")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from p3kit.rundir import RunDir
-from p3kit.runtime import Run
 from p3kit.runtime.stacking import Knobs
 
 from .conftest import load_trainer
-from .tiny_runs import final_weights, metrics_of, train
+from .tiny_runs import final_weights, killed_and_resumed, metrics_of, train
 
 TOLERANCE = {"rtol": 2e-3, "atol": 2e-5}
 """Of weights and losses after a dozen updates in float32: sums are taken in another order, and Adam's first steps
@@ -139,30 +135,9 @@ def test_agents_that_stop_early_leave_and_the_stack_becomes_smaller(
         assert run.status()["agents"][agent]["verdict"] is not None
 
 
-def test_a_stack_resumes_to_the_same_bits(stacked: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after the second checkpoint, at a point where nothing of the third update is written."""
+def test_a_stack_resumes_to_the_same_bits(stacked: ModuleType, tmp_path: Path) -> None:
     (whole,) = train(stacked, tmp_path / "whole", "ppo_stacked", {})
-
-    class Killed(BaseException):
-        pass
-
-    saves = []
-    save = Run.save_checkpoint
-
-    def save_and_die(self: Any, name: str, state: Any) -> None:
-        save(self, name, state)
-        saves.append(name)
-        if saves.count("last") == 2:
-            raise Killed
-
-    monkeypatch.setattr(Run, "save_checkpoint", save_and_die)
-    monkeypatch.setattr(Run, "__exit__", lambda *_: None)
-    with pytest.raises(Killed):
-        train(stacked, tmp_path / "killed", "ppo_stacked", {})
-    monkeypatch.undo()
-    run = RunDir.open(next((tmp_path / "killed" / "runs").iterdir()))
-    monkeypatch.setattr(sys, "argv", ["trainer", "--run-dir", str(run.path), "--resume"])
-    stacked.main()
+    run = killed_and_resumed(stacked, tmp_path / "killed", "ppo_stacked", {})
     for agent in run.agent_names():
         assert metrics_of(run, agent) == metrics_of(whole, agent)
         for name, weights in final_weights(whole, agent).items():
@@ -191,16 +166,6 @@ def test_loss_is_that_of_each_agent_alone(ppo: ModuleType, stacked: ModuleType, 
         loss, expected = ppo.ppo_loss(logits[k], columns[3][k], one, value_loss=kind, **own)
         torch.testing.assert_close(losses[k], loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(stats[k], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_on_the_cpu(stacked: ModuleType, tmp_path: Path, precision: str) -> None:
-    (run,) = train(stacked, tmp_path, "ppo_stacked", {"compute.precision": precision, "ppo.total_timesteps": 600})
-    assert run.status()["state"] == "done"
-    rows = metrics_of(run, "AAA")
-    assert all(np.isfinite(v) for (_, name), v in rows.items() if name == "value/value_loss")
-    assert max(v for (_, name), v in rows.items() if name == "policy/ratio_error") < 2e-2
-    assert ("diag/amp_scale" in {name for _, name in rows}) == (precision == "fp16")
 
 
 def test_advantages_of_stacks_are_those_of_the_plain_sum(stacked: ModuleType) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from p3kit.launch.ancestors import Ancestry
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
-from p3kit.runtime import load_checkpoint, part
+from p3kit.runtime import Run, load_checkpoint, part
 from p3kit.spec import resolve_spec
 from p3kit.spec.keypath import split_path, with_value
 from p3kit.spec.trainer_file import read_trainer
@@ -38,12 +39,15 @@ BASE: dict[str, Any] = {
 }
 
 
-def train(
-    module: ModuleType, folder: Path, trainer: str, changes: dict[str, Any], without: tuple[str, ...] = ()
-) -> list[RunDir]:
-    """Train BASE with `changes` and `without` some knobs in this process; the runs, in the order of the plan."""
+TRANSFORMER = {"d_model": 16, "heads": 2, "head_width": 16}
+"""Sizes of `ppo_shared`, which has no `hidden`."""
+
+
+def train(module: ModuleType, folder: Path, trainer: str, changes: dict[str, Any]) -> list[RunDir]:
+    """Train BASE with `changes` in this process; the runs, in the order of the plan."""
     tables: Any = BASE | {"trainer": trainer}
-    tables["ppo"] = {name: value for name, value in BASE["ppo"].items() if f"ppo.{name}" not in without}
+    if Path(trainer).stem == "ppo_shared":
+        tables["ppo"] = {name: value for name, value in BASE["ppo"].items() if name != "hidden"} | TRANSFORMER
     for path, value in changes.items():
         tables = with_value(tables, split_path(path), value)
     spec = resolve_spec(tables, "test")
@@ -70,6 +74,29 @@ def go_on(module: ModuleType, run: RunDir, *flags: str) -> RunDir:
     finally:
         sys.argv = argv
     return run
+
+
+def killed_and_resumed(module: ModuleType, folder: Path, trainer: str, changes: dict[str, Any]) -> RunDir:
+    """Train a run that is killed after its second checkpoint, where nothing of the third update is written."""
+
+    class Killed(BaseException):
+        pass
+
+    saves: list[str] = []
+    save = Run.save_checkpoint
+
+    def save_and_die(self: Any, name: str, state: Any) -> None:
+        save(self, name, state)
+        saves.append(name)
+        if saves.count("last") == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", save_and_die)
+        patch.setattr(Run, "__exit__", lambda *_: None)
+        with pytest.raises(Killed):
+            train(module, folder, trainer, changes)
+    return go_on(module, RunDir.open(next((folder / "runs").iterdir())), "--resume")
 
 
 def final_weights(run: RunDir, agent: str, of: str = "net") -> dict[str, torch.Tensor]:
