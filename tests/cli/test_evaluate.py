@@ -10,19 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from p3kit.cli import main
 from p3kit.market import load_market
 from p3kit.metrics import deflated_choice
-from p3kit.plan import plan_runs
 from p3kit.report.week_data import summarise_week
 from p3kit.report.week_page import render_week
 from p3kit.rundir import RunDir
 from p3kit.runtime import load_checkpoint
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.spec import load_spec
-from p3kit.spec.trainer_file import read_trainer
+from tests.command import invoke
 from tests.trainers.test_ppo_runs import plan_run, train
 
 
@@ -40,7 +38,7 @@ def run(trained: RunDir, tmp_path: Path) -> RunDir:
 
 
 def call(run: RunDir, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *arguments, "--runs", str(run.path.parent)])
+    return invoke("evaluate", *arguments, "--runs", run.path.parent)
 
 
 def test_it_repeats_the_evaluation_that_the_journal_has_to_the_digit(run: RunDir) -> None:
@@ -210,12 +208,8 @@ def test_training_and_validation_never_look_at_the_test_split(tmp_path: Path) ->
             close[-130:] *= np.exp(np.cumsum(rng.normal(0.01, 0.08, 130)))
         table = pd.DataFrame({"timestamp": pd.bdate_range("2018-01-01", periods=900), "close": close})
         table.to_csv(folder / "MINE.csv", index=False)
-        (folder / "spec.toml").write_text(CSV.format(folder=folder))
-        spec = load_spec(folder / "spec.toml").spec
-        market = load_market(spec, spec.symbols)
-        assert market["MINE"].splits["test"][0] < 900 - 130 + 5
-        (plan,) = plan_runs(spec, read_trainer(spec.trainer))
-        runs.append(train(RunDir.create(folder / "runs", plan.run_json(market, ["test"]), CSV, plan.trainer)))
+        runs.append(train(plan_run(folder, text=CSV.format(folder=folder))))
+        assert runs[-1].info()["data"]["MINE"]["splits"]["test"][0] < 900 - 130 + 5
     one, other = (load_checkpoint(run.checkpoint("last")) for run in runs)
     for key, value in one.items():
         if key.startswith("trainer/net/"):
@@ -228,7 +222,7 @@ def test_training_and_validation_never_look_at_the_test_split(tmp_path: Path) ->
 def test_diagnose_episode_writes_and_draws_what_the_runs_own_policy_did(run: RunDir) -> None:
     before = {path: path.read_bytes() for path in run.path.glob("*.json*")}
     arguments = ["diagnose", "latest", "--episode", "--json", "--runs", str(run.path.parent)]
-    result = CliRunner().invoke(main, arguments)
+    result = invoke(*arguments)
     assert result.exit_code == 0, result.output
     best, worst = json.loads(result.stdout)
     assert best["rank"] == 1
@@ -241,6 +235,6 @@ def test_diagnose_episode_writes_and_draws_what_the_runs_own_policy_did(run: Run
         assert Path(told["picture"]).stat().st_size > 20_000
         assert Path(told["picture"]).parent == run.replays
     assert {path: path.read_bytes() for path in before} == before, "a replay leaves no trace in the record"
-    refused = CliRunner().invoke(main, [*arguments[:2], "--split", "train", "--runs", str(run.path.parent)])
+    refused = invoke(*arguments[:2], "--split", "train", "--runs", run.path.parent)
     assert refused.exit_code == 2
     assert "goes with --episode only" in refused.stderr

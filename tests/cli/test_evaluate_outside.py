@@ -9,37 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import p3kit
-from p3kit.cli import main
-from p3kit.market import load_market
-from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
-from p3kit.spec import load_spec
-from p3kit.spec.trainer_file import read_trainer
-from tests.trainers.test_ppo_runs import train
+from tests.cli.test_evaluate import CSV
+from tests.command import invoke
+from tests.trainers.test_ppo_runs import plan_run, train
 
-SPEC = """
-name = "csv"
-symbols = ["MINE"]
-[data]
-source = "csv"
-path = "{folder}/MINE.csv"
-[env]
-num_envs = 2
-window = 8
-episode_bars = 40
-stop = 0.06
-max_hold = 15
-[ppo]
-total_timesteps = 512
-n_steps = 64
-batch_size = 64
-n_epochs = 2
-[evaluation]
-every = 128
-"""
+SPEC = CSV.replace("[ppo]", "stop = 0.06\nmax_hold = 15\n[ppo]")
 BARS, MORE = 900, 120
 
 
@@ -71,11 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run and its file."""
     folder = tmp_path_factory.mktemp("outside")
     write(folder, TABLE[:BARS])
-    (folder / "spec.toml").write_text(SPEC.format(folder=folder))
-    spec = load_spec(folder / "spec.toml").spec
-    market = load_market(spec, spec.symbols)
-    (plan,) = plan_runs(spec, read_trainer(spec.trainer))
-    train(RunDir.create(folder / "runs", plan.run_json(market, ["test"]), SPEC, plan.trainer))
+    train(plan_run(folder, text=SPEC.format(folder=folder)))
     return folder
 
 
@@ -88,7 +62,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def call(folder: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["evaluate", "1", "--checkpoint", "last", *arguments, "--runs", f"{folder}/runs"])
+    return invoke("evaluate", "1", "--checkpoint", "last", *arguments, "--runs", f"{folder}/runs")
 
 
 def result_of(folder: Path, *arguments: str) -> dict:

@@ -48,12 +48,12 @@ ent_coef = { kind = "linear", start = 0.05, end = 0.001 }
 """
 
 
-def plan_run(folder: Path, overrides: tuple[str, ...] = ()) -> RunDir:
-    spec_file = folder / "tiny.toml"
-    spec_file.write_text(TINY)
+def plan_run(folder: Path, overrides: tuple[str, ...] = (), text: str = TINY) -> RunDir:
+    spec_file = folder / "spec.toml"
+    spec_file.write_text(text)
     spec = load_spec(spec_file, overrides).spec
     (plan,) = plan_runs(spec, read_trainer(spec.trainer))
-    return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), TINY, plan.trainer)
+    return RunDir.create(folder / "runs", plan.run_json(load_market(spec, spec.symbols), ["test"]), text, plan.trainer)
 
 
 def start(run: RunDir, *flags: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
