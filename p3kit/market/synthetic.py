@@ -152,11 +152,6 @@ def make_market(symbol: str, settings: SyntheticSettings, seed: int | None = Non
     return SyntheticMarket(bars, settings, signal_of(close, settings), state)
 
 
-def make_bars(symbol: str, seed: int | None = None, bars: int = 60_000, edge: float = 0.18, **settings: float) -> Bars:
-    """The bars of `make_market`, for those who need nothing else. `settings`: volatility, span, regimes."""
-    return make_market(symbol, SyntheticSettings(bars=bars, edge=edge, **settings), seed).bars  # type: ignore[arg-type]
-
-
 def signal_of(close: Floats, settings: SyntheticSettings) -> Floats:
     """s[t] of every bar, (T,), from the closes up to t. The EWMA starts at 0 on the first bar."""
     keep, gain = 1.0 - settings.alpha, settings.alpha

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from p3kit.errors import DataError
-from p3kit.market import fingerprint
+from p3kit.market import Bars, fingerprint
 from p3kit.market.synthetic import (
     GAP,
     MAX_BARS,
     REGIME_BARS,
     SyntheticSettings,
-    make_bars,
     make_market,
     signal_of,
     trading_hours,
@@ -22,6 +21,10 @@ from p3kit.market.synthetic import (
 from p3kit.spec.models import Synthetic
 
 PLAIN = SyntheticSettings(regimes=False)
+
+
+def make_bars(symbol: str, seed: int | None = None, **settings: float) -> Bars:
+    return make_market(symbol, SyntheticSettings(**settings), seed).bars  # type: ignore[arg-type]
 
 
 def test_the_spec_and_the_market_have_the_same_defaults() -> None:
