@@ -46,10 +46,10 @@ def test_a_note_and_tags_stand_in_runs_and_show(root: Path) -> None:
 def test_latest_names_the_other_runs_of_its_command(root: Path) -> None:
     RunDir(root / "run-1").update_info(command=["p3kit", "run", "x.toml"])
     note = "note: latest is run-3; the same command also started run-2\n"
-    assert p3kit("note", "latest", "--tag", "b").stderr == note
-    assert p3kit("diagnose", "latest", "--json", "--runs", "runs").stderr == note
-    assert p3kit("--quiet", "note", "latest", "--tag", "c").stderr == ""
-    assert p3kit("note", "run-3", "--tag", "d").stderr == ""
+    assert invoke("note", "latest", "--tag", "b").stderr == note
+    assert invoke("diagnose", "latest", "--json", "--runs", "runs").stderr == note
+    assert invoke("--quiet", "note", "latest", "--tag", "c").stderr == ""
+    assert invoke("note", "run-3", "--tag", "d").stderr == ""
 
 
 def test_an_edit_changes_only_what_it_names(root: Path) -> None:

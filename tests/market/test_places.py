@@ -45,9 +45,9 @@ def first_close(file: Path) -> float:
 
 def test_a_proposed_command_can_be_pasted(here: Path) -> None:
     bars(here / "my data")
-    result = p3kit("init", "my specs/s.toml", "--bars", "my data")
+    result = invoke("init", "my specs/s.toml", "--bars", "my data")
     assert shlex.split(result.stderr)[1:] == ["p3kit", "data", "my specs/s.toml", "p3kit", "run", "my specs/s.toml"]
-    result = p3kit("eject", "ppo", "my specs/own.py")
+    result = invoke("eject", "ppo", "my specs/own.py")
     assert shlex.split(result.stderr)[1:6] == ["p3kit", "init", "mine.toml", "--trainer", "my specs/own.py"]
 
 
@@ -55,7 +55,7 @@ def test_a_proposed_command_can_be_pasted(here: Path) -> None:
 @pytest.mark.parametrize("place", ["data", "data/{name}"])
 def test_a_file_whose_name_is_no_symbol_gets_one(name: str, place: str, here: Path) -> None:
     bars(here / "data", name=name)
-    assert p3kit("init", "s.toml", "--bars", place.format(name=name)).exit_code == 0
+    assert invoke("init", "s.toml", "--bars", place.format(name=name)).exit_code == 0
     loaded = load_spec("s.toml").spec
     assert load_market(loaded, loaded.symbols)[loaded.symbols[0]].close[0] == BARS.close[0]
 
