@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from p3kit.cli import COMMANDS
+from p3kit.cli import COMMANDS, main
 from p3kit.diagnose.detectors import DETECTORS
 from p3kit.edge import FALSE_SHOWN
 from tests.documented import commands, execute, steps
@@ -115,8 +116,8 @@ def test_the_main_job_ends_with_a_verdict_per_agent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example_and_a_place_in_the_docs(name: str) -> None:
-    result = subprocess.run([sys.executable, "-m", "p3kit", name, "--help"], capture_output=True, text=True)
-    assert result.returncode == 0
+    result = CliRunner().invoke(main, [name, "--help"], prog_name="p3kit")
+    assert result.exit_code == 0
     assert f"p3kit {name}" in result.stdout.split("\n", 2)[2], "no example in its help"
     assert f"## p3kit {name}\n" in COMMANDS_PAGE
 

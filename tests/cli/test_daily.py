@@ -73,10 +73,7 @@ def press_tab(runs: Path) -> Callable[[str], list[str]]:
 
     def press(line: str) -> list[str]:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_P3KIT_COMPLETE": "bash_complete"}
-        result = subprocess.run(
-            [sys.executable, "-c", "from p3kit.cli import main; main(prog_name='p3kit')"],
-            env=os.environ | words, capture_output=True, text=True, cwd=runs,
-        )  # fmt: skip
+        result = CliRunner(env=words).invoke(main, prog_name="p3kit", catch_exceptions=False)
         assert result.stderr == ""
         return [row.split(",", 1)[1] for row in result.stdout.splitlines()]
 

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from p3kit.cli import main
 from tests.market.made import frame_of, hourly_bars
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -45,9 +47,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_data_tells_gaps_and_draws(project: Path) -> None:
-    result = p3kit(project, "data", "specs/mine.toml", "--json", "--picture", "bars.png")
-    assert result.returncode == 0, result.stderr
+def test_data_tells_gaps_and_draws(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    words = ["data", "specs/mine.toml", "--json", "--picture", "bars.png"]
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)["SPY"]
     assert facts["bars"] == 7 * 300 - 2
     assert facts["gaps"] == 2
