@@ -135,7 +135,7 @@ class MLP(nn.Module):
     def hidden(self, x: Tensor, dropout: DropoutMasks | None = None) -> list[Tensor]:
         """Activations of every hidden layer, (B, width) each."""
         activations = []
-        for i, layer in enumerate(self.layers[:-1]):
+        for i, layer in enumerate(list(self.layers)[:-1]):
             x = self.activation(layer(x))
             if dropout is not None:
                 x = x * dropout[i]

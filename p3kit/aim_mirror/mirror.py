@@ -23,9 +23,9 @@ from p3kit.aim_mirror.cursor import Cursor, directory_stamp
 from p3kit.aim_mirror.sender import Sender
 from p3kit.aim_mirror.store import AimStore, IndexBusyError, move_aside, require_aim
 from p3kit.errors import P3kitError
+from p3kit.home import home
 from p3kit.rundir import RunDir, list_runs
 from p3kit.rundir.locks import take_lock
-from p3kit.spec.paths import home
 
 LOCK_WAIT_S = 30.0
 FOLLOW_INTERVAL_S = 10.0

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from p3kit.api.saved_run import RunLike, SavedRun, check_agent, open_run
 from p3kit.errors import InputError
+from p3kit.home import home
 from p3kit.rundir import folder_of_runs
 from p3kit.rundir.rows import decode_numbers
-from p3kit.spec.paths import home
 
 if TYPE_CHECKING:
     import pandas as pd

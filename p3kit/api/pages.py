@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from p3kit.api.saved_run import RunLike
 from p3kit.errors import InputError, P3kitError
+from p3kit.home import home
 from p3kit.rundir import file_name, folder_of_runs, intact_runs, mark_crashed
-from p3kit.spec.paths import home
 
 if TYPE_CHECKING:
     from p3kit.diagnose import AgentDiagnosis

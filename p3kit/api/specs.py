@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from p3kit.errors import InputError, Interrupted, MissingExtra
+from p3kit.home import home
 from p3kit.rundir import folder_of_runs
 from p3kit.spec import LoadedSpec
 from p3kit.spec import load_spec as read_spec
-from p3kit.spec.paths import home
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
 

@@ -15,7 +15,7 @@ class UserPath(click.Path):
     """A path of the command line. Shells leave `~` as it is behind a `=` and in environment files."""
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from p3kit.spec.paths import home
+        from p3kit.home import home
 
         return super().convert(home(os.fspath(value)), param, ctx)
 
@@ -123,7 +123,7 @@ class SpecFile(UserPath):
     """A spec's path: the user's file, or a shipped spec where `specs/NAME.toml` is not there."""
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        from p3kit.spec.paths import home
+        from p3kit.home import home
         from p3kit.spec.shipped import find_spec
 
         return find_spec(home(os.fspath(value)))

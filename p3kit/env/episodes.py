@@ -18,10 +18,10 @@ from p3kit.env.reward import combine
 from p3kit.env.timestep import Timestep
 from p3kit.env.trading import TradingEnv
 from p3kit.errors import InputError
+from p3kit.home import home
 from p3kit.market import FeatureRecipe, load_market, sample
 from p3kit.metrics import COMPONENTS
 from p3kit.spec import Spec, agent_spec, load_spec, resolve_spec
-from p3kit.spec.paths import home
 from p3kit.spec.shipped import find_spec
 from p3kit.spec.writing import toml_value
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p3kit.errors import Fault, InputError, P3kitError, RunNotFound, SpecError
+from p3kit.home import home
 from p3kit.market import FeatureRecipe
 from p3kit.rundir import RunDir, find_checkpoint, find_run
 from p3kit.spec import read_trainer
 from p3kit.spec.models import parse_range
-from p3kit.spec.paths import home
 
 if TYPE_CHECKING:
     from p3kit.market import SymbolData

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p3kit.errors import DataError, InputError
+from p3kit.home import home
 from p3kit.market.files import Reading, symbols_of
 from p3kit.market.opening import Kind, open_table, require_regular_file
 from p3kit.market.shapes import Layout, layout_of, same_symbol
-from p3kit.spec.paths import home, template_of
+from p3kit.spec.paths import template_of
 
 _CSV = r"\.csv(\.gz|\.bz2|\.xz|\.zip)?"
 _ENDINGS: tuple[tuple[Kind, str], ...] = (

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from p3kit.errors import InputError, P3kitError, RunNotFound
+from p3kit.home import home
 from p3kit.rundir.directory import RUN_NAME, RunDir
 from p3kit.rundir.file_names import removed_names
-from p3kit.spec.paths import home
 
 
 def folder_of_runs(runs_root: str | Path | None) -> Path:

@@ -13,6 +13,7 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from p3kit.errors import InputError, P3kitError
+from p3kit.home import home
 from p3kit.market import load_market
 from p3kit.plan import plan_runs
 from p3kit.rundir import RunDir
@@ -25,7 +26,6 @@ from p3kit.runtime.standalone import TerminalProgress
 from p3kit.spec.keypath import KeyPath
 from p3kit.spec.knobs import Knob, read_knobs
 from p3kit.spec.loading import spec_from_flags
-from p3kit.spec.paths import home
 from p3kit.spec.reading import read_toml
 from p3kit.spec.trainer_file import read_trainer
 from p3kit.spec.writing import to_toml, toml_text

@@ -78,13 +78,15 @@ def play_fixed_rules(players: Sequence[Player], split: Split) -> list[FixedRules
         np.stack([*long, moving_average_signal(one.bars.close)]) for one, (_, long) in zip(players, named, strict=True)
     ]
     trained = _follow(players, tried, "train", recent)
-    held, held_recently = _buy_and_hold(players, "train", windows), _buy_and_hold(players, "train", recent)
+    held = _buy_and_hold(players, "train", windows)
     earned = [[float(np.prod(1 + walk.bar_return)) for walk in walks[:-1]] for walks in trained]
     best = [int(np.argmax(own)) for own in earned]
     names = [own[i] for (own, _), i in zip(named, best, strict=True)]
     choices = []
-    for name, i, won, walks, hold in zip(names, best, earned, trained, held_recently, strict=True):
-        rule = _best_rule({name: walks[i], SIMPLE_RULES[0]: walks[-1], SIMPLE_RULES[1]: hold})
+    for name, i, won, walks, hold in zip(names, best, earned, trained, held, strict=True):
+        hold_recently = hold.bar_return[-len(walks[i].bar) :]  # windows do not depend on each other
+        returns = {name: walks[i].bar_return, SIMPLE_RULES[0]: walks[-1].bar_return, SIMPLE_RULES[1]: hold_recently}
+        rule = _best_rule(returns)
         choices.append(ChosenRules(name, rule, earns=won[i] > 1))
     found = play_chosen_rules(players, split, choices)
     sharpes = [
@@ -132,9 +134,9 @@ def _buy_and_hold(players: Sequence[Player], split: Split, spans: Sequence[list[
     return [walk for (walk,) in _follow(holders, always, split, spans)]
 
 
-def _best_rule(trained: Mapping[str, Walk]) -> str:
-    """Of {name: path in training}, the one with the best Sharpe ratio."""
-    ratios = [formulas.sharpe_ratio(walk.bar_return, 1.0) for walk in trained.values()]
+def _best_rule(trained: Mapping[str, Array]) -> str:
+    """Of {name: returns in training}, the one with the best Sharpe ratio."""
+    ratios = [formulas.sharpe_ratio(returns, 1.0) for returns in trained.values()]
     return list(trained)[int(np.argmax([-np.inf if ratio is None else ratio for ratio in ratios]))]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import tomli
 
 from p3kit.errors import Fault, SpecError
+from p3kit.home import home
 from p3kit.spec.error_messages import Problem
 from p3kit.spec.expansion import expand
 from p3kit.spec.keypath import KeyPath, is_written, leaves, merge, written_path
@@ -20,7 +21,7 @@ from p3kit.spec.knobs import knobs_model, read_knobs
 from p3kit.spec.models import Spec
 from p3kit.spec.nearest import nearest
 from p3kit.spec.overrides import override_place, read_override
-from p3kit.spec.paths import beside, file_of, home, special_file, straight
+from p3kit.spec.paths import beside, file_of, special_file, straight
 from p3kit.spec.positions import Lines, scan
 from p3kit.spec.reading import read_toml
 from p3kit.spec.shipped import is_file, looks_like_a_file, shipped_spec

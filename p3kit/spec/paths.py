@@ -7,6 +7,8 @@ import re
 import stat
 from pathlib import Path
 
+from p3kit.home import home
+
 
 def straight(path: str | Path) -> Path:
     """`path` without `..`. After a symbolic link, `..` leads to the parent of the real folder."""
@@ -16,14 +18,6 @@ def straight(path: str | Path) -> Path:
     last = len(path.parts) - path.parts[::-1].index("..")
     real = Path(os.path.realpath(Path(*path.parts[:last])), *path.parts[last:])
     return real if path.is_absolute() else Path(os.path.relpath(real))
-
-
-def home(path: str | Path) -> Path:
-    """`path` with `~` and `~user` as folders. The home of a user that there is not stays as it is written."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def beside(folder: Path, name: str) -> str:

@@ -6,9 +6,9 @@ import errno
 from pathlib import Path
 
 from p3kit.errors import Fault, InputError, SpecError
+from p3kit.home import home
 from p3kit.spec.nearest import did_you_mean
 from p3kit.spec.not_offered import not_offered
-from p3kit.spec.paths import home
 
 OTHER_ALGORITHMS = {
     "sac": "SAC is made for continuous actions; these are discrete",

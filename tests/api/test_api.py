@@ -97,14 +97,16 @@ def test_every_public_name_is_listed_and_a_wrong_one_is_an_attribute_error() -> 
         _ = p3kit.load_specs  # type: ignore[attr-defined]
 
 
-def test_importing_p3kit_imports_nothing_else() -> None:
+def test_importing_p3kit_imports_nothing_else_and_run_directories_no_spec_language() -> None:
     code = (
         "import sys, p3kit\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in "
-        "('p3kit', 'torch', 'numpy', 'pandas', 'click', 'rich', 'pydantic', 'matplotlib')))"
+        "('p3kit', 'torch', 'numpy', 'pandas', 'click', 'rich', 'pydantic', 'matplotlib')))\n"
+        "import p3kit.rundir\n"
+        "print('p3kit.spec' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert result.stdout.strip() == "['p3kit']"
+    assert result.stdout.splitlines() == ["['p3kit']", "False"]
 
 
 def _processor_seconds(*arguments: str) -> float:

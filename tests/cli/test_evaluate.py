@@ -21,13 +21,16 @@ from p3kit.runtime import load_checkpoint
 from p3kit.runtime.evaluation import Evaluator
 from p3kit.spec import load_spec
 from tests.command import invoke
+from tests.trainers.conftest import load_trainer
 from tests.trainers.test_ppo_runs import plan_run, train
+from tests.trainers.tiny_runs import go_on
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A short run that standardises observations as it goes, so that its policy is more than its net."""
-    return train(plan_run(tmp_path_factory.mktemp("evaluate"), ('observation.normalize="running"',)))
+    planned = plan_run(tmp_path_factory.mktemp("evaluate"), ('observation.normalize="running"',))
+    return go_on(load_trainer("ppo"), planned)
 
 
 @pytest.fixture
@@ -208,7 +211,7 @@ def test_training_and_validation_never_look_at_the_test_split(tmp_path: Path) ->
             close[-130:] *= np.exp(np.cumsum(rng.normal(0.01, 0.08, 130)))
         table = pd.DataFrame({"timestamp": pd.bdate_range("2018-01-01", periods=900), "close": close})
         table.to_csv(folder / "MINE.csv", index=False)
-        runs.append(train(plan_run(folder, text=CSV.format(folder=folder))))
+        runs.append(go_on(load_trainer("ppo"), plan_run(folder, text=CSV.format(folder=folder))))
         assert runs[-1].info()["data"]["MINE"]["splits"]["test"][0] < 900 - 130 + 5
     one, other = (load_checkpoint(run.checkpoint("last")) for run in runs)
     for key, value in one.items():

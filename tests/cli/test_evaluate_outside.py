@@ -15,7 +15,9 @@ import p3kit
 from p3kit.rundir import RunDir
 from tests.cli.test_evaluate import CSV
 from tests.command import invoke
+from tests.trainers.conftest import load_trainer
 from tests.trainers.test_ppo_runs import plan_run, train
+from tests.trainers.tiny_runs import go_on
 
 SPEC = CSV.replace("[ppo]", "stop = 0.06\nmax_hold = 15\n[ppo]")
 BARS, MORE = 900, 120
@@ -49,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run and its file."""
     folder = tmp_path_factory.mktemp("outside")
     write(folder, TABLE[:BARS])
-    train(plan_run(folder, text=SPEC.format(folder=folder)))
+    go_on(load_trainer("ppo"), plan_run(folder, text=SPEC.format(folder=folder)))
     return folder
 
 

@@ -25,7 +25,7 @@ NETS: dict[str, dict[str, Any]] = {
     "ppo_stacked": {},
     "ppo_shared": {"ppo.patch": 2, "ppo.layers": 1, "env.window": 4, "ppo.surgery": "pcgrad"},
 }
-SMALL = {"data.synthetic.bars": 2_000, "symbols": ["AAA", "BBB", "CCC"]}
+SMALL = {"evaluation.every": 300, "symbols": ["AAA", "BBB", "CCC"]}
 SCHEDULES = {
     "schedules": {
         "ppo.learning_rate": {"kind": "linear", "start": 1e-3, "end": 1e-4},

@@ -26,7 +26,7 @@ NETS: dict[str, dict[str, Any]] = {
     "ppo_stacked": {"symbols": ["AAA", "BBB"]},
     "ppo_shared": {"symbols": ["AAA", "BBB"], "ppo.patch": 2, "ppo.layers": 1, "env.window": 4},
 }
-SHORT = {"ppo.total_timesteps": 600, "data.synthetic.bars": 2_000, "observation.normalize": "running"}
+SHORT = {"ppo.total_timesteps": 600, "evaluation.every": 300, "observation.normalize": "running"}
 NETWORKS = {"ppo": ["net"], "ppo_stacked": ["net"], "ppo_shared": ["heads", "encoder"]}
 
 

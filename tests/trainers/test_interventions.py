@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +86,28 @@ def run(trainer: str, folder: Path, changes: dict[str, Any]) -> RunDir:
     return train(load_trainer(trainer), folder, trainer, symbols | changes)[0]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDir]:
+    """The run of a trainer in a mode and with rules, made once. Tests only read it."""
+
+    @cache
+    def made(trainer: str, mode: str, rules: str) -> RunDir:
+        changes = {"intervention": json.loads(rules), "diagnose.mode": mode}
+        return run(trainer, tmp_path_factory.mktemp(trainer), changes)
+
+    return lambda trainer, mode, *rules: made(trainer, mode, json.dumps(rules))
+
+
 def fired(run: RunDir, agent: str = "AAA") -> list[dict[str, Any]]:
     return [event for event in run.read_events("intervention", agent=agent) if event["decision"] == "fired"]
 
 
 @pytest.mark.parametrize("trainer", ONE_IS_FAST)
-def test_a_run_in_which_nothing_fires_is_the_run_without_diagnosis(trainer: str, tmp_path: Path) -> None:
-    off = run(trainer, tmp_path, {"diagnose.mode": "off"})
-    watched = run(trainer, tmp_path, {"intervention": [ENTROPY, BACK], "diagnose.mode": "watch"})
-    armed = run(trainer, tmp_path, {"intervention": [NEVER], "diagnose.mode": "act"})
+def test_a_run_in_which_nothing_fires_is_the_run_without_diagnosis(
+    trainer: str, finished: Callable[..., RunDir]
+) -> None:
+    off, armed = finished(trainer, "off"), finished(trainer, "act", NEVER)
+    watched = finished(trainer, "watch", ENTROPY, BACK)
     assert weights_hash(off.checkpoint("last")) == weights_hash(armed.checkpoint("last"))
     assert weights_hash(off.checkpoint("last")) == weights_hash(watched.checkpoint("last"))
     assert not off.read_events("intervention")
@@ -102,8 +117,8 @@ def test_a_run_in_which_nothing_fires_is_the_run_without_diagnosis(trainer: str,
 
 
 @pytest.mark.parametrize("trainer", ONE_IS_FAST)
-def test_a_modifier_is_in_force_from_the_next_update_on(trainer: str, tmp_path: Path) -> None:
-    done = run(trainer, tmp_path, {"intervention": [ENTROPY], "diagnose.mode": "act"})
+def test_a_modifier_is_in_force_from_the_next_update_on(trainer: str, finished: Callable[..., RunDir]) -> None:
+    done, off = finished(trainer, "act", ENTROPY), finished(trainer, "off")
     for agent in done.agent_names():
         seen = done.series(agent)["effective/ppo.ent_coef"]
         assert dict(zip(seen.steps.tolist(), seen.values.tolist(), strict=True)) == {
@@ -114,7 +129,6 @@ def test_a_modifier_is_in_force_from_the_next_update_on(trainer: str, tmp_path: 
         assert (event["update"], event["global_step"], event["check"]) == (1, 300, "update")
         assert event["catalogue_version"].startswith("p3kit@1+")
         assert "intervened" in done.read_events("verdict", agent=agent)[-1]["labels"]
-    off = run(trainer, tmp_path, {"diagnose.mode": "off"})
     assert weights_hash(off.checkpoint("last")) != weights_hash(done.checkpoint("last"))
 
 
@@ -209,11 +223,11 @@ def test_stop(how: str, state: str, tmp_path: Path) -> None:
     assert "stopped by intervention end" in text
 
 
-def test_one_agent_stopped_the_others_train_on(tmp_path: Path) -> None:
+def test_one_agent_stopped_the_others_train_on(tmp_path: Path, finished: Callable[..., RunDir]) -> None:
     early = {"metric": "progress", "op": "<", "value": 0.35}
     holds = {"metric": "policy/hold_share", "op": ">", "value": 0.0}
     rule = {"id": "end", "on": {"all": [early, holds]}, "do": [{"stop": "done"}]}
-    free = run("ppo_stacked", tmp_path, {"diagnose.mode": "off"})
+    free = finished("ppo_stacked", "off")
     shares = {agent: float(free.series(agent)["policy/hold_share"].values[0]) for agent in ("AAA", "BBB")}
     holds["value"] = sum(shares.values()) / 2
     done = run("ppo_stacked", tmp_path, {"intervention": [rule]})
@@ -241,9 +255,8 @@ def test_a_reward_edit_bends_training_and_no_score(tmp_path: Path, monkeypatch: 
     assert {(spec.env.commission_bps, spec.env.slippage_bps) for spec in seen} == {(10.0, 5.0)}
 
 
-def test_an_episode_replay_is_what_was_played(tmp_path: Path) -> None:
-    done = run("ppo", tmp_path, {"intervention": [COST], "diagnose.mode": "act"})
-    (path,) = done.replays.iterdir()
+def test_an_episode_replay_is_what_was_played(finished: Callable[..., RunDir]) -> None:
+    (path,) = finished("ppo", "act", COST, NEVER).replays.iterdir()
     content = json.loads(path.read_text())
     assert (content["agent"], content["global_step"], content["synthetic"]) == ("AAA", 300, True)
     assert len(content["episodes"]) == 2
@@ -254,8 +267,8 @@ def test_an_episode_replay_is_what_was_played(tmp_path: Path) -> None:
         assert set(episode["components"]) >= {"pnl", "cost"}
 
 
-def test_the_journal_is_told(tmp_path: Path) -> None:
-    done = run("ppo", tmp_path, {"intervention": [COST, NEVER], "diagnose.mode": "act"})
+def test_the_journal_is_told(finished: Callable[..., RunDir]) -> None:
+    done = finished("ppo", "act", COST, NEVER)
     result = invoke("diagnose", done.name, "--runs", done.path.parent)
     told = " ".join(result.output.split())
     assert "Interventions: 1 fired, 1 released" in told
@@ -266,8 +279,8 @@ def test_the_journal_is_told(tmp_path: Path) -> None:
     assert [entry["decision"] for entry in agent["interventions"]][:2] == ["fired", "released"]
 
 
-def test_only_the_same_spec_is_repeated(tmp_path: Path) -> None:
-    original = run("ppo", tmp_path, {"intervention": [ENTROPY], "diagnose.mode": "act"})
+def test_only_the_same_spec_is_repeated(finished: Callable[..., RunDir]) -> None:
+    original = finished("ppo", "act", ENTROPY)
     tables = original.info()["spec"]
     other = resolve_spec(tables | {"ppo": tables["ppo"] | {"gamma": 0.5}}, "test")
     with pytest.raises(InputError, match=r"had another spec: ppo\.gamma 0\.99 → 0\.5"):
@@ -277,8 +290,10 @@ def test_only_the_same_spec_is_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [{"check": "minibatch"}, {"did": [{"early_stop_update": True}]}])
-def test_a_journal_with_decisions_inside_an_update_is_refused(tmp_path: Path, left: dict[str, Any]) -> None:
-    original = run("ppo", tmp_path, {"intervention": [ENTROPY], "diagnose.mode": "act"})
+def test_a_journal_with_decisions_inside_an_update_is_refused(
+    tmp_path: Path, left: dict[str, Any], finished: Callable[..., RunDir]
+) -> None:
+    original = RunDir(Path(shutil.copytree(finished("ppo", "act", ENTROPY).path, tmp_path / "run-1")))
     (event,) = fired(original)
     told = {key: value for key, value in event.items() if key not in ("seq", "time")}
     original.append_event(**told | {"id": "inside", "gradient_step": 3} | left)
@@ -314,9 +329,9 @@ def net_of(run: RunDir, checkpoint: str = "last") -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_a_head_is_drawn_anew_and_nothing_else(trainer: str, tmp_path: Path) -> None:
+def test_a_head_is_drawn_anew_and_nothing_else(trainer: str, tmp_path: Path, finished: Callable[..., RunDir]) -> None:
     rule = ANEW | {"on": later(0.95), "do": [{"reinit": "policy_head"}]}
-    whole, anew = (run(trainer, tmp_path, {"intervention": [one], **ROOMY}) for one in (NEVER, rule))
+    whole, anew = finished(trainer, "act", NEVER), run(trainer, tmp_path, {"intervention": [rule], **ROOMY})
     head = {"ppo": "net/policy.layers.2.", "ppo_stacked": "net/policy.2.", "ppo_shared": "heads/policy."}[trainer]
     before, after = net_of(whole), net_of(anew)
     changed = {key for key in before if not torch.equal(before[key], after[key])}
@@ -325,10 +340,13 @@ def test_a_head_is_drawn_anew_and_nothing_else(trainer: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_dormant_units_are_drawn_anew(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dormant_units_are_drawn_anew(
+    trainer: str, tmp_path: Path, finished: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finished(trainer, "act", NEVER)
     monkeypatch.setattr("p3kit.runtime.evidence.DORMANT", 1.0)  # units below the average activation
     rule = ANEW | {"on": later(0.95), "do": [{"reinit": "dormant"}]}
-    whole, anew = (run(trainer, tmp_path, {"intervention": [one], **ROOMY}) for one in (NEVER, rule))
+    anew = run(trainer, tmp_path, {"intervention": [rule], **ROOMY})
     before, after = net_of(whole), net_of(anew)
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert {key.split("/")[0] for key in changed} == {"heads" if trainer == "ppo_shared" else "net"}

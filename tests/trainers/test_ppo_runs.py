@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,13 +23,15 @@ from p3kit.runtime import load_checkpoint
 from p3kit.spec import load_spec
 from p3kit.spec.trainer_file import read_trainer
 
+from .tiny_runs import go_on
+
 TRAINER = Path(__file__).parents[2] / "trainers" / "ppo.py"
 TINY = """
 name = "tiny"
 symbols = ["TINY"]
 [data]
 source = "synthetic"
-synthetic = { bars = 4_000 }
+synthetic = { bars = 2_000 }
 [env]
 num_envs = 4
 episode_bars = 60
@@ -120,9 +123,11 @@ def test_a_run_takes_exactly_its_steps_and_ends_with_a_verdict(undisturbed: RunD
 
 
 @pytest.mark.parametrize(("share", "keep"), [("0.8", 1), pytest.param("1.0", 2, marks=pytest.mark.slow)])
-def test_weights_are_chosen_among_late_ones_where_the_spec_asks(tmp_path: Path, share: str, keep: int) -> None:
+def test_weights_are_chosen_among_late_ones_where_the_spec_asks(
+    ppo: ModuleType, tmp_path: Path, share: str, keep: int
+) -> None:
     changes = ("seeds=[2]", f"checkpoints.best_from={share}", f"checkpoints.keep_best={keep}")
-    run = train(plan_run(tmp_path, changes))
+    run = go_on(ppo, plan_run(tmp_path, changes))
     sharpes = {e["global_step"]: e["metrics"]["eval/sharpe_ratio"] for e in run.read_events("evaluation")}
     late = {step: sharpe for step, sharpe in sharpes.items() if step >= float(share) * 1_500}
     early = sorted(sharpes.keys() - late.keys(), key=lambda step: -sharpes[step])
@@ -193,8 +198,8 @@ def test_sigterm_writes_a_checkpoint_and_resume_goes_on(undisturbed: RunDir, tmp
 
 
 @pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
-def test_mixed_precision_on_the_cpu(tmp_path: Path, precision: str) -> None:
-    run = train(plan_run(tmp_path, (f'compute.precision="{precision}"', "ppo.total_timesteps=600")))
+def test_mixed_precision_on_the_cpu(ppo: ModuleType, tmp_path: Path, precision: str) -> None:
+    run = go_on(ppo, plan_run(tmp_path, (f'compute.precision="{precision}"', "ppo.total_timesteps=600")))
     series = run.series("TINY")
     assert series["policy/ratio_error"].values.max() < 2e-2
     assert series["diag/nonfinite"].values.sum() == 0
@@ -227,14 +232,14 @@ def test_where_compiling_fails_the_run_goes_on_and_says_so(undisturbed: RunDir, 
     assert "not compiled" in note["text"]
 
 
-def test_dropout_keeps_the_first_ratio_at_one(tmp_path: Path) -> None:
-    run = train(plan_run(tmp_path, ("ppo.dropout=0.2", "ppo.total_timesteps=600")))
+def test_dropout_keeps_the_first_ratio_at_one(ppo: ModuleType, tmp_path: Path) -> None:
+    run = go_on(ppo, plan_run(tmp_path, ("ppo.dropout=0.2", "ppo.total_timesteps=600")))
     assert run.series("TINY")["policy/ratio_error"].values.max() < 1e-5
 
 
 @pytest.mark.slow
-def test_a_linear_policy_trains(tmp_path: Path) -> None:
-    run = train(plan_run(tmp_path, ("ppo.hidden=[]", "ppo.total_timesteps=300", "evaluation.every=300")))
+def test_a_linear_policy_trains(ppo: ModuleType, tmp_path: Path) -> None:
+    run = go_on(ppo, plan_run(tmp_path, ("ppo.hidden=[]", "ppo.total_timesteps=300", "evaluation.every=300")))
     series = run.series("TINY")
     assert "value/explained_variance" in series
     assert "diag/feature_rank" not in series  # there is no hidden layer to judge

@@ -392,7 +392,7 @@ def test_agents_that_stop_early_leave_and_the_others_go_on(
     impatient = {name: {"early_stop": rule | {"patience": n}} for name, n in (("AAA", 2), ("CCC", 3))}
     sizes, train_together = [], shared.train
     monkeypatch.setattr(shared, "train", lambda stack: sizes.append(stack.count) or train_together(stack))
-    made = run(shared, tmp_path, {"ppo.total_timesteps": 1_500, "agents": impatient})
+    made = run(shared, tmp_path, {"ppo.total_timesteps": 1_500, "evaluation.every": 300, "agents": impatient})
     assert {event["agent"]: event["global_step"] for event in made.read_events("early_stop")} == {
         "AAA": 900,
         "CCC": 1200,

@@ -50,6 +50,7 @@ CASES = {
 
 
 ALWAYS = ("agents that differ",)
+ONCE = {"evaluation.every": 1_000}
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,9 @@ ALWAYS = ("agents that differ",)
 def test_every_agent_comes_out_as_it_does_alone(
     ppo: ModuleType, stacked: ModuleType, tmp_path: Path, case: str
 ) -> None:
-    alone = train(ppo, tmp_path / "alone", "ppo", CASES[case])
-    (together,) = train(stacked, tmp_path / "stack", "ppo_stacked", CASES[case])
+    changes = ONCE | CASES[case]
+    alone = train(ppo, tmp_path / "alone", "ppo", changes)
+    (together,) = train(stacked, tmp_path / "stack", "ppo_stacked", changes)
     assert together.agent_names() == ["AAA", "BBB", "CCC"]
     for run in alone:
         (agent,) = run.agent_names()
@@ -77,8 +79,8 @@ def test_every_agent_comes_out_as_it_does_alone(
 
 
 def test_the_place_in_the_stack_does_not_matter(stacked: ModuleType, tmp_path: Path) -> None:
-    (one,) = train(stacked, tmp_path / "a", "ppo_stacked", {})
-    (other,) = train(stacked, tmp_path / "b", "ppo_stacked", {"symbols": ["CCC", "AAA", "DDD", "BBB"]})
+    (one,) = train(stacked, tmp_path / "a", "ppo_stacked", ONCE)
+    (other,) = train(stacked, tmp_path / "b", "ppo_stacked", ONCE | {"symbols": ["CCC", "AAA", "DDD", "BBB"]})
     for agent in ("AAA", "BBB", "CCC"):
         for name, weights in final_weights(one, agent).items():
             torch.testing.assert_close(final_weights(other, agent)[name], weights, **TOLERANCE)

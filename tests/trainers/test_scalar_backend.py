@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainers.test_ppo_runs import plan_run, rows_of, train
 
-SHORT = ("ppo.total_timesteps=600", "data.synthetic.bars=2_000", "env.stop=0.03")
+SHORT = ("ppo.total_timesteps=600", "env.stop=0.03")
 
 
 @pytest.mark.slow

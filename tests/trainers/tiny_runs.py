@@ -22,7 +22,7 @@ from p3kit.spec.trainer_file import read_trainer
 BASE: dict[str, Any] = {
     "name": "stack",
     "symbols": ["AAA", "BBB", "CCC"],
-    "data": {"source": "synthetic", "synthetic": {"bars": 3_000}},
+    "data": {"source": "synthetic", "synthetic": {"bars": 2_000}},
     "env": {"num_envs": 4, "episode_bars": 60},
     "ppo": {
         "total_timesteps": 1_000,  # a shorter last rollout, one env too many in it, a smaller last minibatch
@@ -32,7 +32,7 @@ BASE: dict[str, Any] = {
         "hidden": [16, 8],
         "target_kl": "off",
     },
-    "evaluation": {"every": 300},
+    "evaluation": {"every": 600},
     "checkpoints": {"every": 300, "keep_best": 20},
     "early_stop": {"min_progress": 1.0},
     "compute": {"device": "cpu"},
