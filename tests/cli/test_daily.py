@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from p3kit.cli import COMMANDS
+from p3kit.cli import COMMANDS, main
 from p3kit.rundir import RunDir
 from tests.command import invoke
 from tests.made_runs import SPEC, TRAINER

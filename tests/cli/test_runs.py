@@ -156,7 +156,7 @@ def test_a_run_that_fails_gives_exit_code_1_and_shows_its_log(p3kit, spec):
 def test_what_is_wrong_is_said_before_any_directory_is_made(spec, runs_root, text, message, monkeypatch):
     monkeypatch.chdir(runs_root.parent)
     monkeypatch.delenv("P3KIT_RUNS", raising=False)
-    result = CliRunner().invoke(main, ["run", str(spec(text)), "--no-aim"], catch_exceptions=False)
+    result = invoke("run", spec(text), "--no-aim")
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert result.stdout == ""

@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from p3kit.env import TradingEnv
+from p3kit.runtime import evaluation
 from p3kit.runtime.rollout_check import RolloutCheck
 
 from .conftest import load_trainer
@@ -28,7 +29,7 @@ class Waits:
         self.in_rollout: Counter[str] = Counter()
         self.in_all: Counter[str] = Counter()
         self.steps = 0
-        self._rolling = self._replays = False
+        self._rolling = self._replays = self._evaluates = False
         for name in WAITS:
             patch.setattr(Tensor, name, self._counted(name, getattr(Tensor, name)))
         step, faults = TradingEnv.step, TradingEnv.faults
@@ -53,13 +54,23 @@ class Waits:
             finally:
                 self._replays = False
 
+        walk = evaluation.walk_together
+
+        def walked(*arguments: Any) -> Any:  # its passes are as many as the policy makes wrong guesses
+            self._evaluates = True
+            try:
+                return walk(*arguments)
+            finally:
+                self._evaluates = False
+
+        patch.setattr(evaluation, "walk_together", walked)
         patch.setattr(TradingEnv, "step", counted_step)
         patch.setattr(RolloutCheck, "compare", replayed)
         patch.setattr(TradingEnv, "faults", counted_faults)
 
     def _counted(self, name: str, method: Any) -> Any:
         def call(tensor: Tensor, *arguments: Any, **words: Any) -> Any:
-            self.in_all[name] += 1
+            self.in_all[name] += not self._evaluates
             if self._rolling:
                 self.in_rollout[name] += 1
             return method(tensor, *arguments, **words)
