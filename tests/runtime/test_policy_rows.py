@@ -1,7 +1,7 @@
 """A live decision, on one row, has the bits of the same row in a pass of a backtest.
 
-Layers of 2 to 11 units are left out: on an AMD EPYC the matrix product of 7 and of 8 rounds a row by its place among the
-others, by up to 5e-7 in the log-probabilities. Of 1, 12, 16 and more it does not.
+Layers of 2 to 11 units are left out: on an AMD EPYC the matrix product of 7 and of 8 rounds a row by its place among
+the others, by up to 5e-7 in the log-probabilities. Of 1, 12, 16 and more it does not.
 """
 
 from __future__ import annotations
