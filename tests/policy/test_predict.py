@@ -159,6 +159,10 @@ def test_bars_before_the_needed_ones_change_nothing(policy: p3kit.Policy) -> Non
     assert short.weights_age_bars == pytest.approx(whole.weights_age_bars, abs=2)
 
 
+def test_a_file_with_the_newest_bar_first_decides_as_the_sorted_one(policy: p3kit.Policy) -> None:
+    assert policy.predict(frame_of(BARS)[::-1]) == policy.predict(frame_of(BARS))
+
+
 def test_too_few_bars_name_the_number_that_is_needed(policy: p3kit.Policy) -> None:
     with pytest.raises(p3kit.BarsError, match=r"has 71 bars; a decision needs 72 \(env.window 8 \+ look-back 64\)"):
         policy.predict(frame_of(BARS.part(0, 71)))
@@ -169,7 +173,7 @@ def test_too_few_bars_name_the_number_that_is_needed(policy: p3kit.Policy) -> No
     [
         (lambda frame: frame.drop(columns="close"), "has no column close"),
         (lambda frame: frame.drop(columns=["open"]), "has no column open; the agent was trained with it"),
-        (lambda frame: frame[::-1], "is earlier than the row before"),
+        (lambda frame: frame.iloc[[1, 0, *range(2, len(frame))]], "is earlier than the row before"),
         (lambda frame: frame.assign(close=-1.0), "close is -1"),
         (lambda frame: frame.drop(columns="timestamp"), "has no timestamp column"),
         (lambda frame: frame.iloc[:0], "is empty"),
