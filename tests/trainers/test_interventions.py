@@ -55,7 +55,7 @@ COST = {
     "on": later(0.3),
     "do": [{"set": "reward.weights.cost", "to": 0.9, "until": {"env_steps": 300}}, {"dump": "episode_replay"}],
 }
-ANEW = {"id": "anew", "on": later(0.3), "do": [{"reinit": "dormant"}, {"reinit": "value_head"}]}
+ANEW = {"id": "redrawn", "on": later(0.3), "do": [{"reinit": "dormant"}, {"reinit": "value_head"}]}
 FOR_ALL = {"id": "for-all", "scope": "run", "share": 0.5, "on": later(0.3), "max_times": 2,
            "do": [{"scale": "clip_range", "by": 0.5, "min": 0.01, "until": {"updates": 1}}]}  # fmt: skip
 BEGIN = {
@@ -331,9 +331,9 @@ def net_of(run: RunDir, checkpoint: str = "last") -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_head_is_drawn_anew_and_nothing_else(trainer: str, tmp_path: Path, finished: Callable[..., RunDir]) -> None:
     rule = ANEW | {"on": later(0.95), "do": [{"reinit": "policy_head"}]}
-    whole, anew = finished(trainer, "act", NEVER), run(trainer, tmp_path, {"intervention": [rule], **ROOMY})
+    whole, redrawn = finished(trainer, "act", NEVER), run(trainer, tmp_path, {"intervention": [rule], **ROOMY})
     head = {"ppo": "net/policy.layers.2.", "ppo_stacked": "net/policy.2.", "ppo_shared": "heads/policy."}[trainer]
-    before, after = net_of(whole), net_of(anew)
+    before, after = net_of(whole), net_of(redrawn)
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == {key for key in before if key.startswith(head)}
     assert not any(after[key].any() for key in changed if key.endswith("bias"))
@@ -346,8 +346,8 @@ def test_dormant_units_are_drawn_anew(
     whole = finished(trainer, "act", NEVER)
     monkeypatch.setattr("p3kit.runtime.evidence.DORMANT", 1.0)  # units below the average activation
     rule = ANEW | {"on": later(0.95), "do": [{"reinit": "dormant"}]}
-    anew = run(trainer, tmp_path, {"intervention": [rule], **ROOMY})
-    before, after = net_of(whole), net_of(anew)
+    redrawn = run(trainer, tmp_path, {"intervention": [rule], **ROOMY})
+    before, after = net_of(whole), net_of(redrawn)
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert {key.split("/")[0] for key in changed} == {"heads" if trainer == "ppo_shared" else "net"}
     some = next(key for key in changed if key.endswith("weight"))
