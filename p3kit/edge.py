@@ -45,8 +45,6 @@ LEAST_TRADES = 10
 """Closed trades: fewer are an anecdote."""
 LEAST_SWITCHES = 20
 """Changes between in the market and out of it: with fewer, a market that turns once decides the result."""
-_MOST_RIVALS = 12
-"""Evaluations of one agent in a comparison of two: the time and memory grow with their product."""
 FALSE_SHOWN = 0.022
 """Largest rate of false "shown" in any null of docs/evaluation.md, rounded up."""
 
@@ -170,13 +168,16 @@ def _compare(found: Estimate, k: int, tries: float, bars_per_year: float, judged
 
 # --- two agents -------------------------------------------------------------------------------------------------------
 
+_MOST_RIVALS = 12
+"""Evaluations of one agent in a comparison of two: the time and memory grow with their product."""
+
 
 def difference_interval(ours: Member, theirs: Member, level: float = LEVEL) -> Interval | None:
     """Confidence interval of the annual Sharpe ratio of our chosen weights minus that of theirs, on the same bars.
 
-    Each are the best of several evaluations, and the agent with more of them would look better by luck. So the
-    interval holds for all pairs of evaluations at once. From more than 12 evaluations 12 are taken at even distances,
-    and those left out count by Bonferroni's bound. None where the bars differ, or too few have a return.
+    The weights of an agent are the best of its evaluations, and an agent with more of them would look better by luck.
+    So the interval holds for all pairs of evaluations at once. Of many evaluations `_MOST_RIVALS` are taken, at even
+    distances, and those left out count by Bonferroni's bound. None where the bars differ, or too few have a return.
     """
     own, other = _rivals(ours), _rivals(theirs)
     if not (own and other) or own.bars != other.bars:
