@@ -40,10 +40,14 @@ def find_spec(path: Path) -> Path:
         return found
     shipped = [f"specs/{spec.name}" for spec in shipped_specs()]
     beside = [other.as_posix() for other in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-    if path.suffix.lower() not in ("", ".toml"):
-        beside, shipped = [other.as_posix() for other in path.parent.glob(f"*{path.suffix}")], []
-    others = f"shipped are {', '.join(shipped)}" if shipped else "give a spec or a file of bars"
-    hint = did_you_mean(path.as_posix(), [*beside, *shipped], f"; {others}")
+    names, others = [*beside, *shipped], f"shipped are {', '.join(shipped)}"
+    if path.suffix.lower() not in ("", ".toml"):  # bars, or a spec whose ending has a typo
+        bars = [other.as_posix() for other in path.parent.glob(f"*{path.suffix}")]
+        names, others = (
+            [*bars, *(name for name in names if Path(name).stem == path.stem)],
+            "give a spec or a file of bars",
+        )
+    hint = did_you_mean(path.as_posix(), names, f"; {others}")
     raise InputError(path.as_posix(), "no such file", hint.removeprefix("; "))
 
 
